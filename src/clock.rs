@@ -1,0 +1,189 @@
+//! The only place that reads a clock.
+//!
+//! Two times exist: [`Instant`] for deadlines inside one connection, and [`Timestamp`] (UTC milliseconds) for
+//! whatever is stored or told to people. A decision takes both as arguments and uses one value throughout.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use time::OffsetDateTime;
+
+/// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
+#[serde(transparent)]
+pub struct Timestamp(u64);
+
+impl Timestamp {
+    /// The latest time that can be written down; used as "never".
+    pub const MAX: Self = Self(253_402_300_799_999);
+
+    /// From milliseconds since the epoch.
+    pub const fn from_millis(millis: u64) -> Self {
+        Self(millis)
+    }
+
+    /// Milliseconds since the epoch.
+    pub const fn as_millis(self) -> u64 {
+        self.0
+    }
+
+    /// Whole seconds since the epoch.
+    pub const fn as_secs(self) -> u64 {
+        self.0 / 1000
+    }
+
+    /// This time plus `span`, at most [`Timestamp::MAX`].
+    pub fn plus(self, span: Duration) -> Self {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_add(millis)).min(Self::MAX)
+    }
+
+    /// This time minus `span`, at least the epoch.
+    pub fn minus(self, span: Duration) -> Self {
+        let millis = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self(self.0.saturating_sub(millis))
+    }
+
+    /// How long ago `earlier` was; zero if it is later.
+    pub fn since(self, earlier: Self) -> Duration {
+        Duration::from_millis(self.0.saturating_sub(earlier.0))
+    }
+
+    /// `2026-11-21T10:00:00.000Z` (RFC 3339).
+    pub fn rfc3339(self) -> String {
+        let (date, milli) = self.parts();
+        format!(
+            "{:04}-{:02}-{:02}T{:02}:{:02}:{:02}.{milli:03}Z",
+            date.year(),
+            u8::from(date.month()),
+            date.day(),
+            date.hour(),
+            date.minute(),
+            date.second()
+        )
+    }
+
+    /// `Sat, 21 Nov 2026 10:00:00 +0000` (RFC 5322 section 3.3).
+    pub fn rfc5322(self) -> String {
+        const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
+        const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+        let (date, _) = self.parts();
+        format!(
+            "{}, {} {} {:04} {:02}:{:02}:{:02} +0000",
+            DAYS[usize::from(date.weekday().number_days_from_monday())],
+            date.day(),
+            MONTHS[usize::from(u8::from(date.month()) - 1)],
+            date.year(),
+            date.hour(),
+            date.minute(),
+            date.second()
+        )
+    }
+
+    /// `2026-11-21`.
+    pub fn date(self) -> String {
+        self.rfc3339()[..10].to_owned()
+    }
+
+    fn parts(self) -> (OffsetDateTime, u64) {
+        let bounded = self.min(Self::MAX);
+        let seconds = i64::try_from(bounded.0 / 1000).unwrap_or(0);
+        (OffsetDateTime::from_unix_timestamp(seconds).unwrap_or(OffsetDateTime::UNIX_EPOCH), bounded.0 % 1000)
+    }
+}
+
+impl fmt::Debug for Timestamp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.rfc3339())
+    }
+}
+
+/// Where the time comes from.
+pub trait Clock: Send + Sync {
+    /// The time of day.
+    fn now(&self) -> Timestamp;
+    /// Time that never jumps, for deadlines within the process.
+    fn instant(&self) -> Instant;
+}
+
+/// The machine's clocks. The time of day never steps back within one process.
+#[derive(Debug, Default)]
+pub struct SystemClock {
+    latest: AtomicU64,
+}
+
+impl Clock for SystemClock {
+    #[expect(clippy::disallowed_methods, reason = "this is the source")]
+    fn now(&self) -> Timestamp {
+        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+        Timestamp(self.latest.fetch_max(millis, Ordering::Relaxed).max(millis))
+    }
+
+    /// Follows the timer of the runtime, so that a paused runtime pauses deadlines too.
+    #[expect(clippy::disallowed_methods, reason = "this is the source")]
+    fn instant(&self) -> Instant {
+        tokio::time::Instant::now().into_std()
+    }
+}
+
+/// A clock that follows the runtime's timer from a chosen start: with a paused runtime, the whole relay runs in
+/// simulated time.
+#[derive(Debug)]
+pub struct ManualClock {
+    start: Timestamp,
+    origin: tokio::time::Instant,
+    ahead_ms: AtomicU64,
+}
+
+impl ManualClock {
+    /// A clock that shows `start` now.
+    #[expect(clippy::disallowed_methods, reason = "this is the source")]
+    pub fn new(start: Timestamp) -> Self {
+        Self { start, origin: tokio::time::Instant::now(), ahead_ms: AtomicU64::new(0) }
+    }
+
+    /// Moves this clock forward, apart from the runtime's timer.
+    pub fn advance(&self, span: Duration) {
+        self.ahead_ms.fetch_add(u64::try_from(span.as_millis()).unwrap_or(0), Ordering::Relaxed);
+    }
+
+    fn ahead(&self) -> Duration {
+        Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed))
+    }
+}
+
+impl Clock for ManualClock {
+    fn now(&self) -> Timestamp {
+        self.start.plus(self.origin.elapsed()).plus(self.ahead())
+    }
+
+    #[expect(clippy::disallowed_methods, reason = "this is the source")]
+    fn instant(&self) -> Instant {
+        tokio::time::Instant::now().into_std() + self.ahead()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_are_written_as_the_rfcs_want() {
+        let time = Timestamp::from_millis(1_795_255_200_042);
+        assert_eq!(time.rfc3339(), "2026-11-21T10:00:00.042Z");
+        assert_eq!(time.rfc5322(), "Sat, 21 Nov 2026 10:00:00 +0000");
+        assert_eq!(time.date(), "2026-11-21");
+        assert_eq!(Timestamp::from_millis(951_782_400_000).date(), "2000-02-29");
+        assert_eq!(Timestamp::MAX.rfc3339(), "9999-12-31T23:59:59.999Z");
+    }
+
+    #[test]
+    fn spans_saturate() {
+        let time = Timestamp::from_millis(5_000);
+        assert_eq!(time.since(Timestamp::from_millis(9_000)), Duration::ZERO);
+        assert_eq!(time.minus(Duration::from_secs(9)), Timestamp::from_millis(0));
+        assert_eq!(time.plus(Duration::MAX), Timestamp::MAX);
+    }
+}

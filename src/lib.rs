@@ -1,0 +1,9 @@
+//! otp-relay: a self-hosted SMTP relay for one-time codes, login links and password resets.
+//!
+//! `ARCHITECTURE.md` at the root of the repository tells how the modules fit together.
+
+#![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
+
+pub mod clock;
+pub mod mail;
+pub mod smtp;

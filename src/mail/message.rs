@@ -1,0 +1,170 @@
+//! The content of a message as bytes: header fields and body (RFC 5322 section 2.1), never reformatted.
+
+use bytes::Bytes;
+use memchr::memchr;
+
+/// The content: header section and body, apart, so that fields can be put in front without copying the body.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Content {
+    /// The header fields, each ending in CRLF.
+    pub head: Bytes,
+    /// The empty line and what follows it; empty if the message has neither.
+    pub body: Bytes,
+}
+
+impl Content {
+    /// Takes content apart. Where a line that is no field ends the header section without an empty line, as if there
+    /// were one: the body then starts with a CRLF that was not in the input.
+    pub fn split(content: Bytes) -> Self {
+        let end = header_section_end(&content);
+        let (head, body) = (content.slice(..end), content.slice(end..));
+        if body.is_empty() || body.starts_with(b"\r\n") {
+            return Self { head: ended_by_crlf(head), body };
+        }
+        let mut separated = Vec::with_capacity(body.len() + 2);
+        separated.extend_from_slice(b"\r\n");
+        separated.extend_from_slice(&body);
+        Self { head, body: separated.into() }
+    }
+
+    /// Octets in all.
+    pub fn len(&self) -> usize {
+        self.head.len() + self.body.len()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Whether all octets are below 128.
+    pub fn is_ascii(&self) -> bool {
+        self.head.is_ascii() && self.body.is_ascii()
+    }
+}
+
+impl std::fmt::Debug for Content {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Content({} + {} octets)", self.head.len(), self.body.len())
+    }
+}
+
+fn ended_by_crlf(head: Bytes) -> Bytes {
+    if head.is_empty() || head.ends_with(b"\r\n") {
+        return head;
+    }
+    let mut ended = head.to_vec();
+    ended.extend_from_slice(b"\r\n");
+    ended.into()
+}
+
+/// One header field.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Field<'a> {
+    /// The name, without white space before the colon.
+    pub name: &'a [u8],
+    /// Everything between the colon and the final CRLF, folding included.
+    pub value: &'a [u8],
+    /// The whole field with name, colon and CRLF.
+    pub raw: &'a [u8],
+}
+
+impl<'a> Field<'a> {
+    /// Whether the field has this name; case does not count.
+    pub fn is(&self, name: &str) -> bool {
+        self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The value unfolded and trimmed; none if it is not UTF-8.
+    pub fn text(&self) -> Option<String> {
+        let text = std::str::from_utf8(self.value).ok()?;
+        Some(text.replace(['\r', '\n'], "").trim().to_owned())
+    }
+}
+
+/// The fields of a header section, in order. Ends at the first line that is no field.
+pub fn fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
+    let mut rest = head;
+    std::iter::from_fn(move || {
+        let (field, tail) = next_field(rest)?;
+        rest = tail;
+        Some(field)
+    })
+}
+
+fn next_field(text: &[u8]) -> Option<(Field<'_>, &[u8])> {
+    let name_end = field_name_end(text)?;
+    let colon = name_end + memchr(b':', &text[name_end..])?;
+    let mut end = line_end(text, colon);
+    while matches!(text.get(end), Some(b' ' | b'\t')) {
+        end = line_end(text, end);
+    }
+    let raw = &text[..end];
+    let value = &text[colon + 1..end];
+    let value = value.strip_suffix(b"\r\n").unwrap_or(value);
+    Some((Field { name: &text[..name_end], value, raw }, &text[end..]))
+}
+
+/// Index behind the CRLF of the line in which `from` lies.
+fn line_end(text: &[u8], from: usize) -> usize {
+    memchr(b'\n', &text[from..]).map_or(text.len(), |offset| from + offset + 1)
+}
+
+/// Where the name of the field at the start of `text` ends; none if no field starts here.
+fn field_name_end(text: &[u8]) -> Option<usize> {
+    let end = text.iter().position(|b| !matches!(b, b'!'..=b'9' | b';'..=b'~'))?;
+    if end == 0 {
+        return None;
+    }
+    let behind = text[end..].iter().find(|b| !matches!(b, b' ' | b'\t'))?;
+    (*behind == b':').then_some(end)
+}
+
+fn header_section_end(content: &[u8]) -> usize {
+    fields(content).map(|field| field.raw.len()).sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(content: &str, head: &str, body: &str) {
+        let split = Content::split(Bytes::copy_from_slice(content.as_bytes()));
+        assert_eq!((split.head.as_ref(), split.body.as_ref()), (head.as_bytes(), body.as_bytes()), "{content:?}");
+    }
+
+    #[test]
+    fn content_is_split_at_the_end_of_the_fields() {
+        check("A: 1\r\nB: 2\r\n\r\nbody\r\n", "A: 1\r\nB: 2\r\n", "\r\nbody\r\n");
+        check("A: 1\r\n folded\r\n\r\n", "A: 1\r\n folded\r\n", "\r\n");
+        check("A: 1\r\n", "A: 1\r\n", "");
+        check("A: 1", "A: 1\r\n", "");
+        check("\r\nbody", "", "\r\nbody");
+        check("", "", "");
+        check("A: 1\r\nnot a field\r\n", "A: 1\r\n", "\r\nnot a field\r\n");
+        check("hello\r\n", "", "\r\nhello\r\n");
+        check(" leading space: x\r\n", "", "\r\n leading space: x\r\n");
+        check("A : 1\r\n\r\nx", "A : 1\r\n", "\r\nx");
+    }
+
+    #[test]
+    fn fields_are_read() {
+        let head = b"From : a@b\r\nSubject: x\r\n\ty\r\nEmpty:\r\n";
+        let all: Vec<_> = fields(head).map(|f| (f.name.to_vec(), f.text().unwrap())).collect();
+        let expected =
+            [("From", "a@b"), ("Subject", "x\ty"), ("Empty", "")].map(|(n, v)| (n.as_bytes().to_vec(), v.to_owned()));
+        assert_eq!(all, expected);
+        assert!(fields(head).next().is_some_and(|f| f.is("FROM")));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn nothing_is_lost_or_made_up(lines in proptest::collection::vec("[ A-Za-z:]{0,12}", 0..8)) {
+            let content = lines.join("\r\n");
+            let split = Content::split(Bytes::from(content.clone().into_bytes()));
+            let joined = [split.head.as_ref(), split.body.as_ref()].concat();
+            let plain = String::from_utf8(joined).unwrap().replace("\r\n", "");
+            proptest::prop_assert_eq!(plain, content.replace("\r\n", ""));
+        }
+    }
+}

@@ -1,0 +1,6 @@
+//! Values of mail: addresses, envelopes, header lines, ids. Nothing here does input or output.
+
+pub mod address;
+pub mod envelope;
+pub mod id;
+pub mod message;

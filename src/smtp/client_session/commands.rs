@@ -1,0 +1,97 @@
+//! What a message needs of the server, and MAIL and RCPT with the parameters that the server offers.
+
+use std::time::Duration;
+
+use super::{ClientSession, Requirement, Transaction};
+use crate::mail::address::Mailbox;
+use crate::mail::envelope::{DeliverBy, DeliverByMode, Ret};
+
+impl ClientSession {
+    pub(super) fn unmet(&self, transaction: &Transaction) -> Option<Requirement> {
+        let extensions = &self.extensions;
+        let needs_utf8 = transaction.utf8_fields
+            || !transaction.recipient.mailbox.has_ascii_local_part()
+            || transaction.reverse_path.mailbox().is_some_and(|mailbox| !mailbox.has_ascii_local_part());
+        if needs_utf8 && !extensions.smtputf8 {
+            return Some(Requirement::SmtpUtf8);
+        }
+        if transaction.parameters.require_tls && !(extensions.require_tls && self.encrypted) {
+            return Some(Requirement::RequireTls);
+        }
+        extensions.size_max.is_some_and(|limit| transaction.size > limit).then_some(Requirement::Size)
+    }
+
+    pub(super) fn mail_command(&self, transaction: &Transaction) -> Vec<u8> {
+        let extensions = &self.extensions;
+        let parameters = &transaction.parameters;
+        let path = transaction.reverse_path.mailbox().map(|m| self.address(m)).unwrap_or_default();
+        let mut line = format!("MAIL FROM:<{path}>");
+        if extensions.size {
+            line.push_str(&format!(" SIZE={}", transaction.size));
+        }
+        if extensions.eight_bit_mime && transaction.eight_bit {
+            line.push_str(" BODY=8BITMIME");
+        }
+        if extensions.smtputf8 && parameters.smtputf8 {
+            line.push_str(" SMTPUTF8");
+        }
+        if parameters.require_tls {
+            line.push_str(" REQUIRETLS");
+        }
+        if extensions.dsn {
+            match parameters.ret {
+                Some(Ret::Full) => line.push_str(" RET=FULL"),
+                Some(Ret::Headers) => line.push_str(" RET=HDRS"),
+                None => {}
+            }
+            if let Some(envid) = &parameters.envid {
+                line.push_str(&format!(" ENVID={envid}"));
+            }
+        }
+        if let (Some(least), Some(by)) = (extensions.deliver_by, transaction.deliver_by) {
+            line.push_str(&deliver_by(by, least));
+        }
+        if let (true, Some(priority)) = (extensions.mt_priority, parameters.priority) {
+            line.push_str(&format!(" MT-PRIORITY={priority}"));
+        }
+        line.push_str("\r\n");
+        line.into_bytes()
+    }
+
+    pub(super) fn rcpt_command(&self, transaction: &Transaction) -> Vec<u8> {
+        let recipient = &transaction.recipient;
+        let mut line = format!("RCPT TO:<{}>", self.address(&recipient.mailbox));
+        if self.extensions.dsn {
+            if let Some(notify) = recipient.notify {
+                line.push_str(&format!(" NOTIFY={}", notify.keyword()));
+            }
+            if let Some(orcpt) = &recipient.orcpt {
+                line.push_str(&format!(" ORCPT={orcpt}"));
+            }
+        }
+        line.push_str("\r\n");
+        line.into_bytes()
+    }
+
+    /// With its domain in A-labels where the server does not know better.
+    fn address(&self, mailbox: &Mailbox) -> String {
+        if self.extensions.smtputf8 {
+            return mailbox.as_str().to_owned();
+        }
+        mailbox.to_ascii().unwrap_or_else(|| mailbox.as_str().to_owned())
+    }
+}
+
+/// `BY=` with what is left of it (RFC 2852 section 4); nothing where the server asks for more time than is left.
+fn deliver_by(by: DeliverBy, least: Duration) -> String {
+    let (mode, too_little) = match by.mode {
+        DeliverByMode::Return => {
+            ('R', by.seconds <= 0 || i64::from(by.seconds) < i64::try_from(least.as_secs()).unwrap_or(0))
+        }
+        DeliverByMode::Notify => ('N', false),
+    };
+    if too_little {
+        return String::new();
+    }
+    format!(" BY={};{mode}{}", by.seconds, if by.trace { "T" } else { "" })
+}

@@ -1,0 +1,506 @@
+//! The client's side of an SMTP session (RFC 5321, 2920, 3030, 3207) without a socket: replies in, commands and steps
+//! out. One recipient a transaction; several transactions one after the other.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::extension::Extensions;
+use super::reply::{Reply, ReplyError, ReplyReader, Severity};
+use crate::mail::address::ReversePath;
+use crate::mail::envelope::{DeliverBy, MailParameters, Recipient};
+
+mod commands;
+
+/// How long the banner and the replies to EHLO and STARTTLS may take, and the handshake.
+pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long the replies to MAIL, RCPT and DATA may take, and each write of content.
+pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Whether STARTTLS is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StartTls {
+    /// Even if it is offered, no: after a handshake failed, or because the configuration says so.
+    Never,
+    /// If it is offered.
+    IfOffered,
+    /// Without it there is no session.
+    Required,
+}
+
+/// What a session needs to know.
+#[derive(Debug, Clone)]
+pub struct ClientSettings {
+    /// The name for EHLO.
+    pub hostname: String,
+    /// Whether STARTTLS is to be used.
+    pub starttls: StartTls,
+}
+
+/// One message for one recipient, as the session needs to know it.
+#[derive(Debug, Clone)]
+pub struct Transaction {
+    /// For MAIL.
+    pub reverse_path: ReversePath,
+    /// For MAIL, as far as the server offers what they need.
+    pub parameters: MailParameters,
+    /// For RCPT.
+    pub recipient: Recipient,
+    /// Octets of content.
+    pub size: u64,
+    /// Whether the content has octets above 127.
+    pub eight_bit: bool,
+    /// Whether header fields are in UTF-8, so that only SMTPUTF8 will do.
+    pub utf8_fields: bool,
+    /// What is left of `BY=`.
+    pub deliver_by: Option<DeliverBy>,
+    /// How long the reply to the content may take.
+    pub final_timeout: Duration,
+}
+
+/// What happened, told to the session.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Bytes arrived.
+    Received(&'a [u8]),
+    /// The handshake asked for by [`Step::StartTls`] succeeded.
+    TlsEstablished,
+    /// Begin a transaction; only after [`Step::Ready`] or [`Step::Done`] of a usable session.
+    Transact(&'a Transaction),
+    /// The content asked for by [`Step::SendContent`] is written.
+    ContentSent,
+    /// The peer closed, or the connection broke.
+    Closed,
+    /// [`ClientSession::deadline`] passed.
+    Timeout,
+}
+
+/// What the connection has to do next, after it has sent [`ClientSession::take_output`].
+#[derive(Debug)]
+pub enum Step {
+    /// Read, and feed what arrives.
+    Read,
+    /// Do the TLS handshake.
+    StartTls,
+    /// The session can take a transaction.
+    Ready,
+    /// Send the content in this form, in one write with the output where that is possible.
+    SendContent(Framing),
+    /// The transaction ended.
+    Done(Outcome),
+    /// No session came about, or an idle one ended.
+    Failed(Failure),
+}
+
+/// The form in which content is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Framing {
+    /// Dot-stuffed and ended by the final dot (DATA).
+    Dotted,
+    /// As it is (BDAT).
+    Chunk,
+}
+
+/// Where in the session something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Before the first byte: DNS, addresses, TCP.
+    Connect,
+    /// The server's first reply.
+    Banner,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS and the handshake.
+    StartTls,
+    /// RSET before a transaction.
+    Reset,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The content, from its last byte on: what is sent may have been taken.
+    Content,
+}
+
+impl Stage {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Banner => "banner",
+            Self::Ehlo => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Reset => "RSET",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// How a transaction ended.
+pub type Outcome = Result<Reply, Failure>;
+
+/// Why there was no session, or no delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Where.
+    pub stage: Stage,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The server said no.
+    Reply(Reply),
+    /// No answer in time.
+    Timeout,
+    /// The connection ended.
+    Closed,
+    /// What came was no reply.
+    Malformed(ReplyError),
+    /// The message needs what the server does not offer.
+    Unsupported(Requirement),
+    /// TLS could not be had.
+    Tls(String),
+}
+
+/// What a message can need of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// SMTPUTF8 (RFC 6531).
+    SmtpUtf8,
+    /// REQUIRETLS (RFC 8689), under TLS.
+    RequireTls,
+    /// A larger SIZE limit (RFC 1870).
+    Size,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    Banner,
+    Ehlo,
+    Helo,
+    StartTls,
+    Handshake,
+    Ready,
+    /// Replies to the commands of a transaction are due.
+    Transaction,
+    /// The content is being written.
+    Sending,
+    Over,
+}
+
+/// One session with one server.
+#[derive(Debug)]
+pub struct ClientSession {
+    settings: ClientSettings,
+    state: State,
+    extensions: Extensions,
+    encrypted: bool,
+    server_name: String,
+    reader: ReplyReader,
+    output: Vec<u8>,
+    /// The commands whose replies are due.
+    due: VecDeque<Stage>,
+    /// Commands to send one by one, where the server does not offer PIPELINING.
+    unsent: VecDeque<(Stage, Vec<u8>)>,
+    outcome: Option<Outcome>,
+    framing: Framing,
+    final_timeout: Duration,
+    needs_reset: bool,
+    transactions: u32,
+    timer: Instant,
+}
+
+impl ClientSession {
+    /// A session that waits for the banner.
+    pub fn new(settings: ClientSettings, now: Instant) -> Self {
+        Self {
+            settings,
+            state: State::Banner,
+            extensions: Extensions::default(),
+            encrypted: false,
+            server_name: String::new(),
+            reader: ReplyReader::default(),
+            output: Vec::new(),
+            due: VecDeque::new(),
+            unsent: VecDeque::new(),
+            outcome: None,
+            framing: Framing::Dotted,
+            final_timeout: COMMAND_TIMEOUT,
+            needs_reset: false,
+            transactions: 0,
+            timer: now + GREETING_TIMEOUT,
+        }
+    }
+
+    /// The commands to send before the next step is taken.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// When [`Event::Timeout`] is due. An idle session has none.
+    pub fn deadline(&self) -> Option<Instant> {
+        (!matches!(self.state, State::Ready | State::Over)).then_some(self.timer)
+    }
+
+    /// Whether another transaction can be tried.
+    pub fn is_usable(&self) -> bool {
+        self.state == State::Ready
+    }
+
+    /// Whether TLS is on.
+    pub fn is_encrypted(&self) -> bool {
+        self.encrypted
+    }
+
+    /// What the server offers.
+    pub fn extensions(&self) -> &Extensions {
+        &self.extensions
+    }
+
+    /// The name the server gave in its answer to EHLO.
+    pub fn server_name(&self) -> &str {
+        &self.server_name
+    }
+
+    /// Transactions begun.
+    pub fn transactions(&self) -> u32 {
+        self.transactions
+    }
+
+    /// Says QUIT; the session is over.
+    pub fn quit(&mut self) {
+        if self.state == State::Ready {
+            self.output.extend_from_slice(b"QUIT\r\n");
+        }
+        self.state = State::Over;
+    }
+
+    /// Feeds one event and says what comes next.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant) -> Step {
+        match event {
+            Event::Received(bytes) => {
+                self.reader.feed(bytes);
+                self.read_replies(now)
+            }
+            Event::TlsEstablished => {
+                self.encrypted = true;
+                self.ehlo(now);
+                Step::Read
+            }
+            Event::Transact(transaction) => self.begin(transaction, now),
+            Event::ContentSent => {
+                self.state = State::Transaction;
+                self.due.push_back(Stage::Content);
+                self.timer = now + self.final_timeout;
+                Step::Read
+            }
+            Event::Closed => self.end(Fault::Closed),
+            Event::Timeout => self.end(Fault::Timeout),
+        }
+    }
+
+    fn read_replies(&mut self, now: Instant) -> Step {
+        loop {
+            match self.reader.next_reply() {
+                Ok(None) => return Step::Read,
+                Err(error) => return self.end(Fault::Malformed(error)),
+                Ok(Some(reply)) => match self.reply(reply, now) {
+                    Step::Read => {}
+                    step => return step,
+                },
+            }
+        }
+    }
+
+    fn reply(&mut self, reply: Reply, now: Instant) -> Step {
+        match self.state {
+            State::Banner => match reply.severity() {
+                Severity::Success => {
+                    self.ehlo(now);
+                    Step::Read
+                }
+                Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
+            },
+            State::Ehlo => self.ehlo_reply(reply, now),
+            State::Helo => match reply.severity() {
+                Severity::Success => self.greeted(&reply, now),
+                Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
+            },
+            State::StartTls => self.starttls_reply(reply, now),
+            State::Transaction => self.transaction_reply(reply, now),
+            // Nothing was asked: the server closes, or is confused.
+            State::Ready | State::Handshake | State::Sending | State::Over => self.end(Fault::Reply(reply)),
+        }
+    }
+
+    fn ehlo(&mut self, now: Instant) {
+        self.state = State::Ehlo;
+        self.timer = now + GREETING_TIMEOUT;
+        self.extensions = Extensions::default();
+        self.output.extend_from_slice(format!("EHLO {}\r\n", self.settings.hostname).as_bytes());
+    }
+
+    fn ehlo_reply(&mut self, reply: Reply, now: Instant) -> Step {
+        match reply.severity() {
+            Severity::Success => {
+                self.extensions = Extensions::from_ehlo(&reply);
+                self.greeted(&reply, now)
+            }
+            Severity::Permanent if !self.encrypted && self.settings.starttls != StartTls::Required => {
+                self.state = State::Helo;
+                self.timer = now + GREETING_TIMEOUT;
+                self.output.extend_from_slice(format!("HELO {}\r\n", self.settings.hostname).as_bytes());
+                Step::Read
+            }
+            Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
+        }
+    }
+
+    fn greeted(&mut self, reply: &Reply, now: Instant) -> Step {
+        reply.text.split(['\n', ' ']).next().unwrap_or_default().clone_into(&mut self.server_name);
+        let wants_tls = !self.encrypted && self.settings.starttls != StartTls::Never;
+        if wants_tls && self.extensions.starttls {
+            self.state = State::StartTls;
+            self.timer = now + GREETING_TIMEOUT;
+            self.output.extend_from_slice(b"STARTTLS\r\n");
+            return Step::Read;
+        }
+        if wants_tls && self.settings.starttls == StartTls::Required {
+            self.state = State::StartTls;
+            return self.end(Fault::Unsupported(Requirement::StartTls));
+        }
+        self.state = State::Ready;
+        Step::Ready
+    }
+
+    fn starttls_reply(&mut self, reply: Reply, now: Instant) -> Step {
+        match reply.severity() {
+            Severity::Success if self.reader.has_leftover() => {
+                // Replies sent in clear text behind the 220 would count as if they had come encrypted.
+                self.end(Fault::Tls("the server sent more before the handshake".to_owned()))
+            }
+            Severity::Success => {
+                self.state = State::Handshake;
+                self.timer = now + GREETING_TIMEOUT;
+                Step::StartTls
+            }
+            Severity::Intermediate | Severity::Transient | Severity::Permanent
+                if reply.code != 421 && self.settings.starttls == StartTls::IfOffered =>
+            {
+                self.state = State::Ready;
+                Step::Ready
+            }
+            Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
+        }
+    }
+
+    fn begin(&mut self, transaction: &Transaction, now: Instant) -> Step {
+        if let Some(requirement) = self.unmet(transaction) {
+            return Step::Done(Err(Failure { stage: Stage::Mail, fault: Fault::Unsupported(requirement) }));
+        }
+        self.transactions += 1;
+        self.outcome = None;
+        self.final_timeout = transaction.final_timeout;
+        self.framing = if self.extensions.chunking { Framing::Chunk } else { Framing::Dotted };
+        self.state = State::Transaction;
+        if std::mem::take(&mut self.needs_reset) {
+            self.unsent.push_back((Stage::Reset, b"RSET\r\n".to_vec()));
+        }
+        self.unsent.push_back((Stage::Mail, self.mail_command(transaction)));
+        self.unsent.push_back((Stage::Rcpt, self.rcpt_command(transaction)));
+        self.unsent.push_back(match self.framing {
+            Framing::Dotted => (Stage::Data, b"DATA\r\n".to_vec()),
+            Framing::Chunk => (Stage::Content, format!("BDAT {} LAST\r\n", transaction.size).into_bytes()),
+        });
+        self.send_next(now)
+    }
+
+    /// Puts the commands that may go now into the output: all with PIPELINING, else the next one.
+    fn send_next(&mut self, now: Instant) -> Step {
+        while let Some((stage, command)) = self.unsent.pop_front() {
+            self.output.extend_from_slice(&command);
+            self.timer = now + COMMAND_TIMEOUT;
+            if stage == Stage::Content {
+                self.state = State::Sending;
+                return Step::SendContent(Framing::Chunk);
+            }
+            self.due.push_back(stage);
+            if !self.extensions.pipelining {
+                break;
+            }
+        }
+        Step::Read
+    }
+
+    fn transaction_reply(&mut self, reply: Reply, now: Instant) -> Step {
+        let Some(stage) = self.due.pop_front() else { return self.end(Fault::Reply(reply)) };
+        let is_closing = reply.code == 421;
+        let expected = if stage == Stage::Data { Severity::Intermediate } else { Severity::Success };
+        if reply.severity() != expected {
+            self.unsent.clear();
+            self.outcome.get_or_insert(Err(Failure { stage, fault: Fault::Reply(reply) }));
+        } else if stage == Stage::Data && self.outcome.is_none() {
+            self.state = State::Sending;
+            self.timer = now + COMMAND_TIMEOUT;
+            return Step::SendContent(Framing::Dotted);
+        } else if stage == Stage::Data {
+            // DATA went out before RCPT was refused; all that may follow is the end of no content at all (RFC 2920
+            // section 3.1).
+            self.output.extend_from_slice(b".\r\n");
+            self.due.push_back(Stage::Content);
+        } else if stage == Stage::Content && self.outcome.is_none() {
+            self.outcome = Some(Ok(reply));
+        }
+        if is_closing {
+            return self.end(Fault::Closed);
+        }
+        if self.due.is_empty() && self.unsent.is_empty() {
+            return self.done();
+        }
+        if self.due.is_empty() {
+            return self.send_next(now);
+        }
+        Step::Read
+    }
+
+    fn done(&mut self) -> Step {
+        let outcome = self.outcome.take();
+        self.state = State::Ready;
+        match outcome {
+            Some(outcome) => {
+                self.needs_reset = outcome.is_err();
+                Step::Done(outcome)
+            }
+            None => self.end(Fault::Closed),
+        }
+    }
+
+    /// The session is over; if a transaction was under way, with this for its outcome unless it has one.
+    fn end(&mut self, fault: Fault) -> Step {
+        let stage = match self.state {
+            State::Banner => Stage::Banner,
+            State::Ehlo | State::Helo => Stage::Ehlo,
+            State::StartTls | State::Handshake => Stage::StartTls,
+            State::Ready | State::Over => Stage::Mail,
+            State::Sending => Stage::Content,
+            // The content went out in one write with the commands: whichever reply is missing, it may have been taken.
+            State::Transaction if self.due.contains(&Stage::Content) => Stage::Content,
+            State::Transaction => self.due.front().copied().unwrap_or(Stage::Mail),
+        };
+        let in_transaction = matches!(self.state, State::Transaction | State::Sending);
+        self.state = State::Over;
+        if !in_transaction {
+            return Step::Failed(Failure { stage, fault });
+        }
+        Step::Done(self.outcome.take().unwrap_or(Err(Failure { stage, fault })))
+    }
+}

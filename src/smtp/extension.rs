@@ -1,0 +1,108 @@
+//! What a server offers in its answer to EHLO (RFC 5321 section 4.1.1.1).
+
+use std::time::Duration;
+
+use super::reply::Reply;
+
+/// The extensions of a remote server that matter to a client.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extensions {
+    /// RFC 2920.
+    pub pipelining: bool,
+    /// RFC 3030.
+    pub chunking: bool,
+    /// RFC 6152.
+    pub eight_bit_mime: bool,
+    /// RFC 6531.
+    pub smtputf8: bool,
+    /// RFC 3207.
+    pub starttls: bool,
+    /// RFC 3461.
+    pub dsn: bool,
+    /// RFC 8689.
+    pub require_tls: bool,
+    /// RFC 1870: offered at all.
+    pub size: bool,
+    /// RFC 1870: the limit in octets, if one is named.
+    pub size_max: Option<u64>,
+    /// RFC 2852: offered, with the least time accepted.
+    pub deliver_by: Option<Duration>,
+    /// RFC 6710.
+    pub mt_priority: bool,
+    /// RFC 4954: mechanisms in upper case.
+    pub auth: Vec<String>,
+    /// RFC 9422: recipients per transaction.
+    pub rcpt_max: Option<u32>,
+    /// RFC 9422: transactions per session.
+    pub mail_max: Option<u32>,
+}
+
+impl Extensions {
+    /// Reads the reply to EHLO; its first line is the server's name. What is not known is passed over.
+    pub fn from_ehlo(reply: &Reply) -> Self {
+        let mut extensions = Self::default();
+        for line in reply.text.split('\n').skip(1) {
+            // Some servers write AUTH=LOGIN for clients of the last century.
+            let (keyword, parameters) = line.split_once([' ', '=']).unwrap_or((line, ""));
+            extensions.add(&keyword.to_ascii_uppercase(), parameters.trim());
+        }
+        extensions
+    }
+
+    fn add(&mut self, keyword: &str, parameters: &str) {
+        match keyword {
+            "PIPELINING" => self.pipelining = true,
+            "CHUNKING" => self.chunking = true,
+            "8BITMIME" => self.eight_bit_mime = true,
+            "SMTPUTF8" => self.smtputf8 = true,
+            "STARTTLS" => self.starttls = true,
+            "DSN" => self.dsn = true,
+            "REQUIRETLS" => self.require_tls = true,
+            "MT-PRIORITY" => self.mt_priority = true,
+            "SIZE" => {
+                self.size = true;
+                self.size_max = parameters.parse().ok().filter(|limit| *limit > 0);
+            }
+            "DELIVERBY" => self.deliver_by = Some(Duration::from_secs(parameters.parse().unwrap_or(0))),
+            "AUTH" => self.auth.extend(parameters.split_whitespace().map(str::to_ascii_uppercase)),
+            "LIMITS" => self.add_limits(parameters),
+            _ => {}
+        }
+    }
+
+    fn add_limits(&mut self, parameters: &str) {
+        for (name, value) in parameters.split_whitespace().filter_map(|limit| limit.split_once('=')) {
+            let value = value.parse().ok().filter(|value| *value > 0);
+            match name.to_ascii_uppercase().as_str() {
+                "RCPTMAX" => self.rcpt_max = value,
+                "MAILMAX" => self.mail_max = value,
+                _ => {}
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_answer_to_ehlo_is_read() {
+        let text = "mx.example.com at your service\nSIZE 35882577\n8bitmime\nSTARTTLS\nENHANCEDSTATUSCODES\nPIPELINING\n\
+                    CHUNKING\nSMTPUTF8\nAUTH PLAIN LOGIN\nAUTH=LOGIN\nDELIVERBY 30\nMT-PRIORITY MIXER\nLIMITS RCPTMAX=20 MAILMAX=5";
+        let extensions = Extensions::from_ehlo(&Reply::plain(250, text));
+        assert!(extensions.pipelining && extensions.chunking && extensions.eight_bit_mime && extensions.smtputf8);
+        assert!(extensions.starttls && extensions.mt_priority && !extensions.dsn && !extensions.require_tls);
+        assert_eq!(extensions.size_max, Some(35_882_577));
+        assert_eq!(extensions.deliver_by, Some(Duration::from_secs(30)));
+        assert_eq!(extensions.auth, ["PLAIN", "LOGIN", "LOGIN"]);
+        assert_eq!((extensions.rcpt_max, extensions.mail_max), (Some(20), Some(5)));
+    }
+
+    #[test]
+    fn the_name_of_the_server_offers_nothing() {
+        assert_eq!(Extensions::from_ehlo(&Reply::plain(250, "PIPELINING")), Extensions::default());
+        let unlimited = Extensions::from_ehlo(&Reply::plain(250, "mx\nSIZE 0"));
+        assert!(unlimited.size && unlimited.size_max.is_none());
+    }
+}

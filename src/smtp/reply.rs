@@ -1,0 +1,372 @@
+//! Replies: the ready-made ones that this server says, and the reading of those that others say (RFC 5321 section
+//! 4.2, RFC 2034, RFC 3463).
+
+use std::borrow::Cow;
+use std::fmt;
+
+use memchr::memchr;
+
+/// Longest line of a reply that is read.
+pub const REPLY_LINE_MAX: usize = 8 * 1024;
+/// Longest reply that is read, all lines together.
+pub const REPLY_MAX: usize = 64 * 1024;
+
+/// An enhanced status code, `class.subject.detail` (RFC 3463).
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct EnhancedCode(pub u8, pub u16, pub u16);
+
+impl EnhancedCode {
+    /// Reads a code at the start of `text`; returns it and what follows the blank behind it.
+    pub fn split_from(text: &str) -> Option<(Self, &str)> {
+        let (word, rest) = text.split_once(' ').unwrap_or((text, ""));
+        let mut parts = word.split('.');
+        let class = parts.next()?;
+        let number = |part: Option<&str>| {
+            let part = part?;
+            let is_number = (1..=3).contains(&part.len()) && part.bytes().all(|b| b.is_ascii_digit());
+            if is_number { part.parse::<u16>().ok() } else { None }
+        };
+        let (subject, detail) = (number(parts.next())?, number(parts.next())?);
+        if parts.next().is_some() || !matches!(class, "2" | "4" | "5") {
+            return None;
+        }
+        Some((Self(class.as_bytes()[0] - b'0', subject, detail), rest))
+    }
+}
+
+impl fmt::Display for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+    }
+}
+
+impl fmt::Debug for EnhancedCode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
+
+/// The first digit of a reply code (RFC 5321 section 4.2.1).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Severity {
+    /// 2yz.
+    Success,
+    /// 3yz.
+    Intermediate,
+    /// 4yz, and any code outside 200 to 599, which nothing else can be made of.
+    Transient,
+    /// 5yz.
+    Permanent,
+}
+
+/// A reply of one or more lines.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Reply {
+    /// 200 to 599 when made here; when read, what the three digits say.
+    pub code: u16,
+    /// The enhanced status code, if there is one.
+    pub enhanced: Option<EnhancedCode>,
+    /// The text without codes, lines joined by LF.
+    pub text: Cow<'static, str>,
+}
+
+impl Reply {
+    /// A reply with an enhanced status code.
+    pub fn new(code: u16, enhanced: EnhancedCode, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, enhanced: Some(enhanced), text: text.into() }
+    }
+
+    /// A reply to EHLO, HELO, STARTTLS's 220 and the like, which carry no enhanced status code (RFC 2034 section 4).
+    pub fn plain(code: u16, text: impl Into<Cow<'static, str>>) -> Self {
+        Self { code, enhanced: None, text: text.into() }
+    }
+
+    /// What the first digit says.
+    pub fn severity(&self) -> Severity {
+        match self.code / 100 {
+            2 => Severity::Success,
+            3 => Severity::Intermediate,
+            5 => Severity::Permanent,
+            _ => Severity::Transient,
+        }
+    }
+
+    /// Writes the reply as it goes over the wire.
+    pub fn write_to(&self, out: &mut Vec<u8>) {
+        let mut lines = self.text.split('\n').peekable();
+        while let Some(line) = lines.next() {
+            let separator = if lines.peek().is_some() { '-' } else { ' ' };
+            // Writing to a Vec cannot fail.
+            let _ = match self.enhanced {
+                Some(enhanced) => write_line(out, format_args!("{}{separator}{enhanced} {line}\r\n", self.code)),
+                None => write_line(out, format_args!("{}{separator}{line}\r\n", self.code)),
+            };
+        }
+    }
+}
+
+fn write_line(out: &mut Vec<u8>, line: fmt::Arguments<'_>) -> std::io::Result<()> {
+    std::io::Write::write_fmt(out, line)
+}
+
+/// On one line, for people and logs; control characters are taken out.
+impl fmt::Display for Reply {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            write!(f, " {enhanced}")?;
+        }
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        let one_line: String = self.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        write!(f, " {one_line}")
+    }
+}
+
+/// What is wrong with the bytes that came where a reply was due.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ReplyError {
+    /// No three digits, or something other than a blank or a dash behind them.
+    #[error("not an SMTP reply")]
+    Malformed,
+    /// The lines of one reply carry different codes.
+    #[error("the lines of the reply carry different codes")]
+    CodesDiffer,
+    /// More than 8 KiB in a line or 64 KiB in all.
+    #[error("the reply is too long")]
+    TooLong,
+}
+
+/// Puts replies together from what arrives.
+#[derive(Debug, Default)]
+pub struct ReplyReader {
+    buffer: Vec<u8>,
+    /// Octets of `buffer` that belong to replies already returned.
+    read: usize,
+}
+
+impl ReplyReader {
+    /// Adds what arrived.
+    pub fn feed(&mut self, input: &[u8]) {
+        if self.read == self.buffer.len() {
+            self.buffer.clear();
+            self.read = 0;
+        }
+        self.buffer.extend_from_slice(input);
+    }
+
+    /// Whether bytes are left that belong to no reply returned yet.
+    pub fn has_leftover(&self) -> bool {
+        self.read < self.buffer.len()
+    }
+
+    /// The next whole reply, if it has arrived.
+    ///
+    /// # Errors
+    /// When what arrived is no reply; nothing after it can be trusted.
+    pub fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
+        let pending = &self.buffer[self.read..];
+        let Some((reply, used)) = parse_reply(pending)? else {
+            return if pending.len() > REPLY_MAX { Err(ReplyError::TooLong) } else { Ok(None) };
+        };
+        self.read += used;
+        Ok(Some(reply))
+    }
+}
+
+/// Reads one reply from the start of `input`; returns it and the octets it took, or none while it is incomplete.
+///
+/// # Errors
+/// As [`ReplyReader::next_reply`].
+pub fn parse_reply(input: &[u8]) -> Result<Option<(Reply, usize)>, ReplyError> {
+    let mut at = 0;
+    let mut code = None;
+    let mut enhanced = None;
+    let mut text = String::new();
+    loop {
+        let Some(end) = memchr(b'\n', &input[at..]) else {
+            return if input.len() - at > REPLY_LINE_MAX { Err(ReplyError::TooLong) } else { Ok(None) };
+        };
+        if end > REPLY_LINE_MAX || at + end > REPLY_MAX {
+            return Err(ReplyError::TooLong);
+        }
+        let line = input[at..at + end].strip_suffix(b"\r").unwrap_or(&input[at..at + end]);
+        at += end + 1;
+        let (line_code, is_last, rest) = parse_line(line)?;
+        if code.is_some_and(|code| code != line_code) {
+            return Err(ReplyError::CodesDiffer);
+        }
+        let rest = String::from_utf8_lossy(rest);
+        let rest = match EnhancedCode::split_from(&rest) {
+            Some((found, rest)) if u16::from(found.0) == line_code / 100 => {
+                enhanced = enhanced.or(Some(found));
+                rest
+            }
+            _ => &rest,
+        };
+        if code.is_some() {
+            text.push('\n');
+        }
+        text.push_str(rest.trim_end());
+        code = Some(line_code);
+        if is_last {
+            return Ok(Some((Reply { code: line_code, enhanced, text: text.into() }, at)));
+        }
+    }
+}
+
+fn parse_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
+    let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
+        return Err(ReplyError::Malformed);
+    };
+    let code = [a, b, c].iter().fold(0, |sum, digit| sum * 10 + u16::from(**digit - b'0'));
+    match rest {
+        [] => Ok((code, true, rest)),
+        [b' ', text @ ..] => Ok((code, true, text)),
+        [b'-', text @ ..] => Ok((code, false, text)),
+        _ => Err(ReplyError::Malformed),
+    }
+}
+
+macro_rules! ready_made {
+    ($($(#[$doc:meta])* $name:ident: $code:literal ($class:literal, $subject:literal, $detail:literal) $text:literal;)*) => {
+        $($(#[$doc])* pub const $name: Reply = Reply {
+            code: $code,
+            enhanced: Some(EnhancedCode($class, $subject, $detail)),
+            text: Cow::Borrowed($text),
+        };)*
+    };
+}
+
+ready_made! {
+    /// To RSET, NOOP.
+    OK: 250 (2, 0, 0) "ok";
+    /// To MAIL.
+    SENDER_OK: 250 (2, 1, 0) "sender ok";
+    /// To RCPT.
+    RECIPIENT_OK: 250 (2, 1, 5) "recipient ok";
+    /// To BDAT without LAST.
+    CHUNK_OK: 250 (2, 0, 0) "chunk received";
+    /// To QUIT.
+    BYE: 221 (2, 0, 0) "bye";
+    /// To VRFY and EXPN.
+    CANNOT_VERIFY: 252 (2, 5, 0) "send some mail, I will try my best";
+    /// To HELP.
+    HELP: 214 (2, 0, 0) "see RFC 5321; this relay takes one-time codes, login links and password resets";
+    /// To an unknown verb.
+    UNKNOWN_COMMAND: 500 (5, 5, 2) "command not recognized";
+    /// To a command whose arguments cannot be read when its text says nothing better.
+    BAD_SYNTAX: 501 (5, 5, 4) "syntax error in parameters";
+    /// To a verb in the wrong place.
+    BAD_SEQUENCE: 503 (5, 5, 1) "bad sequence of commands";
+    /// To a command before EHLO.
+    EHLO_FIRST: 503 (5, 5, 1) "say EHLO first";
+    /// To MAIL before AUTH.
+    AUTHENTICATION_REQUIRED: 530 (5, 7, 0) "authentication required";
+    /// To AUTH without TLS.
+    ENCRYPTION_REQUIRED: 538 (5, 7, 11) "encryption required for this authentication mechanism";
+    /// To MAIL without TLS where the listener wants STARTTLS.
+    STARTTLS_FIRST: 530 (5, 7, 0) "say STARTTLS first";
+    /// To a wrong user name or password.
+    BAD_CREDENTIALS: 535 (5, 7, 8) "authentication credentials invalid";
+    /// When passwords cannot be checked now.
+    AUTHENTICATION_BUSY: 454 (4, 7, 0) "temporary authentication failure";
+    /// To a cancelled AUTH.
+    AUTHENTICATION_CANCELLED: 501 (5, 7, 0) "authentication cancelled";
+    /// To an unknown mechanism.
+    UNKNOWN_MECHANISM: 504 (5, 5, 4) "authentication mechanism not supported";
+    /// To a good AUTH.
+    AUTHENTICATED: 235 (2, 7, 0) "authentication succeeded";
+    /// To too much content.
+    TOO_BIG: 552 (5, 3, 4) "message size exceeds the limit";
+    /// To too many RCPTs.
+    TOO_MANY_RECIPIENTS: 452 (4, 5, 3) "too many recipients";
+    /// To DATA without a valid RCPT.
+    NO_RECIPIENTS: 554 (5, 5, 1) "no valid recipients";
+    /// To parameters that were not offered.
+    UNKNOWN_PARAMETER: 555 (5, 5, 4) "MAIL or RCPT parameter not recognized";
+    /// When the idle time is over.
+    IDLE_TIMEOUT: 421 (4, 4, 2) "idle for too long, closing";
+    /// While the relay shuts down.
+    SHUTTING_DOWN: 421 (4, 3, 2) "shutting down, try again in a moment";
+    /// To a client that makes error after error.
+    TOO_MANY_ERRORS: 421 (4, 7, 0) "too many errors, closing";
+    /// To a connection beyond the limits.
+    TOO_MANY_CONNECTIONS: 421 (4, 7, 0) "too many connections";
+    /// When the disk or the queue is full.
+    STORAGE_FULL: 452 (4, 3, 1) "no room for more mail now, try again later";
+    /// When something here failed.
+    INTERNAL_ERROR: 451 (4, 3, 0) "local error, try again later";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn check(input: &str, code: u16, enhanced: Option<EnhancedCode>, text: &str) {
+        let (reply, used) = parse_reply(input.as_bytes()).unwrap().unwrap();
+        assert_eq!(
+            (reply.code, reply.enhanced, reply.text.as_ref(), used),
+            (code, enhanced, text, input.len()),
+            "{input:?}"
+        );
+    }
+
+    #[test]
+    fn replies_are_read() {
+        check("250 ok\r\n", 250, None, "ok");
+        check("250\r\n", 250, None, "");
+        check("250 2.1.0 ok\r\n", 250, Some(EnhancedCode(2, 1, 0)), "ok");
+        check("250-mx\r\n250-SIZE 10\r\n250 DSN\r\n", 250, None, "mx\nSIZE 10\nDSN");
+        check("450-4.2.0 a\r\n450 4.2.0 b\r\n", 450, Some(EnhancedCode(4, 2, 0)), "a\nb");
+        check("250 ok\n", 250, None, "ok");
+        check("550 4.1.1 odd\r\n", 550, None, "4.1.1 odd");
+        check("457 grey\r\n", 457, None, "grey");
+        check("451 5.2.1000 x\r\n", 451, None, "5.2.1000 x");
+    }
+
+    #[test]
+    fn what_is_no_reply_is_refused() {
+        let error = |input: &[u8]| parse_reply(input).unwrap_err();
+        assert_eq!(error(b"HTTP/1.1 400\r\n"), ReplyError::Malformed);
+        assert_eq!(error(b"25\r\n"), ReplyError::Malformed);
+        assert_eq!(error(b"2500 x\r\n"), ReplyError::Malformed);
+        assert_eq!(error(b"250-a\r\n550 b\r\n"), ReplyError::CodesDiffer);
+        assert_eq!(error(&[b'2'; REPLY_LINE_MAX + 2]), ReplyError::TooLong);
+        let endless: Vec<u8> = b"250-x\r\n".repeat(REPLY_MAX / 7 + 2);
+        assert_eq!(error(&endless), ReplyError::TooLong);
+        assert_eq!(parse_reply(b"250-a\r\n25"), Ok(None));
+    }
+
+    #[test]
+    fn a_reader_returns_one_reply_after_the_other() {
+        let mut reader = ReplyReader::default();
+        reader.feed(b"250 a\r\n354");
+        assert_eq!(reader.next_reply().unwrap().unwrap().text, "a");
+        assert_eq!(reader.next_reply().unwrap(), None);
+        assert!(reader.has_leftover());
+        reader.feed(b" go\r\n");
+        assert_eq!(reader.next_reply().unwrap().unwrap().code, 354);
+        assert!(!reader.has_leftover());
+    }
+
+    #[test]
+    fn control_characters_stay_out_of_logs() {
+        let (reply, _) = parse_reply(b"550-a\x1b[31m\r\n550 b\r\n").unwrap().unwrap();
+        assert_eq!(reply.to_string(), "550 a [31m b");
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_written_reads_back(code in 200u16..600, class in 2u8..6, lines in prop::collection::vec("[a-z][a-z ]{0,20}[a-z]", 1..4)) {
+            let enhanced = (class != 3 && u16::from(class) == code / 100).then_some(EnhancedCode(class, 1, 22));
+            let reply = Reply { code, enhanced, text: lines.join("\n").into() };
+            let mut wire = Vec::new();
+            reply.write_to(&mut wire);
+            let read = parse_reply(&wire).unwrap();
+            prop_assert_eq!(read, Some((reply, wire.len())));
+        }
+    }
+}

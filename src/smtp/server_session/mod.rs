@@ -1,0 +1,531 @@
+//! The server's side of an SMTP session (RFC 5321, 6409) without a socket: bytes and answers in, replies and steps
+//! out. It knows the protocol and its own limits; who may send what to whom, it asks.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::{Bytes, BytesMut};
+use zeroize::{Zeroize as _, Zeroizing};
+
+use super::command::{Command, CommandError, Mail};
+use super::data::DataDecoder;
+use super::line::{AUTH_LINE_MAX, COMMAND_LINE_MAX, LineFault, NextLine, next_line};
+use super::reply::{self, EnhancedCode, Reply};
+use super::sasl::{Exchange, MECHANISMS, ScramVerifier};
+use crate::mail::envelope::{Envelope, Recipient};
+
+mod login;
+mod transaction;
+
+/// Errors after which a client is sent away.
+const ERRORS_MAX: u32 = 20;
+/// Commands before AUTH, or in a row without mail after it, after which a client is sent away.
+const IDLE_COMMANDS_MAX: u32 = 200;
+
+/// What a session needs to know of its listener; shared by all sessions.
+#[derive(Debug, Clone)]
+pub struct SessionSettings {
+    /// The name in the banner and the answer to EHLO.
+    pub hostname: String,
+    /// Octets of content accepted.
+    pub message_size_max: u64,
+    /// RCPTs accepted in one transaction.
+    pub recipients_max: usize,
+    /// Whether STARTTLS is offered on a clear-text connection.
+    pub starttls: bool,
+    /// Least and most of `BY=`; what lies outside is refused with 501.
+    pub deliver_by: (Duration, Duration),
+    /// Before authentication, for a whole command line.
+    pub command_timeout: Duration,
+    /// After authentication, between commands and between pieces of content.
+    pub idle_timeout: Duration,
+}
+
+/// Who the client is when the connection begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Nobody yet; MAIL needs AUTH first.
+    AuthenticationRequired,
+    /// May send without AUTH.
+    Trusted,
+}
+
+/// What the connection knows of itself at its beginning.
+#[derive(Debug, Clone, Copy)]
+pub struct Peer {
+    /// Whether it may send without AUTH.
+    pub access: Access,
+    /// Whether TLS is on already (implicit TLS).
+    pub encrypted: bool,
+    /// Whether the client is on this machine, where AUTH needs no TLS.
+    pub loopback: bool,
+}
+
+/// What happened, told to the session.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// Bytes arrived.
+    Received(&'a [u8]),
+    /// The answer to [`Step::StartTls`].
+    TlsEstablished,
+    /// The answer to [`Step::CheckPassword`] and [`Step::Proved`].
+    Authenticated(Result<(), Reply>),
+    /// The answer to [`Step::NeedVerifier`], with a fresh nonce.
+    Verifier(ScramVerifier, &'a str),
+    /// The answer to [`Step::CheckSender`] and [`Step::CheckRecipient`].
+    Checked(Result<(), Reply>),
+    /// The answer to [`Step::HandOver`]: what to tell the client.
+    HandedOver(Reply),
+    /// [`ServerSession::deadline`] passed.
+    Timeout,
+    /// The relay is shutting down; a message whose content is on its way is still taken.
+    Draining,
+}
+
+/// What the connection has to do next, after it has sent [`ServerSession::take_output`].
+#[derive(Debug)]
+pub enum Step {
+    /// Read, and feed what arrives.
+    Read,
+    /// Do the TLS handshake. Nothing that was received before it counts.
+    StartTls,
+    /// Check a password; `Refused` counts against the client's address.
+    CheckPassword {
+        /// Who.
+        user: String,
+        /// With what.
+        password: Zeroizing<String>,
+    },
+    /// Look up what SCRAM needs of this user.
+    NeedVerifier {
+        /// Who.
+        user: String,
+    },
+    /// A SCRAM exchange ended; `accepted` says how.
+    Proved {
+        /// Who.
+        user: String,
+        /// Whether the proof was good.
+        accepted: bool,
+    },
+    /// May this reverse-path be used?
+    CheckSender(Box<Mail>),
+    /// May mail go to this recipient?
+    CheckRecipient(Recipient),
+    /// A message is complete.
+    HandOver(Box<Submission>),
+    /// Send what is left and close.
+    Close,
+    /// Send what is left, shut the sending side, read a little more without looking at it, and close, so that the
+    /// client sees the reply rather than a reset.
+    Drain,
+}
+
+/// A complete message as it came in.
+#[derive(Debug)]
+pub struct Submission {
+    /// The envelope.
+    pub envelope: Envelope,
+    /// The content without dot-stuffing.
+    pub content: Bytes,
+    /// The client's name for itself.
+    pub client_name: String,
+    /// How it came.
+    pub protocol: Protocol,
+}
+
+/// How a message came in, for the Received field (RFC 3848, RFC 6531 section 4.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Protocol {
+    /// EHLO rather than HELO.
+    pub extended: bool,
+    /// SMTPUTF8 was asked for.
+    pub utf8: bool,
+    /// Under TLS.
+    pub encrypted: bool,
+    /// After AUTH.
+    pub authenticated: bool,
+}
+
+impl Protocol {
+    /// The keyword behind `with`.
+    pub fn keyword(self) -> &'static str {
+        match (self.utf8, self.extended, self.encrypted, self.authenticated) {
+            (true, _, false, false) => "UTF8SMTP",
+            (true, _, true, false) => "UTF8SMTPS",
+            (true, _, false, true) => "UTF8SMTPA",
+            (true, _, true, true) => "UTF8SMTPSA",
+            (false, false, ..) => "SMTP",
+            (false, true, false, false) => "ESMTP",
+            (false, true, true, false) => "ESMTPS",
+            (false, true, false, true) => "ESMTPA",
+            (false, true, true, true) => "ESMTPSA",
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Transaction {
+    envelope: Envelope,
+    /// What BDAT brought so far.
+    content: BytesMut,
+    /// What BDAT announced so far, kept or not.
+    size: u64,
+}
+
+#[derive(Debug)]
+enum State {
+    /// Between transactions.
+    Ready,
+    /// In an AUTH exchange.
+    Sasl(Exchange),
+    /// MAIL was accepted.
+    Mail(Box<Transaction>),
+    /// DATA was accepted.
+    Content {
+        transaction: Box<Transaction>,
+        decoder: Box<DataDecoder>,
+        until: Instant,
+    },
+    /// Inside a BDAT chunk: its octets still to come, and whether it is the last.
+    Chunk {
+        transaction: Box<Transaction>,
+        left: u64,
+        last: bool,
+        until: Instant,
+    },
+    /// Reading over a chunk that is refused, then saying why.
+    RefusedChunk {
+        left: u64,
+        transaction: Option<Box<Transaction>>,
+        reply: Reply,
+    },
+    /// An answer is due from outside.
+    AwaitTls,
+    AwaitAuthentication(Option<Exchange>),
+    AwaitSender(Box<Mail>),
+    AwaitRecipient(Box<Transaction>, Recipient),
+    AwaitHandOver,
+    Closed,
+}
+
+/// One client's session.
+#[derive(Debug)]
+pub struct ServerSession {
+    settings: Arc<SessionSettings>,
+    peer: Peer,
+    state: State,
+    client_name: Option<String>,
+    extended: bool,
+    user: Option<String>,
+    draining: bool,
+    errors: u32,
+    idle_commands: u32,
+    input: Vec<u8>,
+    output: Vec<u8>,
+    /// When the client began to keep us waiting.
+    waiting_since: Instant,
+}
+
+impl ServerSession {
+    /// A session whose banner is ready to be sent.
+    pub fn new(settings: Arc<SessionSettings>, peer: Peer, now: Instant) -> Self {
+        let mut session = Self {
+            settings,
+            peer,
+            state: State::Ready,
+            client_name: None,
+            extended: false,
+            user: None,
+            draining: false,
+            errors: 0,
+            idle_commands: 0,
+            input: Vec::new(),
+            output: Vec::new(),
+            waiting_since: now,
+        };
+        session.reply(&Reply::plain(220, format!("{} ESMTP otp-relay", session.settings.hostname)));
+        session
+    }
+
+    /// The replies to send before the next step is taken.
+    pub fn take_output(&mut self) -> Vec<u8> {
+        std::mem::take(&mut self.output)
+    }
+
+    /// When [`Event::Timeout`] is due, and what is then late.
+    pub fn deadline(&self) -> (Instant, &'static str) {
+        let settings = &self.settings;
+        let idle = self.waiting_since + settings.idle_timeout;
+        if let State::Content { until, .. } | State::Chunk { until, .. } = &self.state {
+            return (idle.min(*until), "content");
+        }
+        if self.may_send() {
+            return (idle, "command");
+        }
+        (self.waiting_since + settings.command_timeout, "command before authentication")
+    }
+
+    /// The user, once authenticated.
+    pub fn user(&self) -> Option<&str> {
+        self.user.as_deref()
+    }
+
+    /// Feeds one event and says what comes next.
+    pub fn handle(&mut self, event: Event<'_>, now: Instant) -> Step {
+        match event {
+            Event::Received(bytes) => {
+                if matches!(self.state, State::Content { .. } | State::Chunk { .. }) {
+                    self.waiting_since = now;
+                }
+                if self.input.is_empty() && !self.is_awaiting() {
+                    return self.consume_directly(bytes, now);
+                }
+                self.input.extend_from_slice(bytes);
+            }
+            Event::TlsEstablished => self.tls_established(now),
+            Event::Authenticated(result) => self.authenticated(result, now),
+            Event::Verifier(verifier, nonce) => {
+                if let Some(step) = self.verifier(verifier, nonce) {
+                    return step;
+                }
+            }
+            Event::Checked(result) => self.checked(result),
+            Event::HandedOver(reply) => {
+                self.state = State::Ready;
+                self.idle_commands = 0;
+                self.reply(&reply);
+                self.waiting_since = now;
+                if self.draining {
+                    return self.refuse_all(&reply::SHUTTING_DOWN);
+                }
+            }
+            Event::Timeout => return self.refuse_all(&reply::IDLE_TIMEOUT),
+            Event::Draining => {
+                self.draining = true;
+                if matches!(self.state, State::Ready | State::Sasl(_) | State::Mail(_)) {
+                    return self.refuse_all(&reply::SHUTTING_DOWN);
+                }
+            }
+        }
+        self.consume(now)
+    }
+
+    /// Whether the answer to a step is due.
+    fn is_awaiting(&self) -> bool {
+        match &self.state {
+            State::AwaitTls
+            | State::AwaitAuthentication(_)
+            | State::AwaitSender(_)
+            | State::AwaitRecipient(..)
+            | State::AwaitHandOver => true,
+            State::Ready
+            | State::Sasl(_)
+            | State::Mail(_)
+            | State::Content { .. }
+            | State::Chunk { .. }
+            | State::RefusedChunk { .. }
+            | State::Closed => false,
+        }
+    }
+
+    fn may_send(&self) -> bool {
+        self.user.is_some() || self.peer.access == Access::Trusted
+    }
+
+    /// Input that need not be kept is not copied into the session first.
+    fn consume_directly(&mut self, bytes: &[u8], now: Instant) -> Step {
+        let (used, step) = self.run(bytes, now);
+        self.input.extend_from_slice(&bytes[used..]);
+        step
+    }
+
+    fn consume(&mut self, now: Instant) -> Step {
+        let mut input = std::mem::take(&mut self.input);
+        let (used, step) = self.run(&input, now);
+        input.drain(..used);
+        if self.input.is_empty() {
+            self.input = input;
+        }
+        step
+    }
+
+    /// Works through `input` until it is used up or something outside is needed; returns the octets used.
+    fn run(&mut self, input: &[u8], now: Instant) -> (usize, Step) {
+        let mut at = 0;
+        loop {
+            let rest = &input[at..];
+            let (used, step) = match &self.state {
+                State::Closed => return (input.len(), Step::Close),
+                _ if rest.is_empty() && !self.can_go_on_without_input() => return (at, Step::Read),
+                State::Ready | State::Sasl(_) | State::Mail(_) => self.line(rest, now),
+                State::Content { .. } => self.content(rest),
+                State::Chunk { .. } | State::RefusedChunk { .. } => self.chunk(rest),
+                State::AwaitTls
+                | State::AwaitAuthentication(_)
+                | State::AwaitSender(_)
+                | State::AwaitRecipient(..)
+                | State::AwaitHandOver => return (at, Step::Read),
+            };
+            at += used;
+            if let Some(step) = step {
+                return (at, step);
+            }
+            if used == 0 && !self.can_go_on_without_input() {
+                return (at, Step::Read);
+            }
+        }
+    }
+
+    /// A chunk of no octets is complete as soon as it is announced.
+    fn can_go_on_without_input(&self) -> bool {
+        matches!(self.state, State::Chunk { left: 0, .. } | State::RefusedChunk { left: 0, .. })
+    }
+
+    fn line(&mut self, input: &[u8], now: Instant) -> (usize, Option<Step>) {
+        let limit = if matches!(self.state, State::Sasl(_)) { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
+        match next_line(input, limit) {
+            NextLine::Incomplete => (0, None),
+            NextLine::Fault(fault) => (input.len(), Some(self.line_fault(fault))),
+            NextLine::Line(end) => {
+                self.waiting_since = now;
+                let step = if matches!(self.state, State::Sasl(_)) {
+                    self.sasl_line(&input[..end])
+                } else {
+                    let injected = &input[end + 2..];
+                    self.command_line(&input[..end], !injected.is_empty(), now)
+                };
+                (end + 2, step)
+            }
+        }
+    }
+
+    /// Nothing behind a fault in the line ends can be trusted to be what the client meant.
+    fn line_fault(&mut self, fault: LineFault) -> Step {
+        let reply = match fault {
+            LineFault::TooLong => Reply::new(500, EnhancedCode(5, 5, 2), fault.text()),
+            LineFault::BareCr | LineFault::BareLf => Reply::new(554, EnhancedCode(5, 6, 0), fault.text()),
+        };
+        self.reply(&reply);
+        self.state = State::Closed;
+        Step::Drain
+    }
+
+    fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
+        if self.draining {
+            return Some(self.refuse_all(&reply::SHUTTING_DOWN));
+        }
+        self.idle_commands += 1;
+        if self.idle_commands > IDLE_COMMANDS_MAX {
+            return Some(self.refuse_all(&reply::TOO_MANY_ERRORS));
+        }
+        match Command::parse(line) {
+            Ok(command) => self.command(command, more_follows, now),
+            Err(error) => self.refuse(&command_error(error)),
+        }
+    }
+
+    fn command(&mut self, command: Command, more_follows: bool, now: Instant) -> Option<Step> {
+        match command {
+            Command::Ehlo(name) => self.ehlo(name),
+            Command::Helo(name) => self.helo(name),
+            Command::StartTls => self.starttls(more_follows),
+            Command::Auth { mechanism, initial } => self.auth(&mechanism, initial.as_deref()),
+            Command::Mail(mail) => self.mail(mail),
+            Command::Rcpt(recipient) => self.rcpt(recipient),
+            Command::Data => self.data(now),
+            Command::Bdat { size, last } => self.bdat(size, last, now),
+            Command::Rset => {
+                self.state = State::Ready;
+                self.say(&reply::OK)
+            }
+            Command::Noop => self.say(&reply::OK),
+            Command::Vrfy | Command::Expn => self.say(&reply::CANNOT_VERIFY),
+            Command::Help => self.say(&reply::HELP),
+            Command::Quit => Some(self.refuse_all(&reply::BYE)),
+        }
+    }
+
+    fn ehlo(&mut self, name: String) -> Option<Step> {
+        self.state = State::Ready;
+        self.client_name = Some(name);
+        self.extended = true;
+        let settings = &self.settings;
+        let mut lines = vec![
+            settings.hostname.clone(),
+            "PIPELINING".to_owned(),
+            format!("SIZE {}", settings.message_size_max),
+            "8BITMIME".to_owned(),
+            "SMTPUTF8".to_owned(),
+            "ENHANCEDSTATUSCODES".to_owned(),
+            "CHUNKING".to_owned(),
+            "DSN".to_owned(),
+            format!("DELIVERBY {}", settings.deliver_by.0.as_secs()),
+            "MT-PRIORITY".to_owned(),
+            format!("LIMITS RCPTMAX={}", settings.recipients_max),
+        ];
+        if settings.starttls && !self.peer.encrypted {
+            lines.push("STARTTLS".to_owned());
+        }
+        if self.peer.encrypted {
+            lines.push("REQUIRETLS".to_owned());
+        }
+        if self.may_authenticate() {
+            lines.push(format!("AUTH {}", MECHANISMS.join(" ")));
+        }
+        self.say(&Reply::plain(250, lines.join("\n")))
+    }
+
+    fn helo(&mut self, name: String) -> Option<Step> {
+        self.state = State::Ready;
+        self.client_name = Some(name);
+        self.extended = false;
+        self.say(&Reply::plain(250, self.settings.hostname.clone()))
+    }
+
+    fn in_transaction(&self) -> bool {
+        matches!(self.state, State::Mail(_))
+    }
+
+    fn reply(&mut self, reply: &Reply) {
+        reply.write_to(&mut self.output);
+    }
+
+    fn say(&mut self, reply: &Reply) -> Option<Step> {
+        self.reply(reply);
+        None
+    }
+
+    /// Says no, and sends away who hears it too often.
+    fn refuse(&mut self, reply: &Reply) -> Option<Step> {
+        self.reply(reply);
+        self.errors += 1;
+        if self.errors < ERRORS_MAX {
+            return None;
+        }
+        Some(self.refuse_all(&reply::TOO_MANY_ERRORS))
+    }
+
+    /// Says a last word.
+    fn refuse_all(&mut self, reply: &Reply) -> Step {
+        self.reply(reply);
+        self.state = State::Closed;
+        Step::Close
+    }
+}
+
+impl Drop for ServerSession {
+    /// Input may hold passwords.
+    fn drop(&mut self) {
+        self.input.zeroize();
+    }
+}
+
+fn command_error(error: CommandError) -> Reply {
+    match error {
+        CommandError::UnknownVerb => reply::UNKNOWN_COMMAND,
+        CommandError::Syntax(text) | CommandError::Parameter(text) => Reply::new(501, EnhancedCode(5, 5, 4), text),
+        CommandError::UnknownParameter => reply::UNKNOWN_PARAMETER,
+        CommandError::Path(error) => Reply::new(501, EnhancedCode(5, 1, 3), error.to_string()),
+    }
+}
