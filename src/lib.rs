@@ -5,5 +5,10 @@
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
 
 pub mod clock;
+pub mod destination;
+pub mod dkim;
+pub mod event;
+pub mod lane;
 pub mod mail;
+pub mod queue;
 pub mod smtp;

@@ -313,10 +313,12 @@ impl ClientSession {
             match self.reader.next_reply() {
                 Ok(None) => return Step::Read,
                 Err(error) => return self.end(Fault::Malformed(error)),
-                Ok(Some(reply)) => match self.reply(reply, now) {
-                    Step::Read => {}
-                    step => return step,
-                },
+                Ok(Some(reply)) => {
+                    let step = self.reply(reply, now);
+                    if !matches!(step, Step::Read) {
+                        return step;
+                    }
+                }
             }
         }
     }

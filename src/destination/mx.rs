@@ -1,0 +1,443 @@
+//! From a recipient's domain to the hosts that take its mail (RFC 5321 section 5.1, RFC 7505), remembered for as long
+//! as DNS allows, and a little longer while DNS itself is in trouble.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio::sync::OnceCell;
+
+use super::resolver::{Dns, DnsError, MxRecord};
+use crate::clock::{Clock, Timestamp};
+
+/// Hosts of one destination that are considered at most, and addresses of each.
+const HOSTS_MAX: usize = 16;
+const ADDRESSES_MAX: usize = 8;
+/// Routes kept at most.
+const CACHE_MAX: usize = 20_000;
+/// How long a found route holds at least and at most, whatever DNS says.
+const FOUND_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
+/// How long "no such domain" and the like hold.
+const REFUSED_TTL: Duration = Duration::from_secs(60);
+/// How long trouble with DNS is not looked into again.
+const TROUBLE_TTL: Duration = Duration::from_secs(2);
+/// How long an outdated route still serves while DNS is in trouble.
+const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
+
+/// Who takes mail for a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The set of hosts, by which domains served by the same hosts are one destination.
+    pub destination: Arc<str>,
+    /// By preference, then name.
+    pub hosts: Vec<Host>,
+}
+
+impl Route {
+    /// The first host, for people.
+    pub fn name(&self) -> &Arc<str> {
+        self.hosts.first().map_or(&self.destination, |host| &host.name)
+    }
+}
+
+/// One mail host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name in lower case.
+    pub name: Arc<str>,
+    /// Lower is preferred.
+    pub preference: u16,
+    /// Its addresses, IPv4 first; empty if it has none that may be used.
+    pub addresses: Vec<IpAddr>,
+}
+
+/// Why there is no way to a domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The domain does not exist.
+    #[error("no such domain")]
+    NoSuchDomain,
+    /// The domain says that it takes no mail (RFC 7505).
+    #[error("the domain takes no mail (null MX)")]
+    NullMx,
+    /// The domain exists, but no host with an address takes its mail.
+    #[error("no host takes mail for the domain")]
+    NoHost,
+    /// All its hosts have private or loopback addresses, where mail is not sent.
+    #[error("the domain's mail hosts have private addresses")]
+    Private,
+    /// DNS is in trouble; it may know later.
+    #[error("DNS: {0}")]
+    Trouble(DnsError),
+}
+
+impl RouteError {
+    /// Whether asking again later can help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Trouble(_))
+    }
+}
+
+type Found = Result<Arc<Route>, RouteError>;
+
+#[derive(Debug, Clone)]
+struct Cached {
+    found: Found,
+    valid_until: Timestamp,
+    /// The last route that was found, while newer look-ups run into trouble.
+    stale: Option<(Arc<Route>, Timestamp)>,
+}
+
+/// Finds routes and remembers them.
+pub struct Router {
+    dns: Arc<dyn Dns>,
+    clock: Arc<dyn Clock>,
+    allow_private: bool,
+    cache: Mutex<HashMap<String, Cached>>,
+    /// Look-ups under way, so that many messages for a domain ask once.
+    flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
+}
+
+impl std::fmt::Debug for Router {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Router")
+    }
+}
+
+impl Router {
+    /// A router with an empty memory. `allow_private`: hosts at private and loopback addresses may be used.
+    pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>, allow_private: bool) -> Self {
+        Self { dns, clock, allow_private, cache: Mutex::default(), flights: Mutex::default() }
+    }
+
+    /// What is remembered of a domain and still holds. The domain is in lower case and A-labels.
+    pub fn remembered(&self, domain: &str) -> Option<Found> {
+        let now = self.clock.now();
+        let cache = self.cache.lock();
+        let cached = cache.get(domain).filter(|cached| cached.valid_until > now)?;
+        Some(cached.found.clone())
+    }
+
+    /// The route to a domain, from memory or by asking.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn route(&self, domain: &str) -> Found {
+        if let Some(found) = self.remembered(domain) {
+            return found;
+        }
+        let flight = self.flights.lock().entry(domain.to_owned()).or_default().clone();
+        let found = flight.get_or_init(|| self.ask(domain)).await.clone();
+        let mut flights = self.flights.lock();
+        if flights.get(domain).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
+            flights.remove(domain);
+        }
+        found
+    }
+
+    async fn ask(&self, domain: &str) -> Found {
+        let (found, ttl) = match self.look_up(domain).await {
+            Ok((route, ttl)) => (Ok(Arc::new(route)), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),
+            Err(error) if error.is_temporary() => (Err(error), TROUBLE_TTL),
+            Err(error) => (Err(error), REFUSED_TTL),
+        };
+        self.remember(domain, found, ttl)
+    }
+
+    fn remember(&self, domain: &str, found: Found, ttl: Duration) -> Found {
+        let now = self.clock.now();
+        let mut cache = self.cache.lock();
+        let stale = match (&found, cache.get(domain)) {
+            (Ok(route), _) => Some((route.clone(), now.plus(ttl).plus(STALE_MAX))),
+            (Err(error), Some(old)) if error.is_temporary() => old.stale.clone(),
+            (Err(_), _) => None,
+        };
+        let found = match (found, &stale) {
+            (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
+            (found, _) => found,
+        };
+        if cache.len() >= CACHE_MAX {
+            cache.retain(|_, cached| cached.valid_until > now);
+        }
+        if cache.len() < CACHE_MAX {
+            cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
+        }
+        found
+    }
+
+    async fn look_up(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
+        let (mut records, ttl) = match self.dns.mx(domain).await {
+            Ok(found) => (found.records, found.ttl),
+            // RFC 5321 section 5.1: without MX the domain itself is the host.
+            Err(DnsError::NoRecords) => (vec![MxRecord { preference: 0, exchange: domain.to_owned() }], FOUND_TTL.1),
+            Err(DnsError::NoSuchName | DnsError::BadName) => return Err(RouteError::NoSuchDomain),
+            Err(error @ (DnsError::Failed(_) | DnsError::Timeout)) => return Err(RouteError::Trouble(error)),
+        };
+        if records.iter().all(|record| record.exchange.is_empty()) {
+            return Err(RouteError::NullMx);
+        }
+        records.retain(|record| !record.exchange.is_empty());
+        records.sort_by(|a, b| (a.preference, &a.exchange).cmp(&(b.preference, &b.exchange)));
+        records.dedup_by(|a, b| a.exchange == b.exchange);
+        records.truncate(HOSTS_MAX);
+        self.hosts(records, ttl).await
+    }
+
+    async fn hosts(&self, records: Vec<MxRecord>, ttl: Duration) -> Result<(Route, Duration), RouteError> {
+        let mut names: Vec<&str> = records.iter().map(|record| record.exchange.as_str()).collect();
+        names.sort_unstable();
+        let destination: Arc<str> = names.join(",").into();
+        let mut lookups = tokio::task::JoinSet::new();
+        for (index, record) in records.iter().enumerate() {
+            let (dns, host, allow_private) = (self.dns.clone(), record.exchange.clone(), self.allow_private);
+            lookups.spawn(async move { (index, addresses(dns.as_ref(), &host, allow_private).await) });
+        }
+        let mut found: Vec<Option<HostAddresses>> = records.iter().map(|_| None).collect();
+        while let Some(Ok((index, addresses))) = lookups.join_next().await {
+            found[index] = Some(addresses);
+        }
+        let mut least_ttl = ttl;
+        let mut hosts = Vec::new();
+        let mut problem = None;
+        for (record, found) in records.into_iter().zip(found) {
+            let Some(found) = found else { continue };
+            if !found.usable.is_empty() {
+                least_ttl = least_ttl.min(found.ttl);
+            }
+            problem = problem.or(found.problem);
+            hosts.push(Host { name: record.exchange.into(), preference: record.preference, addresses: found.usable });
+        }
+        if hosts.iter().all(|host| host.addresses.is_empty()) {
+            return Err(problem.unwrap_or(RouteError::NoHost));
+        }
+        Ok((Route { destination, hosts }, least_ttl))
+    }
+}
+
+struct HostAddresses {
+    usable: Vec<IpAddr>,
+    ttl: Duration,
+    problem: Option<RouteError>,
+}
+
+/// Both families of a host's addresses, asked for at the same time.
+async fn addresses(dns: &dyn Dns, host: &str, allow_private: bool) -> HostAddresses {
+    let (ipv4, ipv6) = tokio::join!(dns.ipv4(host), dns.ipv6(host));
+    let mut all = Vec::new();
+    let mut ttl = FOUND_TTL.1;
+    let mut problem = None;
+    for answer in [ipv4, ipv6] {
+        match answer {
+            Ok(records) => {
+                ttl = ttl.min(records.ttl);
+                all.extend(records.records.into_iter().take(ADDRESSES_MAX));
+            }
+            Err(error) if error.is_answer() => {}
+            Err(error) => problem = Some(RouteError::Trouble(error)),
+        }
+    }
+    let has_any = !all.is_empty();
+    all.retain(|address| allow_private || is_public(*address));
+    if has_any && all.is_empty() {
+        problem = Some(RouteError::Private);
+    }
+    HostAddresses { usable: all, ttl, problem }
+}
+
+/// Whether an address belongs to the public internet: not this machine, not its neighbours, not the special blocks of
+/// RFC 6890.
+pub fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(ip) => {
+            let [a, b, c, _] = ip.octets();
+            let is_special = ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_broadcast()
+                || ip.is_multicast()
+                || a == 0
+                || a >= 240
+                || (a == 100 && (64..128).contains(&b))
+                || (a == 192 && b == 0 && c == 0)
+                || (a == 198 && (18..20).contains(&b));
+            !is_special
+        }
+        IpAddr::V6(ip) => match embedded_ipv4(ip) {
+            Some(ipv4) => is_public(ipv4),
+            None => {
+                let first = ip.segments()[0];
+                let is_special = ip.is_loopback()
+                    || ip.is_unspecified()
+                    || ip.is_multicast()
+                    || (first & 0xfe00) == 0xfc00
+                    || (first & 0xffc0) == 0xfe80
+                    || (first & 0xffc0) == 0xfec0;
+                !is_special
+            }
+        },
+    }
+}
+
+/// The IPv4 address inside a mapped, compatible, 6to4 or NAT64 address, which decides where packets go.
+fn embedded_ipv4(ip: Ipv6Addr) -> Option<IpAddr> {
+    let s = ip.segments();
+    let at = match s {
+        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => 6,
+        [0, 0, 0, 0, 0, 0, high, low] if (high, low) != (0, 0) && (high, low) != (0, 1) => 6,
+        [0x2002, ..] => 1,
+        _ => return None,
+    };
+    let bits = (u32::from(s[at]) << 16) | u32::from(s[at + 1]);
+    Some(IpAddr::V4(bits.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::resolver::{Answer, Records};
+    use super::*;
+    use crate::clock::ManualClock;
+
+    type Rows = Result<Vec<String>, DnsError>;
+
+    /// DNS from a table of `name type -> text`.
+    #[derive(Default)]
+    struct Table {
+        rows: Mutex<HashMap<(String, &'static str), Rows>>,
+        asked: Mutex<Vec<String>>,
+    }
+
+    impl Table {
+        fn set(&self, name: &str, kind: &'static str, found: Result<&[&str], DnsError>) {
+            let found = found.map(|rows| rows.iter().map(|row| (*row).to_owned()).collect());
+            self.rows.lock().insert((name.to_owned(), kind), found);
+        }
+
+        fn get<T>(&self, name: &str, kind: &'static str, read: impl Fn(&str) -> T) -> Result<Records<T>, DnsError> {
+            self.asked.lock().push(format!("{name} {kind}"));
+            let rows = self.rows.lock();
+            let found = rows.get(&(name.to_owned(), kind)).cloned().unwrap_or(Err(DnsError::NoRecords))?;
+            Ok(Records { records: found.iter().map(|row| read(row)).collect(), ttl: Duration::from_secs(300) })
+        }
+    }
+
+    impl Dns for Table {
+        fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
+            let found = self.get(domain, "MX", |row| {
+                let (preference, exchange) = row.split_once(' ').unwrap();
+                MxRecord { preference: preference.parse().unwrap(), exchange: exchange.to_owned() }
+            });
+            Box::pin(async move { found })
+        }
+
+        fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+            let found = self.get(host, "A", |row| row.parse().unwrap());
+            Box::pin(async move { found })
+        }
+
+        fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+            let found = self.get(host, "AAAA", |row| row.parse().unwrap());
+            Box::pin(async move { found })
+        }
+    }
+
+    fn router(table: &Arc<Table>, allow_private: bool) -> (Router, Arc<ManualClock>) {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000)));
+        (Router::new(table.clone(), clock.clone(), allow_private), clock)
+    }
+
+    #[tokio::test]
+    async fn hosts_come_by_preference() {
+        let table = Arc::new(Table::default());
+        table.set("example.com", "MX", Ok(&["20 b.example.com", "10 z.example.com", "10 a.example.com"]));
+        for (host, address) in [("a", "192.0.2.1"), ("b", "192.0.2.2"), ("z", "192.0.2.3")] {
+            table.set(&format!("{host}.example.com"), "A", Ok(&[address]));
+        }
+        table.set("a.example.com", "AAAA", Ok(&["2001:db8::1"]));
+        let (router, _) = router(&table, false);
+        let route = router.route("example.com").await.unwrap();
+        let names: Vec<&str> = route.hosts.iter().map(|host| host.name.as_ref()).collect();
+        assert_eq!(names, ["a.example.com", "z.example.com", "b.example.com"]);
+        assert_eq!(route.hosts[0].addresses.len(), 2);
+        assert_eq!(route.destination.as_ref(), "a.example.com,b.example.com,z.example.com");
+        assert_eq!(route.name().as_ref(), "a.example.com");
+    }
+
+    #[tokio::test]
+    async fn domains_without_mx_and_without_mail() {
+        let table = Arc::new(Table::default());
+        table.set("implicit.example", "A", Ok(&["192.0.2.1"]));
+        table.set("null.example", "MX", Ok(&["0 "]));
+        table.set("gone.example", "MX", Err(DnsError::NoSuchName));
+        table.set("inside.example", "A", Ok(&["10.0.0.1"]));
+        table.set("ill.example", "MX", Err(DnsError::Timeout));
+        table.set("lame.example", "MX", Ok(&["10 lame-mx.example"]));
+        table.set("lame-mx.example", "A", Err(DnsError::Failed("SERVFAIL".into())));
+        let (router, _) = router(&table, false);
+        let route = router.route("implicit.example").await.unwrap();
+        assert_eq!(route.hosts[0].name.as_ref(), "implicit.example");
+        assert_eq!(router.route("null.example").await, Err(RouteError::NullMx));
+        assert_eq!(router.route("gone.example").await, Err(RouteError::NoSuchDomain));
+        assert_eq!(router.route("nothing.example").await, Err(RouteError::NoHost));
+        assert_eq!(router.route("inside.example").await, Err(RouteError::Private));
+        assert!(router.route("ill.example").await.unwrap_err().is_temporary());
+        assert!(router.route("lame.example").await.unwrap_err().is_temporary());
+    }
+
+    #[tokio::test]
+    async fn what_is_known_is_not_asked_again_and_outlives_trouble() {
+        let table = Arc::new(Table::default());
+        table.set("example.com", "MX", Ok(&["10 a.example.com"]));
+        table.set("a.example.com", "A", Ok(&["192.0.2.1"]));
+        let (router, clock) = router(&table, false);
+        let first = router.route("example.com").await.unwrap();
+        let asked = table.asked.lock().len();
+        assert_eq!(router.route("example.com").await.unwrap(), first);
+        assert_eq!(table.asked.lock().len(), asked);
+        table.set("example.com", "MX", Err(DnsError::Timeout));
+        clock.advance(Duration::from_secs(301));
+        assert_eq!(router.remembered("example.com"), None);
+        assert_eq!(router.route("example.com").await.unwrap(), first);
+        assert!(table.asked.lock().len() > asked);
+        clock.advance(Duration::from_secs(7 * 3600));
+        assert!(router.route("example.com").await.is_err());
+        table.set("example.com", "MX", Err(DnsError::NoSuchName));
+        clock.advance(Duration::from_secs(3));
+        assert_eq!(router.route("example.com").await, Err(RouteError::NoSuchDomain));
+    }
+
+    #[test]
+    fn addresses_that_are_not_public() {
+        let check = |text: &str, expected: bool| assert_eq!(is_public(text.parse().unwrap()), expected, "{text}");
+        check("192.0.2.1", true);
+        check("8.8.8.8", true);
+        check("2001:4860::8", true);
+        for text in [
+            "127.0.0.1",
+            "10.1.2.3",
+            "172.16.0.1",
+            "192.168.1.1",
+            "169.254.169.254",
+            "0.0.0.0",
+            "100.64.0.1",
+            "224.0.0.1",
+            "255.255.255.255",
+            "240.0.0.1",
+            "192.0.0.8",
+            "198.18.0.1",
+            "::1",
+            "::",
+            "fe80::1",
+            "fc00::1",
+            "ff02::1",
+            "::ffff:127.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "2002:7f00:1::",
+            "::127.0.0.1",
+        ] {
+            check(text, false);
+        }
+    }
+}

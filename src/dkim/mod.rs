@@ -1,0 +1,311 @@
+//! DKIM signing (RFC 6376, 8463) over mail-auth: keys, and the signature of one message.
+//!
+//! Signatures are a function of key, content and time of acceptance, so a message recovered after a restart gets the
+//! same bytes again and need not be stored with them.
+
+pub mod pool;
+pub mod record;
+pub mod verify;
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mail_auth::common::crypto::{Ed25519Key, HashOutput, RsaKey, Sha256, SigningKey};
+use mail_auth::common::headers::{HeaderStream, HeaderWriter, Writable, Writer};
+use mail_auth::dkim::canonicalize::{CanonicalBody, CanonicalHeaders};
+use mail_auth::dkim::{Canonicalization, DkimSigner, Signature};
+use tokio_rustls::rustls::pki_types::PrivateKeyDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+use crate::mail::message::{Content, Field, fields};
+
+/// Signed, and named once more than they occur, so that adding one breaks the signature (RFC 6376 section 8.15).
+const OVERSIGNED: [&str; 10] = [
+    "From",
+    "To",
+    "Cc",
+    "Subject",
+    "Date",
+    "Reply-To",
+    "Message-ID",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+];
+/// Signed where they occur.
+const SIGNED: [&str; 7] = [
+    "Sender",
+    "In-Reply-To",
+    "References",
+    "Auto-Submitted",
+    "List-Unsubscribe",
+    "List-Unsubscribe-Post",
+    "Feedback-ID",
+];
+
+/// Why a key cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KeyError {
+    /// No private key in PEM form.
+    #[error("no private key in PEM form (PKCS#1 or PKCS#8)")]
+    NotPem,
+    /// A key, but not one that can sign.
+    #[error("not an RSA key of at least 2048 bits, nor an Ed25519 key: {0}")]
+    Unusable(String),
+}
+
+enum Signer {
+    Rsa(DkimSigner<RsaKey<Sha256>, mail_auth::dkim::Done>),
+    Ed25519(DkimSigner<Ed25519Key, mail_auth::dkim::Done>),
+}
+
+/// One signing key, ready for use.
+pub struct Key {
+    domain: String,
+    selector: String,
+    signer: Signer,
+}
+
+impl Key {
+    /// Reads a private key.
+    ///
+    /// # Errors
+    /// When there is none, or it is of a kind that DKIM or good sense forbids.
+    pub fn from_pem(domain: &str, selector: &str, pem: &str) -> Result<Self, KeyError> {
+        let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::NotPem)?;
+        let ed25519 = if let PrivateKeyDer::Pkcs8(pkcs8) = &der {
+            Ed25519Key::from_pkcs8_der(pkcs8.secret_pkcs8_der()).ok()
+        } else {
+            None
+        };
+        let signer = match ed25519 {
+            Some(key) => Signer::Ed25519(template(key, domain, selector)),
+            None => {
+                let key = RsaKey::<Sha256>::from_key_der(der).map_err(|e| KeyError::Unusable(e.to_string()))?;
+                Signer::Rsa(template(key, domain, selector))
+            }
+        };
+        Ok(Self { domain: domain.to_owned(), selector: selector.to_owned(), signer })
+    }
+
+    /// The domain it signs for.
+    pub fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The selector under which its public half is published.
+    pub fn selector(&self) -> &str {
+        &self.selector
+    }
+
+    /// `rsa` or `ed25519`.
+    pub fn algorithm(&self) -> &'static str {
+        match self.signer {
+            Signer::Rsa(_) => "rsa",
+            Signer::Ed25519(_) => "ed25519",
+        }
+    }
+
+    /// The DKIM-Signature field with its CRLF, stamped with `time` (seconds since the epoch); none if the message has
+    /// no field to sign, or signing failed.
+    pub fn sign(&self, content: &Content, time: u64) -> Option<String> {
+        match &self.signer {
+            Signer::Rsa(signer) => sign(&signer.key, &signer.template, content, time),
+            Signer::Ed25519(signer) => sign(&signer.key, &signer.template, content, time),
+        }
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Key({} {}._domainkey.{})", self.algorithm(), self.selector, self.domain)
+    }
+}
+
+/// Body canonicalization is simple: mail-auth 0.13.3 computes another relaxed body hash than RFC 6376 section 3.4.4
+/// says when the body ends in a line of blanks.
+fn template<K: SigningKey>(key: K, domain: &str, selector: &str) -> DkimSigner<K, mail_auth::dkim::Done> {
+    DkimSigner::from_key(key)
+        .domain(domain)
+        .selector(selector)
+        .headers(OVERSIGNED)
+        .header_canonicalization(Canonicalization::Relaxed)
+        .body_canonicalization(Canonicalization::Simple)
+}
+
+fn sign<K: SigningKey>(key: &K, template: &Signature, content: &Content, time: u64) -> Option<String> {
+    let signature = Signature { h: names_to_sign(&content.head), t: time, ..template.clone() };
+    let (_, headers, names, body): (_, CanonicalHeaders<'_>, _, CanonicalBody<'_>) =
+        signature.canonicalize(Parts { fields: fields(&content.head), body: body_of(content) });
+    let hash: HashOutput = key.hash(body);
+    let mut signature = Signature { h: names, bh: hash.as_ref().to_vec(), ..signature };
+    signature.b = key
+        .sign(ToSign { headers, signature: &signature })
+        .inspect_err(|error| tracing::error!(%error, domain = signature.d, "DKIM signing failed"))
+        .ok()?;
+    Some(signature.to_header())
+}
+
+/// The names for `h=` as mail-auth takes them: one that occurs is signed as often as it does, and once more if it is
+/// named twice; one that does not occur is signed as absent.
+fn names_to_sign(head: &[u8]) -> Vec<String> {
+    let occurs = |name: &str| fields(head).any(|field| field.is(name));
+    let oversigned = OVERSIGNED.into_iter().flat_map(|name| std::iter::repeat_n(name, 1 + usize::from(occurs(name))));
+    oversigned.chain(SIGNED.into_iter().filter(|name| occurs(name))).map(str::to_owned).collect()
+}
+
+/// The body behind the empty line.
+fn body_of(content: &Content) -> &[u8] {
+    content.body.strip_prefix(b"\r\n").unwrap_or(&content.body)
+}
+
+/// Header section and body for mail-auth, without putting them into one buffer.
+struct Parts<'a, F> {
+    fields: F,
+    body: &'a [u8],
+}
+
+impl<'a, F: Iterator<Item = Field<'a>>> HeaderStream<'a> for Parts<'a, F> {
+    fn next_header(&mut self) -> Option<(&'a [u8], &'a [u8])> {
+        let field = self.fields.next()?;
+        let colon = memchr::memchr(b':', field.raw)?;
+        Some((field.name, &field.raw[colon + 1..]))
+    }
+
+    fn body(&mut self) -> &'a [u8] {
+        self.body
+    }
+}
+
+/// What the signature covers (RFC 6376 section 3.7): the chosen fields, then itself without `b=`.
+struct ToSign<'a> {
+    headers: CanonicalHeaders<'a>,
+    signature: &'a Signature,
+}
+
+impl Writable for ToSign<'_> {
+    fn write(self, writer: &mut impl Writer) {
+        self.headers.write(writer);
+        self.signature.write(writer, false);
+    }
+}
+
+/// All keys, by the domain they sign for.
+#[derive(Debug, Default)]
+pub struct Keys {
+    by_domain: HashMap<String, Arc<[Key]>>,
+}
+
+impl Keys {
+    /// Sorts keys by domain, in the order given.
+    pub fn new(keys: Vec<Key>) -> Self {
+        let mut by_domain: HashMap<String, Vec<Key>> = HashMap::new();
+        for key in keys {
+            by_domain.entry(key.domain.to_ascii_lowercase()).or_default().push(key);
+        }
+        Self { by_domain: by_domain.into_iter().map(|(domain, keys)| (domain, keys.into())).collect() }
+    }
+
+    /// The keys that sign for a domain (in lower case, A-labels).
+    pub fn of(&self, domain: &str) -> Option<&Arc<[Key]>> {
+        self.by_domain.get(domain)
+    }
+
+    /// The domains with a key.
+    pub fn domains(&self) -> impl Iterator<Item = &str> {
+        self.by_domain.keys().map(String::as_str)
+    }
+
+    /// All keys.
+    pub fn all(&self) -> impl Iterator<Item = &Key> {
+        self.by_domain.values().flat_map(|keys| keys.iter())
+    }
+}
+
+/// One DKIM-Signature field for each key.
+pub fn signatures(keys: &[Key], content: &Content, time: u64) -> Bytes {
+    let mut all = String::new();
+    for key in keys {
+        all.extend(key.sign(content, time));
+    }
+    all.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEAD: &str = "From: App <otp@example.com>\r\nTo: <user@example.net>\r\nSubject: code\r\n";
+
+    fn content(head: &str, body: &str) -> Content {
+        Content::split(Bytes::from(format!("{head}\r\n{body}")))
+    }
+
+    fn verifies(signature: &str, wire: &str, pem: &str) -> bool {
+        verify::tests::passes(&format!("{signature}{wire}"), &record::txt_record(pem).unwrap())
+    }
+
+    fn pair(pem: &str) -> Key {
+        Key::from_pem("example.com", "otp1", pem).unwrap()
+    }
+
+    #[test]
+    fn both_algorithms_verify() {
+        for pem in [record::generate_rsa().unwrap(), record::generate_ed25519().unwrap()] {
+            let wire = format!("{HEAD}\r\nhello\r\n");
+            let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), 1_795_255_200).unwrap();
+            assert!(signature.starts_with("DKIM-Signature: ") && signature.ends_with("\r\n"));
+            assert!(signature.contains("t=1795255200") && signature.contains("c=relaxed/simple"));
+            assert!(verifies(&signature, &wire, &pem));
+            assert!(!verifies(&signature, &wire.replace("hello", "hallo"), &pem));
+        }
+    }
+
+    #[test]
+    fn a_second_signature_is_the_same() {
+        let key = pair(&record::generate_ed25519().unwrap());
+        let sign = || key.sign(&content(HEAD, "hello\r\n"), 7);
+        assert_eq!(sign(), sign());
+    }
+
+    #[test]
+    fn nothing_can_be_added_to_what_is_signed() {
+        let pem = record::generate_ed25519().unwrap();
+        let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), 7).unwrap();
+        for added in ["From: other@example.org", "Subject: other", "Cc: x@example.org", "Reply-To: x@example.org"] {
+            assert!(!verifies(&signature, &format!("{added}\r\n{HEAD}\r\nhello\r\n"), &pem), "{added}");
+        }
+        assert!(verifies(&signature, &format!("Received: by x\r\n{HEAD}\r\nhello\r\n"), &pem));
+    }
+
+    /// A body that ends in a line of blanks: the library's relaxed body hash would be wrong.
+    #[test]
+    fn odd_bodies_verify() {
+        let pem = record::generate_ed25519().unwrap();
+        for body in ["", "\r\n", "\r\n\r\n\r\n", " \r\n", "x\r\n \t \r\n", "x", "x\r\n\r\n", ".\r\n", "\u{fc}\r\n"] {
+            let signature = pair(&pem).sign(&content(HEAD, body), 7).unwrap();
+            let mut wire = format!("{HEAD}\r\n{body}");
+            if !wire.ends_with("\r\n") {
+                wire.push_str("\r\n");
+            }
+            assert!(verifies(&signature, &wire, &pem), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn keys_of_the_wrong_kind_are_refused() {
+        assert!(matches!(Key::from_pem("example.com", "s", "no key"), Err(KeyError::NotPem)));
+        let ecdsa = rcgen::KeyPair::generate().unwrap().serialize_pem();
+        assert!(matches!(Key::from_pem("example.com", "s", &ecdsa), Err(KeyError::Unusable(_))));
+    }
+
+    #[test]
+    fn records_are_split_into_strings() {
+        let pem = record::generate_rsa().unwrap();
+        let line = record::zone_line("example.com", "otp1", &record::txt_record(&pem).unwrap());
+        assert!(line.starts_with("otp1._domainkey.example.com. 3600 IN TXT \"v=DKIM1; k=rsa; p=MII"));
+        assert_eq!(line.matches('"').count(), 4);
+    }
+}

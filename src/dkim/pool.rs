@@ -1,0 +1,82 @@
+//! Threads that sign. An RSA signature costs a quarter of a millisecond of computing, too much for the threads that
+//! move bytes; one thread a core takes turns by lane.
+
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use bytes::Bytes;
+use tokio::sync::oneshot;
+
+use super::{Key, signatures};
+use crate::lane::{Lane, LaneQueue, Waited};
+use crate::mail::message::Content;
+
+struct Job {
+    keys: Arc<[Key]>,
+    content: Content,
+    time: u64,
+    answer: oneshot::Sender<Bytes>,
+}
+
+/// A handle on the signing threads.
+pub struct SigningPool {
+    /// None: sign in the caller's place.
+    jobs: Option<Arc<LaneQueue<Job>>>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+impl std::fmt::Debug for SigningPool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SigningPool({} threads)", self.threads.len())
+    }
+}
+
+impl SigningPool {
+    /// Starts a thread for each core.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start() -> std::io::Result<Self> {
+        let jobs = Arc::new(LaneQueue::default());
+        let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        let threads = (0..count).map(|number| start_thread(number, jobs.clone())).collect::<Result<_, _>>()?;
+        Ok(Self { jobs: Some(jobs), threads })
+    }
+
+    /// Signs without threads, for simulation.
+    pub fn inline() -> Self {
+        Self { jobs: None, threads: Vec::new() }
+    }
+
+    /// The DKIM-Signature fields of a message. As many signatures wait at once as callers do, and each caller is a
+    /// connection or an attempt, whose number is bounded.
+    pub async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, time: u64) -> Option<Bytes> {
+        let Some(jobs) = &self.jobs else { return Some(signatures(keys, content, time)) };
+        let (answer, receiver) = oneshot::channel();
+        let job = Job { keys: keys.clone(), content: content.clone(), time, answer };
+        jobs.push(lane, job).ok()?;
+        receiver.await.ok()
+    }
+}
+
+fn start_thread(number: usize, jobs: Arc<LaneQueue<Job>>) -> std::io::Result<JoinHandle<()>> {
+    std::thread::Builder::new().name(format!("sign-{number}")).spawn(move || {
+        while let Waited::Item(job) = jobs.wait(None) {
+            // Whoever asked may have gone away.
+            let _ = job.answer.send(signatures(&job.keys, &job.content, job.time));
+        }
+    })
+}
+
+impl Drop for SigningPool {
+    fn drop(&mut self) {
+        if let Some(jobs) = &self.jobs {
+            jobs.close();
+        }
+        for thread in self.threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a signing thread panicked");
+            }
+        }
+    }
+}

@@ -1,0 +1,262 @@
+//! A claim on an entry: the right to make one attempt, and the duty to say how it ended.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
+use super::journal::JournalError;
+use super::store::Change;
+use super::timers::Timer;
+use super::{Queue, Schedule};
+use crate::clock::Timestamp;
+use crate::event::{Event, Kind};
+use crate::mail::id::EntryId;
+use crate::mail::message::Content;
+
+/// Longest remote reply that is kept.
+const REPLY_LEN_MAX: usize = 512;
+
+/// Why an entry must not be sent (any more).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Its life is over.
+    Expired,
+    /// It ended, or somebody else has it.
+    Ended,
+}
+
+/// How an attempt ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Settlement {
+    /// The receiver took the message.
+    Delivered,
+    /// Not yet.
+    Deferred {
+        /// When to try again. At or after the end of life there is no other attempt; the entry expires then.
+        next_attempt_at: Timestamp,
+    },
+    /// Never.
+    Failed,
+    /// The life ended during the attempt, before the content was sent.
+    Expired,
+    /// Nothing was tried; the attempt does not count and the entry is ready again.
+    Released,
+}
+
+/// What to tell of an attempt.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// The host, or the destination where it did not come to a host.
+    pub destination: Option<Arc<str>>,
+    /// The cause, unless it was delivered.
+    pub cause: Option<&'static str>,
+    /// What the host said.
+    pub reply: Option<Arc<str>>,
+    /// Whether the receiver may have taken it although it did not say so.
+    pub may_have_arrived: bool,
+    /// More for people.
+    pub note: Option<Arc<str>>,
+}
+
+/// How long an entry rests after an attempt that never said how it ended.
+const LOST_ATTEMPT_PAUSE: Duration = Duration::from_secs(5);
+
+/// The right to make one attempt. Dropped without being settled, as when the attempt panicked, it defers the entry.
+#[derive(Debug)]
+pub struct Claim {
+    queue: Arc<Queue>,
+    id: EntryId,
+    lease: Lease,
+    message: Arc<Message>,
+    content: Option<Arc<SignedContent>>,
+    progress: Progress,
+    is_settled: bool,
+}
+
+impl Claim {
+    pub(super) fn new(
+        queue: Arc<Queue>,
+        id: EntryId,
+        lease: Lease,
+        message: Arc<Message>,
+        content: Option<Arc<SignedContent>>,
+        progress: Progress,
+    ) -> Self {
+        Self { queue, id, lease, message, content, progress, is_settled: false }
+    }
+
+    /// The entry.
+    pub fn id(&self) -> EntryId {
+        self.id
+    }
+
+    /// Its message.
+    pub fn message(&self) -> &Arc<Message> {
+        &self.message
+    }
+
+    /// How far it got, this attempt counted.
+    pub fn progress(&self) -> &Progress {
+        &self.progress
+    }
+
+    /// The content with its signatures, if it is still in memory.
+    pub fn signed_content(&self) -> Option<&Arc<SignedContent>> {
+        self.content.as_ref()
+    }
+
+    /// The content read back from the store, without signatures; none if it cannot be read.
+    pub async fn stored_content(&self) -> Option<Content> {
+        self.queue.journal.content(self.message.lane, self.id.message).await
+    }
+
+    /// Whether the entry may still be sent: its life is not over, and nobody took it away.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check(&self, now: Timestamp) -> Result<(), Gone> {
+        if self.message.expires_at <= now {
+            return Err(Gone::Expired);
+        }
+        let mut schedule = self.queue.schedule.lock();
+        if self.entry(&mut schedule).is_some() { Ok(()) } else { Err(Gone::Ended) }
+    }
+
+    /// Makes the lease outlast a wait of `wait` from now.
+    pub fn renew(&mut self, now: Timestamp, wait: Duration) {
+        let ends_at = now.plus(wait).plus(LEASE);
+        let mut schedule = self.queue.schedule.lock();
+        let lease = Lease { ends_at, ..self.lease };
+        if let Some(entry) = self.entry(&mut schedule) {
+            // Its timer rings at the old end, sees the new one, and is set again.
+            entry.progress.lease = Some(lease);
+        }
+    }
+
+    /// To be called before the last bytes of the content leave. With `deliver_at_most_once` it returns when a note of
+    /// the attempt is on disk.
+    ///
+    /// # Errors
+    /// When the note could not be written; then the content must not be sent.
+    pub async fn note_last_bytes(&mut self) -> Result<(), JournalError> {
+        if !self.queue.settings.deliver_at_most_once {
+            return Ok(());
+        }
+        self.progress.content_sent = true;
+        let change = Change::Update(self.id, Box::new(self.progress.clone()));
+        self.queue.journal.commit(self.message.lane, vec![change]).await
+    }
+
+    /// Says how the attempt ended. If the lease was lost meanwhile, nothing changes.
+    pub fn settle(mut self, settlement: &Settlement, report: Report, now: Timestamp) {
+        self.is_settled = true;
+        self.settle_inner(settlement, report, now);
+    }
+
+    fn settle_inner(&mut self, settlement: &Settlement, report: Report, now: Timestamp) {
+        let queue = self.queue.clone();
+        let mut schedule = queue.schedule.lock();
+        if self.entry(&mut schedule).is_none() {
+            return;
+        }
+        let (kind, next_attempt_at) = match *settlement {
+            Settlement::Delivered => (Kind::Delivered, None),
+            Settlement::Failed => (Kind::Failed, None),
+            Settlement::Expired => (Kind::Expired, None),
+            Settlement::Deferred { .. } if self.message.expires_at <= now => (Kind::Expired, None),
+            Settlement::Deferred { next_attempt_at } if report.cause == Some("greylisted") => {
+                (Kind::Greylisted, Some(next_attempt_at))
+            }
+            Settlement::Deferred { next_attempt_at } => (Kind::Deferred, Some(next_attempt_at)),
+            Settlement::Released => {
+                self.release(&mut schedule);
+                drop(schedule);
+                queue.offer(self.id, self.message.clone());
+                return;
+            }
+        };
+        self.progress.cause = report.cause.map(Arc::from);
+        self.progress.last_reply = report.reply.as_deref().map(shortened);
+        if let Some(at) = next_attempt_at {
+            self.defer(&mut schedule, at, now);
+        } else {
+            queue.end(&mut schedule, self.id);
+        }
+        drop(schedule);
+        queue.events.emit(Event {
+            destination: report.destination,
+            cause: report.cause,
+            next_attempt_at,
+            may_have_arrived: report.may_have_arrived,
+            note: report.note,
+            ..queue.entry_event(&self.message, self.id, &self.progress, kind, now)
+        });
+    }
+
+    fn defer(&mut self, schedule: &mut Schedule, at: Timestamp, now: Timestamp) {
+        self.progress.next_attempt_at = at;
+        self.progress.first_deferred_at.get_or_insert(now);
+        self.progress.lease = None;
+        self.progress.content_sent = false;
+        self.put_back(schedule, State::Deferred);
+        let change = Change::Update(self.id, Box::new(self.progress.clone()));
+        self.queue.journal.commit_later(self.message.lane, vec![change]);
+        let mut is_first = false;
+        if at < self.message.expires_at {
+            is_first = schedule.add_timer(at, self.id, Timer::Due);
+        }
+        // The expiry timer may have rung while the attempt was running.
+        is_first |= schedule.add_timer(self.message.expires_at, self.id, Timer::Expiry);
+        if is_first {
+            self.queue.timers_changed.notify_one();
+        }
+    }
+
+    fn release(&mut self, schedule: &mut Schedule) {
+        self.progress.attempts -= 1;
+        self.progress.lease = None;
+        self.put_back(schedule, State::Queued);
+        if schedule.add_timer(self.message.expires_at, self.id, Timer::Expiry) {
+            self.queue.timers_changed.notify_one();
+        }
+    }
+
+    /// Writes state and progress back; content that no attempt needs soon leaves memory.
+    fn put_back(&self, schedule: &mut Schedule, state: State) {
+        schedule.timers.remove(&(self.lease.ends_at, self.id, Timer::Lease));
+        let Some(held) = schedule.held.get_mut(&self.id.message) else { return };
+        let entry = &mut held.entries[usize::from(self.id.index)];
+        entry.state = Some(state);
+        entry.progress = self.progress.clone();
+        if held.entries.iter().all(|entry| matches!(entry.state, None | Some(State::Deferred))) {
+            let freed = held.content.take().map_or(0, |content| content.len());
+            schedule.content_len -= freed;
+        }
+    }
+
+    /// The entry, while this claim holds it.
+    fn entry<'a>(&self, schedule: &'a mut Schedule) -> Option<&'a mut super::Entry> {
+        let held = schedule.held.get_mut(&self.id.message)?;
+        let entry = &mut held.entries[usize::from(self.id.index)];
+        let is_ours = entry.progress.lease.is_some_and(|lease| lease.token == self.lease.token);
+        (entry.state == Some(State::Sending) && is_ours).then_some(entry)
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            let now = self.queue.clock.now();
+            let settlement = Settlement::Deferred { next_attempt_at: now.plus(LOST_ATTEMPT_PAUSE) };
+            self.settle_inner(&settlement, Report::default(), now);
+        }
+    }
+}
+
+fn shortened(text: &str) -> Arc<str> {
+    if text.len() <= REPLY_LEN_MAX {
+        return text.into();
+    }
+    let end = (0..=REPLY_LEN_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..end].into()
+}

@@ -1,0 +1,145 @@
+//! Messages and entries as the queue holds them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+
+use crate::clock::Timestamp;
+use crate::lane::Lane;
+use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// How long a claim holds without being renewed. An attempt renews it before every wait that could outlast it.
+pub const LEASE: Duration = Duration::from_secs(120);
+
+/// What is known of a message from its acceptance on; never changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Message {
+    /// Its id.
+    pub id: MessageId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When its life ends.
+    pub expires_at: Timestamp,
+    /// Whose it is.
+    pub user: Arc<str>,
+    /// How urgent it is.
+    pub lane: Lane,
+    /// Label for events.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Arc<str>>,
+    /// Who sends and who receives.
+    pub envelope: Envelope,
+    /// Octets of content, without signatures.
+    pub size: u64,
+    /// Whether the content has octets above 127.
+    #[serde(default)]
+    pub eight_bit: bool,
+    /// Whether header fields have octets above 127.
+    #[serde(default)]
+    pub utf8_fields: bool,
+    /// The domain that signs it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_domain: Option<Arc<str>>,
+}
+
+impl Message {
+    /// The recipient of an entry.
+    pub fn recipient(&self, index: u16) -> &Recipient {
+        &self.envelope.recipients[usize::from(index)]
+    }
+}
+
+/// Content as it leaves: the stored content with its signatures in front.
+#[derive(Clone, Debug)]
+pub struct SignedContent {
+    /// DKIM-Signature fields, each ending in CRLF; empty if the message is unsigned.
+    pub signatures: Bytes,
+    /// What was stored.
+    pub content: Content,
+}
+
+impl SignedContent {
+    /// Octets in all.
+    pub fn len(&self) -> usize {
+        self.signatures.len() + self.content.len()
+    }
+
+    /// Whether there is nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
+/// Where an entry stands while it lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// Waits for a delivery slot.
+    Queued,
+    /// An attempt is running.
+    Sending,
+    /// Waits for its next attempt.
+    Deferred,
+}
+
+impl State {
+    /// As in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Deferred => "deferred",
+        }
+    }
+}
+
+/// Who works on an entry, and until when that is believed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Lease {
+    /// The process, by a number it draws at its start.
+    pub owner: u64,
+    /// Which claim of that process.
+    pub token: u64,
+    /// When it ends unless renewed.
+    pub ends_at: Timestamp,
+}
+
+/// What changes of an entry between acceptance and end.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Attempts begun.
+    pub attempts: u32,
+    /// When the first attempt was answered; retries are counted from it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub first_deferred_at: Option<Timestamp>,
+    /// When the next attempt is due.
+    #[serde(default)]
+    pub next_attempt_at: Timestamp,
+    /// Why the last attempt ended as it did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Arc<str>>,
+    /// What the remote server said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_reply: Option<Arc<str>>,
+    /// Who works on it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease: Option<Lease>,
+    /// With `deliver_at_most_once`: the last bytes of an attempt were about to leave, and no answer is known.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub content_sent: bool,
+    /// The entry has ended; kept only while others of its message live.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub ended: bool,
+}
+
+/// An entry as it is found in the store at start.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEntry {
+    /// Its id.
+    pub id: EntryId,
+    /// How far it got.
+    pub progress: Progress,
+}

@@ -1,0 +1,332 @@
+//! The one thread that owns the store.
+//!
+//! What waits when the thread comes round is committed as one batch with one sync, then all waiters are woken; batches
+//! form by themselves under load and nothing sleeps to gather them. Changes that nobody waits for ride along with the
+//! next batch, or go by themselves after [`LINGER`]. In simulation the same code runs in the caller's place.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+use tokio::sync::oneshot;
+
+use super::store::{Change, Store, StoreError};
+use crate::clock::Clock;
+use crate::lane::{Lane, LaneQueue, Waited};
+use crate::mail::id::MessageId;
+use crate::mail::message::Content;
+
+/// How long changes that nobody waits for may wait for company.
+pub const LINGER: Duration = Duration::from_millis(10);
+/// Groups committed with one sync at most.
+const BATCH_GROUPS_MAX: usize = 512;
+/// Octets of content committed with one sync at most, so that no code waits behind megabytes of others.
+const BATCH_LEN_MAX: usize = 4 << 20;
+/// How long to leave a failed store alone before trying again.
+const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Why a message could not be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum JournalError {
+    /// The disk is full, or nearly.
+    #[error("no room left on the disk")]
+    Full,
+    /// The store fails; the log says how.
+    #[error("storage failed")]
+    Failed,
+    /// The relay is shutting down.
+    #[error("storage is closed")]
+    Closed,
+}
+
+type CommitAnswer = oneshot::Sender<Result<(), JournalError>>;
+type ContentAnswer = oneshot::Sender<Option<Content>>;
+
+enum Job {
+    /// Changes that somebody waits for.
+    Commit(Vec<Change>, CommitAnswer),
+    /// Changes that nobody waits for.
+    Later(Vec<Change>),
+    /// Content wanted back.
+    Load(MessageId, ContentAnswer),
+    /// Commit everything that was pushed so far, then answer.
+    Flush(CommitAnswer),
+}
+
+/// A handle on the storage thread.
+pub struct Journal {
+    jobs: Arc<LaneQueue<Job>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+    /// In simulation, who does the work in place of the thread.
+    inline: Option<Mutex<Keeper>>,
+    health: Arc<Health>,
+}
+
+/// What can be seen of the store from outside.
+#[derive(Debug, Default)]
+struct Health {
+    failing: AtomicBool,
+    size_on_disk: AtomicU64,
+}
+
+impl std::fmt::Debug for Journal {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Journal")
+    }
+}
+
+impl Journal {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+        let (jobs, health) = (Arc::new(LaneQueue::default()), Arc::new(Health::default()));
+        let mut keeper = Keeper::new(store, clock, health.clone());
+        let queue = jobs.clone();
+        let thread = std::thread::Builder::new().name("storage".into()).spawn(move || keeper.run(&queue))?;
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)), inline: None, health })
+    }
+
+    /// Without a thread: each call does its work at once. For simulation, where time stands still meanwhile.
+    pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+        let health = Arc::new(Health::default());
+        let keeper = Keeper::new(store, clock, health.clone());
+        Self { jobs: Arc::default(), thread: Mutex::new(None), inline: Some(Mutex::new(keeper)), health }
+    }
+
+    /// Commits the changes as one; the answer comes when they are durable.
+    ///
+    /// # Errors
+    /// Then none of them is stored.
+    pub async fn commit(&self, lane: Lane, changes: Vec<Change>) -> Result<(), JournalError> {
+        self.begin_commit(lane, changes).await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// As [`Journal::commit`], for callers that do something else meanwhile.
+    pub fn begin_commit(&self, lane: Lane, changes: Vec<Change>) -> oneshot::Receiver<Result<(), JournalError>> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(lane, Job::Commit(changes, answer));
+        receiver
+    }
+
+    /// Commits the changes soon. All changes to one message go by its own lane: within a lane nothing overtakes.
+    pub fn commit_later(&self, lane: Lane, changes: Vec<Change>) {
+        self.push(lane, Job::Later(changes));
+    }
+
+    /// The content of a message; none if it is gone or cannot be read.
+    pub async fn content(&self, lane: Lane, id: MessageId) -> Option<Content> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(lane, Job::Load(id, answer));
+        receiver.await.ok().flatten()
+    }
+
+    /// Makes everything pushed so far durable.
+    ///
+    /// # Errors
+    /// When it could not be.
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(Lane::Notice, Job::Flush(answer));
+        receiver.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// Whether the last commit failed.
+    pub fn is_failing(&self) -> bool {
+        self.health.failing.load(Ordering::Relaxed)
+    }
+
+    /// Octets on disk, as of the last look.
+    pub fn size_on_disk(&self) -> u64 {
+        self.health.size_on_disk.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, lane: Lane, job: Job) {
+        if let Some(keeper) = &self.inline {
+            let mut keeper = keeper.lock();
+            keeper.work(vec![job]);
+            keeper.commit_later_changes();
+            return;
+        }
+        // A job that comes too late is dropped, and with it the sender of its answer.
+        drop(self.jobs.push(lane, job));
+    }
+
+    /// Commits what was pushed, closes the store and ends the thread.
+    pub fn close(&self) {
+        self.jobs.close();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the storage thread panicked");
+        }
+    }
+}
+
+impl Drop for Journal {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+/// The work of the storage thread.
+struct Keeper {
+    store: Box<dyn Store>,
+    clock: Arc<dyn Clock>,
+    health: Arc<Health>,
+    /// Changes that nobody waits for, not yet committed; kept over failures.
+    later: VecDeque<Vec<Change>>,
+    later_since: Option<Instant>,
+    retry_at: Option<Instant>,
+}
+
+impl Keeper {
+    fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
+        Self { store, clock, health, later: VecDeque::new(), later_since: None, retry_at: None }
+    }
+
+    fn run(&mut self, jobs: &LaneQueue<Job>) {
+        loop {
+            let patience = self.later_since.map(|since| LINGER.saturating_sub(self.clock.instant() - since));
+            match jobs.wait(patience) {
+                Waited::Item(first) => {
+                    let batch = gather(first, jobs);
+                    self.work(batch);
+                    if self.later_since.is_some_and(|since| self.clock.instant() - since >= LINGER) {
+                        self.commit_later_changes();
+                    }
+                }
+                Waited::Nothing => self.commit_later_changes(),
+                Waited::Closed => {
+                    self.retry_at = None;
+                    self.commit_later_changes();
+                    return;
+                }
+            }
+        }
+    }
+
+    fn work(&mut self, jobs: Vec<Job>) {
+        let mut waiting = Vec::new();
+        let mut flushing = Vec::new();
+        for job in jobs {
+            match job {
+                Job::Load(id, answer) => drop(answer.send(self.load(id))),
+                Job::Commit(changes, answer) => waiting.push((changes, answer)),
+                Job::Flush(answer) => flushing.push(answer),
+                Job::Later(changes) => {
+                    self.later.push_back(changes);
+                    self.later_since.get_or_insert_with(|| self.clock.instant());
+                }
+            }
+        }
+        if waiting.is_empty() && flushing.is_empty() {
+            return;
+        }
+        let result = self.commit(&waiting);
+        for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
+            // Whoever asked may have gone away.
+            let _ = answer.send(result);
+        }
+    }
+
+    fn load(&mut self, id: MessageId) -> Option<Content> {
+        self.store.content(id).unwrap_or_else(|error| {
+            tracing::error!(%id, %error, "stored content cannot be read");
+            None
+        })
+    }
+
+    fn commit_later_changes(&mut self) {
+        if !self.later.is_empty() && self.commit(&[]).is_err() {
+            // They stay where they are and go with the next commit that succeeds.
+            self.later_since = Some(self.clock.instant() + RECOVERY_PAUSE);
+        }
+    }
+
+    fn commit(&mut self, waiting: &[(Vec<Change>, CommitAnswer)]) -> Result<(), JournalError> {
+        self.recover()?;
+        let accepts = |changes: &Vec<Change>| changes.iter().any(|change| matches!(change, Change::Accept(..)));
+        if waiting.iter().any(|(changes, _)| accepts(changes)) && !self.store.has_room() {
+            self.note_failure(JournalError::Full, "the disk is nearly full; new mail is refused");
+            return Err(JournalError::Full);
+        }
+        let groups: Vec<&[Change]> =
+            self.later.iter().map(Vec::as_slice).chain(waiting.iter().map(|(changes, _)| changes.as_slice())).collect();
+        match self.store.commit(&groups) {
+            Ok(()) => {
+                self.later.clear();
+                self.later_since = None;
+                self.health.size_on_disk.store(self.store.size_on_disk(), Ordering::Relaxed);
+                if self.health.failing.swap(false, Ordering::Relaxed) {
+                    tracing::info!("storage works again");
+                }
+                Ok(())
+            }
+            Err(error) => {
+                self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
+                // A commit that failed may still be found on disk later: what was refused must not be delivered.
+                self.later.extend(waiting.iter().map(|(changes, _)| withdraw(changes)));
+                let kind = match error {
+                    StoreError::Full => JournalError::Full,
+                    StoreError::InUse(_) | StoreError::Failed(_) => JournalError::Failed,
+                };
+                self.note_failure(kind, &error.to_string());
+                Err(kind)
+            }
+        }
+    }
+
+    fn recover(&mut self) -> Result<(), JournalError> {
+        if self.retry_at.is_some_and(|at| self.clock.instant() < at) {
+            return Err(JournalError::Full);
+        }
+        match self.store.recover() {
+            Ok(()) => {
+                self.retry_at = None;
+                Ok(())
+            }
+            Err(error) => {
+                self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
+                self.note_failure(JournalError::Failed, &error.to_string());
+                Err(JournalError::Full)
+            }
+        }
+    }
+
+    fn note_failure(&self, kind: JournalError, what: &str) {
+        if !self.health.failing.swap(true, Ordering::Relaxed) {
+            tracing::error!(cause = %kind, "new mail is refused: {what}");
+        }
+    }
+}
+
+/// Takes what waits behind `first`, up to the bounds of one batch.
+fn gather(first: Job, jobs: &LaneQueue<Job>) -> Vec<Job> {
+    let mut len = job_len(&first);
+    let mut batch = vec![first];
+    while batch.len() < BATCH_GROUPS_MAX && len < BATCH_LEN_MAX {
+        let Some(job) = jobs.try_pop() else { break };
+        len += job_len(&job);
+        batch.push(job);
+    }
+    batch
+}
+
+fn job_len(job: &Job) -> usize {
+    let (Job::Commit(changes, _) | Job::Later(changes)) = job else { return 0 };
+    changes.iter().map(|change| if let Change::Accept(_, content) = change { content.len() } else { 0 }).sum()
+}
+
+/// What undoes the acceptances among the changes.
+fn withdraw(changes: &[Change]) -> Vec<Change> {
+    changes
+        .iter()
+        .filter_map(
+            |change| if let Change::Accept(message, _) = change { Some(Change::Remove(message.id)) } else { None },
+        )
+        .collect()
+}

@@ -1,0 +1,464 @@
+//! The queue: what was accepted and has not ended, on disk and in memory.
+//!
+//! The store keeps messages; the schedule (who is due when, whose life ends when) lives in memory and is rebuilt at
+//! start. Nothing but `intake` puts messages in; each leaves by exactly one end per recipient, said here.
+
+pub mod claim;
+pub mod entry;
+pub mod journal;
+pub mod memory_store;
+pub mod order;
+pub mod sled_store;
+pub mod store;
+mod timers;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+
+use parking_lot::Mutex;
+use tokio::sync::{Notify, oneshot};
+
+use crate::clock::{Clock, Timestamp};
+use crate::event::{Event, Kind, Sink};
+use crate::lane::Lane;
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+use claim::{Claim, Gone};
+use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
+use journal::{Journal, JournalError};
+use store::{Change, Found, Store, StoreError};
+use timers::Timer;
+
+/// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
+const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
+
+/// What the queue needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Live entries at most.
+    pub entries_max: usize,
+    /// Whether an attempt is noted on disk before its last bytes leave.
+    pub deliver_at_most_once: bool,
+}
+
+/// Who delivers. Told of every entry that could be sent now; claims it when there is a free slot.
+pub trait Workers: Send + Sync {
+    /// An entry is ready.
+    fn offer(&self, offer: Offer);
+}
+
+/// An entry that is ready.
+#[derive(Debug, Clone)]
+pub struct Offer {
+    /// Which.
+    pub entry: EntryId,
+    /// Its lane.
+    pub lane: Lane,
+    /// When its life ends.
+    pub expires_at: Timestamp,
+    /// Its message; the recipient's domain says where it goes.
+    pub message: Arc<Message>,
+}
+
+/// Why a message was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AppendError {
+    /// `queue.entries_max` is reached.
+    #[error("the queue is full")]
+    QueueFull,
+    /// The store did not take it.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+}
+
+/// The live part of one message.
+#[derive(Debug)]
+struct Held {
+    message: Arc<Message>,
+    content: Option<Arc<SignedContent>>,
+    entries: Box<[Entry]>,
+    live: u16,
+}
+
+#[derive(Debug)]
+struct Entry {
+    state: Option<State>,
+    progress: Progress,
+}
+
+#[derive(Debug, Default)]
+struct Schedule {
+    held: HashMap<MessageId, Held>,
+    timers: BTreeSet<(Timestamp, EntryId, Timer)>,
+    content_len: usize,
+    next_token: u64,
+}
+
+/// Numbers about the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages with a live entry.
+    pub messages: usize,
+    /// Entries that wait for a slot, that are being sent, that wait for their next attempt.
+    pub queued: usize,
+    /// See above.
+    pub sending: usize,
+    /// See above.
+    pub deferred: usize,
+}
+
+/// The queue.
+pub struct Queue {
+    journal: Journal,
+    clock: Arc<dyn Clock>,
+    events: Arc<dyn Sink>,
+    settings: Settings,
+    schedule: Mutex<Schedule>,
+    timers_changed: Notify,
+    workers: OnceLock<Weak<dyn Workers>>,
+    /// Live entries and those about to be accepted.
+    entries: AtomicUsize,
+    owner: u64,
+    /// No more entries are offered.
+    stopped: AtomicBool,
+}
+
+impl std::fmt::Debug for Queue {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Queue").field("depth", &self.depth()).finish_non_exhaustive()
+    }
+}
+
+/// How the storage does its work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// On a thread of its own.
+    Threaded,
+    /// In the caller's place, for simulation.
+    Inline,
+}
+
+impl Queue {
+    /// Takes up what the store holds. `owner` is a number that no other process uses; whoever opens the store has
+    /// shown by its lock that all former owners are gone, so their leases end here.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open(
+        mut store: Box<dyn Store>,
+        storage: Storage,
+        settings: Settings,
+        clock: Arc<dyn Clock>,
+        events: Arc<dyn Sink>,
+        owner: u64,
+    ) -> Result<Arc<Self>, StoreError> {
+        let now = clock.now();
+        let mut schedule = Schedule::default();
+        let mut ended = Vec::new();
+        store.scan(&mut |found| match found {
+            Found::Message(message, progress) => schedule.restore(message, progress, now, &mut ended),
+            Found::Side(..) => {}
+            Found::Unreadable(name) => {
+                tracing::error!(record = name, "a stored record cannot be read and was set aside; the rest is served");
+            }
+        })?;
+        let journal = match storage {
+            Storage::Threaded => Journal::start(store, clock.clone()).map_err(|e| StoreError::Failed(e.to_string()))?,
+            Storage::Inline => Journal::inline(store, clock.clone()),
+        };
+        let entries = schedule.held.values().map(|held| usize::from(held.live)).sum();
+        let queue = Arc::new(Self {
+            journal,
+            clock,
+            events,
+            settings,
+            schedule: Mutex::new(schedule),
+            timers_changed: Notify::new(),
+            workers: OnceLock::new(),
+            entries: AtomicUsize::new(entries),
+            owner,
+            stopped: AtomicBool::new(false),
+        });
+        queue.end_restored(&ended, now);
+        Ok(queue)
+    }
+
+    /// Says who delivers; once, before the timers run.
+    pub fn set_workers(&self, workers: Weak<dyn Workers>) {
+        if self.workers.set(workers).is_err() {
+            tracing::error!("the queue has workers already");
+        }
+    }
+
+    /// Starts storing a message. The answer comes when it is durable; then [`Queue::admit`] brings it to life.
+    ///
+    /// # Errors
+    /// When there are too many entries already.
+    pub fn append(
+        &self,
+        message: &Arc<Message>,
+        content: Content,
+        mut side: Vec<Change>,
+    ) -> Result<oneshot::Receiver<Result<(), JournalError>>, AppendError> {
+        let recipients = message.envelope.recipients.len();
+        let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
+        if before + recipients > self.settings.entries_max {
+            self.entries.fetch_sub(recipients, Ordering::Relaxed);
+            return Err(AppendError::QueueFull);
+        }
+        side.insert(0, Change::Accept(message.clone(), content));
+        Ok(self.journal.begin_commit(message.lane, side))
+    }
+
+    /// Gives back the places that [`Queue::append`] took, when storing failed; `stored`: it is on disk and must go.
+    pub fn abandon(&self, message: &Message, stored: bool) {
+        self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
+        if stored {
+            self.journal.commit_later(message.lane, vec![Change::Remove(message.id)]);
+        }
+    }
+
+    /// Brings a stored message to life: its entries are offered to the workers.
+    pub fn admit(&self, message: &Arc<Message>, content: SignedContent) {
+        let recipients = message.envelope.recipients.len();
+        let mut schedule = self.schedule.lock();
+        let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
+        let content = keep.then(|| Arc::new(content));
+        schedule.content_len += content.as_ref().map_or(0, |content| content.len());
+        let entry = || Entry { state: Some(State::Queued), progress: Progress::default() };
+        let held = Held {
+            message: message.clone(),
+            content,
+            entries: (0..recipients).map(|_| entry()).collect(),
+            live: u16::try_from(recipients).unwrap_or(u16::MAX),
+        };
+        schedule.held.insert(message.id, held);
+        let mut is_first = false;
+        for entry in entries_of(message) {
+            is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
+        }
+        drop(schedule);
+        if is_first {
+            self.timers_changed.notify_one();
+        }
+        let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
+        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, self.clock.now()) });
+        for entry in entries_of(message) {
+            self.offer(entry, message.clone());
+        }
+    }
+
+    /// Takes an entry for an attempt. It stays claimed until the claim is settled or dropped, or its lease ends.
+    ///
+    /// # Errors
+    /// When there is nothing to claim (any more).
+    pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, Gone> {
+        let mut guard = self.schedule.lock();
+        let schedule = &mut *guard;
+        let Some(held) = schedule.held.get_mut(&id.message) else { return Err(Gone::Ended) };
+        if held.message.expires_at <= now {
+            return Err(Gone::Expired);
+        }
+        let message = held.message.clone();
+        let content = held.content.clone();
+        let entry = &mut held.entries[usize::from(id.index)];
+        if entry.state != Some(State::Queued) {
+            return Err(Gone::Ended);
+        }
+        schedule.next_token += 1;
+        let lease = Lease { owner: self.owner, token: schedule.next_token, ends_at: now.plus(LEASE) };
+        entry.state = Some(State::Sending);
+        entry.progress.lease = Some(lease);
+        entry.progress.attempts += 1;
+        let progress = entry.progress.clone();
+        let is_first = schedule.add_timer(lease.ends_at, id, Timer::Lease);
+        drop(guard);
+        if is_first {
+            self.timers_changed.notify_one();
+        }
+        // A fresh entry's lease goes without saying: it belongs to whoever accepted it, and ends with the process.
+        if progress.attempts > 1 {
+            self.journal.commit_later(message.lane, vec![Change::Update(id, Box::new(progress.clone()))]);
+        }
+        Ok(Claim::new(self.clone(), id, lease, message, content, progress))
+    }
+
+    /// Messages and entries by state.
+    pub fn depth(&self) -> Depth {
+        let schedule = self.schedule.lock();
+        let mut depth = Depth { messages: schedule.held.len(), ..Depth::default() };
+        for entry in schedule.held.values().flat_map(|held| held.entries.iter()) {
+            match entry.state {
+                Some(State::Queued) => depth.queued += 1,
+                Some(State::Sending) => depth.sending += 1,
+                Some(State::Deferred) => depth.deferred += 1,
+                None => {}
+            }
+        }
+        depth
+    }
+
+    /// Whether new mail can be stored.
+    pub fn is_able_to_store(&self) -> bool {
+        !self.journal.is_failing()
+    }
+
+    /// Offers no more entries. Claims that are held can still be settled.
+    pub fn stop(&self) {
+        self.stopped.store(true, Ordering::Relaxed);
+        self.timers_changed.notify_one();
+    }
+
+    /// Writes down what is left and closes the store.
+    pub fn close(&self) {
+        self.stop();
+        self.journal.close();
+    }
+
+    /// Makes everything done so far durable.
+    ///
+    /// # Errors
+    /// When it could not be.
+    pub async fn flush(&self) -> Result<(), JournalError> {
+        self.journal.flush().await
+    }
+
+    fn offer(&self, entry: EntryId, message: Arc<Message>) {
+        if self.stopped.load(Ordering::Relaxed) {
+            return;
+        }
+        if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
+            workers.offer(Offer { entry, lane: message.lane, expires_at: message.expires_at, message });
+        }
+    }
+
+    /// The parts of an event that the message knows.
+    fn event(&self, message: &Message, kind: Kind, now: Timestamp) -> Event {
+        Event {
+            kind,
+            time: now,
+            id: message.id,
+            entry: None,
+            user: message.user.clone(),
+            lane: message.lane,
+            tag: message.tag.clone(),
+            recipient: message.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
+            destination: None,
+            cause: None,
+            reply: None,
+            attempt: 0,
+            next_attempt_at: None,
+            expires_at: message.expires_at,
+            since_accepted: now.since(message.accepted_at),
+            may_have_arrived: false,
+            note: None,
+        }
+    }
+
+    fn entry_event(&self, message: &Message, id: EntryId, progress: &Progress, kind: Kind, now: Timestamp) -> Event {
+        Event {
+            entry: Some(id.index),
+            recipient: Some(message.recipient(id.index).mailbox.clone()),
+            attempt: progress.attempts,
+            cause: None,
+            reply: progress.last_reply.clone(),
+            ..self.event(message, kind, now)
+        }
+    }
+
+    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along.
+    fn end(&self, schedule: &mut Schedule, id: EntryId) {
+        let Some(held) = schedule.held.get_mut(&id.message) else { return };
+        let entry = &mut held.entries[usize::from(id.index)];
+        if entry.state.take().is_none() {
+            return;
+        }
+        held.live -= 1;
+        self.entries.fetch_sub(1, Ordering::Relaxed);
+        let lane = held.message.lane;
+        let change = if held.live == 0 {
+            Change::Remove(id.message)
+        } else {
+            Change::Update(id, Box::new(Progress { ended: true, ..Progress::default() }))
+        };
+        let lease_ends_at = entry.progress.lease.take().map(|lease| lease.ends_at);
+        let next_attempt_at = entry.progress.next_attempt_at;
+        let expires_at = held.message.expires_at;
+        if held.live == 0
+            && let Some(held) = schedule.held.remove(&id.message)
+        {
+            schedule.content_len -= held.content.map_or(0, |content| content.len());
+        }
+        schedule.timers.remove(&(expires_at, id, Timer::Expiry));
+        schedule.timers.remove(&(next_attempt_at, id, Timer::Due));
+        if let Some(at) = lease_ends_at {
+            schedule.timers.remove(&(at, id, Timer::Lease));
+        }
+        self.journal.commit_later(lane, vec![change]);
+    }
+
+    /// Ends what turned out at start to have no future: lives that ended meanwhile, and attempts of which only the
+    /// answer is missing and that must not be made twice.
+    fn end_restored(&self, ended: &[EntryId], now: Timestamp) {
+        for id in ended {
+            let mut schedule = self.schedule.lock();
+            let Some(held) = schedule.held.get(&id.message) else { continue };
+            let (message, progress) = (held.message.clone(), held.entries[usize::from(id.index)].progress.clone());
+            self.end(&mut schedule, *id);
+            drop(schedule);
+            let mut event = self.entry_event(&message, *id, &progress, Kind::Expired, now);
+            if progress.content_sent {
+                event = Event { kind: Kind::Failed, cause: Some("outcome_unknown"), may_have_arrived: true, ..event };
+            }
+            self.events.emit(event);
+        }
+    }
+}
+
+impl Schedule {
+    /// Adds a timer; says whether it is now the first.
+    fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer) -> bool {
+        self.timers.insert((at, entry, timer));
+        self.timers.first() == Some(&(at, entry, timer))
+    }
+
+    fn restore(&mut self, message: Message, stored: Vec<(u16, Progress)>, now: Timestamp, ended: &mut Vec<EntryId>) {
+        let message = Arc::new(message);
+        let mut entries: Vec<Entry> = message
+            .envelope
+            .recipients
+            .iter()
+            .map(|_| Entry { state: Some(State::Deferred), progress: Progress::default() })
+            .collect();
+        for (index, progress) in stored {
+            if let Some(entry) = entries.get_mut(usize::from(index)) {
+                entry.state = (!progress.ended).then_some(State::Deferred);
+                entry.progress = Progress { lease: None, ..progress };
+            }
+        }
+        let live = entries.iter().filter(|entry| entry.state.is_some()).count();
+        for id in entries_of(&message) {
+            let entry = &mut entries[usize::from(id.index)];
+            if entry.state.is_none() {
+                continue;
+            }
+            if message.expires_at <= now || entry.progress.content_sent {
+                ended.push(id);
+                continue;
+            }
+            let due = entry.progress.next_attempt_at.max(now);
+            entry.progress.next_attempt_at = due;
+            self.add_timer(due, id, Timer::Due);
+            self.add_timer(message.expires_at, id, Timer::Expiry);
+        }
+        let live = u16::try_from(live).unwrap_or(u16::MAX);
+        self.held.insert(message.id, Held { message, content: None, entries: entries.into(), live });
+    }
+}
+
+fn entries_of(message: &Message) -> impl Iterator<Item = EntryId> + use<> {
+    let id = message.id;
+    let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
+    (0..count).map(move |index| EntryId { message: id, index })
+}

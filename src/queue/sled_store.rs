@@ -1,0 +1,525 @@
+//! The store over sled 0.34; the only file that names it.
+//!
+//! What it takes to be durable with this engine: one thread that flushes (concurrent flushes hang, sled issue 1308);
+//! `fdatasync` on the file after every flush, because sled's own is `sync_file_range` on Linux (issue 1452); leftovers
+//! of a snapshot removed before opening (issue 1533); and values so small that no page of them reaches a quarter of a
+//! segment, where sled moves it to a file of its own that is never synced. After an error all further writes fail
+//! until the database is opened again.
+//!
+//! Keys: `q`, the message's id, a kind and a number; or `s`, a table and the row's key. Everything about a message is
+//! in one run of keys.
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use bytes::{Bytes, BytesMut};
+use sled::{Batch, Db, IVec};
+
+use super::entry::{Message, Progress};
+use super::store::{Change, Found, Store, StoreError, Table};
+use crate::mail::id::MessageId;
+use crate::mail::message::Content;
+
+/// Octets of one stored value. A page holds up to some twenty values and has to stay below a quarter of a segment.
+const PIECE_LEN: usize = 4096;
+const SEGMENT_LEN: usize = 512 << 10;
+const CACHE_LEN: u64 = 64 << 20;
+/// Below this much free space no new message is taken; what is stored can still be updated and removed.
+const FREE_SPACE_MIN: u64 = 64 << 20;
+
+const MESSAGE: u8 = b'q';
+const SIDE: u8 = b's';
+const KIND_HEAD: u8 = 0;
+const KIND_PIECE: u8 = 1;
+const KIND_PROGRESS: u8 = 2;
+/// Records that could not be read are moved behind this prefix.
+const SET_ASIDE: u8 = b'x';
+
+/// Version of the records written by this file.
+const VERSION: u8 = 1;
+/// Flag of a message record: its content is sealed. Never set by this version.
+const FLAG_SEALED: u8 = 1;
+const HEADER_LEN: usize = 14;
+
+/// A database folder.
+#[derive(Debug)]
+pub struct SledStore {
+    path: PathBuf,
+    open: Option<Open>,
+}
+
+#[derive(Debug)]
+struct Open {
+    db: Db,
+    /// A second handle to the database file, to sync it.
+    file: File,
+}
+
+impl SledStore {
+    /// Opens the database in `path`, making it if there is none.
+    ///
+    /// # Errors
+    /// [`StoreError::InUse`] where another process has it open.
+    pub fn open(path: &Path) -> Result<Self, StoreError> {
+        let open = Open::new(path)?;
+        Ok(Self { path: path.to_owned(), open: Some(open) })
+    }
+
+    fn db(&self) -> Result<&Db, StoreError> {
+        self.open.as_ref().map(|open| &open.db).ok_or_else(|| StoreError::Failed("the database is closed".into()))
+    }
+}
+
+impl Open {
+    fn new(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|e| io_error(&e))?;
+        remove_snapshot_leftovers(path).map_err(|e| io_error(&e))?;
+        let db = sled::Config::new()
+            .path(path)
+            .mode(sled::Mode::HighThroughput)
+            .segment_size(SEGMENT_LEN)
+            .cache_capacity(CACHE_LEN)
+            .flush_every_ms(None)
+            .open()
+            .map_err(|error| open_error(error, path))?;
+        let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
+        let open = Self { db, file };
+        open.sync()?;
+        // The names of the files just made must survive too.
+        for folder in [Some(path), path.parent()].into_iter().flatten() {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| io_error(&e))?;
+        }
+        Ok(open)
+    }
+
+    fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(engine_error)?;
+        self.file.sync_data().map_err(|e| io_error(&e))
+    }
+}
+
+/// A crash while sled writes a snapshot leaves a file that keeps it from opening ever again.
+fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+impl Store for SledStore {
+    fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
+        let open = self.open.as_ref().ok_or(StoreError::Full)?;
+        let result = apply(&open.db, groups).and_then(|()| open.sync());
+        if result.is_err() {
+            // The engine holds changes that are not on disk and must not get there: they were reported as failed.
+            self.open = None;
+        }
+        result
+    }
+
+    fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError> {
+        let Some(record) = read_message_bytes(self.db()?, id)? else { return Ok(None) };
+        Ok(decode_message(record.freeze()).map(|(_, content)| content))
+    }
+
+    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
+        let db = self.db()?;
+        let mut current = Gathered::default();
+        let mut unreadable = Vec::new();
+        for row in db.scan_prefix([MESSAGE]) {
+            let (key, value) = row.map_err(engine_error)?;
+            let Some(id) = message_id(&key) else {
+                unreadable.push(key);
+                continue;
+            };
+            if current.id != Some(id) {
+                std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable);
+            }
+            current.add(&key, &value);
+        }
+        current.finish(visit, &mut unreadable);
+        for key in unreadable {
+            set_aside(db, &key, visit)?;
+        }
+        for row in db.scan_prefix([SIDE]) {
+            let (key, value) = row.map_err(engine_error)?;
+            match key.get(1).copied().and_then(table_of) {
+                Some(table) => visit(Found::Side(table, key[2..].into(), value.as_ref().into())),
+                None => set_aside(db, &key, visit)?,
+            }
+        }
+        Ok(())
+    }
+
+    fn has_room(&mut self) -> bool {
+        self.open.is_some() && free_space(&self.path) >= FREE_SPACE_MIN
+    }
+
+    fn recover(&mut self) -> Result<(), StoreError> {
+        if self.open.is_none() {
+            if free_space(&self.path) < FREE_SPACE_MIN {
+                return Err(StoreError::Full);
+            }
+            self.open = Some(Open::new(&self.path)?);
+        }
+        Ok(())
+    }
+
+    fn size_on_disk(&self) -> u64 {
+        self.open.as_ref().and_then(|open| open.db.size_on_disk().ok()).unwrap_or(0)
+    }
+}
+
+fn free_space(path: &Path) -> u64 {
+    nix::sys::statvfs::statvfs(path).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
+}
+
+/// One batch a group, so that each is on disk wholly or not at all.
+fn apply(db: &Db, groups: &[&[Change]]) -> Result<(), StoreError> {
+    for group in groups {
+        let mut batch = Batch::default();
+        for change in *group {
+            add_change(db, &mut batch, change)?;
+        }
+        db.apply_batch(batch).map_err(engine_error)?;
+    }
+    Ok(())
+}
+
+fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
+    match change {
+        Change::Accept(message, content) => {
+            let record = encode_message(message, content);
+            for (number, piece) in record.chunks(PIECE_LEN).enumerate() {
+                let kind = if number == 0 { KIND_HEAD } else { KIND_PIECE };
+                batch.insert(message_key(message.id, kind, number)?.as_slice(), piece);
+            }
+        }
+        Change::Update(entry, progress) => {
+            let mut value = vec![VERSION];
+            serde_json::to_writer(&mut value, progress).map_err(|e| StoreError::Failed(e.to_string()))?;
+            batch.insert(message_key(entry.message, KIND_PROGRESS, usize::from(entry.index))?.as_slice(), value);
+        }
+        Change::Remove(id) => {
+            for key in db.scan_prefix(message_prefix(*id)).keys() {
+                batch.remove(key.map_err(engine_error)?);
+            }
+        }
+        Change::Side(table, key, value) => {
+            let full_key: Vec<u8> = [&[SIDE, table_number(*table)], key.as_ref()].concat();
+            match value {
+                Some(value) => batch.insert(full_key, value.as_ref()),
+                None => batch.remove(full_key),
+            }
+        }
+    }
+    Ok(())
+}
+
+fn message_prefix(id: MessageId) -> [u8; 17] {
+    let mut prefix = [MESSAGE; 17];
+    prefix[1..].copy_from_slice(&id.to_bytes());
+    prefix
+}
+
+fn message_key(id: MessageId, kind: u8, number: usize) -> Result<Vec<u8>, StoreError> {
+    let number = u16::try_from(number).map_err(|_| StoreError::Failed("a message of too many pieces".into()))?;
+    Ok([&message_prefix(id)[..], &[kind], &number.to_be_bytes()].concat())
+}
+
+fn message_id(key: &[u8]) -> Option<MessageId> {
+    if key.len() != 20 {
+        return None;
+    }
+    key.get(1..17)?.try_into().ok().map(MessageId::from_bytes)
+}
+
+fn table_number(table: Table) -> u8 {
+    match table {
+        Table::Idempotency => b'i',
+        Table::Budget => b'b',
+        Table::Supersession => b'k',
+        Table::Meta => b'm',
+    }
+}
+
+fn table_of(number: u8) -> Option<Table> {
+    [Table::Idempotency, Table::Budget, Table::Supersession, Table::Meta]
+        .into_iter()
+        .find(|table| table_number(*table) == number)
+}
+
+/// Version, flags, length of the description, length of the header section, length of the whole record; then the
+/// description in JSON, the header section and the body.
+fn encode_message(message: &Message, content: &Content) -> Vec<u8> {
+    let mut record = Vec::with_capacity(HEADER_LEN + 512 + content.len());
+    record.resize(HEADER_LEN, 0);
+    // The description has no map with keys that are not text and nothing else that could fail.
+    let _ = serde_json::to_writer(&mut record, message);
+    let description_len = record.len() - HEADER_LEN;
+    record.extend_from_slice(&content.head);
+    record.extend_from_slice(&content.body);
+    let total = record.len();
+    record[0] = VERSION;
+    for (at, len) in [(2, description_len), (6, content.head.len()), (10, total)] {
+        record[at..at + 4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
+    }
+    record
+}
+
+fn decode_message(record: Bytes) -> Option<(Message, Content)> {
+    if record.len() < HEADER_LEN || record[0] != VERSION || record[1] & FLAG_SEALED != 0 {
+        return None;
+    }
+    let length = |at: usize| record[at..at + 4].try_into().ok().map(|b| u32::from_be_bytes(b) as usize);
+    let (description_len, head_len, total) = (length(2)?, length(6)?, length(10)?);
+    let head_at = HEADER_LEN.checked_add(description_len)?;
+    let body_at = head_at.checked_add(head_len)?;
+    if total != record.len() || body_at > total {
+        return None;
+    }
+    let message = serde_json::from_slice(&record[HEADER_LEN..head_at]).ok()?;
+    Some((message, Content { head: record.slice(head_at..body_at), body: record.slice(body_at..) }))
+}
+
+/// The message's record put together from its pieces; none if there is no such message.
+fn read_message_bytes(db: &Db, id: MessageId) -> Result<Option<BytesMut>, StoreError> {
+    let mut record = BytesMut::new();
+    for row in db.scan_prefix(message_prefix(id)) {
+        let (key, value) = row.map_err(engine_error)?;
+        if matches!(key.get(17), Some(&(KIND_HEAD | KIND_PIECE))) {
+            record.extend_from_slice(&value);
+        }
+    }
+    Ok(if record.is_empty() { None } else { Some(record) })
+}
+
+/// The rows of one message during a scan.
+#[derive(Default)]
+struct Gathered {
+    id: Option<MessageId>,
+    keys: Vec<IVec>,
+    record: BytesMut,
+    entries: Vec<(u16, Progress)>,
+    is_broken: bool,
+}
+
+impl Gathered {
+    fn of(id: MessageId) -> Self {
+        Self { id: Some(id), ..Self::default() }
+    }
+
+    fn add(&mut self, key: &IVec, value: &IVec) {
+        self.keys.push(key.clone());
+        match key[17] {
+            KIND_HEAD | KIND_PIECE => self.record.extend_from_slice(value),
+            KIND_PROGRESS => match decode_progress(value) {
+                Some(progress) => self.entries.push((u16::from_be_bytes([key[18], key[19]]), progress)),
+                None => self.is_broken = true,
+            },
+            _ => self.is_broken = true,
+        }
+    }
+
+    fn finish(self, visit: &mut dyn FnMut(Found), unreadable: &mut Vec<IVec>) {
+        if self.keys.is_empty() {
+            return;
+        }
+        match decode_message(self.record.freeze()) {
+            Some((message, _)) if !self.is_broken && Some(message.id) == self.id => {
+                visit(Found::Message(message, self.entries));
+            }
+            _ => unreadable.extend(self.keys),
+        }
+    }
+}
+
+fn decode_progress(value: &[u8]) -> Option<Progress> {
+    match value {
+        [VERSION, json @ ..] => serde_json::from_slice(json).ok(),
+        _ => None,
+    }
+}
+
+/// Moves a record that cannot be read out of the way of the rest, and names it.
+fn set_aside(db: &Db, key: &IVec, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
+    if let Some(value) = db.remove(key).map_err(engine_error)? {
+        db.insert([&[SET_ASIDE], key.as_ref()].concat(), value).map_err(engine_error)?;
+    }
+    let name = match message_id(key) {
+        Some(id) => format!("{id}, record {}", key[17]),
+        None => format!("row of {} octets", key.len()),
+    };
+    visit(Found::Unreadable(name));
+    Ok(())
+}
+
+fn engine_error(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) => io_error(&error),
+        sled::Error::CollectionNotFound(_)
+        | sled::Error::Unsupported(_)
+        | sled::Error::ReportableBug(_)
+        | sled::Error::Corruption { .. } => StoreError::Failed(error.to_string()),
+    }
+}
+
+fn io_error(error: &io::Error) -> StoreError {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return StoreError::Full;
+    }
+    StoreError::Failed(error.to_string())
+}
+
+fn open_error(error: sled::Error, path: &Path) -> StoreError {
+    if matches!(&error, sled::Error::Io(error) if error.to_string().contains("lock")) {
+        return StoreError::InUse(path.display().to_string());
+    }
+    engine_error(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::lane::Lane;
+    use crate::mail::address::{Mailbox, ReversePath};
+    use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+    use crate::mail::id::{EntryId, IdSource};
+
+    static IDS: std::sync::LazyLock<IdSource> = std::sync::LazyLock::new(IdSource::new);
+
+    fn message(recipients: usize) -> Arc<Message> {
+        let id = IDS.next(Timestamp::from_millis(1_795_255_200_000));
+        let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.com")).unwrap());
+        Arc::new(Message {
+            id,
+            accepted_at: Timestamp::from_millis(1_795_255_200_000),
+            expires_at: Timestamp::from_millis(1_795_255_800_000),
+            user: "shop".into(),
+            lane: Lane::Otp,
+            tag: None,
+            envelope: Envelope {
+                reverse_path: ReversePath::NULL,
+                parameters: MailParameters::default(),
+                recipients: (0..recipients).map(mailbox).collect(),
+            },
+            size: 0,
+            eight_bit: false,
+            utf8_fields: false,
+            signing_domain: None,
+        })
+    }
+
+    fn content(len: usize) -> Content {
+        let body: Vec<u8> = (0..len).map(|i| (i * 7919 % 251) as u8).collect();
+        Content { head: Bytes::from_static(b"From: a@example.com\r\n"), body: body.into() }
+    }
+
+    type Scanned = (Vec<(Message, Vec<(u16, Progress)>)>, Vec<String>);
+
+    fn scan(store: &mut SledStore) -> Scanned {
+        let (mut messages, mut unreadable) = (Vec::new(), Vec::new());
+        store
+            .scan(&mut |found| match found {
+                Found::Message(message, entries) => messages.push((message, entries)),
+                Found::Unreadable(name) => unreadable.push(name),
+                Found::Side(..) => {}
+            })
+            .unwrap();
+        (messages, unreadable)
+    }
+
+    #[test]
+    fn what_is_committed_is_found_after_opening_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let (small, large) = (message(1), message(100));
+        let progress = Progress { attempts: 2, cause: Some("greylisted".into()), ..Progress::default() };
+        let entry = EntryId { message: large.id, index: 7 };
+        {
+            let mut store = SledStore::open(folder.path()).unwrap();
+            store
+                .commit(&[
+                    &[Change::Accept(small.clone(), content(100))],
+                    &[
+                        Change::Accept(large.clone(), content(1 << 20)),
+                        Change::Update(entry, Box::new(progress.clone())),
+                        Change::Side(Table::Budget, b"k".as_slice().into(), Some(b"v".as_slice().into())),
+                    ],
+                ])
+                .unwrap();
+        }
+        let mut store = SledStore::open(folder.path()).unwrap();
+        assert_eq!(store.content(small.id).unwrap(), Some(content(100)));
+        assert_eq!(store.content(large.id).unwrap(), Some(content(1 << 20)));
+        let (messages, unreadable) = scan(&mut store);
+        assert_eq!(messages, [((*small).clone(), vec![]), ((*large).clone(), vec![(7, progress)])]);
+        assert!(unreadable.is_empty());
+        store.commit(&[&[Change::Remove(small.id), Change::Remove(large.id)]]).unwrap();
+        assert_eq!(store.content(large.id).unwrap(), None);
+        assert!(scan(&mut store).0.is_empty());
+    }
+
+    /// sled keeps pages beyond a quarter of a segment in files that nothing syncs.
+    #[test]
+    fn no_page_becomes_a_file_of_its_own() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(folder.path()).unwrap();
+        for _ in 0..8 {
+            let large: Vec<Change> = (0..4).map(|_| Change::Accept(message(100), content(1 << 20))).collect();
+            let groups: Vec<&[Change]> = large.chunks(1).collect();
+            store.commit(&groups).unwrap();
+        }
+        let blobs = fs::read_dir(folder.path().join("blobs")).map_or(0, Iterator::count);
+        assert_eq!(blobs, 0);
+    }
+
+    #[test]
+    fn a_second_process_is_told_so() {
+        let folder = tempfile::tempdir().unwrap();
+        let _store = SledStore::open(folder.path()).unwrap();
+        assert!(matches!(SledStore::open(folder.path()), Err(StoreError::InUse(_))));
+    }
+
+    #[test]
+    fn leftovers_of_a_snapshot_do_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(SledStore::open(folder.path()).unwrap());
+        fs::write(folder.path().join("snap.00000001.generating"), b"half").unwrap();
+        assert!(SledStore::open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn a_record_that_cannot_be_read_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let (good, bad) = (message(1), message(1));
+        let mut store = SledStore::open(folder.path()).unwrap();
+        store.commit(&[&[Change::Accept(good.clone(), content(9)), Change::Accept(bad.clone(), content(9))]]).unwrap();
+        let key = message_key(bad.id, KIND_HEAD, 0).unwrap();
+        store.db().unwrap().insert(&key, b"\x01garbage").unwrap();
+        let (messages, unreadable) = scan(&mut store);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(unreadable, [format!("{}, record 0", bad.id)]);
+        assert!(scan(&mut store).1.is_empty());
+    }
+
+    #[test]
+    fn a_removed_message_leaves_no_row() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(folder.path()).unwrap();
+        let message = message(3);
+        let entry = EntryId { message: message.id, index: 1 };
+        store.commit(&[&[Change::Accept(message.clone(), content(20_000))]]).unwrap();
+        store.commit(&[&[Change::Update(entry, Box::default())]]).unwrap();
+        store.commit(&[&[Change::Remove(message.id)]]).unwrap();
+        assert_eq!(store.db().unwrap().len(), 0);
+    }
+}

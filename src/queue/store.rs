@@ -1,0 +1,92 @@
+//! What the queue asks of an engine. Narrow on purpose: today an embedded database, later perhaps one that several
+//! nodes share.
+
+use std::sync::Arc;
+
+use super::entry::{Message, Progress};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// A change to what is stored. Changes committed together become visible and durable together.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new message with its content; its entries are those of its recipients, fresh.
+    Accept(Arc<Message>, Content),
+    /// How far an entry got.
+    Update(EntryId, Box<Progress>),
+    /// A message and all that belongs to it goes.
+    Remove(MessageId),
+    /// A row of a side table is written, or removed.
+    Side(Table, Box<[u8]>, Option<Box<[u8]>>),
+}
+
+/// Small tables whose rows change together with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// What was accepted under an idempotency key.
+    Idempotency,
+    /// What was accepted for a recipient lately.
+    Budget,
+    /// Which message holds a supersession key.
+    Supersession,
+    /// Facts about the store itself.
+    Meta,
+}
+
+/// What a scan finds.
+#[derive(Debug)]
+pub enum Found {
+    /// A message, with those of its entries that are not fresh.
+    Message(Message, Vec<(u16, Progress)>),
+    /// A row of a side table.
+    Side(Table, Box<[u8]>, Box<[u8]>),
+    /// A record that cannot be read; it has been set aside under this name.
+    Unreadable(String),
+}
+
+/// Why the engine did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room on the disk, or too little to go on safely.
+    #[error("no room left on the disk")]
+    Full,
+    /// Another process has it open.
+    #[error("another process uses the data folder {0}")]
+    InUse(String),
+    /// The engine failed.
+    #[error("storage failed: {0}")]
+    Failed(String),
+}
+
+/// A durable store. One thread uses it; each call is finished when it returns.
+pub trait Store: Send {
+    /// Applies the changes, all or none of each slice, and returns when they would survive a power cut.
+    ///
+    /// # Errors
+    /// Then none of them may count as stored, and the store refuses further changes until [`Store::recover`] succeeds.
+    fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError>;
+
+    /// The content of a message; none if it is gone.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError>;
+
+    /// Shows everything, messages in the order of their ids.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError>;
+
+    /// Whether there is room for more messages.
+    fn has_room(&mut self) -> bool;
+
+    /// After an error: tries to get back into working order, with nothing of the failed commit.
+    ///
+    /// # Errors
+    /// While it cannot.
+    fn recover(&mut self) -> Result<(), StoreError>;
+
+    /// Octets on disk.
+    fn size_on_disk(&self) -> u64;
+}

@@ -1,0 +1,106 @@
+//! What becomes due: attempts, ends of life, leases that nobody renewed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Message, State};
+use super::{Queue, Schedule};
+use crate::clock::Timestamp;
+use crate::event::{Event, Kind};
+use crate::mail::id::EntryId;
+
+/// Timers handled before others get a turn.
+const TURN_MAX: usize = 1000;
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The next attempt.
+    Due,
+    /// The end of life.
+    Expiry,
+    /// The end of a lease.
+    Lease,
+}
+
+enum Rung {
+    Offer(EntryId, Arc<Message>),
+    Tell(Event),
+}
+
+impl Queue {
+    /// Runs the timers until [`Queue::stop`]. Sleeps until the first is due; nothing is polled.
+    pub async fn run_timers(self: Arc<Self>) {
+        while !self.stopped.load(Ordering::Relaxed) {
+            let now = self.clock.now();
+            let next = self.ring(now);
+            match next {
+                Some(at) if at <= now => tokio::task::yield_now().await,
+                Some(at) => {
+                    let until = tokio::time::Instant::from_std(self.clock.instant() + at.since(now));
+                    tokio::select! {
+                        () = tokio::time::sleep_until(until) => {}
+                        () = self.timers_changed.notified() => {}
+                    }
+                }
+                None => self.timers_changed.notified().await,
+            }
+        }
+    }
+
+    /// Handles what is due; returns when the next timer is.
+    fn ring(&self, now: Timestamp) -> Option<Timestamp> {
+        let mut rung = Vec::new();
+        let next = {
+            let mut schedule = self.schedule.lock();
+            for _ in 0..TURN_MAX {
+                match schedule.timers.first() {
+                    Some((at, _, _)) if *at <= now => {}
+                    _ => break,
+                }
+                if let Some((_, id, timer)) = schedule.timers.pop_first() {
+                    rung.extend(self.ring_one(&mut schedule, id, timer, now));
+                }
+            }
+            schedule.timers.first().map(|(at, _, _)| *at)
+        };
+        for what in rung {
+            match what {
+                Rung::Offer(entry, message) => self.offer(entry, message),
+                Rung::Tell(event) => self.events.emit(event),
+            }
+        }
+        next
+    }
+
+    fn ring_one(&self, schedule: &mut Schedule, id: EntryId, timer: Timer, now: Timestamp) -> Option<Rung> {
+        let held = schedule.held.get_mut(&id.message)?;
+        let entry = &mut held.entries[usize::from(id.index)];
+        let message = held.message.clone();
+        match (timer, entry.state?) {
+            (Timer::Due, State::Deferred) => {
+                entry.state = Some(State::Queued);
+                Some(Rung::Offer(id, message))
+            }
+            // The attempt looks at the clock itself, and settles what comes of it.
+            (Timer::Expiry, State::Sending) => None,
+            (Timer::Expiry, State::Queued | State::Deferred) => {
+                let event = self.entry_event(&message, id, &entry.progress, Kind::Expired, now);
+                self.end(schedule, id);
+                Some(Rung::Tell(event))
+            }
+            (Timer::Lease, State::Sending) => {
+                let lease = entry.progress.lease?;
+                if lease.ends_at > now {
+                    schedule.add_timer(lease.ends_at, id, Timer::Lease);
+                    return None;
+                }
+                tracing::error!(entry = %id, "an attempt did not renew its lease; the entry is offered again");
+                entry.progress.lease = None;
+                entry.state = Some(State::Queued);
+                Some(Rung::Offer(id, message))
+            }
+            (Timer::Due, State::Queued | State::Sending) | (Timer::Lease, State::Queued | State::Deferred) => None,
+        }
+    }
+}
