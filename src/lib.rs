@@ -5,10 +5,16 @@
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
 
 pub mod clock;
+pub mod delivery;
 pub mod destination;
 pub mod dkim;
 pub mod event;
+pub mod intake;
 pub mod lane;
 pub mod mail;
+pub mod net;
+pub mod plan;
 pub mod queue;
 pub mod smtp;
+pub mod submission;
+pub mod tls;

@@ -100,6 +100,17 @@ impl Claim {
         &self.progress
     }
 
+    /// Whether an attempt with an unknown outcome must be the last.
+    pub fn is_at_most_once(&self) -> bool {
+        self.queue.settings.deliver_at_most_once
+    }
+
+    /// Emits an event about the attempt.
+    pub fn tell(&self, kind: Kind, destination: Option<Arc<str>>, now: Timestamp) {
+        let event = self.queue.entry_event(&self.message, self.id, &self.progress, kind, now);
+        self.queue.events.emit(Event { destination, reply: None, ..event });
+    }
+
     /// The content with its signatures, if it is still in memory.
     pub fn signed_content(&self) -> Option<&Arc<SignedContent>> {
         self.content.as_ref()

@@ -211,12 +211,10 @@ impl Queue {
         Ok(self.journal.begin_commit(message.lane, side))
     }
 
-    /// Gives back the places that [`Queue::append`] took, when storing failed; `stored`: it is on disk and must go.
-    pub fn abandon(&self, message: &Message, stored: bool) {
+    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
+    pub fn abandon(&self, message: &Message) {
         self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
-        if stored {
-            self.journal.commit_later(message.lane, vec![Change::Remove(message.id)]);
-        }
+        self.journal.commit_later(message.lane, vec![Change::Remove(message.id)]);
     }
 
     /// Brings a stored message to life: its entries are offered to the workers.
@@ -282,6 +280,16 @@ impl Queue {
             self.journal.commit_later(message.lane, vec![Change::Update(id, Box::new(progress.clone()))]);
         }
         Ok(Claim::new(self.clone(), id, lease, message, content, progress))
+    }
+
+    /// Emits an event about a live entry on behalf of the workers.
+    pub fn tell(&self, id: EntryId, kind: Kind, destination: Option<Arc<str>>) {
+        let schedule = self.schedule.lock();
+        let Some(held) = schedule.held.get(&id.message) else { return };
+        let (message, progress) = (held.message.clone(), held.entries[usize::from(id.index)].progress.clone());
+        drop(schedule);
+        let event = self.entry_event(&message, id, &progress, kind, self.clock.now());
+        self.events.emit(Event { destination, ..event });
     }
 
     /// Messages and entries by state.

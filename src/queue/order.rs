@@ -21,10 +21,10 @@ impl ReadyList {
     }
 
     /// Takes the entry that goes next.
-    pub fn pop(&mut self) -> Option<EntryId> {
+    pub fn pop(&mut self) -> Option<(Lane, EntryId)> {
         let waiting = &self.waiting;
         let lane = self.turn.next(|lane| !waiting[lane as usize].is_empty())?;
-        self.waiting[lane as usize].pop_first().map(|(_, entry)| entry)
+        self.waiting[lane as usize].pop_first().map(|(_, entry)| (lane, entry))
     }
 
     /// Takes the most urgent entry of lane `otp`, for a slot that is kept for codes.
@@ -66,7 +66,7 @@ mod tests {
         }
         ready.insert(Lane::Notice, Timestamp::from_millis(1), entry(4));
         assert_eq!(ready.most_urgent(), Some(Lane::Otp));
-        let order: Vec<_> = std::iter::from_fn(|| ready.pop()).collect();
+        let order: Vec<_> = std::iter::from_fn(|| ready.pop()).map(|(_, entry)| entry).collect();
         assert_eq!(order, [2, 3, 1, 4].map(entry));
     }
 
@@ -79,7 +79,7 @@ mod tests {
             for (number, arriving) in (1..).zip(arrivals) {
                 // Newcomers of the same lane end later; those of other lanes as they like.
                 ready.insert(LANES[arriving], Timestamp::from_millis(6), entry(number));
-                if ready.pop() == Some(entry(0)) {
+                if ready.pop().is_some_and(|(_, taken)| taken == entry(0)) {
                     return Ok(());
                 }
             }

@@ -271,6 +271,11 @@ impl ServerSession {
         self.user.as_deref()
     }
 
+    /// Whether [`Event::Draining`] was told.
+    pub fn is_draining(&self) -> bool {
+        self.draining
+    }
+
     /// Feeds one event and says what comes next.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) -> Step {
         match event {

@@ -1,0 +1,240 @@
+//! Delivery: from an entry that is ready to the mail host's final answer.
+//!
+//! The stages are route, connect, transact, settle; [`worker`] alone knows their order. Each destination is a site with
+//! its sessions and its list of entries that wait; a session that has finished takes the next entry itself.
+
+mod connect;
+mod mask;
+mod pool;
+mod settle;
+mod transact;
+mod worker;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::destination::mx::{Route, RouteError, Router};
+use crate::dkim::Keys;
+use crate::dkim::pool::SigningPool;
+use crate::event::Kind;
+use crate::mail::address::Mailbox;
+use crate::net::Network;
+use crate::queue::{Offer, Queue, Workers};
+use arc_swap::ArcSwap;
+use pool::{Placed, Site, Taken};
+
+/// What delivery needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name for EHLO.
+    pub hostname: String,
+    /// The port of mail hosts: 25.
+    pub port: u16,
+    /// How long a TCP connection may take.
+    pub connect_timeout: Duration,
+    /// Sessions with one destination at most.
+    pub connections_per_destination_max: usize,
+    /// Sessions in all at most.
+    pub connections_max: usize,
+    /// How long a session without work is kept.
+    pub idle_timeout: Duration,
+    /// Addresses to send from; one is chosen for good by sender and recipient domain. Empty: the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// Whether STARTTLS is used where it is offered.
+    pub starttls: bool,
+    /// The reverse-path for all messages, in place of the client's; none: keep it.
+    pub reverse_path: Option<Mailbox>,
+}
+
+/// What delivery works with.
+pub struct Parts {
+    /// Where entries come from.
+    pub queue: Arc<Queue>,
+    /// Where they go.
+    pub router: Arc<Router>,
+    /// How to get there.
+    pub network: Arc<dyn Network>,
+    /// For sessions that encrypt without judging the certificate.
+    pub tls: TlsConnector,
+    /// For content read back from the store, which has no signatures.
+    pub keys: Arc<ArcSwap<Keys>>,
+    /// Who signs.
+    pub signing: Arc<SigningPool>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The delivery engine.
+pub struct Delivery {
+    this: Weak<Self>,
+    parts: Parts,
+    settings: Settings,
+    sites: Mutex<HashMap<Arc<str>, Arc<Site>>>,
+    /// Sites with entries that wait for a connection within `connections_max`.
+    hungry: Mutex<VecDeque<Arc<Site>>>,
+    connections: AtomicUsize,
+    tasks: TaskTracker,
+    /// No new attempts; sessions without work end.
+    draining: CancellationToken,
+    /// Attempts under way end now.
+    aborting: CancellationToken,
+}
+
+impl std::fmt::Debug for Delivery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Delivery").field("connections", &self.connections).finish_non_exhaustive()
+    }
+}
+
+impl Delivery {
+    /// An engine that waits for offers.
+    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        Arc::new_cyclic(|this| Self {
+            this: this.clone(),
+            parts,
+            settings,
+            sites: Mutex::default(),
+            hungry: Mutex::default(),
+            connections: AtomicUsize::new(0),
+            tasks: TaskTracker::new(),
+            draining: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        })
+    }
+
+    /// Ends: no new attempts; those under way get `patience`, then they are put off.
+    pub async fn drain(&self, patience: Duration) {
+        self.draining.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            self.aborting.cancel();
+            self.tasks.wait().await;
+        }
+    }
+
+    /// Connections open, idle ones included.
+    pub fn connections(&self) -> usize {
+        self.connections.load(Ordering::Relaxed)
+    }
+
+    fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {
+        let aborting = self.aborting.clone();
+        self.tasks.spawn(async move {
+            tokio::select! {
+                () = work => {}
+                () = aborting.cancelled() => {}
+            }
+        });
+    }
+
+    /// Gives an entry whose route is known to the site of its destination.
+    fn place(self: Arc<Self>, offer: &Offer, route: &Arc<Route>) {
+        let taken = Taken { entry: offer.entry, lane: offer.lane };
+        loop {
+            let site = self.site(route);
+            match site.place(taken, offer.expires_at, route, || self.take_connection()) {
+                Placed::Handed => return,
+                Placed::Retired => {}
+                Placed::Start => {
+                    let worker = self.clone();
+                    self.spawn(async move { worker.run(site, taken).await });
+                    return;
+                }
+                Placed::Waits { for_connection } => {
+                    self.parts.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
+                    if for_connection {
+                        self.hungry.lock().push_back(site);
+                        self.end_an_idle_session();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+
+    fn site(&self, route: &Arc<Route>) -> Arc<Site> {
+        let limit = self.settings.connections_per_destination_max;
+        let mut sites = self.sites.lock();
+        let site = sites.entry(route.destination.clone()).or_insert_with(|| Arc::new(Site::new(route.clone(), limit)));
+        if site.is_retired() {
+            *site = Arc::new(Site::new(route.clone(), limit));
+        }
+        site.clone()
+    }
+
+    /// Counts one more connection, if there may be one.
+    fn take_connection(&self) -> bool {
+        let limit = self.settings.connections_max;
+        self.connections
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
+            .is_ok()
+    }
+
+    /// A session with nothing to do makes room for one that has.
+    fn end_an_idle_session(&self) {
+        let sites = self.sites.lock();
+        if !sites.values().any(|site| site.end_idle_session()) {
+            tracing::debug!("all connections are busy");
+        }
+    }
+
+    /// A session ended; its connection goes to a site that waits for one.
+    fn connection_ended(self: Arc<Self>, site: &Arc<Site>) {
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        let mut next = Some(site.clone());
+        while let Some(waiting) = next {
+            if let Some(taken) = waiting.start_waiting(|| self.take_connection()) {
+                let worker = self.clone();
+                self.spawn(async move { worker.run(waiting, taken).await });
+                return;
+            }
+            self.retire_if_empty(&waiting);
+            next = self.hungry.lock().pop_front();
+        }
+    }
+
+    fn retire_if_empty(&self, site: &Arc<Site>) {
+        let mut sites = self.sites.lock();
+        let is_current = sites.get(&site.destination).is_some_and(|current| Arc::ptr_eq(current, site));
+        if is_current && site.retire_if_empty() {
+            sites.remove(&site.destination);
+        }
+    }
+
+    /// An entry without a route.
+    fn unroutable(&self, offer: &Offer, error: &RouteError) {
+        let now = self.parts.clock.now();
+        if let Ok(claim) = self.parts.queue.claim(offer.entry, now) {
+            settle::without_route(claim, error, now);
+        }
+    }
+}
+
+impl Workers for Delivery {
+    fn offer(&self, offer: Offer) {
+        let Some(this) = self.this.upgrade() else { return };
+        if self.draining.is_cancelled() {
+            return;
+        }
+        let domain = offer.message.recipient(offer.entry.index).mailbox.domain_key();
+        match self.parts.router.remembered(&domain) {
+            Some(Ok(route)) => this.place(&offer, &route),
+            Some(Err(error)) if !error.is_temporary() => self.unroutable(&offer, &error),
+            Some(Err(_)) | None => self.spawn(async move {
+                match this.parts.router.route(&domain).await {
+                    Ok(route) => this.place(&offer, &route),
+                    Err(error) => this.unroutable(&offer, &error),
+                }
+            }),
+        }
+    }
+}

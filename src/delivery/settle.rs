@@ -1,0 +1,101 @@
+//! From how an attempt ended to what becomes of the entry.
+
+use std::sync::Arc;
+
+use super::mask::mask_reply;
+use crate::clock::Timestamp;
+use crate::destination::mx::RouteError;
+use crate::plan::cause::{self, Cause, Verdict};
+use crate::plan::next::{History, Next, next};
+use crate::queue::claim::{Claim, Gone, Report, Settlement};
+use crate::queue::entry::SignedContent;
+use crate::smtp::client_session::{Failure, Fault, Requirement};
+use crate::smtp::reply::Reply;
+
+/// The receiver took it.
+pub(super) fn delivered(claim: Claim, reply: &Reply, content: &SignedContent, mut report: Report, now: Timestamp) {
+    report.reply = Some(kept(reply, content));
+    claim.settle(&Settlement::Delivered, report, now);
+}
+
+/// The receiver did not take it, or nobody knows.
+pub(super) fn not_delivered(
+    claim: Claim,
+    failure: &Failure,
+    content: &SignedContent,
+    mut report: Report,
+    now: Timestamp,
+) {
+    report.reply = match &failure.fault {
+        Fault::Reply(reply) => Some(kept(reply, content)),
+        Fault::Timeout => Some(format!("no answer at {}", failure.stage.name()).into()),
+        Fault::Closed => Some(format!("connection lost at {}", failure.stage.name()).into()),
+        Fault::Malformed(error) => Some(format!("{error} at {}", failure.stage.name()).into()),
+        Fault::Tls(error) => Some(format!("TLS: {error}").into()),
+        Fault::Unsupported(requirement) => Some(lacking(*requirement).into()),
+    };
+    let verdict = cause::of_failure(failure);
+    report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
+    put_off(claim, verdict, report, now);
+}
+
+/// There is no way to the recipient's domain.
+pub(super) fn without_route(claim: Claim, error: &RouteError, now: Timestamp) {
+    let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
+    let report =
+        Report { destination: Some(domain.into()), reply: Some(error.to_string().into()), ..Report::default() };
+    put_off(claim, cause::of_route(error), report, now);
+}
+
+/// The content cannot be read back from the store.
+pub(super) fn without_content(claim: Claim, now: Timestamp) {
+    let report = Report {
+        cause: Some(Cause::OtherPerm.name()),
+        reply: Some("the stored content cannot be read".into()),
+        ..Report::default()
+    };
+    claim.settle(&Settlement::Failed, report, now);
+}
+
+/// The entry's life ended during the attempt, or it was taken away.
+pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
+    match gone {
+        Gone::Expired => claim.settle(&Settlement::Expired, report, now),
+        // Whoever took it away has said so.
+        Gone::Ended => drop(claim),
+    }
+}
+
+fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
+    report.cause = Some(verdict.cause.name());
+    let message = claim.message();
+    if report.may_have_arrived && claim.is_at_most_once() {
+        claim.settle(&Settlement::Failed, report, now);
+        return;
+    }
+    let history = History {
+        accepted_at: message.accepted_at,
+        expires_at: message.expires_at,
+        first_deferred_at: claim.progress().first_deferred_at.unwrap_or(now),
+        attempts: claim.progress().attempts,
+    };
+    let settlement = match next(verdict, &history, now) {
+        Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },
+        Next::Expire => Settlement::Deferred { next_attempt_at: message.expires_at },
+        Next::GiveUp => Settlement::Failed,
+    };
+    claim.settle(&settlement, report, now);
+}
+
+fn kept(reply: &Reply, content: &SignedContent) -> Arc<str> {
+    mask_reply(&reply.to_string(), content).into()
+}
+
+fn lacking(requirement: Requirement) -> &'static str {
+    match requirement {
+        Requirement::SmtpUtf8 => "the host does not offer SMTPUTF8, which the addresses need",
+        Requirement::RequireTls => "the host does not offer REQUIRETLS",
+        Requirement::Size => "the message is larger than the host accepts",
+        Requirement::StartTls => "the host does not offer STARTTLS",
+    }
+}

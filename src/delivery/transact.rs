@@ -1,0 +1,257 @@
+//! Drives a [`ClientSession`] over a connection: the handshake up to the point before MAIL, and transactions.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
+
+use crate::clock::Clock;
+use crate::net::BoxStream;
+use crate::queue::claim::{Claim, Gone};
+use crate::queue::entry::SignedContent;
+use crate::smtp::client_session::{
+    COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, GREETING_TIMEOUT, Outcome, Stage,
+    Step, Transaction,
+};
+use crate::smtp::data;
+
+/// Octets read at once.
+const READ_LEN: usize = 4096;
+/// Octets of content written within one [`COMMAND_TIMEOUT`].
+const WRITE_LEN: usize = 64 << 10;
+/// How long QUIT may take to be sent.
+const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// A connection with a session that can take transactions.
+pub(super) struct Connection {
+    pub(super) host: Arc<str>,
+    pub(super) address: SocketAddr,
+    /// Protocol version and cipher, if encrypted.
+    pub(super) tls: Option<Arc<str>>,
+    stream: BoxStream,
+    session: ClientSession,
+    clock: Arc<dyn Clock>,
+    buffer: Box<[u8; READ_LEN]>,
+}
+
+/// How a transaction on a connection ended.
+pub(super) enum Transacted {
+    /// The server spoke, or fell silent.
+    Outcome(Outcome),
+    /// The content was not sent, because the entry is not to be sent any more. The connection is of no further use.
+    Gone(Gone),
+    /// The content was not sent, because the note that it was about to be could not be written.
+    NotNoted,
+}
+
+impl Connection {
+    /// Takes a new TCP connection up to the point before MAIL.
+    pub(super) async fn establish(
+        stream: BoxStream,
+        (host, address): (Arc<str>, SocketAddr),
+        settings: ClientSettings,
+        tls: &TlsConnector,
+        clock: Arc<dyn Clock>,
+    ) -> Result<Self, Failure> {
+        let session = ClientSession::new(settings, clock.instant());
+        let buffer = Box::new([0; READ_LEN]);
+        let mut connection = Self { host, address, tls: None, stream, session, clock, buffer };
+        let mut step = Step::Read;
+        loop {
+            step = match step {
+                Step::Read => connection.read().await,
+                Step::StartTls => {
+                    connection = connection.encrypt(tls).await?;
+                    let now = connection.clock.instant();
+                    connection.session.handle(Event::TlsEstablished, now)
+                }
+                Step::Ready => return Ok(connection),
+                Step::Failed(failure) => return Err(failure),
+                Step::SendContent(_) | Step::Done(_) => {
+                    return Err(Failure { stage: Stage::Ehlo, fault: Fault::Closed });
+                }
+            };
+        }
+    }
+
+    async fn encrypt(self, tls: &TlsConnector) -> Result<Self, Failure> {
+        let failed = |text: String| Failure { stage: Stage::StartTls, fault: Fault::Tls(text) };
+        let name = ServerName::try_from(self.host.to_string())
+            .unwrap_or_else(|_| ServerName::IpAddress(self.address.ip().into()));
+        let handshake = tls.connect(name, self.stream);
+        let stream = tokio::time::timeout(GREETING_TIMEOUT, handshake)
+            .await
+            .map_err(|_| failed("the handshake took too long".to_owned()))?
+            .map_err(|error| failed(error.to_string()))?;
+        let description = describe(stream.get_ref().1);
+        Ok(Self { tls: Some(description), stream: Box::new(stream), ..self })
+    }
+
+    /// Whether another transaction can be tried on it.
+    pub(super) fn is_usable(&self) -> bool {
+        self.session.is_usable()
+    }
+
+    /// Transactions begun on it.
+    pub(super) fn transactions(&self) -> u32 {
+        self.session.transactions()
+    }
+
+    /// One transaction.
+    pub(super) async fn transact(
+        &mut self,
+        claim: &mut Claim,
+        transaction: &Transaction,
+        content: &SignedContent,
+    ) -> Transacted {
+        let now = self.clock.instant();
+        let mut step = self.session.handle(Event::Transact(transaction), now);
+        loop {
+            step = match step {
+                Step::Read => self.read().await,
+                Step::SendContent(framing) => {
+                    if let Err(gone) = claim.check(self.clock.now()) {
+                        return Transacted::Gone(gone);
+                    }
+                    if claim.note_last_bytes().await.is_err() {
+                        return Transacted::NotNoted;
+                    }
+                    claim.renew(self.clock.now(), transaction.final_timeout);
+                    self.send_content(framing, content).await
+                }
+                Step::Done(outcome) => return Transacted::Outcome(outcome),
+                Step::Failed(failure) => return Transacted::Outcome(Err(failure)),
+                Step::StartTls | Step::Ready => {
+                    let fault = Fault::Closed;
+                    return Transacted::Outcome(Err(Failure { stage: Stage::Mail, fault }));
+                }
+            };
+        }
+    }
+
+    async fn send_content(&mut self, framing: Framing, content: &SignedContent) -> Step {
+        let mut wire = self.session.take_output();
+        frame(framing, content, &mut wire);
+        let written = self.write(&wire).await;
+        let now = self.clock.instant();
+        match written {
+            Ok(()) => self.session.handle(Event::ContentSent, now),
+            Err(event) => self.session.handle(event, now),
+        }
+    }
+
+    /// Sends what the session has to say, then reads until it wants something.
+    async fn read(&mut self) -> Step {
+        loop {
+            let output = self.session.take_output();
+            if !output.is_empty()
+                && let Err(event) = self.write(&output).await
+            {
+                return self.session.handle(event, self.clock.instant());
+            }
+            let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
+            let read = self.stream.read(self.buffer.as_mut_slice());
+            let event = match tokio::time::timeout_at(deadline.into(), read).await {
+                Err(_) => Event::Timeout,
+                Ok(Ok(0) | Err(_)) => Event::Closed,
+                Ok(Ok(len)) => Event::Received(&self.buffer[..len]),
+            };
+            let step = self.session.handle(event, self.clock.instant());
+            if !matches!(step, Step::Read) {
+                return step;
+            }
+        }
+    }
+
+    async fn write(&mut self, octets: &[u8]) -> Result<(), Event<'static>> {
+        for part in octets.chunks(WRITE_LEN) {
+            let write = async {
+                self.stream.write_all(part).await?;
+                self.stream.flush().await
+            };
+            match tokio::time::timeout(COMMAND_TIMEOUT, write).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return Err(Event::Closed),
+                Err(_) => return Err(Event::Timeout),
+            }
+        }
+        Ok(())
+    }
+
+    /// Returns when an idle peer says something or closes: the session is over then.
+    pub(super) async fn until_peer_speaks(&mut self) -> io::Result<usize> {
+        self.stream.read(self.buffer.as_mut_slice()).await
+    }
+
+    /// Says QUIT, without waiting for the answer.
+    pub(super) async fn quit(mut self) {
+        self.session.quit();
+        let output = self.session.take_output();
+        if !output.is_empty() {
+            // Whether it arrives changes nothing.
+            let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.write_all(&output)).await;
+            let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.shutdown()).await;
+        }
+    }
+}
+
+/// Adds the content as it goes over the wire.
+fn frame(framing: Framing, content: &SignedContent, wire: &mut Vec<u8>) {
+    let parts = [&content.signatures, &content.content.head, &content.content.body];
+    wire.reserve(content.len() + 64);
+    match framing {
+        Framing::Chunk => parts.iter().for_each(|part| wire.extend_from_slice(part)),
+        Framing::Dotted => {
+            let start = wire.len();
+            for part in parts {
+                let at_line_start = wire.len() == start || wire.ends_with(b"\r\n");
+                if data::needs_stuffing(part, at_line_start) {
+                    data::stuff(part, at_line_start, wire);
+                } else {
+                    wire.extend_from_slice(part);
+                }
+            }
+            let end = data::final_dot(&wire[start..]);
+            wire.extend_from_slice(end);
+        }
+    }
+}
+
+fn describe(connection: &tokio_rustls::rustls::ClientConnection) -> Arc<str> {
+    let version = match connection.protocol_version().and_then(|version| version.as_str()) {
+        Some("TLSv1_3") => "TLSv1.3",
+        Some("TLSv1_2") => "TLSv1.2",
+        Some(other) => other,
+        None => "TLS",
+    };
+    let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+    format!("{version} {suite}").into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::message::Content;
+
+    fn framed(framing: Framing, signatures: &'static str, content: &'static str) -> String {
+        let content = Content::split(content.into());
+        let mut wire = b"BDAT 1 LAST\r\n".to_vec();
+        frame(framing, &SignedContent { signatures: signatures.into(), content }, &mut wire);
+        String::from_utf8(wire).unwrap()
+    }
+
+    #[test]
+    fn content_is_framed() {
+        let content = "From: a\r\n\r\n.dot\r\nlast";
+        assert_eq!(framed(Framing::Chunk, "D: x\r\n", content), format!("BDAT 1 LAST\r\nD: x\r\n{content}"));
+        assert_eq!(
+            framed(Framing::Dotted, "D: x\r\n", content),
+            "BDAT 1 LAST\r\nD: x\r\nFrom: a\r\n\r\n..dot\r\nlast\r\n.\r\n"
+        );
+        assert_eq!(framed(Framing::Dotted, "", "From: a\r\n"), "BDAT 1 LAST\r\nFrom: a\r\n.\r\n");
+    }
+}

@@ -1,0 +1,273 @@
+//! The door: nothing but this puts mail into the queue.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+
+use super::refusal::Refusal;
+use super::stamp::{self, Trace};
+use super::user::User;
+use crate::clock::{Clock, Timestamp};
+use crate::destination::mx::{RouteError, Router};
+use crate::dkim::Keys;
+use crate::dkim::pool::SigningPool;
+use crate::lane::Lane;
+use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
+use crate::mail::envelope::{DeliverByMode, Envelope};
+use crate::mail::id::{IdSource, MessageId};
+use crate::mail::message::Content;
+use crate::queue::entry::{Message, SignedContent};
+use crate::queue::journal::JournalError;
+use crate::queue::{AppendError, Queue};
+use crate::smtp::server_session::Submission;
+
+/// The shortest and the longest life a message can have.
+pub const LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
+/// How long RCPT waits for DNS.
+const DNS_WAIT: Duration = Duration::from_secs(2);
+
+/// What intake needs to know; can change while it works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name in Received.
+    pub hostname: String,
+    /// Whether a domain that cannot receive mail is refused.
+    pub verify_domain: bool,
+    /// Whether the client's address goes into Received.
+    pub received_client: bool,
+    /// Recipient patterns outside which nothing is taken; empty: everything is.
+    pub only_to: Vec<String>,
+}
+
+/// What intake works with.
+pub struct Parts {
+    /// Where mail goes.
+    pub queue: Arc<Queue>,
+    /// Who knows which domains can receive.
+    pub router: Arc<Router>,
+    /// The keys to sign with.
+    pub keys: Arc<ArcSwap<Keys>>,
+    /// Who signs.
+    pub signing: Arc<SigningPool>,
+    /// Who makes ids.
+    pub ids: IdSource,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The door.
+pub struct Door {
+    parts: Parts,
+    settings: ArcSwap<Settings>,
+}
+
+impl std::fmt::Debug for Door {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Door")
+    }
+}
+
+/// A message was taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Receipt {
+    /// Its id.
+    pub id: MessageId,
+}
+
+/// An answer that is there at once, or has to be waited for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecipientCheck {
+    /// Known.
+    Done(Result<(), Refusal>),
+    /// Ask [`Door::wait_for_domain`].
+    NeedsDns,
+}
+
+impl Door {
+    /// A door.
+    pub fn new(parts: Parts, settings: Settings) -> Self {
+        Self { parts, settings: ArcSwap::from_pointee(settings) }
+    }
+
+    /// Changes the settings.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// May this user use this reverse-path? The null path is for notifications, which any user may pass on; who wrote
+    /// the message is looked at again when its From field is there.
+    ///
+    /// # Errors
+    /// What would be allowed.
+    pub fn check_sender(&self, user: &User, reverse_path: &ReversePath) -> Result<(), Refusal> {
+        reverse_path.mailbox().map_or(Ok(()), |mailbox| self.check_author(user, mailbox, "reverse-path"))
+    }
+
+    fn check_author(&self, user: &User, mailbox: &Mailbox, what: &'static str) -> Result<(), Refusal> {
+        let keys = self.parts.keys.load();
+        if user.may_send_as(mailbox, |domain| keys.of(domain).is_some()) {
+            return Ok(());
+        }
+        Err(Refusal::Sender { what, allowed: user.allowed() })
+    }
+
+    /// May mail go to this recipient? Answers at once unless DNS has to be asked.
+    pub fn check_recipient(&self, recipient: &Mailbox) -> RecipientCheck {
+        let settings = self.settings.load();
+        if recipient.address_literal().is_some() {
+            return RecipientCheck::Done(Err(Refusal::AddressLiteral));
+        }
+        let covers = |pattern: &String| pattern_covers(pattern, recipient);
+        if !settings.only_to.is_empty() && !settings.only_to.iter().any(covers) {
+            return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
+        }
+        match self.parts.router.remembered(&recipient.domain_key()) {
+            Some(Err(error)) if settings.verify_domain => RecipientCheck::Done(domain_verdict(&error)),
+            Some(_) => RecipientCheck::Done(Ok(())),
+            None => RecipientCheck::NeedsDns,
+        }
+    }
+
+    /// Looks the recipient's domain up. Trouble with DNS, and waiting too long for it, is no refusal; and where domains
+    /// are not verified, the look-up only saves delivery the time.
+    ///
+    /// # Errors
+    /// When the domain cannot receive mail.
+    pub async fn wait_for_domain(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+        let (router, domain) = (self.parts.router.clone(), recipient.domain_key());
+        // On a task of its own, so that the answer is kept even when it comes too late for this command.
+        let lookup = tokio::spawn(async move { router.route(&domain).await });
+        if !self.settings.load().verify_domain {
+            return Ok(());
+        }
+        match tokio::time::timeout(DNS_WAIT, lookup).await {
+            Ok(Ok(Err(error))) => domain_verdict(&error),
+            Ok(Ok(Ok(_)) | Err(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Takes a message: completes, signs and stores it, and hands it to delivery. Returns when it would survive a power
+    /// cut.
+    ///
+    /// # Errors
+    /// Why it was not taken; then nothing of it is kept.
+    pub async fn submit(
+        &self,
+        user: &User,
+        submission: Submission,
+        client: Option<IpAddr>,
+    ) -> Result<Receipt, Refusal> {
+        let now = self.parts.clock.now();
+        let settings = self.settings.load_full();
+        let Submission { envelope, content, client_name, protocol } = submission;
+        let content = Content::split(content);
+        let header = stamp::read(&content.head)?;
+        for author in &header.from {
+            self.check_author(user, author, "From")?;
+        }
+        let id = self.parts.ids.next(now);
+        let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
+        let trace = Trace { hostname: &settings.hostname, client, protocol, id, now };
+        let content = stamp::stamp(content, &header, &trace);
+        let signing_domain = self.signing_domain(&header.from, &envelope);
+        let message = Arc::new(message(id, user, envelope, &content, signing_domain, now));
+        self.store(message, content).await
+    }
+
+    /// The author's domain if it has a key, since DMARC looks at it; else the reverse-path's.
+    fn signing_domain(&self, from: &[Mailbox], envelope: &Envelope) -> Option<Arc<str>> {
+        let keys = self.parts.keys.load();
+        let candidates = from.iter().chain(envelope.reverse_path.mailbox());
+        candidates.map(Mailbox::domain_key).find(|domain| keys.of(domain).is_some()).map(Arc::from)
+    }
+
+    /// Storing and signing take about as long as each other; they go side by side.
+    async fn store(&self, message: Arc<Message>, content: Content) -> Result<Receipt, Refusal> {
+        let Parts { queue, keys, signing, .. } = &self.parts;
+        let stored = queue.append(&message, content.clone(), Vec::new()).map_err(|error| append_refusal(&error))?;
+        let mut pending = Pending { queue, message: Some(&message) };
+        let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
+            Some(keys) => signing.sign(message.lane, &keys, &content, message.accepted_at.as_secs()).await,
+            None => Some(bytes::Bytes::new()),
+        };
+        let stored = stored.await.unwrap_or(Err(JournalError::Closed));
+        stored.map_err(|error| append_refusal(&AppendError::Journal(error)))?;
+        let signatures = signatures.ok_or(Refusal::Internal)?;
+        pending.message = None;
+        if message.signing_domain.is_none() {
+            tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
+        }
+        queue.admit(&message, SignedContent { signatures, content });
+        Ok(Receipt { id: message.id })
+    }
+}
+
+/// A message between the beginning of its storing and its admission. If it gets no further, because something failed
+/// or the client's connection is torn down, its places are given back and what was stored of it goes.
+struct Pending<'a> {
+    queue: &'a Queue,
+    message: Option<&'a Arc<Message>>,
+}
+
+impl Drop for Pending<'_> {
+    fn drop(&mut self) {
+        if let Some(message) = self.message {
+            self.queue.abandon(message);
+        }
+    }
+}
+
+fn message(
+    id: MessageId,
+    user: &User,
+    envelope: Envelope,
+    content: &Content,
+    signing_domain: Option<Arc<str>>,
+    now: Timestamp,
+) -> Message {
+    let wish = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
+    let life = wish.map_or(user.life, |by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
+    Message {
+        id,
+        accepted_at: now,
+        expires_at: now.plus(life.clamp(LIFE.0, LIFE.1)),
+        user: user.name.clone(),
+        lane: lane(user, envelope.parameters.priority),
+        tag: None,
+        size: content.len() as u64,
+        eight_bit: !content.is_ascii(),
+        utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
+        envelope,
+        signing_domain,
+    }
+}
+
+/// Priority 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`; never above what the user may have.
+fn lane(user: &User, priority: Option<i8>) -> Lane {
+    match priority {
+        None => user.lane,
+        Some(4..) => user.lane.max(Lane::Otp),
+        Some(1..=3) => user.lane.max(Lane::Reset),
+        Some(_) => Lane::Notice,
+    }
+}
+
+fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {
+    match error {
+        RouteError::NoSuchDomain => Err(Refusal::NoSuchDomain),
+        RouteError::NullMx => Err(Refusal::NullMx),
+        RouteError::NoHost => Err(Refusal::NoMailHost),
+        RouteError::Private => Err(Refusal::PrivateHosts),
+        RouteError::Trouble(_) => Ok(()),
+    }
+}
+
+fn append_refusal(error: &AppendError) -> Refusal {
+    match error {
+        AppendError::QueueFull | AppendError::Journal(JournalError::Full) => Refusal::Full,
+        AppendError::Journal(JournalError::Failed) => Refusal::Internal,
+        AppendError::Journal(JournalError::Closed) => Refusal::ShuttingDown,
+    }
+}

@@ -1,0 +1,7 @@
+//! Intake: the one way into the queue, for SMTP and HTTP alike. It asks who may send what to whom, completes and signs
+//! what comes, and stores it.
+
+pub mod door;
+pub mod refusal;
+mod stamp;
+pub mod user;

@@ -1,0 +1,165 @@
+//! What is added to a message: Received, and Date and Message-ID where they are missing (RFC 5321 section 4.4, RFC 6409
+//! section 8). And what a message must have to be sent at all.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use mail_parser::{HeaderValue, MessageParser};
+
+use super::refusal::Refusal;
+use crate::clock::Timestamp;
+use crate::mail::address::Mailbox;
+use crate::mail::id::MessageId;
+use crate::mail::message::{Content, fields};
+use crate::smtp::server_session::Protocol;
+
+/// Received fields from which on a message counts as going round in circles (RFC 5321 section 6.3 asks for at least
+/// 100 where nothing else is known; nothing passes this many hosts on its way to a person).
+const HOPS_MAX: usize = 50;
+
+/// What the header section says.
+#[derive(Debug)]
+pub(super) struct Header {
+    /// The authors.
+    pub(super) from: Vec<Mailbox>,
+    has_date: bool,
+    has_message_id: bool,
+}
+
+/// Reads what matters of the header section.
+pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
+    let mut header = Header { from: Vec::new(), has_date: false, has_message_id: false };
+    let mut hops = 0;
+    let mut has_from = false;
+    for field in fields(head) {
+        if field.is("From") {
+            if has_from {
+                return Err(Refusal::Message("more than one From field"));
+            }
+            has_from = true;
+            header.from = authors(field.raw)?;
+        } else if field.is("Date") {
+            header.has_date = true;
+        } else if field.is("Message-ID") {
+            header.has_message_id = true;
+        } else if field.is("Received") {
+            hops += 1;
+        }
+    }
+    if hops > HOPS_MAX {
+        return Err(Refusal::Loop);
+    }
+    if !has_from {
+        return Err(Refusal::Message("no From field; receivers refuse mail without one"));
+    }
+    Ok(header)
+}
+
+fn authors(field: &[u8]) -> Result<Vec<Mailbox>, Refusal> {
+    const MALFORMED: Refusal = Refusal::Message("the From field holds no valid address");
+    let mut raw = field.to_vec();
+    raw.extend_from_slice(b"\r\n");
+    let message = MessageParser::new().with_address_headers().parse_headers(&raw).ok_or(MALFORMED)?;
+    let Some(HeaderValue::Address(address)) = message.header("From") else { return Err(MALFORMED) };
+    let authors: Vec<Mailbox> = address
+        .iter()
+        .map(|author| author.address().and_then(|text| Mailbox::parse(text).ok()).ok_or(MALFORMED))
+        .collect::<Result<_, _>>()?;
+    if authors.is_empty() { Err(MALFORMED) } else { Ok(authors) }
+}
+
+/// What goes into the Received field.
+#[derive(Debug)]
+pub(super) struct Trace<'a> {
+    pub(super) hostname: &'a str,
+    /// The client's name and address, where they may be told.
+    pub(super) client: Option<String>,
+    pub(super) protocol: Protocol,
+    pub(super) id: MessageId,
+    pub(super) now: Timestamp,
+}
+
+/// Puts the added fields in front.
+pub(super) fn stamp(content: Content, header: &Header, trace: &Trace<'_>) -> Content {
+    let mut head = BytesMut::with_capacity(content.head.len() + 320);
+    let from = trace.client.as_deref().map(|client| format!("from {client}\r\n\t")).unwrap_or_default();
+    let received = format!(
+        "Received: {from}by {} (otp-relay) with {} id {};\r\n\t{}\r\n",
+        trace.hostname,
+        trace.protocol.keyword(),
+        trace.id,
+        trace.now.rfc5322()
+    );
+    head.put_slice(received.as_bytes());
+    if !header.has_date {
+        head.put_slice(format!("Date: {}\r\n", trace.now.rfc5322()).as_bytes());
+    }
+    if !header.has_message_id {
+        let domain = header.from.first().map_or_else(|| trace.hostname.to_owned(), Mailbox::domain_key);
+        head.put_slice(format!("Message-ID: <{}@{domain}>\r\n", trace.id).as_bytes());
+    }
+    head.put_slice(&content.head);
+    Content { head: head.freeze(), body: with_separator(content.body) }
+}
+
+/// A message of nothing but fields still has an empty line behind them, or the first line of something added later
+/// would be taken for a field.
+fn with_separator(body: Bytes) -> Bytes {
+    if body.is_empty() { Bytes::from_static(b"\r\n") } else { body }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::id::IdSource;
+
+    const ESMTPSA: Protocol = Protocol { extended: true, utf8: false, encrypted: true, authenticated: true };
+
+    fn stamped(text: &'static str, client: Option<&str>) -> String {
+        let content = Content::split(text.into());
+        let header = read(&content.head).unwrap();
+        let now = Timestamp::from_millis(1_795_255_200_000);
+        let id = IdSource::with_random(|| 0).next(now);
+        let client = client.map(str::to_owned);
+        let trace = Trace { hostname: "relay.example.com", client, protocol: ESMTPSA, id, now };
+        let content = stamp(content, &header, &trace);
+        String::from_utf8([content.head, content.body].concat()).unwrap()
+    }
+
+    #[test]
+    fn what_is_missing_is_added() {
+        assert_eq!(
+            stamped("From: App <otp@example.com>\r\n\r\nhi\r\n", None),
+            "Received: by relay.example.com (otp-relay) with ESMTPSA id 01M7YRRT800000000000000000;\r\n\
+             \tSat, 21 Nov 2026 10:00:00 +0000\r\n\
+             Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n\
+             Message-ID: <01M7YRRT800000000000000000@example.com>\r\n\
+             From: App <otp@example.com>\r\n\r\nhi\r\n"
+        );
+        let complete = stamped("From: a@example.com\r\nDate: x\r\nMessage-Id: <1>\r\n\r\n", Some("app ([192.0.2.1])"));
+        assert!(complete.starts_with("Received: from app ([192.0.2.1])\r\n\tby relay"));
+        assert!(complete.ends_with("+0000\r\nFrom: a@example.com\r\nDate: x\r\nMessage-Id: <1>\r\n\r\n"));
+        assert!(stamped("From: a@example.com\r\n", None).ends_with("From: a@example.com\r\n\r\n"));
+    }
+
+    fn refused(head: &str) -> Refusal {
+        read(head.as_bytes()).unwrap_err()
+    }
+
+    #[test]
+    fn what_cannot_be_sent_is_refused() {
+        assert_eq!(refused("Subject: x\r\n"), Refusal::Message("no From field; receivers refuse mail without one"));
+        assert_eq!(refused("From: a@b.com\r\nFROM: c@d.com\r\n"), Refusal::Message("more than one From field"));
+        assert!(matches!(refused("From: nobody\r\n"), Refusal::Message(_)));
+        assert!(matches!(refused("From: \r\n"), Refusal::Message(_)));
+        assert_eq!(refused(&("Received: x\r\n".repeat(51) + "From: a@b.com\r\n")), Refusal::Loop);
+    }
+
+    #[test]
+    fn authors_are_read() {
+        let from = |text: &str| {
+            let header = read(text.as_bytes()).unwrap();
+            header.from.iter().map(ToString::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(from("From: \"A, B\" <a@example.com>, c@example.org\r\n"), ["a@example.com", "c@example.org"]);
+        assert_eq!(from("From :\r\n =?utf-8?q?=C3=BC?= <a@example.com>\r\n"), ["a@example.com"]);
+    }
+}

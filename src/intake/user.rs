@@ -1,0 +1,51 @@
+//! Who sends.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::lane::Lane;
+use crate::mail::address::{Mailbox, pattern_covers};
+
+/// The name under which clients in trusted networks act.
+pub const TRUSTED: &str = "trusted";
+
+/// An app, or a group of them, with its rights and its wishes.
+#[derive(Debug, Clone)]
+pub struct User {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it may put into reverse-path and From.
+    pub senders: Senders,
+    /// Its default lane, and the most urgent it may ask for.
+    pub lane: Lane,
+    /// The life of its messages unless they ask for another.
+    pub life: Duration,
+}
+
+/// Whom a user may send as.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Senders {
+    /// Addresses that one of these patterns covers.
+    Patterns(Vec<String>),
+    /// Any address of a domain with a DKIM key.
+    SigningDomains,
+}
+
+impl User {
+    /// Whether it may send as this address. `signs`: whether a domain (lower case, A-labels) has a DKIM key.
+    pub fn may_send_as(&self, mailbox: &Mailbox, signs: impl Fn(&str) -> bool) -> bool {
+        match &self.senders {
+            Senders::Patterns(patterns) => patterns.iter().any(|pattern| pattern_covers(pattern, mailbox)),
+            Senders::SigningDomains => signs(&mailbox.domain_key()),
+        }
+    }
+
+    /// What it may send as, for a refusal.
+    pub fn allowed(&self) -> String {
+        match &self.senders {
+            Senders::Patterns(patterns) if patterns.is_empty() => "no senders are configured for this user".to_owned(),
+            Senders::Patterns(patterns) => format!("allowed are {}", patterns.join(", ")),
+            Senders::SigningDomains => "allowed are the domains with a DKIM key".to_owned(),
+        }
+    }
+}

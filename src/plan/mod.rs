@@ -1,0 +1,4 @@
+//! What an outcome means and when to try again; pure, so that a thousand schedules can be judged in a moment.
+
+pub mod cause;
+pub mod next;

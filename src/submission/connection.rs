@@ -1,0 +1,244 @@
+//! One client's connection: drives a [`ServerSession`] over TCP or TLS and gets it the answers it asks for.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+
+use super::credentials::{Checked, Credentials};
+use super::throttle::Throttle;
+use crate::clock::Clock;
+use crate::intake::door::{Door, RecipientCheck};
+use crate::intake::user::{TRUSTED, User};
+use crate::mail::envelope::Recipient;
+use crate::net::BoxStream;
+use crate::smtp::command::Mail;
+use crate::smtp::reply::{self, EnhancedCode, Reply};
+use crate::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
+
+/// Octets read at once.
+const READ_LEN: usize = 16 << 10;
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long one reply may take to be sent.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
+/// After a fault, how much more is read, and for how long, before the connection is closed.
+const DRAIN_LEN: usize = 64 << 10;
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// What all connections share.
+pub(super) struct Shared {
+    pub(super) door: Arc<Door>,
+    pub(super) credentials: Arc<Credentials>,
+    pub(super) throttle: Throttle,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) draining: CancellationToken,
+}
+
+/// One connection.
+pub(super) struct Connection {
+    shared: Arc<Shared>,
+    stream: BoxStream,
+    session: ServerSession,
+    peer: SocketAddr,
+    acceptor: Option<TlsAcceptor>,
+    user: Option<Arc<User>>,
+}
+
+/// The connection is over, by whatever reason.
+struct Over;
+
+impl Connection {
+    /// Serves a client until it is done.
+    pub(super) async fn serve(
+        shared: Arc<Shared>,
+        stream: BoxStream,
+        address: SocketAddr,
+        settings: Arc<SessionSettings>,
+        acceptor: Option<TlsAcceptor>,
+        peer: Peer,
+    ) {
+        let session = ServerSession::new(settings, peer, shared.clock.instant());
+        let user = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
+        let mut connection = Self { shared, stream, session, peer: address, acceptor, user };
+        // Over is not a failure: it says that there is nothing more to do.
+        let _ = connection.converse().await;
+    }
+
+    async fn converse(&mut self) -> Result<(), Over> {
+        let mut buffer = vec![0; READ_LEN];
+        let mut step = Step::Read;
+        loop {
+            step = match step {
+                Step::Read => self.read(&mut buffer).await?,
+                Step::StartTls => {
+                    self.flush().await?;
+                    self.encrypt().await?;
+                    self.handle(Event::TlsEstablished)
+                }
+                Step::CheckPassword { user, password } => {
+                    let now = self.shared.clock.instant();
+                    let checked = self.shared.credentials.check(&user, &password, now).await;
+                    self.authenticated(&user, checked).await?
+                }
+                Step::NeedVerifier { user } => match self.shared.credentials.nonce() {
+                    Ok(nonce) => self.handle(Event::Verifier(self.shared.credentials.scram_verifier(&user), &nonce)),
+                    Err(_) => self.handle(Event::Authenticated(Err(reply::AUTHENTICATION_BUSY))),
+                },
+                Step::Proved { user, accepted } => {
+                    let known = self.shared.credentials.user(&user).filter(|_| accepted);
+                    let checked = known.map_or(Checked::Refused, Checked::Accepted);
+                    self.authenticated(&user, checked).await?
+                }
+                Step::CheckSender(mail) => {
+                    let checked = self.check_sender(&mail);
+                    self.handle(Event::Checked(checked))
+                }
+                Step::CheckRecipient(recipient) => self.check_recipient(&recipient).await?,
+                Step::HandOver(submission) => {
+                    self.flush().await?;
+                    let reply = self.hand_over(*submission).await;
+                    self.handle(Event::HandedOver(reply))
+                }
+                Step::Close => return self.close().await,
+                Step::Drain => return self.drain(&mut buffer).await,
+            };
+        }
+    }
+
+    fn handle(&mut self, event: Event<'_>) -> Step {
+        self.session.handle(event, self.shared.clock.instant())
+    }
+
+    /// Sends what is to be said, then reads until the session wants something else.
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<Step, Over> {
+        loop {
+            self.flush().await?;
+            let (deadline, what) = self.session.deadline();
+            let draining = self.shared.draining.clone();
+            let event = tokio::select! {
+                biased;
+                read = self.stream.read(buffer) => match read {
+                    Ok(0) | Err(_) => return Err(Over),
+                    Ok(len) => Event::Received(&buffer[..len]),
+                },
+                () = tokio::time::sleep_until(deadline.into()) => {
+                    tracing::debug!(peer = %self.peer, what, "client timed out");
+                    Event::Timeout
+                }
+                () = draining.cancelled(), if !self.session.is_draining() => Event::Draining,
+            };
+            let step = self.session.handle(event, self.shared.clock.instant());
+            if !matches!(step, Step::Read) {
+                return Ok(step);
+            }
+        }
+    }
+
+    async fn flush(&mut self) -> Result<(), Over> {
+        let output = self.session.take_output();
+        if output.is_empty() {
+            return Ok(());
+        }
+        let write = async {
+            self.stream.write_all(&output).await?;
+            self.stream.flush().await
+        };
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Over),
+        }
+    }
+
+    async fn encrypt(&mut self) -> Result<(), Over> {
+        let acceptor = self.acceptor.clone().ok_or(Over)?;
+        let (closed, _) = tokio::io::duplex(1);
+        let stream = std::mem::replace(&mut self.stream, Box::new(closed));
+        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
+            Ok(Ok(stream)) => {
+                self.stream = Box::new(stream);
+                Ok(())
+            }
+            Ok(Err(error)) => {
+                tracing::debug!(peer = %self.peer, %error, "TLS handshake failed");
+                Err(Over)
+            }
+            Err(_) => Err(Over),
+        }
+    }
+
+    async fn authenticated(&mut self, name: &str, checked: Checked) -> Result<Step, Over> {
+        let address = self.peer.ip();
+        let result = match checked {
+            Checked::Accepted(user) => {
+                self.shared.throttle.accepted(address, name);
+                self.user = Some(user);
+                Ok(())
+            }
+            Checked::Refused => {
+                let delay = self.shared.throttle.refused(address, name, self.shared.clock.instant());
+                tracing::info!(peer = %address, delay_ms = delay.as_millis(), "authentication failed");
+                self.flush().await?;
+                tokio::time::sleep(delay).await;
+                Err(reply::BAD_CREDENTIALS)
+            }
+            Checked::Busy => Err(reply::AUTHENTICATION_BUSY),
+        };
+        Ok(self.handle(Event::Authenticated(result)))
+    }
+
+    fn check_sender(&self, mail: &Mail) -> Result<(), Reply> {
+        let user = self.user.as_ref().ok_or(reply::AUTHENTICATION_REQUIRED)?;
+        self.shared.door.check_sender(user, &mail.reverse_path).map_err(|refusal| refusal.reply())
+    }
+
+    async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Over> {
+        let result = match self.shared.door.check_recipient(&recipient.mailbox) {
+            RecipientCheck::Done(result) => result,
+            RecipientCheck::NeedsDns => {
+                self.flush().await?;
+                self.shared.door.wait_for_domain(&recipient.mailbox).await
+            }
+        };
+        Ok(self.handle(Event::Checked(result.map_err(|refusal| refusal.reply()))))
+    }
+
+    async fn hand_over(&self, submission: Submission) -> Reply {
+        let Some(user) = &self.user else { return reply::AUTHENTICATION_REQUIRED };
+        let client: Option<IpAddr> = Some(self.peer.ip());
+        match self.shared.door.submit(user, submission, client).await {
+            Ok(receipt) => Reply::new(250, EnhancedCode(2, 0, 0), format!("accepted id={}", receipt.id)),
+            Err(refusal) => {
+                let reply = refusal.reply();
+                tracing::info!(peer = %self.peer.ip(), user = %user.name, code = reply.code, "message refused");
+                reply
+            }
+        }
+    }
+
+    async fn close(&mut self) -> Result<(), Over> {
+        self.flush().await?;
+        // The client may be gone already.
+        let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.stream.shutdown()).await;
+        Err(Over)
+    }
+
+    async fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Over> {
+        self.flush().await?;
+        let drain = async {
+            self.stream.shutdown().await.map_err(|_| Over)?;
+            let mut left = DRAIN_LEN;
+            while left > 0 {
+                match self.stream.read(buffer).await {
+                    Ok(0) | Err(_) => break,
+                    Ok(len) => left = left.saturating_sub(len),
+                }
+            }
+            Err(Over)
+        };
+        tokio::time::timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Err(Over))
+    }
+}

@@ -1,0 +1,268 @@
+//! Users and their passwords.
+//!
+//! Checking a password costs tens of milliseconds by design. It is done off the async threads, by a few at once; a
+//! password that was right is remembered for a while by a keyed hash, so that an app which connects anew for every
+//! code does not pay each time.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use argon2::PasswordVerifier as _;
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use parking_lot::Mutex;
+use tokio::sync::Semaphore;
+
+use crate::intake::user::User;
+use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
+
+/// Rounds for new hashes and for users that do not exist.
+pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("not zero");
+/// Octets of a salt.
+pub const SALT_LEN: usize = 16;
+/// How long a password that was right need not be checked again.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Passwords remembered at most.
+const REMEMBERED_MAX: usize = 10_000;
+/// Checks that may wait for their turn; more are told to come back.
+const WAITING_MAX: usize = 256;
+
+/// A password as the configuration holds it.
+#[derive(Clone)]
+pub enum PasswordHash {
+    /// Serves every mechanism.
+    Scram(ScramVerifier),
+    /// `$argon2id$...`: PLAIN and LOGIN only.
+    Argon2(Arc<str>),
+}
+
+impl PasswordHash {
+    /// Reads either form.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if let Some(verifier) = ScramVerifier::from_text(text) {
+            return Some(Self::Scram(verifier));
+        }
+        let is_argon2 = text.starts_with("$argon2") && argon2::PasswordHash::new(text).is_ok();
+        is_argon2.then(|| Self::Argon2(text.into()))
+    }
+
+    fn is_password(&self, password: &str) -> bool {
+        match self {
+            Self::Scram(verifier) => verifier.is_password(password),
+            Self::Argon2(text) => argon2::PasswordHash::new(text).is_ok_and(|hash| {
+                argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+            }),
+        }
+    }
+}
+
+impl std::fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+/// A user with what it needs to log in; none of it: it cannot.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its rights.
+    pub user: Arc<User>,
+    /// Its password.
+    pub password: Option<PasswordHash>,
+}
+
+/// What a password check came to.
+#[derive(Debug, Clone)]
+pub enum Checked {
+    /// Right.
+    Accepted(Arc<User>),
+    /// Wrong, or no such user; nobody is told which.
+    Refused,
+    /// Too many checks are waiting.
+    Busy,
+}
+
+/// All users.
+pub struct Credentials {
+    accounts: ArcSwap<HashMap<String, Account>>,
+    /// Makes up salts for users that do not exist, the same ones each time.
+    salt_key: hmac::Key,
+    /// Hashes what is remembered; new in each process.
+    memory_key: hmac::Key,
+    remembered: Mutex<HashMap<[u8; KEY_LEN], Instant>>,
+    running: Arc<Semaphore>,
+    waiting: Semaphore,
+    random: SystemRandom,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// `secret` outlives the process and makes the salts of unknown users constant.
+    pub fn new(accounts: HashMap<String, Account>, secret: &[u8]) -> Self {
+        let random = SystemRandom::new();
+        let mut key = [0; KEY_LEN];
+        // Without random numbers nothing is remembered by a guessable key: the process ends here.
+        random.fill(&mut key).expect("the operating system gives random numbers");
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self {
+            accounts: ArcSwap::from_pointee(accounts),
+            salt_key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            memory_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            remembered: Mutex::default(),
+            running: Arc::new(Semaphore::new(cores)),
+            waiting: Semaphore::new(WAITING_MAX),
+            random,
+        }
+    }
+
+    /// Takes new users; what was remembered is forgotten.
+    pub fn reconfigure(&self, accounts: HashMap<String, Account>) {
+        self.accounts.store(Arc::new(accounts));
+        self.remembered.lock().clear();
+    }
+
+    /// The user of this name.
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        self.accounts.load().get(name).map(|account| account.user.clone())
+    }
+
+    /// Checks a password. A user that does not exist takes as long as one that does.
+    pub async fn check(&self, name: &str, password: &str, now: Instant) -> Checked {
+        let account = self.accounts.load().get(name).cloned();
+        let fingerprint = self.fingerprint(name, password);
+        if let Some(account) = &account
+            && self.is_remembered(&fingerprint, now)
+        {
+            return Checked::Accepted(account.user.clone());
+        }
+        let Ok(_waiting) = self.waiting.try_acquire() else { return Checked::Busy };
+        let Ok(running) = self.running.clone().acquire_owned().await else { return Checked::Busy };
+        let hash = account.as_ref().and_then(|account| account.password.clone());
+        let hash = hash.unwrap_or_else(|| PasswordHash::Scram(self.made_up_verifier(name)));
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        let check = tokio::task::spawn_blocking(move || {
+            let _running = running;
+            hash.is_password(&password)
+        });
+        match (check.await, account) {
+            (Ok(true), Some(account)) if account.password.is_some() => {
+                self.remember(fingerprint, now);
+                Checked::Accepted(account.user)
+            }
+            (Ok(_), _) => Checked::Refused,
+            (Err(_), _) => Checked::Busy,
+        }
+    }
+
+    /// What SCRAM needs of a user. One that does not exist, or cannot do SCRAM, gets a salt that is always the same and
+    /// keys that no password fits.
+    pub fn scram_verifier(&self, name: &str) -> ScramVerifier {
+        match self.accounts.load().get(name).and_then(|account| account.password.clone()) {
+            Some(PasswordHash::Scram(verifier)) => verifier,
+            Some(PasswordHash::Argon2(_)) | None => self.made_up_verifier(name),
+        }
+    }
+
+    /// A nonce for SCRAM: printable, without commas.
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn nonce(&self) -> Result<String, aws_lc_rs::error::Unspecified> {
+        use base64::Engine as _;
+        let mut bytes = [0; 18];
+        self.random.fill(&mut bytes)?;
+        Ok(base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes))
+    }
+
+    fn made_up_verifier(&self, name: &str) -> ScramVerifier {
+        let derive = |purpose: &str| hmac::sign(&self.salt_key, format!("{purpose} {name}").as_bytes());
+        let key = |purpose| derive(purpose).as_ref().try_into().unwrap_or([0; KEY_LEN]);
+        ScramVerifier {
+            iterations: SCRAM_ITERATIONS,
+            salt: derive("salt").as_ref()[..SALT_LEN].to_vec(),
+            stored_key: key("stored"),
+            server_key: key("server"),
+        }
+    }
+
+    fn fingerprint(&self, name: &str, password: &str) -> [u8; KEY_LEN] {
+        let mut context = hmac::Context::with_key(&self.memory_key);
+        context.update(name.as_bytes());
+        context.update(&[0]);
+        context.update(password.as_bytes());
+        context.sign().as_ref().try_into().unwrap_or([0; KEY_LEN])
+    }
+
+    fn is_remembered(&self, fingerprint: &[u8; KEY_LEN], now: Instant) -> bool {
+        self.remembered.lock().get(fingerprint).is_some_and(|until| *until > now)
+    }
+
+    fn remember(&self, fingerprint: [u8; KEY_LEN], now: Instant) {
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.retain(|_, until| *until > now);
+        }
+        if remembered.len() < REMEMBERED_MAX {
+            remembered.insert(fingerprint, now + REMEMBERED);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::intake::user::Senders;
+    use crate::lane::Lane;
+
+    fn credentials() -> Credentials {
+        let user = Arc::new(User {
+            name: "shop".into(),
+            senders: Senders::Patterns(Vec::new()),
+            lane: Lane::Otp,
+            life: Duration::from_secs(600),
+        });
+        let verifier = ScramVerifier::derive("secret", b"salt", NonZeroU32::new(1000).unwrap());
+        let account = Account { user, password: Some(PasswordHash::Scram(verifier)) };
+        Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"a secret of this machine")
+    }
+
+    #[tokio::test]
+    async fn passwords_are_checked_and_remembered() {
+        let credentials = credentials();
+        let now = SystemClock::default().instant();
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
+        assert!(matches!(credentials.check("shop", "wrong", now).await, Checked::Refused));
+        assert!(matches!(credentials.check("nobody", "secret", now).await, Checked::Refused));
+        assert_eq!(credentials.remembered.lock().len(), 1);
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
+        credentials.reconfigure(HashMap::new());
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Refused));
+    }
+
+    #[test]
+    fn unknown_users_look_like_known_ones() {
+        let (one, other) = (credentials(), credentials());
+        let verifier = one.scram_verifier("nobody");
+        assert_eq!(verifier, other.scram_verifier("nobody"));
+        assert_ne!(verifier.salt, one.scram_verifier("somebody").salt);
+        assert_eq!(verifier.salt.len(), SALT_LEN);
+        assert_ne!(one.nonce().unwrap(), one.nonce().unwrap());
+    }
+
+    #[test]
+    fn hashes_are_read() {
+        let argon2 = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$UlRZPdmc8Vxrnlw4Io9Jpr1HoyCtq5+SwqpCtLNN7QM";
+        assert!(matches!(PasswordHash::from_text(argon2), Some(PasswordHash::Argon2(_))));
+        assert!(PasswordHash::from_text("$argon2id$nonsense").is_none());
+        assert!(PasswordHash::from_text("secret").is_none());
+    }
+}

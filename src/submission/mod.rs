@@ -1,0 +1,6 @@
+//! Submission: SMTP from the apps. Knows connections, users and their passwords; what happens to mail is intake's.
+
+mod connection;
+pub mod credentials;
+pub mod listener;
+mod throttle;

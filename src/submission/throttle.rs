@@ -1,0 +1,100 @@
+//! Slows down who guesses passwords. Only refusals wait, so a right password is never held up by what others try.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher, RandomState};
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// The first refusal waits this long; each further one twice as long as the one before.
+const DELAY_MIN: Duration = Duration::from_millis(250);
+const DELAY_MAX: Duration = Duration::from_secs(8);
+/// After this long without a refusal all is forgotten.
+const MEMORY: Duration = Duration::from_secs(900);
+/// Addresses and accounts remembered at most.
+const ENTRIES_MAX: usize = 20_000;
+
+#[derive(Debug, Clone, Copy)]
+struct Failures {
+    count: u32,
+    last: Instant,
+}
+
+/// Failures by client address and by account. Keys are hashes: a table of what strangers sent is kept by nobody.
+#[derive(Debug, Default)]
+pub(super) struct Throttle {
+    hasher: RandomState,
+    failures: Mutex<HashMap<u64, Failures>>,
+}
+
+impl Throttle {
+    /// Notes a refusal; returns how long its reply has to wait.
+    pub(super) fn refused(&self, address: IpAddr, user: &str, now: Instant) -> Duration {
+        let keys = [self.hasher.hash_one(network(address)), self.hasher.hash_one(("user", user))];
+        let mut failures = self.failures.lock();
+        if failures.len() + keys.len() > ENTRIES_MAX {
+            failures.retain(|_, entry| now - entry.last < MEMORY);
+        }
+        let mut worst = 0;
+        for key in keys {
+            if failures.len() >= ENTRIES_MAX && !failures.contains_key(&key) {
+                // The table is full of fresh failures: an attack. Everyone who fails waits longest.
+                return DELAY_MAX;
+            }
+            let entry = failures.entry(key).or_insert(Failures { count: 0, last: now });
+            if now - entry.last >= MEMORY {
+                entry.count = 0;
+            }
+            *entry = Failures { count: entry.count.saturating_add(1), last: now };
+            worst = worst.max(entry.count);
+        }
+        DELAY_MIN.saturating_mul(1 << (worst - 1).min(16)).min(DELAY_MAX)
+    }
+
+    /// A right password clears the account and the address it came from.
+    pub(super) fn accepted(&self, address: IpAddr, user: &str) {
+        let mut failures = self.failures.lock();
+        failures.remove(&self.hasher.hash_one(network(address)));
+        failures.remove(&self.hasher.hash_one(("user", user)));
+    }
+}
+
+/// One customer commonly has a whole IPv6 /64.
+fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+
+    #[test]
+    fn each_failure_waits_longer_until_forgotten() {
+        let throttle = Throttle::default();
+        let now = SystemClock::default().instant();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let delays: Vec<u128> = (0..8).map(|_| throttle.refused(address, "shop", now).as_millis()).collect();
+        assert_eq!(delays, [250, 500, 1000, 2000, 4000, 8000, 8000, 8000]);
+        let other = IpAddr::from([192, 0, 2, 2]);
+        assert_eq!(throttle.refused(other, "else", now), DELAY_MIN);
+        assert_eq!(throttle.refused(other, "shop", now), DELAY_MAX);
+        throttle.accepted(address, "shop");
+        assert_eq!(throttle.refused(address, "shop", now), DELAY_MIN);
+        assert_eq!(throttle.refused(address, "shop", now + MEMORY), DELAY_MIN);
+    }
+
+    #[test]
+    fn memory_is_bounded() {
+        let throttle = Throttle::default();
+        let now = SystemClock::default().instant();
+        for number in 0..30_000_u32 {
+            throttle.refused(IpAddr::from(number.to_be_bytes()), &number.to_string(), now);
+        }
+        assert!(throttle.failures.lock().len() <= ENTRIES_MAX);
+    }
+}
