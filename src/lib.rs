@@ -15,6 +15,7 @@ pub mod mail;
 pub mod net;
 pub mod plan;
 pub mod queue;
+pub mod report;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

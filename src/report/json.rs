@@ -1,0 +1,62 @@
+//! Events in JSON, the same in the log, the API and webhooks.
+
+use serde::Serialize;
+
+use crate::event::Event;
+use crate::mail::id::EntryId;
+
+/// An event as it is written.
+#[derive(Debug, Serialize)]
+pub struct EventJson<'a> {
+    event: &'static str,
+    time: String,
+    id: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
+    user: &'a str,
+    lane: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<&'a str>,
+    attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+    expires_at: String,
+    ms: u128,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    may_have_arrived: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<&'a str>,
+}
+
+impl<'a> EventJson<'a> {
+    /// The event, with its recipient as it may be told.
+    pub fn new(event: &'a Event, recipient: Option<String>) -> Self {
+        Self {
+            event: event.kind.name(),
+            time: event.time.rfc3339(),
+            id: event.id.to_string(),
+            entry: event.entry.map(|index| EntryId { message: event.id, index }.to_string()),
+            user: &event.user,
+            lane: event.lane.name(),
+            tag: event.tag.as_deref(),
+            recipient,
+            destination: event.destination.as_deref(),
+            cause: event.cause,
+            reply: event.reply.as_deref(),
+            attempt: event.attempt,
+            next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
+            expires_at: event.expires_at.rfc3339(),
+            ms: event.since_accepted.as_millis(),
+            may_have_arrived: event.may_have_arrived,
+            note: event.note.as_deref(),
+        }
+    }
+}
