@@ -4,8 +4,12 @@
 
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
 
+pub mod app;
+pub mod cli;
 pub mod clock;
+pub mod config;
 pub mod delivery;
+pub mod demo;
 pub mod destination;
 pub mod dkim;
 pub mod event;

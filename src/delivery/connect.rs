@@ -148,10 +148,8 @@ mod tests {
             preference,
             addresses: vec![IpAddr::from([192, 0, 2, last])],
         };
-        let route = Route {
-            destination: "d".into(),
-            hosts: vec![host("a", 10, 1), host("b", 10, 2), host("c", 20, 3)],
-        };
+        let route =
+            Route { destination: "d".into(), hosts: vec![host("a", 10, 1), host("b", 10, 2), host("c", 20, 3)] };
         let names = |turn| in_order(&route, turn, 25).iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
         assert_eq!(names(0), ["a", "b", "c"]);
         assert_eq!(names(1), ["b", "a", "c"]);

@@ -66,6 +66,8 @@ pub struct Key {
     domain: String,
     selector: String,
     signer: Signer,
+    /// The text of the TXT record.
+    record: String,
 }
 
 impl Key {
@@ -87,7 +89,8 @@ impl Key {
                 Signer::Rsa(template(key, domain, selector))
             }
         };
-        Ok(Self { domain: domain.to_owned(), selector: selector.to_owned(), signer })
+        let record = record::txt_record(pem)?;
+        Ok(Self { domain: domain.to_owned(), selector: selector.to_owned(), signer, record })
     }
 
     /// The domain it signs for.
@@ -98,6 +101,11 @@ impl Key {
     /// The selector under which its public half is published.
     pub fn selector(&self) -> &str {
         &self.selector
+    }
+
+    /// The text of the TXT record that publishes its public half.
+    pub fn record(&self) -> &str {
+        &self.record
     }
 
     /// `rsa` or `ed25519`.

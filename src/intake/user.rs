@@ -49,3 +49,9 @@ impl User {
         }
     }
 }
+
+/// What the configuration keeps of an API token: its SHA-256 in hexadecimal.
+pub fn token_hash(token: &str) -> String {
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
+    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+}

@@ -149,7 +149,14 @@ fn says_greylisted(text: &str) -> bool {
 mod tests {
     use super::*;
 
-    fn check(stage: Stage, code: u16, enhanced: Option<EnhancedCode>, text: &'static str, cause: Cause, outlook: Outlook) {
+    fn check(
+        stage: Stage,
+        code: u16,
+        enhanced: Option<EnhancedCode>,
+        text: &'static str,
+        cause: Cause,
+        outlook: Outlook,
+    ) {
         let failure = Failure { stage, fault: Fault::Reply(Reply { code, enhanced, text: text.into() }) };
         assert_eq!(of_failure(&failure), Verdict { cause, outlook }, "{code} {text}");
     }

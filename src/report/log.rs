@@ -350,7 +350,22 @@ mod tests {
     fn json_has_the_documented_names() {
         let line = log(Format::Json).line(&event());
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
-        for name in ["event", "time", "id", "entry", "user", "lane", "recipient", "destination", "cause", "reply", "attempt", "next_attempt_at", "expires_at", "ms"] {
+        for name in [
+            "event",
+            "time",
+            "id",
+            "entry",
+            "user",
+            "lane",
+            "recipient",
+            "destination",
+            "cause",
+            "reply",
+            "attempt",
+            "next_attempt_at",
+            "expires_at",
+            "ms",
+        ] {
             assert!(value.get(name).is_some(), "{name} is missing in {line}");
         }
         assert_eq!(value["event"], "greylisted");

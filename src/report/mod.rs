@@ -38,8 +38,7 @@ impl Reporter {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = lost.clone();
-        let thread =
-            std::thread::Builder::new().name("report".into()).spawn(move || run(&receiver, &counter, &log))?;
+        let thread = std::thread::Builder::new().name("report".into()).spawn(move || run(&receiver, &counter, &log))?;
         Ok(Arc::new(Self { channel: Mutex::new(Some(sender)), lost, thread: Mutex::new(Some(thread)) }))
     }
 

@@ -52,9 +52,8 @@ impl PasswordHash {
     fn is_password(&self, password: &str) -> bool {
         match self {
             Self::Scram(verifier) => verifier.is_password(password),
-            Self::Argon2(text) => argon2::PasswordHash::new(text).is_ok_and(|hash| {
-                argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
-            }),
+            Self::Argon2(text) => argon2::PasswordHash::new(text)
+                .is_ok_and(|hash| argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()),
         }
     }
 }

@@ -1,0 +1,152 @@
+//! The data folder: one process at a time, readable by its owner only.
+
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use tokio_rustls::TlsAcceptor;
+
+use crate::config::Config;
+use crate::tls;
+
+const SECRET_LEN: usize = 32;
+
+/// A data folder that is ours.
+#[derive(Debug)]
+pub struct DataFolder {
+    path: PathBuf,
+    /// Held as long as the folder is used.
+    _lock: File,
+}
+
+impl DataFolder {
+    /// Makes the folder if there is none, and takes it.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be written.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        fs::create_dir_all(path).with_context(|| format!("the data folder {shown} cannot be made"))?;
+        fs::set_permissions(path, Permissions::from_mode(0o700))
+            .with_context(|| format!("the data folder {shown} is not ours"))?;
+        let lock =
+            private_file(&path.join("lock")).with_context(|| format!("the data folder {shown} cannot be written"))?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir")
+            }
+            Err(TryLockError::Error(error)) => Err(error).context(format!("{shown}/lock cannot be locked")),
+        }
+    }
+
+    /// Where the queue is.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join("queue")
+    }
+
+    /// Random bytes that stay the same for this folder.
+    ///
+    /// # Errors
+    /// When they cannot be read or made.
+    pub fn secret(&self) -> anyhow::Result<Vec<u8>> {
+        let path = self.path.join("secret");
+        let known = fs::read(&path).ok().filter(|bytes| bytes.len() == SECRET_LEN);
+        match known {
+            Some(bytes) => Ok(bytes),
+            None => {
+                let mut bytes = vec![0; SECRET_LEN];
+                fill_random(&mut bytes)?;
+                write_private(&path, &bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// The acceptor with the configured certificate, or with one made up and kept here.
+    ///
+    /// # Errors
+    /// When it cannot be used, or not be made.
+    pub fn acceptor(&self, config: &Config) -> anyhow::Result<TlsAcceptor> {
+        if let Some((certificate, private_key)) = &config.certificate {
+            return Ok(tls::acceptor(certificate, private_key)?);
+        }
+        let (certificate, private_key) = (self.path.join("self-signed.pem"), self.path.join("self-signed.key"));
+        tls::ensure_self_signed(&certificate, &private_key, &config.hostname)?;
+        Ok(tls::acceptor(&certificate, &private_key)?)
+    }
+}
+
+/// Writes a file that only its owner can read.
+///
+/// # Errors
+/// When it cannot be written.
+pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut file = private_file(path)?;
+    file.set_len(0)?;
+    file.write_all(content)?;
+    file.sync_all()
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Files made from now on, by whatever library, are readable by their owner only.
+pub fn keep_files_private() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+}
+
+/// Raises the limit of open files as far as the system allows; returns it.
+pub fn raise_file_limit() -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Some(hard);
+    }
+    Some(soft)
+}
+
+/// A number that no other process draws.
+///
+/// # Errors
+/// When the operating system gives no random numbers.
+pub fn random_number() -> anyhow::Result<u64> {
+    let mut bytes = [0; 8];
+    fill_random(&mut bytes)?;
+    Ok(u64::from_be_bytes(bytes))
+}
+
+/// Random bytes from the operating system.
+///
+/// # Errors
+/// When it gives none.
+pub fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
+    SystemRandom::new().fill(bytes).map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_taken_once_and_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let folder = DataFolder::open(&path).unwrap();
+        let error = DataFolder::open(&path).unwrap_err().to_string();
+        assert!(error.contains("another otp-relay uses the data folder"), "{error}");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        let secret = folder.secret().unwrap();
+        assert_eq!(secret, folder.secret().unwrap());
+        assert_eq!(mode(&path.join("secret")), 0o600);
+        drop(folder);
+        assert_eq!(DataFolder::open(&path).unwrap().secret().unwrap(), secret);
+    }
+}

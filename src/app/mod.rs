@@ -1,0 +1,242 @@
+//! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
+
+pub mod folder;
+pub mod made_up;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio_util::sync::CancellationToken;
+
+use crate::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::delivery::{self, Delivery};
+use crate::destination::mx::Router;
+use crate::destination::resolver::{Dns, HickoryDns};
+use crate::dkim::Keys;
+use crate::dkim::pool::SigningPool;
+use crate::event::{Event, Sink};
+use crate::intake::door::{self, Door, LIFE};
+use crate::mail::id::IdSource;
+use crate::net::{Network, TcpNetwork};
+use crate::queue::sled_store::SledStore;
+use crate::queue::{Queue, Storage, Workers};
+use crate::report::Reporter;
+use crate::report::log::{EventLog, Output};
+use crate::smtp::server_session::SessionSettings;
+use crate::submission::credentials::Credentials;
+use crate::submission::listener::{self, LiveSettings, Submission};
+use crate::tls;
+use folder::DataFolder;
+
+/// How long running attempts get when the relay stops.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// Sessions with mail hosts in all.
+const CONNECTIONS_OUT_MAX: usize = 1000;
+/// How long a session without work is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// What the relay stands on, exchangeable for tests and the demo.
+pub struct Ground {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How mail hosts are connected to.
+    pub network: Arc<dyn Network>,
+    /// DNS, if not as configured.
+    pub dns: Option<Arc<dyn Dns>>,
+    /// Somebody else who wants to hear of events.
+    pub events: Option<Arc<dyn Sink>>,
+    /// Where the log goes.
+    pub output: Output,
+}
+
+impl std::fmt::Debug for Ground {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Ground")
+    }
+}
+
+impl Default for Ground {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::default()),
+            network: Arc::new(TcpNetwork),
+            dns: None,
+            events: None,
+            output: Output::stdout(),
+        }
+    }
+}
+
+/// A running relay.
+pub struct Relay {
+    addresses: Vec<SocketAddr>,
+    door: Arc<Door>,
+    credentials: Arc<Credentials>,
+    keys: Arc<ArcSwap<Keys>>,
+    submission: Arc<Submission>,
+    delivery: Arc<Delivery>,
+    queue: Arc<Queue>,
+    reporter: Arc<Reporter>,
+    draining: CancellationToken,
+    folder: DataFolder,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// Starts everything, on the runtime that it is called on. When it returns, clients can connect, and what the queue
+    /// held is on its way again.
+    ///
+    /// # Errors
+    /// What could not be started, in a sentence for the operator; then nothing is left running.
+    pub fn start(config: Config, ground: Ground) -> anyhow::Result<Self> {
+        let Ground { clock, network, dns, events, output } = ground;
+        let folder = DataFolder::open(&config.data_dir)?;
+        let mut listeners = Vec::new();
+        for settings in &config.listeners {
+            listeners.push((listener::bind(settings.address)?, settings.clone()));
+        }
+        let addresses = listeners.iter().map(|(socket, _)| socket.local_addr()).collect::<Result<_, _>>()?;
+        let acceptor = folder.acceptor(&config)?;
+        let dns = match dns {
+            Some(dns) => dns,
+            None => Arc::new(HickoryDns::new(&config.resolver)?),
+        };
+        let reporter = Reporter::start(EventLog::new(&config.log, output))?;
+        let sink: Arc<dyn Sink> = match events {
+            Some(also) => Arc::new(Both(reporter.clone(), also)),
+            None => reporter.clone(),
+        };
+        let store = Box::new(SledStore::open(&folder.queue())?);
+        let owner = folder::random_number()?;
+        let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink, owner)?;
+        let router = Arc::new(Router::new(dns, clock.clone(), config.delivery.allow_private_destinations));
+        let signing = Arc::new(SigningPool::start()?);
+        let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
+        let credentials = Arc::new(Credentials::new(config.accounts, &folder.secret()?));
+        let keys = Arc::new(ArcSwap::from_pointee(config.keys));
+        let parts = delivery::Parts {
+            queue: queue.clone(),
+            router: router.clone(),
+            network,
+            tls: tls::opportunistic_connector()?,
+            keys: keys.clone(),
+            signing: signing.clone(),
+            clock: clock.clone(),
+        };
+        let delivery = Delivery::new(parts, delivery_settings);
+        let workers: Arc<dyn Workers> = delivery.clone();
+        queue.set_workers(Arc::downgrade(&workers));
+        let parts = door::Parts {
+            queue: queue.clone(),
+            router,
+            keys: keys.clone(),
+            signing,
+            ids: IdSource::new(),
+            clock: clock.clone(),
+        };
+        let door = Arc::new(Door::new(parts, intake_settings));
+        let draining = CancellationToken::new();
+        let submission = Submission::new(door.clone(), credentials.clone(), clock, live, acceptor, draining.clone());
+        let depth = queue.depth();
+        if depth.messages > 0 {
+            tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
+        }
+        tokio::spawn(queue.clone().run_timers());
+        for (socket, settings) in listeners {
+            tokio::spawn(submission.clone().serve(socket, settings));
+        }
+        Ok(Self { addresses, door, credentials, keys, submission, delivery, queue, reporter, draining, folder })
+    }
+
+    /// Where clients can connect, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Takes on what can change while the relay runs: users, keys, certificates and limits.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used; then nothing changes.
+    pub fn reload(&self, config: Config) -> anyhow::Result<()> {
+        let acceptor = self.folder.acceptor(&config)?;
+        self.submission.reconfigure(live(&config), acceptor);
+        self.door.reconfigure(config.intake());
+        self.keys.store(Arc::new(config.keys));
+        self.credentials.reconfigure(config.accounts);
+        Ok(())
+    }
+
+    /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
+    /// closed.
+    pub async fn shut_down(self) {
+        self.draining.cancel();
+        self.queue.stop();
+        let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
+        let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));
+        if clients.is_err() {
+            tracing::warn!("some clients were still connected");
+        }
+        let queue = self.queue.clone();
+        // Waits for the storage thread.
+        let closing = tokio::task::spawn_blocking(move || queue.close());
+        if closing.await.is_err() {
+            tracing::error!("the queue could not be closed");
+        }
+        let depth = self.queue.depth();
+        let entries = depth.queued + depth.deferred + depth.sending;
+        tracing::info!(entries, "stopped; what is left in the queue goes on at the next start");
+        self.reporter.close();
+    }
+}
+
+fn delivery_settings(config: &Config) -> delivery::Settings {
+    delivery::Settings {
+        hostname: config.hostname.clone(),
+        port: config.delivery.port,
+        connect_timeout: config.delivery.connect_timeout,
+        connections_per_destination_max: config.delivery.connections_per_destination_max,
+        connections_max: CONNECTIONS_OUT_MAX,
+        idle_timeout: IDLE_TIMEOUT,
+        source_addresses: config.delivery.source_addresses.clone(),
+        starttls: true,
+        reverse_path: config.delivery.reverse_path.clone(),
+    }
+}
+
+fn live(config: &Config) -> LiveSettings {
+    LiveSettings {
+        session: SessionSettings {
+            hostname: config.hostname.clone(),
+            message_size_max: config.submission.message_size_max,
+            recipients_max: config.submission.recipients_max,
+            starttls: false,
+            deliver_by: LIFE,
+            command_timeout: config.submission.command_timeout,
+            idle_timeout: config.submission.idle_timeout,
+        },
+        limits: config.submission.limits,
+    }
+}
+
+/// Two sinks as one.
+struct Both(Arc<dyn Sink>, Arc<dyn Sink>);
+
+impl Sink for Both {
+    fn emit(&self, event: Event) {
+        self.1.emit(event.clone());
+        self.0.emit(event);
+    }
+}

@@ -1,0 +1,99 @@
+//! The command line: one file a command.
+
+mod check;
+mod dkim;
+mod serve;
+mod user;
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+use crate::config::findings::Severity;
+use crate::config::{Config, DEFAULT_FILES};
+
+/// An SMTP relay for one-time codes, login links and password resets.
+#[derive(Debug, Parser)]
+#[command(name = "otp-relay", version, about, max_term_width = 100)]
+struct Cli {
+    /// The configuration file [default: config/relay.toml, then /etc/otp-relay/relay.toml]
+    #[arg(short, long, global = true, value_name = "FILE")]
+    config: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the relay
+    Serve,
+    /// See it work: a code through the relay, past a greylisting server, in a few seconds and without network
+    Demo(crate::demo::Options),
+    /// Look for mistakes in the configuration
+    Check(check::Options),
+    /// Make DKIM keys, print their DNS records
+    #[command(subcommand)]
+    Dkim(dkim::Command),
+    /// Make password hashes for the configuration
+    #[command(subcommand)]
+    User(user::Command),
+}
+
+/// Runs the command that the arguments name.
+pub fn run() -> ExitCode {
+    let cli = Cli::parse();
+    let file = cli.config.as_deref();
+    let result = match cli.command {
+        Command::Serve => serve::run(file),
+        Command::Demo(options) => crate::demo::run(&options),
+        Command::Check(options) => check::run(file, &options),
+        Command::Dkim(command) => dkim::run(file, &command),
+        Command::User(command) => user::run(&command),
+    };
+    result.unwrap_or_else(|error| {
+        complain(&format!("otp-relay: {error:#}"));
+        ExitCode::FAILURE
+    })
+}
+
+/// The file to read: the one named, or the first default that exists.
+fn config_file(named: Option<&Path>) -> Option<PathBuf> {
+    let first_default = || DEFAULT_FILES.iter().map(PathBuf::from).find(|path| path.exists());
+    named.map(Path::to_owned).or_else(first_default)
+}
+
+/// Reads the configuration; its findings go to standard error.
+///
+/// # Errors
+/// When it cannot be read, or has errors.
+fn load_config(named: Option<&Path>) -> anyhow::Result<Config> {
+    let (config, findings) = read_config(named)?;
+    let path = config_file(named);
+    findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
+    config.ok_or_else(|| anyhow::anyhow!("the configuration has errors; nothing was started"))
+}
+
+fn read_config(named: Option<&Path>) -> anyhow::Result<(Option<Config>, crate::config::findings::Findings)> {
+    use anyhow::Context as _;
+    match config_file(named) {
+        Some(path) => Config::load(&path).with_context(|| format!("{} cannot be read", path.display())),
+        None => Ok(Config::without_file(Path::new(""))),
+    }
+}
+
+/// Whether any finding is worth telling before serving.
+fn is_worth_telling(severity: Severity) -> bool {
+    severity >= Severity::Warning
+}
+
+/// One line for people who wait for it.
+#[expect(clippy::print_stdout, reason = "commands answer on standard output")]
+fn say(line: &str) {
+    println!("{line}");
+}
+
+/// One line for people who need to know.
+fn complain(line: &str) {
+    eprintln!("{line}");
+}

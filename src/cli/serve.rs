@@ -1,0 +1,144 @@
+//! `serve`: the relay as a service.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use sd_notify::NotifyState;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use super::{complain, config_file, is_worth_telling, read_config, say};
+use crate::app::folder::{keep_files_private, raise_file_limit};
+use crate::app::made_up::{self, MadeUp};
+use crate::app::{Ground, Relay};
+use crate::config::Config;
+use crate::report::log::{self, Output};
+
+/// Runs until a signal says stop.
+pub(super) fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+    keep_files_private();
+    let path = config_file(file);
+    let (config, mut findings) = read_config(file)?;
+    findings.0.retain(|finding| is_worth_telling(finding.severity));
+    findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
+    let mut config = config.context("the configuration has errors; nothing was started")?;
+    let files = raise_file_limit();
+    let output = Output::stdout();
+    log::init(&config.log, output.clone());
+    if path.is_none()
+        && let Some(made_up) = made_up::complete(&mut config)?
+    {
+        introduce(&config, &made_up);
+    }
+    tracing::debug!(files, "limit of open files");
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("io").build()?;
+    runtime.block_on(serve(config, path.as_deref(), output))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::Result<()> {
+    // Before anything can go wrong that a signal would have to end.
+    let mut signals = Signals::new()?;
+    let listeners = config.listeners.clone();
+    let hostname = config.hostname.clone();
+    let relay = Relay::start(config, Ground { output, ..Ground::default() })?;
+    for (address, settings) in relay.addresses().iter().zip(&listeners) {
+        tracing::info!(%address, tls = ?settings.tls, hostname, "listening");
+    }
+    notify(&NotifyState::Ready);
+    while let Asked::Reload = signals.next().await {
+        reload(&relay, path);
+    }
+    notify(&NotifyState::Stopping);
+    tracing::info!("stopping; a second signal ends at once");
+    tokio::select! {
+        () = relay.shut_down() => Ok(()),
+        () = signals.stop() => anyhow::bail!("ended at once by a second signal; the queue is taken up at the next start"),
+    }
+}
+
+/// A bad file changes nothing and says so.
+fn reload(relay: &Relay, path: Option<&Path>) {
+    let Some(path) = path else {
+        tracing::warn!("there is no configuration file to reload");
+        return;
+    };
+    let (config, findings) = match Config::load(path) {
+        Ok(loaded) => loaded,
+        Err(error) => {
+            tracing::error!(%error, file = %path.display(), "not reloaded: the file cannot be read");
+            return;
+        }
+    };
+    for line in findings.lines(Some(path)) {
+        tracing::warn!("{line}");
+    }
+    let Some(config) = config else {
+        tracing::error!("not reloaded: the configuration has errors; all stays as it was");
+        return;
+    };
+    match relay.reload(config) {
+        Ok(()) => tracing::info!("reloaded: users, keys, certificates and limits"),
+        Err(error) => tracing::error!("not reloaded: {error:#}; all stays as it was"),
+    }
+}
+
+enum Asked {
+    Reload,
+    Stop,
+}
+
+struct Signals {
+    hangup: Signal,
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> Asked {
+        tokio::select! {
+            _ = self.hangup.recv() => Asked::Reload,
+            _ = self.terminate.recv() => Asked::Stop,
+            _ = self.interrupt.recv() => Asked::Stop,
+        }
+    }
+
+    async fn stop(&mut self) {
+        while let Asked::Reload = self.next().await {}
+    }
+}
+
+fn notify(state: &NotifyState<'_>) {
+    // Without a service manager there is nobody to tell.
+    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
+        tracing::debug!(%error, "the service manager cannot be told");
+    }
+}
+
+/// What a relay without a configuration file has made up, said once.
+fn introduce(config: &Config, made_up: &MadeUp) {
+    let address = config.listeners.first().map(|listener| listener.address.to_string()).unwrap_or_default();
+    say("No configuration file was found, so this relay starts with safe defaults. Made up, and shown only now:\n");
+    if let Some(password) = &made_up.password {
+        say(&format!(
+            "  submission  {address} (STARTTLS with a self-signed certificate; from this machine also without)"
+        ));
+        say(&format!("  user        {}", made_up::USER));
+        say(&format!("  password    {password}"));
+        say(&format!("  senders     *@{}", config.hostname));
+    }
+    say("\nPublish these records, or receivers will not believe the signatures:\n");
+    made_up.records.iter().for_each(|record| say(record));
+    say(&format!(
+        "\nEverything is kept in {}. A commented configuration: config/relay.toml\n",
+        config.data_dir.display()
+    ));
+}

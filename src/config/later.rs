@@ -1,0 +1,119 @@
+//! Keys that are read and checked, and whose features are still to come. `check` says so of each that is set.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::file::Section;
+use super::sections::{is_domain_pattern, networks, rate};
+use super::units;
+
+const DAY: Duration = Duration::from_secs(86_400);
+
+/// Notes that a key is set in vain.
+fn pending(section: &Section<'_>, keys: &[&'static str]) {
+    for key in keys.iter().filter(|key| section.has(key)) {
+        section.note(key, "has no effect in this version yet");
+    }
+}
+
+pub(super) fn proxy_protocol(section: &Section<'_>) {
+    networks(section, "proxy_protocol_from");
+    pending(section, &["proxy_protocol_from"]);
+}
+
+pub(super) fn user(section: &Section<'_>) {
+    section.text("token_hash");
+    rate(section, "rate");
+    pending(section, &["token_hash", "rate"]);
+}
+
+pub(super) fn otp(section: &Section<'_>) {
+    section.choice("supersede", (), &[("by-key", ()), ("same-recipient", ()), ("off", ())]);
+    section.parsed("recipient_budget", "a rate like \"5/10m\", or \"off\",", |text| {
+        if text == "off" { Some(None) } else { units::rate(text).map(Some) }
+    });
+    pending(section, &["supersede", "recipient_budget"]);
+}
+
+pub(super) fn queue(section: &Section<'_>) {
+    section.flag("seal", false);
+    section.duration("trace_retention", 7 * DAY, (Duration::from_secs(60), 365 * DAY));
+    pending(section, &["seal", "trace_retention"]);
+}
+
+pub(super) fn resolver(section: &Section<'_>) {
+    if !section.flag_or_word("dnssec", "auto") {
+        section.error(section.line(), "dnssec", "one of \"auto\", true, false is needed");
+    }
+    existing_file(section, "trust_anchor");
+    pending(section, &["trust_anchor"]);
+}
+
+pub(super) fn delivery(section: &Section<'_>) {
+    section.choice("tls", (), &[("opportunistic", ()), ("verify", ()), ("dane", ()), ("none", ())]);
+    existing_file(section, "ca_file");
+    pending(section, &["tls", "ca_file"]);
+}
+
+/// The sections of which nothing has an effect yet.
+pub(super) fn check(top: &Section<'_>) {
+    for section in top.sections("destination") {
+        patterns(&section, "domains");
+        section.number("connections_max", 20, (1, 1000));
+        section.choice("tls", (), &[("opportunistic", ()), ("verify", ()), ("none", ())]);
+        pending(&section, &["domains"]);
+        section.finish();
+    }
+    for section in top.sections("smart_host") {
+        smart_host(section);
+    }
+    http(top.section("http"));
+    for section in top.sections("webhook") {
+        section.required_text("url");
+        existing_file(&section, "secret_file");
+        section.texts("events");
+        pending(&section, &["url"]);
+        section.finish();
+    }
+}
+
+fn smart_host(section: Section<'_>) {
+    section.required_text("address");
+    section.parsed("address", "a host and a port, like \"smtp.example.com:587\",", |text| {
+        let (host, port) = text.rsplit_once(':')?;
+        (!host.is_empty()).then(|| port.parse::<u16>().ok())?
+    });
+    section.choice("tls", (), &[("verify", ()), ("opportunistic", ()), ("none", ())]);
+    section.text("username");
+    existing_file(&section, "password_file");
+    section.choice("when", (), &[("deadline", ()), ("direct-failed", ()), ("always", ())]);
+    patterns(&section, "domains");
+    pending(&section, &["address"]);
+    section.finish();
+}
+
+fn http(section: Section<'_>) {
+    section.parsed("address", "an address with a port, or \"off\",", |text| {
+        if text == "off" { Some(None) } else { text.parse::<SocketAddr>().ok().map(Some) }
+    });
+    section.path("token_file");
+    pending(&section, &["address", "token_file"]);
+    section.finish();
+}
+
+fn patterns(section: &Section<'_>, key: &'static str) {
+    section.parsed_list(key, "a pattern like \"*.example.com\"", |text| is_domain_pattern(text).then_some(()));
+}
+
+/// A file that can be read, or nothing.
+fn existing_file(section: &Section<'_>, key: &'static str) -> Option<PathBuf> {
+    if section.text(key).is_none_or(|text| text.value.is_empty()) {
+        return None;
+    }
+    let path = section.path(key)?;
+    if let Err(error) = std::fs::File::open(&path.value) {
+        section.error(path.line, key, &format!("{}: {error}", path.value.display()));
+    }
+    Some(path.value)
+}

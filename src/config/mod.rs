@@ -1,0 +1,287 @@
+//! The configuration: read and checked as a whole before anything starts. Each module owns the settings it needs;
+//! here they are made from the file.
+
+mod file;
+pub mod findings;
+mod later;
+mod sections;
+pub mod units;
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::dkim::Keys;
+use crate::intake::user::TRUSTED;
+use crate::report::log;
+use crate::submission::credentials::Account;
+use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
+use crate::{destination, intake, queue};
+use file::{Section, Source};
+use findings::Findings;
+
+/// Where a file is looked for when none is named.
+pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
+/// Where submission listens when nothing is said.
+pub const DEFAULT_LISTENER: &str = "127.0.0.1:2525";
+
+/// Everything that can be said.
+#[derive(Debug)]
+pub struct Config {
+    /// The file it comes from.
+    pub file: Option<PathBuf>,
+    /// The relay's name.
+    pub hostname: String,
+    /// Where everything is kept.
+    pub data_dir: PathBuf,
+    /// Where clients come in.
+    pub listeners: Vec<ListenerSettings>,
+    /// Certificate and key; none: made up.
+    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// Users by name.
+    pub accounts: HashMap<String, Account>,
+    /// Limits of submission.
+    pub submission: Submission,
+    /// `otp.deliver_at_most_once`.
+    pub deliver_at_most_once: bool,
+    /// DKIM keys, read.
+    pub keys: Keys,
+    /// `queue.entries_max`.
+    pub entries_max: usize,
+    /// How DNS is asked.
+    pub resolver: destination::resolver::Settings,
+    /// How mail goes out.
+    pub delivery: Delivery,
+    /// How the log looks.
+    pub log: log::Settings,
+}
+
+/// `[submission]`.
+#[derive(Debug, Clone)]
+pub struct Submission {
+    /// Octets of content.
+    pub message_size_max: u64,
+    /// RCPTs in a transaction.
+    pub recipients_max: usize,
+    /// How many connections.
+    pub limits: Limits,
+    /// Before AUTH.
+    pub command_timeout: Duration,
+    /// After AUTH.
+    pub idle_timeout: Duration,
+    /// Whether domains that cannot receive are refused.
+    pub verify_domain: bool,
+    /// Whether the client's address is told in Received.
+    pub received_client: bool,
+}
+
+/// `[delivery]`.
+#[derive(Debug, Clone)]
+pub struct Delivery {
+    /// Port of mail hosts.
+    pub port: u16,
+    /// Addresses to send from.
+    pub source_addresses: Vec<std::net::IpAddr>,
+    /// Sessions with one destination.
+    pub connections_per_destination_max: usize,
+    /// Whether private addresses are delivered to.
+    pub allow_private_destinations: bool,
+    /// Recipients outside these patterns are refused.
+    pub only_to: Vec<String>,
+    /// For TCP.
+    pub connect_timeout: Duration,
+    /// One reverse-path for all.
+    pub reverse_path: Option<crate::mail::address::Mailbox>,
+}
+
+impl Config {
+    /// Reads a file. There is a configuration only if there is no error among the findings.
+    ///
+    /// # Errors
+    /// When the file cannot be read at all.
+    pub fn load(path: &Path) -> std::io::Result<(Option<Self>, Findings)> {
+        let text = std::fs::read_to_string(path)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        Ok(Self::from_text(&text, folder, Some(path)))
+    }
+
+    /// The defaults, for a relay that is started without a file in this folder.
+    pub fn without_file(folder: &Path) -> (Option<Self>, Findings) {
+        Self::from_text("", folder, None)
+    }
+
+    /// Reads a text as a file in this folder.
+    pub fn from_text(text: &str, folder: &Path, path: Option<&Path>) -> (Option<Self>, Findings) {
+        let mut findings = Findings::default();
+        let table = file::parse(text, &mut findings);
+        let source = Source::new(text, folder, |name| std::env::var(name).ok());
+        let config = read(&Section::top(&source, table.get_ref()), &source, path);
+        findings.0.extend(source.into_findings().0);
+        let config = if findings.has_errors() { None } else { config };
+        (config, findings)
+    }
+
+    /// What the intake needs.
+    pub fn intake(&self) -> intake::door::Settings {
+        intake::door::Settings {
+            hostname: self.hostname.clone(),
+            verify_domain: self.submission.verify_domain,
+            received_client: self.submission.received_client,
+            only_to: self.delivery.only_to.clone(),
+        }
+    }
+
+    /// What the queue needs.
+    pub fn queue(&self) -> queue::Settings {
+        queue::Settings { entries_max: self.entries_max, deliver_at_most_once: self.deliver_at_most_once }
+    }
+}
+
+fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<Config> {
+    let hostname = sections::hostname(top);
+    let data_dir = top.path("data_dir").map_or_else(|| source.path("data"), |path| path.value);
+    let listeners = sections::listeners(top);
+    let certificate = sections::certificate(&top.section("tls"));
+    let accounts = sections::accounts(top);
+    let submission = sections::submission(top.section("submission"));
+    let deliver_at_most_once = sections::otp(top.section("otp"));
+    let keys = sections::dkim(top);
+    let entries_max = sections::queue(top.section("queue"));
+    let resolver = sections::resolver(top.section("resolver"));
+    let delivery = sections::delivery(top.section("delivery"));
+    later::check(top);
+    let log = sections::log(top.section("log"));
+    top.finish_ref();
+    let config = Config {
+        file: path.map(Path::to_owned),
+        hostname: hostname?,
+        data_dir,
+        listeners,
+        certificate,
+        accounts,
+        submission,
+        deliver_at_most_once,
+        keys,
+        entries_max,
+        resolver,
+        delivery,
+        log,
+    };
+    advise(&config, source);
+    Some(config)
+}
+
+/// What is allowed and yet probably not meant.
+fn advise(config: &Config, source: &Source<'_>) {
+    if config.file.is_none() {
+        return;
+    }
+    let somebody_can_log_in = config.accounts.values().any(|account| account.password.is_some());
+    let somebody_is_trusted = config.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
+    if !somebody_can_log_in && !somebody_is_trusted {
+        let text = "nobody can submit mail: there is neither a [[user]] with a password_hash nor a listener with \
+                    auth = \"trusted\" and trusted_networks";
+        source.advise(text);
+    }
+    if config.keys.domains().next().is_none() {
+        let text = "no [[dkim]] key: mail goes out unsigned, and many receivers will refuse it; \
+                    `otp-relay dkim generate DOMAIN SELECTOR` makes keys";
+        source.advise(text);
+    }
+    for listener in &config.listeners {
+        let is_public = !listener.address.ip().is_loopback();
+        if is_public && listener.tls == ListenerTls::None && listener.trusted_networks.is_empty() {
+            let text = format!(
+                "the listener {} offers no TLS, so nobody from outside this machine can authenticate there",
+                listener.address
+            );
+            source.advise(text);
+        }
+    }
+    if !config.accounts.contains_key(TRUSTED) && somebody_is_trusted {
+        tracing::debug!("trusted networks act as the user `trusted`, which is not declared");
+    }
+}
+
+/// The default listening address.
+pub fn default_listener() -> SocketAddr {
+    DEFAULT_LISTENER.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 2525)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(text: &str) -> Vec<String> {
+        let (_, findings) = Config::from_text(text, Path::new(""), Some(Path::new("relay.toml")));
+        findings.lines(Some(Path::new("relay.toml")))
+    }
+
+    #[test]
+    fn every_mistake_is_told_with_its_line() {
+        let text = "hostnam = \"relay.example.com\"\n\
+                    data_dir = 5\n\
+                    [submission]\n\
+                    message_size_max = \"1MB\"\n\
+                    idle_timout = \"5m\"\n\
+                    verify_domain = \"yes\"\n\
+                    [[listener]]\n\
+                    address = \"0.0.0.0\"\n\
+                    auth = \"trusted\"\n\
+                    trusted_networks = [\n\
+                      \"10.0.0.0/8\",\n\
+                      \"0.0.0.0/0\"]\n\
+                    [[user]]\n\
+                    name = \"shop\"\n\
+                    password_hash = \"secret\"\n\
+                    senders = [\"*@example.com\", \"@\"]\n\
+                    [delivry]\n";
+        let expected = [
+            ":1: hostnam: unknown key; did you mean `hostname`?",
+            ":2: data_dir: a text in quotes is needed, not a number",
+            ":4: [submission] message_size_max: a size from",
+            ":5: [submission] idle_timout: unknown key; did you mean `idle_timeout`?",
+            ":6: [submission] verify_domain: true or false is needed, not a text",
+            ":8: [listener] address: an address with a port",
+            ":12: [listener] trusted_networks: a whole address family",
+            ":15: [user] password_hash: a hash from `otp-relay user hash`",
+            ":16: [user] senders: a pattern",
+            ":17: delivry: unknown key; did you mean `delivery`?",
+        ];
+        let lines: Vec<String> = lines(text).into_iter().filter(|line| line.starts_with("error")).collect();
+        assert_eq!(lines.len(), expected.len(), "{lines:#?}");
+        for (line, expected) in lines.iter().zip(expected) {
+            assert!(line.starts_with(&format!("error: relay.toml{expected}")), "{line}");
+        }
+        assert!(!lines.iter().any(|line| line.contains("secret")));
+    }
+
+    #[test]
+    fn broken_toml_is_told_with_its_line() {
+        let lines = lines("hostname = \"a.example\"\n[submission\n");
+        assert!(lines[0].starts_with("error: relay.toml:2:"), "{lines:?}");
+    }
+
+    #[test]
+    fn keys_to_come_are_checked_and_named() {
+        let all = lines("[otp]\nsupersede = \"of\"\n[queue]\nseal = true\n");
+        assert!(all.iter().any(|line| line.starts_with("error: relay.toml:2: [otp] supersede: one of \"by-key\"")));
+        assert!(all.iter().any(|line| line.starts_with("note: relay.toml:4: [queue] seal: has no effect")));
+    }
+
+    #[test]
+    fn the_defaults_are_those_of_the_documentation() {
+        let (config, findings) = Config::without_file(Path::new("/srv"));
+        let config = config.unwrap();
+        assert!(findings.0.is_empty(), "{findings}");
+        assert_eq!(config.data_dir, Path::new("/srv/data"));
+        assert_eq!(config.listeners.len(), 1);
+        assert_eq!(config.listeners[0].address, default_listener());
+        assert_eq!(config.submission.message_size_max, 1 << 20);
+        assert_eq!(config.submission.limits, Limits { connections_max: 2000, connections_per_address_max: 100 });
+        assert_eq!(config.entries_max, 200_000);
+        assert_eq!(config.delivery.connections_per_destination_max, 20);
+        assert!(config.accounts.contains_key(TRUSTED));
+    }
+}

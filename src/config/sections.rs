@@ -1,0 +1,323 @@
+//! The sections whose settings have an effect.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use tracing::Level;
+
+use super::file::{Located, Section};
+use super::{Delivery, Submission, default_listener, later, units};
+use crate::destination::resolver;
+use crate::dkim::{Key, Keys};
+use crate::intake::door::LIFE;
+use crate::intake::user::{Senders, TRUSTED, User};
+use crate::lane::Lane;
+use crate::mail::address::{Mailbox, domain_key, is_domain_or_literal};
+use crate::report::log;
+use crate::report::recipients::Disclosure;
+use crate::submission::credentials::{Account, PasswordHash};
+use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+
+pub(super) fn hostname(top: &Section<'_>) -> Option<String> {
+    let is_name = |text: &str| is_domain_or_literal(text).then(|| text.to_ascii_lowercase());
+    if top.has("hostname") {
+        return top.parsed("hostname", "a host name like \"relay.example.com\"", is_name).map(|name| name.value);
+    }
+    let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
+    Some(own.as_deref().and_then(is_name).unwrap_or_else(|| "localhost".to_owned()))
+}
+
+pub(super) fn listeners(top: &Section<'_>) -> Vec<ListenerSettings> {
+    let sections = top.sections("listener");
+    if sections.is_empty() {
+        let tls = ListenerTls::StartTls;
+        return vec![ListenerSettings { address: default_listener(), tls, trusted_networks: Vec::new() }];
+    }
+    sections.into_iter().filter_map(listener).collect()
+}
+
+fn listener(section: Section<'_>) -> Option<ListenerSettings> {
+    if !section.has("address") {
+        section.error(section.line(), "address", "is missing; write address = \"0.0.0.0:587\", say");
+    }
+    let address = section
+        .parsed("address", "an address with a port, like \"127.0.0.1:2525\",", |text| text.parse::<SocketAddr>().ok());
+    let tls = section.choice(
+        "tls",
+        ListenerTls::StartTls,
+        &[("starttls", ListenerTls::StartTls), ("implicit", ListenerTls::Implicit), ("none", ListenerTls::None)],
+    );
+    let is_trusted = section.choice("auth", false, &[("required", false), ("trusted", true)]);
+    let trusted_networks = networks(&section, "trusted_networks");
+    later::proxy_protocol(&section);
+    if !is_trusted && !trusted_networks.is_empty() {
+        section.warn(section.line(), "trusted_networks", "has no effect without auth = \"trusted\"");
+    }
+    if is_trusted && trusted_networks.is_empty() {
+        section.warn(section.line(), "auth", "is \"trusted\", but trusted_networks is empty");
+    }
+    section.finish();
+    let trusted_networks = if is_trusted { trusted_networks } else { Vec::new() };
+    Some(ListenerSettings { address: address?.value, tls, trusted_networks })
+}
+
+/// Networks, none of which may be the whole internet.
+pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+    let mut networks = Vec::new();
+    for text in section.texts(key) {
+        let network = text.value.parse::<IpNet>().or_else(|_| text.value.parse::<IpAddr>().map(IpNet::from));
+        match network {
+            Ok(network) if network.prefix_len() == 0 => {
+                section.error(text.line, key, "a whole address family is not a network to trust");
+            }
+            Ok(network) => networks.push(network.trunc()),
+            Err(_) => section.error(text.line, key, "a network like \"192.0.2.0/24\" is needed"),
+        }
+    }
+    networks
+}
+
+pub(super) fn certificate(section: &Section<'_>) -> Option<(PathBuf, PathBuf)> {
+    let certificate = section.path("certificate");
+    let private_key = section.path("private_key");
+    let files = match (certificate, private_key) {
+        (Some(certificate), Some(private_key)) => {
+            if let Err(error) = crate::tls::acceptor(&certificate.value, &private_key.value) {
+                section.error(certificate.line, "certificate", &error.to_string());
+            }
+            Some((certificate.value, private_key.value))
+        }
+        (Some(one), None) => {
+            section.error(one.line, "private_key", "is missing; certificate and private_key go together");
+            None
+        }
+        (None, Some(one)) => {
+            section.error(one.line, "certificate", "is missing; certificate and private_key go together");
+            None
+        }
+        (None, None) => None,
+    };
+    section.finish_ref();
+    files
+}
+
+pub(super) fn accounts(top: &Section<'_>) -> HashMap<String, Account> {
+    let mut accounts = HashMap::new();
+    for section in top.sections("user") {
+        let line = section.line();
+        let Some((name, account)) = account(&section) else { continue };
+        if accounts.insert(name.clone(), account).is_some() {
+            section.error(line, "name", &format!("there is another user \"{name}\""));
+        }
+        section.finish_ref();
+    }
+    accounts.entry(TRUSTED.to_owned()).or_insert_with(|| Account {
+        user: Arc::new(User {
+            name: TRUSTED.into(),
+            senders: Senders::SigningDomains,
+            lane: Lane::Otp,
+            life: DEFAULT_LIFE,
+        }),
+        password: None,
+    });
+    accounts
+}
+
+fn account(section: &Section<'_>) -> Option<(String, Account)> {
+    let name = section.required_text("name");
+    let password = section.parsed(
+        "password_hash",
+        "a hash from `otp-relay user hash` (SCRAM-SHA-256$... or $argon2id$...)",
+        PasswordHash::from_text,
+    );
+    later::user(section);
+    let senders = section.texts("senders");
+    for pattern in &senders {
+        if !is_address_pattern(&pattern.value) {
+            let text = "a pattern like \"*@example.com\" or an address is needed";
+            section.error(pattern.line, "senders", text);
+        }
+    }
+    let lane = section.parsed("lane", "one of \"otp\", \"reset\", \"notice\"", |text| text.parse().ok());
+    let life = section.duration("life", DEFAULT_LIFE, LIFE);
+    let name = name?;
+    let is_fine = !name.value.is_empty() && name.value.len() <= 64 && !name.value.contains(char::is_control);
+    if !is_fine {
+        section.error(name.line, "name", "has to be 1 to 64 characters, none of them control characters");
+    }
+    if senders.is_empty() {
+        section.warn(section.line(), "senders", "is missing: this user may send as nobody");
+    }
+    let user = User {
+        name: name.value.as_str().into(),
+        senders: Senders::Patterns(senders.into_iter().map(|pattern| pattern.value).collect()),
+        lane: lane.map_or(Lane::Otp, |lane| lane.value),
+        life,
+    };
+    Some((name.value, Account { user: Arc::new(user), password: password.map(|password| password.value) }))
+}
+
+/// `*`, `*@domain`, `*@*.domain`, `domain` or an address.
+pub(super) fn is_address_pattern(pattern: &str) -> bool {
+    let domain = match pattern.rsplit_once('@') {
+        Some(("*", domain)) => domain,
+        Some(_) => return Mailbox::parse(pattern).is_ok(),
+        None => pattern,
+    };
+    is_domain_pattern(domain)
+}
+
+/// `*`, `domain` or `*.domain`.
+pub(super) fn is_domain_pattern(pattern: &str) -> bool {
+    pattern == "*" || domain_key(pattern.strip_prefix("*.").unwrap_or(pattern)).is_some()
+}
+
+pub(super) fn submission(section: Section<'_>) -> Submission {
+    let count = |key, default, most| usize::try_from(section.number(key, default, (1, most))).unwrap_or(usize::MAX);
+    let submission = Submission {
+        message_size_max: section.size("message_size_max", 1 << 20, (16 << 10, 64 << 20)),
+        recipients_max: count("recipients_max", 100, 1000),
+        limits: Limits {
+            connections_max: count("connections_max", 2000, 100_000),
+            connections_per_address_max: count("connections_per_address_max", 100, 100_000),
+        },
+        command_timeout: section.duration("command_timeout", 60 * SECOND, (SECOND, HOUR)),
+        idle_timeout: section.duration("idle_timeout", 300 * SECOND, (SECOND, 24 * HOUR)),
+        verify_domain: section.flag("verify_domain", true),
+        received_client: section.flag("received_client", false),
+    };
+    section.finish();
+    submission
+}
+
+pub(super) fn otp(section: Section<'_>) -> bool {
+    later::otp(&section);
+    let at_most_once = section.flag("deliver_at_most_once", false);
+    section.finish();
+    at_most_once
+}
+
+pub(super) fn dkim(top: &Section<'_>) -> Keys {
+    let mut keys: Vec<Key> = Vec::new();
+    for section in top.sections("dkim") {
+        let domain = section.required_text("domain");
+        let selector = section.required_text("selector");
+        if !section.has("private_key") {
+            section.error(section.line(), "private_key", "is missing");
+        }
+        let path = section.path("private_key");
+        if let (Some(domain), Some(selector), Some(path)) = (domain, selector, path) {
+            keys.extend(dkim_key(&section, &domain, &selector, &path));
+        }
+        section.finish();
+    }
+    Keys::new(keys)
+}
+
+fn dkim_key(
+    section: &Section<'_>,
+    domain: &Located<String>,
+    selector: &Located<String>,
+    path: &Located<PathBuf>,
+) -> Option<Key> {
+    let Some(name) = domain_key(&domain.value) else {
+        section.error(domain.line, "domain", "a domain like \"example.com\" is needed");
+        return None;
+    };
+    if domain_key(&selector.value).is_none() {
+        section.error(selector.line, "selector", "a name like \"otp1\" is needed");
+        return None;
+    }
+    let file = path.value.display();
+    let pem = match std::fs::read_to_string(&path.value) {
+        Ok(pem) => zeroize::Zeroizing::new(pem),
+        Err(error) => {
+            let text = format!("{file}: {error}; `otp-relay dkim generate {name} {}` makes keys", selector.value);
+            section.error(path.line, "private_key", &text);
+            return None;
+        }
+    };
+    Key::from_pem(&name, &selector.value, &pem)
+        .map_err(|error| section.error(path.line, "private_key", &format!("{file}: {error}")))
+        .ok()
+}
+
+pub(super) fn queue(section: Section<'_>) -> usize {
+    let entries_max = section.number("entries_max", 200_000, (1, 10_000_000));
+    later::queue(&section);
+    section.finish();
+    usize::try_from(entries_max).unwrap_or(usize::MAX)
+}
+
+pub(super) fn resolver(section: Section<'_>) -> resolver::Settings {
+    let nameservers = section.parsed_list("nameservers", "an address like \"127.0.0.1:53\"", |text| {
+        text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
+    });
+    later::resolver(&section);
+    section.finish();
+    resolver::Settings { nameservers }
+}
+
+pub(super) fn delivery(section: Section<'_>) -> Delivery {
+    let port = section.number("port", 25, (1, 65_535));
+    let per_destination = section.number("connections_per_destination_max", 20, (1, 1000));
+    let pattern = |text: &str| is_address_pattern(text).then(|| text.to_owned());
+    let delivery = Delivery {
+        port: u16::try_from(port).unwrap_or(25),
+        source_addresses: section.parsed_list("source_addresses", "an IP address", |text| text.parse().ok()),
+        connections_per_destination_max: usize::try_from(per_destination).unwrap_or(20),
+        allow_private_destinations: section.flag("allow_private_destinations", false),
+        only_to: section.parsed_list("only_to", "a pattern like \"*@example.com\"", pattern),
+        connect_timeout: section.duration("connect_timeout", 5 * SECOND, (SECOND / 10, 60 * SECOND)),
+        reverse_path: section
+            .parsed("reverse_path", "an address, or \"\",", |text| match text {
+                "" => Some(None),
+                text => Mailbox::parse(text).ok().map(Some),
+            })
+            .and_then(|path| path.value),
+    };
+    later::delivery(&section);
+    section.finish();
+    delivery
+}
+
+pub(super) fn log(section: Section<'_>) -> log::Settings {
+    let settings = log::Settings {
+        format: section.choice(
+            "format",
+            log::Format::Text,
+            &[("text", log::Format::Text), ("json", log::Format::Json)],
+        ),
+        recipients: section.choice(
+            "recipients",
+            Disclosure::Masked,
+            &[("masked", Disclosure::Masked), ("full", Disclosure::Full), ("hashed", Disclosure::Hashed)],
+        ),
+        level: section.choice(
+            "level",
+            Level::INFO,
+            &[
+                ("error", Level::ERROR),
+                ("warn", Level::WARN),
+                ("info", Level::INFO),
+                ("debug", Level::DEBUG),
+                ("trace", Level::TRACE),
+            ],
+        ),
+    };
+    section.finish();
+    settings
+}
+
+/// A rate, for [`later`].
+pub(super) fn rate(section: &Section<'_>, key: &'static str) {
+    section.parsed(key, "a rate like \"50/s\" or \"5/10m\"", units::rate);
+}
