@@ -164,7 +164,8 @@ impl EventLog {
         let _ = self.output.clone().flush();
     }
 
-    fn line(&self, event: &Event) -> String {
+    /// The line of an event.
+    pub fn line(&self, event: &Event) -> String {
         let recipient = event.recipient.as_ref().map(|mailbox| self.recipients.tell(mailbox, event.time));
         match self.format {
             Format::Text => text_line(event, recipient.as_deref()),
