@@ -130,6 +130,7 @@ impl Delivery {
         let aborting = self.aborting.clone();
         self.tasks.spawn(async move {
             tokio::select! {
+                biased;
                 () = work => {}
                 () = aborting.cancelled() => {}
             }
@@ -214,6 +215,7 @@ impl Delivery {
     fn unroutable(&self, offer: &Offer, error: &RouteError) {
         let now = self.parts.clock.now();
         if let Ok(claim) = self.parts.queue.claim(offer.entry, now) {
+            claim.tell(Kind::Attempted, None, now);
             settle::without_route(claim, error, now);
         }
     }

@@ -75,4 +75,3 @@ fn rdata(answer: &Answer) -> Option<RData> {
         }
     })
 }
-

@@ -163,7 +163,12 @@ impl Stage {
         let mut events = self.events.lock().await;
         loop {
             let event = events.recv().await.context("the relay stopped")?;
-            say(&format!("     {:>6} ms  {:<10}  {}", event.since_accepted.as_millis(), event.kind.name(), explain(&event)));
+            say(&format!(
+                "     {:>6} ms  {:<10}  {}",
+                event.since_accepted.as_millis(),
+                event.kind.name(),
+                explain(&event)
+            ));
             if event.kind == Kind::Delivered {
                 return Ok(event);
             }
@@ -189,7 +194,12 @@ impl Stage {
     /// Stays until Ctrl-C, and tells what happens.
     async fn sandbox(self) -> anyhow::Result<()> {
         say("\nThis stays up as a sandbox until Ctrl-C. Point an app or a test at it:\n");
-        say(&format!("     SMTP      {}   user {}   password {}", self.relay_address(), made_up::USER, self.password()));
+        say(&format!(
+            "     SMTP      {}   user {}   password {}",
+            self.relay_address(),
+            made_up::USER,
+            self.password()
+        ));
         say(&format!("     from      anything@{DOMAIN}"));
         say("     to        any address; it ends up as a file in the folder below. Recipients that start with");
         say("               greylisted, unknown, full, busy or spam are treated so: try unknown+1@example.test");

@@ -91,7 +91,9 @@ impl Journal {
         Ok(Self { jobs, thread: Mutex::new(Some(thread)), inline: None, health })
     }
 
-    /// Without a thread: each call does its work at once. For simulation, where time stands still meanwhile.
+    /// Without a thread: each call does its work at once. For simulation, where time stands still meanwhile. Changes that
+    /// nobody waits for wait for the next commit, however long that takes: a crash loses more of them than it could with
+    /// the thread.
     pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let health = Arc::new(Health::default());
         let keeper = Keeper::new(store, clock, health.clone());
@@ -149,7 +151,6 @@ impl Journal {
         if let Some(keeper) = &self.inline {
             let mut keeper = keeper.lock();
             keeper.work(vec![job]);
-            keeper.commit_later_changes();
             return;
         }
         // A job that comes too late is dropped, and with it the sender of its answer.

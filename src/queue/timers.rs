@@ -39,6 +39,7 @@ impl Queue {
                 Some(at) => {
                     let until = tokio::time::Instant::from_std(self.clock.instant() + at.since(now));
                     tokio::select! {
+                        biased;
                         () = tokio::time::sleep_until(until) => {}
                         () = self.timers_changed.notified() => {}
                     }

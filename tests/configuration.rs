@@ -1,0 +1,77 @@
+//! The commented configuration that comes with the relay.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::path::Path;
+
+use otp_relay::app::{Ground, Relay};
+use otp_relay::config::Config;
+use otp_relay::config::findings::Severity;
+use otp_relay::report::log::Output;
+
+const TEXT: &str = include_str!("../config/relay.toml");
+
+/// Its settings, uncommented.
+fn all_settings() -> String {
+    let is_setting = |line: &&str| line.starts_with(|c: char| c.is_ascii_lowercase() || c == '[');
+    let settings: Vec<&str> = TEXT.lines().filter_map(|line| line.strip_prefix('#')).filter(is_setting).collect();
+    settings.join("\n")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_relay_starts_with_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("relay.toml");
+    std::fs::write(&path, TEXT).unwrap();
+    let (config, findings) = Config::load(&path).unwrap();
+    let mut config = config.unwrap_or_else(|| panic!("{findings}"));
+    assert_eq!(config.data_dir, folder.path().join("data"));
+    // The port may be in use on the machine that runs the tests.
+    config.listeners[0].address.set_port(0);
+    let relay = Relay::start(config, Ground { output: Output::new(std::io::sink()), ..Ground::default() }).unwrap();
+    assert_eq!(relay.addresses().len(), 1);
+    relay.shut_down().await;
+}
+
+/// Uncommented, every line is a known setting with a valid value; only the example files are missing.
+#[test]
+fn every_setting_in_it_is_known() {
+    let (_, findings) = Config::from_text(&all_settings(), Path::new("/nowhere"), None);
+    let errors = findings.0.iter().filter(|finding| finding.severity == Severity::Error);
+    for error in errors {
+        assert!(error.text.contains("No such file"), "{}", error.text);
+    }
+}
+
+/// What is commented out is the default, unless it is marked as an example.
+#[test]
+fn what_is_commented_out_is_the_default() {
+    let mut settings = String::new();
+    let mut is_example = false;
+    for line in TEXT.lines() {
+        match line.strip_prefix('#') {
+            Some(comment) if comment.starts_with(' ') => is_example = comment.ends_with("(example)"),
+            Some(section) if section.starts_with("[[") => break,
+            Some(setting) if !is_example && !setting.is_empty() => settings.push_str(&format!("{setting}\n")),
+            _ => is_example = false,
+        }
+    }
+    let after_arrays = ["[submission]", "[otp]", "[queue]", "[resolver]", "[delivery]", "[log]"];
+    for section in after_arrays {
+        let start = TEXT.find(&format!("#{section}")).unwrap_or_else(|| panic!("{section} is missing"));
+        let lines = TEXT[start..].lines().enumerate();
+        let own = lines.take_while(|(index, line)| *index == 0 || !line.starts_with("#["));
+        let own = own.filter_map(|(_, line)| line.strip_prefix('#').filter(|line| !line.starts_with(' ')));
+        settings.extend(own.filter(|line| !line.starts_with("seal")).map(|line| format!("{line}\n")));
+    }
+    let folder = Path::new("/srv");
+    let (with, findings) = Config::from_text(&settings, folder, None);
+    let (without, _) = Config::from_text("", folder, None);
+    let (with, without) = (with.unwrap_or_else(|| panic!("{findings}")), without.unwrap());
+    assert_eq!(format!("{:?}", with.submission), format!("{:?}", without.submission));
+    assert_eq!(format!("{:?}", with.delivery), format!("{:?}", without.delivery));
+    assert_eq!(format!("{:?}", with.log), format!("{:?}", without.log));
+    assert_eq!(format!("{:?}", with.resolver), format!("{:?}", without.resolver));
+    assert_eq!((with.entries_max, with.deliver_at_most_once), (without.entries_max, without.deliver_at_most_once));
+    assert_eq!(with.data_dir, without.data_dir);
+}

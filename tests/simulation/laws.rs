@@ -1,0 +1,175 @@
+//! What must hold whatever happens.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::mail::envelope::Recipient;
+use otp_relay::mail::id::MessageId;
+use parking_lot::Mutex;
+
+use crate::{Entries, key};
+
+/// What is known of one entry.
+#[derive(Default)]
+struct Entry {
+    ends: Vec<(Kind, u32)>,
+    attempting: bool,
+    next_attempt_at: Option<Timestamp>,
+}
+
+struct Acknowledged {
+    id: MessageId,
+    recipients: Vec<String>,
+    expires_at: Timestamp,
+}
+
+/// One arrival at a mail host.
+struct Arrival {
+    at: Timestamp,
+    life: u32,
+    reply_lost: bool,
+}
+
+#[derive(Default)]
+struct Known {
+    /// How many lives the relay has had.
+    life: u32,
+    acknowledged: HashMap<u64, Acknowledged>,
+    entries: Entries<Entry>,
+    arrivals: HashMap<(u64, String), Vec<Arrival>>,
+    connections: HashMap<u8, usize>,
+    /// Breaches seen inside tasks of the relay, where a panic would only end the task.
+    broken: Option<String>,
+}
+
+impl Known {
+    fn demand(&mut self, holds: bool, law: impl FnOnce() -> String) {
+        if !holds {
+            self.broken.get_or_insert_with(law);
+        }
+    }
+}
+
+/// Watches events and mail hosts.
+pub struct Laws {
+    clock: Arc<ManualClock>,
+    sessions_max: usize,
+    known: Mutex<Known>,
+}
+
+impl Laws {
+    pub fn new(clock: Arc<ManualClock>, sessions_max: usize) -> Self {
+        Self { clock, sessions_max, known: Mutex::default() }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    pub fn acknowledged(&self, id: MessageId, number: u64, recipients: &[Recipient], expires_at: Timestamp) {
+        let recipients = recipients.iter().map(|recipient| recipient.mailbox.as_str().to_owned()).collect();
+        self.known.lock().acknowledged.insert(number, Acknowledged { id, recipients, expires_at });
+    }
+
+    pub fn crashed(&self) {
+        let mut known = self.known.lock();
+        known.life += 1;
+        for entry in known.entries.values_mut() {
+            entry.attempting = false;
+            // That it was put off may not have been written down yet.
+            entry.next_attempt_at = None;
+        }
+    }
+
+    pub fn arrived(&self, number: u64, recipient: &str) {
+        let mut known = self.known.lock();
+        let arrival = Arrival { at: self.clock.now(), life: known.life, reply_lost: false };
+        known.arrivals.entry((number, recipient.to_owned())).or_default().push(arrival);
+    }
+
+    pub fn reply_lost(&self, number: u64, recipient: &str, is_lost: bool) {
+        let mut known = self.known.lock();
+        let arrivals = known.arrivals.get_mut(&(number, recipient.to_owned())).unwrap();
+        arrivals.last_mut().unwrap().reply_lost = is_lost;
+    }
+
+    /// Two domains share a second choice, so a host can have the sessions of both.
+    pub fn connected(&self, host: u8) {
+        let mut known = self.known.lock();
+        let count = known.connections.entry(host).or_default();
+        *count += 1;
+        let most = if host == 0 { 3 * self.sessions_max } else { self.sessions_max };
+        let count = *count;
+        known.demand(count <= most, || format!("{count} connections to host {host}"));
+    }
+
+    pub fn disconnected(&self, host: u8) {
+        *self.known.lock().connections.get_mut(&host).unwrap() -= 1;
+    }
+
+    /// Whether all is well so far.
+    pub fn check(&self) {
+        if let Some(law) = &self.known.lock().broken {
+            panic!("{law}");
+        }
+    }
+
+    /// What was accepted ended, once; nothing came twice without a reason, and nothing dead.
+    pub fn at_the_end(&self) {
+        self.check();
+        let known = self.known.lock();
+        for (number, message) in &known.acknowledged {
+            for (recipient, index) in message.recipients.iter().zip(0..) {
+                let arrivals = known.arrivals.get(&(*number, recipient.clone())).map_or(&[][..], Vec::as_slice);
+                for pair in arrivals.windows(2) {
+                    let has_reason = pair[0].reply_lost || pair[0].life < pair[1].life;
+                    assert!(has_reason, "message {number} arrived twice");
+                }
+                for arrival in arrivals {
+                    let grace = std::time::Duration::from_millis(1500);
+                    let late = arrival.at.since(message.expires_at);
+                    assert!(late <= grace, "message {number} arrived {late:?} after its life");
+                }
+                let Some(entry) = known.entries.get(&(message.id, index)) else {
+                    panic!("message {number} never ended")
+                };
+                assert!(!entry.ends.is_empty(), "message {number} never ended");
+                let same_life = entry.ends.windows(2).any(|pair| pair[0].1 == pair[1].1);
+                assert!(!same_life, "message {number} ended twice: {:?}", entry.ends);
+                let delivered = entry.ends.iter().any(|(kind, _)| *kind == Kind::Delivered);
+                assert!(!delivered || !arrivals.is_empty(), "message {number} did not arrive, but was told delivered");
+            }
+        }
+    }
+}
+
+impl Sink for Laws {
+    fn emit(&self, event: Event) {
+        let mut known = self.known.lock();
+        let life = known.life;
+        let Some(key) = key(&event) else { return };
+        let entry = known.entries.entry(key).or_default();
+        let (was_attempting, next_attempt_at) = (entry.attempting, entry.next_attempt_at);
+        match event.kind {
+            Kind::Attempted => {
+                entry.attempting = true;
+                known.demand(!was_attempting, || format!("two attempts at once for {key:?}"));
+                known.demand(event.time < event.expires_at, || format!("an attempt after the life of {key:?}"));
+                let is_due = next_attempt_at.is_none_or(|at| event.time >= at);
+                known.demand(is_due, || format!("an attempt before its time for {key:?}"));
+            }
+            Kind::Deferred | Kind::Greylisted => {
+                entry.attempting = false;
+                entry.next_attempt_at = event.next_attempt_at;
+                known.demand(was_attempting, || format!("{key:?} was put off without an attempt"));
+            }
+            kind if kind.is_end() => {
+                entry.attempting = false;
+                entry.ends.push((kind, life));
+            }
+            _ => {}
+        }
+    }
+}

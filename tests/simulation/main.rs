@@ -1,0 +1,232 @@
+//! The production queue, plan, sessions and workers in simulated time, against a made-up network in which mail hosts
+//! greylist, refuse, stall, drop and vanish, and the relay crashes at any moment. One number decides everything; a run
+//! that breaks a law prints it, and `SEED=n cargo test --test simulation` plays it again.
+//!
+//! `SEEDS=n` sets how many numbers are tried.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "modules of one test program")]
+#![allow(clippy::wildcard_enum_match_arm, reason = "a law names the events it is about")]
+
+mod laws;
+mod network;
+mod random;
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::delivery::{self, Delivery};
+use otp_relay::destination::mx::Router;
+use otp_relay::dkim::Keys;
+use otp_relay::dkim::pool::SigningPool;
+use otp_relay::event::{Event, Sink};
+use otp_relay::intake::door::{self, Door};
+use otp_relay::intake::user::{Senders, User};
+use otp_relay::lane::LANES;
+use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::mail::id::IdSource;
+use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::{self, Queue, Storage, Workers};
+use otp_relay::smtp::server_session::{Protocol, Submission};
+use otp_relay::tls;
+
+use laws::Laws;
+use network::SimulatedNetwork;
+use random::Random;
+
+const SEEDS_DEFAULT: u64 = 300;
+/// Sessions with one destination, few enough that entries wait.
+const SESSIONS_MAX: usize = 3;
+const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+
+/// Numbers for message ids; the same ones in every run of a seed.
+static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// One relay from its start to its crash.
+struct Life {
+    queue: Arc<Queue>,
+    door: Arc<Door>,
+    delivery: Arc<Delivery>,
+    timers: tokio::task::JoinHandle<()>,
+}
+
+impl Life {
+    fn begin(store: &MemoryStore, network: &SimulatedNetwork, clock: &Arc<ManualClock>, laws: &Arc<Laws>) -> Self {
+        let clock: Arc<dyn Clock> = clock.clone();
+        let sink: Arc<dyn Sink> = laws.clone();
+        let settings = queue::Settings { entries_max: 10_000, deliver_at_most_once: false };
+        let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
+        let router = Arc::new(Router::new(Arc::new(network.clone()), clock.clone(), true));
+        let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
+        let signing = Arc::new(SigningPool::inline());
+        let parts = delivery::Parts {
+            queue: queue.clone(),
+            router: router.clone(),
+            network: Arc::new(network.clone()),
+            tls: tls::opportunistic_connector().unwrap(),
+            keys: keys.clone(),
+            signing: signing.clone(),
+            clock: clock.clone(),
+        };
+        let settings = delivery::Settings {
+            hostname: "relay.test".into(),
+            port: 25,
+            connect_timeout: Duration::from_secs(5),
+            connections_per_destination_max: SESSIONS_MAX,
+            connections_max: 1000,
+            idle_timeout: Duration::from_secs(30),
+            source_addresses: Vec::new(),
+            starttls: true,
+            reverse_path: None,
+        };
+        let delivery = Delivery::new(parts, settings);
+        let workers: Arc<dyn Workers> = delivery.clone();
+        queue.set_workers(Arc::downgrade(&workers));
+        let settings = door::Settings {
+            hostname: "relay.test".into(),
+            verify_domain: true,
+            received_client: false,
+            only_to: Vec::new(),
+        };
+        let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
+        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, clock };
+        let door = Arc::new(Door::new(parts, settings));
+        let timers = tokio::spawn(queue.clone().run_timers());
+        Self { queue, door, delivery, timers }
+    }
+
+    /// Everything in memory is gone at once; what attempts were doing stays undone.
+    async fn crash(self, network: &SimulatedNetwork, laws: &Laws) {
+        network.cut_all();
+        laws.crashed();
+        self.timers.abort();
+        self.queue.freeze();
+        self.delivery.drain(Duration::ZERO).await;
+    }
+}
+
+/// The whole of one seed.
+async fn play(seed: u64) {
+    let mut random = Random::new(seed);
+    let clock = Arc::new(ManualClock::new(START));
+    let laws = Arc::new(Laws::new(clock.clone(), SESSIONS_MAX));
+    let network = SimulatedNetwork::new(random.fork(), clock.clone(), laws.clone());
+    let store = MemoryStore::default();
+    let mut life = Life::begin(&store, &network, &clock, &laws);
+    let mut horizon = clock.now();
+    for _ in 0..random.below(40) + 5 {
+        laws.check();
+        match random.below(12) {
+            0 => {
+                life.crash(&network, &laws).await;
+                life = Life::begin(&store, &network, &clock, &laws);
+            }
+            1 => store.set_failing(true),
+            2 | 3 => tokio::time::sleep(Duration::from_millis(random.below(60_000))).await,
+            _ => {
+                if random.below(3) == 0 {
+                    store.set_failing(false);
+                }
+                let expires_at = submit(&life, &mut random, &laws).await;
+                horizon = horizon.max(expires_at.unwrap_or(horizon));
+                tokio::time::sleep(Duration::from_millis(random.below(500))).await;
+            }
+        }
+    }
+    store.set_failing(false);
+    // The answer to a final dot may be awaited for ten minutes beyond the end of life.
+    tokio::time::sleep(horizon.since(clock.now()) + Duration::from_secs(700)).await;
+    life.queue.flush().await.unwrap();
+    laws.at_the_end();
+    let depth = life.queue.depth();
+    assert_eq!(depth.messages, 0, "{depth:?} is left");
+    assert!(store.is_empty(), "{} messages are left on disk", store.len());
+    life.crash(&network, &laws).await;
+}
+
+/// Submits a message to a few recipients; returns when its life ends if it was taken.
+async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timestamp> {
+    let user = User {
+        name: "app".into(),
+        senders: Senders::Patterns(vec!["*@app.test".into()]),
+        lane: LANES[random.index(LANES.len())],
+        life: Duration::from_secs(5 + random.below(900)),
+    };
+    let recipients: Vec<Recipient> = (0..=random.below(3))
+        .map(|number| {
+            let address = format!("user{number}-{}@d{}.test", random.below(5), random.below(4));
+            Recipient::new(Mailbox::parse(&address).unwrap())
+        })
+        .collect();
+    let number = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    let content = format!("From: otp@app.test\r\nX-Number: {number}\r\n\r\ncode\r\n");
+    let submission = Submission {
+        envelope: Envelope {
+            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
+            parameters: MailParameters::default(),
+            recipients: recipients.clone(),
+        },
+        content: content.into(),
+        client_name: "app.test".into(),
+        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true },
+    };
+    let before = laws.now();
+    let client: Option<IpAddr> = None;
+    let receipt = life.door.submit(&user, submission, client).await.ok()?;
+    let expires_at = before.plus(user.life);
+    laws.acknowledged(receipt.id, number, &recipients, expires_at);
+    Some(expires_at)
+}
+
+fn run(seed: u64) {
+    NEXT_ID.store(0, Ordering::Relaxed);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(play(seed))));
+    if let Err(panic) = played {
+        eprintln!("the law was broken with SEED={seed}");
+        std::panic::resume_unwind(panic);
+    }
+}
+
+fn number(variable: &str) -> Option<u64> {
+    std::env::var(variable).ok()?.parse().ok()
+}
+
+#[test]
+fn laws_hold_for_every_seed() {
+    if let Some(seed) = number("SEED") {
+        return run(seed);
+    }
+    for seed in 0..number("SEEDS").unwrap_or(SEEDS_DEFAULT) {
+        run(seed);
+    }
+}
+
+/// A law that cannot be broken proves nothing: a host that takes mail twice must be noticed.
+#[test]
+#[should_panic(expected = "arrived twice")]
+fn the_laws_can_be_broken() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+    runtime.block_on(async {
+        let laws = Laws::new(Arc::new(ManualClock::new(START)), SESSIONS_MAX);
+        let recipient = Recipient::new(Mailbox::parse("user@d0.test").unwrap());
+        let id = IdSource::with_random(|| 1).next(START);
+        laws.acknowledged(id, 7, std::slice::from_ref(&recipient), START.plus(Duration::from_secs(60)));
+        laws.arrived(7, "user@d0.test");
+        laws.arrived(7, "user@d0.test");
+        laws.at_the_end();
+    });
+}
+
+/// Used by the laws: which entry an event is about.
+type Entries<T> = HashMap<(otp_relay::mail::id::MessageId, u16), T>;
+
+fn key(event: &Event) -> Option<(otp_relay::mail::id::MessageId, u16)> {
+    event.entry.map(|index| (event.id, index))
+}

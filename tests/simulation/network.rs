@@ -1,0 +1,305 @@
+//! A network of a few mail hosts with moods.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::net::{BoxStream, Connecting, Network};
+use parking_lot::Mutex;
+use tokio::io::{
+    AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf, duplex,
+};
+use tokio_util::sync::CancellationToken;
+
+use crate::laws::Laws;
+use crate::random::Random;
+
+const HOSTS: u8 = 3;
+
+/// What a host tends to do.
+#[derive(Clone, Copy)]
+struct Mood {
+    /// Delay of its greylist; zero: none.
+    greylist: Duration,
+    /// In 100 commands, how many are refused for now, for good, cut off, and met with silence.
+    refuse_percent: u64,
+    deny_percent: u64,
+    drop_percent: u64,
+    stall_percent: u64,
+    /// In 100 connections, how many come about.
+    reachable_percent: u64,
+    pipelining: bool,
+    chunking: bool,
+    /// How long each reply takes.
+    latency: Duration,
+}
+
+/// The network; clones are the same one.
+#[derive(Clone)]
+pub struct SimulatedNetwork(Arc<Inner>);
+
+/// Hosts, names and moods.
+struct Inner {
+    random: Mutex<Random>,
+    moods: Vec<Mood>,
+    first_seen: Mutex<HashMap<String, Instant>>,
+    clock: Arc<ManualClock>,
+    laws: Arc<Laws>,
+    cut: Mutex<CancellationToken>,
+}
+
+impl SimulatedNetwork {
+    pub fn new(mut random: Random, clock: Arc<ManualClock>, laws: Arc<Laws>) -> Self {
+        let moods = (0..HOSTS).map(|_| mood(&mut random)).collect();
+        Self(Arc::new(Inner {
+            random: Mutex::new(random),
+            moods,
+            first_seen: Mutex::default(),
+            clock,
+            laws,
+            cut: Mutex::default(),
+        }))
+    }
+
+    /// All connections end.
+    pub fn cut_all(&self) {
+        let mut cut = self.0.cut.lock();
+        cut.cancel();
+        *cut = CancellationToken::new();
+    }
+}
+
+impl Inner {
+    fn chance(&self, percent: u64) -> bool {
+        self.random.lock().below(100) < percent
+    }
+}
+
+fn mood(random: &mut Random) -> Mood {
+    let sometimes = |random: &mut Random, most: u64| if random.below(2) == 0 { 0 } else { random.below(most) };
+    Mood {
+        greylist: Duration::from_secs(sometimes(random, 400)),
+        refuse_percent: sometimes(random, 30),
+        deny_percent: sometimes(random, 5),
+        drop_percent: sometimes(random, 15),
+        stall_percent: sometimes(random, 5),
+        reachable_percent: 100 - sometimes(random, 60),
+        pipelining: random.below(2) == 0,
+        chunking: random.below(2) == 0,
+        latency: Duration::from_millis(sometimes(random, 300)),
+    }
+}
+
+impl Network for SimulatedNetwork {
+    fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> Connecting<'_> {
+        let network = self.0.clone();
+        Box::pin(async move {
+            let IpAddr::V4(ip) = to.ip() else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
+            let host = ip.octets()[3] - 1;
+            let mood = network.moods[usize::from(host)];
+            if !network.chance(mood.reachable_percent) {
+                if network.chance(50) {
+                    std::future::pending::<()>().await;
+                }
+                return Err(io::ErrorKind::ConnectionRefused.into());
+            }
+            let (ours, theirs) = duplex(64 << 10);
+            let cut = network.cut.lock().clone();
+            network.laws.connected(host);
+            let ours = Counted { stream: ours, laws: network.laws.clone(), host };
+            tokio::spawn(async move {
+                tokio::select! {
+                    biased;
+                    () = cut.cancelled() => {}
+                    // A connection that breaks is part of the game.
+                    served = network.serve(theirs, mood) => drop(served),
+                }
+            });
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+}
+
+/// The relay's end of a connection; counted until the relay lets go of it.
+struct Counted {
+    stream: DuplexStream,
+    laws: Arc<Laws>,
+    host: u8,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.laws.disconnected(self.host);
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+impl Inner {
+    async fn serve(&self, stream: DuplexStream, mood: Mood) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        if self.chance(mood.refuse_percent / 3) {
+            return stream.write_all(b"421 4.3.2 later\r\n").await;
+        }
+        stream.write_all(b"220 mx ESMTP\r\n").await?;
+        let mut recipient = String::new();
+        let (mut has_mail, mut accepted) = (false, false);
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(mood.latency).await;
+            if self.chance(mood.drop_percent / 5) {
+                return Ok(());
+            }
+            if self.chance(mood.stall_percent / 5) {
+                std::future::pending::<()>().await;
+            }
+            let verb = line.split_whitespace().next().unwrap_or_default().to_owned();
+            let reply = match verb.as_str() {
+                "EHLO" => self.ehlo(mood),
+                "MAIL" => {
+                    accepted = false;
+                    let reply = self.say(mood, "250 2.1.0 ok");
+                    has_mail = reply.starts_with("250");
+                    reply
+                }
+                "RCPT" if has_mail => {
+                    recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+                    let reply = self.greylist(&recipient, mood).unwrap_or_else(|| self.say(mood, "250 2.1.5 ok"));
+                    accepted = reply.starts_with("250");
+                    reply
+                }
+                "DATA" if accepted => {
+                    stream.write_all(b"354 go\r\n").await?;
+                    let content = read_dotted(&mut stream).await?;
+                    self.take(&content, &recipient, mood).await
+                }
+                "BDAT" => {
+                    let size = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap();
+                    let mut content = vec![0; size];
+                    stream.read_exact(&mut content).await?;
+                    if accepted {
+                        self.take(&content, &recipient, mood).await
+                    } else {
+                        "554 5.5.1 no recipients\r\n".into()
+                    }
+                }
+                "RCPT" | "DATA" => "503 5.5.1 not now\r\n".into(),
+                "QUIT" => return stream.write_all(b"221 bye\r\n").await,
+                _ => "250 ok\r\n".into(),
+            };
+            if reply.is_empty() {
+                return Ok(());
+            }
+            stream.write_all(reply.as_bytes()).await?;
+        }
+    }
+
+    fn ehlo(&self, mood: Mood) -> String {
+        let pipelining = if mood.pipelining { "250-PIPELINING\r\n" } else { "" };
+        let chunking = if mood.chunking { "250-CHUNKING\r\n" } else { "" };
+        format!("250-mx\r\n{pipelining}{chunking}250 8BITMIME\r\n")
+    }
+
+    fn say(&self, mood: Mood, reply: &str) -> String {
+        if self.chance(mood.refuse_percent) {
+            return "451 4.3.0 not now\r\n".into();
+        }
+        if self.chance(mood.deny_percent) {
+            return "550 5.7.1 no\r\n".into();
+        }
+        format!("{reply}\r\n")
+    }
+
+    fn greylist(&self, recipient: &str, mood: Mood) -> Option<String> {
+        let now = self.clock.instant();
+        let first = *self.first_seen.lock().entry(recipient.to_owned()).or_insert(now);
+        (now - first < mood.greylist).then(|| "450 4.2.0 Greylisted\r\n".to_owned())
+    }
+
+    /// Takes the content, or not; empty: takes it and hangs up.
+    async fn take(&self, content: &[u8], recipient: &str, mood: Mood) -> String {
+        tokio::time::sleep(mood.latency).await;
+        let text = String::from_utf8_lossy(content);
+        let number =
+            text.split("X-Number: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap().parse().unwrap();
+        let reply = self.say(mood, "250 2.0.0 taken");
+        let is_lost = self.chance(mood.drop_percent);
+        if reply.starts_with("250") {
+            self.laws.arrived(number, recipient);
+            self.laws.reply_lost(number, recipient, is_lost);
+        }
+        if is_lost { String::new() } else { reply }
+    }
+}
+
+async fn read_dotted(stream: &mut BufReader<DuplexStream>) -> io::Result<Vec<u8>> {
+    let mut content = Vec::new();
+    loop {
+        let mut line = Vec::new();
+        if stream.read_until(b'\n', &mut line).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        if line == b".\r\n" {
+            return Ok(content);
+        }
+        content.extend_from_slice(&line);
+    }
+}
+
+/// Domain `dN.test` is served by host N, and by host 0 as the second choice; `d3.test` by nobody.
+impl Dns for SimulatedNetwork {
+    fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
+        let number: Option<u8> =
+            domain.strip_prefix('d').and_then(|rest| rest.strip_suffix(".test")).and_then(|n| n.parse().ok());
+        let is_ill = self.0.chance(5);
+        Box::pin(async move {
+            if is_ill {
+                return Err(DnsError::Timeout);
+            }
+            let number = number.filter(|number| *number < HOSTS).ok_or(DnsError::NoSuchName)?;
+            let mut records = vec![MxRecord { preference: 10, exchange: format!("mx{number}.test") }];
+            if number > 0 {
+                records.push(MxRecord { preference: 20, exchange: "mx0.test".into() });
+            }
+            Ok(Records { records, ttl: Duration::from_secs(300) })
+        })
+    }
+
+    fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+        let number: u8 =
+            host.strip_prefix("mx").and_then(|rest| rest.strip_suffix(".test")).and_then(|n| n.parse().ok()).unwrap();
+        let records = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, number + 1))];
+        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(300) }) })
+    }
+
+    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+}

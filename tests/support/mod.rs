@@ -1,0 +1,134 @@
+//! What the tests of the whole relay share: a mail host that does as it is told, an app's side of SMTP, DNS from a
+//! table, and a relay between them.
+
+#![allow(unreachable_pub, reason = "modules of one test program")]
+#![allow(dead_code, reason = "each test program uses a part")]
+
+pub mod client;
+pub mod fake_mx;
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::app::{Ground, Relay};
+use otp_relay::config::Config;
+use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::report::log::Output;
+use tokio::sync::mpsc;
+
+/// Longer than anything here takes; reached only when something is broken.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Every domain has one mail host at loopback, except a few that have none.
+#[derive(Debug, Default)]
+pub struct TableDns;
+
+impl Dns for TableDns {
+    fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
+        let answer: Result<&[&str], DnsError> = match domain {
+            "gone.test" => Err(DnsError::NoSuchName),
+            "null.test" => Ok(&[""]),
+            "ill.test" => Err(DnsError::Failed("SERVFAIL".into())),
+            "plain.test" => Err(DnsError::NoRecords),
+            "two.test" => Ok(&["dead.test", "mx.test"]),
+            _ => Ok(&["mx.test"]),
+        };
+        let record = |(preference, host): (u16, &&str)| MxRecord { preference, exchange: (*host).to_owned() };
+        let found = answer.map(|hosts| Records {
+            records: (10..).step_by(10).zip(hosts).map(record).collect(),
+            ttl: Duration::from_secs(60),
+        });
+        Box::pin(async move { found })
+    }
+
+    /// Nobody listens at 127.0.0.2.
+    fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+        let address = if host == "dead.test" { Ipv4Addr::new(127, 0, 0, 2) } else { Ipv4Addr::LOCALHOST };
+        let records = vec![IpAddr::from(address)];
+        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(60) }) })
+    }
+
+    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async move { Err(DnsError::NoRecords) })
+    }
+}
+
+/// Events as they happen.
+pub struct Events(mpsc::UnboundedReceiver<Event>);
+
+struct Channel(mpsc::UnboundedSender<Event>);
+
+impl Sink for Channel {
+    fn emit(&self, event: Event) {
+        let _ = self.0.send(event);
+    }
+}
+
+impl Events {
+    /// The next event of this kind; others are passed over.
+    pub async fn next(&mut self, kind: Kind) -> Event {
+        let next = async {
+            loop {
+                let event = self.0.recv().await.expect("the relay runs");
+                if event.kind == kind {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("no event {}", kind.name()))
+    }
+
+    /// The next event that ends an entry.
+    pub async fn next_end(&mut self) -> Event {
+        let next = async {
+            loop {
+                let event = self.0.recv().await.expect("the relay runs");
+                if event.kind.is_end() {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("an entry ends")
+    }
+}
+
+/// A relay whose mail hosts are all at `mx`, with one trusted listener. `more` is added to its configuration.
+pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
+    let text = format!(
+        "hostname = \"relay.test\"\n\
+         data_dir = \"data\"\n\
+         [[listener]]\naddress = \"127.0.0.1:0\"\nauth = \"trusted\"\ntrusted_networks = [\"127.0.0.0/8\"]\n\
+         [[user]]\nname = \"trusted\"\nsenders = [\"*@app.test\"]\n\
+         {more}\n\
+         [delivery]\nport = {}\nallow_private_destinations = true\n",
+        mx.port()
+    );
+    let (config, findings) = Config::from_text(&text, folder, None);
+    let config = config.unwrap_or_else(|| panic!("{findings}"));
+    let (sender, receiver) = mpsc::unbounded_channel();
+    let ground = Ground {
+        dns: Some(Arc::new(TableDns)),
+        events: Some(Arc::new(Channel(sender))),
+        output: Output::new(std::io::sink()),
+        ..Ground::default()
+    };
+    let relay = Relay::start(config, ground).expect("the relay starts");
+    (relay, Events(receiver))
+}
+
+/// The files as a crash at this moment would leave them.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
