@@ -360,9 +360,10 @@ impl ServerSession {
         let mut at = 0;
         loop {
             let rest = &input[at..];
+            let needs_input = !self.can_go_on_without_input();
             let (used, step) = match &self.state {
                 State::Closed => return (input.len(), Step::Close),
-                _ if rest.is_empty() && !self.can_go_on_without_input() => return (at, Step::Read),
+                _ if rest.is_empty() && needs_input => return (at, Step::Read),
                 State::Ready | State::Sasl(_) | State::Mail(_) => self.line(rest, now),
                 State::Content { .. } => self.content(rest),
                 State::Chunk { .. } | State::RefusedChunk { .. } => self.chunk(rest),
@@ -376,7 +377,7 @@ impl ServerSession {
             if let Some(step) = step {
                 return (at, step);
             }
-            if used == 0 && !self.can_go_on_without_input() {
+            if used == 0 && needs_input {
                 return (at, Step::Read);
             }
         }
