@@ -169,8 +169,8 @@ struct Transaction {
     envelope: Envelope,
     /// What BDAT brought so far.
     content: BytesMut,
-    /// What BDAT announced so far, kept or not.
-    size: u64,
+    /// Octets that BDAT announced so far; none before the first chunk.
+    announced: Option<u64>,
 }
 
 #[derive(Debug)]

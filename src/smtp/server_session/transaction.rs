@@ -52,7 +52,7 @@ impl ServerSession {
         let State::Mail(transaction) = &mut self.state else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
-        if transaction.size > 0 {
+        if transaction.announced.is_some() {
             return self.refuse(&reply::BAD_SEQUENCE);
         }
         let envelope = &transaction.envelope;
@@ -76,7 +76,7 @@ impl ServerSession {
             (State::AwaitSender(mail), Ok(())) => {
                 let envelope =
                     Envelope { reverse_path: mail.reverse_path, parameters: mail.parameters, recipients: Vec::new() };
-                self.state = State::Mail(Box::new(Transaction { envelope, content: BytesMut::new(), size: 0 }));
+                self.state = State::Mail(Box::new(Transaction { envelope, content: BytesMut::new(), announced: None }));
                 self.reply(&reply::SENDER_OK);
             }
             (State::AwaitRecipient(mut transaction, recipient), Ok(())) => {
@@ -97,8 +97,8 @@ impl ServerSession {
         let State::Mail(transaction) = std::mem::replace(&mut self.state, State::Ready) else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
-        if transaction.size > 0 || transaction.envelope.recipients.is_empty() {
-            let reply = if transaction.size > 0 { reply::BAD_SEQUENCE } else { reply::NO_RECIPIENTS };
+        if transaction.announced.is_some() || transaction.envelope.recipients.is_empty() {
+            let reply = if transaction.announced.is_some() { reply::BAD_SEQUENCE } else { reply::NO_RECIPIENTS };
             self.state = State::Mail(transaction);
             return self.refuse(&reply);
         }
@@ -132,11 +132,11 @@ impl ServerSession {
     pub(super) fn bdat(&mut self, size: u64, last: bool, now: Instant) -> Option<Step> {
         let (transaction, reply) =
             if let State::Mail(mut transaction) = std::mem::replace(&mut self.state, State::Ready) {
-                let announced = transaction.size.saturating_add(size);
+                let announced = transaction.announced.unwrap_or(0).saturating_add(size);
                 if transaction.envelope.recipients.is_empty() {
                     (Some(transaction), reply::NO_RECIPIENTS)
                 } else if announced <= self.settings.message_size_max {
-                    transaction.size = announced.max(1);
+                    transaction.announced = Some(announced);
                     transaction.content.reserve(usize::try_from(size).unwrap_or(0).min(64 << 10));
                     self.state = State::Chunk { transaction, left: size, last, until: now + CONTENT_TIMEOUT };
                     return None;
