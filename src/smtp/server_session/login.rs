@@ -36,6 +36,7 @@ impl ServerSession {
     pub(super) fn tls_established(&mut self, now: Instant) {
         self.peer.encrypted = true;
         self.client_name = None;
+        self.user = None;
         self.input.clear();
         self.state = State::Ready;
         self.waiting_since = now;
