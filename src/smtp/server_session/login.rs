@@ -112,21 +112,17 @@ impl ServerSession {
         self.sasl_progress(exchange, progress)
     }
 
-    pub(super) fn authenticated(&mut self, result: Result<(), Reply>, now: Instant) {
+    pub(super) fn authenticated(&mut self, result: Result<(), Reply>, now: Instant) -> Option<Step> {
         self.state = State::Ready;
         self.waiting_since = now;
         match result {
             Ok(()) => {
                 self.idle_commands = 0;
-                self.reply(&reply::AUTHENTICATED);
+                self.say(&reply::AUTHENTICATED)
             }
             Err(reply) => {
                 self.user = None;
-                self.errors += 1;
-                self.reply(&reply);
-                if reply.code == 421 {
-                    self.state = State::Closed;
-                }
+                if reply.code == 421 { Some(self.refuse_all(&reply)) } else { self.refuse(&reply) }
             }
         }
     }

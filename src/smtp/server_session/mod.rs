@@ -289,7 +289,11 @@ impl ServerSession {
                 self.input.extend_from_slice(bytes);
             }
             Event::TlsEstablished => self.tls_established(now),
-            Event::Authenticated(result) => self.authenticated(result, now),
+            Event::Authenticated(result) => {
+                if let Some(step) = self.authenticated(result, now) {
+                    return step;
+                }
+            }
             Event::Verifier(verifier, nonce) => {
                 if let Some(step) = self.verifier(verifier, nonce) {
                     return step;
