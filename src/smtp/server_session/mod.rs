@@ -19,8 +19,9 @@ mod transaction;
 
 /// Errors after which a client is sent away.
 const ERRORS_MAX: u32 = 20;
-/// Commands before AUTH, or in a row without mail after it, after which a client is sent away.
-const IDLE_COMMANDS_MAX: u32 = 200;
+/// Commands before AUTH, or in a row without mail after it, after which a client is sent away; as many more as a
+/// message may have recipients.
+const IDLE_COMMANDS_MAX: usize = 200;
 
 /// What a session needs to know of its listener; shared by all sessions.
 #[derive(Debug, Clone)]
@@ -220,7 +221,7 @@ pub struct ServerSession {
     user: Option<String>,
     draining: bool,
     errors: u32,
-    idle_commands: u32,
+    idle_commands: usize,
     input: Vec<u8>,
     output: Vec<u8>,
     /// When the client began to keep us waiting.
@@ -426,7 +427,7 @@ impl ServerSession {
             return Some(self.refuse_all(&reply::SHUTTING_DOWN));
         }
         self.idle_commands += 1;
-        if self.idle_commands > IDLE_COMMANDS_MAX {
+        if self.idle_commands > IDLE_COMMANDS_MAX + self.settings.recipients_max {
             return Some(self.refuse_all(&reply::TOO_MANY_ERRORS));
         }
         match Command::parse(line) {
