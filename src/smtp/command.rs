@@ -70,8 +70,14 @@ pub enum CommandError {
     UnknownVerb,
     /// The arguments: 501.
     Syntax(&'static str),
-    /// A path: 501, or 553 for what is well formed and not accepted.
+    /// The path of RCPT: 501.
     Path(AddressError),
+    /// The path of MAIL: 501, with an enhanced status code of its own (RFC 3463 section 3.2).
+    ReversePath(AddressError),
+    /// An address that is not ASCII, without SMTPUTF8: 553.
+    NeedsSmtpUtf8,
+    /// An initial response that is not base64: 501.
+    NotBase64,
     /// A parameter that was not offered: 555.
     UnknownParameter,
     /// A parameter's value: 501.
@@ -127,8 +133,8 @@ fn client_name(arguments: &str) -> Result<String, CommandError> {
 
 fn mail(arguments: &str) -> Result<Mail, CommandError> {
     let rest = after_keyword(arguments, "FROM:").ok_or(CommandError::Syntax("expected MAIL FROM:<address>"))?;
-    let (path, parameters) = split_path(rest)?;
-    let reverse_path = ReversePath::parse(path).map_err(CommandError::Path)?;
+    let (path, parameters) = split_path(rest).map_err(of_reverse_path)?;
+    let reverse_path = ReversePath::parse(path).map_err(CommandError::ReversePath)?;
     let mut mail = Mail { reverse_path, parameters: MailParameters::default(), size: None };
     let mut seen = Vec::new();
     for (keyword, value) in keywords(parameters) {
@@ -137,9 +143,13 @@ fn mail(arguments: &str) -> Result<Mail, CommandError> {
     }
     let is_ascii = mail.reverse_path.as_str().is_ascii();
     if !is_ascii && !mail.parameters.smtputf8 {
-        return Err(CommandError::Parameter("an address that is not ASCII needs SMTPUTF8"));
+        return Err(CommandError::NeedsSmtpUtf8);
     }
     Ok(mail)
+}
+
+fn of_reverse_path(error: CommandError) -> CommandError {
+    if let CommandError::Path(error) = error { CommandError::ReversePath(error) } else { error }
 }
 
 fn mail_parameter(mail: &mut Mail, keyword: &str, value: Option<&str>) -> Result<(), CommandError> {
@@ -299,7 +309,7 @@ fn auth(arguments: &str) -> Result<Command, CommandError> {
     let initial = match initial {
         None => None,
         Some("=") => Some(Vec::new()),
-        Some(text) => Some(BASE64.decode(text).map_err(|_| CommandError::Syntax("not base64"))?),
+        Some(text) => Some(BASE64.decode(text).map_err(|_| CommandError::NotBase64)?),
     };
     Ok(Command::Auth { mechanism: mechanism.to_ascii_uppercase(), initial })
 }
@@ -400,7 +410,7 @@ mod tests {
         refused("BDAT -1", CommandError::Syntax("expected BDAT size [LAST]"));
         refused("BDAT 99999999999999999999", CommandError::Syntax("expected BDAT size [LAST]"));
         refused("NOOP \u{1}", CommandError::Syntax("control characters in a command"));
-        refused("AUTH PLAIN %%%", CommandError::Syntax("not base64"));
+        refused("AUTH PLAIN %%%", CommandError::NotBase64);
     }
 
     #[test]
@@ -422,7 +432,7 @@ mod tests {
         assert_eq!(mail_of("MAIL FROM:<\"a> b\"@example.com>").reverse_path.as_str(), "\"a> b\"@example.com");
 
         refused("MAIL <a@example.com>", CommandError::Syntax("expected MAIL FROM:<address>"));
-        refused("MAIL FROM:a@example.com", CommandError::Path(AddressError::Brackets));
+        refused("MAIL FROM:a@example.com", CommandError::ReversePath(AddressError::Brackets));
         refused("MAIL FROM:<a@example.com>SIZE=1", CommandError::Syntax("a space belongs behind the path"));
         refused("MAIL FROM:<a@example.com> XFOO=1", CommandError::UnknownParameter);
         refused("MAIL FROM:<a@example.com> SIZE=1 SIZE=2", CommandError::Parameter("a parameter is given twice"));
@@ -438,7 +448,7 @@ mod tests {
             "MAIL FROM:<a@example.com> BY=0;R",
             CommandError::Parameter("BY with R needs a positive number of seconds"),
         );
-        refused("MAIL FROM:<ü@example.com>", CommandError::Parameter("an address that is not ASCII needs SMTPUTF8"));
+        refused("MAIL FROM:<ü@example.com>", CommandError::NeedsSmtpUtf8);
     }
 
     #[test]

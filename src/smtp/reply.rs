@@ -272,12 +272,16 @@ ready_made! {
     BAD_CREDENTIALS: 535 (5, 7, 8) "authentication credentials invalid";
     /// When passwords cannot be checked now.
     AUTHENTICATION_BUSY: 454 (4, 7, 0) "temporary authentication failure";
+    /// To what should be base64 (RFC 4954 section 4).
+    NOT_BASE64: 501 (5, 5, 2) "not base64";
     /// To a cancelled AUTH.
     AUTHENTICATION_CANCELLED: 501 (5, 7, 0) "authentication cancelled";
     /// To an unknown mechanism.
     UNKNOWN_MECHANISM: 504 (5, 5, 4) "authentication mechanism not supported";
     /// To a good AUTH.
     AUTHENTICATED: 235 (2, 7, 0) "authentication succeeded";
+    /// To an address that needs SMTPUTF8 where that was not asked for (RFC 6531 section 3.5).
+    SMTPUTF8_NEEDED: 553 (5, 6, 7) "an address that is not ASCII needs SMTPUTF8";
     /// To too much content.
     TOO_BIG: 552 (5, 3, 4) "message size exceeds the limit";
     /// To too many RCPTs.

@@ -67,7 +67,7 @@ impl ServerSession {
         }
         let mut decoded = Zeroizing::new(Vec::new());
         if BASE64.decode_vec(line, &mut decoded).is_err() {
-            return self.refuse(&Reply::new(501, EnhancedCode(5, 5, 2), "not base64"));
+            return self.refuse(&reply::NOT_BASE64);
         }
         let progress = exchange.respond(&decoded);
         self.sasl_progress(exchange, progress)

@@ -414,6 +414,9 @@ impl ServerSession {
     /// Nothing behind a fault in the line ends can be trusted to be what the client meant.
     fn line_fault(&mut self, fault: LineFault) -> Step {
         let reply = match fault {
+            LineFault::TooLong if matches!(self.state, State::Sasl(_)) => {
+                Reply::new(500, EnhancedCode(5, 5, 6), fault.text())
+            }
             LineFault::TooLong => Reply::new(500, EnhancedCode(5, 5, 2), fault.text()),
             LineFault::BareCr | LineFault::BareLf => Reply::new(554, EnhancedCode(5, 6, 0), fault.text()),
         };
@@ -538,5 +541,8 @@ fn command_error(error: CommandError) -> Reply {
         CommandError::Syntax(text) | CommandError::Parameter(text) => Reply::new(501, EnhancedCode(5, 5, 4), text),
         CommandError::UnknownParameter => reply::UNKNOWN_PARAMETER,
         CommandError::Path(error) => Reply::new(501, EnhancedCode(5, 1, 3), error.to_string()),
+        CommandError::ReversePath(error) => Reply::new(501, EnhancedCode(5, 1, 7), error.to_string()),
+        CommandError::NeedsSmtpUtf8 => reply::SMTPUTF8_NEEDED,
+        CommandError::NotBase64 => reply::NOT_BASE64,
     }
 }

@@ -57,8 +57,7 @@ impl ServerSession {
         }
         let envelope = &transaction.envelope;
         if !envelope.parameters.smtputf8 && !recipient.mailbox.as_str().is_ascii() {
-            let text = "an address that is not ASCII needs SMTPUTF8";
-            return self.refuse(&Reply::new(553, EnhancedCode(5, 6, 7), text));
+            return self.refuse(&reply::SMTPUTF8_NEEDED);
         }
         if envelope.recipients.iter().any(|known| known.mailbox == recipient.mailbox) {
             return self.say(&reply::RECIPIENT_OK);
