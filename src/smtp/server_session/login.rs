@@ -23,9 +23,7 @@ impl ServerSession {
         if more_follows {
             // Commands sent in clear text behind STARTTLS would be carried out as if they had come encrypted.
             let reply = Reply::new(554, EnhancedCode(5, 5, 1), "nothing may follow STARTTLS before the handshake");
-            self.reply(&reply);
-            self.state = State::Closed;
-            return Some(Step::Drain);
+            return Some(self.drain(&reply));
         }
         self.reply(&Reply::new(220, EnhancedCode(2, 0, 0), "ready to start TLS"));
         self.state = State::AwaitTls;

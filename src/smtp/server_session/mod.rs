@@ -420,9 +420,7 @@ impl ServerSession {
             LineFault::TooLong => Reply::new(500, EnhancedCode(5, 5, 2), fault.text()),
             LineFault::BareCr | LineFault::BareLf => Reply::new(554, EnhancedCode(5, 6, 0), fault.text()),
         };
-        self.reply(&reply);
-        self.state = State::Closed;
-        Step::Drain
+        self.drain(&reply)
     }
 
     fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
@@ -525,6 +523,13 @@ impl ServerSession {
         self.reply(reply);
         self.state = State::Closed;
         Step::Close
+    }
+
+    /// Says a last word to a client that is still sending.
+    fn drain(&mut self, reply: &Reply) -> Step {
+        self.reply(reply);
+        self.state = State::Closed;
+        Step::Drain
     }
 }
 

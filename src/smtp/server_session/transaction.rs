@@ -111,7 +111,7 @@ impl ServerSession {
         let State::Content { decoder, .. } = &mut self.state else { return (0, None) };
         match decoder.feed(input) {
             Decoded::More if decoder.size() as u64 > self.settings.message_size_max + OVERSIZE_READ_MAX => {
-                (input.len(), Some(self.refuse_all(&reply::TOO_BIG)))
+                (input.len(), Some(self.drain(&reply::TOO_BIG)))
             }
             Decoded::More => (input.len(), None),
             Decoded::Fault(fault) => (input.len(), Some(self.line_fault(fault))),
@@ -146,7 +146,7 @@ impl ServerSession {
                 (None, Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"))
             };
         if size > OVERSIZE_READ_MAX {
-            return Some(self.refuse_all(&reply));
+            return Some(self.drain(&reply));
         }
         self.state = State::RefusedChunk { left: size, transaction, reply };
         None
