@@ -301,7 +301,7 @@ impl ClientSession {
                 self.state = State::Transaction;
                 self.due.push_back(Stage::Content);
                 self.timer = now + self.final_timeout;
-                Step::Read
+                self.read_replies(now)
             }
             Event::Closed => self.end(Fault::Closed),
             Event::Timeout => self.end(Fault::Timeout),
