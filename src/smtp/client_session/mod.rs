@@ -406,6 +406,11 @@ impl ClientSession {
     }
 
     fn begin(&mut self, transaction: &Transaction, now: Instant) -> Step {
+        if self.reader.has_leftover() {
+            // An answer to nothing would be taken for the answer to MAIL, and every later one for the one before it.
+            self.state = State::Transaction;
+            return self.end(Fault::Closed);
+        }
         if let Some(requirement) = self.unmet(transaction) {
             return Step::Done(Err(Failure { stage: Stage::Mail, fault: Fault::Unsupported(requirement) }));
         }
