@@ -9,10 +9,7 @@ use crate::mail::envelope::{DeliverBy, DeliverByMode, Ret};
 impl ClientSession {
     pub(super) fn unmet(&self, transaction: &Transaction) -> Option<Requirement> {
         let extensions = &self.extensions;
-        let needs_utf8 = transaction.utf8_fields
-            || !transaction.recipient.mailbox.has_ascii_local_part()
-            || transaction.reverse_path.mailbox().is_some_and(|mailbox| !mailbox.has_ascii_local_part());
-        if needs_utf8 && !extensions.smtputf8 {
+        if needs_utf8(transaction) && !extensions.smtputf8 {
             return Some(Requirement::SmtpUtf8);
         }
         if transaction.parameters.require_tls && !(extensions.require_tls && self.encrypted) {
@@ -24,7 +21,7 @@ impl ClientSession {
     pub(super) fn mail_command(&self, transaction: &Transaction) -> Vec<u8> {
         let extensions = &self.extensions;
         let parameters = &transaction.parameters;
-        let path = transaction.reverse_path.mailbox().map(|m| self.address(m)).unwrap_or_default();
+        let path = transaction.reverse_path.mailbox().map(|m| self.address(m, transaction)).unwrap_or_default();
         let mut line = format!("MAIL FROM:<{path}>");
         if extensions.size {
             line.push_str(&format!(" SIZE={}", transaction.size));
@@ -32,7 +29,7 @@ impl ClientSession {
         if extensions.eight_bit_mime && transaction.eight_bit {
             line.push_str(" BODY=8BITMIME");
         }
-        if extensions.smtputf8 && parameters.smtputf8 {
+        if self.says_utf8(transaction) {
             line.push_str(" SMTPUTF8");
         }
         if parameters.require_tls {
@@ -60,7 +57,7 @@ impl ClientSession {
 
     pub(super) fn rcpt_command(&self, transaction: &Transaction) -> Vec<u8> {
         let recipient = &transaction.recipient;
-        let mut line = format!("RCPT TO:<{}>", self.address(&recipient.mailbox));
+        let mut line = format!("RCPT TO:<{}>", self.address(&recipient.mailbox, transaction));
         if self.extensions.dsn {
             if let Some(notify) = recipient.notify {
                 line.push_str(&format!(" NOTIFY={}", notify.keyword()));
@@ -73,13 +70,25 @@ impl ClientSession {
         line.into_bytes()
     }
 
-    /// With its domain in A-labels where the server does not know better.
-    fn address(&self, mailbox: &Mailbox) -> String {
-        if self.extensions.smtputf8 {
+    /// Whether MAIL says SMTPUTF8, without which nothing may be other than ASCII (RFC 6531 section 3.4).
+    fn says_utf8(&self, transaction: &Transaction) -> bool {
+        self.extensions.smtputf8 && (transaction.parameters.smtputf8 || needs_utf8(transaction))
+    }
+
+    /// With its domain in A-labels unless MAIL says SMTPUTF8.
+    fn address(&self, mailbox: &Mailbox, transaction: &Transaction) -> String {
+        if self.says_utf8(transaction) {
             return mailbox.as_str().to_owned();
         }
         mailbox.to_ascii().unwrap_or_else(|| mailbox.as_str().to_owned())
     }
+}
+
+/// Whether the message cannot be written in ASCII.
+fn needs_utf8(transaction: &Transaction) -> bool {
+    transaction.utf8_fields
+        || !transaction.recipient.mailbox.has_ascii_local_part()
+        || transaction.reverse_path.mailbox().is_some_and(|mailbox| !mailbox.has_ascii_local_part())
 }
 
 /// `BY=` with what is left of it (RFC 2852 section 4); nothing where the server asks for more time than is left.
