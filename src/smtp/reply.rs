@@ -142,8 +142,9 @@ pub enum ReplyError {
 #[derive(Debug, Default)]
 pub struct ReplyReader {
     buffer: Vec<u8>,
-    /// Octets of `buffer` that belong to replies already returned.
+    /// Octets of `buffer` that belong to replies already returned, or to `lines`.
     read: usize,
+    lines: Lines,
 }
 
 impl ReplyReader {
@@ -158,7 +159,7 @@ impl ReplyReader {
 
     /// Whether bytes are left that belong to no reply returned yet.
     pub fn has_leftover(&self) -> bool {
-        self.read < self.buffer.len()
+        self.read < self.buffer.len() || self.lines.size > 0
     }
 
     /// The next whole reply, if it has arrived.
@@ -166,12 +167,14 @@ impl ReplyReader {
     /// # Errors
     /// When what arrived is no reply; nothing after it can be trusted.
     pub fn next_reply(&mut self) -> Result<Option<Reply>, ReplyError> {
-        let pending = &self.buffer[self.read..];
-        let Some((reply, used)) = parse_reply(pending)? else {
-            return if pending.len() > REPLY_MAX { Err(ReplyError::TooLong) } else { Ok(None) };
-        };
-        self.read += used;
-        Ok(Some(reply))
+        loop {
+            let before = self.lines.size;
+            let Some(place) = self.lines.take(&self.buffer[self.read..])? else { return Ok(None) };
+            self.read += self.lines.size - before;
+            if place == LinePlace::Last {
+                return Ok(Some(std::mem::take(&mut self.lines).into_reply()));
+            }
+        }
     }
 }
 
@@ -180,51 +183,81 @@ impl ReplyReader {
 /// # Errors
 /// As [`ReplyReader::next_reply`].
 pub fn parse_reply(input: &[u8]) -> Result<Option<(Reply, usize)>, ReplyError> {
-    let mut at = 0;
-    let mut code = None;
-    let mut enhanced = None;
-    let mut text = String::new();
+    let mut lines = Lines::default();
     loop {
-        let Some(end) = memchr(b'\n', &input[at..]) else {
-            return if input.len() - at > REPLY_LINE_MAX { Err(ReplyError::TooLong) } else { Ok(None) };
-        };
-        if end > REPLY_LINE_MAX || at + end > REPLY_MAX {
-            return Err(ReplyError::TooLong);
-        }
-        let line = input[at..at + end].strip_suffix(b"\r").unwrap_or(&input[at..at + end]);
-        at += end + 1;
-        let (line_code, is_last, rest) = parse_line(line)?;
-        if code.is_some_and(|code| code != line_code) {
-            return Err(ReplyError::CodesDiffer);
-        }
-        let rest = String::from_utf8_lossy(rest);
-        let rest = match EnhancedCode::split_from(&rest) {
-            Some((found, rest)) if u16::from(found.0) == line_code / 100 => {
-                enhanced = enhanced.or(Some(found));
-                rest
+        match lines.take(&input[lines.size..])? {
+            None => return Ok(None),
+            Some(LinePlace::Middle) => {}
+            Some(LinePlace::Last) => {
+                let size = lines.size;
+                return Ok(Some((lines.into_reply(), size)));
             }
-            _ => &rest,
-        };
-        if code.is_some() {
-            text.push('\n');
-        }
-        text.push_str(rest.trim_end());
-        code = Some(line_code);
-        if is_last {
-            return Ok(Some((Reply { code: line_code, enhanced, text: text.into() }, at)));
         }
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<(u16, bool, &[u8]), ReplyError> {
+/// The lines of one reply so far, each read once however slowly they arrive.
+#[derive(Debug, Default)]
+struct Lines {
+    code: Option<u16>,
+    enhanced: Option<EnhancedCode>,
+    text: String,
+    size: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum LinePlace {
+    Middle,
+    Last,
+}
+
+impl Lines {
+    /// Takes the line at the start of `input`, if all of it is there.
+    fn take(&mut self, input: &[u8]) -> Result<Option<LinePlace>, ReplyError> {
+        let end = memchr(b'\n', input);
+        let length = end.unwrap_or(input.len());
+        if length > REPLY_LINE_MAX || self.size + length > REPLY_MAX {
+            return Err(ReplyError::TooLong);
+        }
+        if end.is_none() {
+            return Ok(None);
+        }
+        let line = input[..length].strip_suffix(b"\r").unwrap_or(&input[..length]);
+        let (code, place, rest) = parse_line(line)?;
+        if self.code.is_some_and(|known| known != code) {
+            return Err(ReplyError::CodesDiffer);
+        }
+        let rest = String::from_utf8_lossy(rest);
+        let rest = match EnhancedCode::split_from(&rest) {
+            Some((found, rest)) if u16::from(found.0) == code / 100 => {
+                self.enhanced = self.enhanced.or(Some(found));
+                rest
+            }
+            _ => &rest,
+        };
+        if self.code.is_some() {
+            self.text.push('\n');
+        }
+        self.text.push_str(rest.trim_end());
+        self.code = Some(code);
+        self.size += length + 1;
+        Ok(Some(place))
+    }
+
+    fn into_reply(self) -> Reply {
+        Reply { code: self.code.unwrap_or_default(), enhanced: self.enhanced, text: self.text.into() }
+    }
+}
+
+fn parse_line(line: &[u8]) -> Result<(u16, LinePlace, &[u8]), ReplyError> {
     let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
         return Err(ReplyError::Malformed);
     };
     let code = [a, b, c].iter().fold(0, |sum, digit| sum * 10 + u16::from(**digit - b'0'));
     match rest {
-        [] => Ok((code, true, rest)),
-        [b' ', text @ ..] => Ok((code, true, text)),
-        [b'-', text @ ..] => Ok((code, false, text)),
+        [] => Ok((code, LinePlace::Last, rest)),
+        [b' ', text @ ..] => Ok((code, LinePlace::Last, text)),
+        [b'-', text @ ..] => Ok((code, LinePlace::Middle, text)),
         _ => Err(ReplyError::Malformed),
     }
 }
