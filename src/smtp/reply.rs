@@ -228,17 +228,18 @@ impl Lines {
             return Err(ReplyError::CodesDiffer);
         }
         let rest = String::from_utf8_lossy(rest);
-        let rest = match EnhancedCode::split_from(&rest) {
+        let rest = rest.trim_end();
+        let rest = match EnhancedCode::split_from(rest) {
             Some((found, rest)) if u16::from(found.0) == code / 100 => {
                 self.enhanced = self.enhanced.or(Some(found));
                 rest
             }
-            _ => &rest,
+            _ => rest,
         };
         if self.code.is_some() {
             self.text.push('\n');
         }
-        self.text.push_str(rest.trim_end());
+        self.text.push_str(rest);
         self.code = Some(code);
         self.size += length + 1;
         Ok(Some(place))
@@ -359,6 +360,7 @@ mod tests {
         check("250-mx\r\n250-SIZE 10\r\n250 DSN\r\n", 250, None, "mx\nSIZE 10\nDSN");
         check("450-4.2.0 a\r\n450 4.2.0 b\r\n", 450, Some(EnhancedCode(4, 2, 0)), "a\nb");
         check("250 ok\n", 250, None, "ok");
+        check("250 2.0.0\t\r\n", 250, Some(EnhancedCode(2, 0, 0)), "");
         check("550 4.1.1 odd\r\n", 550, None, "4.1.1 odd");
         check("457 grey\r\n", 457, None, "grey");
         check("451 5.2.1000 x\r\n", 451, None, "5.2.1000 x");
