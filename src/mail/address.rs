@@ -275,7 +275,7 @@ pub fn is_domain_or_literal(text: &str) -> bool {
     if text.starts_with('[') {
         return parse_address_literal(text).is_some();
     }
-    if text.is_ascii() { is_ascii_domain(text) } else { domain_key(text).is_some() }
+    if text.is_ascii() { is_ascii_domain(text) } else { !text.ends_with('.') && domain_key(text).is_some() }
 }
 
 fn is_ascii_domain(text: &str) -> bool {
@@ -348,6 +348,7 @@ mod tests {
         check("user@-a.com", Err(AddressError::Domain));
         check("user@a..com", Err(AddressError::Domain));
         check("user@example.com.", Err(AddressError::Domain));
+        check("user@exämple.com.", Err(AddressError::Domain));
         check("user@192.0.2.1", Err(AddressError::Domain));
         check("user@[192.0.2.300]", Err(AddressError::Domain));
         check("user@exa mple.com", Err(AddressError::Domain));

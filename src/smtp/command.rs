@@ -82,6 +82,8 @@ pub enum CommandError {
     UnknownParameter,
     /// A parameter's value: 501.
     Parameter(&'static str),
+    /// BDAT whose size cannot be read: 501. Nobody knows where its octets end, so nothing behind it is a command.
+    ChunkSize,
 }
 
 impl Command {
@@ -287,7 +289,7 @@ fn xtext(value: &str) -> Result<String, CommandError> {
 }
 
 fn bdat(arguments: &str) -> Result<Command, CommandError> {
-    const BAD: CommandError = CommandError::Syntax("expected BDAT size [LAST]");
+    const BAD: CommandError = CommandError::ChunkSize;
     let (size, last) = match arguments.split_once(' ') {
         Some((size, last)) if last.trim_start().eq_ignore_ascii_case("LAST") => (size, true),
         Some(_) => return Err(BAD),
@@ -407,8 +409,8 @@ mod tests {
         refused("EHLO a\"b", CommandError::Syntax("a domain or address literal is needed"));
         refused("DATA now", CommandError::Syntax("no argument allowed"));
         refused("FROB", CommandError::UnknownVerb);
-        refused("BDAT -1", CommandError::Syntax("expected BDAT size [LAST]"));
-        refused("BDAT 99999999999999999999", CommandError::Syntax("expected BDAT size [LAST]"));
+        refused("BDAT -1", CommandError::ChunkSize);
+        refused("BDAT 99999999999999999999", CommandError::ChunkSize);
         refused("NOOP \u{1}", CommandError::Syntax("control characters in a command"));
         refused("AUTH PLAIN %%%", CommandError::NotBase64);
     }

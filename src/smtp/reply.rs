@@ -290,8 +290,6 @@ ready_made! {
     HELP: 214 (2, 0, 0) "see RFC 5321; this relay takes one-time codes, login links and password resets";
     /// To an unknown verb.
     UNKNOWN_COMMAND: 500 (5, 5, 2) "command not recognized";
-    /// To a command whose arguments cannot be read when its text says nothing better.
-    BAD_SYNTAX: 501 (5, 5, 4) "syntax error in parameters";
     /// To a verb in the wrong place.
     BAD_SEQUENCE: 503 (5, 5, 1) "bad sequence of commands";
     /// To a command before EHLO.
@@ -300,8 +298,6 @@ ready_made! {
     AUTHENTICATION_REQUIRED: 530 (5, 7, 0) "authentication required";
     /// To AUTH without TLS.
     ENCRYPTION_REQUIRED: 538 (5, 7, 11) "encryption required for this authentication mechanism";
-    /// To MAIL without TLS where the listener wants STARTTLS.
-    STARTTLS_FIRST: 530 (5, 7, 0) "say STARTTLS first";
     /// To a wrong user name or password.
     BAD_CREDENTIALS: 535 (5, 7, 8) "authentication credentials invalid";
     /// When passwords cannot be checked now.

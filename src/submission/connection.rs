@@ -45,6 +45,8 @@ pub(super) struct Connection {
     session: ServerSession,
     peer: SocketAddr,
     acceptor: Option<TlsAcceptor>,
+    /// Whom the client acts as without logging in.
+    trusted: Option<Arc<User>>,
     user: Option<Arc<User>>,
 }
 
@@ -62,8 +64,9 @@ impl Connection {
         peer: Peer,
     ) {
         let session = ServerSession::new(settings, peer, shared.clock.instant());
-        let user = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
-        let mut connection = Self { shared, stream, session, peer: address, acceptor, user };
+        let trusted = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
+        let user = trusted.clone();
+        let mut connection = Self { shared, stream, session, peer: address, acceptor, trusted, user };
         // Over is not a failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
     }
@@ -77,6 +80,8 @@ impl Connection {
                 Step::StartTls => {
                     self.flush().await?;
                     self.encrypt().await?;
+                    // Who logged in before the handshake has not logged in.
+                    self.user = self.trusted.clone();
                     self.handle(Event::TlsEstablished)
                 }
                 Step::CheckPassword { user, password } => {

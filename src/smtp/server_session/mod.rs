@@ -433,6 +433,11 @@ impl ServerSession {
         }
         match Command::parse(line) {
             Ok(command) => self.command(command, more_follows, now),
+            Err(CommandError::ChunkSize) => {
+                self.reply(&command_error(CommandError::ChunkSize));
+                self.state = State::Closed;
+                Some(Step::Drain)
+            }
             Err(error) => self.refuse(&command_error(error)),
         }
     }
@@ -549,5 +554,6 @@ fn command_error(error: CommandError) -> Reply {
         CommandError::ReversePath(error) => Reply::new(501, EnhancedCode(5, 1, 7), error.to_string()),
         CommandError::NeedsSmtpUtf8 => reply::SMTPUTF8_NEEDED,
         CommandError::NotBase64 => reply::NOT_BASE64,
+        CommandError::ChunkSize => Reply::new(501, EnhancedCode(5, 5, 4), "expected BDAT size [LAST]"),
     }
 }
