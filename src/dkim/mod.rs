@@ -244,6 +244,7 @@ pub fn signatures(keys: &[Key], content: &Content, time: u64) -> Bytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use hickory_resolver::config::ResolverConfig;
 
     const HEAD: &str = "From: App <otp@example.com>\r\nTo: <user@example.net>\r\nSubject: code\r\n";
 
@@ -252,7 +253,13 @@ mod tests {
     }
 
     fn verifies(signature: &str, wire: &str, pem: &str) -> bool {
-        verify::tests::passes(&format!("{signature}{wire}"), &record::txt_record(pem).unwrap())
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let verdicts = runtime.block_on(async {
+            let resolver = crate::destination::resolver::build(ResolverConfig::default()).unwrap();
+            let message = format!("{signature}{wire}");
+            verify::verify_against(resolver, message.as_bytes(), &record::txt_record(pem).unwrap()).await.unwrap()
+        });
+        !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.result.is_ok())
     }
 
     fn pair(pem: &str) -> Key {

@@ -1,7 +1,13 @@
 //! Checking signatures as a receiver would: for the demo, and for tests.
 
+use std::borrow::Borrow;
+use std::hash::Hash;
+use std::time::Instant;
+
 use hickory_resolver::TokioResolver;
 use mail_auth::common::cache::NoCache;
+use mail_auth::common::parse::TxtRecordParser as _;
+use mail_auth::common::verify::DomainKey;
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt};
 
 /// What came of one DKIM-Signature field.
@@ -49,46 +55,28 @@ async fn verify_with(
         .collect()
 }
 
-#[cfg(test)]
-pub(super) mod tests {
-    use std::borrow::Borrow;
-    use std::hash::Hash;
+/// As [`verify`], with one published key for whatever name is asked for; asks no DNS. None if the record cannot be read.
+pub async fn verify_against(resolver: TokioResolver, message: &[u8], record: &str) -> Option<Vec<Verdict>> {
+    let key = OneKey(Txt::from(DomainKey::parse(record.as_bytes()).ok()?));
+    Some(verify_with(resolver, message, Some(&key)).await)
+}
 
-    use hickory_resolver::config::ResolverConfig;
-    use mail_auth::common::parse::TxtRecordParser as _;
-    use mail_auth::common::verify::DomainKey;
+struct OneKey(Txt);
 
-    use super::*;
-
-    /// One published key, whatever name is asked for.
-    struct OneKey(Txt);
-
-    impl ResolverCache<Box<str>, Txt> for OneKey {
-        fn get<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-        where
-            Box<str>: Borrow<Q>,
-        {
-            Some(self.0.clone())
-        }
-
-        fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-        where
-            Box<str>: Borrow<Q>,
-        {
-            None
-        }
-
-        fn insert(&self, _: Box<str>, _: Txt, _: std::time::Instant) {}
+impl ResolverCache<Box<str>, Txt> for OneKey {
+    fn get<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        Some(self.0.clone())
     }
 
-    /// Whether all signatures of a message pass with the key published by `record`; asks no DNS.
-    pub(crate) fn passes(message: &str, record: &str) -> bool {
-        let key = OneKey(Txt::from(DomainKey::parse(record.as_bytes()).unwrap()));
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        let verdicts = runtime.block_on(async {
-            let resolver = crate::destination::resolver::build(ResolverConfig::default()).unwrap();
-            verify_with(resolver, message.as_bytes(), Some(&key)).await
-        });
-        !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.result.is_ok())
+    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        None
     }
+
+    fn insert(&self, _: Box<str>, _: Txt, _: Instant) {}
 }

@@ -1,0 +1,266 @@
+//! The queue on simulated time: claims and leases, ends of life, limits, and storage that fails.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::lane::Lane;
+use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::mail::id::{EntryId, IdSource};
+use otp_relay::mail::message::Content;
+use otp_relay::queue::claim::{Gone, Report, Settlement};
+use otp_relay::queue::entry::{LEASE, Message, SignedContent};
+use otp_relay::queue::journal::JournalError;
+use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Workers};
+use parking_lot::Mutex;
+
+const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+const LIFE: Duration = Duration::from_secs(600);
+
+/// Remembers what it is offered and told.
+#[derive(Default)]
+struct Witness {
+    offers: Mutex<Vec<EntryId>>,
+    events: Mutex<Vec<Kind>>,
+}
+
+impl Workers for Witness {
+    fn offer(&self, offer: Offer) {
+        self.offers.lock().push(offer.entry);
+    }
+}
+
+impl Sink for Witness {
+    fn emit(&self, event: Event) {
+        self.events.lock().push(event.kind);
+    }
+}
+
+struct Bench {
+    queue: Arc<Queue>,
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+    witness: Arc<Witness>,
+    ids: IdSource,
+}
+
+impl Bench {
+    fn new() -> Self {
+        Self::on(MemoryStore::default(), Arc::new(ManualClock::new(START)))
+    }
+
+    fn on(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
+        let witness = Arc::new(Witness::default());
+        let settings = Settings { entries_max: 3, deliver_at_most_once: true };
+        let queue =
+            Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), witness.clone(), 1).unwrap();
+        let workers: Arc<dyn Workers> = witness.clone();
+        queue.set_workers(Arc::downgrade(&workers));
+        tokio::spawn(queue.clone().run_timers());
+        Self { queue, store, clock, witness, ids: IdSource::new() }
+    }
+
+    async fn accept(&self, recipients: usize) -> Result<EntryId, AppendError> {
+        let now = self.clock.now();
+        let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
+        let message = Arc::new(Message {
+            id: self.ids.next(now),
+            accepted_at: now,
+            expires_at: now.plus(LIFE),
+            user: "app".into(),
+            lane: Lane::Otp,
+            tag: None,
+            envelope: Envelope {
+                reverse_path: ReversePath::NULL,
+                parameters: MailParameters::default(),
+                recipients: (0..recipients).map(mailbox).collect(),
+            },
+            size: 4,
+            eight_bit: false,
+            utf8_fields: false,
+            signing_domain: None,
+        });
+        let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
+        let stored = self.queue.append(&message, content.clone(), Vec::new())?.await.unwrap();
+        if let Err(error) = stored {
+            self.queue.abandon(&message);
+            return Err(error.into());
+        }
+        self.queue.admit(&message, SignedContent { signatures: Default::default(), content });
+        Ok(EntryId { message: message.id, index: 0 })
+    }
+
+    fn offers(&self) -> Vec<EntryId> {
+        std::mem::take(&mut self.witness.offers.lock())
+    }
+
+    fn events(&self) -> Vec<Kind> {
+        std::mem::take(&mut self.witness.events.lock())
+    }
+}
+
+async fn pass(span: Duration) {
+    tokio::time::sleep(span).await;
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_is_claimed_once_and_settled_once() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    assert_eq!(bench.offers(), [entry]);
+    let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
+    assert_eq!(claim.check(bench.clock.now()), Ok(()));
+    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Accepted, Kind::Delivered]);
+    assert_eq!(bench.queue.depth().messages, 0);
+    bench.queue.flush().await.unwrap();
+    assert!(bench.store.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_entry_is_offered_when_it_is_due_and_not_before() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    bench.offers();
+    let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
+    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    pass(Duration::from_millis(29_990)).await;
+    assert!(bench.offers().is_empty());
+    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
+    pass(Duration::from_millis(20)).await;
+    assert_eq!(bench.offers(), [entry]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_expires_at_its_second() {
+    let bench = Bench::new();
+    bench.accept(1).await.unwrap();
+    pass(LIFE.checked_sub(Duration::from_millis(10)).unwrap()).await;
+    assert_eq!(bench.events(), [Kind::Accepted]);
+    pass(Duration::from_millis(20)).await;
+    assert_eq!(bench.events(), [Kind::Expired]);
+    bench.queue.flush().await.unwrap();
+    assert!(bench.store.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_outlives_the_message_does_not_send_it() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    pass(LIFE.checked_sub(Duration::from_secs(5)).unwrap()).await;
+    let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    pass(Duration::from_secs(6)).await;
+    assert_eq!(claim.check(bench.clock.now()), Err(Gone::Expired));
+    claim.settle(&Settlement::Expired, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Accepted, Kind::Expired]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_lease_that_nobody_renews_ends_and_its_claim_is_void() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    bench.offers();
+    let mut renewed = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    pass(Duration::from_secs(60)).await;
+    renewed.renew(bench.clock.now(), Duration::from_secs(60));
+    pass(LEASE).await;
+    assert!(bench.offers().is_empty());
+    pass(Duration::from_secs(61)).await;
+    assert_eq!(bench.offers(), [entry]);
+    let second = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    assert_eq!(renewed.check(bench.clock.now()), Err(Gone::Ended));
+    renewed.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Accepted]);
+    second.settle(&Settlement::Failed, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Failed]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_vanishes_gives_the_entry_back() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    bench.offers();
+    drop(bench.queue.claim(entry, bench.clock.now()).unwrap());
+    assert!(bench.offers().is_empty());
+    pass(Duration::from_secs(6)).await;
+    assert_eq!(bench.offers(), [entry]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_queue_refuses_and_keeps_what_it_has() {
+    let bench = Bench::new();
+    let first = bench.accept(2).await.unwrap();
+    assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull));
+    bench.accept(1).await.unwrap();
+    let claim = bench.queue.claim(first, bench.clock.now()).unwrap();
+    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    bench.accept(1).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_refuses_new_mail_and_loses_no_old() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    bench.store.set_failing(true);
+    assert_eq!(bench.accept(1).await, Err(AppendError::Journal(JournalError::Full)));
+    assert!(!bench.queue.is_able_to_store());
+    let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    bench.store.set_failing(false);
+    pass(Duration::from_secs(2)).await;
+    bench.accept(1).await.unwrap();
+    assert!(bench.queue.is_able_to_store());
+    // The removal that could not be written meanwhile went along.
+    assert_eq!(bench.store.len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_restart_resumes_every_entry_in_its_place() {
+    let bench = Bench::new();
+    let entry = bench.accept(3).await.unwrap();
+    let now = bench.clock.now();
+    let other = EntryId { index: 1, ..entry };
+    bench.queue.claim(entry, now).unwrap().settle(&Settlement::Delivered, Report::default(), now);
+    let next_attempt_at = now.plus(Duration::from_secs(100));
+    let claim = bench.queue.claim(other, now).unwrap();
+    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), now);
+    bench.queue.flush().await.unwrap();
+    let again = Bench::on(bench.store.clone(), bench.clock.clone());
+    pass(Duration::from_secs(1)).await;
+    assert_eq!(again.offers(), [EntryId { index: 2, ..entry }]);
+    pass(Duration::from_secs(100)).await;
+    assert_eq!(again.offers(), [other]);
+    let claim = again.queue.claim(other, again.clock.now()).unwrap();
+    assert_eq!(claim.progress().attempts, 2);
+    assert_eq!(claim.stored_content().await.unwrap().head.as_ref(), b"A: b\r\n");
+}
+
+/// With `deliver_at_most_once`, a crash between the last bytes and their answer must not send twice.
+#[tokio::test(start_paused = true)]
+async fn a_restart_does_not_repeat_what_may_have_arrived() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    claim.note_last_bytes().await.unwrap();
+    let again = Bench::on(bench.store.clone(), bench.clock.clone());
+    assert_eq!(again.events(), [Kind::Failed]);
+    assert_eq!(again.queue.depth().messages, 0);
+    drop(claim);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_expired_while_the_relay_was_down_is_told_at_start() {
+    let bench = Bench::new();
+    bench.accept(1).await.unwrap();
+    let later = Arc::new(ManualClock::new(bench.clock.now().plus(LIFE)));
+    let again = Bench::on(bench.store.clone(), later);
+    assert_eq!(again.events(), [Kind::Expired]);
+    assert!(again.offers().is_empty());
+}
