@@ -92,6 +92,23 @@ pub fn fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
     })
 }
 
+/// The header section without white space between a field's name and its colon. RFC 5322 section 4.5 allows it only to be
+/// read, and receivers disagree about what the field is then called, so that a signature over it is good for one and bad
+/// for the other.
+pub fn without_space_before_colons(head: Bytes) -> Bytes {
+    let is_obsolete = |field: &Field<'_>| field.raw.get(field.name.len()) != Some(&b':');
+    if !fields(&head).any(|field| is_obsolete(&field)) {
+        return head;
+    }
+    let mut tidy = Vec::with_capacity(head.len());
+    for field in fields(&head) {
+        let colon = memchr(b':', field.raw).unwrap_or(field.name.len());
+        tidy.extend_from_slice(field.name);
+        tidy.extend_from_slice(&field.raw[colon..]);
+    }
+    tidy.into()
+}
+
 fn next_field(text: &[u8]) -> Option<(Field<'_>, &[u8])> {
     let name_end = field_name_end(text)?;
     let colon = name_end + memchr(b':', &text[name_end..])?;
@@ -155,6 +172,13 @@ mod tests {
             [("From", "a@b"), ("Subject", "x\ty"), ("Empty", "")].map(|(n, v)| (n.as_bytes().to_vec(), v.to_owned()));
         assert_eq!(all, expected);
         assert!(fields(head).next().is_some_and(|f| f.is("FROM")));
+    }
+
+    #[test]
+    fn names_stand_at_their_colons() {
+        let tidy = |head: &'static str| without_space_before_colons(head.into());
+        assert_eq!(tidy("From : a\r\nTo:b :c\r\nX\t :\r\n d\r\n"), "From: a\r\nTo:b :c\r\nX:\r\n d\r\n");
+        assert_eq!(tidy("From: a\r\n"), "From: a\r\n");
     }
 
     proptest::proptest! {
