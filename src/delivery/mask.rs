@@ -2,14 +2,23 @@
 
 use mail_parser::{MessageParser, PartType};
 
+use crate::mail::message::fields;
 use crate::queue::entry::SignedContent;
 
 /// A word shorter than this is no code.
 const CODE_LEN_MIN: usize = 4;
 const MASK: &str = "***";
 
-/// The text of a reply with every word masked that looks like a code and occurs in the subject or the body.
+/// The text of a reply with the subject masked where it is quoted whole, and every word that looks like a code and occurs
+/// in the subject or the body.
 pub(super) fn mask_reply(reply: &str, content: &SignedContent) -> String {
+    match subject(content).filter(|subject| subject.chars().count() >= CODE_LEN_MIN && reply.contains(subject)) {
+        Some(subject) => mask_codes(&reply.replace(&subject, MASK), content),
+        None => mask_codes(reply, content),
+    }
+}
+
+fn mask_codes(reply: &str, content: &SignedContent) -> String {
     if !words(reply).any(looks_like_code) {
         return reply.to_owned();
     }
@@ -38,6 +47,12 @@ fn looks_like_code(word: &str) -> bool {
         && (word.bytes().any(|b| b.is_ascii_digit()) || word.chars().skip(1).any(char::is_uppercase))
 }
 
+/// The subject, decoded.
+fn subject(content: &SignedContent) -> Option<String> {
+    let field = fields(&content.content.head).find(|field| field.is("Subject"))?;
+    MessageParser::default().parse_headers(field.raw)?.subject().map(str::to_owned)
+}
+
 /// Subject and text parts, decoded.
 fn own_text(content: &SignedContent) -> Vec<String> {
     let whole = [content.content.head.as_ref(), content.content.body.as_ref()].concat();
@@ -63,14 +78,26 @@ mod tests {
     }
 
     #[test]
-    fn codes_are_masked_and_nothing_else() {
+    fn codes_and_a_whole_subject_are_masked_and_nothing_else() {
         let plain = "\r\nYour code is XKCDQ or ab12-99zz\r\n";
-        check("message '481516 is your code' looks like spam", plain, "message '*** is your code' looks like spam");
+        check("message '481516 is your code' looks like spam", plain, "message '***' looks like spam");
+        check("'481516 is YOUR code'", plain, "'*** is YOUR code'");
         check("rejected: XKCDQ", plain, "rejected: ***");
         check("rejected: ab12-99zz", plain, "rejected: ***-***");
         check("queued as 4ZkQ1r2", plain, "queued as 4ZkQ1r2");
         check("your message was rejected", plain, "your message was rejected");
         let encoded = "Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\nY29kZSA3NzQ0MTE=\r\n";
         check("found 774411", encoded, "found ***");
+    }
+    #[test]
+    fn a_subject_without_a_code_is_masked() {
+        let mask = |subject: &str, reply: &str| {
+            let content = Content::split(format!("From: a@b.example\r\nSubject: {subject}\r\n\r\nx\r\n").into());
+            mask_reply(reply, &SignedContent { signatures: Default::default(), content })
+        };
+        assert_eq!(mask("Zebrafish sign-in", "554 spam: Zebrafish sign-in"), "554 spam: ***");
+        assert_eq!(mask("=?utf-8?q?Gr=C3=B6=C3=9Fe?=", "554 spam: Größe!"), "554 spam: ***!");
+        assert_eq!(mask("no", "554 no"), "554 no");
+        assert_eq!(mask("", "554 no"), "554 no");
     }
 }
