@@ -1,0 +1,105 @@
+#!/usr/bin/env python3
+"""The client's side of kill-rounds.sh.
+
+    kill-rounds.py load PORT ROUND ACKNOWLEDGED     submits over 16 connections until the relay is gone; each id that
+                                                    got its 250 becomes a line of ACKNOWLEDGED
+    kill-rounds.py check ACKNOWLEDGED INDEX SECONDS  waits until the sink has all of them, and counts
+
+The id is the local part of the recipient. The sink notes a hash of each body, so that a message which survived with
+other content counts as lost.
+"""
+
+import collections
+import hashlib
+import json
+import pathlib
+import sys
+import threading
+import time
+
+import smtp_client
+
+CONNECTIONS = 16
+
+
+def body_of(name):
+    return f"{name} is your code.\r\n.{name}\r\n".encode() * (1 + hash_of(name.encode())[0] % 50)
+
+
+def hash_of(octets):
+    return hashlib.sha256(octets).digest()
+
+
+def submit(port, name_of, acknowledged):
+    number = 0
+    try:
+        with smtp_client.Client(port) as client:
+            client.greet()
+            while True:
+                number += 1
+                name = name_of(number)
+                client.envelope("otp@app.test", [f"{name}@example.test"])
+                client.data(f"From: otp@app.test\r\nSubject: {name}\r\n\r\n".encode() + body_of(name))
+                acknowledged(name)
+    except (ConnectionError, smtp_client.Refused) as error:
+        if isinstance(error, smtp_client.Refused) and error.code is not None:
+            raise
+
+
+def load(port, round_number, path):
+    faults = []
+    lock = threading.Lock()
+    threading.excepthook = lambda fault: faults.append(fault.exc_value)
+    with open(path, "a", encoding="ascii") as file:
+
+        def acknowledged(name):
+            with lock:
+                file.write(name + "\n")
+                file.flush()
+
+        def name_of(connection):
+            return lambda number: f"{round_number}-{connection}-{number}"
+
+        threads = [threading.Thread(target=submit, args=(port, name_of(n), acknowledged)) for n in range(CONNECTIONS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if faults:
+        sys.exit(f"FAILED: expected 250 to everything; seen: {faults[0]}")
+
+
+def arrivals(index):
+    """How often each id arrived whole, and which arrived with a body that is not theirs."""
+    counts, torn = collections.Counter(), []
+    for line in index.read_text(encoding="utf-8").splitlines():
+        entry = json.loads(line)
+        name = entry["to"][0].split("@")[0]
+        if entry["body"] == hash_of(body_of(name)).hex():
+            counts[name] += 1
+        else:
+            torn.append(name)
+    return counts, torn
+
+
+def check(acknowledged, index, seconds):
+    wanted = acknowledged.read_text(encoding="ascii").split()
+    end = time.monotonic() + seconds
+    while True:
+        counts, torn = arrivals(index)
+        lost = [name for name in wanted if name not in counts]
+        if not lost or time.monotonic() > end:
+            break
+        time.sleep(0.5)
+    duplicates = sum(counts.values()) - len(counts)
+    beyond = len(counts.keys() - set(wanted))
+    print(f"acknowledged {len(wanted)}, lost {len(lost)}, damaged {len(torn)}, arrived twice {duplicates}, "
+          f"arrived without having been acknowledged {beyond}")
+    if lost or torn:
+        sys.exit(f"FAILED: expected nothing lost or damaged; seen: lost {lost[:5]}, damaged {torn[:5]}")
+
+
+if sys.argv[1] == "load":
+    load(int(sys.argv[2]), sys.argv[3], sys.argv[4])
+else:
+    check(pathlib.Path(sys.argv[2]), pathlib.Path(sys.argv[3]), float(sys.argv[4]))

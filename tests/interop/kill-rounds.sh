@@ -1,0 +1,46 @@
+#!/usr/bin/env bash
+# The relay is killed by SIGKILL under load, again and again, and started on the same data folder. Everything it has said
+# 250 to arrives, with its content.
+#   usage: kill-rounds.sh path/to/otp-relay [ROUNDS]        (default: 20)
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+rounds=${2:-20}
+
+make_keys app.test
+start_dns "$dkim_table" "example.test MX 10 mx.example.test" "mx.example.test A 127.0.0.1"
+# Slower than the clients, so that every kill finds mail in the queue.
+start_sink sink --chunking --keep index --pause-ms 50
+smtp_port=$(free_port)
+listener_options=$'auth = "trusted"\ntrusted_networks = ["127.0.0.0/8"]'
+{ base_config; echo "$dkim_config"; } >"$work/relay.toml"
+acknowledged=$work/acknowledged
+: >"$acknowledged"
+in_round() { grep -c "^$1-" "$acknowledged" || true; }
+taken_up=0
+note_taken_up() {
+  local messages
+  messages=$(jq -R 'fromjson? | select(.message == "taken up from the queue").messages | tonumber' "$work/relay.log")
+  taken_up=$((taken_up + ${messages:-0}))
+}
+has_begun() { [ "$(in_round "$1")" -gt 0 ]; }
+
+for round in $(seq "$rounds"); do
+  start_relay
+  start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$round" "$acknowledged"
+  wait_for 20 "the first 250 of round $round" has_begun "$round"
+  milliseconds=$((200 + SRANDOM % 1801))
+  sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
+  stop relay KILL || true
+  wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
+  unset 'pids[load]'
+  note_taken_up
+  # The events of the rounds are of no interest unless one fails.
+  echo "round $round: killed after $milliseconds ms, $(in_round "$round") acknowledged"
+  : >"$work/relay.log"
+done
+
+start_relay
+note_taken_up
+counts=$("$python" "$here/kill-rounds.py" check "$acknowledged" "$work/sink/index" 120) || fail "everything acknowledged to arrive" "$counts"
+ok "$rounds rounds of SIGKILL under load over 16 connections: $counts; $taken_up taken up from the queue at a start"
+stop relay || fail "exit status 0 of the relay" "$?"
