@@ -75,6 +75,7 @@ impl Bench {
             user: "app".into(),
             lane: Lane::Otp,
             tag: None,
+            key: None,
             envelope: Envelope {
                 reverse_path: ReversePath::NULL,
                 parameters: MailParameters::default(),

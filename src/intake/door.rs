@@ -9,6 +9,7 @@ use arc_swap::ArcSwap;
 use super::refusal::Refusal;
 use super::stamp::{self, Trace};
 use super::user::User;
+use super::wishes::{self, LIFE, Wishes};
 use crate::clock::{Clock, Timestamp};
 use crate::destination::mx::{RouteError, Router};
 use crate::dkim::Keys;
@@ -23,8 +24,6 @@ use crate::queue::journal::JournalError;
 use crate::queue::{AppendError, Queue};
 use crate::smtp::server_session::Submission;
 
-/// The shortest and the longest life a message can have.
-pub const LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
 /// How long RCPT waits for DNS.
 const DNS_WAIT: Duration = Duration::from_secs(2);
 
@@ -72,8 +71,12 @@ impl std::fmt::Debug for Door {
 /// A message was taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Receipt {
-    /// Its id.
+    /// Its id; the first one's, if this is a repeat.
     pub id: MessageId,
+    /// Whether a message had been taken under the same idempotency key already; then this one is not sent.
+    pub is_repeat: bool,
+    /// Whether it asked for a more urgent lane than its user may have.
+    pub is_lowered: bool,
 }
 
 /// An answer that is there at once, or has to be waited for.
@@ -149,7 +152,7 @@ impl Door {
     }
 
     /// Takes a message: completes, signs and stores it, and hands it to delivery. Returns when it would survive a power
-    /// cut.
+    /// cut. The given wishes count more than those in the message's header section.
     ///
     /// # Errors
     /// Why it was not taken; then nothing of it is kept.
@@ -157,23 +160,30 @@ impl Door {
         &self,
         user: &User,
         submission: Submission,
+        wishes: Wishes,
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
         let now = self.parts.clock.now();
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
-        let content = Content::split(content);
+        let Content { head, body } = Content::split(content);
+        let (wished, head) = wishes::take(head)?;
+        let wishes = wishes.or(wished);
+        let content = Content { head, body };
         let header = stamp::read(&content.head)?;
         for author in &header.from {
             self.check_author(user, author, "From")?;
         }
+        let life = (now, expires_at(user, &wishes, &envelope, &content, now)?);
         let id = self.parts.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from, &envelope);
-        let message = Arc::new(message(id, user, envelope, &content, signing_domain, now));
-        self.store(message, content).await
+        let is_lowered = wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
+        let message = Arc::new(message(id, user, envelope, &content, &wishes, signing_domain, life));
+        self.store(&message, content).await?;
+        Ok(Receipt { id, is_repeat: false, is_lowered })
     }
 
     /// The author's domain if it has a key, since DMARC looks at it; else the reverse-path's.
@@ -184,10 +194,10 @@ impl Door {
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
-    async fn store(&self, message: Arc<Message>, content: Content) -> Result<Receipt, Refusal> {
+    async fn store(&self, message: &Arc<Message>, content: Content) -> Result<(), Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let stored = queue.append(&message, content.clone(), Vec::new()).map_err(|error| append_refusal(&error))?;
-        let mut pending = Pending { queue, message: Some(&message) };
+        let stored = queue.append(message, content.clone(), Vec::new()).map_err(|error| append_refusal(&error))?;
+        let mut pending = Pending { queue, message: Some(message) };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
             Some(keys) => signing.sign(message.lane, &keys, &content, message.accepted_at.as_secs()).await,
             None => Some(bytes::Bytes::new()),
@@ -199,8 +209,8 @@ impl Door {
         if message.signing_domain.is_none() {
             tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
         }
-        queue.admit(&message, SignedContent { signatures, content });
-        Ok(Receipt { id: message.id })
+        queue.admit(message, SignedContent { signatures, content });
+        Ok(())
     }
 }
 
@@ -224,18 +234,18 @@ fn message(
     user: &User,
     envelope: Envelope,
     content: &Content,
+    wishes: &Wishes,
     signing_domain: Option<Arc<str>>,
-    now: Timestamp,
+    (accepted_at, expires_at): (Timestamp, Timestamp),
 ) -> Message {
-    let wish = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
-    let life = wish.map_or(user.life, |by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
     Message {
         id,
-        accepted_at: now,
-        expires_at: now.plus(life.clamp(LIFE.0, LIFE.1)),
+        accepted_at,
+        expires_at,
         user: user.name.clone(),
-        lane: lane(user, envelope.parameters.priority),
-        tag: None,
+        lane: user.lane.max(wished_lane(wishes, &envelope).unwrap_or(user.lane)),
+        tag: wishes.tag.clone(),
+        key: wishes.key.clone(),
         size: content.len() as u64,
         eight_bit: !content.is_ascii(),
         utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
@@ -244,13 +254,34 @@ fn message(
     }
 }
 
-/// Priority 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`; never above what the user may have.
-fn lane(user: &User, priority: Option<i8>) -> Lane {
+/// The end of life: as the app wishes, by `BY=`, as the user has it; and no later than the Expires field says.
+fn expires_at(
+    user: &User,
+    wishes: &Wishes,
+    envelope: &Envelope,
+    content: &Content,
+    now: Timestamp,
+) -> Result<Timestamp, Refusal> {
+    let wish = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
+    let life = wish.map(|by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
+    let end = now.plus(wishes.life.or(life).unwrap_or(user.life).clamp(LIFE.0, LIFE.1));
+    match wishes::expires(&content.head) {
+        Some(at) if at <= now => Err(Refusal::Wish("the message has expired; its Expires field is in the past")),
+        Some(at) => Ok(at.min(end)),
+        None => Ok(end),
+    }
+}
+
+fn wished_lane(wishes: &Wishes, envelope: &Envelope) -> Option<Lane> {
+    wishes.lane.or(envelope.parameters.priority.map(lane))
+}
+
+/// The lane of a priority (RFC 6710): 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`.
+fn lane(priority: i8) -> Lane {
     match priority {
-        None => user.lane,
-        Some(4..) => user.lane.max(Lane::Otp),
-        Some(1..=3) => user.lane.max(Lane::Reset),
-        Some(_) => Lane::Notice,
+        4.. => Lane::Otp,
+        1..=3 => Lane::Reset,
+        _ => Lane::Notice,
     }
 }
 

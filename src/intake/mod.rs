@@ -5,3 +5,4 @@ pub mod door;
 pub mod refusal;
 mod stamp;
 pub mod user;
+pub mod wishes;

@@ -1,5 +1,7 @@
 //! Why mail is refused, and what the client is told.
 
+use std::time::Duration;
+
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// A refusal.
@@ -26,6 +28,24 @@ pub enum Refusal {
     NotInOnlyTo,
     /// The message is malformed.
     Message(&'static str),
+    /// A wish cannot be understood.
+    Wish(&'static str),
+    /// Other content came under the same idempotency key.
+    IdempotencyConflict,
+    /// The recipient has had what this user may send to it for now.
+    Budget {
+        /// So many messages.
+        count: u32,
+        /// In such a time.
+        window: Duration,
+        /// When the next may come.
+        wait: Duration,
+    },
+    /// The user sends faster than it may.
+    Rate {
+        /// When the next may come.
+        wait: Duration,
+    },
     /// It has been through too many hosts.
     Loop,
     /// `queue.entries_max` is reached, or the disk is full.
@@ -37,6 +57,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// When it is worth trying again, where that is known.
+    pub fn retry_after(&self) -> Option<Duration> {
+        if let Self::Budget { wait, .. } | Self::Rate { wait } = self { Some(*wait) } else { None }
+    }
+
     /// What an SMTP client hears.
     pub fn reply(&self) -> Reply {
         let permanent = |code, subject, detail, text| Reply::new(code, EnhancedCode(5, subject, detail), text);
@@ -53,10 +78,35 @@ impl Refusal {
             Self::AddressLiteral => permanent(550, 1, 2, "addresses in brackets are not served"),
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),
             Self::Message(text) => permanent(554, 6, 0, *text),
+            Self::Wish(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
+            Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
+            Self::Budget { count, window, wait } => {
+                let window = spoken(*window);
+                let text = format!("{count} codes in {window} for this recipient; next in {} s", seconds(*wait));
+                Reply::new(450, EnhancedCode(4, 7, 28), text)
+            }
+            Self::Rate { wait } => {
+                let text = format!("this user's rate is used up; next in {} s", seconds(*wait));
+                Reply::new(452, EnhancedCode(4, 7, 0), text)
+            }
             Self::Loop => permanent(554, 4, 6, "too many Received fields; this looks like a mail loop"),
             Self::Full => reply::STORAGE_FULL,
             Self::Internal => reply::INTERNAL_ERROR,
             Self::ShuttingDown => reply::SHUTTING_DOWN,
         }
+    }
+}
+
+/// Whole seconds, upwards.
+fn seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
+}
+
+/// `10m`, `90s`, `1h`.
+fn spoken(window: Duration) -> String {
+    match window.as_secs() {
+        s if s >= 3600 && s % 3600 == 0 => format!("{}h", s / 3600),
+        s if s >= 60 && s % 60 == 0 => format!("{}m", s / 60),
+        s => format!("{s}s"),
     }
 }

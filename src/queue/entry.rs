@@ -31,6 +31,9 @@ pub struct Message {
     /// Label for events.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<Arc<str>>,
+    /// What a newer message of the same user and recipient replaces it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<Arc<str>>,
     /// Who sends and who receives.
     pub envelope: Envelope,
     /// Octets of content, without signatures.

@@ -407,6 +407,7 @@ mod tests {
             user: "shop".into(),
             lane: Lane::Otp,
             tag: None,
+            key: None,
             envelope: Envelope {
                 reverse_path: ReversePath::NULL,
                 parameters: MailParameters::default(),

@@ -13,6 +13,7 @@ use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::{Door, RecipientCheck};
 use crate::intake::user::{TRUSTED, User};
+use crate::intake::wishes::Wishes;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
 use crate::smtp::command::Mail;
@@ -214,7 +215,10 @@ impl Connection {
     async fn hand_over(&self, submission: Submission) -> Reply {
         let Some(user) = &self.user else { return reply::AUTHENTICATION_REQUIRED };
         let client: Option<IpAddr> = Some(self.peer.ip());
-        match self.shared.door.submit(user, submission, client).await {
+        match self.shared.door.submit(user, submission, Wishes::default(), client).await {
+            Ok(receipt) if receipt.is_lowered => {
+                Reply::new(250, EnhancedCode(2, 3, 6), format!("accepted in a less urgent lane id={}", receipt.id))
+            }
             Ok(receipt) => Reply::new(250, EnhancedCode(2, 0, 0), format!("accepted id={}", receipt.id)),
             Err(refusal) => {
                 let reply = refusal.reply();

@@ -27,6 +27,7 @@ use otp_relay::dkim::pool::SigningPool;
 use otp_relay::event::{Event, Sink};
 use otp_relay::intake::door::{self, Door};
 use otp_relay::intake::user::{Senders, User};
+use otp_relay::intake::wishes::Wishes;
 use otp_relay::lane::LANES;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -178,7 +179,7 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
     };
     let before = laws.now();
     let client: Option<IpAddr> = None;
-    let receipt = life.door.submit(&user, submission, client).await.ok()?;
+    let receipt = life.door.submit(&user, submission, Wishes::default(), client).await.ok()?;
     let expires_at = before.plus(user.life);
     laws.acknowledged(receipt.id, number, &recipients, expires_at);
     Some(expires_at)
