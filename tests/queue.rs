@@ -87,10 +87,11 @@ impl Bench {
             signing_domain: None,
         });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let stored = self.queue.append(&message, content.clone(), Vec::new())?.await.unwrap();
+        let pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
+        let stored = self.queue.stored(pending).await;
         if let Err(error) = stored {
             self.queue.abandon(&message);
-            return Err(error.into());
+            return Err(error);
         }
         self.queue.admit(&message, SignedContent { signatures: Default::default(), content });
         Ok(EntryId { message: message.id, index: 0 })

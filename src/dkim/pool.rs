@@ -48,6 +48,11 @@ impl SigningPool {
         Self { jobs: None, threads: Vec::new() }
     }
 
+    /// Whether the next signature has to wait for others.
+    pub fn is_busy(&self) -> bool {
+        self.jobs.as_ref().is_some_and(|jobs| jobs.len() >= self.threads.len())
+    }
+
     /// The DKIM-Signature fields of a message. As many signatures wait at once as callers do, and each caller is a
     /// connection or an attempt, whose number is bounded.
     pub async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, time: u64) -> Option<Bytes> {

@@ -196,14 +196,13 @@ impl Door {
     /// Storing and signing take about as long as each other; they go side by side.
     async fn store(&self, message: &Arc<Message>, content: Content) -> Result<(), Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let stored = queue.append(message, content.clone(), Vec::new()).map_err(|error| append_refusal(&error))?;
+        let stored = queue.append(message, content.clone(), Vec::new(), !signing.is_busy())?;
         let mut pending = Pending { queue, message: Some(message) };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
             Some(keys) => signing.sign(message.lane, &keys, &content, message.accepted_at.as_secs()).await,
             None => Some(bytes::Bytes::new()),
         };
-        let stored = stored.await.unwrap_or(Err(JournalError::Closed));
-        stored.map_err(|error| append_refusal(&AppendError::Journal(error)))?;
+        queue.stored(stored).await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         pending.message = None;
         if message.signing_domain.is_none() {
@@ -295,10 +294,12 @@ fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {
     }
 }
 
-fn append_refusal(error: &AppendError) -> Refusal {
-    match error {
-        AppendError::QueueFull | AppendError::Journal(JournalError::Full) => Refusal::Full,
-        AppendError::Journal(JournalError::Failed) => Refusal::Internal,
-        AppendError::Journal(JournalError::Closed) => Refusal::ShuttingDown,
+impl From<AppendError> for Refusal {
+    fn from(error: AppendError) -> Self {
+        match error {
+            AppendError::QueueFull | AppendError::Journal(JournalError::Full) => Self::Full,
+            AppendError::Journal(JournalError::Failed) => Self::Internal,
+            AppendError::Journal(JournalError::Closed) => Self::ShuttingDown,
+        }
     }
 }

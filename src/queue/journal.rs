@@ -1,8 +1,8 @@
 //! The one thread that owns the store.
 //!
 //! What waits when the thread comes round is committed as one batch with one sync, then all waiters are woken; batches
-//! form by themselves under load and nothing sleeps to gather them. Changes that nobody waits for ride along with the
-//! next batch, or go by themselves after [`LINGER`]. In simulation the same code runs in the caller's place.
+//! form by themselves under load. Changes that nobody waits for yet ride along with the next batch, or go by themselves
+//! after a moment. In simulation the same code runs in the caller's place.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,14 +13,13 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::inbox::{Haste, Inbox, Waited};
 use super::store::{Change, Store, StoreError};
 use crate::clock::Clock;
-use crate::lane::{Lane, LaneQueue, Waited};
+use crate::lane::{Lane, Lanes};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
-/// How long changes that nobody waits for may wait for company.
-pub const LINGER: Duration = Duration::from_millis(10);
 /// Groups committed with one sync at most.
 const BATCH_GROUPS_MAX: usize = 512;
 /// Octets of content committed with one sync at most, so that no code waits behind megabytes of others.
@@ -58,7 +57,7 @@ enum Job {
 
 /// A handle on the storage thread.
 pub struct Journal {
-    jobs: Arc<LaneQueue<Job>>,
+    jobs: Arc<Inbox<Job>>,
     thread: Mutex<Option<JoinHandle<()>>>,
     /// In simulation, who does the work in place of the thread.
     inline: Option<Mutex<Keeper>>,
@@ -84,7 +83,7 @@ impl Journal {
     /// # Errors
     /// When the operating system gives no thread.
     pub fn start(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
-        let (jobs, health) = (Arc::new(LaneQueue::default()), Arc::new(Health::default()));
+        let (jobs, health) = (Arc::new(Inbox::new(clock.clone())), Arc::new(Health::default()));
         let mut keeper = Keeper::new(store, clock, health.clone());
         let queue = jobs.clone();
         let thread = std::thread::Builder::new().name("storage".into()).spawn(move || keeper.run(&queue))?;
@@ -96,8 +95,9 @@ impl Journal {
     /// the thread.
     pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Self {
         let health = Arc::new(Health::default());
-        let keeper = Keeper::new(store, clock, health.clone());
-        Self { jobs: Arc::default(), thread: Mutex::new(None), inline: Some(Mutex::new(keeper)), health }
+        let jobs = Arc::new(Inbox::new(clock.clone()));
+        let keeper = Keeper { is_inline: true, ..Keeper::new(store, clock, health.clone()) };
+        Self { jobs, thread: Mutex::new(None), inline: Some(Mutex::new(keeper)), health }
     }
 
     /// Commits the changes as one; the answer comes when they are durable.
@@ -105,25 +105,40 @@ impl Journal {
     /// # Errors
     /// Then none of them is stored.
     pub async fn commit(&self, lane: Lane, changes: Vec<Change>) -> Result<(), JournalError> {
-        self.begin_commit(lane, changes).await.unwrap_or(Err(JournalError::Closed))
+        let pending = self.begin_commit(lane, changes, true);
+        self.finish(pending).await
     }
 
-    /// As [`Journal::commit`], for callers that do something else meanwhile.
-    pub fn begin_commit(&self, lane: Lane, changes: Vec<Change>) -> oneshot::Receiver<Result<(), JournalError>> {
+    /// As [`Journal::commit`], for callers that do something else meanwhile. Without `at_once` it happens when others
+    /// are committed too, soon anyway, or when [`Journal::finish`] is called, whichever comes first: a caller that is
+    /// busy for a while spares everybody a sync.
+    pub fn begin_commit(&self, lane: Lane, changes: Vec<Change>, at_once: bool) -> PendingCommit {
         let (answer, receiver) = oneshot::channel();
-        self.push(lane, Job::Commit(changes, answer));
-        receiver
+        self.push(lane, Job::Commit(changes, answer), if at_once { Haste::Now } else { Haste::Later });
+        PendingCommit(receiver)
+    }
+
+    /// Waits for a commit that was begun.
+    ///
+    /// # Errors
+    /// Then none of its changes is stored.
+    pub async fn finish(&self, mut commit: PendingCommit) -> Result<(), JournalError> {
+        if let Ok(result) = commit.0.try_recv() {
+            return result;
+        }
+        self.jobs.hurry();
+        commit.0.await.unwrap_or(Err(JournalError::Closed))
     }
 
     /// Commits the changes soon. All changes to one message go by its own lane: within a lane nothing overtakes.
     pub fn commit_later(&self, lane: Lane, changes: Vec<Change>) {
-        self.push(lane, Job::Later(changes));
+        self.push(lane, Job::Later(changes), Haste::Later);
     }
 
     /// The content of a message; none if it is gone or cannot be read.
     pub async fn content(&self, lane: Lane, id: MessageId) -> Option<Content> {
         let (answer, receiver) = oneshot::channel();
-        self.push(lane, Job::Load(id, answer));
+        self.push(lane, Job::Load(id, answer), Haste::Now);
         receiver.await.ok().flatten()
     }
 
@@ -133,7 +148,7 @@ impl Journal {
     /// When it could not be.
     pub async fn flush(&self) -> Result<(), JournalError> {
         let (answer, receiver) = oneshot::channel();
-        self.push(Lane::Notice, Job::Flush(answer));
+        self.push(Lane::Notice, Job::Flush(answer), Haste::Now);
         receiver.await.unwrap_or(Err(JournalError::Closed))
     }
 
@@ -147,14 +162,14 @@ impl Journal {
         self.health.size_on_disk.load(Ordering::Relaxed)
     }
 
-    fn push(&self, lane: Lane, job: Job) {
+    fn push(&self, lane: Lane, job: Job, haste: Haste) {
         if let Some(keeper) = &self.inline {
             let mut keeper = keeper.lock();
             keeper.work(vec![job]);
             return;
         }
         // A job that comes too late is dropped, and with it the sender of its answer.
-        drop(self.jobs.push(lane, job));
+        self.jobs.push(lane, job, haste);
     }
 
     /// Commits what was pushed, closes the store and ends the thread.
@@ -173,33 +188,31 @@ impl Drop for Journal {
     }
 }
 
+/// A commit under way.
+#[derive(Debug)]
+pub struct PendingCommit(oneshot::Receiver<Result<(), JournalError>>);
+
 /// The work of the storage thread.
 struct Keeper {
     store: Box<dyn Store>,
     clock: Arc<dyn Clock>,
     health: Arc<Health>,
+    is_inline: bool,
     /// Changes that nobody waits for, not yet committed; kept over failures.
     later: VecDeque<Vec<Change>>,
-    later_since: Option<Instant>,
     retry_at: Option<Instant>,
 }
 
 impl Keeper {
     fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self { store, clock, health, later: VecDeque::new(), later_since: None, retry_at: None }
+        Self { store, clock, health, is_inline: false, later: VecDeque::new(), retry_at: None }
     }
 
-    fn run(&mut self, jobs: &LaneQueue<Job>) {
+    fn run(&mut self, jobs: &Inbox<Job>) {
         loop {
-            let patience = self.later_since.map(|since| LINGER.saturating_sub(self.clock.instant() - since));
-            match jobs.wait(patience) {
-                Waited::Item(first) => {
-                    let batch = gather(first, jobs);
-                    self.work(batch);
-                    if self.later_since.is_some_and(|since| self.clock.instant() - since >= LINGER) {
-                        self.commit_later_changes();
-                    }
-                }
+            let again = self.retry_at.filter(|_| !self.later.is_empty());
+            match jobs.wait(again, gather) {
+                Waited::Batch(batch) => self.work(batch),
                 Waited::Nothing => self.commit_later_changes(),
                 Waited::Closed => {
                     self.retry_at = None;
@@ -218,13 +231,13 @@ impl Keeper {
                 Job::Load(id, answer) => drop(answer.send(self.load(id))),
                 Job::Commit(changes, answer) => waiting.push((changes, answer)),
                 Job::Flush(answer) => flushing.push(answer),
-                Job::Later(changes) => {
-                    self.later.push_back(changes);
-                    self.later_since.get_or_insert_with(|| self.clock.instant());
-                }
+                Job::Later(changes) => self.later.push_back(changes),
             }
         }
         if waiting.is_empty() && flushing.is_empty() {
+            if !self.is_inline {
+                self.commit_later_changes();
+            }
             return;
         }
         let result = self.commit(&waiting);
@@ -241,10 +254,11 @@ impl Keeper {
         })
     }
 
+    /// Those that cannot be committed stay where they are and go with the next commit that succeeds.
     fn commit_later_changes(&mut self) {
-        if !self.later.is_empty() && self.commit(&[]).is_err() {
-            // They stay where they are and go with the next commit that succeeds.
-            self.later_since = Some(self.clock.instant() + RECOVERY_PAUSE);
+        if !self.later.is_empty() {
+            // The failure was noted, and nobody waits.
+            let _ = self.commit(&[]);
         }
     }
 
@@ -260,7 +274,6 @@ impl Keeper {
         match self.store.commit(&groups) {
             Ok(()) => {
                 self.later.clear();
-                self.later_since = None;
                 self.health.size_on_disk.store(self.store.size_on_disk(), Ordering::Relaxed);
                 if self.health.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("storage works again");
@@ -305,12 +318,12 @@ impl Keeper {
     }
 }
 
-/// Takes what waits behind `first`, up to the bounds of one batch.
-fn gather(first: Job, jobs: &LaneQueue<Job>) -> Vec<Job> {
-    let mut len = job_len(&first);
-    let mut batch = vec![first];
+/// Takes what waits, up to the bounds of one batch.
+fn gather(jobs: &mut Lanes<Job>) -> Vec<Job> {
+    let mut len = 0;
+    let mut batch = Vec::with_capacity(jobs.len().min(BATCH_GROUPS_MAX));
     while batch.len() < BATCH_GROUPS_MAX && len < BATCH_LEN_MAX {
-        let Some(job) = jobs.try_pop() else { break };
+        let Some(job) = jobs.pop() else { break };
         len += job_len(&job);
         batch.push(job);
     }

@@ -5,6 +5,7 @@
 
 pub mod claim;
 pub mod entry;
+mod inbox;
 pub mod journal;
 pub mod memory_store;
 pub mod order;
@@ -17,7 +18,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
-use tokio::sync::{Notify, oneshot};
+use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind, Sink};
@@ -26,7 +27,7 @@ use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 use claim::{Claim, Gone};
 use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
-use journal::{Journal, JournalError};
+use journal::{Journal, JournalError, PendingCommit};
 use store::{Change, Found, Store, StoreError};
 use timers::Timer;
 
@@ -191,7 +192,8 @@ impl Queue {
         }
     }
 
-    /// Starts storing a message. The answer comes when it is durable; then [`Queue::admit`] brings it to life.
+    /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
+    /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
     ///
     /// # Errors
     /// When there are too many entries already.
@@ -200,7 +202,8 @@ impl Queue {
         message: &Arc<Message>,
         content: Content,
         mut side: Vec<Change>,
-    ) -> Result<oneshot::Receiver<Result<(), JournalError>>, AppendError> {
+        at_once: bool,
+    ) -> Result<PendingCommit, AppendError> {
         let recipients = message.envelope.recipients.len();
         let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
         if before + recipients > self.settings.entries_max {
@@ -208,7 +211,15 @@ impl Queue {
             return Err(AppendError::QueueFull);
         }
         side.insert(0, Change::Accept(message.clone(), content));
-        Ok(self.journal.begin_commit(message.lane, side))
+        Ok(self.journal.begin_commit(message.lane, side, at_once))
+    }
+
+    /// Waits until what [`Queue::append`] began is durable.
+    ///
+    /// # Errors
+    /// When it was not stored.
+    pub async fn stored(&self, commit: PendingCommit) -> Result<(), AppendError> {
+        Ok(self.journal.finish(commit).await?)
     }
 
     /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
