@@ -6,7 +6,7 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -68,7 +68,6 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct Health {
     failing: AtomicBool,
-    size_on_disk: AtomicU64,
 }
 
 impl std::fmt::Debug for Journal {
@@ -155,11 +154,6 @@ impl Journal {
     /// Whether the last commit failed.
     pub fn is_failing(&self) -> bool {
         self.health.failing.load(Ordering::Relaxed)
-    }
-
-    /// Octets on disk, as of the last look.
-    pub fn size_on_disk(&self) -> u64 {
-        self.health.size_on_disk.load(Ordering::Relaxed)
     }
 
     fn push(&self, lane: Lane, job: Job, haste: Haste) {
@@ -274,7 +268,6 @@ impl Keeper {
         match self.store.commit(&groups) {
             Ok(()) => {
                 self.later.clear();
-                self.health.size_on_disk.store(self.store.size_on_disk(), Ordering::Relaxed);
                 if self.health.failing.swap(false, Ordering::Relaxed) {
                     tracing::info!("storage works again");
                 }

@@ -108,8 +108,4 @@ impl Store for MemoryStore {
     fn recover(&mut self) -> Result<(), StoreError> {
         if self.0.lock().failing { Err(StoreError::Full) } else { Ok(()) }
     }
-
-    fn size_on_disk(&self) -> u64 {
-        self.0.lock().messages.values().map(|(_, content, _)| content.len() as u64).sum()
-    }
 }

@@ -9,6 +9,7 @@
 //! Keys: `q`, the message's id, a kind and a number; or `s`, a table and the row's key. Everything about a message is
 //! in one run of keys.
 
+use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -24,6 +25,8 @@ use crate::mail::message::Content;
 /// Octets of one stored value. A page holds up to some twenty values and has to stay below a quarter of a segment.
 const PIECE_LEN: usize = 4096;
 const SEGMENT_LEN: usize = 512 << 10;
+/// Octets of content from which on a batch takes no further group.
+const BATCH_LEN: usize = 256 << 10;
 const CACHE_LEN: u64 = 64 << 20;
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
@@ -170,26 +173,41 @@ impl Store for SledStore {
         }
         Ok(())
     }
-
-    fn size_on_disk(&self) -> u64 {
-        self.open.as_ref().and_then(|open| open.db.size_on_disk().ok()).unwrap_or(0)
-    }
 }
 
 fn free_space(path: &Path) -> u64 {
     nix::sys::statvfs::statvfs(path).map_or(u64::MAX, |stat| stat.blocks_available() * stat.fragment_size())
 }
 
-/// One batch a group, so that each is on disk wholly or not at all.
+/// A group is never split over two batches, so that it is on disk wholly or not at all; but many share one, since each
+/// batch costs the engine two writes and the waking of all its threads.
 fn apply(db: &Db, groups: &[&[Change]]) -> Result<(), StoreError> {
+    let mut batch = Batch::default();
+    let mut len = 0;
+    let mut messages = HashSet::new();
     for group in groups {
-        let mut batch = Batch::default();
+        // What is removed is looked up first, and only what is in the database is found.
+        let removes_own = group.iter().any(|change| matches!(change, Change::Remove(id) if messages.contains(id)));
+        if removes_own || len >= BATCH_LEN {
+            db.apply_batch(std::mem::take(&mut batch)).map_err(engine_error)?;
+            messages.clear();
+            len = 0;
+        }
         for change in *group {
+            match change {
+                Change::Accept(message, content) => {
+                    messages.insert(message.id);
+                    len += content.len();
+                }
+                Change::Update(entry, _) => {
+                    messages.insert(entry.message);
+                }
+                Change::Remove(_) | Change::Side(..) => {}
+            }
             add_change(db, &mut batch, change)?;
         }
-        db.apply_batch(batch).map_err(engine_error)?;
     }
-    Ok(())
+    db.apply_batch(batch).map_err(engine_error)
 }
 
 fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
@@ -510,6 +528,16 @@ mod tests {
         assert_eq!(messages.len(), 1);
         assert_eq!(unreadable, [format!("{}, record 0", bad.id)]);
         assert!(scan(&mut store).1.is_empty());
+    }
+
+    #[test]
+    fn a_message_accepted_and_removed_by_one_commit_is_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = SledStore::open(folder.path()).unwrap();
+        let (stays, goes) = (message(1), message(1));
+        let accept = [stays.clone(), goes.clone()].map(|message| Change::Accept(message, content(5000)));
+        store.commit(&[&accept[..1], &accept[1..], &[Change::Remove(goes.id)]]).unwrap();
+        assert_eq!(scan(&mut store).0, [((*stays).clone(), vec![])]);
     }
 
     #[test]

@@ -86,7 +86,4 @@ pub trait Store: Send {
     /// # Errors
     /// While it cannot.
     fn recover(&mut self) -> Result<(), StoreError>;
-
-    /// Octets on disk.
-    fn size_on_disk(&self) -> u64;
 }
