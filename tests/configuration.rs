@@ -72,6 +72,6 @@ fn what_is_commented_out_is_the_default() {
     assert_eq!(format!("{:?}", with.delivery), format!("{:?}", without.delivery));
     assert_eq!(format!("{:?}", with.log), format!("{:?}", without.log));
     assert_eq!(format!("{:?}", with.resolver), format!("{:?}", without.resolver));
-    assert_eq!((with.entries_max, with.deliver_at_most_once), (without.entries_max, without.deliver_at_most_once));
+    assert_eq!((with.entries_max, with.otp), (without.entries_max, without.otp));
     assert_eq!(with.data_dir, without.data_dir);
 }

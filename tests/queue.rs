@@ -16,7 +16,7 @@ use otp_relay::queue::claim::{Gone, Report, Settlement};
 use otp_relay::queue::entry::{LEASE, Message, SignedContent};
 use otp_relay::queue::journal::JournalError;
 use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Workers};
+use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Supersede, Workers};
 use parking_lot::Mutex;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
@@ -56,7 +56,7 @@ impl Bench {
 
     fn on(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
         let witness = Arc::new(Witness::default());
-        let settings = Settings { entries_max: 3, deliver_at_most_once: true };
+        let settings = Settings { entries_max: 3, deliver_at_most_once: true, supersede: Supersede::ByKey };
         let queue =
             Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), witness.clone(), 1).unwrap();
         let workers: Arc<dyn Workers> = witness.clone();
@@ -76,6 +76,7 @@ impl Bench {
             lane: Lane::Otp,
             tag: None,
             key: None,
+            returned_fields: None,
             envelope: Envelope {
                 reverse_path: ReversePath::NULL,
                 parameters: MailParameters::default(),
@@ -87,10 +88,10 @@ impl Bench {
             signing_domain: None,
         });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
-        let stored = self.queue.stored(pending).await;
+        let mut pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
+        let stored = self.queue.stored(&mut pending).await;
         if let Err(error) = stored {
-            self.queue.abandon(&message);
+            self.queue.abandon(&message, &mut pending);
             return Err(error);
         }
         self.queue.admit(&message, SignedContent { signatures: Default::default(), content });
@@ -250,8 +251,9 @@ async fn a_restart_does_not_repeat_what_may_have_arrived() {
     let bench = Bench::new();
     let entry = bench.accept(1).await.unwrap();
     let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
-    claim.note_last_bytes().await.unwrap();
+    claim.release_content(bench.clock.now()).await.unwrap();
     let again = Bench::on(bench.store.clone(), bench.clock.clone());
+    pass(Duration::from_millis(1)).await;
     assert_eq!(again.events(), [Kind::Failed]);
     assert_eq!(again.queue.depth().messages, 0);
     drop(claim);
@@ -263,6 +265,7 @@ async fn what_expired_while_the_relay_was_down_is_told_at_start() {
     bench.accept(1).await.unwrap();
     let later = Arc::new(ManualClock::new(bench.clock.now().plus(LIFE)));
     let again = Bench::on(bench.store.clone(), later);
+    pass(Duration::from_millis(1)).await;
     assert_eq!(again.events(), [Kind::Expired]);
     assert!(again.offers().is_empty());
 }

@@ -9,6 +9,7 @@ use anyhow::{Context as _, bail};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tokio_rustls::TlsAcceptor;
 
+use super::daily::FileSecrets;
 use crate::config::Config;
 use crate::tls;
 
@@ -64,6 +65,11 @@ impl DataFolder {
                 Ok(bytes)
             }
         }
+    }
+
+    /// Secrets that are replaced daily.
+    pub fn daily_secrets(&self) -> FileSecrets {
+        FileSecrets::new(self.path.join("daily-secrets"))
     }
 
     /// The acceptor with the configured certificate, or with one made up and kept here.

@@ -4,7 +4,6 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::Context as _;
 
@@ -12,7 +11,6 @@ use super::folder::{fill_random, write_private};
 use crate::config::Config;
 use crate::dkim::{Key, Keys, record};
 use crate::intake::user::{Senders, User};
-use crate::lane::Lane;
 use crate::smtp::sasl::ScramVerifier;
 use crate::submission::credentials::{Account, PasswordHash, SALT_LEN, SCRAM_ITERATIONS};
 
@@ -41,12 +39,8 @@ pub fn complete(config: &mut Config) -> anyhow::Result<Option<MadeUp>> {
     fs::create_dir_all(&config.data_dir)
         .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
     let (hash, password) = password_hash(&config.data_dir.join("app.password-hash"))?;
-    let user = User {
-        name: USER.into(),
-        senders: Senders::Patterns(vec![format!("*@{}", config.hostname)]),
-        lane: Lane::Otp,
-        life: Duration::from_secs(600),
-    };
+    let senders = Senders::Patterns(vec![format!("*@{}", config.hostname)]);
+    let user = User { senders, ..User::unlimited(USER) };
     config.accounts.insert(USER.to_owned(), Account { user: Arc::new(user), password: Some(hash) });
     let (keys, records) = dkim_keys(&config.data_dir, &config.hostname)?;
     config.keys = keys;

@@ -1,5 +1,6 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
+mod daily;
 pub mod folder;
 pub mod made_up;
 
@@ -141,9 +142,10 @@ impl Relay {
             keys: keys.clone(),
             signing,
             ids: IdSource::new(),
+            secrets: Arc::new(folder.daily_secrets()),
             clock: clock.clone(),
         };
-        let door = Arc::new(Door::new(parts, intake_settings));
+        let door = Door::new(parts, intake_settings);
         let draining = CancellationToken::new();
         let submission = Submission::new(door.clone(), credentials.clone(), clock, live, acceptor, draining.clone());
         let depth = queue.depth();

@@ -5,8 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::file::Section;
-use super::sections::{is_domain_pattern, networks, rate};
-use super::units;
+use super::sections::{is_domain_pattern, networks};
 
 const DAY: Duration = Duration::from_secs(86_400);
 
@@ -24,16 +23,7 @@ pub(super) fn proxy_protocol(section: &Section<'_>) {
 
 pub(super) fn user(section: &Section<'_>) {
     section.text("token_hash");
-    rate(section, "rate");
-    pending(section, &["token_hash", "rate"]);
-}
-
-pub(super) fn otp(section: &Section<'_>) {
-    section.choice("supersede", (), &[("by-key", ()), ("same-recipient", ()), ("off", ())]);
-    section.parsed("recipient_budget", "a rate like \"5/10m\", or \"off\",", |text| {
-        if text == "off" { Some(None) } else { units::rate(text).map(Some) }
-    });
-    pending(section, &["supersede", "recipient_budget"]);
+    pending(section, &["token_hash"]);
 }
 
 pub(super) fn queue(section: &Section<'_>) {

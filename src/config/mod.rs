@@ -13,7 +13,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::dkim::Keys;
+use crate::intake::rate::Rate;
 use crate::intake::user::TRUSTED;
+use crate::queue::Supersede;
 use crate::report::log;
 use crate::submission::credentials::Account;
 use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
@@ -43,8 +45,8 @@ pub struct Config {
     pub accounts: HashMap<String, Account>,
     /// Limits of submission.
     pub submission: Submission,
-    /// `otp.deliver_at_most_once`.
-    pub deliver_at_most_once: bool,
+    /// What is special about codes.
+    pub otp: Otp,
     /// DKIM keys, read.
     pub keys: Keys,
     /// `queue.entries_max`.
@@ -55,6 +57,17 @@ pub struct Config {
     pub delivery: Delivery,
     /// How the log looks.
     pub log: log::Settings,
+}
+
+/// `[otp]`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Otp {
+    /// Which newer message takes the place of which older one.
+    pub supersede: Supersede,
+    /// What a user may send to one recipient; none: no limit.
+    pub recipient_budget: Option<Rate>,
+    /// Whether an attempt with an unknown outcome is the last.
+    pub deliver_at_most_once: bool,
 }
 
 /// `[submission]`.
@@ -129,12 +142,17 @@ impl Config {
             verify_domain: self.submission.verify_domain,
             received_client: self.submission.received_client,
             only_to: self.delivery.only_to.clone(),
+            recipient_budget: self.otp.recipient_budget,
         }
     }
 
     /// What the queue needs.
     pub fn queue(&self) -> queue::Settings {
-        queue::Settings { entries_max: self.entries_max, deliver_at_most_once: self.deliver_at_most_once }
+        queue::Settings {
+            entries_max: self.entries_max,
+            deliver_at_most_once: self.otp.deliver_at_most_once,
+            supersede: self.otp.supersede,
+        }
     }
 }
 
@@ -145,7 +163,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
     let certificate = sections::certificate(&top.section("tls"));
     let accounts = sections::accounts(top);
     let submission = sections::submission(top.section("submission"));
-    let deliver_at_most_once = sections::otp(top.section("otp"));
+    let otp = sections::otp(top.section("otp"));
     let keys = sections::dkim(top);
     let entries_max = sections::queue(top.section("queue"));
     let resolver = sections::resolver(top.section("resolver"));
@@ -161,7 +179,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         certificate,
         accounts,
         submission,
-        deliver_at_most_once,
+        otp,
         keys,
         entries_max,
         resolver,

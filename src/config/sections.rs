@@ -10,13 +10,15 @@ use ipnet::IpNet;
 use tracing::Level;
 
 use super::file::{Located, Section};
-use super::{Delivery, Submission, default_listener, later, units};
+use super::{Delivery, Otp, Submission, default_listener, later, units};
 use crate::destination::resolver;
 use crate::dkim::{Key, Keys};
-use crate::intake::user::{Senders, TRUSTED, User};
+use crate::intake::rate::Rate;
+use crate::intake::user::{DEFAULT_LIFE, Senders, TRUSTED, User};
 use crate::intake::wishes::LIFE;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, domain_key, is_domain_or_literal};
+use crate::queue::Supersede;
 use crate::report::log;
 use crate::report::recipients::Disclosure;
 use crate::submission::credentials::{Account, PasswordHash};
@@ -24,7 +26,7 @@ use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
-const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+const DEFAULT_BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
 
 pub(super) fn hostname(top: &Section<'_>) -> Option<String> {
     let is_name = |text: &str| is_domain_or_literal(text).then(|| text.to_ascii_lowercase());
@@ -125,6 +127,7 @@ pub(super) fn accounts(top: &Section<'_>) -> HashMap<String, Account> {
             senders: Senders::SigningDomains,
             lane: Lane::Otp,
             life: DEFAULT_LIFE,
+            rate: None,
         }),
         password: None,
     });
@@ -161,6 +164,7 @@ fn account(section: &Section<'_>) -> Option<(String, Account)> {
         senders: Senders::Patterns(senders.into_iter().map(|pattern| pattern.value).collect()),
         lane: lane.map_or(Lane::Otp, |lane| lane.value),
         life,
+        rate: section.parsed("rate", "a rate like \"50/s\" or \"5/10m\"", units::rate).map(|rate| rate.value),
     };
     Some((name.value, Account { user: Arc::new(user), password: password.map(|password| password.value) }))
 }
@@ -198,11 +202,19 @@ pub(super) fn submission(section: Section<'_>) -> Submission {
     submission
 }
 
-pub(super) fn otp(section: Section<'_>) -> bool {
-    later::otp(&section);
-    let at_most_once = section.flag("deliver_at_most_once", false);
+pub(super) fn otp(section: Section<'_>) -> Otp {
+    let supersede =
+        [("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)];
+    let budget = section.parsed("recipient_budget", "a rate like \"5/10m\", or \"off\",", |text| {
+        if text == "off" { Some(None) } else { units::rate(text).map(Some) }
+    });
+    let otp = Otp {
+        supersede: section.choice("supersede", Supersede::ByKey, &supersede),
+        recipient_budget: budget.map_or(Some(DEFAULT_BUDGET), |budget| budget.value),
+        deliver_at_most_once: section.flag("deliver_at_most_once", false),
+    };
     section.finish();
-    at_most_once
+    otp
 }
 
 pub(super) fn dkim(top: &Section<'_>) -> Keys {
@@ -315,9 +327,4 @@ pub(super) fn log(section: Section<'_>) -> log::Settings {
     };
     section.finish();
     settings
-}
-
-/// A rate, for [`later`].
-pub(super) fn rate(section: &Section<'_>, key: &'static str) {
-    section.parsed(key, "a rate like \"50/s\" or \"5/10m\"", units::rate);
 }

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::intake::rate::Rate;
+
 /// `250ms`, `60s`, `10m`, `2h`, `7d`.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
@@ -27,15 +29,6 @@ pub fn size(text: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(octets)
-}
-
-/// So many in such a span: `50/s`, `5/10m`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Rate {
-    /// How many.
-    pub count: u32,
-    /// In how long.
-    pub span: Duration,
 }
 
 /// Reads a rate; the number before the unit of time may be left out.

@@ -79,12 +79,19 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
         first_deferred_at: claim.progress().first_deferred_at.unwrap_or(now),
         attempts: claim.progress().attempts,
     };
-    let settlement = match next(verdict, &history, now) {
+    let next = next(verdict, &history, now);
+    report.at_risk = next == Next::Expire || is_down(verdict.cause) && history.attempts > 1;
+    let settlement = match next {
         Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },
         Next::Expire => Settlement::Deferred { next_attempt_at: message.expires_at },
         Next::GiveUp => Settlement::Failed,
     };
     claim.settle(&settlement, report, now);
+}
+
+/// Nobody is there to say when it will be better.
+fn is_down(cause: Cause) -> bool {
+    matches!(cause, Cause::Unreachable | Cause::DnsFailure | Cause::ConnectionLost)
 }
 
 fn kept(reply: &Reply, content: &SignedContent) -> Arc<str> {

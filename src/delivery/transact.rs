@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::clock::Clock;
 use crate::net::BoxStream;
-use crate::queue::claim::{Claim, Gone};
+use crate::queue::claim::{Claim, Gone, NotReleased};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
     COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, GREETING_TIMEOUT, Outcome, Stage,
@@ -114,11 +114,10 @@ impl Connection {
             step = match step {
                 Step::Read => self.read().await,
                 Step::SendContent(framing) => {
-                    if let Err(gone) = claim.check(self.clock.now()) {
-                        return Transacted::Gone(gone);
-                    }
-                    if claim.note_last_bytes().await.is_err() {
-                        return Transacted::NotNoted;
+                    match claim.release_content(self.clock.now()).await {
+                        Ok(()) => {}
+                        Err(NotReleased::Gone(gone)) => return Transacted::Gone(gone),
+                        Err(NotReleased::NotNoted) => return Transacted::NotNoted,
                     }
                     claim.renew(self.clock.now(), transaction.final_timeout);
                     self.send_content(framing, content).await

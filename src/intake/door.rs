@@ -1,11 +1,15 @@
 //! The door: nothing but this puts mail into the queue.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
+use super::budget::{self, Budgets};
+use super::dsn;
+use super::idempotency::{self, Asked, DailySecrets};
+use super::rate::{Buckets, Rate};
 use super::refusal::Refusal;
 use super::stamp::{self, Trace};
 use super::user::User;
@@ -17,11 +21,12 @@ use crate::dkim::pool::SigningPool;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
 use crate::mail::envelope::{DeliverByMode, Envelope};
-use crate::mail::id::{IdSource, MessageId};
+use crate::mail::id::{EntryId, IdSource, MessageId};
 use crate::mail::message::Content;
 use crate::queue::entry::{Message, SignedContent};
-use crate::queue::journal::JournalError;
-use crate::queue::{AppendError, Queue};
+use crate::queue::journal::{JournalError, PendingCommit};
+use crate::queue::store::{Change, Table};
+use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue};
 use crate::smtp::server_session::Submission;
 
 /// How long RCPT waits for DNS.
@@ -38,6 +43,8 @@ pub struct Settings {
     pub received_client: bool,
     /// Recipient patterns outside which nothing is taken; empty: everything is.
     pub only_to: Vec<String>,
+    /// What a user may send to one recipient; none: no limit.
+    pub recipient_budget: Option<Rate>,
 }
 
 /// What intake works with.
@@ -52,6 +59,8 @@ pub struct Parts {
     pub signing: Arc<SigningPool>,
     /// Who makes ids.
     pub ids: IdSource,
+    /// Secrets for what is remembered of content.
+    pub secrets: Arc<dyn DailySecrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }
@@ -60,6 +69,9 @@ pub struct Parts {
 pub struct Door {
     parts: Parts,
     settings: ArcSwap<Settings>,
+    budgets: Budgets,
+    buckets: Buckets,
+    idempotency: idempotency::Keys,
 }
 
 impl std::fmt::Debug for Door {
@@ -89,13 +101,20 @@ pub enum RecipientCheck {
 }
 
 impl Door {
-    /// A door.
-    pub fn new(parts: Parts, settings: Settings) -> Self {
-        Self { parts, settings: ArcSwap::from_pointee(settings) }
+    /// A door, which also sees to what ends in the queue.
+    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        let queue = parts.queue.clone();
+        let budgets = Budgets::new(settings.recipient_budget, queue.take_side(Table::Budget));
+        let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone());
+        let settings = ArcSwap::from_pointee(settings);
+        let door = Arc::new(Self { parts, settings, budgets, buckets: Buckets::default(), idempotency });
+        queue.set_aftermath(Arc::downgrade(&door) as Weak<dyn Aftermath>);
+        door
     }
 
     /// Changes the settings.
     pub fn reconfigure(&self, settings: Settings) {
+        self.budgets.set_limit(settings.recipient_budget);
         self.settings.store(Arc::new(settings));
     }
 
@@ -117,13 +136,17 @@ impl Door {
     }
 
     /// May mail go to this recipient? Answers at once unless DNS has to be asked.
-    pub fn check_recipient(&self, recipient: &Mailbox) -> RecipientCheck {
+    pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings.load();
+        let now = self.parts.clock.now();
+        let room = self.buckets.check(user, now).and_then(|()| self.budgets.check(user, recipient, now));
+        if room.is_err() {
+            return RecipientCheck::Done(room);
+        }
         if recipient.address_literal().is_some() {
             return RecipientCheck::Done(Err(Refusal::AddressLiteral));
         }
-        let covers = |pattern: &String| pattern_covers(pattern, recipient);
-        if !settings.only_to.is_empty() && !settings.only_to.iter().any(covers) {
+        if !is_covered(&settings.only_to, recipient) {
             return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
         }
         match self.parts.router.remembered(&recipient.domain_key()) {
@@ -175,6 +198,13 @@ impl Door {
             self.check_author(user, author, "From")?;
         }
         let life = (now, expires_at(user, &wishes, &envelope, &content, now)?);
+        let reservation = match &wishes.idempotency_key {
+            None => None,
+            Some(key) => match self.idempotency.ask(&user.name, key, (&envelope, &content), now).await? {
+                Asked::Repeat(id) => return Ok(Receipt { id, is_repeat: true, is_lowered: false }),
+                Asked::First(reservation) => Some(reservation),
+            },
+        };
         let id = self.parts.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now };
@@ -182,8 +212,23 @@ impl Door {
         let signing_domain = self.signing_domain(&header.from, &envelope);
         let is_lowered = wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
         let message = Arc::new(message(id, user, envelope, &content, &wishes, signing_domain, life));
-        self.store(&message, content).await?;
+        let mut places = self.take_places(&message, reservation.is_some())?;
+        self.buckets.take(user, message.envelope.recipients.len(), now)?;
+        let mut side = std::mem::take(&mut places.changes);
+        side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
+        self.store(&message, content, side).await?;
+        places.are_kept = true;
+        if let Some(reservation) = reservation {
+            reservation.taken(id);
+        }
         Ok(Receipt { id, is_repeat: false, is_lowered })
+    }
+
+    fn take_places<'a>(&'a self, message: &'a Arc<Message>, is_repeatable: bool) -> Result<Places<'a>, Refusal> {
+        let Message { user, lane, id, accepted_at, .. } = message.as_ref();
+        let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };
+        let changes = self.budgets.take(&request, &message.envelope.recipients)?;
+        Ok(Places { budgets: &self.budgets, message, changes, are_kept: false })
     }
 
     /// The author's domain if it has a key, since DMARC looks at it; else the reverse-path's.
@@ -194,17 +239,17 @@ impl Door {
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
-    async fn store(&self, message: &Arc<Message>, content: Content) -> Result<(), Refusal> {
+    async fn store(&self, message: &Arc<Message>, content: Content, side: Vec<Change>) -> Result<(), Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let stored = queue.append(message, content.clone(), Vec::new(), !signing.is_busy())?;
-        let mut pending = Pending { queue, message: Some(message) };
+        let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
+        let mut pending = Pending { queue, message, commit, is_over: false };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
             Some(keys) => signing.sign(message.lane, &keys, &content, message.accepted_at.as_secs()).await,
             None => Some(bytes::Bytes::new()),
         };
-        queue.stored(stored).await?;
+        queue.stored(&mut pending.commit).await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
-        pending.message = None;
+        pending.is_over = true;
         if message.signing_domain.is_none() {
             tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
         }
@@ -213,17 +258,62 @@ impl Door {
     }
 }
 
+/// Places taken in the budgets of a message's recipients; given back unless the message is accepted.
+struct Places<'a> {
+    budgets: &'a Budgets,
+    message: &'a Message,
+    /// To be stored with the message.
+    changes: Vec<Change>,
+    are_kept: bool,
+}
+
+impl Drop for Places<'_> {
+    fn drop(&mut self) {
+        if self.are_kept {
+            return;
+        }
+        for (recipient, index) in self.message.envelope.recipients.iter().zip(0..) {
+            let entry = EntryId { message: self.message.id, index };
+            // What may be stored of it is superfluous within the window, and gone after it.
+            let _ = self.budgets.give_back(&self.message.user, &recipient.mailbox, entry);
+        }
+    }
+}
+
+impl Aftermath for Door {
+    fn ended(&self, ending: &Ending<'_>) -> Consequences {
+        let settings = self.settings.load();
+        let message = ending.message;
+        let recipient = &message.recipient(ending.index).mailbox;
+        let entry = EntryId { message: message.id, index: ending.index };
+        let mut consequences = Consequences::default();
+        if ending.kind.is_end() && !ending.was_sent {
+            consequences.changes.extend(self.budgets.give_back(&message.user, recipient, entry));
+        }
+        let sender = message.envelope.reverse_path.mailbox();
+        if sender.is_some_and(|sender| is_covered(&settings.only_to, sender)) {
+            let id = self.parts.ids.next(ending.now);
+            let keys = self.parts.keys.load();
+            let signing_domain = dsn::signing_domain(&settings.hostname, |domain| keys.of(domain).is_some());
+            consequences.notification = dsn::notification(ending, &settings.hostname, id, signing_domain);
+        }
+        consequences
+    }
+}
+
 /// A message between the beginning of its storing and its admission. If it gets no further, because something failed
 /// or the client's connection is torn down, its places are given back and what was stored of it goes.
 struct Pending<'a> {
     queue: &'a Queue,
-    message: Option<&'a Arc<Message>>,
+    message: &'a Message,
+    commit: PendingCommit,
+    is_over: bool,
 }
 
 impl Drop for Pending<'_> {
     fn drop(&mut self) {
-        if let Some(message) = self.message {
-            self.queue.abandon(message);
+        if !self.is_over {
+            self.queue.abandon(self.message, &mut self.commit);
         }
     }
 }
@@ -245,6 +335,7 @@ fn message(
         lane: user.lane.max(wished_lane(wishes, &envelope).unwrap_or(user.lane)),
         tag: wishes.tag.clone(),
         key: wishes.key.clone(),
+        returned_fields: dsn::returned_fields(&content.head, &envelope),
         size: content.len() as u64,
         eight_bit: !content.is_ascii(),
         utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
@@ -282,6 +373,11 @@ fn lane(priority: i8) -> Lane {
         1..=3 => Lane::Reset,
         _ => Lane::Notice,
     }
+}
+
+/// Whether `only_to` lets mail to this recipient through.
+fn is_covered(only_to: &[String], recipient: &Mailbox) -> bool {
+    only_to.is_empty() || only_to.iter().any(|pattern| pattern_covers(pattern, recipient))
 }
 
 fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {

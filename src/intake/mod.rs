@@ -1,7 +1,11 @@
 //! Intake: the one way into the queue, for SMTP and HTTP alike. It asks who may send what to whom, completes and signs
 //! what comes, and stores it.
 
+mod budget;
 pub mod door;
+mod dsn;
+pub mod idempotency;
+pub mod rate;
 pub mod refusal;
 mod stamp;
 pub mod user;

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::rate::Rate;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, pattern_covers};
 
@@ -20,6 +21,8 @@ pub struct User {
     pub lane: Lane,
     /// The life of its messages unless they ask for another.
     pub life: Duration,
+    /// How many recipients it may send to in which time; none: no limit.
+    pub rate: Option<Rate>,
 }
 
 /// Whom a user may send as.
@@ -31,7 +34,16 @@ pub enum Senders {
     SigningDomains,
 }
 
+/// What a message without a wish gets where nothing else is configured.
+pub const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+
 impl User {
+    /// A user with the defaults, which may send as nobody yet.
+    pub fn unlimited(name: &str) -> Self {
+        let senders = Senders::Patterns(Vec::new());
+        Self { name: name.into(), senders, lane: Lane::Otp, life: DEFAULT_LIFE, rate: None }
+    }
+
     /// Whether it may send as this address. `signs`: whether a domain (lower case, A-labels) has a DKIM key.
     pub fn may_send_as(&self, mailbox: &Mailbox, signs: impl Fn(&str) -> bool) -> bool {
         match &self.senders {

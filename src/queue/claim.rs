@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
-use super::journal::JournalError;
 use super::store::Change;
 use super::timers::Timer;
-use super::{Queue, Schedule};
+use super::{End, Queue, Schedule};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
@@ -23,6 +22,15 @@ pub enum Gone {
     Expired,
     /// It ended, or somebody else has it.
     Ended,
+}
+
+/// Why content must not be sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotReleased {
+    /// There is nothing to send any more.
+    Gone(Gone),
+    /// The note of the attempt could not be written.
+    NotNoted,
 }
 
 /// How an attempt ended.
@@ -54,6 +62,8 @@ pub struct Report {
     pub reply: Option<Arc<str>>,
     /// Whether the receiver may have taken it although it did not say so.
     pub may_have_arrived: bool,
+    /// Whether the plan cannot promise any more that it arrives in time.
+    pub at_risk: bool,
     /// More for people.
     pub note: Option<Arc<str>>,
 }
@@ -144,18 +154,28 @@ impl Claim {
         }
     }
 
-    /// To be called before the last bytes of the content leave. With `deliver_at_most_once` it returns when a note of
-    /// the attempt is on disk.
+    /// To be called before the content leaves. From then on the entry may arrive, whatever happens to it here. With
+    /// `deliver_at_most_once` it returns when a note of the attempt is on disk.
     ///
     /// # Errors
-    /// When the note could not be written; then the content must not be sent.
-    pub async fn note_last_bytes(&mut self) -> Result<(), JournalError> {
-        if !self.queue.settings.deliver_at_most_once {
-            return Ok(());
+    /// When the content must not be sent: the life is over, the entry was taken away, or the note could not be written.
+    pub async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
+        if self.queue.settings.deliver_at_most_once {
+            self.check(now).map_err(NotReleased::Gone)?;
+            self.progress.content_sent = true;
+            let change = Change::Update(self.id, Box::new(self.progress.clone()));
+            self.queue.journal.commit(self.message.lane, vec![change]).await.map_err(|_| NotReleased::NotNoted)?;
         }
-        self.progress.content_sent = true;
-        let change = Change::Update(self.id, Box::new(self.progress.clone()));
-        self.queue.journal.commit(self.message.lane, vec![change]).await
+        let now = now.max(self.queue.clock.now());
+        if self.message.expires_at <= now {
+            return Err(NotReleased::Gone(Gone::Expired));
+        }
+        let queue = self.queue.clone();
+        let mut schedule = queue.schedule.lock();
+        let entry = self.entry(&mut schedule).ok_or(NotReleased::Gone(Gone::Ended))?;
+        entry.is_out = true;
+        self.progress.was_sent = true;
+        Ok(())
     }
 
     /// Says how the attempt ended. If the lease was lost meanwhile, nothing changes.
@@ -188,20 +208,56 @@ impl Claim {
         };
         self.progress.cause = report.cause.map(Arc::from);
         self.progress.last_reply = report.reply.as_deref().map(shortened);
-        if let Some(at) = next_attempt_at {
-            self.defer(&mut schedule, at, now);
+        let events = if let Some(at) = next_attempt_at {
+            self.put_off(&mut schedule, kind, report, at, now)
         } else {
-            queue.end(&mut schedule, self.id);
-        }
+            self.end(&mut schedule, kind, report, now).into_iter().collect()
+        };
         drop(schedule);
-        queue.events.emit(Event {
+        events.into_iter().for_each(|event| queue.events.emit(event));
+    }
+
+    /// Another attempt follows at `at`. That it may come too late is told once.
+    fn put_off(
+        &mut self,
+        schedule: &mut Schedule,
+        kind: Kind,
+        report: Report,
+        at: Timestamp,
+        now: Timestamp,
+    ) -> Vec<Event> {
+        let is_news = report.at_risk && !self.progress.at_risk;
+        self.progress.at_risk |= report.at_risk;
+        self.defer(schedule, at, now);
+        let event = Event {
             destination: report.destination,
             cause: report.cause,
-            next_attempt_at,
+            next_attempt_at: (at < self.message.expires_at).then_some(at),
             may_have_arrived: report.may_have_arrived,
             note: report.note,
-            ..queue.entry_event(&self.message, self.id, &self.progress, kind, now)
-        });
+            ..self.queue.entry_event(&self.message, self.id, &self.progress, kind, now)
+        };
+        let mut events = vec![event.clone()];
+        if is_news {
+            let at_risk = Event { kind: Kind::AtRisk, note: None, ..event };
+            let changes = self.queue.consequences(schedule, &self.message, &at_risk, self.progress.was_sent);
+            if !changes.is_empty() {
+                self.queue.journal.commit_later(changes);
+            }
+            events.push(at_risk);
+        }
+        events
+    }
+
+    fn end(&self, schedule: &mut Schedule, kind: Kind, report: Report, now: Timestamp) -> Option<Event> {
+        if let Some(entry) = self.entry(schedule) {
+            // What became of the content is known now, or `report` says that it is not.
+            entry.is_out = false;
+            entry.progress = Progress { lease: entry.progress.lease, ..self.progress.clone() };
+        }
+        let Report { destination, cause, may_have_arrived, note, .. } = report;
+        let end = End { kind, destination, cause, reply: self.progress.last_reply.clone(), note, may_have_arrived };
+        self.queue.end(schedule, self.id, end, now)
     }
 
     fn defer(&mut self, schedule: &mut Schedule, at: Timestamp, now: Timestamp) {
@@ -211,7 +267,7 @@ impl Claim {
         self.progress.content_sent = false;
         self.put_back(schedule, State::Deferred);
         let change = Change::Update(self.id, Box::new(self.progress.clone()));
-        self.queue.journal.commit_later(self.message.lane, vec![change]);
+        self.queue.journal.commit_later(vec![change]);
         let mut is_first = false;
         if at < self.message.expires_at {
             is_first = schedule.add_timer(at, self.id, Timer::Due);

@@ -34,6 +34,9 @@ pub struct Message {
     /// What a newer message of the same user and recipient replaces it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Arc<str>>,
+    /// The header fields that a notification returns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub returned_fields: Option<Arc<str>>,
     /// Who sends and who receives.
     pub envelope: Envelope,
     /// Octets of content, without signatures.
@@ -50,6 +53,11 @@ pub struct Message {
 }
 
 impl Message {
+    /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.
+    pub fn is_supersedable(&self) -> bool {
+        self.envelope.reverse_path.mailbox().is_some()
+    }
+
     /// The recipient of an entry.
     pub fn recipient(&self, index: u16) -> &Recipient {
         &self.envelope.recipients[usize::from(index)]
@@ -133,6 +141,12 @@ pub struct Progress {
     /// With `deliver_at_most_once`: the last bytes of an attempt were about to leave, and no answer is known.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub content_sent: bool,
+    /// The content was sent, in this attempt or an earlier one.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub was_sent: bool,
+    /// It was told that the entry may not arrive in time.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub at_risk: bool,
     /// The entry has ended; kept only while others of its message live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,

@@ -30,6 +30,8 @@ pub(super) struct Inbox<T> {
 }
 
 struct Inner<T> {
+    /// In the order in which it came, before all else.
+    in_order: Vec<T>,
     lanes: Lanes<T>,
     in_haste: bool,
     /// When the oldest of what waits came.
@@ -49,7 +51,8 @@ pub(super) enum Waited<T> {
 
 impl<T> Inbox<T> {
     pub(super) fn new(clock: Arc<dyn Clock>) -> Self {
-        let inner = Inner { lanes: Lanes::default(), in_haste: false, since: None, closed: false };
+        let inner =
+            Inner { in_order: Vec::new(), lanes: Lanes::default(), in_haste: false, since: None, closed: false };
         Self { clock, inner: Mutex::new(inner), arrived: Condvar::new() }
     }
 
@@ -73,6 +76,20 @@ impl<T> Inbox<T> {
         }
     }
 
+    /// Adds work that nobody waits for, which is done in the order in which it comes, and before what waits in the lanes.
+    pub(super) fn push_in_order(&self, item: T) {
+        let mut inner = self.inner.lock();
+        if inner.closed {
+            return;
+        }
+        inner.in_order.push(item);
+        if inner.since.is_none() {
+            inner.since = Some(self.clock.instant());
+            drop(inner);
+            self.arrived.notify_one();
+        }
+    }
+
     /// Somebody waits for what was pushed so far.
     pub(super) fn hurry(&self) {
         let mut inner = self.inner.lock();
@@ -90,7 +107,8 @@ impl<T> Inbox<T> {
             let now = self.clock.instant();
             let due = inner.since.map(|since| since + LINGER);
             if due.is_some_and(|due| inner.in_haste || inner.closed || due <= now) {
-                let batch = gather(&mut inner.lanes);
+                let mut batch = std::mem::take(&mut inner.in_order);
+                batch.extend(gather(&mut inner.lanes));
                 // What is left has waited long enough.
                 let is_left = !inner.lanes.is_empty();
                 inner.in_haste = is_left;
@@ -137,6 +155,16 @@ mod tests {
         inbox.push(Lane::Otp, 3, Haste::Later);
         inbox.hurry();
         assert!(matches!(inbox.wait(None, all), Waited::Batch(batch) if batch == [3]));
+    }
+
+    #[test]
+    fn what_is_to_be_done_in_order_goes_first() {
+        let inbox = inbox();
+        inbox.push(Lane::Otp, 3, Haste::Later);
+        inbox.push_in_order(1);
+        inbox.push_in_order(2);
+        inbox.hurry();
+        assert!(matches!(inbox.wait(None, all), Waited::Batch(batch) if batch == [1, 2, 3]));
     }
 
     #[test]

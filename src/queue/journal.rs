@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::inbox::{Haste, Inbox, Waited};
-use super::store::{Change, Store, StoreError};
+use super::store::{Change, Store, StoreError, Table};
 use crate::clock::Clock;
 use crate::lane::{Lane, Lanes};
 use crate::mail::id::MessageId;
@@ -104,8 +104,8 @@ impl Journal {
     /// # Errors
     /// Then none of them is stored.
     pub async fn commit(&self, lane: Lane, changes: Vec<Change>) -> Result<(), JournalError> {
-        let pending = self.begin_commit(lane, changes, true);
-        self.finish(pending).await
+        let mut pending = self.begin_commit(lane, changes, true);
+        self.finish(&mut pending).await
     }
 
     /// As [`Journal::commit`], for callers that do something else meanwhile. Without `at_once` it happens when others
@@ -113,24 +113,34 @@ impl Journal {
     /// busy for a while spares everybody a sync.
     pub fn begin_commit(&self, lane: Lane, changes: Vec<Change>, at_once: bool) -> PendingCommit {
         let (answer, receiver) = oneshot::channel();
+        let undo = undoing(&changes);
         self.push(lane, Job::Commit(changes, answer), if at_once { Haste::Now } else { Haste::Later });
-        PendingCommit(receiver)
+        PendingCommit { answer: receiver, undo }
     }
 
     /// Waits for a commit that was begun.
     ///
     /// # Errors
     /// Then none of its changes is stored.
-    pub async fn finish(&self, mut commit: PendingCommit) -> Result<(), JournalError> {
-        if let Ok(result) = commit.0.try_recv() {
+    pub async fn finish(&self, commit: &mut PendingCommit) -> Result<(), JournalError> {
+        if let Ok(result) = commit.answer.try_recv() {
             return result;
         }
         self.jobs.hurry();
-        commit.0.await.unwrap_or(Err(JournalError::Closed))
+        (&mut commit.answer).await.unwrap_or(Err(JournalError::Closed))
     }
 
-    /// Commits the changes soon. All changes to one message go by its own lane: within a lane nothing overtakes.
-    pub fn commit_later(&self, lane: Lane, changes: Vec<Change>) {
+    /// Commits the changes soon, in the order of the calls, whatever else waits.
+    pub fn commit_later(&self, changes: Vec<Change>) {
+        if let Some(keeper) = &self.inline {
+            keeper.lock().later.push_back(changes);
+        } else {
+            self.jobs.push_in_order(Job::Later(changes));
+        }
+    }
+
+    /// Commits soon what undoes a commit of the same lane that nobody waits for any more.
+    pub fn withdraw(&self, lane: Lane, changes: Vec<Change>) {
         self.push(lane, Job::Later(changes), Haste::Later);
     }
 
@@ -184,7 +194,11 @@ impl Drop for Journal {
 
 /// A commit under way.
 #[derive(Debug)]
-pub struct PendingCommit(oneshot::Receiver<Result<(), JournalError>>);
+pub struct PendingCommit {
+    answer: oneshot::Receiver<Result<(), JournalError>>,
+    /// What takes it back.
+    pub(super) undo: Vec<Change>,
+}
 
 /// The work of the storage thread.
 struct Keeper {
@@ -220,24 +234,26 @@ impl Keeper {
     fn work(&mut self, jobs: Vec<Job>) {
         let mut waiting = Vec::new();
         let mut flushing = Vec::new();
+        let mut loading = Vec::new();
         for job in jobs {
             match job {
-                Job::Load(id, answer) => drop(answer.send(self.load(id))),
+                Job::Load(id, answer) => loading.push((id, answer)),
                 Job::Commit(changes, answer) => waiting.push((changes, answer)),
                 Job::Flush(answer) => flushing.push(answer),
                 Job::Later(changes) => self.later.push_back(changes),
             }
         }
-        if waiting.is_empty() && flushing.is_empty() {
-            if !self.is_inline {
-                self.commit_later_changes();
+        if !waiting.is_empty() || !flushing.is_empty() {
+            let result = self.commit(&waiting);
+            for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
+                // Whoever asked may have gone away.
+                let _ = answer.send(result);
             }
-            return;
+        } else if !self.is_inline || !loading.is_empty() {
+            self.commit_later_changes();
         }
-        let result = self.commit(&waiting);
-        for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
-            // Whoever asked may have gone away.
-            let _ = answer.send(result);
+        for (id, answer) in loading {
+            drop(answer.send(self.load(id)));
         }
     }
 
@@ -276,7 +292,7 @@ impl Keeper {
             Err(error) => {
                 self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
                 // A commit that failed may still be found on disk later: what was refused must not be delivered.
-                self.later.extend(waiting.iter().map(|(changes, _)| withdraw(changes)));
+                self.later.extend(waiting.iter().map(|(changes, _)| undoing(changes)));
                 let kind = match error {
                     StoreError::Full => JournalError::Full,
                     StoreError::InUse(_) | StoreError::Failed(_) => JournalError::Failed,
@@ -328,12 +344,13 @@ fn job_len(job: &Job) -> usize {
     changes.iter().map(|change| if let Change::Accept(_, content) = change { content.len() } else { 0 }).sum()
 }
 
-/// What undoes the acceptances among the changes.
-fn withdraw(changes: &[Change]) -> Vec<Change> {
-    changes
-        .iter()
-        .filter_map(
-            |change| if let Change::Accept(message, _) = change { Some(Change::Remove(message.id)) } else { None },
-        )
-        .collect()
+/// What undoes an acceptance: the message goes, and with it the key by which a repeat would be taken for done. Other rows
+/// count a little too much for a while.
+fn undoing(changes: &[Change]) -> Vec<Change> {
+    let undo = |change: &Change| match change {
+        Change::Accept(message, _) => Some(Change::Remove(message.id)),
+        Change::Side(Table::Idempotency, key, Some(_)) => Some(Change::Side(Table::Idempotency, key.clone(), None)),
+        Change::Side(..) | Change::Update(..) | Change::Remove(_) => None,
+    };
+    changes.iter().filter_map(undo).collect()
 }

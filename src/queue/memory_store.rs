@@ -93,10 +93,10 @@ impl Store for MemoryStore {
         let disk = self.0.lock();
         for (message, _, entries) in disk.messages.values() {
             let entries = entries.iter().map(|(index, progress)| (*index, progress.clone())).collect();
-            visit(Found::Message((**message).clone(), entries));
+            visit(Found::Message(Box::new((**message).clone()), entries));
         }
         for ((table, key), value) in &disk.side {
-            visit(Found::Side(*table, key.clone(), value.clone()));
+            visit(Found::Side(*table, (key.clone(), value.clone())));
         }
         Ok(())
     }

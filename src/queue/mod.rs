@@ -11,6 +11,7 @@ pub mod memory_store;
 pub mod order;
 pub mod sled_store;
 pub mod store;
+mod supersede;
 mod timers;
 
 use std::collections::{BTreeSet, HashMap};
@@ -28,7 +29,8 @@ use crate::mail::message::Content;
 use claim::{Claim, Gone};
 use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use journal::{Journal, JournalError, PendingCommit};
-use store::{Change, Found, Store, StoreError};
+use store::{Change, Found, Row, Store, StoreError, Table};
+pub use supersede::Supersede;
 use timers::Timer;
 
 /// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
@@ -41,6 +43,44 @@ pub struct Settings {
     pub entries_max: usize,
     /// Whether an attempt is noted on disk before its last bytes leave.
     pub deliver_at_most_once: bool,
+    /// Which newer message takes the place of which older one.
+    pub supersede: Supersede,
+}
+
+/// The end of an entry, or that it is at risk, for those who have to do something about it.
+#[derive(Debug, Clone)]
+pub struct Ending<'a> {
+    /// Its message.
+    pub message: &'a Arc<Message>,
+    /// Which of the recipients.
+    pub index: u16,
+    /// Which end.
+    pub kind: Kind,
+    /// Why.
+    pub cause: Option<&'static str>,
+    /// What the remote server said last.
+    pub reply: Option<Arc<str>>,
+    /// The host that said it.
+    pub destination: Option<Arc<str>>,
+    /// Whether the content was sent, in any attempt.
+    pub was_sent: bool,
+    /// When.
+    pub now: Timestamp,
+}
+
+/// What the end of an entry entails, stored together with it.
+#[derive(Debug, Default)]
+pub struct Consequences {
+    /// Rows of side tables.
+    pub changes: Vec<Change>,
+    /// A message to somebody who wants to know.
+    pub notification: Option<(Arc<Message>, Content)>,
+}
+
+/// Who has to do something about ends. Called with the queue locked: it must not call the queue.
+pub trait Aftermath: Send + Sync {
+    /// An entry ends, or is at risk.
+    fn ended(&self, ending: &Ending<'_>) -> Consequences;
 }
 
 /// Who delivers. Told of every entry that could be sent now; claims it when there is a free slot.
@@ -86,6 +126,14 @@ struct Held {
 struct Entry {
     state: Option<State>,
     progress: Progress,
+    /// The running attempt has sent the content.
+    is_out: bool,
+}
+
+impl Entry {
+    fn new(state: Option<State>, progress: Progress) -> Self {
+        Self { state, progress, is_out: false }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -94,6 +142,8 @@ struct Schedule {
     timers: BTreeSet<(Timestamp, EntryId, Timer)>,
     content_len: usize,
     next_token: u64,
+    /// Who holds the place that a newer message would take.
+    slots: HashMap<Box<str>, EntryId>,
 }
 
 /// Numbers about the queue.
@@ -118,9 +168,14 @@ pub struct Queue {
     schedule: Mutex<Schedule>,
     timers_changed: Notify,
     workers: OnceLock<Weak<dyn Workers>>,
+    aftermath: OnceLock<Weak<dyn Aftermath>>,
+    /// Rows of side tables found at start, until somebody takes them.
+    side: Mutex<Vec<(Table, Row)>>,
     /// Live entries and those about to be accepted.
     entries: AtomicUsize,
     owner: u64,
+    /// What `open` found to have no future.
+    restored: Mutex<Restored>,
     /// No more entries are offered.
     stopped: AtomicBool,
 }
@@ -156,10 +211,13 @@ impl Queue {
     ) -> Result<Arc<Self>, StoreError> {
         let now = clock.now();
         let mut schedule = Schedule::default();
-        let mut ended = Vec::new();
+        let mut restored = Restored::default();
+        let mut side = Vec::new();
         store.scan(&mut |found| match found {
-            Found::Message(message, progress) => schedule.restore(message, progress, now, &mut ended),
-            Found::Side(..) => {}
+            Found::Message(message, progress) => {
+                schedule.restore(Arc::from(message), progress, now, settings.supersede, &mut restored);
+            }
+            Found::Side(table, row) => side.push((table, row)),
             Found::Unreadable(name) => {
                 tracing::error!(record = name, "a stored record cannot be read and was set aside; the rest is served");
             }
@@ -177,12 +235,27 @@ impl Queue {
             schedule: Mutex::new(schedule),
             timers_changed: Notify::new(),
             workers: OnceLock::new(),
+            aftermath: OnceLock::new(),
+            side: Mutex::new(side),
+            restored: Mutex::new(restored),
             entries: AtomicUsize::new(entries),
             owner,
             stopped: AtomicBool::new(false),
         });
-        queue.end_restored(&ended, now);
         Ok(queue)
+    }
+
+    /// Says who does something about ends; once, before the timers run.
+    pub fn set_aftermath(&self, aftermath: Weak<dyn Aftermath>) {
+        if self.aftermath.set(aftermath).is_err() {
+            tracing::error!("somebody sees to ends already");
+        }
+    }
+
+    /// The rows of a side table as they were at start; they can be taken once.
+    pub fn take_side(&self, table: Table) -> Vec<Row> {
+        let mut side = self.side.lock();
+        side.extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
     }
 
     /// Says who delivers; once, before the timers run.
@@ -218,14 +291,14 @@ impl Queue {
     ///
     /// # Errors
     /// When it was not stored.
-    pub async fn stored(&self, commit: PendingCommit) -> Result<(), AppendError> {
+    pub async fn stored(&self, commit: &mut PendingCommit) -> Result<(), AppendError> {
         Ok(self.journal.finish(commit).await?)
     }
 
     /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
-    pub fn abandon(&self, message: &Message) {
+    pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
         self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
-        self.journal.commit_later(message.lane, vec![Change::Remove(message.id)]);
+        self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
     }
 
     /// Brings a stored message to life: its entries are offered to the workers.
@@ -235,7 +308,7 @@ impl Queue {
         let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
         let content = keep.then(|| Arc::new(content));
         schedule.content_len += content.as_ref().map_or(0, |content| content.len());
-        let entry = || Entry { state: Some(State::Queued), progress: Progress::default() };
+        let entry = || Entry::new(Some(State::Queued), Progress::default());
         let held = Held {
             message: message.clone(),
             content,
@@ -247,12 +320,15 @@ impl Queue {
         for entry in entries_of(message) {
             is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
         }
+        let now = self.clock.now();
+        let superseded = self.take_slots(&mut schedule, message, now);
         drop(schedule);
         if is_first {
             self.timers_changed.notify_one();
         }
         let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
-        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, self.clock.now()) });
+        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
+        superseded.into_iter().for_each(|event| self.events.emit(event));
         for entry in entries_of(message) {
             self.offer(entry, message.clone());
         }
@@ -278,6 +354,7 @@ impl Queue {
         schedule.next_token += 1;
         let lease = Lease { owner: self.owner, token: schedule.next_token, ends_at: now.plus(LEASE) };
         entry.state = Some(State::Sending);
+        entry.is_out = false;
         entry.progress.lease = Some(lease);
         entry.progress.attempts += 1;
         let progress = entry.progress.clone();
@@ -288,7 +365,7 @@ impl Queue {
         }
         // A fresh entry's lease goes without saying: it belongs to whoever accepted it, and ends with the process.
         if progress.attempts > 1 {
-            self.journal.commit_later(message.lane, vec![Change::Update(id, Box::new(progress.clone()))]);
+            self.journal.commit_later(vec![Change::Update(id, Box::new(progress.clone()))]);
         }
         Ok(Claim::new(self.clone(), id, lease, message, content, progress))
     }
@@ -392,53 +469,113 @@ impl Queue {
         }
     }
 
-    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along.
-    fn end(&self, schedule: &mut Schedule, id: EntryId) {
-        let Some(held) = schedule.held.get_mut(&id.message) else { return };
+    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. Returns
+    /// the event; none if the entry had ended already.
+    fn end(&self, schedule: &mut Schedule, id: EntryId, end: End, now: Timestamp) -> Option<Event> {
+        let held = schedule.held.get_mut(&id.message)?;
         let entry = &mut held.entries[usize::from(id.index)];
-        if entry.state.take().is_none() {
-            return;
-        }
+        entry.state.take()?;
         held.live -= 1;
+        let is_last = held.live == 0;
+        let (message, progress) = (held.message.clone(), std::mem::take(&mut entry.progress));
+        let may_have_arrived = end.may_have_arrived || std::mem::take(&mut entry.is_out) && end.kind != Kind::Delivered;
         self.entries.fetch_sub(1, Ordering::Relaxed);
-        let lane = held.message.lane;
-        let change = if held.live == 0 {
+        if is_last && let Some(held) = schedule.held.remove(&id.message) {
+            schedule.content_len -= held.content.map_or(0, |content| content.len());
+        }
+        schedule.forget(id, &message, &progress, self.settings.supersede);
+        let mut changes = vec![if is_last {
             Change::Remove(id.message)
         } else {
             Change::Update(id, Box::new(Progress { ended: true, ..Progress::default() }))
+        }];
+        let event = Event {
+            destination: end.destination,
+            cause: end.cause,
+            reply: end.reply.or_else(|| progress.last_reply.clone()),
+            note: end.note,
+            may_have_arrived,
+            ..self.entry_event(&message, id, &progress, end.kind, now)
         };
-        let lease_ends_at = entry.progress.lease.take().map(|lease| lease.ends_at);
-        let next_attempt_at = entry.progress.next_attempt_at;
-        let expires_at = held.message.expires_at;
-        if held.live == 0
-            && let Some(held) = schedule.held.remove(&id.message)
-        {
-            schedule.content_len -= held.content.map_or(0, |content| content.len());
-        }
-        schedule.timers.remove(&(expires_at, id, Timer::Expiry));
-        schedule.timers.remove(&(next_attempt_at, id, Timer::Due));
-        if let Some(at) = lease_ends_at {
-            schedule.timers.remove(&(at, id, Timer::Lease));
-        }
-        self.journal.commit_later(lane, vec![change]);
+        let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
+        changes.extend(self.consequences(schedule, &message, &event, was_sent));
+        self.journal.commit_later(changes);
+        Some(event)
     }
 
-    /// Ends what turned out at start to have no future: lives that ended meanwhile, and attempts of which only the
-    /// answer is missing and that must not be made twice.
-    fn end_restored(&self, ended: &[EntryId], now: Timestamp) {
-        for id in ended {
-            let mut schedule = self.schedule.lock();
-            let Some(held) = schedule.held.get(&id.message) else { continue };
-            let (message, progress) = (held.message.clone(), held.entries[usize::from(id.index)].progress.clone());
-            self.end(&mut schedule, *id);
-            drop(schedule);
-            let mut event = self.entry_event(&message, *id, &progress, Kind::Expired, now);
-            if progress.content_sent {
-                event = Event { kind: Kind::Failed, cause: Some("outcome_unknown"), may_have_arrived: true, ..event };
-            }
-            self.events.emit(event);
+    /// What else happens when something happened to an entry; the changes are to be stored along with it.
+    fn consequences(
+        &self,
+        schedule: &mut Schedule,
+        message: &Arc<Message>,
+        event: &Event,
+        was_sent: bool,
+    ) -> Vec<Change> {
+        let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
+        let ending = Ending {
+            message,
+            index: event.entry.unwrap_or_default(),
+            kind: event.kind,
+            cause: event.cause,
+            reply: event.reply.clone(),
+            destination: event.destination.clone(),
+            was_sent,
+            now: event.time,
+        };
+        let Consequences { mut changes, notification } = aftermath.ended(&ending);
+        if let Some((notification, content)) = notification {
+            changes.push(Change::Accept(notification.clone(), content));
+            self.adopt(schedule, notification, event.time);
+        }
+        changes
+    }
+
+    /// Takes a message in that the relay itself has to send; it is stored soon, and read back when its turn comes.
+    fn adopt(&self, schedule: &mut Schedule, message: Arc<Message>, now: Timestamp) {
+        self.entries.fetch_add(message.envelope.recipients.len(), Ordering::Relaxed);
+        self.events.emit(self.event(&message, Kind::Accepted, now));
+        schedule.restore(message, Vec::new(), now, Supersede::Off, &mut Restored::default());
+        self.timers_changed.notify_one();
+    }
+
+    /// Ends what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one had
+    /// taken, and attempts of which only the answer is missing and that must not be made twice.
+    fn end_restored(&self) {
+        let now = self.clock.now();
+        let Restored { ended, empty } = std::mem::take(&mut *self.restored.lock());
+        for (id, end) in ended {
+            let event = self.end(&mut self.schedule.lock(), id, end, now);
+            event.into_iter().for_each(|event| self.events.emit(event));
+        }
+        if !empty.is_empty() {
+            self.journal.commit_later(empty.into_iter().map(Change::Remove).collect());
         }
     }
+}
+
+/// How an entry ends.
+#[derive(Debug)]
+struct End {
+    kind: Kind,
+    destination: Option<Arc<str>>,
+    cause: Option<&'static str>,
+    reply: Option<Arc<str>>,
+    note: Option<Arc<str>>,
+    may_have_arrived: bool,
+}
+
+impl End {
+    fn of(kind: Kind) -> Self {
+        Self { kind, destination: None, cause: None, reply: None, note: None, may_have_arrived: false }
+    }
+}
+
+/// What turned out at start to have no future.
+#[derive(Debug, Default)]
+struct Restored {
+    ended: Vec<(EntryId, End)>,
+    /// Messages all of whose entries had ended.
+    empty: Vec<MessageId>,
 }
 
 impl Schedule {
@@ -448,14 +585,30 @@ impl Schedule {
         self.timers.first() == Some(&(at, entry, timer))
     }
 
-    fn restore(&mut self, message: Message, stored: Vec<(u16, Progress)>, now: Timestamp, ended: &mut Vec<EntryId>) {
-        let message = Arc::new(message);
-        let mut entries: Vec<Entry> = message
-            .envelope
-            .recipients
-            .iter()
-            .map(|_| Entry { state: Some(State::Deferred), progress: Progress::default() })
-            .collect();
+    /// Drops all that points to an entry.
+    fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress, supersede: Supersede) {
+        self.timers.remove(&(message.expires_at, id, Timer::Expiry));
+        self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
+        if let Some(lease) = progress.lease {
+            self.timers.remove(&(lease.ends_at, id, Timer::Lease));
+        }
+        for slot in supersede.slots(message, id.index) {
+            if self.slots.get(&slot) == Some(&id) {
+                self.slots.remove(&slot);
+            }
+        }
+    }
+
+    fn restore(
+        &mut self,
+        message: Arc<Message>,
+        stored: Vec<(u16, Progress)>,
+        now: Timestamp,
+        supersede: Supersede,
+        restored: &mut Restored,
+    ) {
+        let fresh = |_| Entry::new(Some(State::Deferred), Progress::default());
+        let mut entries: Box<[Entry]> = message.envelope.recipients.iter().map(fresh).collect();
         for (index, progress) in stored {
             if let Some(entry) = entries.get_mut(usize::from(index)) {
                 entry.state = (!progress.ended).then_some(State::Deferred);
@@ -463,22 +616,29 @@ impl Schedule {
             }
         }
         let live = entries.iter().filter(|entry| entry.state.is_some()).count();
+        if live == 0 {
+            restored.empty.push(message.id);
+            return;
+        }
         for id in entries_of(&message) {
             let entry = &mut entries[usize::from(id.index)];
             if entry.state.is_none() {
                 continue;
             }
-            if message.expires_at <= now || entry.progress.content_sent {
-                ended.push(id);
-                continue;
+            let unknown = End { cause: Some("outcome_unknown"), may_have_arrived: true, ..End::of(Kind::Failed) };
+            if entry.progress.content_sent {
+                restored.ended.push((id, unknown));
+            } else if message.expires_at <= now {
+                restored.ended.push((id, End::of(Kind::Expired)));
+            } else {
+                entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
+                self.add_timer(entry.progress.next_attempt_at, id, Timer::Due);
+                self.add_timer(message.expires_at, id, Timer::Expiry);
+                restored.ended.extend(self.take_slots_of(supersede, &message, id));
             }
-            let due = entry.progress.next_attempt_at.max(now);
-            entry.progress.next_attempt_at = due;
-            self.add_timer(due, id, Timer::Due);
-            self.add_timer(message.expires_at, id, Timer::Expiry);
         }
         let live = u16::try_from(live).unwrap_or(u16::MAX);
-        self.held.insert(message.id, Held { message, content: None, entries: entries.into(), live });
+        self.held.insert(message.id, Held { message, content: None, entries, live });
     }
 }
 

@@ -13,6 +13,7 @@ use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use sled::{Batch, Db, IVec};
@@ -27,6 +28,9 @@ const PIECE_LEN: usize = 4096;
 const SEGMENT_LEN: usize = 512 << 10;
 /// Octets of content from which on a batch takes no further group.
 const BATCH_LEN: usize = 256 << 10;
+/// How long to wait for the engine's lock, and between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const CACHE_LEN: u64 = 64 << 20;
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
@@ -78,14 +82,7 @@ impl Open {
     fn new(path: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(|e| io_error(&e))?;
         remove_snapshot_leftovers(path).map_err(|e| io_error(&e))?;
-        let db = sled::Config::new()
-            .path(path)
-            .mode(sled::Mode::HighThroughput)
-            .segment_size(SEGMENT_LEN)
-            .cache_capacity(CACHE_LEN)
-            .flush_every_ms(None)
-            .open()
-            .map_err(|error| open_error(error, path))?;
+        let db = open_db(path)?;
         let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
         let open = Self { db, file };
         open.sync()?;
@@ -99,6 +96,26 @@ impl Open {
     fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(engine_error)?;
         self.file.sync_data().map_err(|e| io_error(&e))
+    }
+}
+
+/// Where this process has just closed the database, the engine's threads may hold its lock a moment longer.
+fn open_db(path: &Path) -> Result<Db, StoreError> {
+    let config = sled::Config::new()
+        .path(path)
+        .mode(sled::Mode::HighThroughput)
+        .segment_size(SEGMENT_LEN)
+        .cache_capacity(CACHE_LEN)
+        .flush_every_ms(None);
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match config.open().map_err(|error| open_error(error, path)) {
+            Err(StoreError::InUse(_)) if !patience.is_zero() => {
+                std::thread::sleep(LOCK_PAUSE);
+                patience = patience.saturating_sub(LOCK_PAUSE);
+            }
+            result => return result,
+        }
     }
 }
 
@@ -134,7 +151,7 @@ impl Store for SledStore {
     fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
         let db = self.db()?;
         let mut current = Gathered::default();
-        let mut unreadable = Vec::new();
+        let (mut unreadable, mut orphans) = (Vec::new(), Vec::new());
         for row in db.scan_prefix([MESSAGE]) {
             let (key, value) = row.map_err(engine_error)?;
             let Some(id) = message_id(&key) else {
@@ -142,18 +159,21 @@ impl Store for SledStore {
                 continue;
             };
             if current.id != Some(id) {
-                std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable);
+                std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable, &mut orphans);
             }
             current.add(&key, &value);
         }
-        current.finish(visit, &mut unreadable);
+        current.finish(visit, &mut unreadable, &mut orphans);
+        for key in orphans {
+            db.remove(key).map_err(engine_error)?;
+        }
         for key in unreadable {
             set_aside(db, &key, visit)?;
         }
         for row in db.scan_prefix([SIDE]) {
             let (key, value) = row.map_err(engine_error)?;
             match key.get(1).copied().and_then(table_of) {
-                Some(table) => visit(Found::Side(table, key[2..].into(), value.as_ref().into())),
+                Some(table) => visit(Found::Side(table, (key[2..].into(), value.as_ref().into()))),
                 None => set_aside(db, &key, visit)?,
             }
         }
@@ -345,13 +365,18 @@ impl Gathered {
         }
     }
 
-    fn finish(self, visit: &mut dyn FnMut(Found), unreadable: &mut Vec<IVec>) {
+    fn finish(self, visit: &mut dyn FnMut(Found), unreadable: &mut Vec<IVec>, orphans: &mut Vec<IVec>) {
         if self.keys.is_empty() {
+            return;
+        }
+        // An update that came after the removal.
+        if self.record.is_empty() && !self.is_broken {
+            orphans.extend(self.keys);
             return;
         }
         match decode_message(self.record.freeze()) {
             Some((message, _)) if !self.is_broken && Some(message.id) == self.id => {
-                visit(Found::Message(message, self.entries));
+                visit(Found::Message(Box::new(message), self.entries));
             }
             _ => unreadable.extend(self.keys),
         }
@@ -426,6 +451,7 @@ mod tests {
             lane: Lane::Otp,
             tag: None,
             key: None,
+            returned_fields: None,
             envelope: Envelope {
                 reverse_path: ReversePath::NULL,
                 parameters: MailParameters::default(),
@@ -449,7 +475,7 @@ mod tests {
         let (mut messages, mut unreadable) = (Vec::new(), Vec::new());
         store
             .scan(&mut |found| match found {
-                Found::Message(message, entries) => messages.push((message, entries)),
+                Found::Message(message, entries) => messages.push((*message, entries)),
                 Found::Unreadable(name) => unreadable.push(name),
                 Found::Side(..) => {}
             })

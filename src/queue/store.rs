@@ -33,13 +33,16 @@ pub enum Table {
     Meta,
 }
 
+/// Key and value of a side table's row.
+pub type Row = (Box<[u8]>, Box<[u8]>);
+
 /// What a scan finds.
 #[derive(Debug)]
 pub enum Found {
     /// A message, with those of its entries that are not fresh.
-    Message(Message, Vec<(u16, Progress)>),
+    Message(Box<Message>, Vec<(u16, Progress)>),
     /// A row of a side table.
-    Side(Table, Box<[u8]>, Box<[u8]>),
+    Side(Table, Row),
     /// A record that cannot be read; it has been set aside under this name.
     Unreadable(String),
 }

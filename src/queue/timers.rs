@@ -4,10 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::entry::{Message, State};
-use super::{Queue, Schedule};
+use super::{End, Queue, Schedule};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
+use crate::plan::cause::Cause;
 
 /// Timers handled before others get a turn.
 const TURN_MAX: usize = 1000;
@@ -23,6 +24,11 @@ pub(super) enum Timer {
     Lease,
 }
 
+/// A cause as it was stored.
+fn known_cause(name: &str) -> Option<&'static str> {
+    Cause::ALL.iter().map(|cause| cause.name()).find(|known| *known == name)
+}
+
 enum Rung {
     Offer(EntryId, Arc<Message>),
     Tell(Event),
@@ -31,6 +37,7 @@ enum Rung {
 impl Queue {
     /// Runs the timers until [`Queue::stop`]. Sleeps until the first is due; nothing is polled.
     pub async fn run_timers(self: Arc<Self>) {
+        self.end_restored();
         while !self.stopped.load(Ordering::Relaxed) {
             let now = self.clock.now();
             let next = self.ring(now);
@@ -83,12 +90,11 @@ impl Queue {
                 entry.state = Some(State::Queued);
                 Some(Rung::Offer(id, message))
             }
-            // The attempt looks at the clock itself, and settles what comes of it.
-            (Timer::Expiry, State::Sending) => None,
-            (Timer::Expiry, State::Queued | State::Deferred) => {
-                let event = self.entry_event(&message, id, &entry.progress, Kind::Expired, now);
-                self.end(schedule, id);
-                Some(Rung::Tell(event))
+            // The content is out: what the receiver says about it is waited for.
+            (Timer::Expiry, State::Sending) if entry.is_out => None,
+            (Timer::Expiry, _) => {
+                let cause = entry.progress.cause.as_deref().and_then(known_cause);
+                self.end(schedule, id, End { cause, ..End::of(Kind::Expired) }, now).map(Rung::Tell)
             }
             (Timer::Lease, State::Sending) => {
                 let lease = entry.progress.lease?;

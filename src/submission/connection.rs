@@ -202,7 +202,10 @@ impl Connection {
     }
 
     async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Over> {
-        let result = match self.shared.door.check_recipient(&recipient.mailbox) {
+        let Some(user) = &self.user else {
+            return Ok(self.handle(Event::Checked(Err(reply::AUTHENTICATION_REQUIRED))));
+        };
+        let result = match self.shared.door.check_recipient(user, &recipient.mailbox) {
             RecipientCheck::Done(result) => result,
             RecipientCheck::NeedsDns => {
                 self.flush().await?;

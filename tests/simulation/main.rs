@@ -26,6 +26,7 @@ use otp_relay::dkim::Keys;
 use otp_relay::dkim::pool::SigningPool;
 use otp_relay::event::{Event, Sink};
 use otp_relay::intake::door::{self, Door};
+use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::intake::user::{Senders, User};
 use otp_relay::intake::wishes::Wishes;
 use otp_relay::lane::LANES;
@@ -33,7 +34,7 @@ use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
 use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::{self, Queue, Storage, Workers};
+use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
 use otp_relay::smtp::server_session::{Protocol, Submission};
 use otp_relay::tls;
 
@@ -57,11 +58,21 @@ struct Life {
     timers: tokio::task::JoinHandle<()>,
 }
 
+/// The same secret every day.
+struct Secrets;
+
+impl DailySecrets for Secrets {
+    fn of(&self, _: u64) -> Option<[u8; 32]> {
+        Some([7; 32])
+    }
+}
+
 impl Life {
     fn begin(store: &MemoryStore, network: &SimulatedNetwork, clock: &Arc<ManualClock>, laws: &Arc<Laws>) -> Self {
         let clock: Arc<dyn Clock> = clock.clone();
         let sink: Arc<dyn Sink> = laws.clone();
-        let settings = queue::Settings { entries_max: 10_000, deliver_at_most_once: false };
+        let settings =
+            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
         let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
         let router = Arc::new(Router::new(Arc::new(network.clone()), clock.clone(), true));
         let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
@@ -94,10 +105,12 @@ impl Life {
             verify_domain: true,
             received_client: false,
             only_to: Vec::new(),
+            recipient_budget: None,
         };
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
-        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, clock };
-        let door = Arc::new(Door::new(parts, settings));
+        let secrets = Arc::new(Secrets);
+        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock };
+        let door = Door::new(parts, settings);
         let timers = tokio::spawn(queue.clone().run_timers());
         Self { queue, door, delivery, timers }
     }
@@ -158,6 +171,7 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
         senders: Senders::Patterns(vec!["*@app.test".into()]),
         lane: LANES[random.index(LANES.len())],
         life: Duration::from_secs(5 + random.below(900)),
+        rate: None,
     };
     let recipients: Vec<Recipient> = (0..=random.below(3))
         .map(|number| {

@@ -1,0 +1,383 @@
+//! Delivery status notifications (RFC 3464): what the reverse-path is told of an entry that failed, expired, is late or,
+//! if asked for, arrived.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use mail_builder::MessageBuilder;
+use mail_builder::headers::content_type::ContentType;
+use mail_builder::headers::date::Date;
+use mail_builder::headers::raw::Raw;
+use mail_builder::mime::{BodyPart, MimePart};
+
+use crate::event::Kind;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
+use crate::mail::id::MessageId;
+use crate::mail::message::{Content, fields};
+use crate::queue::Ending;
+use crate::queue::entry::Message;
+use crate::smtp::reply::EnhancedCode;
+
+/// Fields of the original that are returned; its subject is none of them.
+const RETURNED: [&str; 4] = ["Date", "From", "To", "Message-ID"];
+/// Longest field that is returned.
+const FIELD_LEN_MAX: usize = 998;
+
+/// What becomes of an entry, in the words of RFC 3464 section 2.3.3.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Action {
+    Failed,
+    Delayed,
+    Relayed,
+}
+
+impl Action {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Failed => "failed",
+            Self::Delayed => "delayed",
+            Self::Relayed => "relayed",
+        }
+    }
+}
+
+/// What of the header section is kept for a notification; nothing where none can be asked for.
+pub(super) fn returned_fields(head: &[u8], envelope: &Envelope) -> Option<Arc<str>> {
+    let nothing = Notify::default();
+    let is_wanted = envelope.recipients.iter().any(|recipient| recipient.notify != Some(nothing));
+    if envelope.reverse_path.mailbox().is_none() || !is_wanted {
+        return None;
+    }
+    let mut kept = String::new();
+    for field in fields(head) {
+        let is_returned = field.raw.len() <= FIELD_LEN_MAX && RETURNED.iter().any(|name| field.is(name));
+        if is_returned && let Ok(text) = std::str::from_utf8(field.raw) {
+            kept.push_str(text);
+        }
+    }
+    Some(kept.into())
+}
+
+/// The notification that an ending calls for, if any, as a message of its own.
+pub(super) fn notification(
+    ending: &Ending<'_>,
+    hostname: &str,
+    id: MessageId,
+    signing_domain: Option<Arc<str>>,
+) -> Option<(Arc<Message>, Content)> {
+    let original = ending.message;
+    let sender = original.envelope.reverse_path.mailbox()?;
+    let recipient = original.recipient(ending.index);
+    let action = action(ending.kind, recipient.notify)?;
+    let content = content(ending, action, hostname, id, sender)?;
+    let envelope = Envelope {
+        reverse_path: ReversePath::NULL,
+        parameters: MailParameters { smtputf8: !sender.as_str().is_ascii(), ..MailParameters::default() },
+        recipients: vec![Recipient::new(sender.clone())],
+    };
+    let message = Message {
+        id,
+        accepted_at: ending.now,
+        expires_at: ending.now.plus(super::wishes::LIFE.1),
+        user: original.user.clone(),
+        lane: crate::lane::Lane::Notice,
+        tag: None,
+        key: None,
+        returned_fields: None,
+        size: content.len() as u64,
+        eight_bit: !content.is_ascii(),
+        utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
+        envelope,
+        signing_domain,
+    };
+    Some((Arc::new(message), content))
+}
+
+/// Without NOTIFY, failures only (RFC 3461 section 5.2.5). What a newer message or the app itself ended is no failure.
+fn action(kind: Kind, notify: Option<Notify>) -> Option<Action> {
+    let notify = notify.unwrap_or(Notify { failure: true, ..Notify::default() });
+    let is_failure = matches!(kind, Kind::Failed | Kind::Expired);
+    let actions = [
+        (is_failure && notify.failure, Action::Failed),
+        (kind == Kind::AtRisk && notify.delay, Action::Delayed),
+        (kind == Kind::Delivered && notify.success, Action::Relayed),
+    ];
+    actions.into_iter().find(|(applies, _)| *applies).map(|(_, action)| action)
+}
+
+fn content(ending: &Ending<'_>, action: Action, hostname: &str, id: MessageId, sender: &Mailbox) -> Option<Content> {
+    let recipient = ending.message.recipient(ending.index);
+    let is_utf8 = !recipient.mailbox.as_str().is_ascii();
+    let part = |content_type: &'static str, text: String| {
+        let encoding = if text.is_ascii() { "7bit" } else { "8bit" };
+        MimePart::raw("").header("Content-Type", Raw::new(content_type)).transfer_encoding(encoding).body_text(text)
+    };
+    let (status, headers) = if is_utf8 {
+        ("message/global-delivery-status", "message/global-headers")
+    } else {
+        ("message/delivery-status", "text/rfc822-headers")
+    };
+    let parts = vec![
+        part("text/plain; charset=utf-8", explanation(ending, action, hostname)),
+        part(status, status_fields(ending, action, hostname)),
+        part(headers, ending.message.returned_fields.as_deref().unwrap_or_default().to_owned()),
+    ];
+    let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
+    let seconds = i64::try_from(ending.now.as_secs()).unwrap_or(0);
+    let message = MessageBuilder::new()
+        .from(("Mail Delivery".to_owned(), format!("MAILER-DAEMON@{hostname}")))
+        .to(sender.as_str())
+        .subject(subject(action, &recipient.mailbox))
+        .date(Date::new(seconds))
+        .message_id(format!("{id}@{hostname}"))
+        .header("Auto-Submitted", Raw::new("auto-replied"))
+        .body(MimePart::new(report, BodyPart::Multipart(parts)));
+    message.write_to_vec().ok().map(|octets| Content::split(Bytes::from(octets)))
+}
+
+/// A part whose body is set after its header fields, so that no type is made up for it.
+trait WithText {
+    fn body_text(self, text: String) -> Self;
+}
+
+impl WithText for MimePart<'_> {
+    fn body_text(mut self, text: String) -> Self {
+        self.contents = BodyPart::Text(text.into());
+        self
+    }
+}
+
+fn subject(action: Action, recipient: &Mailbox) -> String {
+    match action {
+        Action::Failed => format!("Not delivered to {recipient}"),
+        Action::Delayed => format!("Delayed on the way to {recipient}"),
+        Action::Relayed => format!("Delivered to the mail host of {recipient}"),
+    }
+}
+
+fn explanation(ending: &Ending<'_>, action: Action, hostname: &str) -> String {
+    let recipient = &ending.message.recipient(ending.index).mailbox;
+    let what = match (action, ending.kind) {
+        (Action::Failed, Kind::Expired) => "expired before it could be delivered, and will not be sent any more",
+        (Action::Failed, _) => "was not delivered, and will not be tried again",
+        (Action::Delayed, _) => "may not arrive in time; delivery is still being tried",
+        (Action::Relayed, _) => "was taken by the recipient's mail host",
+    };
+    let mut text = format!("This is {hostname}.\r\n\r\nThe message for {recipient} {what}.\r\n");
+    if let Some(reply) = &ending.reply {
+        let host = ending.destination.as_deref().unwrap_or("the mail host");
+        text.push_str(&format!("\r\nWhat {host} said last:\r\n    {reply}\r\n"));
+    }
+    text
+}
+
+/// RFC 3464 sections 2.2 and 2.3.
+fn status_fields(ending: &Ending<'_>, action: Action, hostname: &str) -> String {
+    let message = ending.message;
+    let recipient = message.recipient(ending.index);
+    let mut fields = vec![("Reporting-MTA", format!("dns; {hostname}"))];
+    fields.extend(message.envelope.parameters.envid.clone().map(|envid| ("Original-Envelope-Id", decoded(&envid))));
+    fields.push(("Arrival-Date", message.accepted_at.rfc5322()));
+    fields.push(("", String::new()));
+    fields.extend(recipient.orcpt.clone().map(|orcpt| ("Original-Recipient", orcpt)));
+    let address_type = if recipient.mailbox.as_str().is_ascii() { "rfc822" } else { "utf-8" };
+    fields.push(("Final-Recipient", format!("{address_type}; {}", recipient.mailbox)));
+    fields.push(("Action", action.name().to_owned()));
+    let EnhancedCode(class, subject, detail) = status(ending, action);
+    fields.push(("Status", format!("{class}.{subject}.{detail}")));
+    if let Some(reply) = ending.reply.as_deref() {
+        fields.extend(ending.destination.as_deref().map(|host| ("Remote-MTA", format!("dns; {host}"))));
+        let is_reply = reply.bytes().take(3).filter(u8::is_ascii_digit).count() == 3;
+        let kind = if is_reply { "smtp" } else { "x-otp-relay" };
+        fields.push(("Diagnostic-Code", format!("{kind}; {reply}")));
+    }
+    fields.push(("Last-Attempt-Date", ending.now.rfc5322()));
+    if action == Action::Delayed {
+        fields.push(("Will-Retry-Until", message.expires_at.rfc5322()));
+    }
+    let line = |(name, value): (&str, String)| if name.is_empty() { "\r\n".into() } else { folded(name, &value) };
+    fields.into_iter().map(line).collect()
+}
+
+/// The code that the host gave, if it speaks of the same outcome; else our own (RFC 3463).
+fn status(ending: &Ending<'_>, action: Action) -> EnhancedCode {
+    let class = match action {
+        Action::Failed => 5,
+        Action::Delayed => 4,
+        Action::Relayed => 2,
+    };
+    let of_host = ending
+        .reply
+        .as_deref()
+        .and_then(|reply| reply.split_once(' '))
+        .and_then(|(_, text)| EnhancedCode::split_from(text));
+    match of_host.map(|(code, _)| code) {
+        Some(EnhancedCode(given, subject, detail)) if given == class => EnhancedCode(class, subject, detail),
+        _ if ending.kind == Kind::Expired => EnhancedCode(5, 4, 7),
+        _ if action == Action::Delayed => EnhancedCode(4, 4, 7),
+        _ => EnhancedCode(class, 0, 0),
+    }
+}
+
+/// xtext (RFC 3461 section 4) as it was meant.
+fn decoded(xtext: &str) -> String {
+    let mut octets = Vec::with_capacity(xtext.len());
+    let mut rest = xtext.as_bytes();
+    while let Some((&octet, tail)) = rest.split_first() {
+        let hex = tail.get(..2).filter(|_| octet == b'+').and_then(|digits| std::str::from_utf8(digits).ok());
+        match hex.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
+            Some(value) => {
+                octets.push(value);
+                rest = &tail[2..];
+            }
+            None => {
+                octets.push(octet);
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&octets).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}
+
+/// A field in lines that are not too long.
+fn folded(name: &str, value: &str) -> String {
+    let mut field = format!("{name}:");
+    let mut line_len = field.len();
+    for word in value.split(' ').filter(|word| !word.is_empty()) {
+        if line_len + word.len() > 76 && line_len > name.len() + 1 {
+            field.push_str("\r\n ");
+            line_len = 1;
+        } else {
+            field.push(' ');
+            line_len += 1;
+        }
+        field.push_str(word);
+        line_len += word.len();
+    }
+    field.push_str("\r\n");
+    field
+}
+
+/// The domain that signs notifications: the relay's own, or the one above it.
+pub(super) fn signing_domain(hostname: &str, has_key: impl Fn(&str) -> bool) -> Option<Arc<str>> {
+    let parent = hostname.split_once('.').map(|(_, parent)| parent);
+    [Some(hostname), parent].into_iter().flatten().find(|domain| has_key(domain)).map(Arc::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use mail_parser::{MessageParser, MimeHeaders as _};
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::mail::id::IdSource;
+
+    fn original(notify: Option<Notify>) -> Arc<Message> {
+        let head = b"Received: x\r\nDate: Sat, 21 Nov 2026 10:00:00 +0000\r\nFrom: otp@example.com\r\n\
+                     Subject: Zebrafish\r\nTo: a@example.org\r\nMessage-ID: <1@example.com>\r\n";
+        let recipient = Recipient {
+            mailbox: Mailbox::parse("a@example.org").unwrap(),
+            notify,
+            orcpt: Some("rfc822;a+2B1@example.org".into()),
+        };
+        let envelope = Envelope {
+            reverse_path: ReversePath::parse("<bounces@example.com>").unwrap(),
+            parameters: MailParameters { envid: Some("login+2042".into()), ..MailParameters::default() },
+            recipients: vec![recipient],
+        };
+        let accepted_at = Timestamp::from_millis(1_795_255_200_000);
+        Arc::new(Message {
+            id: IdSource::with_random(|| 1).next(accepted_at),
+            accepted_at,
+            expires_at: accepted_at.plus(std::time::Duration::from_secs(600)),
+            user: "shop".into(),
+            lane: crate::lane::Lane::Otp,
+            tag: None,
+            key: None,
+            returned_fields: returned_fields(head, &envelope),
+            envelope,
+            size: 0,
+            eight_bit: false,
+            utf8_fields: false,
+            signing_domain: None,
+        })
+    }
+
+    fn told(kind: Kind, notify: Option<Notify>, reply: Option<&str>) -> Option<String> {
+        let message = original(notify);
+        let ending = Ending {
+            message: &message,
+            index: 0,
+            kind,
+            cause: None,
+            reply: reply.map(Arc::from),
+            destination: Some("mx.example.org".into()),
+            was_sent: false,
+            now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
+        };
+        let id = IdSource::with_random(|| 2).next(ending.now);
+        let (notification, content) = notification(&ending, "relay.example.com", id, None)?;
+        assert_eq!(notification.envelope.reverse_path, ReversePath::NULL);
+        assert_eq!(notification.envelope.recipients[0].mailbox.as_str(), "bounces@example.com");
+        Some(String::from_utf8([content.head, content.body].concat()).unwrap())
+    }
+
+    #[test]
+    fn a_failure_is_told_in_full() {
+        let text = told(Kind::Failed, None, Some("550 5.1.1 no such user")).unwrap();
+        let message = MessageParser::default().parse(&text).unwrap();
+        let report = message.content_type().unwrap();
+        assert_eq!((report.ctype(), report.subtype()), ("multipart", Some("report")));
+        assert_eq!(report.attribute("report-type"), Some("delivery-status"));
+        for line in [
+            "Reporting-MTA: dns; relay.example.com\r\n",
+            "Original-Envelope-Id: login 42\r\n",
+            "Arrival-Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n",
+            "\r\n\r\nOriginal-Recipient: rfc822;a+2B1@example.org\r\n",
+            "Final-Recipient: rfc822; a@example.org\r\n",
+            "Action: failed\r\n",
+            "Status: 5.1.1\r\n",
+            "Remote-MTA: dns; mx.example.org\r\n",
+            "Diagnostic-Code: smtp; 550 5.1.1 no such user\r\n",
+            "Content-Type: message/delivery-status\r\n",
+            "From: otp@example.com\r\nTo: a@example.org\r\nMessage-ID: <1@example.com>\r\n",
+        ] {
+            assert!(text.contains(line), "{line:?} is missing in\n{text}");
+        }
+        assert!(!text.contains("Zebrafish") && !text.contains("Received"), "{text}");
+    }
+
+    #[test]
+    fn notify_decides() {
+        let notify = |success, failure, delay| Some(Notify { success, failure, delay });
+        let status = |kind, notify, reply| {
+            told(kind, notify, reply).map(|text| {
+                let at = text.find("Status: ").unwrap() + 8;
+                text[at..at + 5].to_owned()
+            })
+        };
+        let greylisted = Some("450 4.2.0 Greylisted");
+        assert_eq!(status(Kind::Expired, None, greylisted).as_deref(), Some("5.4.7"));
+        assert_eq!(status(Kind::Failed, None, None).as_deref(), Some("5.0.0"));
+        assert_eq!(status(Kind::AtRisk, notify(false, false, true), greylisted).as_deref(), Some("4.2.0"));
+        assert_eq!(status(Kind::Delivered, notify(true, false, false), Some("250 2.0.0 ok")).as_deref(), Some("2.0.0"));
+        for (kind, notify) in [
+            (Kind::Failed, notify(false, false, false)),
+            (Kind::Expired, notify(true, false, true)),
+            (Kind::AtRisk, None),
+            (Kind::Delivered, None),
+            (Kind::Superseded, None),
+            (Kind::Cancelled, None),
+        ] {
+            assert_eq!(status(kind, notify, None), None, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn the_relays_own_domain_signs() {
+        let has = |domain: &str| domain == "example.com";
+        assert_eq!(signing_domain("relay.example.com", has).as_deref(), Some("example.com"));
+        assert_eq!(signing_domain("relay.example.org", has), None);
+    }
+}

@@ -1,0 +1,265 @@
+//! What an app can wish for, and what it is told: one story for each wish and each documented reply.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use otp_relay::app::Relay;
+use otp_relay::event::{Event, Kind};
+use support::client::{Client, mail};
+use support::fake_mx::{FakeMx, Received, Trick};
+use support::{Events, start_relay};
+
+const EXTENSIONS: &[&str] = &["PIPELINING", "8BITMIME"];
+
+/// A relay, a mail host and an app.
+struct Scene {
+    _folder: tempfile::TempDir,
+    mx: FakeMx,
+    relay: Relay,
+    events: Events,
+    app: Client,
+}
+
+impl Scene {
+    async fn with(user: &str, more: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mx = FakeMx::start(EXTENSIONS).await;
+        // What stands first belongs to the user `trusted`.
+        let (relay, events) = start_relay(folder.path(), mx.address, &format!("{user}\n{more}"));
+        let app = Client::connect(relay.addresses()[0]).await;
+        Self { _folder: folder, mx, relay, events, app }
+    }
+
+    async fn new() -> Self {
+        Self::with("", "").await
+    }
+
+    async fn submit(&mut self, recipient: &str, fields: &str) -> String {
+        self.app.submit(&[recipient], &format!("{fields}{}", mail("one"))).await
+    }
+
+    async fn accepted(&mut self, recipient: &str, fields: &str) -> Event {
+        let reply = self.submit(recipient, fields).await;
+        assert!(reply.starts_with("250 "), "{reply}");
+        self.events.next(Kind::Accepted).await
+    }
+
+    fn received(&self, recipient: &str) -> Vec<Received> {
+        self.mx.received().into_iter().filter(|mail| mail.rcpt.contains(recipient)).collect()
+    }
+}
+
+fn life(event: &Event) -> u64 {
+    event.expires_at.since(event.time.minus(event.since_accepted)).as_secs()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_is_granted_and_does_not_leave_the_relay() {
+    let mut scene = Scene::with("life = \"7m\"", "").await;
+    let plain = scene.accepted("alice@example.test", "").await;
+    assert_eq!((life(&plain), plain.lane.name()), (420, "otp"));
+    let fields = "X-OTP-Life: 300\r\nX-OTP-Lane: reset\r\nX-OTP-Key: login:42\r\nX-OTP-Tag: signup\r\n";
+    let wished = scene.accepted("bob@example.test", fields).await;
+    assert_eq!((life(&wished), wished.lane.name(), wished.tag.as_deref()), (300, "reset", Some("signup")));
+    scene.events.next(Kind::Delivered).await;
+    scene.events.next(Kind::Delivered).await;
+    let content = String::from_utf8(scene.received("bob")[0].content.clone()).unwrap();
+    assert!(!content.to_ascii_lowercase().contains("x-otp"), "{content}");
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn esmtp_parameters_are_wishes_too() {
+    let mut scene = Scene::new().await;
+    for (parameters, expected) in [
+        ("BY=120;R", (120, "otp")),
+        ("BY=120;N", (600, "otp")),
+        ("MT-PRIORITY=2", (600, "reset")),
+        ("MT-PRIORITY=-3", (600, "notice")),
+    ] {
+        assert!(scene.app.say(&format!("MAIL FROM:<otp@app.test> {parameters}")).await.starts_with("250"));
+        assert!(scene.app.say("RCPT TO:<alice@example.test>").await.starts_with("250"));
+        assert!(scene.app.say("DATA").await.starts_with("354"));
+        let reply = scene.app.say(&format!("{}\r\n.", mail("one"))).await;
+        assert!(reply.starts_with("250 2.0.0"), "{reply}");
+        let event = scene.events.next(Kind::Accepted).await;
+        assert_eq!((life(&event), event.lane.name()), expected, "{parameters}");
+    }
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lane_above_the_users_is_lowered_and_said_so() {
+    let mut scene = Scene::with("lane = \"reset\"", "").await;
+    let reply = scene.submit("alice@example.test", "X-OTP-Lane: otp\r\n").await;
+    assert!(reply.starts_with("250 2.3.6 "), "{reply}");
+    assert_eq!(scene.events.next(Kind::Accepted).await.lane.name(), "reset");
+    assert_eq!(scene.accepted("alice@example.test", "X-OTP-Lane: notice\r\n").await.lane.name(), "notice");
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_wish_that_cannot_be_granted_is_refused() {
+    let mut scene = Scene::new().await;
+    for fields in [
+        "X-OTP-Life: 4\r\n",
+        "X-OTP-Life: 90000\r\n",
+        "X-OTP-Lane: express\r\n",
+        "X-OTP-Key: \r\n",
+        "X-OTP-Wish: 1\r\n",
+        "Expires: Sat, 21 Nov 2020 10:00:00 +0000\r\n",
+    ] {
+        let reply = scene.submit("alice@example.test", fields).await;
+        assert!(reply.starts_with("501 5.5.4 "), "{fields}: {reply}");
+    }
+    scene.accepted("alice@example.test", "").await;
+    scene.events.next(Kind::Delivered).await;
+    assert_eq!(scene.mx.received().len(), 1);
+    scene.relay.shut_down().await;
+}
+
+/// A host that says nothing more is still being waited for when the life ends.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_ends_at_its_second_also_while_it_is_being_sent() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("RCPT", Trick::Hang, 1);
+    let accepted = scene.accepted("alice@example.test", "X-OTP-Life: 5\r\n").await;
+    let expired = scene.events.next(Kind::Expired).await;
+    assert_eq!(expired.id, accepted.id);
+    assert_eq!(expired.time.as_secs(), expired.expires_at.as_secs());
+    assert!(!expired.may_have_arrived);
+    // Its sender is told.
+    let notification = scene.events.next(Kind::Delivered).await;
+    assert_eq!(notification.recipient.unwrap().as_str(), "otp@app.test");
+    let told = scene.received("otp@app.test");
+    assert!(told[0].mail.starts_with("MAIL FROM:<>"));
+    let text = String::from_utf8(told[0].content.clone()).unwrap();
+    for line in ["Status: 5.4.7\r\n", "Action: failed\r\n", "Final-Recipient: rfc822; alice@example.test\r\n"] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    assert!(!text.contains("Subject: one") && !text.contains("hello"), "{text}");
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_code_takes_the_place_of_an_older_one() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted"), 1);
+    scene.mx.trick("RCPT TO:<carol", Trick::Say("451 4.7.1 Greylisted"), 1);
+    let key = "X-OTP-Key: login:42\r\n";
+    let first = scene.accepted("alice@example.test", key).await;
+    scene.events.next(Kind::Greylisted).await;
+    let other = scene.accepted("carol@example.test", key).await;
+    scene.events.next(Kind::Greylisted).await;
+    let second = scene.accepted("ALICE@Example.test", key).await;
+    let superseded = scene.events.next(Kind::Superseded).await;
+    assert_eq!((superseded.id, superseded.may_have_arrived), (first.id, false));
+    assert!(superseded.note.unwrap().contains(&second.id.to_string()));
+    let delivered = [scene.events.next(Kind::Delivered).await.id, scene.events.next(Kind::Delivered).await.id];
+    assert!(delivered.contains(&second.id) && delivered.contains(&other.id));
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_may_be_arriving_is_superseded_honestly() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("content", Trick::Hang, 1);
+    scene.mx.trick("EHLO", Trick::Say("250 mx.test"), 1);
+    let key = "X-OTP-Key: login:42\r\n";
+    let first = scene.accepted("alice@example.test", key).await;
+    while !scene.mx.log().iter().any(|line| line.starts_with("content")) {
+        tokio::task::yield_now().await;
+    }
+    scene.accepted("alice@example.test", key).await;
+    let superseded = scene.events.next(Kind::Superseded).await;
+    assert_eq!((superseded.id, superseded.may_have_arrived), (first.id, true));
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_keys_a_code_replaces_another_if_so_configured() {
+    let mut scene = Scene::with("", "[otp]\nsupersede = \"same-recipient\"").await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted"), 1);
+    let first = scene.accepted("alice@example.test", "").await;
+    scene.events.next(Kind::Greylisted).await;
+    scene.accepted("alice@example.test", "").await;
+    assert_eq!(scene.events.next(Kind::Superseded).await.id, first.id);
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_gets_the_answer_of_the_first_and_is_not_sent_again() {
+    let mut scene = Scene::new().await;
+    let key = "X-OTP-Idempotency-Key: 7f3a\r\n";
+    let first = scene.accepted("alice@example.test", key).await;
+    scene.events.next(Kind::Delivered).await;
+    let fields = format!("Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n{key}");
+    let repeat = scene.submit("alice@example.test", &fields).await;
+    assert!(repeat.starts_with("250 ") && repeat.contains(&format!("id={}", first.id)), "{repeat}");
+    let other = scene.app.submit(&["alice@example.test"], &format!("{key}{}", mail("two"))).await;
+    assert!(other.starts_with("554 5.6.0 "), "{other}");
+    let elsewhere = scene.submit("bob@example.test", key).await;
+    assert!(elsewhere.starts_with("554 5.6.0 "), "{elsewhere}");
+    scene.accepted("alice@example.test", "X-OTP-Idempotency-Key: other\r\n").await;
+    scene.events.next(Kind::Delivered).await;
+    assert_eq!(scene.mx.received().len(), 2);
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_recipient_gets_only_so_many() {
+    let mut scene = Scene::with("", "[otp]\nrecipient_budget = \"2/10m\"").await;
+    scene.accepted("alice@example.test", "").await;
+    scene.accepted("alice+x@example.test", "").await;
+    let refused = scene.submit("Alice@example.test", "").await;
+    assert!(refused.starts_with("450 4.7.28 2 codes in 10m for this recipient; next in "), "{refused}");
+    scene.accepted("alice@example.test", "X-OTP-Lane: reset\r\n").await;
+    // No lane could pass any more.
+    scene.app.say("MAIL FROM:<otp@app.test>").await;
+    let refused = scene.app.say("RCPT TO:<alice@example.test>").await;
+    assert!(refused.starts_with("450 4.7.28 "), "{refused}");
+    assert!(scene.app.say("RCPT TO:<bob@example.test>").await.starts_with("250"));
+    scene.relay.shut_down().await;
+}
+
+/// A place is given back when nothing was sent, and a repeat needs none.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_not_sent_does_not_count() {
+    let mut scene = Scene::with("", "[otp]\nrecipient_budget = \"1/10m\"").await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("550 5.1.1 no such user"), 1);
+    scene.accepted("alice@example.test", "").await;
+    scene.events.next(Kind::Failed).await;
+    let key = "X-OTP-Idempotency-Key: 7f3a\r\n";
+    let second = scene.accepted("alice@example.test", key).await;
+    assert_eq!(second.recipient.unwrap().as_str(), "alice@example.test");
+    let repeat = scene.submit("alice@example.test", key).await;
+    assert!(repeat.contains(&second.id.to_string()), "{repeat}");
+    let refused = scene.submit("alice@example.test", "").await;
+    assert!(refused.starts_with("450 4.7.28 "), "{refused}");
+    scene.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_sends_only_so_fast() {
+    let mut scene = Scene::with("rate = \"2/1h\"", "").await;
+    scene.accepted("alice@example.test", "").await;
+    scene.accepted("bob@example.test", "").await;
+    scene.app.say("MAIL FROM:<otp@app.test>").await;
+    let refused = scene.app.say("RCPT TO:<carol@example.test>").await;
+    assert!(refused.starts_with("452 4.7.0 ") && refused.contains("next in "), "{refused}");
+    scene.relay.shut_down().await;
+}
+
+/// A destination that does not answer: the app is told before the life is over, once.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_at_risk_is_told_once() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted"), 9);
+    let accepted = scene.accepted("alice@example.test", "X-OTP-Life: 6\r\n").await;
+    let at_risk = scene.events.next(Kind::AtRisk).await;
+    assert_eq!(at_risk.id, accepted.id);
+    let end = scene.events.next_end().await;
+    assert_eq!(end.kind, Kind::Expired);
+    scene.relay.shut_down().await;
+}
