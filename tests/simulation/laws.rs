@@ -16,6 +16,10 @@ use crate::{Entries, key};
 struct Entry {
     ends: Vec<(Kind, u32)>,
     attempting: bool,
+    /// When a newer one took its place, unless it was on its way already.
+    superseded_at: Option<Timestamp>,
+    /// It ended while its content was out.
+    was_out: bool,
     next_attempt_at: Option<Timestamp>,
 }
 
@@ -23,6 +27,9 @@ struct Acknowledged {
     id: MessageId,
     recipients: Vec<String>,
     expires_at: Timestamp,
+    /// What a newer message replaces it by, and when the app knew that it was accepted.
+    key: Option<Arc<str>>,
+    at: Timestamp,
 }
 
 /// One arrival at a mail host.
@@ -68,9 +75,24 @@ impl Laws {
         self.clock.now()
     }
 
-    pub fn acknowledged(&self, id: MessageId, number: u64, recipients: &[Recipient], expires_at: Timestamp) {
+    pub fn acknowledged(
+        &self,
+        id: MessageId,
+        number: u64,
+        recipients: &[Recipient],
+        expires_at: Timestamp,
+        key: Option<Arc<str>>,
+    ) {
         let recipients = recipients.iter().map(|recipient| recipient.mailbox.as_str().to_owned()).collect();
-        self.known.lock().acknowledged.insert(number, Acknowledged { id, recipients, expires_at });
+        let message = Acknowledged { id, recipients, expires_at, key, at: self.clock.now() };
+        self.known.lock().acknowledged.insert(number, message);
+    }
+
+    /// A submission counted as a repeat of this message.
+    pub fn repeated(&self, id: MessageId) {
+        let mut known = self.known.lock();
+        let is_known = known.acknowledged.values().any(|message| message.id == id);
+        known.demand(is_known, || format!("a repeat of {id}, which was never accepted"));
     }
 
     pub fn crashed(&self) {
@@ -136,6 +158,17 @@ impl Laws {
                     panic!("message {number} never ended")
                 };
                 assert!(!entry.ends.is_empty(), "message {number} never ended");
+                let replaced_at = known
+                    .acknowledged
+                    .values()
+                    .filter(|newer| newer.key.is_some() && newer.key == message.key && newer.id > message.id)
+                    .filter(|newer| newer.recipients.contains(recipient))
+                    .map(|newer| newer.at)
+                    .min()
+                    .filter(|_| !entry.was_out);
+                let is_late =
+                    |arrival: &Arrival| entry.superseded_at.into_iter().chain(replaced_at).any(|at| arrival.at > at);
+                assert!(!arrivals.iter().any(is_late), "message {number} arrived after a newer one took its place");
                 let same_life = entry.ends.windows(2).any(|pair| pair[0].1 == pair[1].1);
                 assert!(!same_life, "message {number} ended twice: {:?}", entry.ends);
                 let delivered = entry.ends.iter().any(|(kind, _)| *kind == Kind::Delivered);
@@ -167,6 +200,10 @@ impl Sink for Laws {
             }
             kind if kind.is_end() => {
                 entry.attempting = false;
+                entry.was_out |= event.may_have_arrived;
+                if kind == Kind::Superseded && !event.may_have_arrived {
+                    entry.superseded_at.get_or_insert(event.time);
+                }
                 entry.ends.push((kind, life));
             }
             _ => {}

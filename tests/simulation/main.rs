@@ -193,9 +193,16 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
     };
     let before = laws.now();
     let client: Option<IpAddr> = None;
-    let receipt = life.door.submit(&user, submission, Wishes::default(), client).await.ok()?;
+    let key: Option<Arc<str>> = (random.below(2) == 0).then(|| format!("login:{}", random.below(2)).into());
+    let idempotency_key = (random.below(4) == 0).then(|| format!("once:{}", random.below(3)).into());
+    let wishes = Wishes { key: key.clone(), idempotency_key, ..Wishes::default() };
+    let receipt = life.door.submit(&user, submission, wishes, client).await.ok()?;
+    if receipt.is_repeat {
+        laws.repeated(receipt.id);
+        return None;
+    }
     let expires_at = before.plus(user.life);
-    laws.acknowledged(receipt.id, number, &recipients, expires_at);
+    laws.acknowledged(receipt.id, number, &recipients, expires_at, key);
     Some(expires_at)
 }
 
@@ -232,7 +239,7 @@ fn the_laws_can_be_broken() {
         let laws = Laws::new(Arc::new(ManualClock::new(START)), SESSIONS_MAX);
         let recipient = Recipient::new(Mailbox::parse("user@d0.test").unwrap());
         let id = IdSource::with_random(|| 1).next(START);
-        laws.acknowledged(id, 7, std::slice::from_ref(&recipient), START.plus(Duration::from_secs(60)));
+        laws.acknowledged(id, 7, std::slice::from_ref(&recipient), START.plus(Duration::from_secs(60)), None);
         laws.arrived(7, "user@d0.test");
         laws.arrived(7, "user@d0.test");
         laws.at_the_end();
