@@ -1,15 +1,19 @@
 //! Why an attempt ended as it did: a closed set, and what each member asks for.
 
+use std::time::Duration;
+
+use super::action::{Action, Finality, Retry, Suppress, action};
+use super::{hint, rules};
 use crate::destination::mx::RouteError;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 
 macro_rules! causes {
-    ($($(#[$doc:meta])* $name:ident $text:literal),* $(,)?) => {
+    ($(#[doc = $meaning:literal] $name:ident $text:literal),* $(,)?) => {
         /// The causes. The first nineteen are those of remote replies, the rest arise here.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Cause {
-            $($(#[$doc])* $name),*
+            $(#[doc = $meaning] $name),*
         }
 
         impl Cause {
@@ -20,6 +24,13 @@ macro_rules! causes {
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$name => $text),*
+                }
+            }
+
+            /// For people, in a sentence.
+            pub fn meaning(self) -> &'static str {
+                match self {
+                    $(Self::$name => $meaning.trim_ascii()),*
                 }
             }
         }
@@ -88,13 +99,27 @@ pub struct Verdict {
     /// Why.
     pub cause: Cause,
     /// And then.
-    pub outlook: Outlook,
+    pub action: Action,
+    /// How long to wait, if the reply says so and there is to be another attempt. Not bounded: the text is a stranger's.
+    pub hint: Option<Duration>,
+}
+
+impl Verdict {
+    /// The verdict of a cause without a reply.
+    pub fn of(cause: Cause, finality: Finality) -> Self {
+        Self { cause, action: action(cause, finality), hint: None }
+    }
+
+    /// Whether there is to be another attempt.
+    pub fn outlook(&self) -> Outlook {
+        if self.action.retry == Retry::Never { Outlook::Never } else { Outlook::Again }
+    }
 }
 
 /// The cause of a failed session or transaction.
 pub fn of_failure(failure: &Failure) -> Verdict {
-    let again = |cause| Verdict { cause, outlook: Outlook::Again };
-    let never = |cause| Verdict { cause, outlook: Outlook::Never };
+    let again = |cause| Verdict::of(cause, Finality::Temporary);
+    let never = |cause| Verdict::of(cause, Finality::Final);
     match &failure.fault {
         Fault::Reply(reply) => of_reply(failure.stage, reply),
         Fault::Timeout | Fault::Closed if failure.stage == Stage::Connect => again(Cause::Unreachable),
@@ -113,36 +138,66 @@ pub fn of_failure(failure: &Failure) -> Verdict {
 /// The cause of having no route.
 pub fn of_route(error: &RouteError) -> Verdict {
     match error {
-        RouteError::Trouble(_) => Verdict { cause: Cause::DnsFailure, outlook: Outlook::Again },
+        RouteError::Trouble(_) => Verdict::of(Cause::DnsFailure, Finality::Temporary),
         RouteError::NoSuchDomain | RouteError::NullMx | RouteError::NoHost | RouteError::Private => {
-            Verdict { cause: Cause::BadDomain, outlook: Outlook::Never }
+            Verdict::of(Cause::BadDomain, Finality::Final)
         }
     }
 }
 
-fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
-    let is_permanent = reply.severity() == Severity::Permanent;
+/// What a reply says, by where in the session it was said.
+pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
+    match reply.severity() {
+        Severity::Success | Severity::Intermediate => return Verdict::of(Cause::Accepted, Finality::Final),
+        Severity::Transient | Severity::Permanent => {}
+    }
+    let cause = said_of_whom(stage, reply.severity(), rules::cause_of_refusal(stage, reply));
     // A host that greets with 5xx, or refuses EHLO, speaks for itself and not for the recipient.
-    let concerns_message = matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content);
-    let outlook = if is_permanent && concerns_message { Outlook::Never } else { Outlook::Again };
-    let cause = match reply.enhanced {
-        Some(EnhancedCode(5, 1, 1)) => Cause::BadMailbox,
-        Some(EnhancedCode(5, 1, 2)) => Cause::BadDomain,
-        Some(EnhancedCode(_, 2, 2)) => Cause::MailboxFull,
-        Some(EnhancedCode(5, 2, 1)) => Cause::InactiveMailbox,
-        Some(EnhancedCode(_, 3, 4)) => Cause::MessageTooLarge,
-        _ if !is_permanent && says_greylisted(&reply.text) => Cause::Greylisted,
-        Some(EnhancedCode(4, 3, _)) => Cause::ServerBusy,
-        _ if reply.code == 421 => Cause::ServerBusy,
-        _ if is_permanent => Cause::OtherPerm,
-        _ => Cause::OtherTemp,
-    };
-    Verdict { cause, outlook }
+    let is_final = reply.severity() == Severity::Permanent && concerns_message(stage);
+    let mut action = action(cause, if is_final { Finality::Final } else { Finality::Temporary });
+    if !concerns_message(stage) {
+        action = Action { next_mx: true, suppress: Suppress::No, ..action };
+    } else if may_be_greylisting(stage, reply, cause) {
+        action = Action { retry: Retry::Ladder, next_mx: false, ..action };
+    }
+    action.next_mx &= stage != Stage::Content;
+    let hint = if action.retry == Retry::Never { None } else { hint::wait(&reply.text) };
+    Verdict { cause, action, hint }
 }
 
-fn says_greylisted(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["greylist", "graylist", "grey-list", "gray-list"].iter().any(|word| text.contains(word))
+fn concerns_message(stage: Stage) -> bool {
+    matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content)
+}
+
+/// Before RCPT nothing is said of a recipient: an unknown user at MAIL is our sender, at the banner a figure of speech.
+fn said_of_whom(stage: Stage, severity: Severity, cause: Cause) -> Cause {
+    let of_recipient = matches!(
+        cause,
+        Cause::BadMailbox
+            | Cause::BadDomain
+            | Cause::InactiveMailbox
+            | Cause::MailboxFull
+            | Cause::MailboxUnavailableTemp
+    );
+    match stage {
+        Stage::Rcpt | Stage::Data | Stage::Content => cause,
+        _ if !of_recipient => cause,
+        Stage::Mail => Cause::PolicyRejected,
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Reset => {
+            if severity == Severity::Permanent { Cause::OtherPerm } else { Cause::OtherTemp }
+        }
+    }
+}
+
+/// A temporary refusal of a recipient or message that names no reason, with a code that greylisting software uses.
+fn may_be_greylisting(stage: Stage, reply: &Reply, cause: Cause) -> bool {
+    matches!(stage, Stage::Rcpt | Stage::Data | Stage::Content)
+        && matches!(cause, Cause::OtherTemp | Cause::ServerBusy)
+        && matches!(reply.code, 450 | 451)
+        && matches!(
+            reply.enhanced,
+            None | Some(EnhancedCode(4, 7, 1) | EnhancedCode(4, 2, 0) | EnhancedCode(4, 3, 0 | 2))
+        )
 }
 
 #[cfg(test)]
@@ -156,9 +211,11 @@ mod tests {
         text: &'static str,
         cause: Cause,
         outlook: Outlook,
-    ) {
+    ) -> Action {
         let failure = Failure { stage, fault: Fault::Reply(Reply { code, enhanced, text: text.into() }) };
-        assert_eq!(of_failure(&failure), Verdict { cause, outlook }, "{code} {text}");
+        let verdict = of_failure(&failure);
+        assert_eq!((verdict.cause, verdict.outlook()), (cause, outlook), "{code} {text}");
+        verdict.action
     }
 
     #[test]
@@ -170,8 +227,31 @@ mod tests {
         check(S::Rcpt, 452, Some(E(4, 2, 2)), "over quota", C::MailboxFull, O::Again);
         check(S::Mail, 421, None, "closing", C::ServerBusy, O::Again);
         check(S::Content, 554, None, "no", C::OtherPerm, O::Never);
-        check(S::Banner, 554, None, "no service", C::OtherPerm, O::Again);
         check(S::Rcpt, 457, None, "odd", C::OtherTemp, O::Again);
+        check(S::Rcpt, 550, None, "Sender frequency limited", C::RateLimited, O::Again);
+    }
+
+    #[test]
+    fn before_rcpt_nobody_speaks_of_the_recipient() {
+        use {Cause as C, EnhancedCode as E, Outlook as O, Stage as S};
+        let banner = check(S::Banner, 554, None, "no service", C::OtherPerm, O::Again);
+        assert!(banner.next_mx && banner.suppress == Suppress::No);
+        let banner = check(S::Banner, 550, Some(E(5, 1, 1)), "user unknown", C::OtherPerm, O::Again);
+        assert!(banner.next_mx && banner.suppress == Suppress::No);
+        let mail = check(S::Mail, 550, Some(E(5, 1, 1)), "user unknown", C::PolicyRejected, O::Never);
+        assert_eq!(mail.suppress, Suppress::No);
+        check(S::Content, 550, None, "no", C::OtherPerm, O::Never);
+    }
+
+    #[test]
+    fn another_host_is_tried_where_it_can_help() {
+        use {Cause as C, EnhancedCode as E, Outlook as O, Stage as S};
+        assert!(check(S::Mail, 421, None, "too busy", C::ServerBusy, O::Again).next_mx);
+        assert!(check(S::Rcpt, 452, Some(E(4, 3, 1)), "out of memory", C::ServerBusy, O::Again).next_mx);
+        assert!(!check(S::Content, 421, None, "too busy", C::ServerBusy, O::Again).next_mx, "never after the dot");
+        assert!(!check(S::Rcpt, 450, None, "greylisted", C::Greylisted, O::Again).next_mx);
+        let unnamed = check(S::Rcpt, 451, Some(E(4, 3, 0)), "temporary failure", C::ServerBusy, O::Again);
+        assert!(!unnamed.next_mx && unnamed.retry == Retry::Ladder, "it may be greylisting");
     }
 
     #[test]
@@ -181,5 +261,14 @@ mod tests {
         assert_eq!(verdict(Stage::Rcpt, Fault::Closed), Cause::ConnectionLost);
         assert_eq!(verdict(Stage::Content, Fault::Closed), Cause::OutcomeUnknown);
         assert_eq!(verdict(Stage::Content, Fault::Timeout), Cause::OutcomeUnknown);
+    }
+
+    #[test]
+    fn a_wait_is_read_only_where_there_is_another_attempt() {
+        let hint = |code, text: &'static str| {
+            of_reply(Stage::Rcpt, &Reply { code, enhanced: None, text: text.into() }).hint.map(|wait| wait.as_secs())
+        };
+        assert_eq!(hint(451, "greylisted, try again in 5 minutes"), Some(300));
+        assert_eq!(hint(550, "no such user, do not try again in 5 minutes"), None);
     }
 }

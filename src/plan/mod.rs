@@ -1,4 +1,8 @@
 //! What an outcome means and when to try again; pure, so that a thousand schedules can be judged in a moment.
 
+pub mod action;
 pub mod cause;
+pub mod hint;
 pub mod next;
+mod rules;
+mod wording;
