@@ -2,6 +2,8 @@
 
 mod check;
 mod dkim;
+mod explain;
+mod plan;
 mod serve;
 mod user;
 
@@ -32,6 +34,10 @@ enum Command {
     Demo(crate::demo::Options),
     /// Look for mistakes in the configuration
     Check(check::Options),
+    /// Say what the relay makes of a mail host's reply
+    Explain(explain::Options),
+    /// Show the attempts that would be made, and why
+    Plan(plan::Options),
     /// Make DKIM keys, print their DNS records
     #[command(subcommand)]
     Dkim(dkim::Command),
@@ -48,6 +54,8 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(file),
         Command::Demo(options) => crate::demo::run(&options),
         Command::Check(options) => check::run(file, &options),
+        Command::Explain(options) => explain::run(&options),
+        Command::Plan(options) => plan::run(&options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
     };
