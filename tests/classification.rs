@@ -1,6 +1,7 @@
 //! How well the rules name the cause of real replies. Prints a table: `cargo test --test classification -- --nocapture`.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(clippy::print_stdout, reason = "the table is what one looks at")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;

@@ -20,7 +20,6 @@ const COMPILED_LEN_MAX: usize = 64 << 20;
 const STATES_LEN_MAX: usize = 16 << 20;
 
 // A test compiles the embedded file, so that no other can be shipped.
-#[expect(clippy::expect_used, reason = "the file is embedded and a test compiles it")]
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(SOURCE).expect("rules.toml is sound"));
 
 /// The cause that a refusal names: that of the first rule that holds.
