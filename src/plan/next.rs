@@ -129,10 +129,12 @@ fn after_hint(hint: Duration, history: &History, now: Timestamp) -> (Timestamp, 
         return (end, Reason::Hint);
     }
     let counted_down = now.plus(hint + Duration::from_secs(1));
-    let soon = AFTER_HINT_S.iter().map(|s| end.plus(Duration::from_secs(*s))).find(|at| *at > now);
-    let soon = soon.unwrap_or_else(|| step(LADDER_S.iter().copied(), first, now));
+    let (soon, reason) = match AFTER_HINT_S.iter().map(|s| end.plus(Duration::from_secs(*s))).find(|at| *at > now) {
+        Some(soon) => (soon, Reason::AfterHint),
+        None => (step(LADDER_S.iter().copied(), first, now), Reason::Ladder),
+    };
     let is_believed = history.attempts <= HINTS_BELIEVED_MAX;
-    if is_believed && counted_down <= soon { (counted_down, Reason::Hint) } else { (soon, Reason::AfterHint) }
+    if is_believed && counted_down <= soon { (counted_down, Reason::Hint) } else { (soon, reason) }
 }
 
 /// The first step that is still to come; behind the last one, ever longer pauses.

@@ -1,7 +1,7 @@
 //! The text of a reply in the form that rules and hints are matched against: lower case, plain letters, single blanks.
 
 /// Characters looked at; what a reply is about stands near its beginning.
-const LEN_MAX: usize = 2000;
+const LEN_MAX: usize = 1000;
 
 /// Folds a reply's text: lower case without accents, runs of blanks and control characters as one blank, straight
 /// quotes, `@` in place of every mail address (what an address is called says nothing).
