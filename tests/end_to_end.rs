@@ -45,6 +45,24 @@ async fn a_message_arrives_as_it_was_sent() {
     }
 }
 
+/// A host that cannot take it is no reason to wait; one that makes strangers wait is.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_host_is_tried_where_that_can_help() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(PIPELINING).await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    mx.trick("RCPT TO:<alice", Trick::Say("452 4.3.1 Insufficient system storage"), 1);
+    app.submit(&["alice@twins.test"], &mail("one")).await;
+    let delivered = events.next(Kind::Delivered).await;
+    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("mx2.test")));
+    mx.trick("RCPT TO:<bob", Trick::Say("451 4.7.1 Greylisted"), 1);
+    app.submit(&["bob@twins.test"], &mail("two")).await;
+    events.next(Kind::Greylisted).await;
+    assert_eq!(events.next(Kind::Delivered).await.attempt, 2);
+    relay.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn each_recipient_is_an_entry_of_its_own() {
     let folder = tempfile::tempdir().unwrap();

@@ -121,6 +121,7 @@ impl Relay {
         let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink, owner)?;
         let router = Arc::new(Router::new(dns, clock.clone(), config.delivery.allow_private_destinations));
         let signing = Arc::new(SigningPool::start()?);
+        tokio::task::spawn_blocking(crate::plan::cause::prepare);
         let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
         let credentials = Arc::new(Credentials::new(config.accounts, &folder.secret()?));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));

@@ -16,7 +16,7 @@ use crate::smtp::reply::{EnhancedCode, REPLY_MAX, Reply};
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
     /// The reply, such as "450 4.2.0 Greylisted"; without it, each line of standard input is one
-    #[arg(value_name = "REPLY", trailing_var_arg = true)]
+    #[arg(value_name = "REPLY")]
     reply: Vec<String>,
     /// One JSON object a line
     #[arg(long)]

@@ -43,6 +43,13 @@ impl Candidates {
         let rest: Vec<_> = self.rest.by_ref().filter(|(_, candidate)| *candidate != address).collect();
         self.rest = rest.into_iter();
     }
+
+    /// Leaves out all addresses of a host; says whether others are left.
+    pub(super) fn skip_host(&mut self, host: &Arc<str>) -> bool {
+        let rest: Vec<_> = self.rest.by_ref().filter(|(candidate, _)| candidate != host).collect();
+        self.rest = rest.into_iter();
+        self.rest.len() > 0
+    }
 }
 
 fn in_order(route: &Route, turn: u64, port: u16) -> Vec<(Arc<str>, SocketAddr)> {

@@ -6,7 +6,7 @@ use super::mask::mask_reply;
 use crate::clock::Timestamp;
 use crate::destination::mx::RouteError;
 use crate::plan::cause::{self, Cause, Verdict};
-use crate::plan::next::{History, Next, next};
+use crate::plan::next::{History, Next, Reason, decide};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{Failure, Fault, Requirement};
@@ -79,8 +79,9 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
         first_deferred_at: claim.progress().first_deferred_at.unwrap_or(now),
         attempts: claim.progress().attempts,
     };
-    let next = next(verdict, &history, now);
-    report.at_risk = next == Next::Expire || is_down(verdict.cause) && history.attempts > 1;
+    let (next, reason) = decide(verdict, &history, now);
+    let is_tight = matches!(reason, Reason::LastChance | Reason::End);
+    report.at_risk = is_tight || is_down(verdict.cause) && history.attempts > 1;
     let settlement = match next {
         Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },
         Next::Expire => Settlement::Deferred { next_attempt_at: message.expires_at },

@@ -13,6 +13,7 @@ use crate::clock::Timestamp;
 use crate::event::Kind;
 use crate::lane::Lane;
 use crate::mail::envelope::DeliverBy;
+use crate::plan::cause::of_failure;
 use crate::queue::claim::{Claim, Report};
 use crate::queue::entry::{Message, SignedContent};
 use crate::smtp::client_session::{Failure, Fault, Stage, Transaction};
@@ -117,6 +118,12 @@ impl Delivery {
                     candidates.skip(current.address);
                     candidates.last_failure = Some((current.host.clone(), failure));
                 }
+                Transacted::Outcome(Err(failure))
+                    if next_host_may_do(&failure) && candidates.skip_host(&current.host) =>
+                {
+                    candidates.last_failure = Some((current.host.clone(), failure));
+                    current.quit().await;
+                }
                 Transacted::Outcome(Err(failure)) => {
                     *connection = Some(current);
                     return settle::not_delivered(claim, &failure, &content, report, now);
@@ -196,6 +203,12 @@ fn is_stale(failure: &Failure) -> bool {
 fn tries_next_address(failure: &Failure) -> bool {
     let before_content = failure.stage != Stage::Content;
     before_content && matches!(failure.fault, Fault::Timeout | Fault::Closed | Fault::Malformed(_))
+}
+
+/// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
+/// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
+fn next_host_may_do(failure: &Failure) -> bool {
+    failure.stage != Stage::Content && matches!(failure.fault, Fault::Reply(_)) && of_failure(failure).action.next_mx
 }
 
 /// A session's place at its site. Given back when it leaves, also when its task is aborted or panics.

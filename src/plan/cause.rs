@@ -116,6 +116,11 @@ impl Verdict {
     }
 }
 
+/// Makes what naming a cause takes, so that no attempt has to wait for it.
+pub fn prepare() {
+    rules::prepare();
+}
+
 /// The cause of a failed session or transaction.
 pub fn of_failure(failure: &Failure) -> Verdict {
     let again = |cause| Verdict::of(cause, Finality::Temporary);

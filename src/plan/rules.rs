@@ -22,6 +22,11 @@ const STATES_LEN_MAX: usize = 16 << 20;
 // A test compiles the embedded file, so that no other can be shipped.
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(SOURCE).expect("rules.toml is sound"));
 
+/// Compiles the rules.
+pub(super) fn prepare() {
+    LazyLock::force(&RULES);
+}
+
 /// The cause that a refusal names: that of the first rule that holds.
 pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> Cause {
     RULES.cause(stage, reply)

@@ -33,6 +33,7 @@ impl Dns for TableDns {
             "null.test" => Ok(&[""]),
             "ill.test" => Err(DnsError::Failed("SERVFAIL".into())),
             "plain.test" => Err(DnsError::NoRecords),
+            "twins.test" => Ok(&["mx.test", "mx2.test"]),
             "two.test" => Ok(&["dead.test", "mx.test"]),
             _ => Ok(&["mx.test"]),
         };
