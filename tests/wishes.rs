@@ -251,6 +251,36 @@ async fn a_user_sends_only_so_fast() {
     scene.relay.shut_down().await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn arrival_is_told_if_asked_for_by_whoever_is_last_to_know() {
+    for (extensions, expected) in [(EXTENSIONS, 2), (&["PIPELINING", "DSN"][..], 1)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mx = FakeMx::start(extensions).await;
+        let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+        let mut app = Client::connect(relay.addresses()[0]).await;
+        app.say("MAIL FROM:<otp@app.test> ENVID=login-42").await;
+        app.say("RCPT TO:<alice@example.test> NOTIFY=SUCCESS,FAILURE").await;
+        app.say("DATA").await;
+        app.say(&format!("{}\r\n.", mail("one"))).await;
+        for _ in 0..expected {
+            events.next(Kind::Delivered).await;
+        }
+        assert_eq!(relay.queue().depth().messages, 0);
+        let received = mx.received();
+        assert_eq!(received.len(), expected, "{extensions:?}");
+        if let Some(notification) = received.get(1) {
+            let text = String::from_utf8(notification.content.clone()).unwrap();
+            assert!(
+                text.contains("Action: relayed\r\n") && text.contains("Original-Envelope-Id: login-42\r\n"),
+                "{text}"
+            );
+        } else {
+            assert!(received[0].rcpt.contains("NOTIFY=SUCCESS,FAILURE"), "{}", received[0].rcpt);
+        }
+        relay.shut_down().await;
+    }
+}
+
 /// A destination that does not answer: the app is told before the life is over, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_at_risk_is_told_once() {

@@ -101,6 +101,11 @@ impl Connection {
         self.session.transactions()
     }
 
+    /// Whether the server was told how the sender wants to be notified.
+    pub(super) fn offers_dsn(&self) -> bool {
+        self.session.extensions().dsn
+    }
+
     /// One transaction.
     pub(super) async fn transact(
         &mut self,

@@ -185,7 +185,12 @@ impl Delivery {
 }
 
 fn report(connection: &Connection) -> Report {
-    Report { destination: Some(connection.host.clone()), note: connection.tls.clone(), ..Report::default() }
+    Report {
+        destination: Some(connection.host.clone()),
+        note: connection.tls.clone(),
+        notifies: connection.offers_dsn(),
+        ..Report::default()
+    }
 }
 
 /// A reused session that ends before anything came of it is no outcome: the host had closed it.

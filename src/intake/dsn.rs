@@ -69,7 +69,10 @@ pub(super) fn notification(
     let original = ending.message;
     let sender = original.envelope.reverse_path.mailbox()?;
     let recipient = original.recipient(ending.index);
-    let action = action(ending.kind, recipient.notify)?;
+    let action = action(ending.kind, recipient.notify).filter(|action| {
+        // Whoever takes a message and offers DSN takes on the duty to report its arrival.
+        !(*action == Action::Relayed && ending.is_passed_on)
+    })?;
     let content = content(ending, action, hostname, id, sender)?;
     let envelope = Envelope {
         reverse_path: ReversePath::NULL,
@@ -314,6 +317,7 @@ mod tests {
             reply: reply.map(Arc::from),
             destination: Some("mx.example.org".into()),
             was_sent: false,
+            is_passed_on: false,
             now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
         };
         let id = IdSource::with_random(|| 2).next(ending.now);

@@ -62,6 +62,8 @@ pub struct Report {
     pub reply: Option<Arc<str>>,
     /// Whether the receiver may have taken it although it did not say so.
     pub may_have_arrived: bool,
+    /// Whether the host was asked to notify the sender of a success itself (RFC 3461 section 5.2.2).
+    pub notifies: bool,
     /// Whether the plan cannot promise any more that it arrives in time.
     pub at_risk: bool,
     /// More for people.
@@ -240,7 +242,8 @@ impl Claim {
         let mut events = vec![event.clone()];
         if is_news {
             let at_risk = Event { kind: Kind::AtRisk, note: None, ..event };
-            let changes = self.queue.consequences(schedule, &self.message, &at_risk, self.progress.was_sent);
+            let was_sent = self.progress.was_sent;
+            let changes = self.queue.consequences(schedule, &self.message, &at_risk, (was_sent, false));
             if !changes.is_empty() {
                 self.queue.journal.commit_later(changes);
             }
@@ -255,8 +258,9 @@ impl Claim {
             entry.is_out = false;
             entry.progress = Progress { lease: entry.progress.lease, ..self.progress.clone() };
         }
-        let Report { destination, cause, may_have_arrived, note, .. } = report;
-        let end = End { kind, destination, cause, reply: self.progress.last_reply.clone(), note, may_have_arrived };
+        let Report { destination, cause, may_have_arrived, note, notifies, .. } = report;
+        let reply = self.progress.last_reply.clone();
+        let end = End { kind, destination, cause, reply, note, may_have_arrived, notifies };
         self.queue.end(schedule, self.id, end, now)
     }
 

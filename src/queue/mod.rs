@@ -64,6 +64,8 @@ pub struct Ending<'a> {
     pub destination: Option<Arc<str>>,
     /// Whether the content was sent, in any attempt.
     pub was_sent: bool,
+    /// Whether the host that took it sees to telling the sender.
+    pub is_passed_on: bool,
     /// When.
     pub now: Timestamp,
 }
@@ -498,7 +500,7 @@ impl Queue {
             ..self.entry_event(&message, id, &progress, end.kind, now)
         };
         let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        changes.extend(self.consequences(schedule, &message, &event, was_sent));
+        changes.extend(self.consequences(schedule, &message, &event, (was_sent, end.notifies)));
         self.journal.commit_later(changes);
         Some(event)
     }
@@ -509,7 +511,7 @@ impl Queue {
         schedule: &mut Schedule,
         message: &Arc<Message>,
         event: &Event,
-        was_sent: bool,
+        (was_sent, is_passed_on): (bool, bool),
     ) -> Vec<Change> {
         let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
         let ending = Ending {
@@ -520,6 +522,7 @@ impl Queue {
             reply: event.reply.clone(),
             destination: event.destination.clone(),
             was_sent,
+            is_passed_on,
             now: event.time,
         };
         let Consequences { mut changes, notification } = aftermath.ended(&ending);
@@ -562,11 +565,13 @@ struct End {
     reply: Option<Arc<str>>,
     note: Option<Arc<str>>,
     may_have_arrived: bool,
+    notifies: bool,
 }
 
 impl End {
     fn of(kind: Kind) -> Self {
-        Self { kind, destination: None, cause: None, reply: None, note: None, may_have_arrived: false }
+        let (destination, cause, reply, note) = (None, None, None, None);
+        Self { kind, destination, cause, reply, note, may_have_arrived: false, notifies: false }
     }
 }
 
