@@ -12,10 +12,11 @@ use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::mail::message::Content;
-use otp_relay::queue::claim::{Gone, Report, Settlement};
-use otp_relay::queue::entry::{LEASE, Message, SignedContent};
+use otp_relay::queue::claim::{Gone, NotReleased, Report, Settlement};
+use otp_relay::queue::entry::{LEASE, Message, SignedContent, State};
 use otp_relay::queue::journal::JournalError;
 use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::steer::Filter;
 use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Supersede, Workers};
 use parking_lot::Mutex;
 
@@ -268,4 +269,87 @@ async fn what_expired_while_the_relay_was_down_is_told_at_start() {
     pass(Duration::from_millis(1)).await;
     assert_eq!(again.events(), [Kind::Expired]);
     assert!(again.offers().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_cancelled_does_not_leave_any_more() {
+    let bench = Bench::new();
+    let entry = bench.accept(2).await.unwrap();
+    let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    let cancelled = bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now());
+    assert_eq!(cancelled.iter().map(|c| c.may_still_arrive).collect::<Vec<_>>(), [false, false]);
+    assert_eq!(cancelled[1].recipient.as_str(), "user1@example.test");
+    assert_eq!(claim.check(bench.clock.now()), Err(Gone::Ended));
+    assert_eq!(claim.release_content(bench.clock.now()).await, Err(NotReleased::Gone(Gone::Ended)));
+    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Accepted, Kind::Cancelled, Kind::Cancelled]);
+    assert!(bench.queue.message(entry.message).is_none());
+    assert!(bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now()).is_empty());
+    bench.queue.flush().await.unwrap();
+    assert!(bench.store.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_on_its_way_may_still_arrive() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    claim.release_content(bench.clock.now()).await.unwrap();
+    let cancelled = bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now());
+    assert!(cancelled[0].may_still_arrive);
+    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    assert_eq!(bench.events(), [Kind::Accepted, Kind::Cancelled]);
+}
+
+/// An attempt that was put off has sent nothing that could still arrive.
+#[tokio::test(start_paused = true)]
+async fn a_refused_attempt_is_no_longer_on_its_way() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    claim.release_content(bench.clock.now()).await.unwrap();
+    let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
+    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    let recipient = Filter { recipient: Some("user0@example.test".into()), ..Filter::default() };
+    bench.offers();
+    assert!(!bench.queue.cancel(&recipient, bench.clock.now())[0].may_still_arrive);
+    pass(Duration::from_secs(31)).await;
+    assert!(bench.offers().is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_deferred_entry_can_be_made_due() {
+    let bench = Bench::new();
+    let entry = bench.accept(1).await.unwrap();
+    let at_domain = Filter { domain: Some("example.test".into()), ..Filter::default() };
+    assert!(bench.queue.retry_now(&at_domain, bench.clock.now()).is_empty(), "it is queued already");
+    bench.offers();
+    let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+    let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
+    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    let elsewhere = Filter { domain: Some("other.test".into()), ..Filter::default() };
+    assert!(bench.queue.retry_now(&elsewhere, bench.clock.now()).is_empty());
+    assert_eq!(bench.queue.retry_now(&at_domain, bench.clock.now()), [entry]);
+    assert_eq!(bench.offers(), [entry]);
+    pass(Duration::from_secs(31)).await;
+    assert!(bench.offers().is_empty(), "the old time is forgotten");
+    bench.queue.claim(entry, bench.clock.now()).unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn lists_are_bounded_and_in_order() {
+    let bench = Bench::new();
+    let first = bench.accept(2).await.unwrap();
+    bench.accept(1).await.unwrap();
+    let listing = bench.queue.list(&Filter::default(), 1);
+    assert_eq!((listing.messages.len(), listing.entries), (1, 3));
+    assert_eq!(listing.messages[0].entries.len(), 2);
+    assert_eq!(listing.messages[0].message.id, first.message);
+    let of_recipient = bench.queue.live_of_recipient("user0@example.test", 9);
+    assert_eq!(of_recipient.iter().map(|m| m.entries.len()).collect::<Vec<_>>(), [1, 1]);
+    let _claim = bench.queue.claim(first, bench.clock.now()).unwrap();
+    let sending = Filter { state: Some(State::Sending), ..Filter::default() };
+    assert_eq!(bench.queue.list(&sending, 9).messages[0].entries[0].id, first);
+    let somebody = Filter { user: Some("other".into()), ..Filter::default() };
+    assert_eq!(bench.queue.list(&somebody, 9).entries, 0);
 }

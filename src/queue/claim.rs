@@ -230,6 +230,9 @@ impl Claim {
     ) -> Vec<Event> {
         let is_news = report.at_risk && !self.progress.at_risk;
         self.progress.at_risk |= report.at_risk;
+        if let Some(entry) = self.entry(schedule) {
+            entry.may_have_arrived |= report.may_have_arrived;
+        }
         self.defer(schedule, at, now);
         let event = Event {
             destination: report.destination,
@@ -299,6 +302,7 @@ impl Claim {
         let entry = &mut held.entries[usize::from(self.id.index)];
         entry.state = Some(state);
         entry.progress = self.progress.clone();
+        entry.is_out = false;
         if held.entries.iter().all(|entry| matches!(entry.state, None | Some(State::Deferred))) {
             let freed = held.content.take().map_or(0, |content| content.len());
             schedule.content_len -= freed;

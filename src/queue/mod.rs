@@ -10,6 +10,7 @@ pub mod journal;
 pub mod memory_store;
 pub mod order;
 pub mod sled_store;
+pub mod steer;
 pub mod store;
 mod supersede;
 mod timers;
@@ -130,11 +131,13 @@ struct Entry {
     progress: Progress,
     /// The running attempt has sent the content.
     is_out: bool,
+    /// An earlier attempt sent it and got no answer; known to this process only.
+    may_have_arrived: bool,
 }
 
 impl Entry {
     fn new(state: Option<State>, progress: Progress) -> Self {
-        Self { state, progress, is_out: false }
+        Self { state, progress, is_out: false, may_have_arrived: false }
     }
 }
 
@@ -480,7 +483,8 @@ impl Queue {
         held.live -= 1;
         let is_last = held.live == 0;
         let (message, progress) = (held.message.clone(), std::mem::take(&mut entry.progress));
-        let may_have_arrived = end.may_have_arrived || std::mem::take(&mut entry.is_out) && end.kind != Kind::Delivered;
+        let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
+        let may_have_arrived = end.may_have_arrived || is_unknown && end.kind != Kind::Delivered;
         self.entries.fetch_sub(1, Ordering::Relaxed);
         if is_last && let Some(held) = schedule.held.remove(&id.message) {
             schedule.content_len -= held.content.map_or(0, |content| content.len());

@@ -104,6 +104,7 @@ impl Queue {
                 }
                 tracing::error!(entry = %id, "an attempt did not renew its lease; the entry is offered again");
                 entry.progress.lease = None;
+                entry.may_have_arrived |= std::mem::take(&mut entry.is_out);
                 entry.state = Some(State::Queued);
                 Some(Rung::Offer(id, message))
             }
