@@ -4,13 +4,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::{Deserialize, Serialize};
+
 use crate::clock::Timestamp;
 use crate::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
 /// What can happen: a closed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A message is on disk and was acknowledged.
     Accepted,
@@ -41,6 +44,24 @@ pub enum Kind {
     /// The app saw the code being used.
     Verified,
 }
+
+/// All kinds, in their order.
+pub const KINDS: [Kind; 14] = [
+    Kind::Accepted,
+    Kind::Queued,
+    Kind::Attempted,
+    Kind::Deferred,
+    Kind::Greylisted,
+    Kind::AtRisk,
+    Kind::Delivered,
+    Kind::Failed,
+    Kind::Expired,
+    Kind::Superseded,
+    Kind::Cancelled,
+    Kind::Bounced,
+    Kind::Complained,
+    Kind::Verified,
+];
 
 impl Kind {
     /// As in logs, the API and webhooks.
@@ -106,6 +127,21 @@ pub struct Event {
     pub may_have_arrived: bool,
     /// More for people: the cipher, the number of recipients.
     pub note: Option<Arc<str>>,
+    /// What an attempt did, step by step; for traces, not for the log.
+    pub steps: Option<Arc<[Step]>>,
+}
+
+/// One step of an attempt.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Step {
+    /// Which: `connect`, `banner`, `EHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA`, `content`.
+    pub stage: Arc<str>,
+    /// The host.
+    pub host: Arc<str>,
+    /// Milliseconds since the step before, or since the attempt began.
+    pub ms: u32,
+    /// What the host answered on one line, or what else came of it.
+    pub result: Arc<str>,
 }
 
 /// Where events go.

@@ -41,7 +41,7 @@ pub fn complete(config: &mut Config) -> anyhow::Result<Option<MadeUp>> {
     let (hash, password) = password_hash(&config.data_dir.join("app.password-hash"))?;
     let senders = Senders::Patterns(vec![format!("*@{}", config.hostname)]);
     let user = User { senders, ..User::unlimited(USER) };
-    config.accounts.insert(USER.to_owned(), Account { user: Arc::new(user), password: Some(hash) });
+    config.accounts.insert(USER.to_owned(), Account { user: Arc::new(user), password: Some(hash), token: None });
     let (keys, records) = dkim_keys(&config.data_dir, &config.hostname)?;
     config.keys = keys;
     Ok(password.is_some().then_some(MadeUp { password, records }))

@@ -111,7 +111,7 @@ impl Relay {
             Some(dns) => dns,
             None => Arc::new(HickoryDns::new(&config.resolver)?),
         };
-        let reporter = Reporter::start(EventLog::new(&config.log, output))?;
+        let reporter = Reporter::start(EventLog::new(&config.log, output), Vec::new())?;
         let sink: Arc<dyn Sink> = match events {
             Some(also) => Arc::new(Both(reporter.clone(), also)),
             None => reporter.clone(),

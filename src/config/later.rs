@@ -1,13 +1,9 @@
 //! Keys that are read and checked, and whose features are still to come. `check` says so of each that is set.
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::Duration;
 
 use super::file::Section;
 use super::sections::{is_domain_pattern, networks};
-
-const DAY: Duration = Duration::from_secs(86_400);
 
 /// Notes that a key is set in vain.
 fn pending(section: &Section<'_>, keys: &[&'static str]) {
@@ -21,15 +17,9 @@ pub(super) fn proxy_protocol(section: &Section<'_>) {
     pending(section, &["proxy_protocol_from"]);
 }
 
-pub(super) fn user(section: &Section<'_>) {
-    section.text("token_hash");
-    pending(section, &["token_hash"]);
-}
-
 pub(super) fn queue(section: &Section<'_>) {
     section.flag("seal", false);
-    section.duration("trace_retention", 7 * DAY, (Duration::from_secs(60), 365 * DAY));
-    pending(section, &["seal", "trace_retention"]);
+    pending(section, &["seal"]);
 }
 
 pub(super) fn resolver(section: &Section<'_>) {
@@ -58,7 +48,6 @@ pub(super) fn check(top: &Section<'_>) {
     for section in top.sections("smart_host") {
         smart_host(section);
     }
-    http(top.section("http"));
     for section in top.sections("webhook") {
         section.required_text("url");
         existing_file(&section, "secret_file");
@@ -80,15 +69,6 @@ fn smart_host(section: Section<'_>) {
     section.choice("when", (), &[("deadline", ()), ("direct-failed", ()), ("always", ())]);
     patterns(&section, "domains");
     pending(&section, &["address"]);
-    section.finish();
-}
-
-fn http(section: Section<'_>) {
-    section.parsed("address", "an address with a port, or \"off\",", |text| {
-        if text == "off" { Some(None) } else { text.parse::<SocketAddr>().ok().map(Some) }
-    });
-    section.path("token_file");
-    pending(&section, &["address", "token_file"]);
     section.finish();
 }
 

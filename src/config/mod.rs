@@ -27,6 +27,8 @@ use findings::Findings;
 pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
 /// Where submission listens when nothing is said.
 pub const DEFAULT_LISTENER: &str = "127.0.0.1:2525";
+/// Where the HTTP API listens when nothing is said.
+pub const DEFAULT_HTTP: &str = "127.0.0.1:8587";
 
 /// Everything that can be said.
 #[derive(Debug)]
@@ -51,10 +53,14 @@ pub struct Config {
     pub keys: Keys,
     /// `queue.entries_max`.
     pub entries_max: usize,
+    /// `queue.trace_retention`.
+    pub trace_retention: Duration,
     /// How DNS is asked.
     pub resolver: destination::resolver::Settings,
     /// How mail goes out.
     pub delivery: Delivery,
+    /// The HTTP API.
+    pub http: Http,
     /// How the log looks.
     pub log: log::Settings,
 }
@@ -106,6 +112,15 @@ pub struct Delivery {
     pub connect_timeout: Duration,
     /// One reverse-path for all.
     pub reverse_path: Option<crate::mail::address::Mailbox>,
+}
+
+/// `[http]`.
+#[derive(Debug, Clone)]
+pub struct Http {
+    /// Where it listens; none: it does not.
+    pub address: Option<SocketAddr>,
+    /// Where the operator's token is kept.
+    pub token_file: PathBuf,
 }
 
 impl Config {
@@ -165,9 +180,10 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
     let submission = sections::submission(top.section("submission"));
     let otp = sections::otp(top.section("otp"));
     let keys = sections::dkim(top);
-    let entries_max = sections::queue(top.section("queue"));
+    let (entries_max, trace_retention) = sections::queue(top.section("queue"));
     let resolver = sections::resolver(top.section("resolver"));
     let delivery = sections::delivery(top.section("delivery"));
+    let http = sections::http(top.section("http"), &data_dir);
     later::check(top);
     let log = sections::log(top.section("log"));
     top.finish_ref();
@@ -182,8 +198,10 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         otp,
         keys,
         entries_max,
+        trace_retention,
         resolver,
         delivery,
+        http,
         log,
     };
     advise(&config, source);
@@ -195,7 +213,8 @@ fn advise(config: &Config, source: &Source<'_>) {
     if config.file.is_none() {
         return;
     }
-    let somebody_can_log_in = config.accounts.values().any(|account| account.password.is_some());
+    let somebody_can_log_in =
+        config.accounts.values().any(|account| account.password.is_some() || account.token.is_some());
     let somebody_is_trusted = config.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
     if !somebody_can_log_in && !somebody_is_trusted {
         let text = "nobody can submit mail: there is neither a [[user]] with a password_hash nor a listener with \
@@ -217,6 +236,13 @@ fn advise(config: &Config, source: &Source<'_>) {
             source.advise(text);
         }
     }
+    if let Some(address) = config.http.address.filter(|address| !address.ip().is_loopback()) {
+        let text = format!(
+            "the HTTP API at {address} can be reached from outside this machine, in clear text: whoever listens on the \
+             way learns tokens and codes; put a proxy with TLS in front, or let it listen at {DEFAULT_HTTP}"
+        );
+        source.advise(text);
+    }
     if !config.accounts.contains_key(TRUSTED) && somebody_is_trusted {
         tracing::debug!("trusted networks act as the user `trusted`, which is not declared");
     }
@@ -225,6 +251,11 @@ fn advise(config: &Config, source: &Source<'_>) {
 /// The default listening address.
 pub fn default_listener() -> SocketAddr {
     DEFAULT_LISTENER.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 2525)))
+}
+
+/// The default address of the HTTP API.
+pub fn default_http() -> SocketAddr {
+    DEFAULT_HTTP.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 8587)))
 }
 
 #[cfg(test)]
@@ -301,5 +332,7 @@ mod tests {
         assert_eq!(config.entries_max, 200_000);
         assert_eq!(config.delivery.connections_per_destination_max, 20);
         assert!(config.accounts.contains_key(TRUSTED));
+        assert_eq!(config.http.address, Some(default_http()));
+        assert_eq!(config.http.token_file, Path::new("/srv/data/api.token"));
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tracing::Level;
 
 use super::file::{Located, Section};
-use super::{Delivery, Otp, Submission, default_listener, later, units};
+use super::{Delivery, Http, Otp, Submission, default_http, default_listener, later, units};
 use crate::destination::resolver;
 use crate::dkim::{Key, Keys};
 use crate::intake::rate::Rate;
@@ -21,11 +21,12 @@ use crate::mail::address::{Mailbox, domain_key, is_domain_or_literal};
 use crate::queue::Supersede;
 use crate::report::log;
 use crate::report::recipients::Disclosure;
-use crate::submission::credentials::{Account, PasswordHash};
+use crate::submission::credentials::{Account, PasswordHash, TokenHash};
 use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
 const DEFAULT_BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
 
 pub(super) fn hostname(top: &Section<'_>) -> Option<String> {
@@ -130,6 +131,7 @@ pub(super) fn accounts(top: &Section<'_>) -> HashMap<String, Account> {
             rate: None,
         }),
         password: None,
+        token: None,
     });
     accounts
 }
@@ -141,7 +143,7 @@ fn account(section: &Section<'_>) -> Option<(String, Account)> {
         "a hash from `otp-relay user hash` (SCRAM-SHA-256$... or $argon2id$...)",
         PasswordHash::from_text,
     );
-    later::user(section);
+    let token = section.parsed("token_hash", "a hash from `otp-relay user hash --token`", TokenHash::from_text);
     let senders = section.texts("senders");
     for pattern in &senders {
         if !is_address_pattern(&pattern.value) {
@@ -166,7 +168,14 @@ fn account(section: &Section<'_>) -> Option<(String, Account)> {
         life,
         rate: section.parsed("rate", "a rate like \"50/s\" or \"5/10m\"", units::rate).map(|rate| rate.value),
     };
-    Some((name.value, Account { user: Arc::new(user), password: password.map(|password| password.value) }))
+    Some((
+        name.value,
+        Account {
+            user: Arc::new(user),
+            password: password.map(|password| password.value),
+            token: token.map(|token| token.value),
+        },
+    ))
 }
 
 /// `*`, `*@domain`, `*@*.domain`, `domain` or an address.
@@ -262,11 +271,25 @@ fn dkim_key(
         .ok()
 }
 
-pub(super) fn queue(section: Section<'_>) -> usize {
+/// `entries_max` and `trace_retention`.
+pub(super) fn queue(section: Section<'_>) -> (usize, Duration) {
     let entries_max = section.number("entries_max", 200_000, (1, 10_000_000));
+    let trace_retention = section.duration("trace_retention", 7 * DAY, (60 * SECOND, 365 * DAY));
     later::queue(&section);
     section.finish();
-    usize::try_from(entries_max).unwrap_or(usize::MAX)
+    (usize::try_from(entries_max).unwrap_or(usize::MAX), trace_retention)
+}
+
+pub(super) fn http(section: Section<'_>, data_dir: &Path) -> Http {
+    let address = section.parsed("address", "an address with a port, or \"off\",", |text| {
+        if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
+    });
+    let token_file = section.text("token_file").map_or_else(|| "api.token".to_owned(), |file| file.value);
+    section.finish();
+    Http {
+        address: address.map_or_else(|| Some(default_http()), |address| address.value),
+        token_file: data_dir.join(token_file),
+    }
 }
 
 pub(super) fn resolver(section: Section<'_>) -> resolver::Settings {

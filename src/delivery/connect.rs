@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Delivery;
+use super::steps::Steps;
 use super::transact::Connection;
 use crate::destination::mx::Route;
 use crate::queue::claim::{Claim, Gone};
@@ -87,15 +88,16 @@ pub(super) enum Connected {
 
 impl Delivery {
     /// Connects to the first candidate that will talk.
-    pub(super) async fn connect(&self, candidates: &mut Candidates, claim: &mut Claim) -> Connected {
+    pub(super) async fn connect(&self, candidates: &mut Candidates, claim: &mut Claim, steps: &mut Steps) -> Connected {
         for (host, address) in candidates.rest.by_ref() {
             if let Err(gone) = claim.check(self.parts.clock.now()) {
                 return Connected::Gone(gone);
             }
             claim.renew(self.parts.clock.now(), self.settings.connect_timeout);
-            match self.open(&host, address, candidates.source).await {
+            match self.open(&host, address, candidates.source, steps).await {
                 Ok(connection) => return Connected::Session(Box::new(connection)),
                 Err(failure) => {
+                    steps.add_failure(&failure, &host, self.parts.clock.instant());
                     tracing::debug!(host = %host, %address, stage = failure.stage.name(), "no session");
                     // What a host said tells more than that another did not answer.
                     let is_reply = matches!(failure.fault, Fault::Reply(_));
@@ -112,12 +114,18 @@ impl Delivery {
 
     /// A session with one address. Where the handshake fails and nothing asks for encryption, a second connection goes
     /// without (RFC 3207 section 4.1 leaves it to the client; RFC 7435 section 3).
-    async fn open(&self, host: &Arc<str>, address: SocketAddr, source: Option<IpAddr>) -> Result<Connection, Failure> {
+    async fn open(
+        &self,
+        host: &Arc<str>,
+        address: SocketAddr,
+        source: Option<IpAddr>,
+        steps: &mut Steps,
+    ) -> Result<Connection, Failure> {
         let starttls = if self.settings.starttls { StartTls::IfOffered } else { StartTls::Never };
-        match self.open_with(host, address, source, starttls).await {
+        match self.open_with(host, address, source, starttls, steps).await {
             Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(error) }) => {
                 tracing::info!(host = %host, %address, error, "TLS failed; going on in clear text");
-                self.open_with(host, address, source, StartTls::Never).await
+                self.open_with(host, address, source, StartTls::Never, steps).await
             }
             result => result,
         }
@@ -129,17 +137,20 @@ impl Delivery {
         address: SocketAddr,
         source: Option<IpAddr>,
         starttls: StartTls,
+        steps: &mut Steps,
     ) -> Result<Connection, Failure> {
-        let failed = |fault| Failure { stage: Stage::Connect, fault };
         let source = source.filter(|source| source.is_ipv4() == address.is_ipv4());
         let connecting = self.parts.network.connect(address, source);
-        let stream = tokio::time::timeout(self.settings.connect_timeout, connecting)
-            .await
-            .map_err(|_| failed(Fault::Timeout))?
-            .map_err(|_| failed(Fault::Closed))?;
+        let (result, connected) = match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
+            Err(_) => ("no answer", Err(Fault::Timeout)),
+            Ok(Err(_)) => ("refused", Err(Fault::Closed)),
+            Ok(Ok(stream)) => ("connected", Ok(stream)),
+        };
+        steps.add(Stage::Connect, host, format!("{address} {result}"), self.parts.clock.instant());
+        let stream = connected.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
         let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls };
-        Connection::establish(stream, (host.clone(), address), settings, &self.parts.tls, self.parts.clock.clone())
-            .await
+        let host = (host.clone(), address);
+        Connection::establish(stream, host, settings, &self.parts.tls, self.parts.clock.clone(), steps).await
     }
 }
 

@@ -7,6 +7,7 @@ mod connect;
 mod mask;
 mod pool;
 mod settle;
+mod steps;
 mod transact;
 mod worker;
 

@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::steps::Steps;
 use crate::clock::Clock;
 use crate::net::BoxStream;
 use crate::queue::claim::{Claim, Gone, NotReleased};
@@ -56,6 +57,7 @@ impl Connection {
         settings: ClientSettings,
         tls: &TlsConnector,
         clock: Arc<dyn Clock>,
+        steps: &mut Steps,
     ) -> Result<Self, Failure> {
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
@@ -63,9 +65,9 @@ impl Connection {
         let mut step = Step::Read;
         loop {
             step = match step {
-                Step::Read => connection.read().await,
+                Step::Read => connection.read(steps).await,
                 Step::StartTls => {
-                    connection = connection.encrypt(tls).await?;
+                    connection = connection.encrypt(tls, steps).await?;
                     let now = connection.clock.instant();
                     connection.session.handle(Event::TlsEstablished, now)
                 }
@@ -78,15 +80,19 @@ impl Connection {
         }
     }
 
-    async fn encrypt(self, tls: &TlsConnector) -> Result<Self, Failure> {
-        let failed = |text: String| Failure { stage: Stage::StartTls, fault: Fault::Tls(text) };
+    async fn encrypt(self, tls: &TlsConnector, steps: &mut Steps) -> Result<Self, Failure> {
         let name = ServerName::try_from(self.host.to_string())
             .unwrap_or_else(|_| ServerName::IpAddress(self.address.ip().into()));
         let handshake = tls.connect(name, self.stream);
-        let stream = tokio::time::timeout(GREETING_TIMEOUT, handshake)
-            .await
-            .map_err(|_| failed("the handshake took too long".to_owned()))?
-            .map_err(|error| failed(error.to_string()))?;
+        let encrypted = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
+            Err(_) => Err("the handshake took too long".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok(stream)) => Ok(stream),
+        };
+        let description = encrypted.as_ref().map(|stream| describe(stream.get_ref().1));
+        let result = description.as_ref().map_or_else(|error| format!("TLS: {error}"), |tls| tls.to_string());
+        steps.add(Stage::StartTls, &self.host, result, self.clock.instant());
+        let stream = encrypted.map_err(|text| Failure { stage: Stage::StartTls, fault: Fault::Tls(text) })?;
         let description = describe(stream.get_ref().1);
         Ok(Self { tls: Some(description), stream: Box::new(stream), ..self })
     }
@@ -112,12 +118,13 @@ impl Connection {
         claim: &mut Claim,
         transaction: &Transaction,
         content: &SignedContent,
+        steps: &mut Steps,
     ) -> Transacted {
         let now = self.clock.instant();
         let mut step = self.session.handle(Event::Transact(transaction), now);
         loop {
             step = match step {
-                Step::Read => self.read().await,
+                Step::Read => self.read(steps).await,
                 Step::SendContent(framing) => {
                     match claim.release_content(self.clock.now()).await {
                         Ok(()) => {}
@@ -149,7 +156,7 @@ impl Connection {
     }
 
     /// Sends what the session has to say, then reads until it wants something.
-    async fn read(&mut self) -> Step {
+    async fn read(&mut self, steps: &mut Steps) -> Step {
         loop {
             let output = self.session.take_output();
             if !output.is_empty()
@@ -164,7 +171,9 @@ impl Connection {
                 Ok(Ok(0) | Err(_)) => Event::Closed,
                 Ok(Ok(len)) => Event::Received(&self.buffer[..len]),
             };
-            let step = self.session.handle(event, self.clock.instant());
+            let now = self.clock.instant();
+            let step = self.session.handle(event, now);
+            steps.add_heard(&mut self.session, &self.host, now);
             if !matches!(step, Step::Read) {
                 return step;
             }

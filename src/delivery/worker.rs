@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::connect::{Candidates, Connected};
 use super::pool::{Site, Taken};
+use super::steps::Steps;
 use super::transact::{Connection, Transacted};
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
@@ -84,6 +85,7 @@ impl Delivery {
         let now = self.parts.clock.now();
         let Ok(mut claim) = self.parts.queue.claim(taken.entry, now) else { return };
         let route = site.route();
+        let mut steps = Steps::new(self.parts.clock.instant());
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
         let Some(content) = self.content(&claim).await else {
             settle::without_content(claim, self.parts.clock.now());
@@ -93,21 +95,25 @@ impl Delivery {
         loop {
             let mut current = match connection.take() {
                 Some(current) => current,
-                None => match self.connect(&mut candidates, &mut claim).await {
+                None => match self.connect(&mut candidates, &mut claim, &mut steps).await {
                     Connected::Session(current) => current,
-                    Connected::Nobody => return self.settle_unreachable(claim, candidates, &content),
+                    Connected::Nobody => return self.settle_unreachable(claim, candidates, &content, steps),
                     Connected::Gone(gone) => {
-                        return settle::gone(claim, gone, Report::default(), self.parts.clock.now());
+                        let report = Report { steps: steps.finish(&content), ..Report::default() };
+                        return settle::gone(claim, gone, report, self.parts.clock.now());
                     }
                 },
             };
             let is_reused = current.transactions() > 0;
             let transaction = self.transaction(&claim, &content, self.parts.clock.now());
-            let transacted = current.transact(&mut claim, &transaction, &content).await;
+            let transacted = current.transact(&mut claim, &transaction, &content, &mut steps).await;
             let now = self.parts.clock.now();
-            let report = report(&current);
+            if let Transacted::Outcome(Err(failure)) = &transacted {
+                steps.add_failure(failure, &current.host, self.parts.clock.instant());
+            }
             match transacted {
                 Transacted::Outcome(Ok(reply)) => {
+                    let report = report(&current, steps, &content);
                     *connection = Some(current);
                     return settle::delivered(claim, &reply, &content, report, now);
                 }
@@ -125,23 +131,27 @@ impl Delivery {
                     current.quit().await;
                 }
                 Transacted::Outcome(Err(failure)) => {
+                    let report = report(&current, steps, &content);
                     *connection = Some(current);
                     return settle::not_delivered(claim, &failure, &content, report, now);
                 }
-                Transacted::Gone(gone) => return settle::gone(claim, gone, report, now),
+                Transacted::Gone(gone) => {
+                    return settle::gone(claim, gone, report(&current, steps, &content), now);
+                }
                 Transacted::NotNoted => return drop(claim),
             }
         }
     }
 
-    fn settle_unreachable(&self, claim: Claim, candidates: Candidates, content: &SignedContent) {
+    fn settle_unreachable(&self, claim: Claim, candidates: Candidates, content: &SignedContent, steps: Steps) {
         let now = self.parts.clock.now();
         let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
         let (host, failure) = match candidates.last_failure {
             Some((host, failure)) => (Some(host), failure),
             None => (None, nobody),
         };
-        settle::not_delivered(claim, &failure, content, Report { destination: host, ..Report::default() }, now);
+        let report = Report { destination: host, steps: steps.finish(content), ..Report::default() };
+        settle::not_delivered(claim, &failure, content, report, now);
     }
 
     /// The content with its signatures, from memory or read back and signed again.
@@ -184,10 +194,11 @@ impl Delivery {
     }
 }
 
-fn report(connection: &Connection) -> Report {
+fn report(connection: &Connection, steps: Steps, content: &SignedContent) -> Report {
     Report {
         destination: Some(connection.host.clone()),
         note: connection.tls.clone(),
+        steps: steps.finish(content),
         notifies: connection.offers_dsn(),
         ..Report::default()
     }

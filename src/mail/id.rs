@@ -19,6 +19,11 @@ impl MessageId {
         self.0.0.to_be_bytes()
     }
 
+    /// When it was made.
+    pub fn time(self) -> Timestamp {
+        Timestamp::from_millis(self.0.timestamp_ms())
+    }
+
     /// The reverse of [`MessageId::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Ulid(u128::from_be_bytes(bytes)))

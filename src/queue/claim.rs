@@ -8,7 +8,7 @@ use super::store::Change;
 use super::timers::Timer;
 use super::{End, Queue, Schedule};
 use crate::clock::Timestamp;
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 
@@ -68,6 +68,8 @@ pub struct Report {
     pub at_risk: bool,
     /// More for people.
     pub note: Option<Arc<str>>,
+    /// What was done, step by step.
+    pub steps: Option<Arc<[Step]>>,
 }
 
 /// How long an entry rests after an attempt that never said how it ended.
@@ -215,7 +217,7 @@ impl Claim {
         } else {
             self.end(&mut schedule, kind, report, now).into_iter().collect()
         };
-        drop(schedule);
+        // Told under the lock: who no longer finds the entry in the queue finds its end among the events.
         events.into_iter().for_each(|event| queue.events.emit(event));
     }
 
@@ -240,11 +242,12 @@ impl Claim {
             next_attempt_at: (at < self.message.expires_at).then_some(at),
             may_have_arrived: report.may_have_arrived,
             note: report.note,
+            steps: report.steps,
             ..self.queue.entry_event(&self.message, self.id, &self.progress, kind, now)
         };
         let mut events = vec![event.clone()];
         if is_news {
-            let at_risk = Event { kind: Kind::AtRisk, note: None, ..event };
+            let at_risk = Event { kind: Kind::AtRisk, note: None, steps: None, ..event };
             let was_sent = self.progress.was_sent;
             let changes = self.queue.consequences(schedule, &self.message, &at_risk, (was_sent, false));
             if !changes.is_empty() {
@@ -261,9 +264,9 @@ impl Claim {
             entry.is_out = false;
             entry.progress = Progress { lease: entry.progress.lease, ..self.progress.clone() };
         }
-        let Report { destination, cause, may_have_arrived, note, notifies, .. } = report;
+        let Report { destination, cause, may_have_arrived, note, steps, notifies, .. } = report;
         let reply = self.progress.last_reply.clone();
-        let end = End { kind, destination, cause, reply, note, may_have_arrived, notifies };
+        let end = End { kind, destination, cause, reply, note, steps, may_have_arrived, notifies };
         self.queue.end(schedule, self.id, end, now)
     }
 

@@ -23,7 +23,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
-use crate::event::{Event, Kind, Sink};
+use crate::event::{Event, Kind, Sink, Step};
 use crate::lane::Lane;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
@@ -460,6 +460,7 @@ impl Queue {
             since_accepted: now.since(message.accepted_at),
             may_have_arrived: false,
             note: None,
+            steps: None,
         }
     }
 
@@ -500,6 +501,7 @@ impl Queue {
             cause: end.cause,
             reply: end.reply.or_else(|| progress.last_reply.clone()),
             note: end.note,
+            steps: end.steps,
             may_have_arrived,
             ..self.entry_event(&message, id, &progress, end.kind, now)
         };
@@ -568,6 +570,7 @@ struct End {
     cause: Option<&'static str>,
     reply: Option<Arc<str>>,
     note: Option<Arc<str>>,
+    steps: Option<Arc<[Step]>>,
     may_have_arrived: bool,
     notifies: bool,
 }
@@ -575,7 +578,7 @@ struct End {
 impl End {
     fn of(kind: Kind) -> Self {
         let (destination, cause, reply, note) = (None, None, None, None);
-        Self { kind, destination, cause, reply, note, may_have_arrived: false, notifies: false }
+        Self { kind, destination, cause, reply, note, steps: None, may_have_arrived: false, notifies: false }
     }
 }
 

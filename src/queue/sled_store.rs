@@ -1,4 +1,4 @@
-//! The store over sled 0.34; the only file that names it.
+//! The store over sled 0.34; the only file that names it, beside that of the traces, which need not be durable.
 //!
 //! What it takes to be durable with this engine: one thread that flushes (concurrent flushes hang, sled issue 1308);
 //! `fdatasync` on the file after every flush, because sled's own is `sync_file_range` on Linux (issue 1452); leftovers
@@ -120,7 +120,7 @@ fn open_db(path: &Path) -> Result<Db, StoreError> {
 }
 
 /// A crash while sled writes a snapshot leaves a file that keeps it from opening ever again.
-fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
+pub(crate) fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
         let entry = entry?;
         let name = entry.file_name();

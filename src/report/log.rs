@@ -331,6 +331,7 @@ mod tests {
             since_accepted: Duration::from_millis(12),
             may_have_arrived: false,
             note: None,
+            steps: None,
         }
     }
 

@@ -1,9 +1,13 @@
 //! Events on their way to people and programs. Whoever emits an event only puts it into a bounded channel; one thread
 //! turns it into what each sink wants.
 
+pub mod feed;
 pub mod json;
 pub mod log;
+pub mod metrics;
 pub mod recipients;
+pub mod trace;
+mod trace_records;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -12,6 +16,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::Mutex;
+use tokio::sync::oneshot;
 
 use crate::event::{Event, Sink};
 use log::EventLog;
@@ -21,25 +26,51 @@ const WAITING_MAX: usize = 65_536;
 /// How long events may stay in the log's buffer while more are coming.
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 
+/// Somebody to whom the reporting thread tells every event, in their order.
+pub trait Listener: Send + Sync {
+    /// Takes note of an event. Must not wait for anybody.
+    fn hear(&self, event: &Arc<Event>);
+}
+
+enum Told {
+    Event(Box<Event>),
+    /// Answer when everything before this has been passed on.
+    Mark(oneshot::Sender<()>),
+}
+
 /// Takes events and passes them on.
 #[derive(Debug)]
 pub struct Reporter {
-    channel: Mutex<Option<SyncSender<Event>>>,
+    channel: Mutex<Option<SyncSender<Told>>>,
     lost: Arc<AtomicU64>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Reporter {
-    /// Starts the thread.
+    /// Starts the thread, which writes the log and then tells the listeners, in this order.
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(log: EventLog) -> std::io::Result<Arc<Self>> {
+    pub fn start(log: EventLog, listeners: Vec<Arc<dyn Listener>>) -> std::io::Result<Arc<Self>> {
         let (sender, receiver) = sync_channel(WAITING_MAX);
         let lost = Arc::new(AtomicU64::new(0));
         let counter = lost.clone();
-        let thread = std::thread::Builder::new().name("report".into()).spawn(move || run(&receiver, &counter, &log))?;
+        let passing = Passing { log, listeners };
+        let thread =
+            std::thread::Builder::new().name("report".into()).spawn(move || run(&receiver, &counter, &passing))?;
         Ok(Arc::new(Self { channel: Mutex::new(Some(sender)), lost, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Returns when everything that was emitted before has reached the listeners.
+    pub async fn settled(&self) {
+        let (sender, receiver) = oneshot::channel();
+        let channel = self.channel.lock().clone();
+        let Some(channel) = channel else { return };
+        // When there is no place for the mark, there is a backlog that nobody should wait for.
+        if channel.try_send(Told::Mark(sender)).is_ok() {
+            drop(channel);
+            let _ = receiver.await;
+        }
     }
 
     /// Passes on what waits and ends the thread.
@@ -56,7 +87,7 @@ impl Sink for Reporter {
     fn emit(&self, event: Event) {
         let channel = self.channel.lock();
         let Some(channel) = channel.as_ref() else { return };
-        if let Err(TrySendError::Full(_)) = channel.try_send(event) {
+        if let Err(TrySendError::Full(_)) = channel.try_send(Told::Event(Box::new(event))) {
             self.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
@@ -68,20 +99,39 @@ impl Drop for Reporter {
     }
 }
 
-fn run(events: &Receiver<Event>, lost: &AtomicU64, log: &EventLog) {
+struct Passing {
+    log: EventLog,
+    listeners: Vec<Arc<dyn Listener>>,
+}
+
+impl Passing {
+    fn pass_on(&self, told: Told) {
+        match told {
+            Told::Event(event) => {
+                self.log.write(&event);
+                let event = Arc::from(event);
+                self.listeners.iter().for_each(|listener| listener.hear(&event));
+            }
+            // Whoever asked may have gone away.
+            Told::Mark(answer) => drop(answer.send(())),
+        }
+    }
+}
+
+fn run(events: &Receiver<Told>, lost: &AtomicU64, passing: &Passing) {
     loop {
         match events.recv_timeout(FLUSH_PAUSE) {
-            Ok(event) => log.write(&event),
+            Ok(told) => passing.pass_on(told),
             Err(RecvTimeoutError::Timeout) => {
-                log.flush();
+                passing.log.flush();
                 // Nothing to do until something comes.
                 match events.recv() {
-                    Ok(event) => log.write(&event),
+                    Ok(told) => passing.pass_on(told),
                     Err(_) => return,
                 }
             }
             Err(RecvTimeoutError::Disconnected) => {
-                log.flush();
+                passing.log.flush();
                 return;
             }
         }

@@ -16,7 +16,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use parking_lot::Mutex;
 use tokio::sync::Semaphore;
 
-use crate::intake::user::User;
+use crate::intake::user::{User, token_hash};
 use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
 
 /// Rounds for new hashes and for users that do not exist.
@@ -71,6 +71,42 @@ pub struct Account {
     pub user: Arc<User>,
     /// Its password.
     pub password: Option<PasswordHash>,
+    /// Its token for the HTTP API.
+    pub token: Option<TokenHash>,
+}
+
+/// The SHA-256 of a token for the HTTP API. A token is made from so many random bits that nothing slower is needed.
+#[derive(Clone, Copy)]
+pub struct TokenHash([u8; 32]);
+
+impl std::fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenHash")
+    }
+}
+
+impl TokenHash {
+    /// Of a token.
+    pub fn of(token: &str) -> Self {
+        Self::from_text(&token_hash(token)).unwrap_or(Self([0; 32]))
+    }
+
+    /// As the configuration holds it: 64 hexadecimal digits.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (index, octet) in hash.iter_mut().enumerate() {
+            *octet = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some(Self(hash))
+    }
+
+    /// Whether they are equal; takes as long for any two.
+    pub fn is(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
 }
 
 /// What a password check came to.
@@ -131,6 +167,20 @@ impl Credentials {
     /// The user of this name.
     pub fn user(&self, name: &str) -> Option<Arc<User>> {
         self.accounts.load().get(name).map(|account| account.user.clone())
+    }
+
+    /// All users, by name.
+    pub fn users(&self) -> Vec<Arc<User>> {
+        let mut users: Vec<_> = self.accounts.load().values().map(|account| account.user.clone()).collect();
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        users
+    }
+
+    /// The user with this token. All are compared, whichever it is.
+    pub fn user_of_token(&self, token: &TokenHash) -> Option<Arc<User>> {
+        let accounts = self.accounts.load();
+        let with_token = accounts.values().filter(|account| account.token.is_some_and(|own| own.is(token)));
+        with_token.fold(None, |_, account| Some(account.user.clone()))
     }
 
     /// Checks a password. A user that does not exist takes as long as one that does.
@@ -231,7 +281,8 @@ mod tests {
             rate: None,
         });
         let verifier = ScramVerifier::derive("secret", b"salt", NonZeroU32::new(1000).unwrap());
-        let account = Account { user, password: Some(PasswordHash::Scram(verifier)) };
+        let account =
+            Account { user, password: Some(PasswordHash::Scram(verifier)), token: Some(TokenHash::of("token")) };
         Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"a secret of this machine")
     }
 
@@ -246,6 +297,15 @@ mod tests {
         assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
         credentials.reconfigure(HashMap::new());
         assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Refused));
+    }
+
+    #[test]
+    fn tokens_name_their_user() {
+        let credentials = credentials();
+        assert_eq!(credentials.user_of_token(&TokenHash::of("token")).unwrap().name.as_ref(), "shop");
+        assert!(credentials.user_of_token(&TokenHash::of("Token")).is_none());
+        assert!(TokenHash::from_text("abc").is_none() && TokenHash::from_text(&"g".repeat(64)).is_none());
+        assert_eq!(credentials.users().len(), 1);
     }
 
     #[test]

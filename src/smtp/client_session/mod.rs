@@ -13,6 +13,8 @@ mod commands;
 
 /// How long the banner and the replies to EHLO and STARTTLS may take, and the handshake.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// Replies remembered for [`ClientSession::take_heard`].
+const HEARD_MAX: usize = 16;
 /// How long the replies to MAIL, RCPT and DATA may take, and each write of content.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -217,6 +219,8 @@ pub struct ClientSession {
     needs_reset: bool,
     transactions: u32,
     timer: Instant,
+    /// The replies since they were last asked for, each with what it answers; of long ones the first line.
+    heard: Vec<(Stage, Reply)>,
 }
 
 impl ClientSession {
@@ -238,7 +242,13 @@ impl ClientSession {
             needs_reset: false,
             transactions: 0,
             timer: now + GREETING_TIMEOUT,
+            heard: Vec::new(),
         }
+    }
+
+    /// The replies since the last call, with what each answers; of those with several lines the first.
+    pub fn take_heard(&mut self) -> Vec<(Stage, Reply)> {
+        std::mem::take(&mut self.heard)
     }
 
     /// The commands to send before the next step is taken.
@@ -324,6 +334,10 @@ impl ClientSession {
     }
 
     fn reply(&mut self, reply: Reply, now: Instant) -> Step {
+        if self.heard.len() < HEARD_MAX {
+            let text = reply.text.split('\n').next().unwrap_or_default().to_owned().into();
+            self.heard.push((self.stage(), Reply { code: reply.code, enhanced: reply.enhanced, text }));
+        }
         match self.state {
             State::Banner => match reply.severity() {
                 Severity::Success => {
@@ -491,18 +505,23 @@ impl ClientSession {
         }
     }
 
-    /// The session is over; if a transaction was under way, with this for its outcome unless it has one.
-    fn end(&mut self, fault: Fault) -> Step {
-        let stage = match self.state {
+    /// What the next reply answers.
+    fn stage(&self) -> Stage {
+        match self.state {
             State::Banner => Stage::Banner,
             State::Ehlo | State::Helo => Stage::Ehlo,
             State::StartTls | State::Handshake => Stage::StartTls,
             State::Ready | State::Over => Stage::Mail,
             State::Sending => Stage::Content,
-            // The content went out in one write with the commands: whichever reply is missing, it may have been taken.
-            State::Transaction if self.due.contains(&Stage::Content) => Stage::Content,
             State::Transaction => self.due.front().copied().unwrap_or(Stage::Mail),
-        };
+        }
+    }
+
+    /// The session is over; if a transaction was under way, with this for its outcome unless it has one.
+    fn end(&mut self, fault: Fault) -> Step {
+        // The content went out in one write with the commands: whichever reply is missing, it may have been taken.
+        let was_sent = self.state == State::Transaction && self.due.contains(&Stage::Content);
+        let stage = if was_sent { Stage::Content } else { self.stage() };
         let in_transaction = matches!(self.state, State::Transaction | State::Sending);
         self.state = State::Over;
         if !in_transaction {

@@ -1,0 +1,67 @@
+//! What an attempt did, step by step, for its trace.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::mask::mask_reply;
+use crate::event::Step;
+use crate::queue::entry::SignedContent;
+use crate::smtp::client_session::{ClientSession, Failure, Fault, Stage};
+
+/// Steps kept of one attempt at most.
+const STEPS_MAX: usize = 64;
+/// Longest result that is kept, in characters.
+const RESULT_LEN_MAX: usize = 300;
+
+/// Takes steps down while an attempt runs.
+#[derive(Debug)]
+pub(super) struct Steps {
+    since: Instant,
+    taken: Vec<(Stage, Arc<str>, u32, String)>,
+}
+
+impl Steps {
+    /// For an attempt that begins now.
+    pub(super) fn new(now: Instant) -> Self {
+        Self { since: now, taken: Vec::new() }
+    }
+
+    /// Takes down what came of a step.
+    pub(super) fn add(&mut self, stage: Stage, host: &Arc<str>, result: String, now: Instant) {
+        let ms = now.saturating_duration_since(self.since).as_millis();
+        self.since = now;
+        if self.taken.len() < STEPS_MAX {
+            self.taken.push((stage, host.clone(), u32::try_from(ms).unwrap_or(u32::MAX), result));
+        }
+    }
+
+    /// Takes down the replies that a session has heard.
+    pub(super) fn add_heard(&mut self, session: &mut ClientSession, host: &Arc<str>, now: Instant) {
+        for (stage, reply) in session.take_heard() {
+            self.add(stage, host, reply.to_string(), now);
+        }
+    }
+
+    /// Takes down what went wrong, unless that was a reply or has been said already.
+    pub(super) fn add_failure(&mut self, failure: &Failure, host: &Arc<str>, now: Instant) {
+        let result = match &failure.fault {
+            Fault::Timeout => "no answer".to_owned(),
+            Fault::Closed => "connection lost".to_owned(),
+            Fault::Malformed(error) => error.to_string(),
+            Fault::Reply(_) | Fault::Unsupported(_) | Fault::Tls(_) => return,
+        };
+        if failure.stage != Stage::Connect {
+            self.add(failure.stage, host, result, now);
+        }
+    }
+
+    /// The steps, with what could be words of the message masked in the replies.
+    pub(super) fn finish(self, content: &SignedContent) -> Option<Arc<[Step]>> {
+        let step = |(stage, host, ms, result): (Stage, Arc<str>, u32, String)| {
+            let shortened: String = result.chars().take(RESULT_LEN_MAX).collect();
+            let result = mask_reply(&shortened, content).into();
+            Step { stage: stage.name().into(), host, ms, result }
+        };
+        (!self.taken.is_empty()).then(|| self.taken.into_iter().map(step).collect())
+    }
+}

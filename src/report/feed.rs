@@ -1,0 +1,95 @@
+//! The latest events, for whoever follows along: a bounded ring that readers walk at their own pace.
+//!
+//! Nothing is kept for a reader but its place. One that is so slow that the ring has gone round is told that it missed
+//! something.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+
+use super::Listener;
+use crate::event::Event;
+
+/// Events kept.
+pub const RING_LEN: usize = 8192;
+
+/// The ring.
+#[derive(Debug)]
+pub struct Feed {
+    ring: Mutex<Ring>,
+    newest: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Ring {
+    /// The number of the first event in `events`; the first ever has 1.
+    first: u64,
+    events: VecDeque<Arc<Event>>,
+}
+
+/// A reader's next events.
+#[derive(Debug)]
+pub enum Next {
+    /// These, with the number of the last of them.
+    Events(Vec<Arc<Event>>, u64),
+    /// Nothing yet.
+    Nothing,
+    /// Some are gone from the ring.
+    Missed,
+}
+
+impl Default for Feed {
+    fn default() -> Self {
+        let ring = Ring { first: 1, events: VecDeque::with_capacity(RING_LEN) };
+        Self { ring: Mutex::new(ring), newest: watch::Sender::new(0) }
+    }
+}
+
+impl Feed {
+    /// The number of the newest event.
+    pub fn newest(&self) -> u64 {
+        *self.newest.borrow()
+    }
+
+    /// The number before that of the oldest event in the ring.
+    pub fn before_oldest(&self) -> u64 {
+        self.ring.lock().first - 1
+    }
+
+    /// Up to `limit` events behind the one of this number.
+    pub fn after(&self, number: u64, limit: usize) -> Next {
+        let ring = self.ring.lock();
+        let end = ring.first + ring.events.len() as u64;
+        if number + 1 < ring.first {
+            return Next::Missed;
+        }
+        if number + 1 >= end {
+            return Next::Nothing;
+        }
+        let skip = usize::try_from(number + 1 - ring.first).unwrap_or(usize::MAX);
+        let events: Vec<_> = ring.events.iter().skip(skip).take(limit).cloned().collect();
+        let last = number + events.len() as u64;
+        Next::Events(events, last)
+    }
+
+    /// Tells of every new event; [`Feed::after`] has it then.
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.newest.subscribe()
+    }
+}
+
+impl Listener for Feed {
+    fn hear(&self, event: &Arc<Event>) {
+        let mut ring = self.ring.lock();
+        if ring.events.len() == RING_LEN {
+            ring.events.pop_front();
+            ring.first += 1;
+        }
+        ring.events.push_back(event.clone());
+        let newest = ring.first + ring.events.len() as u64 - 1;
+        drop(ring);
+        self.newest.send_replace(newest);
+    }
+}

@@ -1,0 +1,442 @@
+//! Traces: what happened to each message, kept for whoever asks "where is my code?".
+//!
+//! Events are folded into memory as they come; a thread of its own writes what changed every half second, so that a
+//! code that is accepted and delivered at once costs one write, and a slow disk keeps nobody from anything. A crash
+//! loses the last half second of traces and nothing else. A trace never holds content, subject, code or password:
+//! events do not either.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::{Condvar, Mutex, RwLock};
+use serde::{Deserialize, Serialize};
+
+use super::Listener;
+use super::trace_records::Records;
+use crate::clock::{Clock, Timestamp};
+use crate::event::{Event, Kind, Step};
+use crate::lane::Lane;
+use crate::mail::address::Mailbox;
+use crate::mail::id::MessageId;
+
+/// How long changes are gathered before they are written.
+const WRITE_PAUSE: Duration = Duration::from_millis(500);
+/// Traces in memory at most. While so many wait to be written, nothing is kept of further messages.
+const IN_MEMORY_MAX: usize = 50_000;
+/// Octets of one trace at most, roughly; beyond half of it steps are left out, beyond all of it what is no end.
+const TRACE_LEN_MAX: usize = 96 << 10;
+
+/// What bounds the stored traces; beyond, the oldest go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Since the message was accepted.
+    pub retention: Duration,
+    /// Messages.
+    pub messages_max: u64,
+    /// Octets of traces; on disk it is some two times that.
+    pub octets_max: u64,
+}
+
+impl Limits {
+    /// These bounds with another retention.
+    pub fn of(retention: Duration) -> Self {
+        Self { retention, messages_max: 1_000_000, octets_max: 1 << 30 }
+    }
+}
+
+/// The story of one message.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trace {
+    /// Its id.
+    pub id: MessageId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When its life ends.
+    pub expires_at: Timestamp,
+    /// Whose it is.
+    pub user: Arc<str>,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its label.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tag: Option<Arc<str>>,
+    /// What happened, in order.
+    pub events: Vec<TraceEvent>,
+    /// Events left out because the trace had become too long.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub left_out: u32,
+    /// Octets, roughly.
+    #[serde(default)]
+    len: usize,
+}
+
+/// One event of a trace.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEvent {
+    /// What.
+    pub kind: Kind,
+    /// When.
+    pub time: Timestamp,
+    /// To which entry, from 0; none where it is about the message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub entry: Option<u16>,
+    /// To whom.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<Mailbox>,
+    /// Where.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Arc<str>>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Arc<str>>,
+    /// What the remote server said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Arc<str>>,
+    /// Which attempt.
+    #[serde(default)]
+    pub attempt: u32,
+    /// When the next is due.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<Timestamp>,
+    /// Whether it may arrive all the same.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_arrived: bool,
+    /// More for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub note: Option<Arc<str>>,
+    /// What the attempt did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Arc<[Step]>>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+impl Trace {
+    fn new(event: &Event) -> Self {
+        Self {
+            id: event.id,
+            accepted_at: event.time.minus(event.since_accepted),
+            expires_at: event.expires_at,
+            user: event.user.clone(),
+            lane: event.lane,
+            tag: event.tag.clone(),
+            events: Vec::new(),
+            left_out: 0,
+            len: 0,
+        }
+    }
+
+    /// The recipients that events named, in the form in which they are looked up.
+    pub fn recipients(&self) -> BTreeSet<String> {
+        self.events.iter().filter_map(|event| event.recipient.as_ref()).map(Mailbox::plain_key).collect()
+    }
+
+    fn add(&mut self, event: &Event) {
+        let mut told = TraceEvent {
+            kind: event.kind,
+            time: event.time,
+            entry: event.entry,
+            recipient: event.recipient.clone(),
+            destination: event.destination.clone(),
+            cause: event.cause.map(Arc::from),
+            reply: event.reply.clone(),
+            attempt: event.attempt,
+            next_attempt_at: event.next_attempt_at,
+            may_have_arrived: event.may_have_arrived,
+            note: event.note.clone(),
+            steps: event.steps.clone(),
+        };
+        if self.len > TRACE_LEN_MAX / 2 {
+            told.steps = None;
+        }
+        if self.len > TRACE_LEN_MAX && !event.kind.is_end() {
+            self.left_out += 1;
+            return;
+        }
+        self.len += told.len();
+        self.events.push(told);
+    }
+}
+
+impl TraceEvent {
+    fn len(&self) -> usize {
+        let texts = [&self.destination, &self.cause, &self.reply, &self.note];
+        let steps = self.steps.iter().flat_map(|steps| steps.iter());
+        160 + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
+            + self.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
+            + steps.map(|step| 48 + step.host.len() + step.result.len()).sum::<usize>()
+    }
+}
+
+/// A trace in memory.
+#[derive(Debug)]
+struct Held {
+    trace: Arc<Trace>,
+    /// Whether it has to be written; then it leaves memory, and is read back if there is news.
+    is_new: bool,
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    held: BTreeMap<MessageId, Held>,
+    /// Events of which nothing was kept, since that was last told.
+    lost: u64,
+    is_closed: bool,
+}
+
+/// All traces.
+pub struct Traces {
+    memory: Mutex<Memory>,
+    wake: Condvar,
+    /// None where the folder could not be opened, so that there are only the latest traces; and after the end.
+    records: RwLock<Option<Records>>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl std::fmt::Debug for Traces {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Traces")
+    }
+}
+
+impl Traces {
+    /// Opens the folder and starts the thread that writes. A folder that cannot be used is told in the log; the relay
+    /// then goes without stored traces.
+    ///
+    /// # Errors
+    /// When the operating system gives no thread.
+    pub fn start(folder: &Path, limits: Limits, clock: Arc<dyn Clock>) -> std::io::Result<Arc<Self>> {
+        let records = Records::open(folder)
+            .map_err(|error| {
+                let folder = folder.display();
+                tracing::warn!(%error, "{folder} cannot be opened, so only the latest traces are kept; remove it to begin anew");
+            })
+            .ok();
+        let traces = Arc::new(Self {
+            memory: Mutex::default(),
+            wake: Condvar::new(),
+            records: RwLock::new(records),
+            thread: Mutex::new(None),
+        });
+        let writer = traces.clone();
+        let thread = std::thread::Builder::new().name("traces".into()).spawn(move || writer.run(limits, &*clock))?;
+        *traces.thread.lock() = Some(thread);
+        Ok(traces)
+    }
+
+    /// The trace of a message.
+    pub fn get(&self, id: MessageId) -> Option<Arc<Trace>> {
+        if let Some(held) = self.memory.lock().held.get(&id) {
+            return Some(held.trace.clone());
+        }
+        self.records.read().as_ref()?.get(id).map(Arc::new)
+    }
+
+    /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`.
+    pub fn of_recipient(&self, plain: &str, limit: usize) -> Vec<Arc<Trace>> {
+        let is_to = |trace: &Trace| {
+            let same = |mailbox: &Mailbox| mailbox.plain_key() == plain;
+            trace.events.iter().any(|event| event.recipient.as_ref().is_some_and(same))
+        };
+        let held: Vec<Arc<Trace>> = self.memory.lock().held.values().map(|held| held.trace.clone()).collect();
+        let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
+        let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
+        let stored = self.records.read().as_ref().map(|records| records.ids_of_recipient(plain, limit));
+        for id in stored.unwrap_or_default() {
+            if !found.contains_key(&id) {
+                found.extend(self.get(id).map(|trace| (id, trace)));
+            }
+        }
+        found.into_values().rev().take(limit).collect()
+    }
+
+    /// Writes what is new and ends the thread.
+    pub fn close(&self) {
+        self.memory.lock().is_closed = true;
+        self.wake.notify_all();
+        let thread = self.thread.lock().take();
+        if thread.is_some_and(|thread| thread.join().is_err()) {
+            tracing::error!("the thread that writes traces panicked");
+        }
+        self.records.write().take();
+    }
+
+    fn run(&self, limits: Limits, clock: &dyn Clock) {
+        loop {
+            let is_closed = {
+                let mut memory = self.memory.lock();
+                if !memory.is_closed {
+                    self.wake.wait_for(&mut memory, WRITE_PAUSE);
+                }
+                memory.is_closed
+            };
+            self.write();
+            if let Some(records) = self.records.read().as_ref()
+                && let Err(error) = records.forget(&limits, clock.now())
+            {
+                tracing::warn!(%error, "old traces cannot be removed");
+            }
+            if is_closed {
+                return;
+            }
+        }
+    }
+
+    fn write(&self) {
+        let changed: Vec<Arc<Trace>> = {
+            let mut memory = self.memory.lock();
+            let new = memory.held.values_mut().filter(|held| held.is_new);
+            new.map(|held| {
+                held.is_new = false;
+                held.trace.clone()
+            })
+            .collect()
+        };
+        if !changed.is_empty()
+            && let Some(records) = self.records.read().as_ref()
+            && let Err(error) = records.put(&changed)
+        {
+            tracing::warn!(%error, traces = changed.len(), "traces cannot be written");
+        }
+        let mut memory = self.memory.lock();
+        if self.records.read().is_some() {
+            memory.held.retain(|_, held| held.is_new);
+        } else {
+            while memory.held.len() > IN_MEMORY_MAX / 2 {
+                memory.held.pop_first();
+            }
+        }
+        let lost = std::mem::take(&mut memory.lost);
+        drop(memory);
+        if lost > 0 {
+            tracing::warn!(lost, "events came faster than their traces can be written");
+        }
+    }
+
+    /// What is stored of a message of which there is news.
+    fn known(&self, event: &Event) -> Trace {
+        let stored = (event.kind != Kind::Accepted).then(|| self.records.read().as_ref()?.get(event.id)).flatten();
+        stored.unwrap_or_else(|| Trace::new(event))
+    }
+}
+
+impl Listener for Traces {
+    fn hear(&self, event: &Arc<Event>) {
+        let mut memory = self.memory.lock();
+        if !memory.held.contains_key(&event.id) {
+            if memory.held.len() >= IN_MEMORY_MAX {
+                memory.lost += 1;
+                return;
+            }
+            drop(memory);
+            // Nobody else adds to `held`, so it is still missing afterwards.
+            let trace = Arc::new(self.known(event));
+            memory = self.memory.lock();
+            memory.held.insert(event.id, Held { trace, is_new: true });
+        }
+        if let Some(held) = memory.held.get_mut(&event.id) {
+            Arc::make_mut(&mut held.trace).add(event);
+            held.is_new = true;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::SystemClock;
+    use crate::mail::id::IdSource;
+
+    fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
+        let time = SystemClock::default().now();
+        Arc::new(Event {
+            kind,
+            time,
+            id,
+            entry: (kind != Kind::Accepted).then_some(0),
+            user: "shop".into(),
+            lane: Lane::Otp,
+            tag: None,
+            recipient: Some(Mailbox::parse(recipient).unwrap()),
+            destination: None,
+            cause: None,
+            reply: Some("250 ok".into()),
+            attempt: 1,
+            next_attempt_at: None,
+            expires_at: time.plus(Duration::from_secs(600)),
+            since_accepted: Duration::from_millis(12),
+            may_have_arrived: false,
+            note: None,
+            steps: Some(Arc::new([Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() }])),
+        })
+    }
+
+    fn open(folder: &Path, limits: Limits) -> Arc<Traces> {
+        Traces::start(folder, limits, Arc::new(SystemClock::default())).unwrap()
+    }
+
+    const WEEK: Duration = Duration::from_secs(7 * 86_400);
+
+    #[test]
+    fn traces_outlive_the_process() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids = IdSource::new();
+        let id = ids.next(SystemClock::default().now());
+        let traces = open(folder.path(), Limits::of(WEEK));
+        for kind in [Kind::Accepted, Kind::Attempted, Kind::Delivered] {
+            traces.hear(&event(kind, id, "Alice@Example.com"));
+        }
+        let before = traces.get(id).unwrap();
+        assert_eq!(before.events.len(), 3);
+        assert_eq!(traces.of_recipient("alice@example.com", 5).len(), 1);
+        traces.close();
+        let traces = open(folder.path(), Limits::of(WEEK));
+        assert_eq!(traces.get(id).unwrap(), before);
+        traces.hear(&event(Kind::Verified, id, "alice@example.com"));
+        assert_eq!(traces.get(id).unwrap().events.len(), 4);
+        assert_eq!(traces.of_recipient("alice@example.com", 5)[0].events.len(), 4);
+        assert!(traces.of_recipient("alice@example.co", 5).is_empty());
+        traces.close();
+    }
+
+    #[test]
+    fn the_oldest_go_first() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids = IdSource::new();
+        let now = SystemClock::default().now();
+        let old = ids.next(now.minus(2 * WEEK));
+        let young: Vec<MessageId> = (0..5).map(|_| ids.next(now)).collect();
+        let limits = Limits { messages_max: 3, ..Limits::of(WEEK) };
+        let traces = open(folder.path(), limits);
+        traces.hear(&event(Kind::Accepted, old, "alice@example.com"));
+        for id in &young {
+            traces.hear(&event(Kind::Accepted, *id, "alice@example.com"));
+        }
+        traces.close();
+        let traces = open(folder.path(), limits);
+        assert!(traces.get(old).is_none());
+        let kept: Vec<MessageId> = traces.of_recipient("alice@example.com", 9).iter().map(|trace| trace.id).collect();
+        assert_eq!(kept, [young[4], young[3], young[2]]);
+        traces.close();
+    }
+
+    #[test]
+    fn a_trace_does_not_grow_for_ever() {
+        let id = IdSource::new().next(SystemClock::default().now());
+        let first = event(Kind::Accepted, id, "alice@example.com");
+        let mut trace = Trace::new(&first);
+        for _ in 0..2000 {
+            trace.add(&event(Kind::Deferred, id, "alice@example.com"));
+        }
+        trace.add(&event(Kind::Failed, id, "alice@example.com"));
+        assert!(trace.left_out > 0 && trace.events.len() < 1000);
+        assert_eq!(trace.events.last().unwrap().kind, Kind::Failed);
+        assert!(serde_json::to_vec(&trace).unwrap().len() < 2 * TRACE_LEN_MAX);
+    }
+}

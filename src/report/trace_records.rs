@@ -1,0 +1,164 @@
+//! Traces on disk: a sled folder of their own, apart from the queue's, so that nothing about them touches mail.
+//!
+//! Nothing here is synced on purpose: the engine writes along by itself. Keys: `t` and the message's id, for the trace;
+//! `r`, the recipient and the id, to find it by; `m` for the number and size of what is stored, which changes in the
+//! same batch.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use sled::{Batch, Db};
+
+use super::trace::{Limits, Trace};
+use crate::clock::Timestamp;
+use crate::mail::id::MessageId;
+use crate::queue::sled_store::remove_snapshot_leftovers;
+
+/// How long a crash may set the engine back.
+const FLUSH_PAUSE_MS: u64 = 1000;
+const CACHE_LEN: u64 = 16 << 20;
+/// Traces removed in one go.
+const FORGET_MAX: usize = 2000;
+
+const TRACE: u8 = b't';
+const RECIPIENT: u8 = b'r';
+const TOTALS: &[u8] = b"m";
+/// Version of the records written by this file.
+const VERSION: u8 = 1;
+
+/// What is stored in all.
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    messages: u64,
+    octets: u64,
+}
+
+/// The stored traces.
+#[derive(Debug)]
+pub(super) struct Records {
+    db: Db,
+    totals: Mutex<Totals>,
+}
+
+impl Records {
+    /// Opens the folder, making it if there is none.
+    pub(super) fn open(folder: &Path) -> Result<Self, sled::Error> {
+        std::fs::create_dir_all(folder)?;
+        remove_snapshot_leftovers(folder)?;
+        let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(FLUSH_PAUSE_MS));
+        let db = config.open()?;
+        let totals = db.get(TOTALS)?.and_then(|value| Totals::decode(&value)).unwrap_or_default();
+        Ok(Self { db, totals: Mutex::new(totals) })
+    }
+
+    /// The trace of a message, if it can be read.
+    pub(super) fn get(&self, id: MessageId) -> Option<Trace> {
+        let value = self.db.get(trace_key(id)).ok()??;
+        decode(&value)
+    }
+
+    /// Messages to a recipient, the newest first.
+    pub(super) fn ids_of_recipient(&self, plain: &str, limit: usize) -> Vec<MessageId> {
+        let prefix = recipient_prefix(plain);
+        let keys = self.db.scan_prefix(&prefix).keys().rev().filter_map(Result::ok);
+        let ids = keys.filter_map(|key| Some(MessageId::from_bytes(key.get(prefix.len()..)?.try_into().ok()?)));
+        ids.take(limit).collect()
+    }
+
+    /// Writes traces, in place of what was there of them.
+    pub(super) fn put(&self, traces: &[Arc<Trace>]) -> Result<(), sled::Error> {
+        for some in traces.chunks(100) {
+            let mut totals = self.totals.lock();
+            let mut next = *totals;
+            let mut batch = Batch::default();
+            for trace in some {
+                let key = trace_key(trace.id);
+                let mut value = vec![VERSION];
+                // A trace has no map with keys that are not text and nothing else that could fail.
+                let _ = serde_json::to_writer(&mut value, trace);
+                match self.db.get(key)? {
+                    Some(old) => next.octets = next.octets.saturating_sub(old.len() as u64),
+                    None => next.messages += 1,
+                }
+                next.octets += value.len() as u64;
+                batch.insert(&key, value);
+                for recipient in trace.recipients() {
+                    batch.insert(recipient_key(&recipient, trace.id), &[]);
+                }
+            }
+            batch.insert(TOTALS, &next.encode());
+            self.db.apply_batch(batch)?;
+            *totals = next;
+        }
+        Ok(())
+    }
+
+    /// Removes the oldest traces beyond the limits.
+    pub(super) fn forget(&self, limits: &Limits, now: Timestamp) -> Result<(), sled::Error> {
+        let end_of_retention = now.minus(limits.retention);
+        let mut totals = self.totals.lock();
+        let mut next = *totals;
+        let mut batch = Batch::default();
+        for row in self.db.scan_prefix([TRACE]).take(FORGET_MAX) {
+            let (key, value) = row?;
+            let Some(id) = key.get(1..).and_then(|id| id.try_into().ok()).map(MessageId::from_bytes) else { continue };
+            let is_too_much = next.messages > limits.messages_max || next.octets > limits.octets_max;
+            if !is_too_much && id.time() > end_of_retention {
+                break;
+            }
+            for recipient in decode(&value).iter().flat_map(Trace::recipients) {
+                batch.remove(recipient_key(&recipient, id));
+            }
+            next.messages = next.messages.saturating_sub(1);
+            next.octets = next.octets.saturating_sub(value.len() as u64);
+            batch.remove(key);
+        }
+        if next.messages == totals.messages {
+            return Ok(());
+        }
+        batch.insert(TOTALS, &next.encode());
+        self.db.apply_batch(batch)?;
+        *totals = next;
+        Ok(())
+    }
+}
+
+impl Totals {
+    fn encode(self) -> [u8; 16] {
+        let mut value = [0; 16];
+        value[..8].copy_from_slice(&self.messages.to_be_bytes());
+        value[8..].copy_from_slice(&self.octets.to_be_bytes());
+        value
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        let (messages, octets) = value.split_at_checked(8)?;
+        Some(Self {
+            messages: u64::from_be_bytes(messages.try_into().ok()?),
+            octets: u64::from_be_bytes(octets.try_into().ok()?),
+        })
+    }
+}
+
+fn decode(value: &[u8]) -> Option<Trace> {
+    match value {
+        [VERSION, json @ ..] => serde_json::from_slice(json).ok(),
+        _ => None,
+    }
+}
+
+fn trace_key(id: MessageId) -> [u8; 17] {
+    let mut key = [TRACE; 17];
+    key[1..].copy_from_slice(&id.to_bytes());
+    key
+}
+
+/// An address has no NUL in it, so none is the beginning of another's.
+fn recipient_prefix(plain: &str) -> Vec<u8> {
+    [&[RECIPIENT], plain.as_bytes(), &[0]].concat()
+}
+
+fn recipient_key(plain: &str, id: MessageId) -> Vec<u8> {
+    [recipient_prefix(plain), id.to_bytes().to_vec()].concat()
+}
