@@ -28,6 +28,7 @@ async fn a_relay_starts_with_it() {
     assert_eq!(config.data_dir, folder.path().join("data"));
     // The port may be in use on the machine that runs the tests.
     config.listeners[0].address.set_port(0);
+    config.http.address.as_mut().unwrap().set_port(0);
     let relay = Relay::start(config, Ground { output: Output::new(std::io::sink()), ..Ground::default() }).unwrap();
     assert_eq!(relay.addresses().len(), 1);
     relay.shut_down().await;
@@ -56,7 +57,7 @@ fn what_is_commented_out_is_the_default() {
             _ => is_example = false,
         }
     }
-    let after_arrays = ["[submission]", "[otp]", "[queue]", "[resolver]", "[delivery]", "[log]"];
+    let after_arrays = ["[submission]", "[otp]", "[queue]", "[resolver]", "[delivery]", "[http]", "[log]"];
     for section in after_arrays {
         let start = TEXT.find(&format!("#{section}")).unwrap_or_else(|| panic!("{section} is missing"));
         let lines = TEXT[start..].lines().enumerate();
@@ -73,5 +74,7 @@ fn what_is_commented_out_is_the_default() {
     assert_eq!(format!("{:?}", with.log), format!("{:?}", without.log));
     assert_eq!(format!("{:?}", with.resolver), format!("{:?}", without.resolver));
     assert_eq!((with.entries_max, with.otp), (without.entries_max, without.otp));
+    assert_eq!(format!("{:?}", with.http), format!("{:?}", without.http));
+    assert_eq!(with.trace_retention, without.trace_retention);
     assert_eq!(with.data_dir, without.data_dir);
 }

@@ -11,9 +11,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::daily::FileSecrets;
 use crate::config::Config;
+use crate::submission::credentials::TokenHash;
 use crate::tls;
 
 const SECRET_LEN: usize = 32;
+/// Octets of a token before it is written down.
+const TOKEN_LEN: usize = 32;
 
 /// A data folder that is ours.
 #[derive(Debug)]
@@ -47,6 +50,11 @@ impl DataFolder {
     /// Where the queue is.
     pub fn queue(&self) -> PathBuf {
         self.path.join("queue")
+    }
+
+    /// Where the traces are.
+    pub fn traces(&self) -> PathBuf {
+        self.path.join("traces")
     }
 
     /// Random bytes that stay the same for this folder.
@@ -84,6 +92,40 @@ impl DataFolder {
         tls::ensure_self_signed(&certificate, &private_key, &config.hostname)?;
         Ok(tls::acceptor(&certificate, &private_key)?)
     }
+}
+
+/// The operator's token for the HTTP API, made if there is none; what is known of it here.
+///
+/// # Errors
+/// When the file cannot be read or made.
+pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
+    let shown = path.display();
+    let token = match fs::read_to_string(path) {
+        Ok(text) => zeroize::Zeroizing::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token = zeroize::Zeroizing::new(new_token()?);
+            write_private(path, format!("{}\n", *token).as_bytes())
+                .with_context(|| format!("the token file {shown} cannot be written"))?;
+            token
+        }
+        Err(error) => return Err(error).with_context(|| format!("the token file {shown} cannot be read")),
+    };
+    anyhow::ensure!(
+        token.trim().len() >= TOKEN_LEN,
+        "the token in {shown} is too short; remove the file to have one made"
+    );
+    Ok(TokenHash::of(token.trim()))
+}
+
+/// A token of 256 random bits.
+///
+/// # Errors
+/// When the operating system gives no random numbers.
+pub fn new_token() -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let mut bytes = [0; TOKEN_LEN];
+    fill_random(&mut bytes)?;
+    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
 }
 
 /// Writes a file that only its owner can read.

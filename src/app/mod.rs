@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
@@ -19,22 +20,29 @@ use crate::destination::resolver::{Dns, HickoryDns};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::{Event, Sink};
+use crate::http::{self, Api};
 use crate::intake::door::{self, Door};
 use crate::intake::wishes::LIFE;
 use crate::mail::id::IdSource;
 use crate::net::{Network, TcpNetwork};
 use crate::queue::sled_store::SledStore;
 use crate::queue::{Queue, Storage, Workers};
-use crate::report::Reporter;
+use crate::report::ends::Ends;
+use crate::report::feed::Feed;
 use crate::report::log::{EventLog, Output};
+use crate::report::metrics::Metrics;
+use crate::report::trace::{Limits, Traces};
+use crate::report::{Listener, Reporter};
 use crate::smtp::server_session::SessionSettings;
-use crate::submission::credentials::Credentials;
+use crate::submission::credentials::{Credentials, TokenHash};
 use crate::submission::listener::{self, LiveSettings, Submission};
 use crate::tls;
 use folder::DataFolder;
 
 /// How long running attempts get when the relay stops.
 pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long running HTTP requests get after that.
+const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 /// Sessions with mail hosts in all.
 const CONNECTIONS_OUT_MAX: usize = 1000;
 /// How long a session without work is kept.
@@ -81,6 +89,9 @@ pub struct Relay {
     submission: Arc<Submission>,
     delivery: Arc<Delivery>,
     queue: Arc<Queue>,
+    api: Arc<Api>,
+    http_address: Option<SocketAddr>,
+    traces: Arc<Traces>,
     reporter: Arc<Reporter>,
     draining: CancellationToken,
     folder: DataFolder,
@@ -106,23 +117,32 @@ impl Relay {
             listeners.push((listener::bind(settings.address)?, settings.clone()));
         }
         let addresses = listeners.iter().map(|(socket, _)| socket.local_addr()).collect::<Result<_, _>>()?;
+        let http = config.http.address.map(listener::bind).transpose()?;
+        let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
+        let operator = match http {
+            Some(_) => folder::token(&config.http.token_file)?,
+            // Nobody can ask.
+            None => TokenHash::of(&folder::new_token()?),
+        };
         let acceptor = folder.acceptor(&config)?;
         let dns = match dns {
             Some(dns) => dns,
             None => Arc::new(HickoryDns::new(&config.resolver)?),
         };
-        let reporter = Reporter::start(EventLog::new(&config.log, output), Vec::new())?;
+        let ears = Ears::new(&folder, &config, clock.clone())?;
+        let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
         let sink: Arc<dyn Sink> = match events {
             Some(also) => Arc::new(Both(reporter.clone(), also)),
             None => reporter.clone(),
         };
         let store = Box::new(SledStore::open(&folder.queue())?);
         let owner = folder::random_number()?;
-        let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink, owner)?;
+        let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink.clone(), owner)?;
         let router = Arc::new(Router::new(dns, clock.clone(), config.delivery.allow_private_destinations));
         let signing = Arc::new(SigningPool::start()?);
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
         let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
+        let http_settings = http_settings(&config);
         let credentials = Arc::new(Credentials::new(config.accounts, &folder.secret()?));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));
         let parts = delivery::Parts {
@@ -148,6 +168,22 @@ impl Relay {
         };
         let door = Door::new(parts, intake_settings);
         let draining = CancellationToken::new();
+        let traces = ears.traces.clone();
+        let parts = http::Parts {
+            door: door.clone(),
+            queue: queue.clone(),
+            credentials: credentials.clone(),
+            operator,
+            traces: ears.traces,
+            feed: ears.feed,
+            metrics: ears.metrics,
+            ends: ears.ends,
+            reporter: reporter.clone(),
+            events: sink,
+            clock: clock.clone(),
+            draining: draining.clone(),
+        };
+        let api = Api::new(parts, http_settings);
         let submission = Submission::new(door.clone(), credentials.clone(), clock, live, acceptor, draining.clone());
         let depth = queue.depth();
         if depth.messages > 0 {
@@ -157,12 +193,34 @@ impl Relay {
         for (socket, settings) in listeners {
             tokio::spawn(submission.clone().serve(socket, settings));
         }
-        Ok(Self { addresses, door, credentials, keys, submission, delivery, queue, reporter, draining, folder })
+        if let Some(socket) = http {
+            tokio::spawn(api.clone().serve(socket));
+        }
+        Ok(Self {
+            addresses,
+            door,
+            credentials,
+            keys,
+            submission,
+            delivery,
+            queue,
+            api,
+            http_address,
+            traces,
+            reporter,
+            draining,
+            folder,
+        })
     }
 
     /// Where clients can connect, in the order of the configuration.
     pub fn addresses(&self) -> &[SocketAddr] {
         &self.addresses
+    }
+
+    /// Where the HTTP API listens.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
     }
 
     /// The queue.
@@ -178,23 +236,30 @@ impl Relay {
         let acceptor = self.folder.acceptor(&config)?;
         self.submission.reconfigure(live(&config), acceptor);
         self.door.reconfigure(config.intake());
+        self.api.reconfigure(http_settings(&config));
         self.keys.store(Arc::new(config.keys));
         self.credentials.reconfigure(config.accounts);
         Ok(())
     }
 
-    /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
-    /// closed.
-    pub async fn shut_down(self) {
+    /// Takes no more mail and begins no more attempts; the first thing that [`Relay::shut_down`] does.
+    pub fn begin_to_drain(&self) {
         self.draining.cancel();
         self.queue.stop();
+    }
+
+    /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
+    /// closed. The HTTP API answers until then.
+    pub async fn shut_down(self) {
+        self.begin_to_drain();
         let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
         let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));
         if clients.is_err() {
             tracing::warn!("some clients were still connected");
         }
-        let queue = self.queue.clone();
-        // Waits for the storage thread.
+        self.api.close(HTTP_PATIENCE).await;
+        let (queue, reporter, traces) = (self.queue.clone(), self.reporter.clone(), self.traces.clone());
+        // Waits for their threads.
         let closing = tokio::task::spawn_blocking(move || queue.close());
         if closing.await.is_err() {
             tracing::error!("the queue could not be closed");
@@ -202,7 +267,44 @@ impl Relay {
         let depth = self.queue.depth();
         let entries = depth.queued + depth.deferred + depth.sending;
         tracing::info!(entries, "stopped; what is left in the queue goes on at the next start");
-        self.reporter.close();
+        let closing = tokio::task::spawn_blocking(move || {
+            reporter.close();
+            traces.close();
+        });
+        if closing.await.is_err() {
+            tracing::error!("the traces could not be closed");
+        }
+    }
+}
+
+/// Those who hear of every event.
+struct Ears {
+    traces: Arc<Traces>,
+    feed: Arc<Feed>,
+    metrics: Arc<Metrics>,
+    ends: Arc<Ends>,
+}
+
+impl Ears {
+    fn new(folder: &DataFolder, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        Ok(Self {
+            traces: Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock)?,
+            feed: Arc::default(),
+            metrics: Arc::default(),
+            ends: Arc::default(),
+        })
+    }
+
+    /// In the order in which they hear: who is told that something happened finds it in the traces.
+    fn listeners(&self) -> Vec<Arc<dyn Listener>> {
+        vec![self.traces.clone(), self.metrics.clone(), self.feed.clone(), self.ends.clone()]
+    }
+}
+
+fn http_settings(config: &Config) -> http::Settings {
+    http::Settings {
+        message_size_max: usize::try_from(config.submission.message_size_max).unwrap_or(usize::MAX / 4),
+        recipients_max: config.submission.recipients_max,
     }
 }
 

@@ -8,7 +8,7 @@ use argon2::PasswordHasher as _;
 use clap::Subcommand;
 
 use super::{complain, say};
-use crate::app::folder::fill_random;
+use crate::app::folder::new_token;
 use crate::app::made_up::{hash_password, new_password};
 use crate::smtp::sasl::PASSWORD_MAX;
 
@@ -28,9 +28,6 @@ pub(super) enum Command {
         token: bool,
     },
 }
-
-/// Octets of a token before it is written down.
-const TOKEN_LEN: usize = 32;
 
 /// Runs it.
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
@@ -76,10 +73,7 @@ fn argon2id_hash(password: &str) -> anyhow::Result<String> {
 
 /// A token is random enough that a plain hash of it can be kept.
 fn token_hash() -> anyhow::Result<ExitCode> {
-    use base64::Engine as _;
-    let mut bytes = [0; TOKEN_LEN];
-    fill_random(&mut bytes)?;
-    let token = base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
+    let token = new_token()?;
     complain(&format!("token: {token}"));
     say(&crate::intake::user::token_hash(&token));
     Ok(ExitCode::SUCCESS)

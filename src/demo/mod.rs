@@ -234,7 +234,7 @@ impl Stage {
 /// The relay's configuration: as without a file, on a free port, for a made-up domain.
 fn config(data_dir: &Path) -> anyhow::Result<Config> {
     let text = format!(
-        "hostname = \"{DOMAIN}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[delivery]\nallow_private_destinations = true\n"
+        "hostname = \"{DOMAIN}\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n[http]\naddress = \"off\"\n[delivery]\nallow_private_destinations = true\n"
     );
     let (config, findings) = Config::from_text(&text, Path::new(""), None);
     let mut config = config.with_context(|| findings.to_string())?;

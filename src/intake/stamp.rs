@@ -111,7 +111,8 @@ mod tests {
     use super::*;
     use crate::mail::id::IdSource;
 
-    const ESMTPSA: Protocol = Protocol { extended: true, utf8: false, encrypted: true, authenticated: true };
+    const ESMTPSA: Protocol =
+        Protocol { extended: true, utf8: false, encrypted: true, authenticated: true, http: false };
 
     fn stamped(text: &'static str, client: Option<&str>) -> String {
         let content = Content::split(text.into());

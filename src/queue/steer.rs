@@ -141,6 +141,11 @@ impl Queue {
         self.schedule.lock().held.get(&id).map(|held| held.snapshot(|_, _| true))
     }
 
+    /// Whether an entry of the message lives.
+    pub fn is_live(&self, id: MessageId) -> bool {
+        self.schedule.lock().held.contains_key(&id)
+    }
+
     /// Live entries, of at most `limit` messages, the oldest first.
     pub fn list(&self, filter: &Filter, limit: usize) -> Listing {
         let schedule = self.schedule.lock();
@@ -167,16 +172,13 @@ impl Queue {
     /// asks before it connects and before it sends the content.
     pub fn cancel(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
         let mut cancelled = Vec::new();
-        let mut events = Vec::new();
         let mut schedule = self.schedule.lock();
         for id in schedule.covered(filter) {
             let Some(event) = self.end(&mut schedule, id, End::of(Kind::Cancelled), now) else { continue };
             let may_still_arrive = event.may_have_arrived;
             cancelled.extend(event.recipient.clone().map(|recipient| Cancelled { id, recipient, may_still_arrive }));
-            events.push(event);
+            self.events.emit(event);
         }
-        drop(schedule);
-        events.into_iter().for_each(|event| self.events.emit(event));
         cancelled
     }
 

@@ -1,6 +1,7 @@
 //! Events on their way to people and programs. Whoever emits an event only puts it into a bounded channel; one thread
 //! turns it into what each sink wants.
 
+pub mod ends;
 pub mod feed;
 pub mod json;
 pub mod log;

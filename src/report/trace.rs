@@ -192,11 +192,16 @@ struct Memory {
 
 /// All traces.
 pub struct Traces {
+    shared: Arc<Shared>,
+    thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What the thread that writes works on.
+struct Shared {
     memory: Mutex<Memory>,
     wake: Condvar,
     /// None where the folder could not be opened, so that there are only the latest traces; and after the end.
     records: RwLock<Option<Records>>,
-    thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl std::fmt::Debug for Traces {
@@ -218,24 +223,18 @@ impl Traces {
                 tracing::warn!(%error, "{folder} cannot be opened, so only the latest traces are kept; remove it to begin anew");
             })
             .ok();
-        let traces = Arc::new(Self {
-            memory: Mutex::default(),
-            wake: Condvar::new(),
-            records: RwLock::new(records),
-            thread: Mutex::new(None),
-        });
-        let writer = traces.clone();
+        let shared = Arc::new(Shared { memory: Mutex::default(), wake: Condvar::new(), records: RwLock::new(records) });
+        let writer = shared.clone();
         let thread = std::thread::Builder::new().name("traces".into()).spawn(move || writer.run(limits, &*clock))?;
-        *traces.thread.lock() = Some(thread);
-        Ok(traces)
+        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
     }
 
     /// The trace of a message.
     pub fn get(&self, id: MessageId) -> Option<Arc<Trace>> {
-        if let Some(held) = self.memory.lock().held.get(&id) {
+        if let Some(held) = self.shared.memory.lock().held.get(&id) {
             return Some(held.trace.clone());
         }
-        self.records.read().as_ref()?.get(id).map(Arc::new)
+        self.shared.records.read().as_ref()?.get(id).map(Arc::new)
     }
 
     /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`.
@@ -244,10 +243,10 @@ impl Traces {
             let same = |mailbox: &Mailbox| mailbox.plain_key() == plain;
             trace.events.iter().any(|event| event.recipient.as_ref().is_some_and(same))
         };
-        let held: Vec<Arc<Trace>> = self.memory.lock().held.values().map(|held| held.trace.clone()).collect();
+        let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
         let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
-        let stored = self.records.read().as_ref().map(|records| records.ids_of_recipient(plain, limit));
+        let stored = self.shared.records.read().as_ref().map(|records| records.ids_of_recipient(plain, limit));
         for id in stored.unwrap_or_default() {
             if !found.contains_key(&id) {
                 found.extend(self.get(id).map(|trace| (id, trace)));
@@ -258,15 +257,23 @@ impl Traces {
 
     /// Writes what is new and ends the thread.
     pub fn close(&self) {
-        self.memory.lock().is_closed = true;
-        self.wake.notify_all();
+        self.shared.memory.lock().is_closed = true;
+        self.shared.wake.notify_all();
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the thread that writes traces panicked");
         }
-        self.records.write().take();
+        self.shared.records.write().take();
     }
+}
 
+impl Drop for Traces {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl Shared {
     fn run(&self, limits: Limits, clock: &dyn Clock) {
         loop {
             let is_closed = {
@@ -328,7 +335,7 @@ impl Traces {
 
 impl Listener for Traces {
     fn hear(&self, event: &Arc<Event>) {
-        let mut memory = self.memory.lock();
+        let mut memory = self.shared.memory.lock();
         if !memory.held.contains_key(&event.id) {
             if memory.held.len() >= IN_MEMORY_MAX {
                 memory.lost += 1;
@@ -336,8 +343,8 @@ impl Listener for Traces {
             }
             drop(memory);
             // Nobody else adds to `held`, so it is still missing afterwards.
-            let trace = Arc::new(self.known(event));
-            memory = self.memory.lock();
+            let trace = Arc::new(self.shared.known(event));
+            memory = self.shared.memory.lock();
             memory.held.insert(event.id, Held { trace, is_new: true });
         }
         if let Some(held) = memory.held.get_mut(&event.id) {

@@ -189,7 +189,7 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
         },
         content: content.into(),
         client_name: "app.test".into(),
-        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true },
+        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
     };
     let before = laws.now();
     let client: Option<IpAddr> = None;

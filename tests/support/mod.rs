@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod fake_mx;
+pub mod http;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
@@ -104,6 +105,7 @@ pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events)
          [[listener]]\naddress = \"127.0.0.1:0\"\nauth = \"trusted\"\ntrusted_networks = [\"127.0.0.0/8\"]\n\
          [[user]]\nname = \"trusted\"\nsenders = [\"*@app.test\"]\n\
          {more}\n\
+         [http]\naddress = \"127.0.0.1:0\"\n\
          [delivery]\nport = {}\nallow_private_destinations = true\n",
         mx.port()
     );

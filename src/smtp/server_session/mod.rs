@@ -146,11 +146,16 @@ pub struct Protocol {
     pub encrypted: bool,
     /// After AUTH.
     pub authenticated: bool,
+    /// Not over SMTP at all, but by an HTTP request.
+    pub http: bool,
 }
 
 impl Protocol {
     /// The keyword behind `with`.
     pub fn keyword(self) -> &'static str {
+        if self.http {
+            return "HTTP";
+        }
         match (self.utf8, self.extended, self.encrypted, self.authenticated) {
             (true, _, false, false) => "UTF8SMTP",
             (true, _, true, false) => "UTF8SMTPS",

@@ -190,6 +190,7 @@ impl ServerSession {
             utf8: envelope.parameters.smtputf8,
             encrypted: self.peer.encrypted,
             authenticated: self.user.is_some(),
+            http: false,
         };
         let client_name = self.client_name.clone().unwrap_or_default();
         Some(Step::HandOver(Box::new(Submission { envelope, content, client_name, protocol })))

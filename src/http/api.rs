@@ -1,0 +1,343 @@
+//! Messages: submit, look, take back, and say that a code was used.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::{Body, Bytes};
+use axum::extract::{Path, Query, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use http_body_util::{BodyExt as _, Limited};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::Api;
+use super::auth::Who;
+use super::compose::{self, Occasion, Person};
+use super::problem::Problem;
+use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
+use crate::event::{Event, Kind};
+use crate::intake::door::{Door, RecipientCheck};
+use crate::intake::refusal::Refusal;
+use crate::intake::user::User;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+use crate::mail::id::MessageId;
+use crate::queue::steer::{Filter, Snapshot};
+use crate::report::trace::Trace;
+use crate::smtp::server_session::{Protocol, Submission};
+
+/// How long a request's body may take.
+const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long `wait` holds an answer.
+const WAIT_MAX: Duration = Duration::from_secs(30);
+/// Octets of a request that is no message.
+const SMALL_BODY_LEN_MAX: usize = 64 << 10;
+/// What JSON and the envelope may take beyond twice the message.
+const BODY_SLACK: usize = 64 << 10;
+/// Messages in an answer about a recipient.
+const LIST_MAX: usize = 20;
+/// How often to look again for a message that is leaving the queue this very moment.
+const LOOKS_MAX: usize = 3;
+
+/// A message as far as it is known: in the queue, in the traces, or in both.
+pub(super) struct Known {
+    snapshot: Option<Snapshot>,
+    trace: Option<Arc<Trace>>,
+}
+
+impl Known {
+    fn user(&self) -> Option<&str> {
+        let live = self.snapshot.as_ref().map(|snapshot| &*snapshot.message.user);
+        live.or_else(|| self.trace.as_ref().map(|trace| &*trace.user))
+    }
+
+    fn json(&self) -> Option<MessageJson> {
+        match (&self.snapshot, &self.trace) {
+            (Some(snapshot), trace) => Some(MessageJson::live(snapshot, trace.as_deref())),
+            (None, Some(trace)) => Some(MessageJson::ended(trace)),
+            (None, None) => None,
+        }
+    }
+}
+
+impl Api {
+    /// What is known of a message, by somebody who may see it.
+    pub(super) async fn known(&self, who: &Who, id: MessageId) -> Result<Known, Problem> {
+        let mut known = Known { snapshot: None, trace: None };
+        for _ in 0..LOOKS_MAX {
+            let snapshot = self.parts.queue.message(id);
+            // Whoever has just left the queue has its end among the events that are being passed on.
+            self.parts.reporter.settled().await;
+            let traces = self.parts.traces.clone();
+            let trace = tokio::task::spawn_blocking(move || traces.get(id)).await.unwrap_or_default();
+            known = Known { snapshot, trace };
+            let is_consistent = known.snapshot.is_some() || known.trace.as_ref().is_some_and(|trace| has_ended(trace));
+            if is_consistent {
+                break;
+            }
+            tokio::task::yield_now().await;
+        }
+        if known.user().is_some_and(|user| who.may_see(user)) { Ok(known) } else { Err(Problem::unknown_message()) }
+    }
+
+    pub(super) async fn json(&self, who: &Who, id: MessageId) -> Result<MessageJson, Problem> {
+        self.known(who, id).await?.json().ok_or_else(Problem::unknown_message)
+    }
+}
+
+fn has_ended(trace: &Trace) -> bool {
+    trace.events.iter().any(|event| event.kind.is_end())
+}
+
+/// The id in a path. What is no id is the id of nothing.
+pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
+    text.parse().map_err(|_| Problem::unknown_message())
+}
+
+async fn read_body(body: Body, len_max: usize) -> Result<Bytes, Problem> {
+    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, len_max).collect()).await {
+        Err(_) => Err(Problem::too_slow()),
+        Ok(Ok(collected)) => Ok(collected.to_bytes()),
+        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
+            Err(Problem::too_large(format!("a request of more than {len_max} octets")))
+        }
+        Ok(Err(_)) => Err(Problem::invalid("the request's body did not come whole")),
+    }
+}
+
+fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(body).map_err(|error| Problem::invalid(format!("the body: {error}")))
+}
+
+/// The JSON of a small request.
+pub(super) async fn small_body<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
+    parse(&read_body(body, SMALL_BODY_LEN_MAX).await?)
+}
+
+/// `POST /v1/messages`.
+pub(super) async fn submit(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    if api.parts.draining.is_cancelled() {
+        return Err(Problem::draining());
+    }
+    let settings = **api.settings.load();
+    let new: NewMessage = parse(&read_body(body, 2 * settings.message_size_max + BODY_SLACK).await?)?;
+    let from = Person::parse(&new.from, "from")?;
+    let reverse_path = ReversePath(Some(from.mailbox.clone()));
+    let user = who.sender(&api, &reverse_path)?;
+    let to = recipients(&new, settings.recipients_max)?;
+    let wishes = compose::wishes(&new, idempotency_key(&headers)?)?;
+    let life = wishes.life.unwrap_or(user.life);
+    let content = compose::content(&new, &Occasion { from: &from, to: &to, now: api.parts.clock.now(), life })?;
+    if content.len() > settings.message_size_max {
+        return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
+    }
+    check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
+    let submission = submission(reverse_path, &to, content);
+    let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
+    let is_over = new.wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;
+    let status = if is_over { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(api.json(&Who::Operator, receipt.id).await?)).into_response())
+}
+
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+    let text = headers.get("idempotency-key").map(|value| value.to_str()).transpose();
+    text.map_err(|_| Problem::invalid("Idempotency-Key: printable ASCII is needed"))
+}
+
+fn recipients(new: &NewMessage, recipients_max: usize) -> Result<Vec<Person>, Problem> {
+    let to = new.to.as_slice();
+    if to.is_empty() || to.len() > recipients_max {
+        return Err(Problem::invalid(format!("to: 1 to {recipients_max} addresses")));
+    }
+    to.iter().map(|text| Person::parse(text, "to")).collect()
+}
+
+/// All of them, side by side: an answer about one is worth as much as about all. What could be a repeat, which costs
+/// nothing, is not held to limits here; the door does so once it knows.
+async fn check_recipients(door: &Door, user: &User, to: &[Person], may_be_repeat: bool) -> Result<(), Problem> {
+    let checks = to.iter().map(|person| async {
+        let result = match door.check_recipient(user, &person.mailbox) {
+            RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::Rate { .. })) if may_be_repeat => Ok(()),
+            RecipientCheck::Done(result) => result,
+            RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox).await,
+        };
+        result.map_err(|refusal| Problem::from(refusal).about(person.mailbox.as_str()))
+    });
+    futures_util::future::try_join_all(checks).await.map(|_| ())
+}
+
+fn submission(reverse_path: ReversePath, to: &[Person], content: Bytes) -> Submission {
+    let addresses = to.iter().map(|person| &person.mailbox).chain(reverse_path.mailbox());
+    let needs_utf8 = addresses.into_iter().any(|mailbox| !mailbox.has_ascii_local_part())
+        || !crate::mail::message::Content::split(content.clone()).head.is_ascii();
+    let parameters =
+        MailParameters { smtputf8: needs_utf8, eight_bit: !content.is_ascii(), ..MailParameters::default() };
+    let recipients = to.iter().map(|person| Recipient::new(person.mailbox.clone())).collect();
+    Submission {
+        envelope: Envelope { reverse_path, parameters, recipients },
+        content,
+        client_name: "http".to_owned(),
+        protocol: Protocol { extended: true, utf8: needs_utf8, encrypted: false, authenticated: true, http: true },
+    }
+}
+
+/// Whether all entries ended in time.
+async fn wait_for_end(api: &Api, id: MessageId) -> bool {
+    let mut waiter = api.parts.ends.wait_for(id);
+    let ended = async {
+        while api.parts.queue.is_live(id) {
+            waiter.next().await;
+        }
+    };
+    tokio::select! {
+        biased;
+        () = ended => true,
+        () = api.parts.draining.cancelled() => false,
+        () = tokio::time::sleep(WAIT_MAX) => false,
+    }
+}
+
+/// `GET /v1/messages/{id}`: with what happened so far.
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(text): Path<String>,
+) -> Result<Json<MessageJson>, Problem> {
+    let known = api.known(&who, id(&text)?).await?;
+    let json = known.json().ok_or_else(Problem::unknown_message)?;
+    Ok(Json(json.with_events(known.trace.as_deref())))
+}
+
+/// Whom or what a request about several messages is about.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    recipient: Option<String>,
+    key: Option<String>,
+}
+
+/// A query string, or a problem that names its fault.
+pub(super) type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+
+pub(super) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
+    query.map(|Query(asked)| asked).map_err(|error| Problem::invalid(error.body_text()))
+}
+
+fn plain(recipient: &str) -> Result<String, Problem> {
+    Mailbox::parse(recipient.trim())
+        .map(|mailbox| mailbox.plain_key())
+        .map_err(|error| Problem::invalid(format!("recipient: {error}")))
+}
+
+/// `GET /v1/messages?recipient=`: the newest messages to a recipient, the newest first.
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    query: Asked<Which>,
+) -> Result<Json<MessagesJson>, Problem> {
+    let Which { recipient: Some(recipient), key: None } = asked(query)? else {
+        return Err(Problem::invalid("say whose: /v1/messages?recipient=ADDRESS"));
+    };
+    let recipient = plain(&recipient)?;
+    let filter = Filter { recipient: Some(recipient.clone()), user: who.only_user(), ..Filter::default() };
+    let mut ids: Vec<MessageId> =
+        api.parts.queue.list(&filter, LIST_MAX).messages.iter().map(|live| live.message.id).collect();
+    api.parts.reporter.settled().await;
+    let traces = api.parts.traces.clone();
+    let stored = tokio::task::spawn_blocking(move || traces.of_recipient(&recipient, LIST_MAX));
+    let stored = stored.await.unwrap_or_default();
+    ids.extend(stored.iter().filter(|trace| who.may_see(&trace.user)).map(|trace| trace.id));
+    ids.sort_unstable_by(|a, b| b.cmp(a));
+    ids.dedup();
+    let mut messages = Vec::new();
+    for id in ids.into_iter().take(LIST_MAX) {
+        messages.extend(api.json(&who, id).await.ok());
+    }
+    Ok(Json(MessagesJson { messages }))
+}
+
+/// `DELETE /v1/messages/{id}`.
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(text): Path<String>,
+) -> Result<Json<CancelledJson>, Problem> {
+    let id = id(&text)?;
+    api.known(&who, id).await?;
+    let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
+    let cancelled = api.parts.queue.cancel(&filter, api.parts.clock.now());
+    let after = api.json(&who, id).await?;
+    Ok(Json(CancelledJson::new(&cancelled, after.entries)))
+}
+
+/// `DELETE /v1/messages?key=` or `?recipient=`, or both: what is live of them.
+pub(super) async fn cancel_many(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    query: Asked<Which>,
+) -> Result<Json<CancelledJson>, Problem> {
+    let Which { recipient, key } = asked(query)?;
+    if recipient.is_none() && key.is_none() {
+        return Err(Problem::invalid("say which: /v1/messages?key=KEY or ?recipient=ADDRESS"));
+    }
+    let recipient = recipient.as_deref().map(plain).transpose()?;
+    let key = key.map(Arc::from);
+    let filter = Filter { recipient, key, user: who.only_user(), ..Filter::default() };
+    let cancelled = api.parts.queue.cancel(&filter, api.parts.clock.now());
+    Ok(Json(CancelledJson::new(&cancelled, Vec::<EntryJson>::new())))
+}
+
+/// `POST /v1/messages/{id}/verified`: the app saw the code being used.
+pub(super) async fn verified(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(text): Path<String>,
+) -> Result<StatusCode, Problem> {
+    let id = id(&text)?;
+    let known = api.known(&who, id).await?;
+    let now = api.parts.clock.now();
+    let event = match (&known.snapshot, &known.trace) {
+        (_, Some(trace)) if trace.events.iter().any(|event| event.kind == Kind::Verified) => None,
+        (Some(Snapshot { message, .. }), _) => Some((
+            (message.user.clone(), message.lane, message.tag.clone()),
+            message.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
+            (message.accepted_at, message.expires_at),
+        )),
+        (None, Some(trace)) => Some((
+            (trace.user.clone(), trace.lane, trace.tag.clone()),
+            trace.events.iter().find_map(|event| event.recipient.clone()),
+            (trace.accepted_at, trace.expires_at),
+        )),
+        (None, None) => None,
+    };
+    if let Some(((user, lane, tag), recipient, (accepted_at, expires_at))) = event {
+        api.parts.events.emit(Event {
+            kind: Kind::Verified,
+            time: now,
+            id,
+            entry: None,
+            user,
+            lane,
+            tag,
+            recipient,
+            destination: None,
+            cause: None,
+            reply: None,
+            attempt: 0,
+            next_attempt_at: None,
+            expires_at,
+            since_accepted: now.since(accepted_at),
+            may_have_arrived: false,
+            note: None,
+            steps: None,
+        });
+    }
+    Ok(StatusCode::NO_CONTENT)
+}

@@ -1,0 +1,200 @@
+//! From the fields of a request to a message as it is submitted.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use mail_builder::MessageBuilder;
+use mail_builder::headers::address::Address;
+
+use super::problem::Problem;
+use super::template;
+use super::wire::{Life, NewMessage, Otp};
+use crate::clock::Timestamp;
+use crate::intake::wishes::{self, Wishes};
+use crate::mail::address::Mailbox;
+
+/// Longest subject, in characters.
+const SUBJECT_LEN_MAX: usize = 500;
+/// Longest name of a person or an app, in characters.
+const NAME_LEN_MAX: usize = 100;
+/// Longest code, in characters.
+const CODE_LEN_MAX: usize = 32;
+
+/// An address, with a name for people if there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Person {
+    pub(super) name: Option<String>,
+    pub(super) mailbox: Mailbox,
+}
+
+impl Person {
+    /// Reads `alice@example.com` or `Alice <alice@example.com>`.
+    pub(super) fn parse(text: &str, what: &str) -> Result<Self, Problem> {
+        let malformed = |why: &str| Problem::invalid(format!("{what}: {why}"));
+        let text = text.trim();
+        let Some(rest) = text.strip_suffix('>') else {
+            let mailbox = Mailbox::parse(text).map_err(|error| malformed(&error.to_string()))?;
+            return Ok(Self { name: None, mailbox });
+        };
+        let (name, address) = rest.rsplit_once('<').ok_or_else(|| malformed("a > without <"))?;
+        let mailbox = Mailbox::parse(address).map_err(|error| malformed(&error.to_string()))?;
+        let name = name.trim().trim_matches('"');
+        if name.chars().count() > NAME_LEN_MAX || name.chars().any(char::is_control) {
+            return Err(malformed("a name is at most 100 characters, none of them control characters"));
+        }
+        Ok(Self { name: (!name.is_empty()).then(|| name.to_owned()), mailbox })
+    }
+}
+
+/// Who sends, who receives, and when it is.
+pub(super) struct Occasion<'a> {
+    pub(super) from: &'a Person,
+    pub(super) to: &'a [Person],
+    pub(super) now: Timestamp,
+    /// How long the message is worth something.
+    pub(super) life: Duration,
+}
+
+/// The content, lines ending in CRLF.
+pub(super) fn content(new: &NewMessage, occasion: &Occasion<'_>) -> Result<Bytes, Problem> {
+    let has_parts = new.text.is_some() || new.html.is_some();
+    match (&new.raw, &new.otp, has_parts) {
+        (Some(raw), None, false) if new.subject.is_none() => Ok(with_crlf(raw, "raw")?.into()),
+        (None, Some(otp), false) => composed_otp(otp, new.subject.as_deref(), occasion),
+        (None, None, true) => {
+            let subject = new.subject.as_deref().ok_or_else(|| Problem::invalid("subject: is missing"))?;
+            let text = new.text.as_deref().map(|text| with_crlf(text, "text")).transpose()?;
+            let html = new.html.as_deref().map(|html| with_crlf(html, "html")).transpose()?;
+            build(subject, None, text, html, occasion)
+        }
+        _ => Err(Problem::invalid(
+            "exactly one of these makes a message: raw alone; otp; or subject with text, html or both",
+        )),
+    }
+}
+
+fn composed_otp(otp: &Otp, subject: Option<&str>, occasion: &Occasion<'_>) -> Result<Bytes, Problem> {
+    let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == ' ';
+    let code = otp.code.trim();
+    if code.is_empty() || code.len() > CODE_LEN_MAX || !code.chars().all(is_allowed) {
+        return Err(Problem::invalid("otp.code: 1 to 32 letters, digits, dashes and blanks"));
+    }
+    let app = otp.app.as_deref().map(str::trim).filter(|app| !app.is_empty());
+    if app.is_some_and(|app| app.chars().count() > NAME_LEN_MAX || app.chars().any(char::is_control)) {
+        return Err(Problem::invalid("otp.app: at most 100 characters, none of them control characters"));
+    }
+    let filled = template::fill(code, app, otp.locale.as_deref().unwrap_or("en"), occasion.life);
+    let subject = subject.unwrap_or(&filled.subject);
+    build(subject, app, Some(with_crlf(&filled.text, "text")?), Some(with_crlf(&filled.html, "html")?), occasion)
+}
+
+fn build(
+    subject: &str,
+    app: Option<&str>,
+    text: Option<String>,
+    html: Option<String>,
+    occasion: &Occasion<'_>,
+) -> Result<Bytes, Problem> {
+    if subject.chars().count() > SUBJECT_LEN_MAX || subject.chars().any(char::is_control) {
+        return Err(Problem::invalid("subject: at most 500 characters, none of them control characters"));
+    }
+    let Person { name, mailbox } = occasion.from;
+    let address = |name: Option<&str>, mailbox: &Mailbox| {
+        Address::new_address(name.map(str::to_owned), mailbox.as_str().to_owned())
+    };
+    let to = occasion.to.iter().map(|to| address(to.name.as_deref(), &to.mailbox)).collect();
+    let mut message = MessageBuilder::new()
+        .from(address(name.as_deref().or(app), mailbox))
+        .to(Address::new_list(to))
+        .subject(subject)
+        .message_id(format!("{}@{}", ulid::Ulid::generate(), mailbox.domain_key()))
+        .date(i64::try_from(occasion.now.as_secs()).unwrap_or(0))
+        .header("Auto-Submitted", mail_builder::headers::raw::Raw::new("auto-generated"));
+    if let Some(text) = text {
+        message = message.text_body(text);
+    }
+    if let Some(html) = html {
+        message = message.html_body(html);
+    }
+    message.write_to_vec().map(Bytes::from).map_err(|_| Problem::invalid("the message cannot be written down"))
+}
+
+/// LF becomes CRLF; a CR by itself is nothing that could be meant.
+fn with_crlf(text: &str, what: &str) -> Result<String, Problem> {
+    let mut lines = String::with_capacity(text.len() + text.len() / 32);
+    for line in text.split_inclusive('\n') {
+        let (line, end) = match line.strip_suffix('\n') {
+            Some(line) => (line.strip_suffix('\r').unwrap_or(line), "\r\n"),
+            None => (line, ""),
+        };
+        if line.contains('\r') {
+            return Err(Problem::invalid(format!("{what}: a CR without LF")));
+        }
+        lines.push_str(line);
+        lines.push_str(end);
+    }
+    Ok(lines)
+}
+
+/// The wishes of a request.
+pub(super) fn wishes(new: &NewMessage, idempotency_key: Option<&str>) -> Result<Wishes, Problem> {
+    let life = match &new.life {
+        None => None,
+        Some(Life::Seconds(seconds)) => Some(*seconds),
+        Some(Life::Text(text)) => Some(
+            life_seconds(text).ok_or_else(|| Problem::invalid("life: seconds, or a text like \"90s\" or \"10m\""))?,
+        ),
+    };
+    let lane = new.lane.as_deref().map(str::parse).transpose();
+    Ok(Wishes {
+        life: life.map(wishes::life).transpose()?,
+        lane: lane.map_err(|error| Problem::invalid(format!("lane: {error}")))?,
+        key: new.key.as_deref().map(wishes::key).transpose()?,
+        idempotency_key: idempotency_key.map(wishes::key).transpose()?,
+        tag: new.tag.as_deref().map(wishes::tag).transpose()?,
+    })
+}
+
+fn life_seconds(text: &str) -> Option<u64> {
+    let (number, factor) = match text.trim().split_at_checked(text.trim().len().checked_sub(1)?)? {
+        (number, "s") => (number, 1),
+        (number, "m") => (number, 60),
+        (number, "h") => (number, 3600),
+        (number, "d") => (number, 86_400),
+        _ => return text.trim().parse().ok(),
+    };
+    number.trim().parse::<u64>().ok()?.checked_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_end_in_crlf() {
+        assert_eq!(with_crlf("a\nb\r\n\nc", "text").unwrap(), "a\r\nb\r\n\r\nc");
+        assert!(with_crlf("a\rb", "text").is_err());
+        assert!(with_crlf("a\r", "text").is_err());
+        assert!(with_crlf("a\r\r\n", "text").is_err());
+    }
+
+    #[test]
+    fn lives_are_read() {
+        for (text, expected) in [("90", Some(90)), ("10m", Some(600)), ("5 s", Some(5)), ("1d", Some(86_400))] {
+            assert_eq!(life_seconds(text), expected, "{text}");
+        }
+        for text in ["", "m", "10w", "-5s", "1.5m", "99999999999999999999m", "\u{e4}"] {
+            assert_eq!(life_seconds(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn people_are_read() {
+        let person = Person::parse("Caf\u{e9} \"Shop\" <otp@example.com>", "from").unwrap();
+        assert_eq!((person.name.as_deref(), person.mailbox.as_str()), (Some("Caf\u{e9} \"Shop"), "otp@example.com"));
+        assert_eq!(Person::parse(" <otp@example.com>", "from").unwrap().name, None);
+        for text in ["", "otp", "a b@example.com", "x\ny <otp@example.com>", "otp@example.com>", "<a@b.example> c"] {
+            assert!(Person::parse(text, "from").is_err(), "{text}");
+        }
+    }
+}

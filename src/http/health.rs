@@ -1,0 +1,45 @@
+//! For those who watch over the relay: is it alive, can it take mail, what has it done.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+
+use super::Api;
+use super::problem::Problem;
+use crate::report::metrics::Gauge;
+
+const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// `GET /healthz`: the process works.
+pub(super) async fn alive() -> &'static str {
+    "ok\n"
+}
+
+/// `GET /readyz`: new mail is taken.
+pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
+    if api.parts.draining.is_cancelled() {
+        return Err(Problem::draining());
+    }
+    if !api.parts.queue.is_able_to_store() {
+        return Err(Problem::cannot_store());
+    }
+    Ok("ready\n")
+}
+
+/// `GET /metrics`.
+pub(super) async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
+    let queue = &api.parts.queue;
+    let depth = queue.depth();
+    let count = |number: usize| number as u64;
+    let states = [("queued", depth.queued), ("sending", depth.sending), ("deferred", depth.deferred)];
+    let entries = states.map(|(state, entries)| (Some(("state", state)), count(entries)));
+    let one = |name, help, value| Gauge { name, help, values: vec![(None, value)] };
+    let gauges = [
+        Gauge { name: "queue_entries", help: "Live entries by state.", values: entries.to_vec() },
+        one("queue_messages", "Live messages.", count(depth.messages)),
+        one("able_to_store", "Whether new mail can be stored.", u64::from(queue.is_able_to_store())),
+    ];
+    ([(header::CONTENT_TYPE, PROMETHEUS)], api.parts.metrics.text(&gauges))
+}

@@ -1,0 +1,225 @@
+//! The HTTP API: apps submit and ask, people look and steer. HTTP/1.1 in clear text, meant for loopback or a proxy.
+//!
+//! It knows mail only through the door, the queue's inspection and the traces; everything it takes or gives is a type
+//! of `wire`. Nothing of a request is written to the log.
+
+mod api;
+mod auth;
+mod compose;
+mod events;
+mod guard;
+mod health;
+mod problem;
+mod queue;
+mod template;
+mod wire;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use axum::Router;
+use axum::routing::{get, post};
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::clock::Clock;
+use crate::event::Sink;
+use crate::intake::door::Door;
+use crate::queue::Queue;
+use crate::report::Reporter;
+use crate::report::ends::Ends;
+use crate::report::feed::Feed;
+use crate::report::metrics::Metrics;
+use crate::report::trace::Traces;
+use crate::submission::credentials::{Credentials, TokenHash};
+use guard::Guarded;
+use problem::Problem;
+
+/// Connections at once. Each carries one request at a time.
+const CONNECTIONS_MAX: usize = 256;
+/// Connections that follow events at once.
+const FOLLOWERS_MAX: usize = 64;
+/// How long a request's head may take, and a connection may idle.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Header fields of a request.
+const FIELDS_MAX: usize = 64;
+/// Octets of a request's head.
+const HEAD_LEN_MAX: usize = 16 << 10;
+/// How long to rest when the system has no more file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a refusal may take to be written.
+const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+const BUSY: &[u8] =
+    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+
+/// What the API needs to know; can change while it works.
+#[derive(Debug, Clone, Copy)]
+pub struct Settings {
+    /// Octets of one message.
+    pub message_size_max: usize,
+    /// Recipients of one message.
+    pub recipients_max: usize,
+}
+
+/// What the API works with.
+pub struct Parts {
+    /// Where mail goes in.
+    pub door: Arc<Door>,
+    /// What became of it.
+    pub queue: Arc<Queue>,
+    /// Who may ask.
+    pub credentials: Arc<Credentials>,
+    /// The operator's token.
+    pub operator: TokenHash,
+    /// What became of what has ended.
+    pub traces: Arc<Traces>,
+    /// What happens.
+    pub feed: Arc<Feed>,
+    /// What happened how often.
+    pub metrics: Arc<Metrics>,
+    /// Who wants to know when a message ends.
+    pub ends: Arc<Ends>,
+    /// Who tells traces, feed and metrics.
+    pub reporter: Arc<Reporter>,
+    /// Where events go.
+    pub events: Arc<dyn Sink>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// The relay takes no new mail any more.
+    pub draining: CancellationToken,
+}
+
+/// The API.
+pub struct Api {
+    parts: Parts,
+    settings: ArcSwap<Settings>,
+    /// Tells this process's event numbers from those of others.
+    life: u64,
+    followers: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    tasks: TaskTracker,
+    /// No new requests; those under way end soon.
+    closing: CancellationToken,
+    /// They end now.
+    aborting: CancellationToken,
+}
+
+impl std::fmt::Debug for Api {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Api")
+    }
+}
+
+impl Api {
+    /// An API that waits for [`Api::serve`].
+    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        Arc::new(Self {
+            life: parts.clock.now().as_millis(),
+            parts,
+            settings: ArcSwap::from_pointee(settings),
+            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
+            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            tasks: TaskTracker::new(),
+            closing: CancellationToken::new(),
+            aborting: CancellationToken::new(),
+        })
+    }
+
+    /// Changes the settings.
+    pub fn reconfigure(&self, settings: Settings) {
+        self.settings.store(Arc::new(settings));
+    }
+
+    /// Serves until [`Api::close`].
+    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+        let router = router(self.clone());
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = self.closing.cancelled() => return,
+                accepted = listener.accept() => accepted,
+            };
+            match accepted {
+                Ok((stream, peer)) => self.accept(stream, peer, router.clone()),
+                Err(error) => {
+                    tracing::warn!(%error, "the HTTP API cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    fn accept(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr, router: Router) {
+        let Ok(place) = self.connections.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, "too many connections to the HTTP API");
+            self.tasks.spawn(async move {
+                // Whether it is read changes nothing.
+                let _ = tokio::time::timeout(REFUSAL_TIMEOUT, stream.write_all(BUSY)).await;
+            });
+            return;
+        };
+        let api = self.clone();
+        self.tasks.spawn(async move {
+            let _place = place;
+            tokio::select! {
+                biased;
+                () = api.aborting.cancelled() => {}
+                () = api.converse(stream, router) => {}
+            }
+        });
+    }
+
+    async fn converse(&self, stream: TcpStream, router: Router) {
+        let io = TokioIo::new(Guarded::new(stream));
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(FIELDS_MAX);
+        http.max_buf_size(HEAD_LEN_MAX);
+        let connection = http.serve_connection(io, TowerToHyperService::new(router));
+        tokio::pin!(connection);
+        let result = tokio::select! {
+            biased;
+            result = connection.as_mut() => result,
+            () = self.closing.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(%error, "an HTTP connection ended early");
+        }
+    }
+
+    /// Ends: no new requests; those under way get `patience`.
+    pub async fn close(&self, patience: Duration) {
+        self.closing.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(patience, self.tasks.wait()).await.is_err() {
+            self.aborting.cancel();
+            self.tasks.wait().await;
+        }
+    }
+}
+
+fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/v1/messages", post(api::submit).get(api::list).delete(api::cancel_many))
+        .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
+        .route("/v1/messages/{id}/verified", post(api::verified))
+        .route("/v1/events", get(events::follow))
+        .route("/v1/queue", get(queue::list))
+        .route("/v1/queue/retry", post(queue::retry))
+        .route("/healthz", get(health::alive))
+        .route("/readyz", get(health::ready))
+        .route("/metrics", get(health::metrics))
+        .fallback(|| async { Problem::unknown_path() })
+        .method_not_allowed_fallback(|| async { Problem::method() })
+        .with_state(api)
+}

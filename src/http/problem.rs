@@ -1,0 +1,168 @@
+//! What went wrong, as problem details (RFC 9457).
+
+use std::time::Duration;
+
+use axum::http::{HeaderValue, StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+
+use crate::intake::refusal::Refusal;
+
+/// When to come back to a queue that is full, or a relay that restarts.
+const BUSY_PAUSE: Duration = Duration::from_secs(5);
+
+/// An error answer.
+#[derive(Debug, Clone)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// The last part of `type`; stable.
+    name: &'static str,
+    title: &'static str,
+    detail: String,
+    retry_after: Option<Duration>,
+}
+
+#[derive(Serialize)]
+struct ProblemJson<'a> {
+    r#type: String,
+    title: &'a str,
+    status: u16,
+    detail: &'a str,
+}
+
+impl Problem {
+    fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, name, title, detail: detail.into(), retry_after: None }
+    }
+
+    /// 401.
+    pub(super) fn unauthorized() -> Self {
+        let detail = "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's";
+        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    }
+
+    /// 403.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+    }
+
+    /// 404, also for what belongs to somebody else.
+    pub(super) fn unknown_message() -> Self {
+        let detail = "no message with this id; traces are kept for queue.trace_retention";
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+    }
+
+    /// 404 for a path.
+    pub(super) fn unknown_path() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is nothing at this path")
+    }
+
+    /// 405.
+    pub(super) fn method() -> Self {
+        let detail = "this path exists, and does not take this method";
+        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+    }
+
+    /// 408.
+    pub(super) fn too_slow() -> Self {
+        let detail = "the request's body did not come in time";
+        Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "Too slow", detail)
+    }
+
+    /// 413.
+    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+    }
+
+    /// 422.
+    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
+    }
+
+    /// 429, where not the mail but the API has a bound.
+    pub(super) fn too_many(detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many at once", detail);
+        problem.retry_after(BUSY_PAUSE)
+    }
+
+    /// 503 for a reason that passes.
+    fn unavailable(name: &'static str, detail: &str) -> Self {
+        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, name, "Not now", detail);
+        problem.retry_after(BUSY_PAUSE)
+    }
+
+    /// 503 while the relay stops.
+    pub(super) fn draining() -> Self {
+        Self::unavailable("shutting-down", "the relay shuts down; try again in a moment")
+    }
+
+    /// 503 while nothing can be stored.
+    pub(super) fn cannot_store() -> Self {
+        Self::unavailable("full", "new mail cannot be stored; nothing accepted is lost")
+    }
+
+    /// The same, about one of several things.
+    pub(super) fn about(mut self, what: &str) -> Self {
+        self.detail = format!("{what}: {}", self.detail);
+        self
+    }
+
+    fn retry_after(self, pause: Duration) -> Self {
+        Self { retry_after: Some(pause), ..self }
+    }
+}
+
+impl From<Refusal> for Problem {
+    fn from(refusal: Refusal) -> Self {
+        let detail = refusal.reply().text.into_owned();
+        let problem = match &refusal {
+            Refusal::Sender { .. } => Self::forbidden(detail),
+            Refusal::IdempotencyConflict => {
+                Self::new(StatusCode::CONFLICT, "idempotency-conflict", "The key was used for another message", detail)
+            }
+            Refusal::Budget { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now", detail)
+            }
+            Refusal::Rate { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail),
+            Refusal::NoSuchDomain
+            | Refusal::NullMx
+            | Refusal::NoMailHost
+            | Refusal::PrivateHosts
+            | Refusal::AddressLiteral
+            | Refusal::NotInOnlyTo => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
+            }
+            Refusal::Message(_) | Refusal::Wish(_) | Refusal::Loop => Self::invalid(detail),
+            Refusal::Full => Self::unavailable("full", "queue or disk full; nothing accepted is lost"),
+            Refusal::Internal => Self::unavailable("internal", "the message could not be stored or signed"),
+            Refusal::ShuttingDown => Self::draining(),
+        };
+        match refusal.retry_after() {
+            Some(wait) => problem.retry_after(wait),
+            None => problem,
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let json = ProblemJson {
+            r#type: format!("urn:otp-relay:{}", self.name),
+            title: self.title,
+            status: self.status.as_u16(),
+            detail: &self.detail,
+        };
+        let body = serde_json::to_string(&json).unwrap_or_default();
+        let mut response = (self.status, body).into_response();
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if let Some(wait) = self.retry_after {
+            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.status == StatusCode::UNAUTHORIZED {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}

@@ -1,0 +1,81 @@
+//! The live queue, for those who steer it.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::Api;
+use super::api::{Asked, asked, small_body};
+use super::auth::Who;
+use super::problem::Problem;
+use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
+use crate::mail::address::domain_key;
+use crate::mail::id::{EntryId, MessageId};
+use crate::queue::entry::State as EntryState;
+use crate::queue::steer::Filter;
+
+/// Messages in one answer.
+const LIST_MAX: usize = 1000;
+const LIST_DEFAULT: usize = 100;
+
+/// What is asked for.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Which {
+    state: Option<String>,
+    destination: Option<String>,
+    limit: Option<usize>,
+}
+
+fn domain(text: &str) -> Result<String, Problem> {
+    domain_key(text.trim()).ok_or_else(|| Problem::invalid("destination: the domain of recipients, like example.com"))
+}
+
+/// `GET /v1/queue?state=&destination=&limit=`: the oldest first.
+pub(super) async fn list(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    query: Asked<Which>,
+) -> Result<Json<QueueJson>, Problem> {
+    let Which { state, destination, limit } = asked(query)?;
+    let state = state.as_deref().map(|name| match name {
+        "queued" => Ok(EntryState::Queued),
+        "sending" => Ok(EntryState::Sending),
+        "deferred" => Ok(EntryState::Deferred),
+        _ => Err(Problem::invalid("state: queued, sending or deferred")),
+    });
+    let filter = Filter {
+        state: state.transpose()?,
+        domain: destination.as_deref().map(domain).transpose()?,
+        user: who.only_user(),
+        ..Filter::default()
+    };
+    let listing = api.parts.queue.list(&filter, limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX));
+    let messages = listing.messages.iter().map(|snapshot| MessageJson::live(snapshot, None)).collect();
+    Ok(Json(QueueJson { entries: listing.entries, messages }))
+}
+
+/// `POST /v1/queue/retry` with `id` (of a message or an entry) or `destination`: what waits for its next attempt gets
+/// it now.
+pub(super) async fn retry(State(api): State<Arc<Api>>, who: Who, body: Body) -> Result<Json<RetriedJson>, Problem> {
+    let filter = match small_body(body).await? {
+        Retry { id: Some(id), destination: None } => {
+            let id = message_id(&id)?;
+            api.known(&who, id).await?;
+            Filter::of_message(id)
+        }
+        Retry { id: None, destination: Some(name) } => Filter { domain: Some(domain(&name)?), ..Filter::default() },
+        Retry { .. } => return Err(Problem::invalid("either id or destination")),
+    };
+    let filter = Filter { user: who.only_user(), ..filter };
+    let retried = api.parts.queue.retry_now(&filter, api.parts.clock.now());
+    Ok(Json(RetriedJson { retried: retried.iter().map(ToString::to_string).collect() }))
+}
+
+fn message_id(text: &str) -> Result<MessageId, Problem> {
+    let of_entry = || text.parse::<EntryId>().map(|entry| entry.message);
+    text.parse().or_else(|_| of_entry()).map_err(|_| Problem::unknown_message())
+}

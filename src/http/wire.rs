@@ -1,0 +1,317 @@
+//! What goes over the wire in JSON, made from the relay's own types here and nowhere else.
+
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::event::{Kind, Step};
+use crate::mail::id::EntryId;
+use crate::queue::entry::Message;
+use crate::queue::steer::{Cancelled, EntrySnapshot, Snapshot};
+use crate::report::trace::{Trace, TraceEvent};
+
+/// The body of `POST /v1/messages`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewMessage {
+    pub(super) from: String,
+    pub(super) to: OneOrMany,
+    pub(super) subject: Option<String>,
+    pub(super) text: Option<String>,
+    pub(super) html: Option<String>,
+    pub(super) raw: Option<String>,
+    pub(super) otp: Option<Otp>,
+    pub(super) life: Option<Life>,
+    pub(super) lane: Option<String>,
+    pub(super) key: Option<String>,
+    pub(super) tag: Option<String>,
+    pub(super) wait: Option<Wait>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "an address or a list of addresses")]
+pub(super) enum OneOrMany {
+    One(String),
+    Many(Vec<String>),
+}
+
+impl OneOrMany {
+    pub(super) fn as_slice(&self) -> &[String] {
+        match self {
+            Self::One(one) => std::slice::from_ref(one),
+            Self::Many(many) => many,
+        }
+    }
+}
+
+/// A code for the built-in template.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Otp {
+    pub(super) code: String,
+    pub(super) app: Option<String>,
+    pub(super) locale: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(untagged, expecting = "a number of seconds, or a text like \"10m\"")]
+pub(super) enum Life {
+    Seconds(u64),
+    Text(String),
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Wait {
+    Delivered,
+}
+
+/// The body of `POST /v1/queue/retry`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Retry {
+    pub(super) id: Option<String>,
+    pub(super) destination: Option<String>,
+}
+
+/// A message.
+#[derive(Serialize)]
+pub(super) struct MessageJson {
+    pub(super) id: String,
+    accepted_at: String,
+    expires_at: String,
+    user: Arc<str>,
+    lane: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    key: Option<Arc<str>>,
+    pub(super) entries: Vec<EntryJson>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) events: Option<Vec<TraceEventJson>>,
+}
+
+/// An entry.
+#[derive(Debug, Clone, Default, Serialize)]
+pub(super) struct EntryJson {
+    pub(super) entry: String,
+    recipient: String,
+    /// `unknown` where the relay ended at the wrong moment.
+    pub(super) state: &'static str,
+    attempts: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_reply: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<Arc<str>>,
+    may_have_arrived: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ended_at: Option<String>,
+}
+
+/// An event of a trace.
+#[derive(Serialize)]
+pub(super) struct TraceEventJson {
+    event: &'static str,
+    time: String,
+    ms: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    entry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    recipient: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    destination: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<Arc<str>>,
+    attempt: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    may_have_arrived: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    note: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    steps: Option<Arc<[Step]>>,
+}
+
+/// What `DELETE` did.
+#[derive(Serialize)]
+pub(super) struct CancelledJson {
+    /// Whether any of it may arrive all the same.
+    pub(super) may_still_arrive: bool,
+    pub(super) entries: Vec<CancelledEntryJson>,
+}
+
+/// One entry of it.
+#[derive(Serialize)]
+pub(super) struct CancelledEntryJson {
+    entry: String,
+    recipient: String,
+    state: &'static str,
+    may_still_arrive: bool,
+}
+
+/// A list of messages.
+#[derive(Serialize)]
+pub(super) struct MessagesJson {
+    pub(super) messages: Vec<MessageJson>,
+}
+
+/// What is in the queue.
+#[derive(Serialize)]
+pub(super) struct QueueJson {
+    /// Entries that were asked for, in all.
+    pub(super) entries: usize,
+    /// The oldest messages of them.
+    pub(super) messages: Vec<MessageJson>,
+}
+
+/// Entries that were made due.
+#[derive(Serialize)]
+pub(super) struct RetriedJson {
+    pub(super) retried: Vec<String>,
+}
+
+impl MessageJson {
+    /// A live message; of entries that have ended the trace tells.
+    pub(super) fn live(snapshot: &Snapshot, trace: Option<&Trace>) -> Self {
+        let message: &Message = &snapshot.message;
+        let ended = trace.map(ended_entries).unwrap_or_default();
+        let entry = |entry: &EntrySnapshot| {
+            let told = ended.iter().find(|told| told.entry == entry.id.to_string() && entry.state.is_none());
+            told.cloned().unwrap_or_else(|| EntryJson::live(message, entry))
+        };
+        Self {
+            id: message.id.to_string(),
+            accepted_at: message.accepted_at.rfc3339(),
+            expires_at: message.expires_at.rfc3339(),
+            user: message.user.clone(),
+            lane: message.lane.name(),
+            tag: message.tag.clone(),
+            key: message.key.clone(),
+            entries: snapshot.entries.iter().map(entry).collect(),
+            events: None,
+        }
+    }
+
+    /// A message that has ended.
+    pub(super) fn ended(trace: &Trace) -> Self {
+        Self {
+            id: trace.id.to_string(),
+            accepted_at: trace.accepted_at.rfc3339(),
+            expires_at: trace.expires_at.rfc3339(),
+            user: trace.user.clone(),
+            lane: trace.lane.name(),
+            tag: trace.tag.clone(),
+            key: None,
+            entries: ended_entries(trace),
+            events: None,
+        }
+    }
+
+    /// With the story.
+    pub(super) fn with_events(mut self, trace: Option<&Trace>) -> Self {
+        self.events = trace.map(|trace| trace.events.iter().map(|event| TraceEventJson::new(trace, event)).collect());
+        self
+    }
+}
+
+impl EntryJson {
+    fn live(message: &Message, entry: &EntrySnapshot) -> Self {
+        use crate::queue::entry::State;
+        let is_waiting = entry.state == Some(State::Deferred);
+        Self {
+            entry: entry.id.to_string(),
+            recipient: message.recipient(entry.id.index).mailbox.to_string(),
+            state: entry.state.map_or("unknown", State::name),
+            attempts: entry.progress.attempts,
+            next_attempt_at: is_waiting.then(|| entry.progress.next_attempt_at.rfc3339()),
+            destination: None,
+            last_reply: entry.progress.last_reply.clone(),
+            cause: entry.progress.cause.clone(),
+            may_have_arrived: entry.may_have_arrived,
+            ended_at: None,
+        }
+    }
+
+    fn hear(&mut self, event: &TraceEvent) {
+        self.attempts = self.attempts.max(event.attempt);
+        if event.destination.is_some() {
+            self.destination.clone_from(&event.destination);
+        }
+        if event.kind.is_end() {
+            self.state = event.kind.name();
+            self.ended_at = Some(event.time.rfc3339());
+            self.may_have_arrived |= event.may_have_arrived;
+            self.cause.clone_from(&event.cause);
+        }
+        if event.reply.is_some() {
+            self.last_reply.clone_from(&event.reply);
+        }
+    }
+}
+
+/// The entries as their events tell.
+fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
+    let mut entries: std::collections::BTreeMap<u16, EntryJson> = std::collections::BTreeMap::new();
+    for event in &trace.events {
+        let (Some(index), Some(recipient)) = (event.entry, &event.recipient) else { continue };
+        let new = || EntryJson {
+            entry: EntryId { message: trace.id, index }.to_string(),
+            recipient: recipient.to_string(),
+            state: "unknown",
+            ..EntryJson::default()
+        };
+        entries.entry(index).or_insert_with(new).hear(event);
+    }
+    entries.into_values().collect()
+}
+
+impl TraceEventJson {
+    fn new(trace: &Trace, event: &TraceEvent) -> Self {
+        Self {
+            event: event.kind.name(),
+            time: event.time.rfc3339(),
+            ms: u64::try_from(event.time.since(trace.accepted_at).as_millis()).unwrap_or(u64::MAX),
+            entry: event.entry.map(|index| EntryId { message: trace.id, index }.to_string()),
+            recipient: event.recipient.as_ref().map(ToString::to_string),
+            destination: event.destination.clone(),
+            cause: event.cause.clone(),
+            reply: event.reply.clone(),
+            attempt: event.attempt,
+            next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
+            may_have_arrived: event.may_have_arrived,
+            note: event.note.clone(),
+            steps: event.steps.clone(),
+        }
+    }
+}
+
+impl CancelledJson {
+    /// What was cancelled now, and what had ended before.
+    pub(super) fn new(cancelled: &[Cancelled], others: Vec<EntryJson>) -> Self {
+        let now = cancelled.iter().map(|cancelled| CancelledEntryJson {
+            entry: cancelled.id.to_string(),
+            recipient: cancelled.recipient.to_string(),
+            state: Kind::Cancelled.name(),
+            may_still_arrive: cancelled.may_still_arrive,
+        });
+        let mut entries: Vec<CancelledEntryJson> = now.collect();
+        for other in others {
+            if entries.iter().all(|entry| entry.entry != other.entry) {
+                entries.push(CancelledEntryJson {
+                    entry: other.entry,
+                    recipient: other.recipient,
+                    state: other.state,
+                    may_still_arrive: other.may_have_arrived,
+                });
+            }
+        }
+        Self { may_still_arrive: entries.iter().any(|entry| entry.may_still_arrive), entries }
+    }
+}
