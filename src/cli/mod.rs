@@ -1,10 +1,15 @@
 //! The command line: one file a command.
 
 mod check;
+mod client;
 mod dkim;
 mod explain;
 mod plan;
+mod queue;
+mod send;
 mod serve;
+mod timeline;
+mod trace;
 mod user;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +43,12 @@ enum Command {
     Explain(explain::Options),
     /// Show the attempts that would be made, and why
     Plan(plan::Options),
+    /// Send a code through the running relay, and see it arrive
+    Send(send::Options),
+    /// Tell what happened to a message, or to the latest of a recipient
+    Trace(trace::Options),
+    /// Look into the running relay's queue, and steer it
+    Queue(queue::Options),
     /// Make DKIM keys, print their DNS records
     #[command(subcommand)]
     Dkim(dkim::Command),
@@ -56,6 +67,9 @@ pub fn run() -> ExitCode {
         Command::Check(options) => check::run(file, &options),
         Command::Explain(options) => explain::run(&options),
         Command::Plan(options) => plan::run(&options),
+        Command::Send(options) => send::run(file, &options),
+        Command::Trace(options) => trace::run(file, &options),
+        Command::Queue(options) => queue::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
     };

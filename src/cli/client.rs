@@ -1,0 +1,226 @@
+//! The side of the commands that talks to a running relay: its HTTP API, address and token from the configuration or
+//! from the command line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context as _, bail, ensure};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::client::conn::http1;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use tokio::net::TcpStream;
+
+use super::read_config;
+use crate::config::Config;
+
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long an answer may take; those that wait for an end take up to 30 s.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(45);
+/// How long a stream of events may say nothing, not even that it lives.
+const SILENCE_MAX: Duration = Duration::from_secs(60);
+/// Longest line of a stream.
+const LINE_LEN_MAX: usize = 1 << 20;
+
+/// How a command reaches the relay.
+#[derive(Debug, Clone, clap::Args)]
+pub(super) struct Access {
+    /// The relay's HTTP API [default: [http] address of the configuration]
+    #[arg(long, value_name = "URL", global = true)]
+    url: Option<String>,
+    /// A user's token or the operator's [default: the operator's, from [http] `token_file`]
+    #[arg(long, value_name = "TOKEN", global = true)]
+    token: Option<String>,
+}
+
+/// A relay that can be asked.
+#[derive(Debug)]
+pub(super) struct Client {
+    /// Host and port.
+    authority: String,
+    token: String,
+}
+
+impl Client {
+    /// From the options and, for what they do not say, the configuration.
+    pub(super) fn new(file: Option<&Path>, access: &Access) -> anyhow::Result<Self> {
+        if let (Some(url), Some(token)) = (&access.url, &access.token) {
+            return Ok(Self { authority: authority(url)?, token: token.clone() });
+        }
+        let config = configuration(file)?;
+        let authority = match &access.url {
+            Some(url) => authority(url)?,
+            None => own_authority(&config)?,
+        };
+        let token = match &access.token {
+            Some(token) => token.clone(),
+            None => read_token(&config.http.token_file)?,
+        };
+        Ok(Self { authority, token })
+    }
+
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Incoming>> {
+        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority));
+        let unreachable = || format!("no relay answers at {}; is `otp-relay serve` running?", self.authority);
+        let stream = connecting.await.with_context(unreachable)?.with_context(unreachable)?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
+        // It ends with the answer; what goes wrong shows there.
+        tokio::spawn(connection);
+        let body = body.map(Value::to_string).unwrap_or_default();
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header("Host", &self.authority)
+            .header("Authorization", format!("Bearer {}", self.token))
+            .header("Content-Type", "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .context("the token or the address has characters that no request can carry")?;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let response = answer.context("the relay does not answer")?.context("the relay does not answer")?;
+        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
+    /// Asks, and returns the answer's status and JSON.
+    pub(super) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&Value>,
+    ) -> anyhow::Result<(StatusCode, Value)> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
+        let body = body.context("the relay's answer does not come")??.to_bytes();
+        let json = serde_json::from_slice(&body).context("what answers is no relay")?;
+        Ok((status, json))
+    }
+
+    /// Asks for JSON.
+    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+        Ok(self.ask(Method::GET, path, None).await?.1)
+    }
+
+    /// A stream of events.
+    pub(super) async fn follow(&self, path: &str) -> anyhow::Result<Stream> {
+        let response = self.send(Method::GET, path, None).await?;
+        Ok(Stream { body: response.into_body(), received: Vec::new() })
+    }
+}
+
+/// What a relay says instead of yes.
+async fn refusal(response: Response<Incoming>) -> anyhow::Error {
+    let status = response.status();
+    let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
+    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    match problem["detail"].as_str() {
+        Some(detail) => anyhow::anyhow!("the relay says {}: {detail}", status.as_u16()),
+        None => anyhow::anyhow!("the relay says {status}"),
+    }
+}
+
+/// Server-sent events.
+#[derive(Debug)]
+pub(super) struct Stream {
+    body: Incoming,
+    received: Vec<u8>,
+}
+
+impl Stream {
+    /// The data of the next event; none at the end.
+    pub(super) async fn next<T: DeserializeOwned>(&mut self) -> anyhow::Result<Option<T>> {
+        while let Some(line) = self.line().await? {
+            if let Some(data) = line.strip_prefix("data: ") {
+                return Ok(Some(serde_json::from_str(data).context("what answers is no relay")?));
+            }
+        }
+        Ok(None)
+    }
+
+    async fn line(&mut self) -> anyhow::Result<Option<String>> {
+        loop {
+            if let Some(end) = self.received.iter().position(|octet| *octet == b'\n') {
+                let line: Vec<u8> = self.received.drain(..=end).collect();
+                return Ok(Some(String::from_utf8_lossy(&line).trim_end().to_owned()));
+            }
+            ensure!(self.received.len() < LINE_LEN_MAX, "what answers is no relay");
+            let frame = tokio::time::timeout(SILENCE_MAX, self.body.frame()).await;
+            match frame.context("the relay has fallen silent")? {
+                Some(frame) => self.received.extend(frame?.data_ref().into_iter().flatten()),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+/// The configuration, whose findings are the business of other commands.
+pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
+    let (config, _) = read_config(file)?;
+    config.context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token")
+}
+
+fn own_authority(config: &Config) -> anyhow::Result<String> {
+    let mut address = config.http.address.context("the HTTP API is off in the configuration ([http] address)")?;
+    if address.ip().is_unspecified() {
+        let loopback = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
+        address.set_ip(loopback);
+    }
+    Ok(address.to_string())
+}
+
+fn read_token(path: &PathBuf) -> anyhow::Result<String> {
+    let shown = path.display();
+    let token = std::fs::read_to_string(path)
+        .with_context(|| format!("the token file {shown} cannot be read; the relay makes it at its start"))?;
+    Ok(token.trim().to_owned())
+}
+
+/// Host and port of a URL.
+fn authority(url: &str) -> anyhow::Result<String> {
+    let rest = match url.split_once("://") {
+        Some(("http", rest)) => rest,
+        Some((scheme, _)) => {
+            bail!("{scheme}:// is not spoken here; reach the relay by http, through a tunnel if it is far")
+        }
+        None => url,
+    };
+    let authority = rest.trim_end_matches('/');
+    ensure!(!authority.is_empty() && !authority.contains('/'), "--url is like http://127.0.0.1:8587");
+    let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
+    Ok(if has_port { authority.to_owned() } else { format!("{authority}:8587") })
+}
+
+/// Text as a part of a path or query (RFC 3986 section 2.1).
+pub(super) fn encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for octet in text.bytes() {
+        match octet {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(octet)),
+            _ => encoded.push_str(&format!("%{octet:02X}")),
+        }
+    }
+    encoded
+}
+
+/// Runs what a command has to wait for.
+pub(super) fn wait_for<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(work)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_of_relays_are_read() {
+        assert_eq!(authority("http://127.0.0.1:8587/").unwrap(), "127.0.0.1:8587");
+        assert_eq!(authority("relay").unwrap(), "relay:8587");
+        for url in ["https://relay", "", "http://", "http://relay/api"] {
+            assert!(authority(url).is_err(), "{url}");
+        }
+        assert_eq!(encoded("a+b@example.com"), "a%2Bb%40example.com");
+    }
+}

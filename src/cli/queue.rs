@@ -1,0 +1,139 @@
+//! `queue`: what is in it, and how to steer it.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::Subcommand;
+use hyper::Method;
+use serde_json::{Value, json};
+
+use super::client::{Access, Client, encoded, wait_for};
+use super::say;
+use super::timeline::{Message, clock_time};
+use super::trace::{story, tell};
+
+/// Options of `queue`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Print JSON
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(flatten)]
+    access: Access,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// Subcommands of `queue`.
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Show what is live, the oldest first
+    List {
+        /// Only in this state: queued, sending or deferred
+        #[arg(long)]
+        state: Option<String>,
+        /// Only to recipients of this domain
+        #[arg(long, value_name = "DOMAIN")]
+        destination: Option<String>,
+        /// At most so many messages
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one message and what happened to it
+    Show {
+        /// Its id, or an entry's
+        id: String,
+    },
+    /// Take a message back
+    Cancel {
+        /// Its id, or an entry's
+        id: String,
+    },
+    /// Try again now what waits for its next attempt
+    Retry {
+        /// The id of a message or an entry
+        #[arg(required_unless_present = "destination", conflicts_with = "destination")]
+        id: Option<String>,
+        /// Everything to recipients of this domain
+        #[arg(long, value_name = "DOMAIN")]
+        destination: Option<String>,
+    },
+}
+
+/// Runs it.
+pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
+    let client = Client::new(file, &options.access)?;
+    let answer = wait_for(ask(&client, &options.command))?;
+    if options.json {
+        say(&answer.to_string());
+        return Ok(ExitCode::SUCCESS);
+    }
+    match &options.command {
+        Command::List { .. } => list(answer)?,
+        Command::Show { .. } => tell(answer)?,
+        Command::Cancel { .. } => cancelled(&answer),
+        Command::Retry { .. } => {
+            let retried = answer["retried"].as_array().map_or(0, Vec::len);
+            say(&match retried {
+                0 => "nothing was waiting for its next attempt".to_owned(),
+                1 => "1 entry is tried now".to_owned(),
+                count => format!("{count} entries are tried now"),
+            });
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(client: &Client, command: &Command) -> anyhow::Result<Value> {
+    match command {
+        Command::List { state, destination, limit } => {
+            let mut path = format!("/v1/queue?limit={limit}");
+            for (name, value) in [("state", state), ("destination", destination)] {
+                path.extend(value.as_ref().map(|value| format!("&{name}={}", encoded(value))));
+            }
+            client.get(&path).await
+        }
+        Command::Show { id } => story(client, id).await,
+        Command::Cancel { id } => {
+            let message = id.split('-').next().unwrap_or_default();
+            Ok(client.ask(Method::DELETE, &format!("/v1/messages/{}", encoded(message)), None).await?.1)
+        }
+        Command::Retry { id, destination } => {
+            let body = match (id, destination) {
+                (Some(id), _) => json!({"id": id}),
+                (None, destination) => json!({"destination": destination}),
+            };
+            Ok(client.ask(Method::POST, "/v1/queue/retry", Some(&body)).await?.1)
+        }
+    }
+}
+
+fn list(answer: Value) -> anyhow::Result<()> {
+    let total = answer["entries"].as_u64().unwrap_or(0);
+    let messages: Vec<Message> =
+        serde_json::from_value(answer["messages"].clone()).context("what answers is no relay")?;
+    let mut shown = 0;
+    for entry in messages.iter().flat_map(|message| &message.entries) {
+        shown += 1;
+        let next = entry.next_attempt_at.as_deref().map_or("-", clock_time);
+        let (cause, reply) = (entry.cause.as_deref().unwrap_or("-"), entry.last_reply.as_deref().unwrap_or_default());
+        let (id, state, attempts, recipient) = (&entry.entry, &entry.state, entry.attempts, &entry.recipient);
+        say(&format!("{id:<29} {state:<8} {attempts:>2}  {next:<12} {recipient:<32} {cause:<16} {reply}"));
+    }
+    let entries = if total == 1 { "entry" } else { "entries" };
+    say(&if shown == total { format!("{total} {entries}") } else { format!("{total} {entries}; {shown} shown") });
+    Ok(())
+}
+
+fn cancelled(answer: &Value) {
+    for entry in answer["entries"].as_array().into_iter().flatten() {
+        let text = |name: &str| entry[name].as_str().unwrap_or("-").to_owned();
+        let outlook = match (text("state").as_str(), entry["may_still_arrive"].as_bool()) {
+            ("cancelled", Some(true)) => ", but its content was on its way and may still arrive",
+            ("cancelled", _) => ", and will not arrive",
+            _ => " before; nothing to cancel",
+        };
+        say(&format!("{}  {}: {}{outlook}", text("entry"), text("recipient"), text("state")));
+    }
+}

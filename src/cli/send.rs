@@ -1,0 +1,134 @@
+//! `send`: a code by mail, followed to its end.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use hyper::Method;
+use serde_json::json;
+
+use super::client::{Access, Client, configuration, wait_for};
+use super::say;
+use super::timeline::{Event, Message};
+use crate::app::folder::fill_random;
+use crate::config::Config;
+use crate::intake::user::Senders;
+
+/// The local part where the configuration allows any.
+const LOCAL_PART: &str = "otp";
+
+/// Options of `send`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The recipient
+    #[arg(long, value_name = "ADDRESS")]
+    to: String,
+    /// The sender [default: one that the configuration allows]
+    #[arg(long, value_name = "ADDRESS")]
+    from: Option<String>,
+    /// The code [default: six random digits]
+    #[arg(long)]
+    code: Option<String>,
+    /// The name of the app in the mail
+    #[arg(long, value_name = "NAME")]
+    app: Option<String>,
+    /// How long it is worth something, like 90s or 5m [default: the user's]
+    #[arg(long, value_name = "SPAN")]
+    ttl: Option<String>,
+    /// The language of the mail: en, de, fr, es
+    #[arg(long, default_value = "en")]
+    locale: String,
+    /// Print the message as JSON at its end, instead of what happens
+    #[arg(long)]
+    json: bool,
+    #[command(flatten)]
+    access: Access,
+}
+
+/// Succeeds only if it was delivered.
+pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
+    let client = Client::new(file, &options.access)?;
+    let from = match &options.from {
+        Some(from) => from.clone(),
+        None => default_sender(&configuration(file)?)
+            .context("say --from ADDRESS: the configuration names no sender to choose")?,
+    };
+    let code = options.code.clone().map_or_else(random_code, Ok)?;
+    let mut otp = json!({"code": code, "locale": options.locale});
+    if let Some(app) = &options.app {
+        otp["app"] = json!(app);
+    }
+    let mut body = json!({"from": from, "to": options.to, "otp": otp});
+    if let Some(ttl) = &options.ttl {
+        body["life"] = json!(ttl);
+    }
+    let message = wait_for(follow(&client, &body, options.json))?;
+    Ok(if message.is_delivered() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+async fn follow(client: &Client, body: &serde_json::Value, as_json: bool) -> anyhow::Result<Message> {
+    let (_, taken) = client.ask(Method::POST, "/v1/messages", Some(body)).await?;
+    let id = taken["id"].as_str().context("what answers is no relay")?.to_owned();
+    let mut events = client.follow(&format!("/v1/events?message={id}")).await?;
+    if !as_json {
+        say(&format!("message {id}"));
+    }
+    while let Some(event) = events.next::<Event>().await? {
+        if let Some(line) = event.line(false).filter(|_| !as_json && !event.event.is_empty()) {
+            say(&format!("  {line}"));
+        }
+    }
+    let json = client.get(&format!("/v1/messages/{id}")).await?;
+    if as_json {
+        say(&json.to_string());
+    }
+    let message: Message = serde_json::from_value(json).context("what answers is no relay")?;
+    if !as_json {
+        message.entries.iter().for_each(|entry| say(&entry.verdict()));
+    }
+    Ok(message)
+}
+
+fn random_code() -> anyhow::Result<String> {
+    let mut bytes = [0; 4];
+    fill_random(&mut bytes)?;
+    Ok(format!("{:06}", u32::from_be_bytes(bytes) % 1_000_000))
+}
+
+/// An address that some user may send as; a relay without a file has a user for its own name.
+fn default_sender(config: &Config) -> Option<String> {
+    let mut users: Vec<_> = config.accounts.values().map(|account| &account.user).collect();
+    users.sort_by(|a, b| a.name.cmp(&b.name));
+    let patterns = users.iter().filter_map(|user| match &user.senders {
+        Senders::Patterns(patterns) => Some(patterns),
+        Senders::SigningDomains => None,
+    });
+    let named = patterns.flatten().find_map(|pattern| match pattern.rsplit_once('@') {
+        Some((_, domain)) if domain.contains('*') => None,
+        Some(("*", domain)) => Some(format!("{LOCAL_PART}@{domain}")),
+        Some(_) => Some(pattern.clone()),
+        None => None,
+    });
+    let signed = || config.keys.domains().next().map(|domain| format!("{LOCAL_PART}@{domain}"));
+    let made_up = || config.file.is_none().then(|| format!("{LOCAL_PART}@{}", config.hostname));
+    named.or_else(signed).or_else(made_up)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sender_is_found_in_the_configuration() {
+        let sender = |text: &str, path: Option<&Path>| {
+            let (config, _) = Config::from_text(&format!("hostname = \"relay.test\"\n{text}"), Path::new(""), path);
+            default_sender(&config.unwrap())
+        };
+        let file = Some(Path::new("relay.toml"));
+        let user = |senders: &str| format!("[[user]]\nname = \"shop\"\nsenders = [{senders}]\n");
+        assert_eq!(sender(&user("\"*\", \"*@*.x.test\", \"*@app.test\""), file).as_deref(), Some("otp@app.test"));
+        assert_eq!(sender(&user("\"code@app.test\""), file).as_deref(), Some("code@app.test"));
+        assert_eq!(sender(&user("\"*\""), file), None);
+        assert_eq!(sender("", None).as_deref(), Some("otp@relay.test"));
+    }
+}

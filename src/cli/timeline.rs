@@ -1,0 +1,217 @@
+//! The story of a message for people who are asked "where is my code?".
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+
+/// A message, as far as it is shown.
+#[derive(Debug, Deserialize)]
+pub(super) struct Message {
+    pub(super) id: String,
+    accepted_at: String,
+    expires_at: String,
+    user: String,
+    lane: String,
+    tag: Option<String>,
+    pub(super) entries: Vec<Entry>,
+    #[serde(default)]
+    events: Vec<Event>,
+}
+
+/// An entry.
+#[derive(Debug, Deserialize)]
+pub(super) struct Entry {
+    pub(super) entry: String,
+    pub(super) recipient: String,
+    pub(super) state: String,
+    pub(super) attempts: u32,
+    pub(super) next_attempt_at: Option<String>,
+    pub(super) last_reply: Option<String>,
+    pub(super) cause: Option<String>,
+    #[serde(default)]
+    may_have_arrived: bool,
+}
+
+/// An event, from a trace or as it happens.
+#[derive(Debug, Deserialize)]
+pub(super) struct Event {
+    #[serde(default)]
+    pub(super) event: String,
+    #[serde(default)]
+    time: String,
+    #[serde(default)]
+    ms: u64,
+    entry: Option<String>,
+    recipient: Option<String>,
+    destination: Option<String>,
+    cause: Option<String>,
+    reply: Option<String>,
+    #[serde(default)]
+    attempt: u32,
+    next_attempt_at: Option<String>,
+    #[serde(default)]
+    may_have_arrived: bool,
+    note: Option<String>,
+    #[serde(default)]
+    steps: Vec<Step>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Step {
+    stage: String,
+    host: String,
+    ms: u64,
+    result: String,
+}
+
+/// `10:00:00.004` of an RFC 3339 time.
+pub(super) fn clock_time(time: &str) -> &str {
+    time.get(11..23).unwrap_or(time)
+}
+
+fn day(time: &str) -> &str {
+    time.get(..10).unwrap_or(time)
+}
+
+impl Message {
+    /// Whether it has reached everybody.
+    pub(super) fn is_delivered(&self) -> bool {
+        !self.entries.is_empty() && self.entries.iter().all(|entry| entry.state == "delivered")
+    }
+
+    /// The whole story.
+    pub(super) fn lines(&self) -> Vec<String> {
+        let tag = self.tag.as_ref().map(|tag| format!(", tag {tag}")).unwrap_or_default();
+        let mut lines = vec![
+            format!("message {}", self.id),
+            format!(
+                "  accepted {} {} UTC from {}, lane {}{tag}; worth something until {}",
+                day(&self.accepted_at),
+                clock_time(&self.accepted_at),
+                self.user,
+                self.lane,
+                clock_time(&self.expires_at),
+            ),
+        ];
+        lines.extend(self.entries.iter().map(|entry| format!("  {}", entry.verdict())));
+        lines.push(String::new());
+        let several = self.entries.len() > 1;
+        for event in &self.events {
+            lines.extend(event.steps.iter().map(|step| format!("  {}", step.line())));
+            lines.extend(event.line(several).map(|line| format!("  {line}")));
+        }
+        lines
+    }
+}
+
+impl Entry {
+    /// What came of it, in a sentence.
+    pub(super) fn verdict(&self) -> String {
+        let attempts = if self.attempts == 1 { "1 attempt".to_owned() } else { format!("{} attempts", self.attempts) };
+        let mut verdict = format!("{}: {}, {attempts}", self.recipient, self.state);
+        // Writing to a String cannot fail.
+        if let Some(at) = &self.next_attempt_at {
+            let _ = write!(verdict, ", the next at {}", clock_time(at));
+        }
+        if let Some(cause) = &self.cause {
+            let _ = write!(verdict, ", {}", spoken(cause));
+        }
+        if self.may_have_arrived && self.state != "delivered" {
+            verdict.push_str(", may have arrived all the same");
+        }
+        verdict
+    }
+}
+
+impl Event {
+    /// One line; none for what tells people nothing.
+    pub(super) fn line(&self, with_recipient: bool) -> Option<String> {
+        let host = self.destination.as_deref().unwrap_or("the mail host");
+        let what = match self.event.as_str() {
+            "queued" => return None,
+            "accepted" => format!("accepted{}", self.note_in(", ")),
+            "attempted" => format!("attempt {} begins at {host}", self.attempt),
+            "delivered" => format!("delivered: {host} took it{}", self.note_in(", over ")),
+            "greylisted" => format!("greylisted: {host} makes strangers wait"),
+            "deferred" => format!("put off{}", self.cause_in(": ")),
+            "failed" => format!("failed{}", self.cause_in(": ")),
+            "expired" => format!("expired: its life ended first{}", self.cause_in("; before, ")),
+            "cancelled" => "cancelled: the app took it back".to_owned(),
+            "superseded" => "superseded: a newer message took its place".to_owned(),
+            "verified" => "verified: the app saw the code being used".to_owned(),
+            other => format!("{}{}", spoken(other), self.cause_in(": ")),
+        };
+        let mut line = format!("{}  {:>7} ms  {what}", clock_time(&self.time), self.ms);
+        // Writing to a String cannot fail.
+        if let Some(at) = &self.next_attempt_at {
+            let _ = write!(line, "; next attempt at {}", clock_time(at));
+        }
+        if self.may_have_arrived {
+            line.push_str("; may have arrived all the same");
+        }
+        if let Some(recipient) = self.recipient.as_ref().filter(|_| with_recipient && self.entry.is_some()) {
+            let _ = write!(line, "  <{recipient}>");
+        }
+        if let Some(reply) = self.reply.as_ref().filter(|_| self.event != "attempted") {
+            let _ = write!(line, "  \"{reply}\"");
+        }
+        Some(line)
+    }
+
+    fn cause_in(&self, before: &str) -> String {
+        self.cause.as_ref().map(|cause| format!("{before}{}", spoken(cause))).unwrap_or_default()
+    }
+
+    fn note_in(&self, before: &str) -> String {
+        self.note.as_ref().map(|note| format!("{before}{note}")).unwrap_or_default()
+    }
+}
+
+impl Step {
+    fn line(&self) -> String {
+        format!("{:>15} + {:>5} ms    {:<8} {}  [{}]", "", self.ms, self.stage, self.result, self.host)
+    }
+}
+
+/// `bad_mailbox` as people say it.
+fn spoken(name: &str) -> String {
+    name.replace('_', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_story_reads_well() {
+        let json = serde_json::json!({
+            "id": "01M7YRRT9A0000000000000000", "accepted_at": "2026-11-21T10:00:00.004Z",
+            "expires_at": "2026-11-21T10:10:00.004Z", "user": "shop", "lane": "otp",
+            "entries": [{"entry": "01M7YRRT9A0000000000000000-1", "recipient": "alice@example.com", "state": "delivered",
+                "attempts": 2, "may_have_arrived": false}],
+            "events": [
+                {"event": "accepted", "time": "2026-11-21T10:00:00.004Z", "ms": 0},
+                {"event": "attempted", "time": "2026-11-21T10:00:00.005Z", "ms": 1, "entry": "x-1", "attempt": 1,
+                    "destination": "mx.example.com"},
+                {"event": "greylisted", "time": "2026-11-21T10:00:00.020Z", "ms": 16, "entry": "x-1", "attempt": 1,
+                    "destination": "mx.example.com", "cause": "greylisted", "reply": "451 4.7.1 Greylisted",
+                    "next_attempt_at": "2026-11-21T10:00:05.020Z",
+                    "steps": [{"stage": "RCPT", "host": "mx.example.com", "ms": 15, "result": "451 4.7.1 Greylisted"}]},
+            ]
+        });
+        let message: Message = serde_json::from_value(json).unwrap();
+        let expected = [
+            "message 01M7YRRT9A0000000000000000",
+            "  accepted 2026-11-21 10:00:00.004 UTC from shop, lane otp; worth something until 10:10:00.004",
+            "  alice@example.com: delivered, 2 attempts",
+            "",
+            "  10:00:00.004        0 ms  accepted",
+            "  10:00:00.005        1 ms  attempt 1 begins at mx.example.com",
+            "                  +    15 ms    RCPT     451 4.7.1 Greylisted  [mx.example.com]",
+            "  10:00:00.020       16 ms  greylisted: mx.example.com makes strangers wait; next attempt at 10:00:05.020  \
+             \"451 4.7.1 Greylisted\"",
+        ];
+        assert_eq!(message.lines(), expected);
+        assert!(message.is_delivered());
+    }
+}

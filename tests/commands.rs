@@ -1,0 +1,147 @@
+//! The commands that talk to a running relay, as the operator types them.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::process::Command;
+
+use otp_relay::app::Relay;
+use otp_relay::event::Kind;
+use serde_json::Value;
+use support::fake_mx::{FakeMx, Trick};
+use support::{Events, start_relay};
+
+/// A relay, and a configuration file that leads to it.
+struct Bench {
+    relay: Relay,
+    events: Events,
+    mx: FakeMx,
+    folder: tempfile::TempDir,
+}
+
+/// What a command came to.
+struct Done {
+    status: i32,
+    out: String,
+    err: String,
+}
+
+impl Bench {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let mx = FakeMx::start(&["PIPELINING"]).await;
+        let (relay, events) = start_relay(folder.path(), mx.address, "");
+        let config = format!(
+            "data_dir = \"data\"\n[[user]]\nname = \"trusted\"\nsenders = [\"*@app.test\"]\n[http]\naddress = \"{}\"\n",
+            relay.http_address().unwrap()
+        );
+        std::fs::write(folder.path().join("relay.toml"), config).unwrap();
+        Self { relay, events, mx, folder }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> Done {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
+        command.args(arguments).arg("-c").arg(self.folder.path().join("relay.toml"));
+        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        Done { status: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+    }
+}
+
+fn id_of(out: &str) -> String {
+    out.lines().find_map(|line| line.strip_prefix("message ")).unwrap_or_else(|| panic!("{out}")).to_owned()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_is_sent_and_followed() {
+    let bench = Bench::new().await;
+    bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
+    let sent = bench.run(&["send", "--to", "alice@example.test", "--code", "481516", "--ttl", "60s"]).await;
+    assert_eq!((sent.status, sent.err.as_str()), (0, ""), "{}", sent.out);
+    for part in [
+        "accepted",
+        "attempt 1 begins",
+        "greylisted: ",
+        "attempt 2 begins",
+        "alice@example.test: delivered, 2 attempts",
+    ] {
+        assert!(sent.out.contains(part), "{part} is missing in {}", sent.out);
+    }
+    let received = &bench.mx.received()[0];
+    assert!(received.mail.starts_with("MAIL FROM:<otp@app.test>"));
+    assert!(String::from_utf8_lossy(&received.content).contains("Subject: 481516 is your code\r\n"));
+    let id = id_of(&sent.out);
+    let by_id = bench.run(&["trace", &id]).await;
+    let by_recipient = bench.run(&["trace", "Alice@example.test"]).await;
+    assert_eq!((by_id.status, &by_id.out), (0, &by_recipient.out));
+    for part in
+        ["alice@example.test: delivered", "RCPT     451 4.7.1 Greylisted  [mx.test]", "content  250 2.0.0 taken"]
+    {
+        assert!(by_id.out.contains(part), "{part} is missing in {}", by_id.out);
+    }
+    assert!(!by_id.out.contains("481516"));
+    let json: Value = serde_json::from_str(&bench.run(&["trace", &id, "--json"]).await.out).unwrap();
+    assert_eq!(json["entries"][0]["state"], "delivered");
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_not_delivered_fails_the_command() {
+    let bench = Bench::new().await;
+    bench.mx.trick("RCPT", Trick::Say("550 5.1.1 no such user"), 1);
+    let sent = bench.run(&["send", "--to", "bob@example.test", "--from", "code@app.test", "--json"]).await;
+    assert_eq!(sent.status, 1);
+    let json: Value = serde_json::from_str(&sent.out).unwrap();
+    assert_eq!((&json["entries"][0]["state"], &json["entries"][0]["cause"]), (&"failed".into(), &"bad_mailbox".into()));
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_queue_is_shown_and_steered() {
+    let mut bench = Bench::new().await;
+    bench.mx.trick("RCPT", Trick::Say("451 4.3.0 later"), 2);
+    let token = std::fs::read_to_string(bench.folder.path().join("data/api.token")).unwrap();
+    let http = support::http::Http { address: bench.relay.http_address().unwrap(), token: token.trim().to_owned() };
+    let mut ids = Vec::new();
+    for recipient in ["alice@a.test", "bob@b.test"] {
+        let body = serde_json::json!({"from": "otp@app.test", "to": recipient, "otp": {"code": "1234"}});
+        ids.push(http.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned());
+        bench.events.next(Kind::Deferred).await;
+    }
+    let list = bench.run(&["queue", "list"]).await.out;
+    assert!(list.contains(&ids[0]) && list.contains("bob@b.test") && list.ends_with("\n2 entries\n"), "{list}");
+    let list = bench.run(&["queue", "list", "--destination", "a.test", "--state", "deferred"]).await.out;
+    assert!(list.contains("451 4.3.0 later") && list.ends_with("\n1 entry\n"), "{list}");
+    let show = bench.run(&["queue", "show", &ids[1]]).await.out;
+    assert!(show.contains("bob@b.test: deferred, 1 attempt, the next at "), "{show}");
+    let cancelled = bench.run(&["queue", "cancel", &ids[1]]).await.out;
+    assert!(cancelled.ends_with("bob@b.test: cancelled, and will not arrive\n"), "{cancelled}");
+    let retried = bench.run(&["queue", "--json", "retry", "--destination", "a.test"]).await;
+    assert_eq!(retried.out, format!("{{\"retried\":[\"{}-1\"]}}\n", ids[0]));
+    bench.events.next(Kind::Delivered).await;
+    assert_eq!(bench.run(&["queue", "retry", &ids[0]]).await.out, "nothing was waiting for its next attempt\n");
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_are_one_line_that_says_what_to_do() {
+    let bench = Bench::new().await;
+    let address = format!("http://{}", bench.relay.http_address().unwrap());
+    for (arguments, status, told) in [
+        (&["trace", "01M7YRRT9A0000000000000000"][..], 1, "the relay says 404: no message with this id"),
+        (&["trace", "nobody@example.test"], 1, "no message to nobody@example.test is known"),
+        (&["send", "--to", "a@gone.test"], 1, "the relay says 422: a@gone.test: no such domain"),
+        (&["send", "--to", "a@example.test", "--from", "ceo@bank.test"], 1, "the relay says 403: no user's senders"),
+        (&["queue", "list", "--url", &address, "--token", "wrong"], 1, "the relay says 401: send the header"),
+        (&["queue", "list", "--url", "https://relay"], 1, "https:// is not spoken here"),
+        (&["queue", "list", "--url", "http://127.0.0.1:1"], 1, "no relay answers at 127.0.0.1:1"),
+    ] {
+        let done = bench.run(arguments).await;
+        assert_eq!((done.status, done.out.as_str()), (status, ""), "{arguments:?}");
+        assert_eq!(done.err.lines().count(), 1, "{}", done.err);
+        assert!(done.err.starts_with("otp-relay: ") && done.err.contains(told), "{}", done.err);
+    }
+    assert_eq!(bench.run(&["queue", "retry"]).await.status, 2);
+    bench.relay.shut_down().await;
+}
