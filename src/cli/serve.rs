@@ -45,6 +45,9 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     for (address, settings) in relay.addresses().iter().zip(&listeners) {
         tracing::info!(%address, tls = ?settings.tls, hostname, "listening");
     }
+    if let Some(address) = relay.http_address() {
+        tracing::info!(%address, "listening for HTTP");
+    }
     notify(&NotifyState::Ready);
     while let Asked::Reload = signals.next().await {
         reload(&relay, path);
@@ -134,6 +137,9 @@ fn introduce(config: &Config, made_up: &MadeUp) {
         say(&format!("  user        {}", made_up::USER));
         say(&format!("  password    {password}"));
         say(&format!("  senders     *@{}", config.hostname));
+        if let Some(address) = config.http.address {
+            say(&format!("  HTTP API    http://{address} (token in {})", config.http.token_file.display()));
+        }
     }
     say("\nPublish these records, or receivers will not believe the signatures:\n");
     made_up.records.iter().for_each(|record| say(record));
