@@ -28,10 +28,10 @@ const LINE_LEN_MAX: usize = 1 << 20;
 /// How a command reaches the relay.
 #[derive(Debug, Clone, clap::Args)]
 pub(super) struct Access {
-    /// The relay's HTTP API [default: [http] address of the configuration]
+    /// The relay's HTTP API [default: http.address of the configuration]
     #[arg(long, value_name = "URL", global = true)]
     url: Option<String>,
-    /// A user's token or the operator's [default: the operator's, from [http] `token_file`]
+    /// A user's token or the operator's [default: the operator's, from `http.token_file`]
     #[arg(long, value_name = "TOKEN", global = true)]
     token: Option<String>,
 }
@@ -163,7 +163,7 @@ pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
 }
 
 fn own_authority(config: &Config) -> anyhow::Result<String> {
-    let mut address = config.http.address.context("the HTTP API is off in the configuration ([http] address)")?;
+    let mut address = config.http.address.context("the HTTP API is off in the configuration (http.address)")?;
     if address.ip().is_unspecified() {
         let loopback = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);

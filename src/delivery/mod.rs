@@ -1,6 +1,6 @@
 //! Delivery: from an entry that is ready to the mail host's final answer.
 //!
-//! The stages are route, connect, transact, settle; [`worker`] alone knows their order. Each destination is a site with
+//! The stages are route, connect, transact, settle; `worker` alone knows their order. Each destination is a site with
 //! its sessions and its list of entries that wait; a session that has finished takes the next entry itself.
 
 mod connect;

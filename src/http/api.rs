@@ -24,7 +24,7 @@ use crate::intake::user::User;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::MessageId;
-use crate::queue::steer::{Filter, Snapshot};
+use crate::queue::steer::{Cancelled, Filter, Snapshot};
 use crate::report::trace::Trace;
 use crate::smtp::server_session::{Protocol, Submission};
 
@@ -263,6 +263,17 @@ pub(super) async fn list(
     Ok(Json(MessagesJson { messages }))
 }
 
+impl Api {
+    /// Takes back what the filter covers. What was answered holds after a crash too.
+    async fn take_back(&self, filter: &Filter) -> Result<Vec<Cancelled>, Problem> {
+        let cancelled = self.parts.queue.cancel(filter, self.parts.clock.now());
+        if !cancelled.is_empty() && self.parts.queue.flush().await.is_err() {
+            return Err(Problem::cannot_store().about("taken back, but not written down, so that a crash undoes it"));
+        }
+        Ok(cancelled)
+    }
+}
+
 /// `DELETE /v1/messages/{id}`.
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
@@ -272,7 +283,7 @@ pub(super) async fn cancel(
     let id = id(&text)?;
     api.known(&who, id).await?;
     let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
-    let cancelled = api.parts.queue.cancel(&filter, api.parts.clock.now());
+    let cancelled = api.take_back(&filter).await?;
     let after = api.json(&who, id).await?;
     Ok(Json(CancelledJson::new(&cancelled, after.entries)))
 }
@@ -290,7 +301,7 @@ pub(super) async fn cancel_many(
     let recipient = recipient.as_deref().map(plain).transpose()?;
     let key = key.map(Arc::from);
     let filter = Filter { recipient, key, user: who.only_user(), ..Filter::default() };
-    let cancelled = api.parts.queue.cancel(&filter, api.parts.clock.now());
+    let cancelled = api.take_back(&filter).await?;
     Ok(Json(CancelledJson::new(&cancelled, Vec::<EntryJson>::new())))
 }
 
