@@ -6,7 +6,8 @@ use std::sync::Arc;
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::event::{Event, Kind, Sink};
 use otp_relay::mail::envelope::Recipient;
-use otp_relay::mail::id::MessageId;
+use otp_relay::mail::id::{EntryId, MessageId};
+use otp_relay::queue::steer::Cancelled;
 use parking_lot::Mutex;
 
 use crate::{Entries, key};
@@ -39,6 +40,13 @@ struct Arrival {
     reply_lost: bool,
 }
 
+/// An entry that the app took back and was told would not arrive.
+struct TakenBack {
+    at: Timestamp,
+    id: MessageId,
+    index: u16,
+}
+
 #[derive(Default)]
 struct Known {
     /// How many lives the relay has had.
@@ -47,6 +55,7 @@ struct Known {
     entries: Entries<Entry>,
     arrivals: HashMap<(u64, String), Vec<Arrival>>,
     connections: HashMap<u8, usize>,
+    taken_back: Vec<TakenBack>,
     /// Breaches seen inside tasks of the relay, where a panic would only end the task.
     broken: Option<String>,
 }
@@ -93,6 +102,30 @@ impl Laws {
         let mut known = self.known.lock();
         let is_known = known.acknowledged.values().any(|message| message.id == id);
         known.demand(is_known, || format!("a repeat of {id}, which was never accepted"));
+    }
+
+    /// A message that was acknowledged, by its place.
+    pub fn id(&self, place: usize) -> Option<MessageId> {
+        let known = self.known.lock();
+        let mut ids: Vec<_> = known.acknowledged.values().map(|message| message.id).collect();
+        ids.sort_unstable();
+        (!ids.is_empty()).then(|| ids[place % ids.len()])
+    }
+
+    /// The app took entries back, and that is on disk.
+    pub fn taken_back(&self, cancelled: &[Cancelled]) {
+        let at = self.clock.now();
+        let for_good = cancelled.iter().filter(|cancelled| !cancelled.may_still_arrive);
+        let entries = for_good.map(|cancelled| TakenBack { at, id: cancelled.id.message, index: cancelled.id.index });
+        self.known.lock().taken_back.extend(entries);
+    }
+
+    /// Somebody did not want to wait for the time of the next attempt.
+    pub fn hurried(&self, entries: &[EntryId]) {
+        let mut known = self.known.lock();
+        for id in entries {
+            known.entries.entry((id.message, id.index)).or_default().next_attempt_at = None;
+        }
     }
 
     pub fn crashed(&self) {
@@ -153,6 +186,11 @@ impl Laws {
                     let grace = std::time::Duration::from_millis(1500);
                     let late = arrival.at.since(message.expires_at);
                     assert!(late <= grace, "message {number} arrived {late:?} after its life");
+                }
+                let is_this = |taken: &&TakenBack| (taken.id, taken.index) == (message.id, index);
+                for taken in known.taken_back.iter().filter(is_this) {
+                    let came = arrivals.iter().any(|arrival| arrival.at > taken.at);
+                    assert!(!came, "message {number} arrived after it was taken back");
                 }
                 let Some(entry) = known.entries.get(&(message.id, index)) else {
                     panic!("message {number} never ended")

@@ -34,6 +34,7 @@ use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
 use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::steer::Filter;
 use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
 use otp_relay::smtp::server_session::{Protocol, Submission};
 use otp_relay::tls;
@@ -136,13 +137,14 @@ async fn play(seed: u64) {
     let mut horizon = clock.now();
     for _ in 0..random.below(40) + 5 {
         laws.check();
-        match random.below(12) {
+        match random.below(13) {
             0 => {
                 life.crash(&network, &laws).await;
                 life = Life::begin(&store, &network, &clock, &laws);
             }
             1 => store.set_failing(true),
-            2 | 3 => tokio::time::sleep(Duration::from_millis(random.below(60_000))).await,
+            2 => steer(&life, &mut random, &laws).await,
+            3 | 4 => tokio::time::sleep(Duration::from_millis(random.below(60_000))).await,
             _ => {
                 if random.below(3) == 0 {
                     store.set_failing(false);
@@ -162,6 +164,19 @@ async fn play(seed: u64) {
     assert_eq!(depth.messages, 0, "{depth:?} is left");
     assert!(store.is_empty(), "{} messages are left on disk", store.len());
     life.crash(&network, &laws).await;
+}
+
+/// An app takes a message back, or an operator hurries one.
+async fn steer(life: &Life, random: &mut Random, laws: &Laws) {
+    let Some(id) = laws.id(random.index(1000)) else { return };
+    if random.below(2) == 0 {
+        laws.hurried(&life.queue.retry_now(&Filter::of_message(id), laws.now()));
+        return;
+    }
+    let cancelled = life.queue.cancel(&Filter::of_message(id), laws.now());
+    if life.queue.flush().await.is_ok() {
+        laws.taken_back(&cancelled);
+    }
 }
 
 /// Submits a message to a few recipients; returns when its life ends if it was taken.
