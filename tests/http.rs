@@ -243,7 +243,7 @@ async fn users_see_their_own_and_the_operator_everything() {
         assert_eq!(http.get(&path).await.status, status);
     }
     for (http, count) in [(&bench.operator, 1), (&bench.shop, 1), (&bench.bank, 0)] {
-        let list = http.get("/v1/messages?recipient=ALICE@example.test").await.json();
+        let list = http.get("/v1/messages?recipient=ALICE%40example.test").await.json();
         assert_eq!(list["messages"].as_array().unwrap().len(), count);
     }
     assert_eq!(bench.bank.delete(&path).await.status, 404);
@@ -251,6 +251,10 @@ async fn users_see_their_own_and_the_operator_everything() {
     assert_eq!(bench.bank.get(&format!("/v1/events?message={id}")).await.status, 404);
     let nobodys = with(mail("alice@example.test"), json!({"from": "otp@nobody.test"}));
     assert_eq!(bench.operator.post("/v1/messages", nobodys).await.status, 403);
+    let plus = with(mail("alice+1@example.test"), json!({"to": ["alice+1@example.test", "alice+1@example.test"]}));
+    assert_eq!(bench.shop.post("/v1/messages", plus).await.json()["entries"].as_array().unwrap().len(), 1);
+    let list = bench.shop.get("/v1/messages?recipient=alice+1@example.test").await.json();
+    assert_eq!(list["messages"].as_array().unwrap().len(), 1);
     assert_eq!(bench.operator.get("/v1/messages").await.status, 422);
     assert_eq!(bench.operator.get("/v1/messages?recipient=alice").await.status, 422);
     assert_eq!(bench.operator.get("/v1/messages/1").await.status, 404);

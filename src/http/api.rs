@@ -62,12 +62,26 @@ impl Known {
     }
 }
 
+/// How much of a message is to be known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    /// How it stands. While all of it lives, the queue knows.
+    State,
+    /// What happened to it as well.
+    Story,
+}
+
 impl Api {
     /// What is known of a message, by somebody who may see it.
-    pub(super) async fn known(&self, who: &Who, id: MessageId) -> Result<Known, Problem> {
+    pub(super) async fn known(&self, who: &Who, id: MessageId, need: Need) -> Result<Known, Problem> {
         let mut known = Known { snapshot: None, trace: None };
         for _ in 0..LOOKS_MAX {
             let snapshot = self.parts.queue.message(id);
+            let lives = |live: &Snapshot| live.entries.iter().all(|entry| entry.state.is_some());
+            if need == Need::State && snapshot.as_ref().is_some_and(lives) {
+                known = Known { snapshot, trace: None };
+                break;
+            }
             // Whoever has just left the queue has its end among the events that are being passed on.
             self.parts.reporter.settled().await;
             let traces = self.parts.traces.clone();
@@ -83,7 +97,7 @@ impl Api {
     }
 
     pub(super) async fn json(&self, who: &Who, id: MessageId) -> Result<MessageJson, Problem> {
-        self.known(who, id).await?.json().ok_or_else(Problem::unknown_message)
+        self.known(who, id, Need::State).await?.json().ok_or_else(Problem::unknown_message)
     }
 }
 
@@ -156,7 +170,14 @@ fn recipients(new: &NewMessage, recipients_max: usize) -> Result<Vec<Person>, Pr
     if to.is_empty() || to.len() > recipients_max {
         return Err(Problem::invalid(format!("to: 1 to {recipients_max} addresses")));
     }
-    to.iter().map(|text| Person::parse(text, "to")).collect()
+    let mut people: Vec<Person> = Vec::with_capacity(to.len());
+    for text in to {
+        let person = Person::parse(text, "to")?;
+        if people.iter().all(|other| other.mailbox != person.mailbox) {
+            people.push(person);
+        }
+    }
+    Ok(people)
 }
 
 /// All of them, side by side: an answer about one is worth as much as about all. What could be a repeat, which costs
@@ -210,7 +231,7 @@ pub(super) async fn show(
     who: Who,
     Path(text): Path<String>,
 ) -> Result<Json<MessageJson>, Problem> {
-    let known = api.known(&who, id(&text)?).await?;
+    let known = api.known(&who, id(&text)?, Need::Story).await?;
     let json = known.json().ok_or_else(Problem::unknown_message)?;
     Ok(Json(json.with_events(known.trace.as_deref())))
 }
@@ -231,7 +252,8 @@ pub(super) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
 }
 
 fn plain(recipient: &str) -> Result<String, Problem> {
-    Mailbox::parse(recipient.trim())
+    // In a query a plus means a blank; people who write one mean a plus.
+    Mailbox::parse(&recipient.trim().replace(' ', "+"))
         .map(|mailbox| mailbox.plain_key())
         .map_err(|error| Problem::invalid(format!("recipient: {error}")))
 }
@@ -281,7 +303,7 @@ pub(super) async fn cancel(
     Path(text): Path<String>,
 ) -> Result<Json<CancelledJson>, Problem> {
     let id = id(&text)?;
-    api.known(&who, id).await?;
+    api.known(&who, id, Need::State).await?;
     let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
     let cancelled = api.take_back(&filter).await?;
     let after = api.json(&who, id).await?;
@@ -312,7 +334,7 @@ pub(super) async fn verified(
     Path(text): Path<String>,
 ) -> Result<StatusCode, Problem> {
     let id = id(&text)?;
-    let known = api.known(&who, id).await?;
+    let known = api.known(&who, id, Need::Story).await?;
     let now = api.parts.clock.now();
     let event = match (&known.snapshot, &known.trace) {
         (_, Some(trace)) if trace.events.iter().any(|event| event.kind == Kind::Verified) => None,

@@ -16,7 +16,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::Api;
-use super::api::{Asked, asked, id};
+use super::api::{Asked, Need, asked, id};
 use super::auth::Who;
 use super::problem::Problem;
 use crate::event::Event;
@@ -46,7 +46,7 @@ pub(super) async fn follow(
 ) -> Result<Response, Problem> {
     let only = asked(query)?.message.as_deref().map(id).transpose()?;
     if let Some(message) = only {
-        api.known(&who, message).await?;
+        api.known(&who, message, Need::State).await?;
     }
     let place = api.followers.clone().try_acquire_owned();
     let place = place.map_err(|_| Problem::too_many("too many connections follow events already"))?;

@@ -8,7 +8,7 @@ use axum::extract::State;
 use serde::Deserialize;
 
 use super::Api;
-use super::api::{Asked, asked, small_body};
+use super::api::{Asked, Need, asked, small_body};
 use super::auth::Who;
 use super::problem::Problem;
 use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
@@ -64,7 +64,7 @@ pub(super) async fn retry(State(api): State<Arc<Api>>, who: Who, body: Body) -> 
     let filter = match small_body(body).await? {
         Retry { id: Some(id), destination: None } => {
             let id = message_id(&id)?;
-            api.known(&who, id).await?;
+            api.known(&who, id, Need::State).await?;
             Filter::of_message(id)
         }
         Retry { id: None, destination: Some(name) } => Filter { domain: Some(domain(&name)?), ..Filter::default() },

@@ -93,3 +93,62 @@ impl Listener for Feed {
         self.newest.send_replace(newest);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::Timestamp;
+    use crate::event::Kind;
+    use crate::lane::Lane;
+    use crate::mail::id::MessageId;
+
+    fn event(number: u32) -> Arc<Event> {
+        let time = Timestamp::from_millis(1_795_255_200_000);
+        Arc::new(Event {
+            kind: Kind::Queued,
+            time,
+            id: MessageId::from_bytes([0; 16]),
+            entry: None,
+            user: "shop".into(),
+            lane: Lane::Otp,
+            tag: None,
+            recipient: None,
+            destination: None,
+            cause: None,
+            reply: None,
+            attempt: number,
+            next_attempt_at: None,
+            expires_at: time,
+            since_accepted: Duration::ZERO,
+            may_have_arrived: false,
+            note: None,
+            steps: None,
+        })
+    }
+
+    #[test]
+    fn each_reader_walks_at_its_own_pace() {
+        let feed = Feed::default();
+        assert!(matches!(feed.after(0, 10), Next::Nothing));
+        for number in 1..=5 {
+            feed.hear(&event(number));
+        }
+        let Next::Events(events, last) = feed.after(2, 2) else { panic!("there is more") };
+        assert_eq!((events.iter().map(|event| event.attempt).collect::<Vec<_>>(), last), (vec![3, 4], 4));
+        assert!(matches!(feed.after(5, 10), Next::Nothing));
+        assert_eq!((feed.newest(), feed.before_oldest()), (5, 0));
+    }
+
+    #[test]
+    fn who_is_too_slow_is_told() {
+        let feed = Feed::default();
+        for number in 0..u32::try_from(RING_LEN).unwrap() + 3 {
+            feed.hear(&event(number));
+        }
+        assert_eq!(feed.before_oldest(), 3);
+        assert!(matches!(feed.after(2, 1), Next::Missed));
+        assert!(matches!(feed.after(3, 1), Next::Events(events, 4) if events[0].attempt == 3));
+    }
+}

@@ -24,6 +24,8 @@ use log::EventLog;
 
 /// Events that may wait. When more come than can be written down, mail goes on and events are lost, which is told.
 const WAITING_MAX: usize = 65_536;
+/// How long to wait at most for events that are being passed on.
+const SETTLING_MAX: Duration = Duration::from_secs(1);
 /// How long events may stay in the log's buffer while more are coming.
 const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 
@@ -62,7 +64,7 @@ impl Reporter {
         Ok(Arc::new(Self { channel: Mutex::new(Some(sender)), lost, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Returns when everything that was emitted before has reached the listeners.
+    /// Returns when everything that was emitted before has reached the listeners, or after [`SETTLING_MAX`].
     pub async fn settled(&self) {
         let (sender, receiver) = oneshot::channel();
         let channel = self.channel.lock().clone();
@@ -70,7 +72,8 @@ impl Reporter {
         // When there is no place for the mark, there is a backlog that nobody should wait for.
         if channel.try_send(Told::Mark(sender)).is_ok() {
             drop(channel);
-            let _ = receiver.await;
+            // A log that nobody reads holds the thread up, and must not hold up who asks.
+            let _ = tokio::time::timeout(SETTLING_MAX, receiver).await;
         }
     }
 
