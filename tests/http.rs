@@ -475,3 +475,58 @@ async fn a_full_queue_says_when_to_come_back() {
     assert_eq!(answer.json()["type"], "urn:otp-relay:full");
     bench.relay.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_repeat_is_answered_with_the_first() {
+    let mut bench = Bench::with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
+    let key = "Idempotency-Key: login-42\r\n";
+    let otp = |code: &str| {
+        let otp = json!({"code": code, "app": "Shop"});
+        json!({"from": "otp@shop.test", "to": "alice@example.test", "otp": otp}).to_string()
+    };
+    let first = bench.shop.ask("POST", "/v1/messages", key, &otp("481516")).await;
+    bench.events.next(Kind::Delivered).await;
+    let again = bench.shop.ask("POST", "/v1/messages", key, &otp("481516")).await;
+    assert_eq!((first.status, again.status), (202, 202), "{again:?}");
+    assert_eq!(first.json()["id"], again.json()["id"]);
+    assert_eq!(again.json()["entries"][0]["state"], "delivered");
+    let other = bench.shop.ask("POST", "/v1/messages", key, &otp("232342")).await;
+    assert_eq!((other.status, other.json()["type"].as_str()), (409, Some("urn:otp-relay:idempotency-conflict")));
+    assert!(!other.body.contains("232342"));
+    let without_ascii = bench.shop.ask("POST", "/v1/messages", "Idempotency-Key: \u{fc}\r\n", &otp("1234")).await;
+    assert_eq!(without_ascii.status, 422);
+    assert_eq!(bench.mx.received().len(), 1);
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn enough_is_enough_for_a_recipient() {
+    let mut bench = Bench::with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
+    let notice = with(mail("alice@example.test"), json!({"lane": "notice"}));
+    assert_eq!(bench.shop.post("/v1/messages", mail("alice@example.test")).await.status, 202);
+    bench.events.next(Kind::Delivered).await;
+    for body in [mail("alice@example.test"), notice] {
+        let mut answer = bench.shop.post("/v1/messages", body).await;
+        if answer.status == 202 {
+            answer = bench.shop.post("/v1/messages", mail("alice@example.test")).await;
+        }
+        assert_eq!((answer.status, answer.json()["type"].as_str()), (429, Some("urn:otp-relay:budget")), "{answer:?}");
+        let wait: u64 = answer.field("retry-after").parse().unwrap();
+        assert!((1..=600).contains(&wait), "{wait}");
+    }
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newer_code_takes_the_older_ones_place() {
+    let mut bench = Bench::new().await;
+    bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
+    let keyed = || with(mail("alice@example.test"), json!({"key": "login:42"}));
+    let older = bench.shop.post("/v1/messages", keyed()).await.json()["id"].as_str().unwrap().to_owned();
+    bench.events.next(Kind::Greylisted).await;
+    bench.shop.post("/v1/messages", keyed()).await;
+    bench.events.next(Kind::Delivered).await;
+    let message = bench.shop.get(&format!("/v1/messages/{older}")).await.json();
+    assert_eq!(message["entries"][0]["state"], "superseded");
+    bench.relay.shut_down().await;
+}
