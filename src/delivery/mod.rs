@@ -11,6 +11,7 @@ mod steps;
 mod transact;
 mod worker;
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -32,6 +33,9 @@ use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
 use arc_swap::ArcSwap;
 use pool::{Placed, Site, Taken};
+
+/// Entries handled before others get a turn.
+const TURN_MAX: usize = 256;
 
 /// What delivery needs to know.
 #[derive(Debug, Clone)]
@@ -80,6 +84,8 @@ pub struct Delivery {
     parts: Parts,
     settings: Settings,
     sites: Mutex<HashMap<Arc<str>, Arc<Site>>>,
+    /// Entries that wait for the route to a domain.
+    looking_up: Mutex<HashMap<String, Vec<Offer>>>,
     /// Sites with entries that wait for a connection within `connections_max`.
     hungry: Mutex<VecDeque<Arc<Site>>>,
     connections: AtomicUsize,
@@ -104,6 +110,7 @@ impl Delivery {
             parts,
             settings,
             sites: Mutex::default(),
+            looking_up: Mutex::default(),
             hungry: Mutex::default(),
             connections: AtomicUsize::new(0),
             tasks: TaskTracker::new(),
@@ -212,6 +219,29 @@ impl Delivery {
         }
     }
 
+    /// Finds the route to a domain; all entries that come meanwhile wait for the same answer.
+    fn look_up(self: Arc<Self>, domain: String, offer: Offer) {
+        match self.looking_up.lock().entry(domain.clone()) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push(offer),
+            Entry::Vacant(waiting) => waiting.insert(vec![offer]),
+        };
+        let this = self.clone();
+        self.spawn(async move {
+            let route = this.parts.router.route(&domain).await;
+            let mut waiting = this.looking_up.lock().remove(&domain).unwrap_or_default();
+            waiting.sort_by_key(|offer| (offer.lane, offer.expires_at));
+            for (number, offer) in waiting.iter().enumerate() {
+                match &route {
+                    Ok(route) => this.clone().place(offer, route),
+                    Err(error) => this.unroutable(offer, error),
+                }
+                if number % TURN_MAX == TURN_MAX - 1 {
+                    tokio::task::yield_now().await;
+                }
+            }
+        });
+    }
+
     /// An entry without a route.
     fn unroutable(&self, offer: &Offer, error: &RouteError) {
         let now = self.parts.clock.now();
@@ -232,12 +262,7 @@ impl Workers for Delivery {
         match self.parts.router.remembered(&domain) {
             Some(Ok(route)) => this.place(&offer, &route),
             Some(Err(error)) if !error.is_temporary() => self.unroutable(&offer, &error),
-            Some(Err(_)) | None => self.spawn(async move {
-                match this.parts.router.route(&domain).await {
-                    Ok(route) => this.place(&offer, &route),
-                    Err(error) => this.unroutable(&offer, &error),
-                }
-            }),
+            Some(Err(_)) | None => this.look_up(domain, offer),
         }
     }
 }

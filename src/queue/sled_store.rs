@@ -26,12 +26,14 @@ use crate::mail::message::Content;
 /// Octets of one stored value. A page holds up to some twenty values and has to stay below a quarter of a segment.
 const PIECE_LEN: usize = 4096;
 const SEGMENT_LEN: usize = 512 << 10;
-/// Octets of content from which on a batch takes no further group.
+/// Octets from which on a batch takes no further group.
 const BATCH_LEN: usize = 256 << 10;
+/// What a change counts beside its content.
+const CHANGE_LEN: usize = 512;
 /// How long to wait for the engine's lock, and between two looks.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-const CACHE_LEN: u64 = 64 << 20;
+const CACHE_LEN: u64 = 16 << 20;
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
 
@@ -224,6 +226,7 @@ fn apply(db: &Db, groups: &[&[Change]]) -> Result<(), StoreError> {
                 }
                 Change::Remove(_) | Change::Side(..) => {}
             }
+            len += CHANGE_LEN;
             add_change(db, &mut batch, change)?;
         }
     }

@@ -23,7 +23,7 @@ use crate::event::{Event, Sink};
 use log::EventLog;
 
 /// Events that may wait. When more come than can be written down, mail goes on and events are lost, which is told.
-const WAITING_MAX: usize = 65_536;
+const WAITING_MAX: usize = 16_384;
 /// How long to wait at most for events that are being passed on.
 const SETTLING_MAX: Duration = Duration::from_secs(1);
 /// How long events may stay in the log's buffer while more are coming.

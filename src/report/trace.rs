@@ -25,7 +25,7 @@ use crate::mail::id::MessageId;
 /// How long changes are gathered before they are written.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
 /// Traces in memory at most. While so many wait to be written, nothing is kept of further messages.
-const IN_MEMORY_MAX: usize = 50_000;
+const IN_MEMORY_MAX: usize = 8_000;
 /// Octets of one trace at most, roughly; beyond half of it steps are left out, beyond all of it what is no end.
 const TRACE_LEN_MAX: usize = 96 << 10;
 
