@@ -530,3 +530,33 @@ async fn a_newer_code_takes_the_older_ones_place() {
     assert_eq!(message["entries"][0]["state"], "superseded");
     bench.relay.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn addresses_can_be_suppressed_and_freed() {
+    let mut bench = Bench::new().await;
+    bench.mx.trick("RCPT TO:<alice", Trick::Say("550 5.1.1 no such user"), 1);
+    let id = bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].clone();
+    bench.events.next(Kind::Failed).await;
+    let listed = bench.shop.get("/v1/suppressions").await.json();
+    assert_eq!(listed["count"], 1);
+    let entry = &listed["suppressions"][0];
+    assert_eq!((&entry["address"], &entry["source"]), (&json!("alice@example.test"), &json!("learned")));
+    assert_eq!(entry["reason"], "bad_mailbox: 550 5.1.1 no such user");
+    let refused = bench.shop.post("/v1/messages", mail("Alice@example.test")).await;
+    assert_eq!((refused.status, &refused.json()["type"]), (422, &json!("urn:otp-relay:suppressed")));
+    assert_ne!(id, json!(null));
+
+    assert_eq!(bench.shop.delete("/v1/suppressions/alice@example.test").await.status, 403);
+    assert_eq!(bench.operator.delete("/v1/suppressions/alice@example.test").await.status, 204);
+    assert_eq!(bench.operator.delete("/v1/suppressions/alice@example.test").await.status, 404);
+    assert_eq!(bench.shop.get("/v1/suppressions/alice@example.test").await.status, 404);
+    assert_eq!(bench.shop.post("/v1/messages", mail("alice@example.test")).await.status, 202);
+
+    let put = bench.operator.ask("PUT", "/v1/suppressions/@spam.test", "", r#"{"reason": "traps"}"#).await;
+    assert_eq!((put.status, &put.json()["source"]), (200, &json!("manual")));
+    assert_eq!(bench.shop.post("/v1/messages", mail("anybody@spam.test")).await.status, 422);
+    assert_eq!(bench.operator.ask("PUT", "/v1/suppressions/nobody", "", "{}").await.status, 422);
+    let learned = bench.operator.ask("PUT", "/v1/suppressions/a@b.test", "", r#"{"source": "learned"}"#).await;
+    assert_eq!(learned.status, 422);
+    bench.relay.shut_down().await;
+}

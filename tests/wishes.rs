@@ -196,7 +196,8 @@ async fn a_repeat_gets_the_answer_of_the_first_and_is_not_sent_again() {
     scene.events.next(Kind::Delivered).await;
     let fields = format!("Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n{key}");
     let repeat = scene.submit("alice@example.test", &fields).await;
-    assert!(repeat.starts_with("250 ") && repeat.contains(&format!("id={}", first.id)), "{repeat}");
+    let expected = format!("250 2.0.0 accepted before, state=ended id={}", first.id);
+    assert_eq!(repeat.trim_end(), expected);
     let other = scene.app.submit(&["alice@example.test"], &format!("{key}{}", mail("two"))).await;
     assert!(other.starts_with("554 5.6.0 "), "{other}");
     let elsewhere = scene.submit("bob@example.test", key).await;
@@ -227,7 +228,7 @@ async fn a_recipient_gets_only_so_many() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_not_sent_does_not_count() {
     let mut scene = Scene::with("", "[otp]\nrecipient_budget = \"1/10m\"").await;
-    scene.mx.trick("RCPT TO:<alice", Trick::Say("550 5.1.1 no such user"), 1);
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("554 5.7.1 rejected by policy"), 1);
     scene.accepted("alice@example.test", "").await;
     scene.events.next(Kind::Failed).await;
     let key = "X-OTP-Idempotency-Key: 7f3a\r\n";
@@ -279,6 +280,20 @@ async fn arrival_is_told_if_asked_for_by_whoever_is_last_to_know() {
         }
         relay.shut_down().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_bounced_is_not_sent_to_for_a_while() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("550 5.1.1 no such user"), 1);
+    scene.accepted("alice@example.test", "").await;
+    let failed = scene.events.next(Kind::Failed).await;
+    scene.app.say("MAIL FROM:<otp@app.test>").await;
+    let refused = scene.app.say("RCPT TO:<Alice@example.test>").await;
+    let expected = format!("550 5.1.1 suppressed: hard bounce on {}", failed.time.date());
+    assert!(refused.starts_with(&expected) && refused.contains("to override"), "{refused}");
+    assert!(scene.app.say("RCPT TO:<bob@example.test>").await.starts_with("250"));
+    scene.relay.shut_down().await;
 }
 
 /// A destination that does not answer: the app is told before the life is over, once.

@@ -8,6 +8,7 @@ mod plan;
 mod queue;
 mod send;
 mod serve;
+mod suppression;
 mod timeline;
 mod trace;
 mod user;
@@ -49,6 +50,8 @@ enum Command {
     Trace(trace::Options),
     /// Look into the running relay's queue, and steer it
     Queue(queue::Options),
+    /// See and change which addresses are not sent to
+    Suppression(suppression::Options),
     /// Make DKIM keys, print their DNS records
     #[command(subcommand)]
     Dkim(dkim::Command),
@@ -70,6 +73,7 @@ pub fn run() -> ExitCode {
         Command::Send(options) => send::run(file, &options),
         Command::Trace(options) => trace::run(file, &options),
         Command::Queue(options) => queue::run(file, &options),
+        Command::Suppression(options) => suppression::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
     };

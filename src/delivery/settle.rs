@@ -68,6 +68,7 @@ pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
 
 fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
     report.cause = Some(verdict.cause.name());
+    report.suppress = verdict.action.suppress;
     let message = claim.message();
     if report.may_have_arrived && claim.is_at_most_once() {
         claim.settle(&Settlement::Failed, report, now);

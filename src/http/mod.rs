@@ -11,6 +11,7 @@ mod guard;
 mod health;
 mod problem;
 mod queue;
+mod suppressions;
 mod template;
 mod wire;
 
@@ -216,6 +217,11 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/events", get(events::follow))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))
+        .route("/v1/suppressions", get(suppressions::list))
+        .route(
+            "/v1/suppressions/{address}",
+            get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
+        )
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -52,6 +52,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
     }
 
+    /// 404.
+    pub(super) fn not_suppressed() -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", "this address is not suppressed")
+    }
+
     /// 404 for a path.
     pub(super) fn unknown_path() -> Self {
         Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is nothing at this path")
@@ -124,6 +129,9 @@ impl From<Refusal> for Problem {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now", detail)
             }
             Refusal::Rate { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail),
+            Refusal::Suppressed { .. } => {
+                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "suppressed", "This recipient is suppressed", detail)
+            }
             Refusal::NoSuchDomain
             | Refusal::NullMx
             | Refusal::NoMailHost

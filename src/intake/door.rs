@@ -12,6 +12,7 @@ use super::idempotency::{self, Asked, DailySecrets};
 use super::rate::{Buckets, Rate};
 use super::refusal::Refusal;
 use super::stamp::{self, Trace};
+use super::suppression::{Source, Suppression, Suppressions};
 use super::user::User;
 use super::wishes::{self, LIFE, Wishes};
 use crate::clock::{Clock, Timestamp};
@@ -23,7 +24,7 @@ use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
 use crate::mail::envelope::{DeliverByMode, Envelope};
 use crate::mail::id::{EntryId, IdSource, MessageId};
 use crate::mail::message::Content;
-use crate::queue::entry::{Message, SignedContent};
+use crate::queue::entry::{Message, SignedContent, State};
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
 use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue};
@@ -72,6 +73,7 @@ pub struct Door {
     budgets: Budgets,
     buckets: Buckets,
     idempotency: idempotency::Keys,
+    suppressions: Suppressions,
 }
 
 impl std::fmt::Debug for Door {
@@ -85,8 +87,9 @@ impl std::fmt::Debug for Door {
 pub struct Receipt {
     /// Its id; the first one's, if this is a repeat.
     pub id: MessageId,
-    /// Whether a message had been taken under the same idempotency key already; then this one is not sent.
-    pub is_repeat: bool,
+    /// Where a message had been taken under the same idempotency key already, how that one stands; then this one is
+    /// not sent.
+    pub repeat_of: Option<&'static str>,
     /// Whether it asked for a more urgent lane than its user may have.
     pub is_lowered: bool,
 }
@@ -106,8 +109,10 @@ impl Door {
         let queue = parts.queue.clone();
         let budgets = Budgets::new(settings.recipient_budget, queue.take_side(Table::Budget));
         let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone());
+        let suppressions = Suppressions::new(queue.take_side(Table::Suppression));
         let settings = ArcSwap::from_pointee(settings);
-        let door = Arc::new(Self { parts, settings, budgets, buckets: Buckets::default(), idempotency });
+        let buckets = Buckets::default();
+        let door = Arc::new(Self { parts, settings, budgets, buckets, idempotency, suppressions });
         queue.set_aftermath(Arc::downgrade(&door) as Weak<dyn Aftermath>);
         door
     }
@@ -139,7 +144,9 @@ impl Door {
     pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings.load();
         let now = self.parts.clock.now();
-        let room = self.buckets.check(user, now).and_then(|()| self.budgets.check(user, recipient, now));
+        let room = self.suppressions.check(recipient, now);
+        let room = room.and_then(|()| self.buckets.check(user, now));
+        let room = room.and_then(|()| self.budgets.check(user, recipient, now));
         if room.is_err() {
             return RecipientCheck::Done(room);
         }
@@ -201,7 +208,7 @@ impl Door {
         let reservation = match &wishes.idempotency_key {
             None => None,
             Some(key) => match self.idempotency.ask(&user.name, key, (&envelope, &content), now).await? {
-                Asked::Repeat(id) => return Ok(Receipt { id, is_repeat: true, is_lowered: false }),
+                Asked::Repeat(id) => return Ok(self.repeat(id)),
                 Asked::First(reservation) => Some(reservation),
             },
         };
@@ -221,14 +228,51 @@ impl Door {
         if let Some(reservation) = reservation {
             reservation.taken(id);
         }
-        Ok(Receipt { id, is_repeat: false, is_lowered })
+        Ok(Receipt { id, repeat_of: None, is_lowered })
     }
 
+    /// The receipt of the first: the state of its first entry that has not ended.
+    fn repeat(&self, id: MessageId) -> Receipt {
+        let snapshot = self.parts.queue.message(id);
+        let live = snapshot.iter().flat_map(|snapshot| &snapshot.entries).find_map(|entry| entry.state);
+        Receipt { id, repeat_of: Some(live.map_or("ended", State::name)), is_lowered: false }
+    }
+
+    /// Takes what each recipient has to have: a place in its budget, and where it was suppressed, the one try.
     fn take_places<'a>(&'a self, message: &'a Arc<Message>, is_repeatable: bool) -> Result<Places<'a>, Refusal> {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
+        let mut places = Places { door: self, message, changes: Vec::new(), are_kept: false };
+        for recipient in &message.envelope.recipients {
+            self.suppressions.try_with(&recipient.mailbox, *id, *accepted_at)?;
+        }
         let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };
-        let changes = self.budgets.take(&request, &message.envelope.recipients)?;
-        Ok(Places { budgets: &self.budgets, message, changes, are_kept: false })
+        places.changes = self.budgets.take(&request, &message.envelope.recipients)?;
+        Ok(places)
+    }
+
+    /// The addresses that are not sent to.
+    pub fn suppressions(&self) -> &Suppressions {
+        &self.suppressions
+    }
+
+    /// Puts an address (as `suppression_key` writes it) on the list of those.
+    ///
+    /// # Errors
+    /// When it could not be stored.
+    pub async fn suppress(&self, address: &str, source: Source, reason: &str) -> Result<Suppression, Refusal> {
+        let (entry, change) = self.suppressions.put(address, source, reason, self.parts.clock.now());
+        self.parts.queue.store_side(vec![change]).await?;
+        Ok(entry)
+    }
+
+    /// Takes an address off the list; says whether it was there.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn unsuppress(&self, address: &str) -> Result<bool, Refusal> {
+        let Some(change) = self.suppressions.remove(address) else { return Ok(false) };
+        self.parts.queue.store_side(vec![change]).await?;
+        Ok(true)
     }
 
     /// The author's domain if it has a key, since DMARC looks at it; else the reverse-path's.
@@ -258,9 +302,9 @@ impl Door {
     }
 }
 
-/// Places taken in the budgets of a message's recipients; given back unless the message is accepted.
+/// What was taken for a message's recipients; given back unless the message is accepted.
 struct Places<'a> {
-    budgets: &'a Budgets,
+    door: &'a Door,
     message: &'a Message,
     /// To be stored with the message.
     changes: Vec<Change>,
@@ -275,7 +319,8 @@ impl Drop for Places<'_> {
         for (recipient, index) in self.message.envelope.recipients.iter().zip(0..) {
             let entry = EntryId { message: self.message.id, index };
             // What may be stored of it is superfluous within the window, and gone after it.
-            let _ = self.budgets.give_back(&self.message.user, &recipient.mailbox, entry);
+            let _ = self.door.budgets.give_back(&self.message.user, &recipient.mailbox, entry);
+            self.door.suppressions.release(&recipient.mailbox, self.message.id);
         }
     }
 }
@@ -287,6 +332,9 @@ impl Aftermath for Door {
         let recipient = &message.recipient(ending.index).mailbox;
         let entry = EntryId { message: message.id, index: ending.index };
         let mut consequences = Consequences::default();
+        if ending.kind.is_end() {
+            consequences.changes.extend(self.suppressions.learn(ending));
+        }
         if ending.kind.is_end() && !ending.was_sent {
             consequences.changes.extend(self.budgets.give_back(&message.user, recipient, entry));
         }

@@ -316,6 +316,7 @@ mod tests {
             cause: None,
             reply: reply.map(Arc::from),
             destination: Some("mx.example.org".into()),
+            suppress: Default::default(),
             was_sent: false,
             is_passed_on: false,
             now: message.accepted_at.plus(std::time::Duration::from_secs(600)),

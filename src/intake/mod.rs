@@ -8,5 +8,6 @@ pub mod idempotency;
 pub mod rate;
 pub mod refusal;
 mod stamp;
+pub mod suppression;
 pub mod user;
 pub mod wishes;

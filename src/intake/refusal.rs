@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::clock::Timestamp;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// A refusal.
@@ -32,6 +33,17 @@ pub enum Refusal {
     Wish(&'static str),
     /// Other content came under the same idempotency key.
     IdempotencyConflict,
+    /// The recipient is not sent to.
+    Suppressed {
+        /// Why.
+        what: &'static str,
+        /// Since when.
+        since: Timestamp,
+        /// Until when; none: it stays.
+        until: Option<Timestamp>,
+        /// The address or `@domain` on the list.
+        address: String,
+    },
     /// The recipient has had what this user may send to it for now.
     Budget {
         /// So many messages.
@@ -80,6 +92,14 @@ impl Refusal {
             Self::Message(text) => permanent(554, 6, 0, *text),
             Self::Wish(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
+            Self::Suppressed { what, since, until, address } => {
+                let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16])).unwrap_or_default();
+                let text = format!(
+                    "suppressed: {what} on {}{until}; to override: otp-relay suppression remove {address}",
+                    since.date()
+                );
+                Reply::new(550, EnhancedCode(5, 1, 1), text)
+            }
             Self::Budget { count, window, wait } => {
                 let window = spoken(*window);
                 let text = format!("{count} codes in {window} for this recipient; next in {} s", seconds(*wait));

@@ -18,9 +18,10 @@ pub enum Retry {
 }
 
 /// What becomes of the address.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Suppress {
     /// Nothing.
+    #[default]
     No,
     /// It counts; several of its kind suppress the address for a while.
     Count,

@@ -11,6 +11,7 @@ use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
+use crate::plan::action::Suppress;
 
 /// Longest remote reply that is kept.
 const REPLY_LEN_MAX: usize = 512;
@@ -62,6 +63,8 @@ pub struct Report {
     pub reply: Option<Arc<str>>,
     /// Whether the receiver may have taken it although it did not say so.
     pub may_have_arrived: bool,
+    /// What becomes of the address if it failed for good.
+    pub suppress: Suppress,
     /// Whether the host was asked to notify the sender of a success itself (RFC 3461 section 5.2.2).
     pub notifies: bool,
     /// Whether the plan cannot promise any more that it arrives in time.
@@ -249,7 +252,7 @@ impl Claim {
         if is_news {
             let at_risk = Event { kind: Kind::AtRisk, note: None, steps: None, ..event };
             let was_sent = self.progress.was_sent;
-            let changes = self.queue.consequences(schedule, &self.message, &at_risk, (was_sent, false));
+            let changes = self.queue.consequences(schedule, &self.message, &at_risk, (was_sent, false, Suppress::No));
             if !changes.is_empty() {
                 self.queue.journal.commit_later(changes);
             }
@@ -264,9 +267,9 @@ impl Claim {
             entry.is_out = false;
             entry.progress = Progress { lease: entry.progress.lease, ..self.progress.clone() };
         }
-        let Report { destination, cause, may_have_arrived, note, steps, notifies, .. } = report;
+        let Report { destination, cause, may_have_arrived, note, steps, notifies, suppress, .. } = report;
         let reply = self.progress.last_reply.clone();
-        let end = End { kind, destination, cause, reply, note, steps, may_have_arrived, notifies };
+        let end = End { kind, destination, cause, reply, note, steps, may_have_arrived, notifies, suppress };
         self.queue.end(schedule, self.id, end, now)
     }
 

@@ -27,6 +27,7 @@ use crate::event::{Event, Kind, Sink, Step};
 use crate::lane::Lane;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
+use crate::plan::action::Suppress;
 use claim::{Claim, Gone};
 use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use journal::{Journal, JournalError, PendingCommit};
@@ -63,6 +64,8 @@ pub struct Ending<'a> {
     pub reply: Option<Arc<str>>,
     /// The host that said it.
     pub destination: Option<Arc<str>>,
+    /// What becomes of the address.
+    pub suppress: Suppress,
     /// Whether the content was sent, in any attempt.
     pub was_sent: bool,
     /// Whether the host that took it sees to telling the sender.
@@ -292,6 +295,14 @@ impl Queue {
         Ok(self.journal.begin_commit(message.lane, side, at_once))
     }
 
+    /// Stores rows of side tables.
+    ///
+    /// # Errors
+    /// When they could not be stored.
+    pub async fn store_side(&self, changes: Vec<Change>) -> Result<(), AppendError> {
+        Ok(self.journal.commit(Lane::Otp, changes).await?)
+    }
+
     /// Waits until what [`Queue::append`] began is durable.
     ///
     /// # Errors
@@ -506,7 +517,7 @@ impl Queue {
             ..self.entry_event(&message, id, &progress, end.kind, now)
         };
         let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        changes.extend(self.consequences(schedule, &message, &event, (was_sent, end.notifies)));
+        changes.extend(self.consequences(schedule, &message, &event, (was_sent, end.notifies, end.suppress)));
         self.journal.commit_later(changes);
         Some(event)
     }
@@ -517,7 +528,7 @@ impl Queue {
         schedule: &mut Schedule,
         message: &Arc<Message>,
         event: &Event,
-        (was_sent, is_passed_on): (bool, bool),
+        (was_sent, is_passed_on, suppress): (bool, bool, Suppress),
     ) -> Vec<Change> {
         let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
         let ending = Ending {
@@ -527,6 +538,7 @@ impl Queue {
             cause: event.cause,
             reply: event.reply.clone(),
             destination: event.destination.clone(),
+            suppress,
             was_sent,
             is_passed_on,
             now: event.time,
@@ -573,12 +585,23 @@ struct End {
     steps: Option<Arc<[Step]>>,
     may_have_arrived: bool,
     notifies: bool,
+    suppress: Suppress,
 }
 
 impl End {
     fn of(kind: Kind) -> Self {
         let (destination, cause, reply, note) = (None, None, None, None);
-        Self { kind, destination, cause, reply, note, steps: None, may_have_arrived: false, notifies: false }
+        Self {
+            kind,
+            destination,
+            cause,
+            reply,
+            note,
+            steps: None,
+            may_have_arrived: false,
+            notifies: false,
+            suppress: Suppress::No,
+        }
     }
 }
 
@@ -646,8 +669,10 @@ impl Schedule {
                 entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
                 self.add_timer(entry.progress.next_attempt_at, id, Timer::Due);
                 self.add_timer(message.expires_at, id, Timer::Expiry);
-                restored.ended.extend(self.take_slots_of(supersede, &message, id));
             }
+            // Also one whose own life is over may be the newer one, whose crash came before the older one's end was
+            // written down.
+            restored.ended.extend(self.take_slots_of(supersede, &message, id));
         }
         let live = u16::try_from(live).unwrap_or(u16::MAX);
         self.held.insert(message.id, Held { message, content: None, entries, live });

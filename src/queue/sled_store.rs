@@ -286,12 +286,13 @@ fn table_number(table: Table) -> u8 {
         Table::Idempotency => b'i',
         Table::Budget => b'b',
         Table::Supersession => b'k',
+        Table::Suppression => b'u',
         Table::Meta => b'm',
     }
 }
 
 fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Supersession, Table::Meta]
+    [Table::Idempotency, Table::Budget, Table::Supersession, Table::Suppression, Table::Meta]
         .into_iter()
         .find(|table| table_number(*table) == number)
 }

@@ -29,6 +29,8 @@ pub enum Table {
     Budget,
     /// Which message holds a supersession key.
     Supersession,
+    /// Which addresses are not sent to.
+    Suppression,
     /// Facts about the store itself.
     Meta,
 }

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::{Checked, Credentials};
 use super::throttle::Throttle;
 use crate::clock::Clock;
-use crate::intake::door::{Door, RecipientCheck};
+use crate::intake::door::{Door, Receipt, RecipientCheck};
 use crate::intake::user::{TRUSTED, User};
 use crate::intake::wishes::Wishes;
 use crate::mail::envelope::Recipient;
@@ -219,10 +219,7 @@ impl Connection {
         let Some(user) = &self.user else { return reply::AUTHENTICATION_REQUIRED };
         let client: Option<IpAddr> = Some(self.peer.ip());
         match self.shared.door.submit(user, submission, Wishes::default(), client).await {
-            Ok(receipt) if receipt.is_lowered => {
-                Reply::new(250, EnhancedCode(2, 3, 6), format!("accepted in a less urgent lane id={}", receipt.id))
-            }
-            Ok(receipt) => Reply::new(250, EnhancedCode(2, 0, 0), format!("accepted id={}", receipt.id)),
+            Ok(receipt) => accepted(&receipt),
             Err(refusal) => {
                 let reply = refusal.reply();
                 tracing::info!(peer = %self.peer.ip(), user = %user.name, code = reply.code, "message refused");
@@ -253,4 +250,14 @@ impl Connection {
         };
         tokio::time::timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Err(Over))
     }
+}
+
+fn accepted(receipt: &Receipt) -> Reply {
+    let id = receipt.id;
+    let (code, text) = match (receipt.repeat_of, receipt.is_lowered) {
+        (Some(state), _) => (EnhancedCode(2, 0, 0), format!("accepted before, state={state} id={id}")),
+        (None, true) => (EnhancedCode(2, 3, 6), format!("accepted in a less urgent lane id={id}")),
+        (None, false) => (EnhancedCode(2, 0, 0), format!("accepted id={id}")),
+    };
+    Reply::new(250, code, text)
 }

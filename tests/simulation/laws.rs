@@ -6,7 +6,7 @@ use std::sync::Arc;
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::event::{Event, Kind, Sink};
 use otp_relay::mail::envelope::Recipient;
-use otp_relay::mail::id::{EntryId, MessageId};
+use otp_relay::mail::id::MessageId;
 use otp_relay::queue::steer::Cancelled;
 use parking_lot::Mutex;
 
@@ -121,11 +121,10 @@ impl Laws {
     }
 
     /// Somebody did not want to wait for the time of the next attempt.
-    pub fn hurried(&self, entries: &[EntryId]) {
+    pub fn hurried(&self, id: MessageId) {
         let mut known = self.known.lock();
-        for id in entries {
-            known.entries.entry((id.message, id.index)).or_default().next_attempt_at = None;
-        }
+        let entries = known.entries.iter_mut().filter(|((message, _), _)| *message == id);
+        entries.for_each(|(_, entry)| entry.next_attempt_at = None);
     }
 
     pub fn crashed(&self) {

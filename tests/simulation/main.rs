@@ -170,7 +170,9 @@ async fn play(seed: u64) {
 async fn steer(life: &Life, random: &mut Random, laws: &Laws) {
     let Some(id) = laws.id(random.index(1000)) else { return };
     if random.below(2) == 0 {
-        laws.hurried(&life.queue.retry_now(&Filter::of_message(id), laws.now()));
+        // An attempt may begin before the call returns.
+        laws.hurried(id);
+        life.queue.retry_now(&Filter::of_message(id), laws.now());
         return;
     }
     let cancelled = life.queue.cancel(&Filter::of_message(id), laws.now());
@@ -212,7 +214,7 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
     let idempotency_key = (random.below(4) == 0).then(|| format!("once:{}", random.below(3)).into());
     let wishes = Wishes { key: key.clone(), idempotency_key, ..Wishes::default() };
     let receipt = life.door.submit(&user, submission, wishes, client).await.ok()?;
-    if receipt.is_repeat {
+    if receipt.repeat_of.is_some() {
         laws.repeated(receipt.id);
         return None;
     }

@@ -1,0 +1,112 @@
+//! The addresses that are not sent to.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::api::small_body;
+use super::auth::Who;
+use super::problem::Problem;
+use crate::intake::suppression::{Source, Suppression, suppression_key};
+
+/// Entries in one answer.
+const LIST_MAX: usize = 10_000;
+
+/// One entry.
+#[derive(Serialize)]
+pub(super) struct SuppressionJson {
+    address: String,
+    source: Source,
+    reason: String,
+    since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
+/// The list, the latest first.
+#[derive(Serialize)]
+pub(super) struct ListJson {
+    /// In all.
+    count: usize,
+    suppressions: Vec<SuppressionJson>,
+}
+
+/// What PUT takes.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Put {
+    #[serde(default)]
+    reason: String,
+    source: Option<Source>,
+}
+
+impl From<Suppression> for SuppressionJson {
+    fn from(entry: Suppression) -> Self {
+        let Suppression { address, source, reason, since, until, .. } = entry;
+        Self { address, source, reason, since: since.rfc3339(), until: until.map(|until| until.rfc3339()) }
+    }
+}
+
+fn address(text: &str) -> Result<String, Problem> {
+    suppression_key(text)
+        .ok_or_else(|| Problem::invalid("address: like alice@example.com, or @example.com for all of it"))
+}
+
+/// `GET /v1/suppressions`.
+pub(super) async fn list(State(api): State<Arc<Api>>, _: Who) -> Json<ListJson> {
+    let (entries, count) = api.parts.door.suppressions().list(api.parts.clock.now(), LIST_MAX);
+    Json(ListJson { count, suppressions: entries.into_iter().map(SuppressionJson::from).collect() })
+}
+
+/// `GET /v1/suppressions/{address}`.
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    _: Who,
+    Path(text): Path<String>,
+) -> Result<Json<SuppressionJson>, Problem> {
+    let entry = api.parts.door.suppressions().get(&address(&text)?, api.parts.clock.now());
+    entry.map(|entry| Json(entry.into())).ok_or_else(Problem::not_suppressed)
+}
+
+/// `PUT /v1/suppressions/{address}` with `reason` and `source` ("manual" or "complaint"); the operator only.
+pub(super) async fn put(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(text): Path<String>,
+    body: Body,
+) -> Result<Json<SuppressionJson>, Problem> {
+    operator_only(&who)?;
+    let Put { reason, source } = small_body(body).await?;
+    let source = source.unwrap_or(Source::Manual);
+    if source == Source::Learned {
+        return Err(Problem::invalid("source: manual or complaint"));
+    }
+    let entry = api.parts.door.suppress(&address(&text)?, source, &reason).await?;
+    Ok(Json(entry.into()))
+}
+
+/// `DELETE /v1/suppressions/{address}`; the operator only.
+pub(super) async fn remove(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(text): Path<String>,
+) -> Result<StatusCode, Problem> {
+    operator_only(&who)?;
+    if api.parts.door.unsuppress(&address(&text)?).await? {
+        Ok(StatusCode::NO_CONTENT)
+    } else {
+        Err(Problem::not_suppressed())
+    }
+}
+
+fn operator_only(who: &Who) -> Result<(), Problem> {
+    match who.only_user() {
+        None => Ok(()),
+        Some(_) => Err(Problem::forbidden("only the operator changes what is suppressed, for it concerns all users")),
+    }
+}

@@ -1,0 +1,406 @@
+//! Addresses that are not sent to for a while: those whose mail hosts said that there is no such mailbox, those whose
+//! owners complained, and those somebody put here.
+//!
+//! What is learned is forgotten soon at first, so that a directory that was down for an hour locks nobody out for long:
+//! the first hard bounce counts for an hour, the next for a week, each further one for a month. After each, one message
+//! passes as a try; if it is delivered, all is forgotten.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::{Deserialize, Serialize};
+
+use super::refusal::Refusal;
+use crate::clock::Timestamp;
+use crate::event::Kind;
+use crate::mail::address::{Mailbox, domain_key};
+use crate::mail::id::MessageId;
+use crate::plan::action::Suppress;
+use crate::queue::Ending;
+use crate::queue::store::{Change, Row, Table};
+
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+/// How long the first, the second and each further hard bounce counts.
+const TERMS: [Duration; 3] = [HOUR, Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
+/// So many refusals that say nothing of the address for certain count as a hard bounce.
+const SOFT_MAX: u32 = 3;
+/// What was learned and has not been confirmed for so long is forgotten.
+const MEMORY: Duration = Duration::from_secs(60 * 86_400);
+/// Addresses kept at most; beyond that nothing more is learned.
+const ADDRESSES_MAX: usize = 500_000;
+/// Longest reason.
+const REASON_LEN_MAX: usize = 200;
+
+/// Where a suppression comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Source {
+    /// From what mail hosts said; passes.
+    Learned,
+    /// Somebody put it here; stays.
+    Manual,
+    /// The recipient complained; stays.
+    Complaint,
+}
+
+/// Why an address is not sent to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Suppression {
+    /// The address in lower case; for a whole domain, `@` and its name.
+    pub address: String,
+    /// Where it comes from.
+    pub source: Source,
+    /// In a few words.
+    pub reason: String,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when; none: it stays.
+    pub until: Option<Timestamp>,
+    /// Hard bounces so far.
+    #[serde(default)]
+    bounces: u32,
+    /// Refusals that may have been about the address, since the last hard bounce.
+    #[serde(default)]
+    soft: u32,
+    /// The message that is the try.
+    #[serde(skip)]
+    trying: Option<MessageId>,
+}
+
+impl Suppression {
+    fn holds(&self, now: Timestamp) -> bool {
+        self.until.is_none_or(|until| now < until)
+    }
+
+    /// Whether it only counts what may come to a suppression.
+    fn is_silent(&self) -> bool {
+        self.source == Source::Learned && self.bounces == 0
+    }
+
+    fn refusal(&self) -> Refusal {
+        let what = match self.source {
+            Source::Learned => "hard bounce",
+            Source::Manual => "by the operator",
+            Source::Complaint => "complaint",
+        };
+        Refusal::Suppressed { what, since: self.since, until: self.until, address: self.address.clone() }
+    }
+}
+
+/// The list.
+#[derive(Debug, Default)]
+pub struct Suppressions(Mutex<HashMap<Box<str>, Suppression>>);
+
+impl Suppressions {
+    /// Takes up the rows found at start.
+    pub(super) fn new(rows: Vec<Row>) -> Self {
+        let read = |(_, value): Row| serde_json::from_slice::<Suppression>(&value).ok();
+        let entries = rows.into_iter().filter_map(read).map(|entry| (entry.address.clone().into(), entry));
+        Self(Mutex::new(entries.collect()))
+    }
+
+    /// Whether mail may go there; where a term is over, one message at a time may, as a try.
+    pub(super) fn check(&self, mailbox: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
+        let entries = self.0.lock();
+        for key in keys(mailbox) {
+            if let Some(entry) = entries.get(key.as_str()).filter(|entry| !entry.is_silent())
+                && (entry.holds(now) || entry.trying.is_some())
+            {
+                return Err(entry.refusal());
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Suppressions::check`]; if it passes, this message is the try.
+    pub(super) fn try_with(&self, mailbox: &Mailbox, id: MessageId, now: Timestamp) -> Result<(), Refusal> {
+        self.check(mailbox, now)?;
+        let mut entries = self.0.lock();
+        for key in keys(mailbox) {
+            if let Some(entry) = entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
+                entry.trying = Some(id);
+            }
+        }
+        Ok(())
+    }
+
+    /// Learns from the end of an entry; the changes are to be stored.
+    pub(super) fn learn(&self, ending: &Ending<'_>) -> Vec<Change> {
+        let mailbox = &ending.message.recipient(ending.index).mailbox;
+        let mut entries = self.0.lock();
+        let mut changes = Vec::new();
+        for key in keys(mailbox) {
+            if let Some(entry) = entries.get_mut(key.as_str()) {
+                entry.trying = entry.trying.filter(|id| *id != ending.message.id);
+                if ending.kind == Kind::Delivered && entry.source == Source::Learned {
+                    entries.remove(key.as_str());
+                    changes.push(row(&key, None));
+                }
+            }
+        }
+        let [address, domain] = keys(mailbox);
+        let learned = match ending.suppress {
+            _ if ending.kind != Kind::Failed => None,
+            Suppress::No => None,
+            Suppress::Count => bounced(&mut entries, address, ending, false),
+            Suppress::Address => bounced(&mut entries, address, ending, true),
+            Suppress::Domain => bounced(&mut entries, domain, ending, true),
+        };
+        changes.extend(learned);
+        changes
+    }
+
+    /// Gives up a try that came to nothing.
+    pub(super) fn release(&self, mailbox: &Mailbox, id: MessageId) {
+        let mut entries = self.0.lock();
+        for key in keys(mailbox) {
+            if let Some(entry) = entries.get_mut(key.as_str()) {
+                entry.trying = entry.trying.filter(|trying| *trying != id);
+            }
+        }
+    }
+
+    /// All that hold, the latest first, at most `limit`; and how many there are.
+    pub fn list(&self, now: Timestamp, limit: usize) -> (Vec<Suppression>, usize) {
+        let entries = self.0.lock();
+        let mut held: Vec<Suppression> =
+            entries.values().filter(|entry| !entry.is_silent() && entry.holds(now)).cloned().collect();
+        let count = held.len();
+        held.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.address.cmp(&b.address)));
+        held.truncate(limit);
+        (held, count)
+    }
+
+    /// The suppression of exactly this address or `@domain`, if it holds.
+    pub fn get(&self, address: &str, now: Timestamp) -> Option<Suppression> {
+        let entries = self.0.lock();
+        entries.get(address).filter(|entry| !entry.is_silent() && entry.holds(now)).cloned()
+    }
+
+    /// Puts an address or `@domain` on the list; the change is to be stored.
+    pub(super) fn put(&self, address: &str, source: Source, reason: &str, now: Timestamp) -> (Suppression, Change) {
+        let entry = Suppression {
+            address: address.to_owned(),
+            source,
+            reason: reason.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect(),
+            since: now,
+            until: None,
+            bounces: 1,
+            soft: 0,
+            trying: None,
+        };
+        self.0.lock().insert(address.into(), entry.clone());
+        let change = row(address, Some(&entry));
+        (entry, change)
+    }
+
+    /// Takes it off the list; the change is to be stored. None if it was not there.
+    pub(super) fn remove(&self, address: &str) -> Option<Change> {
+        self.0.lock().remove(address).map(|_| row(address, None))
+    }
+}
+
+/// Reads an address, or a whole domain as `@example.com`, into the form in which it is kept.
+pub fn suppression_key(text: &str) -> Option<String> {
+    match text.trim().strip_prefix('@') {
+        Some(domain) => domain_key(domain).map(|domain| format!("@{domain}")),
+        None => Mailbox::parse(text.trim()).ok().map(|mailbox| mailbox.plain_key()),
+    }
+}
+
+fn keys(mailbox: &Mailbox) -> [String; 2] {
+    [mailbox.plain_key(), format!("@{}", mailbox.domain_key())]
+}
+
+/// Counts a refusal for this address or domain.
+fn bounced(
+    entries: &mut HashMap<Box<str>, Suppression>,
+    key: String,
+    ending: &Ending<'_>,
+    is_hard: bool,
+) -> Option<Change> {
+    let now = ending.now;
+    if entries.len() >= ADDRESSES_MAX {
+        entries.retain(|_, entry| entry.source != Source::Learned || now.since(entry.since) < MEMORY);
+    }
+    if entries.len() >= ADDRESSES_MAX && !entries.contains_key(key.as_str()) {
+        return None;
+    }
+    let entry = entries.entry(key.clone().into()).or_insert_with(|| Suppression {
+        address: key.clone(),
+        source: Source::Learned,
+        reason: String::new(),
+        since: now,
+        until: Some(now),
+        bounces: 0,
+        soft: 0,
+        trying: None,
+    });
+    // What was under way when it began to hold says nothing new, and what somebody put there stays.
+    if entry.source != Source::Learned || (entry.bounces > 0 && entry.holds(now)) {
+        return None;
+    }
+    if now.since(entry.since) >= MEMORY {
+        (entry.bounces, entry.soft) = (0, 0);
+    }
+    entry.since = now;
+    entry.soft += u32::from(!is_hard);
+    if is_hard || entry.soft >= SOFT_MAX {
+        let term = match key.strip_prefix('@') {
+            Some(_) => DAY,
+            None => TERMS[usize::try_from(entry.bounces).unwrap_or(usize::MAX).min(TERMS.len() - 1)],
+        };
+        entry.bounces += 1;
+        entry.soft = 0;
+        entry.until = Some(now.plus(term));
+        let said = ending.reply.as_deref().unwrap_or("no reply");
+        entry.reason = format!("{}: {said}", ending.cause.unwrap_or("failed")).chars().take(REASON_LEN_MAX).collect();
+        let until = entry.until.map(Timestamp::rfc3339);
+        tracing::warn!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
+    }
+    Some(row(&key, Some(entry)))
+}
+
+fn row(key: &str, entry: Option<&Suppression>) -> Change {
+    // It has no maps and nothing else that could fail.
+    let value = entry.and_then(|entry| serde_json::to_vec(entry).ok()).map(Vec::into_boxed_slice);
+    Change::Side(Table::Suppression, key.as_bytes().into(), value)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::lane::Lane;
+    use crate::mail::address::ReversePath;
+    use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+    use crate::mail::id::IdSource;
+    use crate::queue::entry::Message;
+
+    struct World {
+        list: Suppressions,
+        ids: IdSource,
+    }
+
+    fn mailbox() -> Mailbox {
+        Mailbox::parse("Alice@example.com").unwrap()
+    }
+
+    impl World {
+        fn new() -> Self {
+            Self { list: Suppressions::default(), ids: IdSource::with_random(|| 3) }
+        }
+
+        fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
+            let now = at(at_h);
+            let message = Arc::new(Message {
+                id: self.ids.next(now),
+                accepted_at: now,
+                expires_at: now,
+                user: "shop".into(),
+                lane: Lane::Otp,
+                tag: None,
+                key: None,
+                returned_fields: None,
+                envelope: Envelope {
+                    reverse_path: ReversePath::NULL,
+                    parameters: MailParameters::default(),
+                    recipients: vec![Recipient::new(mailbox())],
+                },
+                size: 0,
+                eight_bit: false,
+                utf8_fields: false,
+                signing_domain: None,
+            });
+            self.list.learn(&Ending {
+                message: &message,
+                index: 0,
+                kind,
+                cause: Some("bad_mailbox"),
+                reply: Some("550 5.1.1 no such user".into()),
+                destination: None,
+                suppress,
+                was_sent: false,
+                is_passed_on: false,
+                now,
+            })
+        }
+
+        fn is_open(&self, at_h: u64) -> bool {
+            self.list.check(&mailbox(), at(at_h)).is_ok()
+        }
+    }
+
+    fn at(hours: u64) -> Timestamp {
+        Timestamp::from_millis(1_795_255_200_000).plus(HOUR * u32::try_from(hours).unwrap())
+    }
+
+    #[test]
+    fn terms_grow_and_success_clears() {
+        let world = World::new();
+        world.end(Kind::Failed, Suppress::Address, 0);
+        assert!(!world.is_open(0) && world.is_open(1));
+        world.end(Kind::Failed, Suppress::Address, 1);
+        assert!(!world.is_open(168) && world.is_open(169));
+        world.end(Kind::Failed, Suppress::Address, 169);
+        assert!(!world.is_open(169 + 719) && world.is_open(169 + 720));
+        world.end(Kind::Delivered, Suppress::No, 900);
+        world.end(Kind::Failed, Suppress::Address, 901);
+        assert!(world.is_open(902));
+    }
+
+    #[test]
+    fn what_was_under_way_does_not_lengthen_a_term() {
+        let world = World::new();
+        world.end(Kind::Failed, Suppress::Address, 0);
+        assert!(world.end(Kind::Failed, Suppress::Address, 0).is_empty());
+        assert!(world.is_open(1));
+    }
+
+    #[test]
+    fn one_try_at_a_time() {
+        let world = World::new();
+        world.end(Kind::Failed, Suppress::Address, 0);
+        let id = world.ids.next(at(2));
+        assert!(world.list.try_with(&mailbox(), id, at(2)).is_ok());
+        assert!(!world.is_open(2));
+        world.list.release(&mailbox(), id);
+        assert!(world.is_open(2));
+    }
+
+    #[test]
+    fn three_doubtful_refusals_count_as_one() {
+        let world = World::new();
+        for hour in 0..3 {
+            assert!(world.is_open(hour));
+            world.end(Kind::Failed, Suppress::Count, hour);
+        }
+        assert!(!world.is_open(2) && world.is_open(3));
+    }
+
+    #[test]
+    fn domains_manual_entries_and_restarts() {
+        let world = World::new();
+        let changes = world.end(Kind::Failed, Suppress::Domain, 0);
+        assert!(!world.is_open(23) && world.is_open(24));
+        let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else {
+            panic!()
+        };
+        assert_eq!(key.as_ref(), b"@example.com");
+        let again = World { list: Suppressions::new(vec![(key, value)]), ..World::new() };
+        assert!(!again.is_open(23));
+        again.list.put("alice@example.com", Source::Manual, "asked for it", at(0));
+        assert!(!again.is_open(10_000));
+        again.end(Kind::Delivered, Suppress::No, 10_000);
+        assert!(!again.is_open(10_000));
+        assert_eq!(again.list.list(at(30), 10).1, 1);
+        assert!(again.list.remove("alice@example.com").is_some());
+        assert!(again.is_open(10_001));
+        assert_eq!(suppression_key(" @EXAMPLE.com "), Some("@example.com".to_owned()));
+        assert_eq!(suppression_key("Alice@Example.com"), Some("alice@example.com".to_owned()));
+        assert_eq!(suppression_key("nobody"), None);
+    }
+}
