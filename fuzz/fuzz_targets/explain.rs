@@ -7,6 +7,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use otp_relay::clock::Timestamp;
 use otp_relay::plan::cause::{Cause, of_reply};
+use otp_relay::plan::greylist::Facts;
 use otp_relay::plan::hint;
 use otp_relay::plan::next::{History, Next, next};
 use otp_relay::smtp::client_session::Stage;
@@ -30,8 +31,8 @@ fuzz_target!(|input: &[u8]| {
     let accepted_at = Timestamp::from_millis(1_000_000);
     let now = accepted_at.plus(Duration::from_secs(seed.into()));
     let expires_at = accepted_at.plus(Duration::from_secs(300));
-    let history = History { accepted_at, expires_at, first_deferred_at: accepted_at, attempts: 1 };
-    if let Next::At(at) = next(verdict, &history, now) {
+    let history = History { accepted_at, expires_at, first_deferred_at: accepted_at, attempts: 1, spread: 0.0 };
+    if let Next::At(at) = next(verdict, &history, &Facts::default(), now) {
         assert!(is_refusal && now < at && at < expires_at);
     }
 });

@@ -10,6 +10,7 @@ use super::say;
 use crate::clock::Timestamp;
 use crate::config::units::{duration, duration_text};
 use crate::plan::cause::{Cause, Verdict, of_reply};
+use crate::plan::greylist::Facts;
 use crate::plan::next::{History, Next, Reason, decide};
 use crate::smtp::client_session::Stage;
 
@@ -67,11 +68,12 @@ impl Plan {
         if verdict.cause == Cause::Accepted {
             return Self { attempts, end: "delivered" };
         }
-        let mut history =
-            History { accepted_at: start, expires_at: start.plus(ttl), first_deferred_at: start, attempts: 1 };
+        let (accepted_at, expires_at, first_deferred_at) = (start, start.plus(ttl), start);
+        let mut history = History { accepted_at, expires_at, first_deferred_at, attempts: 1, spread: 0.0 };
+        let facts = Facts::default();
         let mut now = start;
         loop {
-            match decide(verdict, &history, now) {
+            match decide(verdict, &history, &facts, now) {
                 (Next::At(at), reason) if attempts.len() < ROWS_MAX => {
                     attempts.push((at.since(start), reason.text()));
                     (now, history.attempts) = (at, history.attempts + 1);
@@ -133,7 +135,7 @@ mod tests {
     fn plans_are_shown() {
         let hinted = plan("451 4.7.1 Greylisted, try again in 200 seconds", 300);
         let at: Vec<f64> = hinted.attempts.iter().map(|(at, _)| at.as_secs_f64()).collect();
-        assert_eq!(at, [0.0, 201.0, 206.0, 236.0, 245.0, 275.0]);
+        assert_eq!(at, [0.0, 201.5, 206.5, 236.5, 241.5, 275.0]);
         assert_eq!(hinted.end, "expired");
         assert_eq!(hinted.table(Duration::from_secs(300)).lines().count(), 8);
     }

@@ -18,7 +18,10 @@ const CANDIDATES_MAX: usize = 12;
 /// The addresses still to be tried in one attempt.
 pub(super) struct Candidates {
     rest: std::vec::IntoIter<(Arc<str>, SocketAddr)>,
-    source: Option<IpAddr>,
+    /// The IPv4 and the IPv6 address to send from, where there is a choice.
+    sources: (Option<IpAddr>, Option<IpAddr>),
+    /// Who makes the triplet wait.
+    greylister: Option<(Arc<str>, IpAddr)>,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, Failure)>,
 }
@@ -31,12 +34,35 @@ impl Candidates {
         let mut sender = claim.message().envelope.reverse_path.as_str().to_ascii_lowercase();
         sender.push('\n');
         let turn = hash(&(&sender, recipient.plain_key()));
-        let sources = &delivery.settings.source_addresses;
-        let source = match sources.len() {
-            0 => None,
-            count => Some(sources[index(hash(&(&sender, recipient.domain_key())), count)]),
+        let turn_of_source = hash(&(&sender, recipient.domain_key()));
+        let chosen = |is_family: fn(&IpAddr) -> bool| {
+            let family: Vec<IpAddr> = delivery.settings.source_addresses.iter().copied().filter(is_family).collect();
+            family.get(index(turn_of_source, family.len())).copied()
         };
-        Self { rest: in_order(route, turn, delivery.settings.port).into_iter(), source, last_failure: None }
+        let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
+        let rest = in_order(route, turn, delivery.settings.port).into_iter();
+        Self { rest, sources, greylister: None, last_failure: None }
+    }
+
+    /// Puts the host that makes the triplet wait in front, and there the address that was connected to: only there the
+    /// wait goes on. The others follow, for when it is gone.
+    pub(super) fn begin_with(&mut self, greylister: Option<(Arc<str>, IpAddr)>) {
+        let Some((host, address)) = &greylister else { return };
+        let mut rest: Vec<_> = self.rest.by_ref().collect();
+        rest.sort_by_key(|(name, candidate)| (name != host, name == host && candidate.ip() != *address));
+        if rest.first().is_some_and(|(name, _)| name == host) {
+            self.greylister = greylister;
+        }
+        self.rest = rest.into_iter();
+    }
+
+    /// Whether a session that is there already is one that the host knows.
+    pub(super) fn suit(&self, host: &Arc<str>, address: SocketAddr, source: Option<IpAddr>) -> bool {
+        source == self.source_for(address) && self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
+    }
+
+    fn source_for(&self, address: SocketAddr) -> Option<IpAddr> {
+        if address.is_ipv4() { self.sources.0 } else { self.sources.1 }
     }
 
     /// Leaves out an address that has just failed.
@@ -89,12 +115,13 @@ pub(super) enum Connected {
 impl Delivery {
     /// Connects to the first candidate that will talk.
     pub(super) async fn connect(&self, candidates: &mut Candidates, claim: &mut Claim, steps: &mut Steps) -> Connected {
-        for (host, address) in candidates.rest.by_ref() {
+        while let Some((host, address)) = candidates.rest.next() {
             if let Err(gone) = claim.check(self.parts.clock.now()) {
                 return Connected::Gone(gone);
             }
             claim.renew(self.parts.clock.now(), self.settings.connect_timeout);
-            match self.open(&host, address, candidates.source, steps).await {
+            let source = candidates.source_for(address);
+            match self.open(&host, address, source, steps).await {
                 Ok(connection) => return Connected::Session(Box::new(connection)),
                 Err(failure) => {
                     steps.add_failure(&failure, &host, self.parts.clock.instant());
@@ -139,7 +166,6 @@ impl Delivery {
         starttls: StartTls,
         steps: &mut Steps,
     ) -> Result<Connection, Failure> {
-        let source = source.filter(|source| source.is_ipv4() == address.is_ipv4());
         let connecting = self.parts.network.connect(address, source);
         let (result, connected) = match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
             Err(_) => ("no answer", Err(Fault::Timeout)),
@@ -149,7 +175,7 @@ impl Delivery {
         steps.add(Stage::Connect, host, format!("{address} {result}"), self.parts.clock.instant());
         let stream = connected.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
         let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls };
-        let host = (host.clone(), address);
+        let host = (host.clone(), address, source);
         Connection::establish(stream, host, settings, &self.parts.tls, self.parts.clock.clone(), steps).await
     }
 }
@@ -172,5 +198,29 @@ mod tests {
         assert_eq!(names(0), ["a", "b", "c"]);
         assert_eq!(names(1), ["b", "a", "c"]);
         assert_eq!(names(1), names(3));
+    }
+
+    #[test]
+    fn the_host_that_makes_a_triplet_wait_is_asked_first() {
+        let [v4, v6, other]: [IpAddr; 3] = ["192.0.2.1", "2001:db8::1", "192.0.2.9"].map(|ip| ip.parse().unwrap());
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let rest = vec![(b.clone(), other), (a.clone(), v4), (a.clone(), v6)];
+        let rest: Vec<_> = rest.into_iter().map(|(name, ip)| (name, SocketAddr::new(ip, 25))).collect();
+        let begun_with = |greylister: Option<(Arc<str>, IpAddr)>| {
+            let rest = rest.clone().into_iter();
+            let mut candidates = Candidates { rest, sources: (None, None), greylister: None, last_failure: None };
+            candidates.begin_with(greylister);
+            candidates
+        };
+        let order = |candidates: Candidates| candidates.rest.map(|(_, address)| address.ip()).collect::<Vec<_>>();
+        assert_eq!(order(begun_with(None)), [other, v4, v6]);
+        assert_eq!(order(begun_with(Some((a.clone(), v6)))), [v6, v4, other], "also by the same family");
+        assert_eq!(order(begun_with(Some((a.clone(), "192.0.2.7".parse().unwrap())))), [v4, v6, other]);
+        assert_eq!(order(begun_with(Some(("gone".into(), v4)))), [other, v4, v6]);
+        let address = SocketAddr::new(v4, 25);
+        assert!(begun_with(Some((a.clone(), v4))).suit(&a, address, None));
+        assert!(!begun_with(Some((a.clone(), v4))).suit(&b, address, None), "a session with another host");
+        assert!(begun_with(Some(("gone".into(), v4))).suit(&b, address, None));
+        assert!(!begun_with(None).suit(&a, address, Some(other)), "from another address");
     }
 }

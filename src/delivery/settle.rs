@@ -5,16 +5,36 @@ use std::sync::Arc;
 use super::mask::mask_reply;
 use crate::clock::Timestamp;
 use crate::destination::mx::RouteError;
+use crate::plan::action::{Action, Finality, Retry, action};
 use crate::plan::cause::{self, Cause, Verdict};
-use crate::plan::next::{History, Next, Reason, decide};
+use crate::plan::greylist::{Facts, Greylister, Refusal};
+use crate::plan::next::{History, Next, believable, decide};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
+use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement};
 use crate::smtp::reply::Reply;
 
+/// What is to be learned from an attempt that came to a reply about the recipient or the message.
+pub(super) struct Lesson {
+    pub(super) triplet: Triplet,
+    /// Who replied.
+    pub(super) by: Greylister,
+    /// When the transaction began.
+    pub(super) began: Timestamp,
+}
+
 /// The receiver took it.
-pub(super) fn delivered(claim: Claim, reply: &Reply, content: &SignedContent, mut report: Report, now: Timestamp) {
+pub(super) fn delivered(
+    claim: Claim,
+    reply: &Reply,
+    content: &SignedContent,
+    mut report: Report,
+    lesson: &Lesson,
+    now: Timestamp,
+) {
     report.reply = Some(kept(reply, content));
+    claim.note(claim.greylists().accepted(&lesson.triplet, lesson.began));
     claim.settle(&Settlement::Delivered, report, now);
 }
 
@@ -24,6 +44,7 @@ pub(super) fn not_delivered(
     failure: &Failure,
     content: &SignedContent,
     mut report: Report,
+    lesson: Option<Lesson>,
     now: Timestamp,
 ) {
     report.reply = match &failure.fault {
@@ -36,7 +57,7 @@ pub(super) fn not_delivered(
     };
     let verdict = cause::of_failure(failure);
     report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
-    put_off(claim, verdict, report, now);
+    put_off(claim, verdict, report, lesson, now);
 }
 
 /// There is no way to the recipient's domain.
@@ -44,7 +65,7 @@ pub(super) fn without_route(claim: Claim, error: &RouteError, now: Timestamp) {
     let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
     let report =
         Report { destination: Some(domain.into()), reply: Some(error.to_string().into()), ..Report::default() };
-    put_off(claim, cause::of_route(error), report, now);
+    put_off(claim, cause::of_route(error), report, None, now);
 }
 
 /// The content cannot be read back from the store.
@@ -66,7 +87,7 @@ pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
     }
 }
 
-fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
+fn put_off(claim: Claim, verdict: Verdict, mut report: Report, lesson: Option<Lesson>, now: Timestamp) {
     report.cause = Some(verdict.cause.name());
     report.suppress = verdict.action.suppress;
     let message = claim.message();
@@ -74,21 +95,56 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, now: Timestamp) {
         claim.settle(&Settlement::Failed, report, now);
         return;
     }
+    let (verdict, waits_since, facts) = learn(&claim, verdict, lesson, now);
     let history = History {
         accepted_at: message.accepted_at,
         expires_at: message.expires_at,
-        first_deferred_at: claim.progress().first_deferred_at.unwrap_or(now),
+        first_deferred_at: waits_since.or(claim.progress().first_deferred_at).unwrap_or(now),
         attempts: claim.progress().attempts,
+        spread: spread(&claim),
     };
-    let (next, reason) = decide(verdict, &history, now);
-    let is_tight = matches!(reason, Reason::LastChance | Reason::End);
-    report.at_risk = is_tight || is_down(verdict.cause) && history.attempts > 1;
+    let (next, reason) = decide(verdict, &history, &facts, now);
+    report.at_risk = reason.is_tight() || is_down(verdict.cause) && history.attempts > 1;
     let settlement = match next {
         Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },
         Next::Expire => Settlement::Deferred { next_attempt_at: message.expires_at },
         Next::GiveUp => Settlement::Failed,
     };
     claim.settle(&settlement, report, now);
+}
+
+/// Takes down that a stranger was refused: since when the triplet waits, for this message or an older one, and what is
+/// known of the destination. Whoever has passed lately is no stranger; then the reply means only what it says.
+fn learn(
+    claim: &Claim,
+    verdict: Verdict,
+    lesson: Option<Lesson>,
+    now: Timestamp,
+) -> (Verdict, Option<Timestamp>, Facts) {
+    let Some(lesson) = lesson.filter(|_| verdict.action.retry == Retry::Ladder) else {
+        return (verdict, None, Facts::default());
+    };
+    let greylists = claim.greylists();
+    if verdict.cause != Cause::Greylisted && greylists.has_passed(&lesson.triplet, now) {
+        let action = Action { next_mx: false, ..action(verdict.cause, Finality::Temporary) };
+        return (Verdict { action, ..verdict }, None, Facts::default());
+    }
+    let Lesson { triplet, by, began } = lesson;
+    let refusal = Refusal { asked: believable(verdict.hint), by: Some(by), began, ended: now };
+    let (wait, facts, rows) = greylists.refused(&triplet, refusal);
+    claim.note(rows);
+    (verdict, Some(wait.first_refused_at), facts)
+}
+
+/// From 0 to 1, another for each entry and attempt.
+fn spread(claim: &Claim) -> f64 {
+    let mixed = claim
+        .id()
+        .message
+        .to_bytes()
+        .iter()
+        .fold(claim.progress().attempts, |mixed, byte| (mixed ^ u32::from(*byte)).wrapping_mul(0x0100_0193));
+    f64::from(mixed) / f64::from(u32::MAX)
 }
 
 /// Nobody is there to say when it will be better.

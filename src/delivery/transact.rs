@@ -1,7 +1,7 @@
 //! Drives a [`ClientSession`] over a connection: the handshake up to the point before MAIL, and transactions.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) struct Connection {
     pub(super) host: Arc<str>,
     pub(super) address: SocketAddr,
+    /// The address it was made from, if that was chosen.
+    pub(super) source: Option<IpAddr>,
     /// Protocol version and cipher, if encrypted.
     pub(super) tls: Option<Arc<str>>,
     stream: BoxStream,
@@ -53,7 +55,7 @@ impl Connection {
     /// Takes a new TCP connection up to the point before MAIL.
     pub(super) async fn establish(
         stream: BoxStream,
-        (host, address): (Arc<str>, SocketAddr),
+        (host, address, source): (Arc<str>, SocketAddr, Option<IpAddr>),
         settings: ClientSettings,
         tls: &TlsConnector,
         clock: Arc<dyn Clock>,
@@ -61,7 +63,7 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
-        let mut connection = Self { host, address, tls: None, stream, session, clock, buffer };
+        let mut connection = Self { host, address, source, tls: None, stream, session, clock, buffer };
         let mut step = Step::Read;
         loop {
             step = match step {

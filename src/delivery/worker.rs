@@ -7,16 +7,21 @@ use tokio::sync::oneshot;
 
 use super::connect::{Candidates, Connected};
 use super::pool::{Site, Taken};
+use super::settle::Lesson;
 use super::steps::Steps;
 use super::transact::{Connection, Transacted};
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
+use crate::destination::mx::Route;
 use crate::event::Kind;
 use crate::lane::Lane;
+use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
 use crate::plan::cause::of_failure;
+use crate::plan::greylist::Greylister;
 use crate::queue::claim::{Claim, Report};
 use crate::queue::entry::{Message, SignedContent};
+use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Stage, Transaction};
 
 /// The answer to the content is awaited to the end of life, within these bounds.
@@ -91,7 +96,10 @@ impl Delivery {
             settle::without_content(claim, self.parts.clock.now());
             return;
         };
+        let triplet = self.triplet(&claim, &route);
         let mut candidates = Candidates::new(&route, &claim, self);
+        candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
+        self.keep_if_constant(connection, &candidates).await;
         loop {
             let mut current = match connection.take() {
                 Some(current) => current,
@@ -105,7 +113,10 @@ impl Delivery {
                 },
             };
             let is_reused = current.transactions() > 0;
-            let transaction = self.transaction(&claim, &content, self.parts.clock.now());
+            let began = self.parts.clock.now();
+            let transaction = self.transaction(&claim, &content, began);
+            let by = Greylister { host: current.host.clone(), address: current.address.ip() };
+            let lesson = Lesson { triplet: triplet.clone(), by, began };
             let transacted = current.transact(&mut claim, &transaction, &content, &mut steps).await;
             let now = self.parts.clock.now();
             if let Transacted::Outcome(Err(failure)) = &transacted {
@@ -115,7 +126,7 @@ impl Delivery {
                 Transacted::Outcome(Ok(reply)) => {
                     let report = report(&current, steps, &content);
                     *connection = Some(current);
-                    return settle::delivered(claim, &reply, &content, report, now);
+                    return settle::delivered(claim, &reply, &content, report, &lesson, now);
                 }
                 Transacted::Outcome(Err(failure)) if is_reused && is_stale(&failure) => {
                     tracing::debug!(host = %current.host, "an idle session had ended; connecting anew");
@@ -133,13 +144,28 @@ impl Delivery {
                 Transacted::Outcome(Err(failure)) => {
                     let report = report(&current, steps, &content);
                     *connection = Some(current);
-                    return settle::not_delivered(claim, &failure, &content, report, now);
+                    return settle::not_delivered(claim, &failure, &content, report, Some(lesson), now);
                 }
                 Transacted::Gone(gone) => {
                     return settle::gone(claim, gone, report(&current, steps, &content), now);
                 }
                 Transacted::NotNoted => return drop(claim),
             }
+        }
+    }
+
+    /// What strangers are told by at the destination.
+    fn triplet(&self, claim: &Claim, route: &Route) -> Triplet {
+        let own = self.reverse_path(claim.message());
+        let recipient = claim.message().recipient(claim.id().index).mailbox.plain_key();
+        Triplet::new(own.as_str(), &recipient, &route.destination)
+    }
+
+    /// A session is of use only if it is with the host that the triplet waits for, from the address that it knows.
+    async fn keep_if_constant(&self, connection: &mut Option<Box<Connection>>, candidates: &Candidates) {
+        let other = connection.take_if(|current| !candidates.suit(&current.host, current.address, current.source));
+        if let Some(other) = other {
+            other.quit().await;
         }
     }
 
@@ -151,7 +177,7 @@ impl Delivery {
             None => (None, nobody),
         };
         let report = Report { destination: host, steps: steps.finish(content), ..Report::default() };
-        settle::not_delivered(claim, &failure, content, report, now);
+        settle::not_delivered(claim, &failure, content, report, None, now);
     }
 
     /// The content with its signatures, from memory or read back and signed again.
@@ -172,17 +198,21 @@ impl Delivery {
         Some(Arc::new(SignedContent { signatures, content }))
     }
 
+    fn reverse_path(&self, message: &Message) -> ReversePath {
+        let reverse_path = &message.envelope.reverse_path;
+        match (&self.settings.reverse_path, reverse_path.mailbox()) {
+            (Some(own), Some(_)) => ReversePath(Some(own.clone())),
+            _ => reverse_path.clone(),
+        }
+    }
+
     fn transaction(&self, claim: &Claim, content: &SignedContent, now: Timestamp) -> Transaction {
         let message: &Message = claim.message();
         let envelope = &message.envelope;
-        let mut reverse_path = envelope.reverse_path.clone();
-        if let (Some(own), Some(_)) = (&self.settings.reverse_path, reverse_path.mailbox()) {
-            reverse_path.0 = Some(own.clone());
-        }
         let elapsed = i32::try_from(now.since(message.accepted_at).as_secs()).unwrap_or(i32::MAX);
         let deliver_by = envelope.parameters.deliver_by;
         Transaction {
-            reverse_path,
+            reverse_path: self.reverse_path(message),
             parameters: envelope.parameters.clone(),
             recipient: message.recipient(claim.id().index).clone(),
             size: content.len() as u64,

@@ -2,6 +2,7 @@
 
 pub mod action;
 pub mod cause;
+pub mod greylist;
 pub mod hint;
 pub mod next;
 mod rules;

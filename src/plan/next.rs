@@ -4,27 +4,38 @@ use std::time::Duration;
 
 use super::action::Retry;
 use super::cause::Verdict;
+use super::greylist::{Facts, HintWorth};
 use crate::clock::Timestamp;
 
-/// Attempts of a first contact that says nothing about the time, in seconds from the first refusal: five seconds behind
-/// the delays that greylisting software is known to use.
-const LADDER_S: [f64; 19] = [
-    5.0, 35.0, 65.0, 125.0, 185.0, 245.0, 305.0, 425.0, 605.0, 725.0, 855.0, 905.0, 1205.0, 1505.0, 1570.0, 1805.0,
-    2700.0, 3605.0, 3670.0,
+/// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.
+const DELAYS_S: [f64; 18] = [
+    0.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 420.0, 600.0, 720.0, 850.0, 900.0, 1200.0, 1500.0, 1565.0, 1800.0,
+    2700.0, 3600.0,
 ];
-/// The same for a short life, in which no more than half of the wait may be lost.
-const SHORT_LADDER_S: [f64; 8] = [3.0, 5.0, 8.5, 13.0, 20.0, 30.0, 45.0, 65.0];
+/// For a short life, in which no more than half of a wait may be lost. Behind its end the others follow.
+const SHORT_DELAYS_S: [f64; 8] = [0.0, 2.5, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0];
 /// What counts as short, from the first refusal to the end of life.
 const SHORT_LIFE: Duration = Duration::from_secs(180);
+/// Behind the end of a delay. The host began to count before its refusal arrived here; but some count whole seconds, and
+/// some let pass only what is later than the delay.
+const MARGIN: Duration = Duration::from_millis(1500);
+/// Attempts are spread over this time behind a step, and over this share of a pause where there is no greylisting.
+const SPREAD: Duration = Duration::from_millis(400);
+const SPREAD_SHARE: f64 = 0.1;
 /// A wait that a reply asks for counts within these bounds; others are mistakes.
 const HINT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(6 * 3600));
 /// After so many attempts a host that always asks for the same short wait is not believed any more.
 const HINTS_BELIEVED_MAX: u32 = 10;
 /// Attempts that follow one another where the wait that was asked for did not do, from its end.
 const AFTER_HINT_S: [u64; 2] = [5, 35];
+/// The wait without early attempts that is tried where these did not help.
+const QUIET: Duration = Duration::from_secs(300);
 /// The last attempt comes this long before the end, or this share of the life before it, whichever is less.
 const LAST_MARGIN: Duration = Duration::from_secs(25);
 const LAST_SHARE: f64 = 0.4;
+/// Where it is known that an attempt passes only after that, one more may come this long before the end.
+const FINISH_MARGIN: Duration = Duration::from_secs(5);
+const FINISH_SHARE: f64 = 0.1;
 /// Behind the ladder, and wherever else a pause is needed.
 const PAUSE_MAX: Duration = Duration::from_secs(1800);
 /// Two attempts are at least this far apart.
@@ -37,10 +48,13 @@ pub struct History {
     pub accepted_at: Timestamp,
     /// When its life ends.
     pub expires_at: Timestamp,
-    /// When an attempt was first put off; now, if this is the first.
+    /// When the wait began: an attempt was first put off; now, if this is the first. Where a host makes a triplet wait,
+    /// that may have been an attempt for an older message.
     pub first_deferred_at: Timestamp,
     /// Attempts made.
     pub attempts: u32,
+    /// From 0 to 1, another for each entry: where within the spread of a step its attempts lie.
+    pub spread: f64,
 }
 
 /// What to do.
@@ -63,12 +77,18 @@ pub enum Reason {
     AfterHint,
     /// A delay that greylisting software is known to use.
     Ladder,
+    /// A delay that this destination was seen to use.
+    Learned,
+    /// Early attempts make the wait longer here, or seem to.
+    Quiet,
     /// The steps of the cause.
     Steps,
     /// Half of what is left of the life.
     Half,
     /// The last attempt that can finish in time.
     LastChance,
+    /// The host lets it pass only after that.
+    Late,
     /// No attempt can, or may.
     End,
 }
@@ -80,61 +100,158 @@ impl Reason {
             Self::Hint => "the reply asks for this wait",
             Self::AfterHint => "the wait that was asked for did not do",
             Self::Ladder => "behind a delay that greylisting software uses",
+            Self::Learned => "the delay that was seen here before",
+            Self::Quiet => "early attempts make the wait longer here",
             Self::Steps => "the steps for this cause",
             Self::Half => "half of what is left",
             Self::LastChance => "the last one that can finish and be typed in time",
+            Self::Late => "late, but the wait that was asked for ends only now",
             Self::End => "no attempt can help any more",
         }
+    }
+
+    /// Whether it may be too late for whoever waits for the code.
+    pub fn is_tight(self) -> bool {
+        matches!(self, Self::LastChance | Self::Late | Self::End)
+    }
+}
+
+/// A time for an attempt.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    at: Timestamp,
+    reason: Reason,
+    /// Nothing passes before, and an earlier attempt does harm.
+    is_known: bool,
+}
+
+impl Step {
+    fn new(at: Timestamp, reason: Reason) -> Self {
+        Self { at, reason, is_known: false }
+    }
+
+    fn known(at: Timestamp, reason: Reason) -> Self {
+        Self { at, reason, is_known: true }
     }
 }
 
 /// Decides what follows an attempt that did not deliver.
-pub fn next(verdict: Verdict, history: &History, now: Timestamp) -> Next {
-    decide(verdict, history, now).0
+pub fn next(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp) -> Next {
+    decide(verdict, history, facts, now).0
 }
 
-/// As [`next`], with what it follows from.
-pub fn decide(verdict: Verdict, history: &History, now: Timestamp) -> (Next, Reason) {
+/// As [`next`], with what it follows from. `facts` are those of the destination; the attempt that has just ended is
+/// among them.
+pub fn decide(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp) -> (Next, Reason) {
     let last = last_attempt_at(history);
     let first = history.first_deferred_at;
-    let hint = verdict.hint.filter(|hint| (HINT.0..=HINT.1).contains(hint));
-    let (planned, reason) = match (verdict.action.retry, hint) {
+    let hint = believable(verdict.hint);
+    let step = match (verdict.action.retry, hint) {
         (Retry::Never, _) => return (Next::GiveUp, Reason::End),
         (Retry::Once, _) if history.attempts > 1 => return (Next::GiveUp, Reason::End),
-        (Retry::Once, _) => (now.plus(last.since(now) / 2), Reason::Half),
+        (Retry::Once, _) => Step::new(now.plus(last.since(now) / 2), Reason::Half),
+        (Retry::Ladder, hint) => greylisted(hint, history, facts, now),
         (_, Some(hint)) => after_hint(hint, history, now),
-        (Retry::Ladder, None) if history.expires_at.since(first) < SHORT_LIFE => {
-            (step(SHORT_LADDER_S.iter().copied(), first, now), Reason::Ladder)
+        (Retry::Steps(steps), None) => spread(Step::new(step(delays(steps), first, now), Reason::Steps), history, now),
+        (Retry::Pauses(pauses), None) => {
+            spread(Step::new(now.plus(pause(pauses, history.attempts)), Reason::Steps), history, now)
         }
-        (Retry::Ladder, None) => (step(LADDER_S.iter().copied(), first, now), Reason::Ladder),
-        (Retry::Steps(steps), None) => (step(steps.iter().copied().map(f64::from), first, now), Reason::Steps),
-        (Retry::Pauses(pauses), None) => (now.plus(pause(pauses, history.attempts)), Reason::Steps),
     };
-    let planned = planned.max(now.plus(PAUSE_MIN));
-    if planned <= last {
-        return (Next::At(planned), reason);
+    fit(Step { at: step.at.max(now.plus(PAUSE_MIN)), ..step }, history, now)
+}
+
+/// The wait that counts of what a reply asks for.
+pub fn believable(hint: Option<Duration>) -> Option<Duration> {
+    hint.filter(|hint| (HINT.0..=HINT.1).contains(hint))
+}
+
+/// Puts a step into the life: a last attempt that can still be typed if it comes too late for that, and where nothing
+/// passes before, also that one.
+fn fit(step: Step, history: &History, now: Timestamp) -> (Next, Reason) {
+    let (last, finish) = (last_attempt_at(history), finish_at(history));
+    if step.at <= last {
+        return (Next::At(step.at), step.reason);
     }
-    // One more, as late as it can still finish and be typed.
-    if last >= now.plus(PAUSE_MIN) { (Next::At(last), Reason::LastChance) } else { (Next::Expire, Reason::End) }
+    let is_chance = last >= now.plus(PAUSE_MIN) && !step.is_known;
+    let opens_late = step.at <= finish && (step.is_known || matches!(step.reason, Reason::Hint | Reason::Learned));
+    match () {
+        () if is_chance => (Next::At(last), Reason::LastChance),
+        () if opens_late => (Next::At(step.at), Reason::Late),
+        () => (Next::Expire, Reason::End),
+    }
+}
+
+/// After a refusal that is meant for strangers, or may be.
+fn greylisted(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
+    let first = history.first_deferred_at;
+    let worth = facts.hints();
+    if let Some(pause) = facts.restart_pause() {
+        // The wait began anew with the attempt that has just failed.
+        let wait = hint.filter(|_| worth != HintWorth::TooShort).map_or(pause, |hint| hint + MARGIN);
+        return Step::known(now.plus(wait).plus(SPREAD.mul_f64(history.spread)), Reason::Quiet);
+    }
+    let learned = learned(facts, history, now);
+    let is_belied = matches!(worth, HintWorth::TooShort | HintWorth::TooLong) && learned.is_some();
+    if let Some(hint) = hint.filter(|_| !is_belied) {
+        return after_hint(hint, history, now);
+    }
+    if facts.is_vain() && first == now {
+        return Step::new(first.plus(QUIET + MARGIN), Reason::Quiet);
+    }
+    learned.unwrap_or_else(|| {
+        let at = step(ladder(history), first, now);
+        Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Ladder)
+    })
+}
+
+/// The next attempt where it is known after which wait another passed; none if that one is over. On the way there: what
+/// lies between the waits that were refused and those that passed, and until it is sure, also what was refused.
+fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
+    let (refused, passed) = facts.bounds();
+    let (refused, passed) = (refused.unwrap_or_default(), passed?);
+    let first = history.first_deferred_at;
+    let ladder = ladder(history).map(Duration::from_secs_f64).filter(|wait| *wait < passed);
+    let (early, mut waits): (Vec<_>, Vec<_>) = ladder.partition(|wait| *wait <= refused);
+    if waits.is_empty() {
+        waits.extend(facts.between());
+    }
+    waits.push(passed);
+    let early = early.into_iter().filter(|_| !facts.is_confirmed());
+    let at = early.chain(waits).map(|wait| first.plus(wait)).find(|at| *at > now.plus(PAUSE_MIN / 2))?;
+    Some(Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Learned))
 }
 
 /// When a reply asks for a wait. Some programs count down, others always name the whole delay. Before the whole delay
 /// has passed since the first refusal its end is the right time either way, or an early one that costs little. Once it
 /// has passed: soon, as clocks differ; but no later than if the program counts down.
-fn after_hint(hint: Duration, history: &History, now: Timestamp) -> (Timestamp, Reason) {
+fn after_hint(hint: Duration, history: &History, now: Timestamp) -> Step {
     let first = history.first_deferred_at;
-    let is_in_minutes = hint.as_secs().is_multiple_of(60);
-    let end = first.plus(hint + Duration::from_secs(if is_in_minutes { 2 } else { 1 }));
+    let spread = SPREAD.mul_f64(history.spread);
+    let end = first.plus(hint + MARGIN + spread);
     if end > now {
-        return (end, Reason::Hint);
+        return Step::new(end, Reason::Hint);
     }
-    let counted_down = now.plus(hint + Duration::from_secs(1));
+    let counted_down = now.plus(hint + MARGIN + spread);
     let (soon, reason) = match AFTER_HINT_S.iter().map(|s| end.plus(Duration::from_secs(*s))).find(|at| *at > now) {
         Some(soon) => (soon, Reason::AfterHint),
-        None => (step(LADDER_S.iter().copied(), first, now), Reason::Ladder),
+        None => (step(ladder(history), first, now).plus(spread), Reason::Ladder),
     };
     let is_believed = history.attempts <= HINTS_BELIEVED_MAX;
-    if is_believed && counted_down <= soon { (counted_down, Reason::Hint) } else { (soon, reason) }
+    let (at, reason) = if is_believed && counted_down <= soon { (counted_down, Reason::Hint) } else { (soon, reason) };
+    Step::new(at, reason)
+}
+
+/// The attempts of a first contact that says nothing about the time, in seconds from the first refusal.
+fn ladder(history: &History) -> impl Iterator<Item = f64> {
+    let is_short = history.expires_at.since(history.first_deferred_at) < SHORT_LIFE;
+    let short: &[f64] = if is_short { &SHORT_DELAYS_S } else { &[] };
+    let covered = short.last().copied().unwrap_or(-1.0);
+    let others = DELAYS_S.into_iter().filter(move |delay| *delay > covered);
+    short.iter().copied().chain(others).map(|delay| delay + MARGIN.as_secs_f64())
+}
+
+fn delays(steps: &[u16]) -> impl Iterator<Item = f64> {
+    steps.iter().copied().map(f64::from)
 }
 
 /// The first step that is still to come; behind the last one, ever longer pauses.
@@ -145,6 +262,11 @@ fn step(steps: impl Iterator<Item = f64>, first_deferred_at: Timestamp, now: Tim
         let age = now.since(first_deferred_at);
         now.plus((age / 3).clamp(Duration::from_secs(20), PAUSE_MAX))
     })
+}
+
+/// Many entries that failed together do not come back together.
+fn spread(step: Step, history: &History, now: Timestamp) -> Step {
+    Step { at: step.at.plus(step.at.since(now).mul_f64(SPREAD_SHARE * history.spread)), ..step }
 }
 
 fn pause(pauses: &[u16], attempts: u32) -> Duration {
@@ -158,10 +280,16 @@ fn last_attempt_at(history: &History) -> Timestamp {
     history.expires_at.minus(LAST_MARGIN.min(life.mul_f64(LAST_SHARE)))
 }
 
+fn finish_at(history: &History) -> Timestamp {
+    let life = history.expires_at.since(history.accepted_at);
+    history.expires_at.minus(FINISH_MARGIN.min(life.mul_f64(FINISH_SHARE)))
+}
+
 #[cfg(test)]
 mod tests {
     use super::super::action::Finality;
     use super::super::cause::Cause;
+    use super::super::greylist::Refusal;
     use super::*;
     use proptest::prelude::*;
 
@@ -182,10 +310,11 @@ mod tests {
             expires_at: START.plus(Duration::from_secs(life_s)),
             first_deferred_at: START,
             attempts: 1,
+            spread: 0.0,
         };
         let (mut now, mut age) = (START, 0.0);
         let mut times = Vec::new();
-        while let Next::At(at) = next(verdict(age), &history, now) {
+        while let Next::At(at) = next(verdict(age), &history, &Facts::default(), now) {
             age = at.since(START).as_secs_f64();
             times.push(age);
             (now, history.attempts) = (at, history.attempts + 1);
@@ -199,9 +328,9 @@ mod tests {
 
     #[test]
     fn steps_are_fitted_into_the_life() {
-        assert_eq!(schedule(grey(None), 600), [5.0, 35.0, 65.0, 125.0, 185.0, 245.0, 305.0, 425.0, 575.0]);
-        assert_eq!(schedule(grey(None), 60), [3.0, 5.0, 8.5, 13.0, 20.0, 30.0, 36.0]);
-        assert_eq!(schedule(grey(None), 10), [3.0, 5.0, 6.0]);
+        assert_eq!(schedule(grey(None), 600), [1.5, 31.5, 61.5, 121.5, 181.5, 241.5, 301.5, 421.5, 575.0]);
+        assert_eq!(schedule(grey(None), 60), [1.5, 4.0, 7.5, 13.5, 21.5, 31.5, 36.0]);
+        assert_eq!(schedule(grey(None), 10), [1.5, 4.0, 6.0]);
         assert_eq!(schedule(temporary(Cause::DnsFailure), 60), [2.0, 7.0, 17.0, 36.0]);
         assert_eq!(schedule(temporary(Cause::ServerBusy), 300), [5.0, 20.0, 60.0, 120.0, 275.0]);
         assert_eq!(schedule(temporary(Cause::RateLimited), 120), [30.0, 75.0, 95.0]);
@@ -210,11 +339,11 @@ mod tests {
 
     #[test]
     fn a_wait_that_is_asked_for_is_kept() {
-        assert_eq!(schedule(grey(Some(287)), 600)[0], 288.0);
-        assert_eq!(schedule(grey(Some(300)), 600)[..3], [302.0, 307.0, 337.0], "a constant that was too short");
+        assert_eq!(schedule(grey(Some(287)), 600)[0], 288.5);
+        assert_eq!(schedule(grey(Some(300)), 600)[..3], [301.5, 306.5, 336.5], "a constant that was too short");
         assert_eq!(schedule(grey(Some(900)), 600), [575.0], "beyond the life: the last chance");
         let counting = |age: f64| grey(Some(if age < 100.0 { 100 - age as u64 } else { 60 }));
-        assert_eq!(schedule_of(counting, 600)[..2], [101.0, 125.0]);
+        assert_eq!(schedule_of(counting, 600)[..2], [101.5, 121.5]);
         assert_eq!(schedule(grey(Some(0)), 600), schedule(grey(None), 600), "no wait");
         assert_eq!(schedule(grey(Some(30_000)), 600), schedule(grey(None), 600), "a mistake");
     }
@@ -226,16 +355,108 @@ mod tests {
             expires_at: START.plus(Duration::from_secs(800)),
             first_deferred_at: START,
             attempts: 1,
+            spread: 0.0,
         };
+        let facts = Facts::default();
         let now = START.plus(Duration::from_secs(200));
-        assert_eq!(next(grey(Some(300)), &history, now), Next::At(START.plus(Duration::from_secs(302))));
+        assert_eq!(next(grey(Some(300)), &history, &facts, now), Next::At(START.plus(Duration::from_millis(301_500))));
         // It counts down: 290 were left after 10.
-        assert_eq!(next(grey(Some(100)), &history, now), Next::At(now.plus(Duration::from_secs(45))));
+        assert_eq!(next(grey(Some(100)), &history, &facts, now), Next::At(now.plus(Duration::from_millis(41_500))));
     }
 
     #[test]
     fn what_is_hopeless_is_not_tried_again() {
         assert!(schedule(Verdict::of(Cause::BadMailbox, Finality::Final), 600).is_empty());
+    }
+
+    fn plan_with(facts: &Facts, verdict: Verdict, life_s: u64) -> Vec<(f64, Reason)> {
+        let expires_at = START.plus(Duration::from_secs(life_s));
+        let mut history =
+            History { accepted_at: START, expires_at, first_deferred_at: START, attempts: 1, spread: 0.0 };
+        let (mut now, mut times) = (START, Vec::new());
+        while let (Next::At(at), reason) = decide(verdict, &history, facts, now) {
+            times.push((at.since(START).as_secs_f64(), reason));
+            (now, history.attempts) = (at, history.attempts + 1);
+        }
+        times
+    }
+
+    /// What is known after a triplet was refused at these seconds, and passed at the last if that is meant.
+    fn facts_of(contacts: &[(&[f64], bool)], asked_s: Option<u64>) -> Facts {
+        let mut facts = Facts::default();
+        for (attempts, passes) in contacts {
+            let mut wait = None;
+            for (index, age) in attempts.iter().enumerate() {
+                let at = START.plus(Duration::from_secs_f64(*age));
+                if *passes && index + 1 == attempts.len() {
+                    facts.passed(wait.as_mut().unwrap(), 1, at);
+                } else {
+                    let asked = asked_s.map(Duration::from_secs);
+                    wait = Some(facts.refused(wait, Refusal { asked, by: None, began: at, ended: at }, 1));
+                }
+            }
+        }
+        facts
+    }
+
+    #[test]
+    fn what_was_learned_is_used() {
+        let first: (&[f64], bool) = (&[0.0, 1.5, 31.5, 61.5, 121.5, 181.5], true);
+        let times = |facts: &Facts| plan_with(facts, grey(None), 600).iter().map(|(at, _)| *at).collect::<Vec<_>>();
+        let once = facts_of(&[first], None);
+        assert_eq!(times(&once)[..6], [1.5, 31.5, 61.5, 121.5, 151.5, 181.5], "between the bounds");
+        let twice = facts_of(&[first, first], None);
+        assert_eq!(times(&twice)[..3], [151.5, 181.5, 241.5], "what was always refused is left out");
+        let late = facts_of(&[(&[0.0, 1.5, 575.0, 9000.0], true)], None);
+        assert!(times(&late).contains(&301.5), "a wide gap hides no known delay");
+    }
+
+    #[test]
+    fn a_hint_that_was_belied_is_not_followed() {
+        let early = facts_of(&[(&[0.0, 35.0], true)], Some(900));
+        let times = plan_with(&early, grey(Some(900)), 600);
+        assert_eq!(times[..3].iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1.5, 31.5, 35.0]);
+        let late = facts_of(&[(&[0.0, 61.5, 301.5], true)], Some(60));
+        assert_eq!(plan_with(&late, grey(Some(60)), 600)[0].1, Reason::Learned);
+        let kept = facts_of(&[(&[0.0, 121.5], true)], Some(120));
+        assert_eq!(plan_with(&kept, grey(Some(120)), 600)[0], (121.5, Reason::Hint));
+    }
+
+    #[test]
+    fn where_early_attempts_cost_there_are_none() {
+        let vain: (&[f64], bool) = (&[0.0, 1.5, 31.5, 121.5, 241.5, 301.5, 421.5, 575.0], false);
+        let facts = facts_of(&[vain, vain], None);
+        assert_eq!(plan_with(&facts, grey(None), 600)[0], (301.5, Reason::Quiet));
+        let facts = facts_of(&[vain, vain, (&[0.0, 301.5], true)], None);
+        let times = plan_with(&facts, grey(None), 600);
+        assert_eq!(times, [(301.5, Reason::Quiet)], "and none that begins the wait anew for nothing");
+        assert_eq!(plan_with(&facts, grey(None), 300), [], "the next code finds the window open");
+    }
+
+    #[test]
+    fn a_window_that_opens_late_is_still_used() {
+        let times = plan_with(&Facts::default(), grey(Some(45)), 60);
+        assert_eq!(times, [(36.0, Reason::LastChance), (46.5, Reason::Late)]);
+        assert_eq!(plan_with(&Facts::default(), grey(Some(58)), 60), [(36.0, Reason::LastChance)]);
+        assert!(Reason::Late.is_tight());
+    }
+
+    #[test]
+    fn attempts_are_spread_only_to_later() {
+        for verdict in [grey(None), grey(Some(100)), temporary(Cause::ServerBusy), temporary(Cause::DnsFailure)] {
+            let history = |spread| History {
+                accepted_at: START,
+                expires_at: START.plus(Duration::from_secs(600)),
+                first_deferred_at: START,
+                attempts: 1,
+                spread,
+            };
+            let at = |spread| match next(verdict, &history(spread), &Facts::default(), START) {
+                Next::At(at) => at.since(START),
+                other => panic!("{other:?}"),
+            };
+            assert!(at(0.0) < at(0.9) && at(0.9) < at(0.0) + Duration::from_secs(1));
+        }
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
+use super::greylists::Greylists;
 use super::store::Change;
 use super::timers::Timer;
 use super::{End, Queue, Schedule};
@@ -120,6 +121,19 @@ impl Claim {
     /// Whether an attempt with an unknown outcome must be the last.
     pub fn is_at_most_once(&self) -> bool {
         self.queue.settings.deliver_at_most_once
+    }
+
+    /// What destinations were seen to do with strangers.
+    pub fn greylists(&self) -> &Greylists {
+        &self.queue.greylists
+    }
+
+    /// Stores rows of side tables soon, along with how the attempt ended if that is said next; also where the entry was
+    /// taken away meanwhile.
+    pub fn note(&self, rows: Vec<Change>) {
+        if !rows.is_empty() {
+            self.queue.journal.commit_later(rows);
+        }
     }
 
     /// Emits an event about the attempt.

@@ -5,6 +5,7 @@
 
 pub mod claim;
 pub mod entry;
+pub mod greylists;
 mod inbox;
 pub mod journal;
 pub mod memory_store;
@@ -30,6 +31,7 @@ use crate::mail::message::Content;
 use crate::plan::action::Suppress;
 use claim::{Claim, Gone};
 use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
+use greylists::Greylists;
 use journal::{Journal, JournalError, PendingCommit};
 use store::{Change, Found, Row, Store, StoreError, Table};
 pub use supersede::Supersede;
@@ -177,6 +179,7 @@ pub struct Queue {
     timers_changed: Notify,
     workers: OnceLock<Weak<dyn Workers>>,
     aftermath: OnceLock<Weak<dyn Aftermath>>,
+    greylists: Greylists,
     /// Rows of side tables found at start, until somebody takes them.
     side: Mutex<Vec<(Table, Row)>>,
     /// Live entries and those about to be accepted.
@@ -235,6 +238,7 @@ impl Queue {
             Storage::Inline => Journal::inline(store, clock.clone()),
         };
         let entries = schedule.held.values().map(|held| usize::from(held.live)).sum();
+        let greylists = side.extract_if(.., |(of, _)| *of == Table::Greylist).map(|(_, row)| row).collect();
         let queue = Arc::new(Self {
             journal,
             clock,
@@ -244,6 +248,7 @@ impl Queue {
             timers_changed: Notify::new(),
             workers: OnceLock::new(),
             aftermath: OnceLock::new(),
+            greylists: Greylists::new(greylists),
             side: Mutex::new(side),
             restored: Mutex::new(restored),
             entries: AtomicUsize::new(entries),
@@ -264,6 +269,11 @@ impl Queue {
     pub fn take_side(&self, table: Table) -> Vec<Row> {
         let mut side = self.side.lock();
         side.extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
+    }
+
+    /// What destinations were seen to do with strangers.
+    pub fn greylists(&self) -> &Greylists {
+        &self.greylists
     }
 
     /// Says who delivers; once, before the timers run.

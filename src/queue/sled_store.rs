@@ -285,6 +285,7 @@ fn table_number(table: Table) -> u8 {
     match table {
         Table::Idempotency => b'i',
         Table::Budget => b'b',
+        Table::Greylist => b'g',
         Table::Supersession => b'k',
         Table::Suppression => b'u',
         Table::Meta => b'm',
@@ -292,7 +293,7 @@ fn table_number(table: Table) -> u8 {
 }
 
 fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Supersession, Table::Suppression, Table::Meta]
+    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Supersession, Table::Suppression, Table::Meta]
         .into_iter()
         .find(|table| table_number(*table) == number)
 }

@@ -27,6 +27,8 @@ pub enum Table {
     Idempotency,
     /// What was accepted for a recipient lately.
     Budget,
+    /// What destinations do with strangers, and who waits there since when.
+    Greylist,
     /// Which message holds a supersession key.
     Supersession,
     /// Which addresses are not sent to.

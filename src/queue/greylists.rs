@@ -1,0 +1,274 @@
+//! What destinations were seen to do with strangers, and which triplets wait since when: kept in memory, and as rows of
+//! a side table that go to disk along with whatever else changes. `plan::greylist` says what follows from it.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+use super::store::{Change, Row, Table};
+use crate::clock::Timestamp;
+use crate::plan::greylist::{Facts, Forecast, Refusal, Wait};
+
+/// Destinations and waits remembered at most; beyond, those used longest ago are forgotten.
+const FACTS_MAX: usize = 10_000;
+const WAITS_MAX: usize = 50_000;
+/// How often what is too old is looked for.
+const SWEEP: Duration = Duration::from_secs(3600);
+/// A triplet that has passed is known for longer than this everywhere.
+const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
+/// Longer names of destinations are cut, and told apart by a hash.
+const NAME_LEN_MAX: usize = 200;
+/// Version of the rows.
+const VERSION: u8 = 1;
+
+/// Who sends to whom by which destination: what greylisting software tells strangers by. The client is always the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Triplet {
+    destination: Box<str>,
+    key: Box<str>,
+    sender: u64,
+}
+
+impl Triplet {
+    /// `reverse_path` as it is sent, `recipient` as `Mailbox::plain_key` writes it, `destination` as in the route.
+    pub fn new(reverse_path: &str, recipient: &str, destination: &str) -> Self {
+        let sender = reverse_path.to_ascii_lowercase();
+        let destination = name(destination);
+        let key = format!("{sender}\n{recipient}\n{destination}").into();
+        Self { destination, key, sender: hash(&sender) }
+    }
+}
+
+#[derive(Debug, Default)]
+struct Memory {
+    facts: HashMap<Box<str>, Facts>,
+    waits: HashMap<Box<str>, Wait>,
+    swept_at: Timestamp,
+}
+
+/// The memory.
+#[derive(Debug, Default)]
+pub struct Greylists(Mutex<Memory>);
+
+impl Greylists {
+    /// Takes up the rows found at start.
+    pub(super) fn new(rows: Vec<Row>) -> Self {
+        let mut memory = Memory::default();
+        for (key, value) in rows {
+            let Ok(key) = String::from_utf8(key.into()) else { continue };
+            match key.split_at_checked(1) {
+                Some(("d", name)) => memory.facts.extend(decode(&value).map(|facts| (name.into(), facts))),
+                Some(("w", key)) => memory.waits.extend(decode(&value).map(|wait| (key.into(), wait))),
+                Some(_) | None => {}
+            }
+        }
+        Self(Mutex::new(memory))
+    }
+
+    /// A triplet was refused as a stranger. Returns its wait, what is known of the destination now, and what is to be
+    /// stored.
+    pub fn refused(&self, triplet: &Triplet, refusal: Refusal) -> (Wait, Facts, Vec<Change>) {
+        let mut memory = self.0.lock();
+        let mut changes = memory.make_room(refusal.ended);
+        let before = memory.waits.remove(&triplet.key);
+        let facts = memory.facts.entry(triplet.destination.clone()).or_default();
+        let wait = facts.refused(before, refusal, triplet.sender);
+        let facts = facts.clone();
+        memory.waits.insert(triplet.key.clone(), wait.clone());
+        changes.extend([row('d', &triplet.destination, Some(&facts)), row('w', &triplet.key, Some(&wait))]);
+        (wait, facts, changes)
+    }
+
+    /// A triplet was accepted in an attempt that began now. Returns what is to be stored.
+    pub fn accepted(&self, triplet: &Triplet, now: Timestamp) -> Vec<Change> {
+        let mut memory = self.0.lock();
+        let Memory { facts, waits, .. } = &mut *memory;
+        let Some(facts) = facts.get_mut(&triplet.destination) else { return Vec::new() };
+        match waits.get_mut(&triplet.key) {
+            Some(wait) if wait.passed_at.is_none() => {
+                facts.passed(wait, triplet.sender, now);
+                vec![row('d', &triplet.destination, Some(facts)), row('w', &triplet.key, Some(wait))]
+            }
+            Some(_) => Vec::new(),
+            None if facts.accepted_at_once(triplet.sender, now) => vec![row('d', &triplet.destination, Some(facts))],
+            None => Vec::new(),
+        }
+    }
+
+    /// The host that makes a triplet wait, or did.
+    pub fn greylister(&self, triplet: &Triplet) -> Option<(Arc<str>, IpAddr)> {
+        let by = self.0.lock().waits.get(&triplet.key)?.by.clone()?;
+        Some((by.host, by.address))
+    }
+
+    /// Whether a triplet has passed lately: then it is no stranger, whatever it is refused for now.
+    pub fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
+        let memory = self.0.lock();
+        let passed_at = memory.waits.get(&triplet.key).and_then(|wait| wait.passed_at);
+        passed_at.is_some_and(|at| now.since(at) < KNOWN_FOR)
+    }
+
+    /// What is known of a destination, by the name it has in routes.
+    pub fn facts(&self, destination: &str) -> Option<Facts> {
+        self.0.lock().facts.get(&name(destination)).cloned()
+    }
+
+    /// What a message has to expect.
+    pub fn forecast(&self, triplet: &Triplet, now: Timestamp) -> Forecast {
+        let memory = self.0.lock();
+        let Some(facts) = memory.facts.get(&triplet.destination) else { return Forecast::Unknown };
+        facts.forecast(memory.waits.get(&triplet.key), triplet.sender, now)
+    }
+}
+
+impl Memory {
+    /// Forgets what is too old now and then, and where there is too much, an eighth of it.
+    fn make_room(&mut self, now: Timestamp) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let is_full = self.facts.len() >= FACTS_MAX || self.waits.len() >= WAITS_MAX;
+        if !is_full && now.since(self.swept_at) < SWEEP {
+            return changes;
+        }
+        self.swept_at = now;
+        let (facts_oldest, waits_oldest) = (
+            oldest_kept(self.facts.values().map(Facts::last_seen), FACTS_MAX),
+            oldest_kept(self.waits.values().map(|wait| wait.last_refused_at), WAITS_MAX),
+        );
+        self.facts.retain(|name, facts| {
+            let is_kept = facts.is_current(now) && facts.last_seen() >= facts_oldest;
+            changes.extend((!is_kept).then(|| row::<Facts>('d', name, None)));
+            is_kept
+        });
+        self.waits.retain(|key, wait| {
+            let is_kept = wait.is_current(now) && wait.last_refused_at >= waits_oldest;
+            changes.extend((!is_kept).then(|| row::<Wait>('w', key, None)));
+            is_kept
+        });
+        changes
+    }
+}
+
+/// Where there are too many, the time before which an eighth was used last.
+fn oldest_kept(times: impl Iterator<Item = Timestamp>, most: usize) -> Timestamp {
+    let mut times: Vec<Timestamp> = times.collect();
+    if times.len() < most {
+        return Timestamp::default();
+    }
+    let eighth = times.len() / 8;
+    // More than the eighth goes where many were used at the same moment.
+    *times.select_nth_unstable(eighth).1
+}
+
+fn name(destination: &str) -> Box<str> {
+    if destination.len() <= NAME_LEN_MAX {
+        return destination.into();
+    }
+    let end = destination.floor_char_boundary(NAME_LEN_MAX);
+    format!("{}~{:016x}", &destination[..end], hash(destination)).into()
+}
+
+/// FNV-1a: stored, so it has to be the same in every version.
+fn hash(text: &str) -> u64 {
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+fn row<T: Serialize>(kind: char, key: &str, value: Option<&T>) -> Change {
+    let value = value.map(|value| {
+        let mut encoded = vec![VERSION];
+        // Neither has a map with keys that are not text, nor anything else that could fail.
+        let _ = serde_json::to_writer(&mut encoded, value);
+        encoded.into_boxed_slice()
+    });
+    Change::Side(Table::Greylist, format!("{kind}{key}").into_bytes().into(), value)
+}
+
+fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
+    let (&version, value) = value.split_first()?;
+    if version == VERSION { serde_json::from_slice(value).ok() } else { None }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::greylist::Greylister;
+
+    const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+
+    fn triplet(recipient: &str) -> Triplet {
+        Triplet::new("<otp@app.example>", recipient, "mx.example.com,mx2.example.com")
+    }
+
+    fn refusal(by: Option<Greylister>, at: Timestamp) -> Refusal {
+        Refusal { asked: None, by, began: at, ended: at }
+    }
+
+    fn rows(changes: Vec<Change>) -> Vec<Row> {
+        changes
+            .into_iter()
+            .map(|change| match change {
+                Change::Side(Table::Greylist, key, Some(value)) => (key, value),
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn a_newer_code_inherits_the_wait_also_after_a_restart() {
+        let by = Greylister { host: "mx2.example.com".into(), address: IpAddr::from([192, 0, 2, 2]) };
+        let memory = Greylists::default();
+        let (wait, _, changes) = memory.refused(&triplet("a@example.com"), refusal(Some(by.clone()), START));
+        assert_eq!(wait.first_refused_at, START);
+        let memory = Greylists::new(rows(changes));
+        let later = START.plus(Duration::from_secs(200));
+        let (wait, facts, _) = memory.refused(&triplet("a@example.com"), refusal(None, later));
+        assert_eq!((wait.first_refused_at, wait.refusals), (START, 2));
+        assert_eq!(facts.bounds().0, Some(Duration::from_secs(200)));
+        assert_eq!(memory.greylister(&triplet("a@example.com")), Some((by.host, by.address)));
+        let (other, ..) = memory.refused(&triplet("b@example.com"), refusal(None, later));
+        assert_eq!(other.first_refused_at, later);
+    }
+
+    #[test]
+    fn what_was_learned_survives_a_restart_and_is_forgotten_in_the_end() {
+        let memory = Greylists::default();
+        memory.refused(&triplet("a@example.com"), refusal(None, START));
+        let passed_at = START.plus(Duration::from_secs(300));
+        let changes = memory.accepted(&triplet("a@example.com"), passed_at);
+        let memory = Greylists::new(rows(changes));
+        assert!(memory.has_passed(&triplet("a@example.com"), passed_at));
+        assert_eq!(memory.forecast(&triplet("a@example.com"), passed_at), Forecast::AtOnce);
+        let expected = Forecast::After(Duration::from_secs(300));
+        assert_eq!(memory.forecast(&triplet("b@example.com"), passed_at), expected);
+        assert!(memory.facts("mx.example.com,mx2.example.com").is_some());
+        let much_later = START.plus(Duration::from_secs(40 * 86_400));
+        let stranger = Triplet::new("<otp@app.example>", "c@example.org", "mx.example.org");
+        let (_, _, changes) = memory.refused(&stranger, refusal(None, much_later));
+        let removed = changes.iter().filter(|change| matches!(change, Change::Side(_, _, None))).count();
+        assert_eq!(removed, 2);
+        assert_eq!(memory.facts("mx.example.com,mx2.example.com"), None);
+    }
+
+    #[test]
+    fn there_is_a_bound() {
+        let memory = Greylists::default();
+        for number in 0..FACTS_MAX as u64 + 10 {
+            let destination = format!("mx{number}.example");
+            let stranger = Triplet::new("<>", "a@example.com", &destination);
+            memory.refused(&stranger, refusal(None, START.plus(Duration::from_millis(number))));
+        }
+        assert!(memory.0.lock().facts.len() <= FACTS_MAX);
+        assert!(memory.facts("mx0.example").is_none() && memory.facts("mx9999.example").is_some());
+    }
+
+    #[test]
+    fn long_names_are_told_apart() {
+        let long = |last: &str| name(&format!("{}{last}", "mx.example.com,".repeat(100)));
+        assert!(long("a").len() < NAME_LEN_MAX + 20);
+        assert_ne!(long("a"), long("b"));
+    }
+}
