@@ -18,7 +18,7 @@ use std::time::Duration;
 use otp_relay::clock::Timestamp;
 
 use random::Random;
-use senders::{ALL, Refused, Sender};
+use senders::{ALL, Make, Refused, Sender};
 use world::{Answer, Destination, Host, KINDS, Kind};
 
 const DESTINATIONS: usize = 2000;
@@ -34,7 +34,8 @@ const MARKERS: (&str, &str) = ("<!-- tournament -->", "<!-- end of tournament --
 struct Outcome {
     is_delivered: bool,
     attempts: u32,
-    /// Seconds between the opening of the window and the delivery, where it had to wait.
+    /// Seconds between the opening of the window and the delivery, where it had to wait; to the end of the life, if it
+    /// was not delivered although the window opened within it.
     lost_s: Option<f64>,
     has_hint: bool,
     is_honest: bool,
@@ -82,20 +83,24 @@ fn play(host: &mut Host<'_>, sender: &mut dyn Sender, recipient: u64, accepted: 
         let refused = Refused { stage, reply: &reply, accepted, expires, began, ended, attempts };
         match sender.after(&refused) {
             Some(at) if at < expires => began = at,
-            _ => return Outcome { is_delivered: false, attempts, lost_s: None, has_hint: false, is_honest: false },
+            _ => {
+                let opened = host.opens_at(recipient).filter(|at| *at < expires);
+                let lost_s = opened.map(|at| expires.since(at).as_secs_f64());
+                return Outcome { is_delivered: false, attempts, lost_s, has_hint: false, is_honest: false };
+            }
         }
     }
 }
 
 /// All codes of one life at all destinations.
-fn play_all(kind: &Kind, make: fn() -> Box<dyn Sender>, life_s: u64, from: u64) -> Vec<Outcome> {
+fn play_all(kind: &Kind, make: Make, life_s: u64, from: u64) -> Vec<Outcome> {
     let mut random = Random::new(kind.seed);
     let mut outcomes = Vec::new();
     for _ in 0..DESTINATIONS {
         let destination = Destination::new(kind, &mut random);
         // Who needs how much chance must not change the next destination.
         let mut chance = random.fork();
-        let (mut host, mut sender, mut accepted) = (Host::new(&destination), make(), START);
+        let (mut host, mut sender, mut accepted) = (Host::new(&destination), make(&destination), START);
         for code in 0..CODES {
             accepted = accepted.plus(Duration::from_millis(3_600_000 + chance.below(36_000_000)));
             let mut random = chance.fork();
@@ -111,7 +116,7 @@ fn play_all(kind: &Kind, make: fn() -> Box<dyn Sender>, life_s: u64, from: u64) 
 }
 
 /// From which code on it counts: for everybody the same, so that what hosts have learned of a sender is the same too.
-fn score(kind: &Kind, name: &'static str, make: fn() -> Box<dyn Sender>) -> Score {
+fn score(kind: &Kind, name: &'static str, make: Make) -> Score {
     let all = LIVES_S.map(|life_s| play_all(kind, make, life_s, LEARNED));
     let percent = |outcomes: &Vec<Outcome>| {
         100.0 * outcomes.iter().filter(|outcome| outcome.is_delivered).count() as f64 / outcomes.len() as f64

@@ -1,6 +1,7 @@
 //! Made-up destinations that greylist, after the defaults and wordings of real programs, and as operators change them.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use otp_relay::clock::Timestamp;
 use otp_relay::smtp::client_session::Stage;
@@ -179,11 +180,11 @@ pub const KINDS: [Kind; 2] = [
         seed: 20_261_121,
         other_delay_percent: 20,
         dishonest_percent: 15,
-        punishing_percent: 6,
+        punishing_percent: 3,
         by_weight: true,
     },
     Kind {
-        name: "any delay, twice the lies, three times the punishment",
+        name: "any delay, twice the lies, six times the punishment",
         seed: 7,
         other_delay_percent: 100,
         dishonest_percent: 30,
@@ -228,6 +229,11 @@ impl Destination {
         };
         let (is_coarse, latency_ms) = (random.below(2) == 0, 10 + random.below(290));
         Self { program, delay_ms, asked_ms, punishment, opens, is_coarse, latency_ms }
+    }
+
+    /// How long it makes a stranger wait.
+    pub fn delay(&self) -> Duration {
+        Duration::from_millis(self.delay_ms)
     }
 
     /// Whether a refusal names a time, which holds.

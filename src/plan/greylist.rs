@@ -27,8 +27,9 @@ const RESTART_MIN: Duration = Duration::from_secs(20);
 const VAIN: (u16, Duration) = (4, Duration::from_secs(300));
 /// After so many waits in vain one is made without early attempts.
 const VAIN_MAX: u16 = 2;
-/// Bounds closer than this are not narrowed further.
+/// Bounds closer than this are not narrowed further; those farther apart than that in smaller parts.
 const NARROW: Duration = Duration::from_secs(4);
+const WIDE: Duration = Duration::from_secs(20);
 /// Two measurements of the same delay differ by no more.
 const SAME: Duration = Duration::from_millis(1000);
 
@@ -192,11 +193,16 @@ impl Facts {
         self.passed.is_none() && self.vain >= VAIN_MAX && is_untried
     }
 
-    /// A wait between those refused and those passed, worth trying so that the next ones lose less.
-    pub fn between(&self) -> Option<Duration> {
-        let (refused, passed) = (self.refused?, self.passed?);
-        let gap = passed.checked_sub(refused)?;
-        (gap > NARROW).then(|| refused + gap / 2)
+    /// Waits between those refused and those passed, worth trying so that the next ones lose less.
+    pub fn between(&self) -> impl Iterator<Item = Duration> + use<> {
+        let (refused, passed) = (self.refused.unwrap_or_default(), self.passed.unwrap_or_default());
+        let gap = passed.saturating_sub(refused);
+        let parts = match gap {
+            _ if gap <= NARROW => 1,
+            _ if gap <= WIDE => 2,
+            _ => 4,
+        };
+        (1..parts).map(move |part| refused + gap * part / parts)
     }
 
     /// Whether a pass lets others in at once: the same sender's mail to other recipients, anybody's from this client.
@@ -396,8 +402,9 @@ mod tests {
         contact(&mut facts, START, &[0, 120, 240, 305], None, true);
         assert_eq!(facts.bounds(), (Some(s(240)), Some(s(305))));
         assert!(!facts.is_confirmed());
-        assert_eq!(facts.between(), Some(s(240) + s(65) / 2));
+        assert_eq!(facts.between().count(), 3);
         contact(&mut facts, START, &[0, 272, 302], None, true);
+        assert_eq!(facts.between().next(), Some(s(272) + s(30) / 4));
         assert_eq!(facts.bounds(), (Some(s(272)), Some(s(302))));
         assert!(facts.is_confirmed());
         assert_eq!(facts.forecast(None, 1, START), Forecast::After(s(302)));

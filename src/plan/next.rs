@@ -28,6 +28,8 @@ const HINT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(
 const HINTS_BELIEVED_MAX: u32 = 10;
 /// Attempts that follow one another where the wait that was asked for did not do, from its end.
 const AFTER_HINT_S: [u64; 2] = [5, 35];
+/// Attempts from the shortest wait that was seen to pass: clocks of whole seconds pass now a little earlier, now later.
+const AGAIN_AFTER_S: [f64; 3] = [0.0, 1.5, 10.0];
 /// The wait without early attempts that is tried where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 /// The last attempt comes this long before the end, or this share of the life before it, whichever is less.
@@ -215,7 +217,7 @@ fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
     if waits.is_empty() {
         waits.extend(facts.between());
     }
-    waits.push(passed);
+    waits.extend(AGAIN_AFTER_S.map(|s| passed + Duration::from_secs_f64(s)));
     let early = early.into_iter().filter(|_| !facts.is_confirmed());
     let at = early.chain(waits).map(|wait| first.plus(wait)).find(|at| *at > now.plus(PAUSE_MIN / 2))?;
     Some(Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Learned))
@@ -404,9 +406,13 @@ mod tests {
         let first: (&[f64], bool) = (&[0.0, 1.5, 31.5, 61.5, 121.5, 181.5], true);
         let times = |facts: &Facts| plan_with(facts, grey(None), 600).iter().map(|(at, _)| *at).collect::<Vec<_>>();
         let once = facts_of(&[first], None);
-        assert_eq!(times(&once)[..6], [1.5, 31.5, 61.5, 121.5, 151.5, 181.5], "between the bounds");
+        assert_eq!(times(&once)[..6], [1.5, 31.5, 61.5, 121.5, 136.5, 151.5], "between the bounds");
         let twice = facts_of(&[first, first], None);
-        assert_eq!(times(&twice)[..3], [151.5, 181.5, 241.5], "what was always refused is left out");
+        assert_eq!(
+            times(&twice)[..7],
+            [136.5, 151.5, 166.5, 181.5, 183.0, 191.5, 241.5],
+            "what was always refused is left out"
+        );
         let late = facts_of(&[(&[0.0, 1.5, 575.0, 9000.0], true)], None);
         assert!(times(&late).contains(&301.5), "a wide gap hides no known delay");
     }
