@@ -212,7 +212,7 @@ fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
     let (refused, passed) = facts.bounds();
     let (refused, passed) = (refused.unwrap_or_default(), passed?);
     let first = history.first_deferred_at;
-    let ladder = ladder(history).map(Duration::from_secs_f64).filter(|wait| *wait < passed);
+    let ladder = ladder(history).map(Duration::from_secs_f64).filter(|wait| *wait + MARGIN < passed);
     let (early, mut waits): (Vec<_>, Vec<_>) = ladder.partition(|wait| *wait <= refused);
     if waits.is_empty() {
         waits.extend(facts.between());
