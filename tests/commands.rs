@@ -71,6 +71,15 @@ async fn a_code_is_sent_and_followed() {
     let received = &bench.mx.received()[0];
     assert!(received.mail.starts_with("MAIL FROM:<otp@app.test>"));
     assert!(String::from_utf8_lossy(&received.content).contains("Subject: 481516 is your code\r\n"));
+    let learned = bench.run(&["explain", "--destination", "example.test"]).await;
+    assert_eq!((learned.status, learned.err.as_str()), (0, ""));
+    for part in ["example.test is served by mx.test", "1 of 1 were made to wait", "passed after 1.", "none was put"] {
+        assert!(learned.out.contains(part), "{part} is missing in {}", learned.out);
+    }
+    let learned = bench.run(&["explain", "--destination", "example.test", "--json"]).await;
+    let learned: Value = serde_json::from_str(&learned.out).unwrap();
+    assert_eq!(learned["greylisting"]["opens_for"], "triplet");
+    assert_eq!(bench.run(&["explain", "--destination", "gone.test"]).await.status, 1);
     let id = id_of(&sent.out);
     let by_id = bench.run(&["trace", &id]).await;
     let by_recipient = bench.run(&["trace", "Alice@example.test"]).await;

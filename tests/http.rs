@@ -560,3 +560,16 @@ async fn addresses_can_be_suppressed_and_freed() {
     assert_eq!(learned.status, 422);
     bench.relay.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_learned_is_for_the_operator() {
+    let bench = Bench::new().await;
+    let answer = bench.operator.get("/v1/destinations/example.test").await;
+    let learned = answer.json();
+    assert_eq!(answer.status, 200);
+    assert_eq!((&learned["hosts"], &learned["greylisting"]), (&json!(["mx.test"]), &Value::Null));
+    assert_eq!(bench.shop.get("/v1/destinations/example.test").await.status, 403);
+    assert_eq!(bench.operator.get("/v1/destinations/gone.test").await.status, 422);
+    assert_eq!(bench.operator.get("/v1/destinations/not%20a%20domain").await.status, 422);
+    bench.relay.shut_down().await;
+}

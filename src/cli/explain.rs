@@ -1,11 +1,13 @@
 //! `explain`: what the relay makes of a reply to RCPT, given as an argument or one a line on standard input.
 
 use std::io::{BufRead, Read as _};
+use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context as _, ensure};
 use serde_json::{Value, json};
 
+use super::client::{Access, Client, encoded, wait_for};
 use super::say;
 use crate::plan::action::Action;
 use crate::plan::cause::{Verdict, of_reply};
@@ -18,13 +20,24 @@ pub(super) struct Options {
     /// The reply, such as "450 4.2.0 Greylisted"; without it, each line of standard input is one
     #[arg(value_name = "REPLY")]
     reply: Vec<String>,
+    /// What the running relay has learned about the hosts that serve this domain
+    #[arg(long, value_name = "DOMAIN", conflicts_with = "reply")]
+    destination: Option<String>,
     /// One JSON object a line
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    access: Access,
 }
 
 /// Runs it.
-pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
+pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
+    if let Some(domain) = &options.destination {
+        let client = Client::new(file, &options.access)?;
+        let learned = wait_for(async { client.get(&format!("/v1/destinations/{}", encoded(domain))).await })?;
+        say(&if options.json { learned.to_string() } else { destination_text(domain, &learned) });
+        return Ok(ExitCode::SUCCESS);
+    }
     if options.reply.is_empty() {
         each_line(std::io::stdin().lock(), |line| say(&answer(line, options.json)))?;
     } else {
@@ -62,6 +75,53 @@ fn answer(line: &str, is_json: bool) -> String {
             .to_string();
     }
     format!("{reply}\n{}", describe(&verdict))
+}
+
+/// What was learned about a destination, for people.
+fn destination_text(domain: &str, learned: &Value) -> String {
+    let hosts: Vec<&str> = learned["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let mut lines = vec![format!("{domain} is served by {}", hosts.join(", "))];
+    let greylisting = &learned["greylisting"];
+    if greylisting.is_null() {
+        lines.push("  no stranger was made to wait there, as far as is remembered".to_owned());
+        return lines.join("\n");
+    }
+    let seconds = |name: &str| greylisting[name].as_f64().map(|seconds| format!("{seconds:.1} s"));
+    let (all, refused) = (&greylisting["first_contacts"], &greylisting["first_contacts_refused"]);
+    lines.push(format!("  first contacts  {refused} of {all} were made to wait"));
+    let delay = match (seconds("refused_after_s"), seconds("passed_after_s")) {
+        (Some(refused), Some(passed)) => format!("refused after {refused}, passed after {passed}"),
+        (Some(refused), None) => format!("still refused after {refused}"),
+        (None, Some(passed)) => format!("passed after {passed}"),
+        (None, None) => "not known yet".to_owned(),
+    };
+    let sure = if greylisting["confirmed"] == true { ", confirmed" } else { "" };
+    lines.push(format!("  delay           {delay}{sure}"));
+    lines.push(format!(
+        "  hints           {}",
+        match greylisting["hints"].as_str() {
+            Some("kept") => "it passes when the wait that is asked for is over",
+            Some("too_short") => "it passes later than the replies say",
+            Some("too_long") => "it passes earlier than the replies say",
+            _ => "none was put to the test",
+        }
+    ));
+    if let Some(pause) = seconds("restart_pause_s") {
+        lines.push(format!("  early attempts  begin the wait anew; it takes a pause of {pause}"));
+    }
+    lines.push(format!(
+        "  a pass opens    {}",
+        match greylisting["opens_for"].as_str() {
+            Some("client") => "for all mail of this relay",
+            Some("sender") => "for other recipients of the same sender",
+            _ => "for that sender and recipient only, as far as was seen",
+        }
+    ));
+    if let Some(window) = seconds("window_max_s") {
+        lines.push(format!("  a first attempt is forgotten after less than {window}"));
+    }
+    lines.push(format!("  last seen       {}", greylisting["last_seen"].as_str().unwrap_or_default()));
+    lines.join("\n")
 }
 
 /// The verdict in three lines.

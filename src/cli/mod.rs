@@ -40,7 +40,7 @@ enum Command {
     Demo(crate::demo::Options),
     /// Look for mistakes in the configuration
     Check(check::Options),
-    /// Say what the relay makes of a mail host's reply
+    /// Say what the relay makes of a mail host's reply, or what it has learned about a destination
     Explain(explain::Options),
     /// Show the attempts that would be made, and why
     Plan(plan::Options),
@@ -68,7 +68,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(file),
         Command::Demo(options) => crate::demo::run(&options),
         Command::Check(options) => check::run(file, &options),
-        Command::Explain(options) => explain::run(&options),
+        Command::Explain(options) => explain::run(file, &options),
         Command::Plan(options) => plan::run(&options),
         Command::Send(options) => send::run(file, &options),
         Command::Trace(options) => trace::run(file, &options),

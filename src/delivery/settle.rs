@@ -8,7 +8,7 @@ use crate::destination::mx::RouteError;
 use crate::plan::action::{Action, Finality, Retry, action};
 use crate::plan::cause::{self, Cause, Verdict};
 use crate::plan::greylist::{Facts, Greylister, Refusal};
-use crate::plan::next::{History, Next, believable, decide};
+use crate::plan::next::{History, Next, believable, decide, held_back};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
 use crate::queue::greylists::Triplet;
@@ -60,6 +60,24 @@ pub(super) fn not_delivered(
     put_off(claim, verdict, report, lesson, now);
 }
 
+/// Where a triplet waits already, and an attempt now would begin its wait anew: the attempt is over before it began.
+/// Otherwise the claim comes back.
+pub(super) fn unless_held_back(claim: Claim, triplet: &Triplet, now: Timestamp) -> Option<Claim> {
+    let standing = claim.greylists().standing(triplet).filter(|_| claim.progress().attempts == 1);
+    let Some((facts, wait)) = standing else { return Some(claim) };
+    let Some(next_attempt_at) = held_back(&history(&claim, wait.first_refused_at), &facts, &wait, now) else {
+        return Some(claim);
+    };
+    let report = Report {
+        destination: wait.by.map(|by| by.host),
+        cause: Some(Cause::Greylisted.name()),
+        note: Some("an earlier message waits here already; asking now would begin the wait anew".into()),
+        ..Report::default()
+    };
+    claim.settle(&Settlement::Deferred { next_attempt_at }, report, now);
+    None
+}
+
 /// There is no way to the recipient's domain.
 pub(super) fn without_route(claim: Claim, error: &RouteError, now: Timestamp) {
     let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
@@ -96,13 +114,7 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, lesson: Option<Le
         return;
     }
     let (verdict, waits_since, facts) = learn(&claim, verdict, lesson, now);
-    let history = History {
-        accepted_at: message.accepted_at,
-        expires_at: message.expires_at,
-        first_deferred_at: waits_since.or(claim.progress().first_deferred_at).unwrap_or(now),
-        attempts: claim.progress().attempts,
-        spread: spread(&claim),
-    };
+    let history = history(&claim, waits_since.or(claim.progress().first_deferred_at).unwrap_or(now));
     let (next, reason) = decide(verdict, &history, &facts, now);
     report.at_risk = reason.is_tight() || is_down(verdict.cause) && history.attempts > 1;
     let settlement = match next {
@@ -111,6 +123,16 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, lesson: Option<Le
         Next::GiveUp => Settlement::Failed,
     };
     claim.settle(&settlement, report, now);
+}
+
+fn history(claim: &Claim, first_deferred_at: Timestamp) -> History {
+    History {
+        accepted_at: claim.message().accepted_at,
+        expires_at: claim.message().expires_at,
+        first_deferred_at,
+        attempts: claim.progress().attempts,
+        spread: spread(claim),
+    }
 }
 
 /// Takes down that a stranger was refused: since when the triplet waits, for this message or an older one, and what is

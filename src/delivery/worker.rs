@@ -88,15 +88,16 @@ impl Delivery {
 
     async fn attempt(&self, site: &Site, connection: &mut Option<Box<Connection>>, taken: Taken) {
         let now = self.parts.clock.now();
-        let Ok(mut claim) = self.parts.queue.claim(taken.entry, now) else { return };
+        let Ok(claim) = self.parts.queue.claim(taken.entry, now) else { return };
         let route = site.route();
         let mut steps = Steps::new(self.parts.clock.instant());
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
+        let triplet = self.triplet(&claim, &route);
+        let Some(mut claim) = settle::unless_held_back(claim, &triplet, now) else { return };
         let Some(content) = self.content(&claim).await else {
             settle::without_content(claim, self.parts.clock.now());
             return;
         };
-        let triplet = self.triplet(&claim, &route);
         let mut candidates = Candidates::new(&route, &claim, self);
         candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
         self.keep_if_constant(connection, &candidates).await;

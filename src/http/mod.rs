@@ -6,6 +6,7 @@
 mod api;
 mod auth;
 mod compose;
+mod destinations;
 mod events;
 mod guard;
 mod health;
@@ -215,6 +216,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
         .route("/v1/messages/{id}/verified", post(api::verified))
         .route("/v1/events", get(events::follow))
+        .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))
         .route("/v1/suppressions", get(suppressions::list))

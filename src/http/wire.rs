@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::destination::mx::Route;
 use crate::event::{Kind, Step};
 use crate::mail::id::EntryId;
+use crate::plan::greylist::{Facts, HintWorth};
 use crate::queue::entry::Message;
 use crate::queue::steer::{Cancelled, EntrySnapshot, Snapshot};
 use crate::report::trace::{Trace, TraceEvent};
@@ -175,6 +177,75 @@ pub(super) struct QueueJson {
 #[derive(Serialize)]
 pub(super) struct RetriedJson {
     pub(super) retried: Vec<String>,
+}
+
+/// What was learned about a destination; spans in seconds.
+#[derive(Debug, Serialize)]
+pub(super) struct DestinationJson {
+    destination: Arc<str>,
+    hosts: Vec<Arc<str>>,
+    /// None: nothing was refused there as from a stranger, as far as is remembered.
+    greylisting: Option<GreylistingJson>,
+}
+
+/// What hosts do with strangers.
+#[derive(Debug, Serialize)]
+pub(super) struct GreylistingJson {
+    first_contacts: u16,
+    first_contacts_refused: u16,
+    /// The longest wait that was refused, the shortest that passed, and whether that was confirmed.
+    refused_after_s: Option<f64>,
+    passed_after_s: Option<f64>,
+    confirmed: bool,
+    /// What the waits are worth that replies ask for.
+    hints: &'static str,
+    /// Early attempts begin the wait anew; it takes this pause.
+    restart_pause_s: Option<f64>,
+    /// Whom a pass lets in besides.
+    opens_for: &'static str,
+    /// A first attempt is remembered at least so long, and less than so long.
+    window_min_s: Option<f64>,
+    window_max_s: Option<f64>,
+    last_seen: String,
+}
+
+impl DestinationJson {
+    /// Of what is known.
+    pub(super) fn new(route: &Route, facts: Option<&Facts>) -> Self {
+        let hosts = route.hosts.iter().map(|host| host.name.clone()).collect();
+        Self { destination: route.name().clone(), hosts, greylisting: facts.map(GreylistingJson::new) }
+    }
+}
+
+impl GreylistingJson {
+    fn new(facts: &Facts) -> Self {
+        let seconds = |span: Option<std::time::Duration>| span.map(|span| span.as_secs_f64());
+        let (first_contacts, first_contacts_refused) = facts.contacts();
+        let (refused, passed) = facts.bounds();
+        let (window_min, window_max) = facts.window();
+        Self {
+            first_contacts,
+            first_contacts_refused,
+            refused_after_s: seconds(refused),
+            passed_after_s: seconds(passed),
+            confirmed: facts.is_confirmed(),
+            hints: match facts.hints() {
+                HintWorth::Unknown => "unknown",
+                HintWorth::Kept => "kept",
+                HintWorth::TooShort => "too_short",
+                HintWorth::TooLong => "too_long",
+            },
+            restart_pause_s: seconds(facts.restart_pause()),
+            opens_for: match facts.opens() {
+                (_, true) => "client",
+                (true, false) => "sender",
+                (false, false) => "triplet",
+            },
+            window_min_s: seconds(window_min),
+            window_max_s: seconds(window_max),
+            last_seen: facts.last_seen().rfc3339(),
+        }
+    }
 }
 
 impl MessageJson {

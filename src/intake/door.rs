@@ -16,7 +16,7 @@ use super::suppression::{Source, Suppression, Suppressions};
 use super::user::User;
 use super::wishes::{self, LIFE, Wishes};
 use crate::clock::{Clock, Timestamp};
-use crate::destination::mx::{RouteError, Router};
+use crate::destination::mx::{Route, RouteError, Router};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::lane::Lane;
@@ -24,7 +24,9 @@ use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
 use crate::mail::envelope::{DeliverByMode, Envelope};
 use crate::mail::id::{EntryId, IdSource, MessageId};
 use crate::mail::message::Content;
+use crate::plan::greylist::{Facts, Forecast};
 use crate::queue::entry::{Message, SignedContent, State};
+use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
 use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue};
@@ -179,6 +181,23 @@ impl Door {
             Ok(Ok(Err(error))) => domain_verdict(&error),
             Ok(Ok(Ok(_)) | Err(_)) | Err(_) => Ok(()),
         }
+    }
+
+    /// What a message has to expect at its destination, as far as that is known without asking anybody.
+    pub fn forecast(&self, reverse_path: &ReversePath, recipient: &Mailbox) -> Forecast {
+        let Some(Ok(route)) = self.parts.router.remembered(&recipient.domain_key()) else { return Forecast::Unknown };
+        let triplet = Triplet::new(reverse_path.as_str(), &recipient.plain_key(), &route.destination);
+        self.parts.queue.greylists().forecast(&triplet, self.parts.clock.now())
+    }
+
+    /// Who serves a domain, and what they were seen to do with strangers.
+    ///
+    /// # Errors
+    /// Why nobody serves it.
+    pub async fn learned(&self, domain: &str) -> Result<(Arc<Route>, Option<Facts>), RouteError> {
+        let route = self.parts.router.route(domain).await?;
+        let facts = self.parts.queue.greylists().facts(&route.destination);
+        Ok((route, facts))
     }
 
     /// Takes a message: completes, signs and stores it, and hands it to delivery. Returns when it would survive a power

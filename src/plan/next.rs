@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::action::Retry;
 use super::cause::Verdict;
-use super::greylist::{Facts, HintWorth};
+use super::greylist::{Facts, HintWorth, Wait};
 use crate::clock::Timestamp;
 
 /// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.
@@ -160,6 +160,14 @@ pub fn decide(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp
         }
     };
     fit(Step { at: step.at.max(now.plus(PAUSE_MIN)), ..step }, history, now)
+}
+
+/// When the first attempt for a message is to be made whose triplet waits already, where an early one would begin the
+/// wait anew; none: at once, because it does no harm, or because the wait ends too late for this message.
+pub fn held_back(history: &History, facts: &Facts, wait: &Wait, now: Timestamp) -> Option<Timestamp> {
+    let pause = facts.restart_pause().filter(|_| wait.passed_at.is_none())?;
+    let at = wait.last_refused_at.plus(pause).plus(SPREAD.mul_f64(history.spread));
+    (now < at && at <= last_attempt_at(history)).then_some(at)
 }
 
 /// The wait that counts of what a reply asks for.
@@ -437,6 +445,23 @@ mod tests {
         let times = plan_with(&facts, grey(None), 600);
         assert_eq!(times, [(301.5, Reason::Quiet)], "and none that begins the wait anew for nothing");
         assert_eq!(plan_with(&facts, grey(None), 300), [], "the next code finds the window open");
+    }
+
+    #[test]
+    fn a_new_message_does_not_begin_the_wait_anew() {
+        let vain: (&[f64], bool) = (&[0.0, 1.5, 31.5, 121.5, 241.5, 301.5, 421.5, 575.0], false);
+        let mut facts = facts_of(&[vain, vain, (&[0.0, 301.5], true)], None);
+        let wait = facts.refused(None, Refusal { asked: None, by: None, began: START, ended: START }, 1);
+        let held_back = |facts: &Facts, after_s: u64, life_s: u64| {
+            let accepted_at = START.plus(Duration::from_secs(after_s));
+            let expires_at = accepted_at.plus(Duration::from_secs(life_s));
+            let history = History { accepted_at, expires_at, first_deferred_at: START, attempts: 1, spread: 0.0 };
+            held_back(&history, facts, &wait, accepted_at).map(|at| at.since(START).as_secs_f64())
+        };
+        assert_eq!(held_back(&facts, 100, 600), Some(301.5));
+        assert_eq!(held_back(&facts, 310, 600), None, "the window is open");
+        assert_eq!(held_back(&facts, 100, 200), None, "it opens too late for this one");
+        assert_eq!(held_back(&Facts::default(), 100, 600), None, "it does no harm");
     }
 
     #[test]

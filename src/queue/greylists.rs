@@ -106,6 +106,13 @@ impl Greylists {
         Some((by.host, by.address))
     }
 
+    /// What is known where a triplet waits.
+    pub fn standing(&self, triplet: &Triplet) -> Option<(Facts, Wait)> {
+        let memory = self.0.lock();
+        let wait = memory.waits.get(&triplet.key)?;
+        Some((memory.facts.get(&triplet.destination)?.clone(), wait.clone()))
+    }
+
     /// Whether a triplet has passed lately: then it is no stranger, whatever it is refused for now.
     pub fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
         let memory = self.0.lock();

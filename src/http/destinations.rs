@@ -1,0 +1,27 @@
+//! What was learned about destinations, for the operator.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::{Path, State};
+
+use super::Api;
+use super::auth::Who;
+use super::problem::Problem;
+use super::wire::DestinationJson;
+use crate::mail::address::domain_key;
+
+/// `GET /v1/destinations/{domain}`: who serves the domain, and what its hosts do with strangers.
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Path(domain): Path<String>,
+) -> Result<Json<DestinationJson>, Problem> {
+    if who.only_user().is_some() {
+        return Err(Problem::forbidden("what was learned about destinations is the operator's business"));
+    }
+    let domain =
+        domain_key(domain.trim()).ok_or_else(|| Problem::invalid("the domain of recipients, like example.com"))?;
+    let (route, facts) = api.parts.door.learned(&domain).await.map_err(|error| Problem::invalid(error.to_string()))?;
+    Ok(Json(DestinationJson::new(&route, facts.as_ref())))
+}
