@@ -27,6 +27,8 @@ const HOSTS: u8 = 3;
 struct Mood {
     /// Delay of its greylist; zero: none.
     greylist: Duration,
+    /// Early attempts begin its wait anew.
+    restarts: bool,
     /// In 100 commands, how many are refused for now, for good, cut off, and met with silence.
     refuse_percent: u64,
     deny_percent: u64,
@@ -85,6 +87,7 @@ fn mood(random: &mut Random) -> Mood {
     let sometimes = |random: &mut Random, most: u64| if random.below(2) == 0 { 0 } else { random.below(most) };
     Mood {
         greylist: Duration::from_secs(sometimes(random, 400)),
+        restarts: random.below(4) == 0,
         refuse_percent: sometimes(random, 30),
         deny_percent: sometimes(random, 5),
         drop_percent: sometimes(random, 15),
@@ -239,8 +242,13 @@ impl Inner {
 
     fn greylist(&self, recipient: &str, mood: Mood) -> Option<String> {
         let now = self.clock.instant();
-        let first = *self.first_seen.lock().entry(recipient.to_owned()).or_insert(now);
-        (now - first < mood.greylist).then(|| "450 4.2.0 Greylisted\r\n".to_owned())
+        let mut first_seen = self.first_seen.lock();
+        let first = first_seen.entry(recipient.to_owned()).or_insert(now);
+        let is_early = now - *first < mood.greylist;
+        if is_early && mood.restarts {
+            *first = now;
+        }
+        is_early.then(|| "450 4.2.0 Greylisted\r\n".to_owned())
     }
 
     /// Takes the content, or not; empty: takes it and hangs up.
