@@ -64,7 +64,7 @@ impl Reporter {
         Ok(Arc::new(Self { channel: Mutex::new(Some(sender)), lost, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Returns when everything that was emitted before has reached the listeners, or after [`SETTLING_MAX`].
+    /// Returns when everything that was emitted before has reached the listeners, or after `SETTLING_MAX`.
     pub async fn settled(&self) {
         let (sender, receiver) = oneshot::channel();
         let channel = self.channel.lock().clone();

@@ -4,10 +4,9 @@
 #   usage: postfix-mx.sh path/to/otp-relay
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
+. "$(dirname "$0")/postfix.sh"
 
-# Debian's package would set a mail server up and start it.
-echo "postfix postfix/main_mailer_type select No configuration" | debconf-set-selections
-need postfix postgrey opendkim swaks libnet-ssleay-perl openssl
+need opendkim swaks libnet-ssleay-perl
 venv wheel dkimpy pynacl
 
 make_keys app.test
@@ -15,65 +14,16 @@ start_dns "$dkim_table" "example.test MX 10 mx.example.test" "mx.example.test A 
 smtp_port=$(free_port) mx_port=$(free_port) greylist_port=$(free_port) busy_port=$(free_port)
 mail=$work/mail/inbox
 
-# Postfix, beside whatever other Postfix the machine has. It delivers into one maildir and sends nothing anywhere.
-mkdir -p "$work"/{etc,spool,state,mail}
-chown postfix "$work/state"
-chown nobody "$work/mail"
-cp -r /etc/postfix/postfix-files /etc/postfix/dynamicmaps.cf* "$work/etc/"
-sed -e "s/^smtp      inet.*/127.0.0.1:$mx_port inet n - n - 20 smtpd/" -e 's/^\([a-z]*  *unix  *[-ny]  *[-ny]  *\)y/\1n/' \
-  /usr/share/postfix/master.cf.dist >"$work/etc/master.cf"
+mkdir -p "$work/etc"
 cat >"$work/etc/recipients" <<RECIPIENTS
 unknown@example.test 550 5.1.1 No such user
 greylisted@example.test greylist
 busy@example.test busy
 RECIPIENTS
-openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=mx.example.test \
-  -keyout "$work/etc/mx.key" -out "$work/etc/mx.pem" 2>"$work/openssl.log"
-cat >"$work/etc/main.cf" <<CONFIG
-compatibility_level = 3.6
-queue_directory = $work/spool
-data_directory = $work/state
-daemon_directory = /usr/lib/postfix/sbin
-command_directory = /usr/sbin
-mail_owner = postfix
-setgid_group = postdrop
-maillog_file = $work/postfix.log
-maillog_file_prefixes = /tmp
-myhostname = mx.example.test
-inet_interfaces = 127.0.0.1
-inet_protocols = ipv4
-mydestination =
-mynetworks =
-alias_maps =
-local_transport = error:5.1.1 nothing is local
-default_transport = error:5.1.2 nothing leaves this machine
-local_header_rewrite_clients =
-smtpd_peername_lookup = no
-smtputf8_enable = yes
-virtual_mailbox_domains = example.test
-virtual_mailbox_base = $work/mail
-virtual_mailbox_maps = static:inbox/
-virtual_uid_maps = static:$(id -u nobody)
-virtual_gid_maps = static:$(id -g nobody)
-smtpd_relay_restrictions = reject_unauth_destination
-smtpd_recipient_restrictions = check_recipient_access texthash:$work/etc/recipients
-smtpd_restriction_classes = greylist, busy
-greylist = check_policy_service inet:127.0.0.1:$greylist_port
-busy = check_policy_service inet:127.0.0.1:$busy_port
-smtpd_tls_cert_file = $work/etc/mx.pem
-smtpd_tls_key_file = $work/etc/mx.key
-CONFIG
-
-postfix_is() { postfix -c "$work/etc" "$1" >>"$work/postfix.log" 2>&1; }
-cleanup() { postfix_is stop || true; }
-
-start_postgrey() { # NAME PORT [OPTION...]
-  mkdir "$work/$1"
-  chown postgrey "$work/$1"
-  start "$1" postgrey --inet="127.0.0.1:$2" --delay=4 --dbdir="$work/$1" --auto-whitelist-clients=0 \
-    --whitelist-clients=/dev/null --whitelist-recipients=/dev/null "${@:3}"
-  wait_for 10 "$1 to listen" answers "$2"
-}
+make_postfix example.test
+postconf -c "$work/etc" -e "smtpd_recipient_restrictions = check_recipient_access texthash:$work/etc/recipients" \
+  "smtpd_restriction_classes = greylist, busy" "greylist = check_policy_service inet:127.0.0.1:$greylist_port" \
+  "busy = check_policy_service inet:127.0.0.1:$busy_port"
 
 password=$(password_hash secret)
 { base_config; printf '%s\n' '[[user]]' 'name = "shop"' "password_hash = \"$password\"" 'senders = ["*@app.test"]' "$dkim_config"; } >"$work/relay.toml"
@@ -159,8 +109,8 @@ expect_event 1 "a delivery under TLS" '.event == "delivered" and (.note // "" | 
 ok "tls: a self-signed certificate does not hinder: $(jq -r .note <<<"$seen")"
 
 # Refusals, with the same Postfix.
-start_postgrey postgrey "$greylist_port"
-start_postgrey busy "$busy_port" --greylist-action=451 --greylist-text="4.3.2 come back later"
+start_postgrey postgrey "$greylist_port" 4
+start_postgrey busy "$busy_port" 4 --greylist-action=451 --greylist-text="4.3.2 come back later"
 for recipient in greylisted busy unknown; do swaks_sends "$recipient@example.test" "$work/plain.txt"; done
 
 of() { echo ".recipient == \"$1@example.test\" and .event == \"$2\""; }
