@@ -172,23 +172,31 @@ pub struct Kind {
     by_weight: bool,
 }
 
-/// The tournament's world, and another one against which the plan was not looked at while it was made: no common
-/// programs, no known delays, more lies and more punishment.
-pub const KINDS: [Kind; 2] = [
+/// The tournament's world; another one without common programs and known delays, with more lies and more punishment; and
+/// one that was drawn only when the plan was done.
+pub const KINDS: [Kind; 3] = [
     Kind {
         name: "as programs are shipped and operators change them",
         seed: 20_261_121,
         other_delay_percent: 20,
         dishonest_percent: 15,
-        punishing_percent: 3,
+        punishing_percent: 6,
         by_weight: true,
     },
     Kind {
-        name: "any delay, twice the lies, six times the punishment",
+        name: "any delay, twice the lies, three times the punishment",
         seed: 7,
         other_delay_percent: 100,
         dishonest_percent: 30,
         punishing_percent: 18,
+        by_weight: false,
+    },
+    Kind {
+        name: "kept back until the plan was done: half the delays unknown, all programs as common as each other",
+        seed: 1_812,
+        other_delay_percent: 50,
+        dishonest_percent: 20,
+        punishing_percent: 9,
         by_weight: false,
     },
 ];
