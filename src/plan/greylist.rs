@@ -323,6 +323,8 @@ impl Facts {
             }
         } else if self.passed_pause.is_some_and(|passed| pause > passed + SAME) {
             self.restarts = 0;
+            // Long waits were refused for another reason than early attempts.
+            self.refused = self.refused.filter(|refused| self.passed.is_none_or(|passed| *refused < passed));
         }
         if self.passed.is_none_or(|passed| age < passed) {
             self.refused = self.refused.max(Some(age));
