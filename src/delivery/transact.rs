@@ -24,6 +24,9 @@ use crate::smtp::data;
 const READ_LEN: usize = 4096;
 /// Octets of content written within one [`COMMAND_TIMEOUT`].
 const WRITE_LEN: usize = 64 << 10;
+/// Refused transactions after which a session is not used again: servers slow down those who make many errors in one
+/// session, and a refused transaction is two or three of them.
+const REFUSED_MAX: u32 = 2;
 /// How long QUIT may take to be sent.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
@@ -37,6 +40,8 @@ pub(super) struct Connection {
     pub(super) tls: Option<Arc<str>>,
     stream: BoxStream,
     session: ClientSession,
+    /// Transactions that the server refused.
+    refused: u32,
     clock: Arc<dyn Clock>,
     buffer: Box<[u8; READ_LEN]>,
 }
@@ -63,7 +68,7 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
-        let mut connection = Self { host, address, source, tls: None, stream, session, clock, buffer };
+        let mut connection = Self { host, address, source, tls: None, stream, session, refused: 0, clock, buffer };
         let mut step = Step::Read;
         loop {
             step = match step {
@@ -101,7 +106,7 @@ impl Connection {
 
     /// Whether another transaction can be tried on it.
     pub(super) fn is_usable(&self) -> bool {
-        self.session.is_usable()
+        self.session.is_usable() && self.refused < REFUSED_MAX
     }
 
     /// Transactions begun on it.
@@ -136,7 +141,10 @@ impl Connection {
                     claim.renew(self.clock.now(), transaction.final_timeout);
                     self.send_content(framing, content).await
                 }
-                Step::Done(outcome) => return Transacted::Outcome(outcome),
+                Step::Done(outcome) => {
+                    self.refused += u32::from(outcome.is_err());
+                    return Transacted::Outcome(outcome);
+                }
                 Step::Failed(failure) => return Transacted::Outcome(Err(failure)),
                 Step::StartTls | Step::Ready => {
                     let fault = Fault::Closed;

@@ -36,7 +36,9 @@ impl Delivery {
         loop {
             self.attempt(&place.site, &mut connection, taken).await;
             let usable = connection.take_if(|connection: &mut Box<Connection>| connection.is_usable());
-            connection = None;
+            if let Some(used_up) = connection.take() {
+                used_up.quit().await;
+            }
             let next = match usable {
                 None => place.next_or_leave(),
                 Some(idle) => match place.next_or_idle() {
