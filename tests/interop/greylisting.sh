@@ -27,7 +27,7 @@ sed -i "s/^address = \"127.0.0.1:$smtp_port\"/&\nauth = \"trusted\"\ntrusted_net
 
 submit() { # RECIPIENT
   swaks --server "127.0.0.1:$smtp_port" --from otp@app.test --to "$1" --header "Subject: 123456 is your code" \
-    --body "123456 is your code." >>"$work/swaks.log" 2>&1 || fail "swaks to submit to $1" "$(tail -n 3 "$work/swaks.log")"
+    --body "$SRANDOM is the code for $1." >>"$work/swaks.log" 2>&1 || fail "swaks to submit to $1" "$(tail -n 3 "$work/swaks.log")"
 }
 
 # lost RECIPIENT: waits for the delivery; sets `lost`, the milliseconds between the opening of the window and it.
@@ -70,7 +70,7 @@ wait_for 10 "Redis to listen" answers "$redis_port"
 rspamd=$work/rspamd
 mkdir -p "$rspamd/local.d" "$rspamd"/{db,run,log}
 echo "servers = \"127.0.0.1:$redis_port\";" >"$rspamd/local.d/redis.conf"
-printf '%s\n' "timeout = ${delay}s;" "report_time = false;" "whitelist_symbols = [];" "greylist_min_score = -100;" >"$rspamd/local.d/greylist.conf"
+printf '%s\n' "timeout = ${delay}s;" "report_time = false;" "check_local = true;" "greylist_min_score = -100;" >"$rspamd/local.d/greylist.conf"
 printf '%s\n' "reject = 1000;" "add_header = 900;" "greylist = -50;" >"$rspamd/local.d/actions.conf"
 echo "bind_socket = \"127.0.0.1:$normal_port\";" >"$rspamd/local.d/worker-normal.inc"
 echo "bind_socket = \"127.0.0.1:$controller_port\";" >"$rspamd/local.d/worker-controller.inc"
