@@ -109,8 +109,8 @@ expect_event 1 "a delivery under TLS" '.event == "delivered" and (.note // "" | 
 ok "tls: a self-signed certificate does not hinder: $(jq -r .note <<<"$seen")"
 
 # Refusals, with the same Postfix.
-start_postgrey postgrey "$greylist_port" 4
-start_postgrey busy "$busy_port" 4 --greylist-action=451 --greylist-text="4.3.2 come back later"
+start_postgrey postgrey "$greylist_port" 1
+start_postgrey busy "$busy_port" 1 --greylist-action=451 --greylist-text="4.3.2 come back later"
 for recipient in greylisted busy unknown; do swaks_sends "$recipient@example.test" "$work/plain.txt"; done
 
 of() { echo ".recipient == \"$1@example.test\" and .event == \"$2\""; }
