@@ -3,9 +3,11 @@
 //! The stages are route, connect, transact, settle; `worker` alone knows their order. Each destination is a site with
 //! its sessions and its list of entries that wait; a session that has finished takes the next entry itself.
 
+mod candidates;
 mod connect;
 mod mask;
 mod pool;
+mod reach;
 mod settle;
 mod steps;
 mod transact;
@@ -33,6 +35,7 @@ use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
 use arc_swap::ArcSwap;
 use pool::{Placed, Site, Taken};
+use reach::Reach;
 
 /// Entries handled before others get a turn.
 const TURN_MAX: usize = 256;
@@ -89,6 +92,7 @@ pub struct Delivery {
     /// Sites with entries that wait for a connection within `connections_max`.
     hungry: Mutex<VecDeque<Arc<Site>>>,
     connections: AtomicUsize,
+    reach: Reach,
     tasks: TaskTracker,
     /// No new attempts; sessions without work end.
     draining: CancellationToken,
@@ -113,6 +117,7 @@ impl Delivery {
             looking_up: Mutex::default(),
             hungry: Mutex::default(),
             connections: AtomicUsize::new(0),
+            reach: Reach::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),

@@ -35,6 +35,13 @@ impl Steps {
         }
     }
 
+    /// Takes over what another has taken down.
+    pub(super) fn absorb(&mut self, other: Self) {
+        let room = STEPS_MAX.saturating_sub(self.taken.len());
+        self.taken.extend(other.taken.into_iter().take(room));
+        self.since = self.since.max(other.since);
+    }
+
     /// Takes down the replies that a session has heard.
     pub(super) fn add_heard(&mut self, session: &mut ClientSession, host: &Arc<str>, now: Instant) {
         for (stage, reply) in session.take_heard() {

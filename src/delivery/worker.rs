@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::connect::{Candidates, Connected};
+use super::candidates::{Caller, Candidates};
+use super::connect::Connected;
 use super::pool::{Site, Taken};
 use super::settle::Lesson;
 use super::steps::Steps;
@@ -100,13 +101,14 @@ impl Delivery {
             settle::without_content(claim, self.parts.clock.now());
             return;
         };
-        let mut candidates = Candidates::new(&route, &claim, self);
+        let caller = self.caller(&claim);
+        let mut candidates = Candidates::new(&route, &caller, self, self.parts.clock.instant());
         candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
         self.keep_if_constant(connection, &candidates).await;
         loop {
             let mut current = match connection.take() {
                 Some(current) => current,
-                None => match self.connect(&mut candidates, &mut claim, &mut steps).await {
+                None => match self.connect_for(&mut claim, &mut candidates, &mut steps).await {
                     Connected::Session(current) => current,
                     Connected::Nobody => return self.settle_unreachable(claim, candidates, &content, steps),
                     Connected::Gone(gone) => {
@@ -136,12 +138,12 @@ impl Delivery {
                 }
                 Transacted::Outcome(Err(failure)) if tries_next_address(&failure) => {
                     candidates.skip(current.address);
-                    candidates.last_failure = Some((current.host.clone(), failure));
+                    candidates.failed(current.host.clone(), failure);
                 }
                 Transacted::Outcome(Err(failure))
                     if next_host_may_do(&failure) && candidates.skip_host(&current.host) =>
                 {
-                    candidates.last_failure = Some((current.host.clone(), failure));
+                    candidates.failed(current.host.clone(), failure);
                     current.quit().await;
                 }
                 Transacted::Outcome(Err(failure)) => {
@@ -155,6 +157,20 @@ impl Delivery {
                 Transacted::NotNoted => return drop(claim),
             }
         }
+    }
+
+    fn caller(&self, claim: &Claim) -> Caller {
+        let recipient = &claim.message().recipient(claim.id().index).mailbox;
+        Caller::new(&self.reverse_path(claim.message()), recipient)
+    }
+
+    /// A connection for a claim that is still good.
+    async fn connect_for(&self, claim: &mut Claim, candidates: &mut Candidates, steps: &mut Steps) -> Connected {
+        let permit = || {
+            let now = self.parts.clock.now();
+            claim.check(now).map(|()| claim.renew(now, self.settings.connect_timeout))
+        };
+        self.connect(candidates, permit, steps).await
     }
 
     /// What strangers are told by at the destination.

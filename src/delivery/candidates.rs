@@ -1,0 +1,203 @@
+//! The addresses of a destination in the order in which one attempt tries them.
+
+use std::collections::hash_map::DefaultHasher;
+use std::hash::{Hash, Hasher};
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Delivery;
+use crate::destination::mx::{Host, Route};
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::smtp::client_session::{Failure, Fault};
+
+/// Addresses tried in one attempt at most.
+const CANDIDATES_MAX: usize = 12;
+
+/// For whom a session is: what a host that makes strangers wait knows them by.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    sender: String,
+    recipient: String,
+    domain: String,
+}
+
+impl Caller {
+    /// Somebody who sends with this reverse-path to this recipient.
+    pub(super) fn new(reverse_path: &ReversePath, recipient: &Mailbox) -> Self {
+        Self {
+            sender: reverse_path.as_str().to_ascii_lowercase(),
+            recipient: recipient.plain_key(),
+            domain: recipient.domain_key(),
+        }
+    }
+}
+
+/// The addresses still to be tried in one attempt.
+pub(super) struct Candidates {
+    rest: std::vec::IntoIter<(Arc<str>, SocketAddr)>,
+    /// The IPv4 and the IPv6 address to send from, where there is a choice.
+    sources: (Option<IpAddr>, Option<IpAddr>),
+    /// Who makes the triplet wait.
+    greylister: Option<(Arc<str>, IpAddr)>,
+    /// What the last of them said, or did not say.
+    pub(super) last_failure: Option<(Arc<str>, Failure)>,
+}
+
+impl Candidates {
+    /// The addresses of a route in the order of preference, those that did not answer lately behind the others. Among
+    /// equals, and among several source addresses, the choice depends on sender and recipient only: a host that makes
+    /// strangers wait must see the same one again.
+    pub(super) fn new(route: &Route, caller: &Caller, delivery: &Delivery, now: Instant) -> Self {
+        let turn = hash(&(&caller.sender, &caller.recipient));
+        let turn_of_source = hash(&(&caller.sender, &caller.domain));
+        let chosen = |is_family: fn(&IpAddr) -> bool| {
+            let family: Vec<IpAddr> = delivery.settings.source_addresses.iter().copied().filter(is_family).collect();
+            family.get(index(turn_of_source, family.len())).copied()
+        };
+        let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
+        let mut rest = in_order(route, turn, delivery.settings.port);
+        delivery.reach.sort(&mut rest, now);
+        rest.truncate(CANDIDATES_MAX);
+        Self { rest: rest.into_iter(), sources, greylister: None, last_failure: None }
+    }
+
+    /// The next one, and the address to send from.
+    pub(super) fn next(&mut self) -> Option<(Arc<str>, SocketAddr, Option<IpAddr>)> {
+        let (host, address) = self.rest.next()?;
+        Some((host, address, self.source_for(address)))
+    }
+
+    /// Whether there is a next one that may be asked while others are still thinking. Where a host makes the triplet
+    /// wait, another is asked only when that one is gone: it would begin to count anew.
+    pub(super) fn may_race(&self) -> bool {
+        let Some((host, _)) = self.rest.as_slice().first() else { return false };
+        self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
+    }
+
+    /// Remembers why there is no session with a host. What a host said tells more than that another did not answer.
+    pub(super) fn failed(&mut self, host: Arc<str>, failure: Failure) {
+        let is_reply = |failure: &Failure| matches!(failure.fault, Fault::Reply(_));
+        if is_reply(&failure) || !self.last_failure.as_ref().is_some_and(|(_, last)| is_reply(last)) {
+            self.last_failure = Some((host, failure));
+        }
+    }
+
+    /// Puts the host that makes the triplet wait in front, and there the address that was connected to: only there the
+    /// wait goes on. The others follow, for when it is gone.
+    pub(super) fn begin_with(&mut self, greylister: Option<(Arc<str>, IpAddr)>) {
+        let Some((host, address)) = &greylister else { return };
+        let mut rest: Vec<_> = self.rest.by_ref().collect();
+        rest.sort_by_key(|(name, candidate)| (name != host, name == host && candidate.ip() != *address));
+        if rest.first().is_some_and(|(name, _)| name == host) {
+            self.greylister = greylister;
+        }
+        self.rest = rest.into_iter();
+    }
+
+    /// Whether a session that is there already is one that the host knows.
+    pub(super) fn suit(&self, host: &Arc<str>, address: SocketAddr, source: Option<IpAddr>) -> bool {
+        source == self.source_for(address) && self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
+    }
+
+    fn source_for(&self, address: SocketAddr) -> Option<IpAddr> {
+        if address.is_ipv4() { self.sources.0 } else { self.sources.1 }
+    }
+
+    /// Leaves out an address that has just failed.
+    pub(super) fn skip(&mut self, address: SocketAddr) {
+        let rest: Vec<_> = self.rest.by_ref().filter(|(_, candidate)| *candidate != address).collect();
+        self.rest = rest.into_iter();
+    }
+
+    /// Leaves out all addresses of a host; says whether others are left.
+    pub(super) fn skip_host(&mut self, host: &Arc<str>) -> bool {
+        let rest: Vec<_> = self.rest.by_ref().filter(|(candidate, _)| candidate != host).collect();
+        self.rest = rest.into_iter();
+        self.rest.len() > 0
+    }
+}
+
+/// Hosts by preference, equals by turn; of each host the families take turns (RFC 8305 section 4), IPv4 first.
+fn in_order(route: &Route, turn: u64, port: u16) -> Vec<(Arc<str>, SocketAddr)> {
+    let mut ordered = Vec::new();
+    for equals in route.hosts.chunk_by(|a, b| a.preference == b.preference) {
+        let first = index(turn, equals.len());
+        for host in equals[first..].iter().chain(&equals[..first]) {
+            ordered.extend(interleaved(host).map(|address| (host.name.clone(), SocketAddr::new(address, port))));
+        }
+    }
+    ordered
+}
+
+fn interleaved(host: &Host) -> impl Iterator<Item = IpAddr> {
+    let of = |is_family: fn(&&IpAddr) -> bool| host.addresses.iter().filter(is_family);
+    let (mut ipv4, mut ipv6) = (of(|ip| ip.is_ipv4()), of(|ip| ip.is_ipv6()));
+    (0..host.addresses.len()).flat_map(move |_| [ipv4.next(), ipv6.next()]).flatten().copied()
+}
+
+fn hash(value: &impl Hash) -> u64 {
+    // Fixed keys: the same choice in every process.
+    let mut hasher = DefaultHasher::new();
+    value.hash(&mut hasher);
+    hasher.finish()
+}
+
+fn index(hash: u64, len: usize) -> usize {
+    usize::try_from(hash % len.max(1) as u64).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn equals_take_turns_by_recipient_and_preference_is_kept() {
+        let host = |name: &str, preference, last| Host {
+            name: name.into(),
+            preference,
+            addresses: vec![IpAddr::from([192, 0, 2, last])],
+        };
+        let route =
+            Route { destination: "d".into(), hosts: vec![host("a", 10, 1), host("b", 10, 2), host("c", 20, 3)] };
+        let names = |turn| in_order(&route, turn, 25).iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
+        assert_eq!(names(0), ["a", "b", "c"]);
+        assert_eq!(names(1), ["b", "a", "c"]);
+        assert_eq!(names(1), names(3));
+    }
+
+    #[test]
+    fn families_take_turns() {
+        let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"];
+        let addresses = addresses.map(|ip| ip.parse().unwrap());
+        let host = Host { name: "a".into(), preference: 0, addresses: addresses.to_vec() };
+        let [a, b, c, d, e] = addresses;
+        assert_eq!(interleaved(&host).collect::<Vec<_>>(), [a, d, b, e, c]);
+        let host = Host { addresses: vec![d, e], ..host };
+        assert_eq!(interleaved(&host).collect::<Vec<_>>(), [d, e]);
+    }
+
+    #[test]
+    fn the_host_that_makes_a_triplet_wait_is_asked_first() {
+        let [v4, v6, other]: [IpAddr; 3] = ["192.0.2.1", "2001:db8::1", "192.0.2.9"].map(|ip| ip.parse().unwrap());
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let rest = vec![(b.clone(), other), (a.clone(), v4), (a.clone(), v6)];
+        let rest: Vec<_> = rest.into_iter().map(|(name, ip)| (name, SocketAddr::new(ip, 25))).collect();
+        let begun_with = |greylister: Option<(Arc<str>, IpAddr)>| {
+            let rest = rest.clone().into_iter();
+            let mut candidates = Candidates { rest, sources: (None, None), greylister: None, last_failure: None };
+            candidates.begin_with(greylister);
+            candidates
+        };
+        let order = |candidates: Candidates| candidates.rest.map(|(_, address)| address.ip()).collect::<Vec<_>>();
+        assert_eq!(order(begun_with(None)), [other, v4, v6]);
+        assert_eq!(order(begun_with(Some((a.clone(), v6)))), [v6, v4, other], "also by the same family");
+        assert_eq!(order(begun_with(Some((a.clone(), "192.0.2.7".parse().unwrap())))), [v4, v6, other]);
+        assert_eq!(order(begun_with(Some(("gone".into(), v4)))), [other, v4, v6]);
+        let address = SocketAddr::new(v4, 25);
+        assert!(begun_with(Some((a.clone(), v4))).suit(&a, address, None));
+        assert!(!begun_with(Some((a.clone(), v4))).suit(&b, address, None), "a session with another host");
+        assert!(begun_with(Some(("gone".into(), v4))).suit(&b, address, None));
+        assert!(!begun_with(None).suit(&a, address, Some(other)), "from another address");
+    }
+}

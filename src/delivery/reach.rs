@@ -1,0 +1,124 @@
+//! Addresses that did not answer lately: they are asked last, until they have had time to recover.
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use parking_lot::Mutex;
+
+/// How long an address is asked last after it failed once; twice as long after each other time, up to the second.
+const REST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+/// How long IPv6 is asked last after it turned out that there is no route to it.
+const NO_ROUTE_REST: Duration = Duration::from_secs(300);
+/// Addresses remembered at most.
+const ADDRESSES_MAX: usize = 10_000;
+
+/// What is known of addresses.
+#[derive(Debug, Default)]
+pub(super) struct Reach {
+    known: Mutex<Known>,
+}
+
+#[derive(Debug, Default)]
+struct Known {
+    resting: HashMap<IpAddr, Resting>,
+    no_ipv6_until: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Resting {
+    until: Instant,
+    failures: u32,
+}
+
+impl Reach {
+    /// The address did not answer, or not in time.
+    pub(super) fn failed(&self, address: IpAddr, now: Instant) {
+        let mut known = self.known.lock();
+        if known.resting.len() >= ADDRESSES_MAX && !known.resting.contains_key(&address) {
+            known.resting.retain(|_, resting| resting.until > now);
+            if known.resting.len() >= ADDRESSES_MAX {
+                return;
+            }
+        }
+        let resting = known.resting.entry(address).or_insert(Resting { until: now, failures: 0 });
+        // Several attempts that failed together are one failure.
+        if resting.until <= now {
+            let rest = REST.0.saturating_mul(1 << resting.failures.min(8)).min(REST.1);
+            *resting = Resting { until: now + rest, failures: resting.failures + 1 };
+        }
+    }
+
+    /// There is no route to addresses of this family.
+    pub(super) fn no_route(&self, address: IpAddr, now: Instant) {
+        if address.is_ipv6() {
+            self.known.lock().no_ipv6_until = Some(now + NO_ROUTE_REST);
+        }
+    }
+
+    /// The address answered.
+    pub(super) fn answered(&self, address: IpAddr) {
+        let mut known = self.known.lock();
+        if !known.resting.is_empty() {
+            known.resting.remove(&address);
+        }
+        if address.is_ipv6() {
+            known.no_ipv6_until = None;
+        }
+    }
+
+    /// Puts the addresses that are known not to answer behind the others; else the order stays.
+    pub(super) fn sort<H>(&self, addresses: &mut [(H, SocketAddr)], now: Instant) {
+        let known = self.known.lock();
+        if known.resting.is_empty() && known.no_ipv6_until.is_none() {
+            return;
+        }
+        let no_ipv6 = known.no_ipv6_until.is_some_and(|until| until > now);
+        addresses.sort_by_key(|(_, address)| {
+            let is_resting = known.resting.get(&address.ip()).is_some_and(|resting| resting.until > now);
+            is_resting || (no_ipv6 && address.is_ipv6())
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+
+    const ADDRESSES: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
+
+    fn order(reach: &Reach, now: Instant) -> Vec<usize> {
+        let mut addresses: Vec<_> =
+            ADDRESSES.iter().enumerate().map(|(i, ip)| (i, SocketAddr::new(ip.parse().unwrap(), 25))).collect();
+        reach.sort(&mut addresses, now);
+        addresses.into_iter().map(|(i, _)| i).collect()
+    }
+
+    #[test]
+    fn who_did_not_answer_is_asked_last_for_a_while() {
+        let (reach, start) = (Reach::default(), SystemClock::default().instant());
+        let first: IpAddr = ADDRESSES[0].parse().unwrap();
+        reach.failed(first, start);
+        reach.failed(first, start + Duration::from_secs(1));
+        assert_eq!(order(&reach, start + Duration::from_secs(29)), [1, 2, 0]);
+        assert_eq!(order(&reach, start + Duration::from_secs(31)), [0, 1, 2]);
+        // The second time it rests longer.
+        let again = start + Duration::from_secs(40);
+        reach.failed(first, again);
+        assert_eq!(order(&reach, again + Duration::from_secs(59)), [1, 2, 0]);
+        reach.answered(first);
+        assert_eq!(order(&reach, again), [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_family_without_route_is_asked_last() {
+        let (reach, start) = (Reach::default(), SystemClock::default().instant());
+        reach.no_route(ADDRESSES[0].parse().unwrap(), start);
+        assert_eq!(order(&reach, start), [0, 1, 2]);
+        let mut addresses = [(0, "[2001:db8::1]:25".parse().unwrap()), (1, "192.0.2.1:25".parse().unwrap())];
+        reach.no_route(ADDRESSES[2].parse().unwrap(), start);
+        reach.sort(&mut addresses, start);
+        assert_eq!(addresses.map(|(i, _)| i), [1, 0]);
+    }
+}
