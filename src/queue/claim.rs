@@ -3,11 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Queue;
+use super::ending::End;
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use super::greylists::Greylists;
+use super::schedule::{Entry, Schedule};
 use super::store::Change;
 use super::timers::Timer;
-use super::{End, Queue, Schedule};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
@@ -330,7 +332,7 @@ impl Claim {
     }
 
     /// The entry, while this claim holds it.
-    fn entry<'a>(&self, schedule: &'a mut Schedule) -> Option<&'a mut super::Entry> {
+    fn entry<'a>(&self, schedule: &'a mut Schedule) -> Option<&'a mut Entry> {
         let held = schedule.held.get_mut(&self.id.message)?;
         let entry = &mut held.entries[usize::from(self.id.index)];
         let is_ours = entry.progress.lease.is_some_and(|lease| lease.token == self.lease.token);

@@ -3,20 +3,22 @@
 //! The store keeps messages; the schedule (who is due when, whose life ends when) lives in memory and is rebuilt at
 //! start. Nothing but `intake` puts messages in; each leaves by exactly one end per recipient, said here.
 
+mod admission;
 pub mod claim;
+mod ending;
 pub mod entry;
 pub mod greylists;
 mod inbox;
 pub mod journal;
 pub mod memory_store;
 pub mod order;
+mod schedule;
 pub mod sled_store;
 pub mod steer;
 pub mod store;
 mod supersede;
 mod timers;
 
-use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
@@ -24,21 +26,18 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
-use crate::event::{Event, Kind, Sink, Step};
+use crate::event::{Event, Kind, Sink};
 use crate::lane::Lane;
-use crate::mail::id::{EntryId, MessageId};
-use crate::mail::message::Content;
-use crate::plan::action::Suppress;
+use crate::mail::id::EntryId;
 use claim::{Claim, Gone};
-use entry::{LEASE, Lease, Message, Progress, SignedContent, State};
+pub use ending::{Aftermath, Consequences, Ending};
+use entry::{LEASE, Lease, Message, Progress, State};
 use greylists::Greylists;
-use journal::{Journal, JournalError, PendingCommit};
+use journal::{Journal, JournalError};
+use schedule::{Restored, Schedule};
 use store::{Change, Found, Row, Store, StoreError, Table};
 pub use supersede::Supersede;
 use timers::Timer;
-
-/// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
-const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
 
 /// What the queue needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -49,46 +48,6 @@ pub struct Settings {
     pub deliver_at_most_once: bool,
     /// Which newer message takes the place of which older one.
     pub supersede: Supersede,
-}
-
-/// The end of an entry, or that it is at risk, for those who have to do something about it.
-#[derive(Debug, Clone)]
-pub struct Ending<'a> {
-    /// Its message.
-    pub message: &'a Arc<Message>,
-    /// Which of the recipients.
-    pub index: u16,
-    /// Which end.
-    pub kind: Kind,
-    /// Why.
-    pub cause: Option<&'static str>,
-    /// What the remote server said last.
-    pub reply: Option<Arc<str>>,
-    /// The host that said it.
-    pub destination: Option<Arc<str>>,
-    /// What becomes of the address.
-    pub suppress: Suppress,
-    /// Whether the content was sent, in any attempt.
-    pub was_sent: bool,
-    /// Whether the host that took it sees to telling the sender.
-    pub is_passed_on: bool,
-    /// When.
-    pub now: Timestamp,
-}
-
-/// What the end of an entry entails, stored together with it.
-#[derive(Debug, Default)]
-pub struct Consequences {
-    /// Rows of side tables.
-    pub changes: Vec<Change>,
-    /// A message to somebody who wants to know.
-    pub notification: Option<(Arc<Message>, Content)>,
-}
-
-/// Who has to do something about ends. Called with the queue locked: it must not call the queue.
-pub trait Aftermath: Send + Sync {
-    /// An entry ends, or is at risk.
-    fn ended(&self, ending: &Ending<'_>) -> Consequences;
 }
 
 /// Who delivers. Told of every entry that could be sent now; claims it when there is a free slot.
@@ -119,41 +78,6 @@ pub enum AppendError {
     /// The store did not take it.
     #[error(transparent)]
     Journal(#[from] JournalError),
-}
-
-/// The live part of one message.
-#[derive(Debug)]
-struct Held {
-    message: Arc<Message>,
-    content: Option<Arc<SignedContent>>,
-    entries: Box<[Entry]>,
-    live: u16,
-}
-
-#[derive(Debug)]
-struct Entry {
-    state: Option<State>,
-    progress: Progress,
-    /// The running attempt has sent the content.
-    is_out: bool,
-    /// An earlier attempt sent it and got no answer; known to this process only.
-    may_have_arrived: bool,
-}
-
-impl Entry {
-    fn new(state: Option<State>, progress: Progress) -> Self {
-        Self { state, progress, is_out: false, may_have_arrived: false }
-    }
-}
-
-#[derive(Debug, Default)]
-struct Schedule {
-    held: HashMap<MessageId, Held>,
-    timers: BTreeSet<(Timestamp, EntryId, Timer)>,
-    content_len: usize,
-    next_token: u64,
-    /// Who holds the place that a newer message would take.
-    slots: HashMap<Box<str>, EntryId>,
 }
 
 /// Numbers about the queue.
@@ -283,81 +207,12 @@ impl Queue {
         }
     }
 
-    /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
-    /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
-    ///
-    /// # Errors
-    /// When there are too many entries already.
-    pub fn append(
-        &self,
-        message: &Arc<Message>,
-        content: Content,
-        mut side: Vec<Change>,
-        at_once: bool,
-    ) -> Result<PendingCommit, AppendError> {
-        let recipients = message.envelope.recipients.len();
-        let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
-        if before + recipients > self.settings.entries_max {
-            self.entries.fetch_sub(recipients, Ordering::Relaxed);
-            return Err(AppendError::QueueFull);
-        }
-        side.insert(0, Change::Accept(message.clone(), content));
-        Ok(self.journal.begin_commit(message.lane, side, at_once))
-    }
-
     /// Stores rows of side tables.
     ///
     /// # Errors
     /// When they could not be stored.
     pub async fn store_side(&self, changes: Vec<Change>) -> Result<(), AppendError> {
         Ok(self.journal.commit(Lane::Otp, changes).await?)
-    }
-
-    /// Waits until what [`Queue::append`] began is durable.
-    ///
-    /// # Errors
-    /// When it was not stored.
-    pub async fn stored(&self, commit: &mut PendingCommit) -> Result<(), AppendError> {
-        Ok(self.journal.finish(commit).await?)
-    }
-
-    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
-    pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
-        self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
-        self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
-    }
-
-    /// Brings a stored message to life: its entries are offered to the workers.
-    pub fn admit(&self, message: &Arc<Message>, content: SignedContent) {
-        let recipients = message.envelope.recipients.len();
-        let mut schedule = self.schedule.lock();
-        let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
-        let content = keep.then(|| Arc::new(content));
-        schedule.content_len += content.as_ref().map_or(0, |content| content.len());
-        let entry = || Entry::new(Some(State::Queued), Progress::default());
-        let held = Held {
-            message: message.clone(),
-            content,
-            entries: (0..recipients).map(|_| entry()).collect(),
-            live: u16::try_from(recipients).unwrap_or(u16::MAX),
-        };
-        schedule.held.insert(message.id, held);
-        let mut is_first = false;
-        for entry in entries_of(message) {
-            is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
-        }
-        let now = self.clock.now();
-        let superseded = self.take_slots(&mut schedule, message, now);
-        drop(schedule);
-        if is_first {
-            self.timers_changed.notify_one();
-        }
-        let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
-        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
-        superseded.into_iter().for_each(|event| self.events.emit(event));
-        for entry in entries_of(message) {
-            self.offer(entry, message.clone());
-        }
     }
 
     /// Takes an entry for an attempt. It stays claimed until the claim is settled or dropped, or its lease ends.
@@ -495,202 +350,4 @@ impl Queue {
             ..self.event(message, kind, now)
         }
     }
-
-    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. Returns
-    /// the event; none if the entry had ended already.
-    fn end(&self, schedule: &mut Schedule, id: EntryId, end: End, now: Timestamp) -> Option<Event> {
-        let held = schedule.held.get_mut(&id.message)?;
-        let entry = &mut held.entries[usize::from(id.index)];
-        entry.state.take()?;
-        held.live -= 1;
-        let is_last = held.live == 0;
-        let (message, progress) = (held.message.clone(), std::mem::take(&mut entry.progress));
-        let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
-        let may_have_arrived = end.may_have_arrived || is_unknown && end.kind != Kind::Delivered;
-        self.entries.fetch_sub(1, Ordering::Relaxed);
-        if is_last && let Some(held) = schedule.held.remove(&id.message) {
-            schedule.content_len -= held.content.map_or(0, |content| content.len());
-        }
-        schedule.forget(id, &message, &progress, self.settings.supersede);
-        let mut changes = vec![if is_last {
-            Change::Remove(id.message)
-        } else {
-            Change::Update(id, Box::new(Progress { ended: true, ..Progress::default() }))
-        }];
-        let event = Event {
-            destination: end.destination,
-            cause: end.cause,
-            reply: end.reply.or_else(|| progress.last_reply.clone()),
-            note: end.note,
-            steps: end.steps,
-            may_have_arrived,
-            ..self.entry_event(&message, id, &progress, end.kind, now)
-        };
-        let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        changes.extend(self.consequences(schedule, &message, &event, (was_sent, end.notifies, end.suppress)));
-        self.journal.commit_later(changes);
-        Some(event)
-    }
-
-    /// What else happens when something happened to an entry; the changes are to be stored along with it.
-    fn consequences(
-        &self,
-        schedule: &mut Schedule,
-        message: &Arc<Message>,
-        event: &Event,
-        (was_sent, is_passed_on, suppress): (bool, bool, Suppress),
-    ) -> Vec<Change> {
-        let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
-        let ending = Ending {
-            message,
-            index: event.entry.unwrap_or_default(),
-            kind: event.kind,
-            cause: event.cause,
-            reply: event.reply.clone(),
-            destination: event.destination.clone(),
-            suppress,
-            was_sent,
-            is_passed_on,
-            now: event.time,
-        };
-        let Consequences { mut changes, notification } = aftermath.ended(&ending);
-        if let Some((notification, content)) = notification {
-            changes.push(Change::Accept(notification.clone(), content));
-            self.adopt(schedule, notification, event.time);
-        }
-        changes
-    }
-
-    /// Takes a message in that the relay itself has to send; it is stored soon, and read back when its turn comes.
-    fn adopt(&self, schedule: &mut Schedule, message: Arc<Message>, now: Timestamp) {
-        self.entries.fetch_add(message.envelope.recipients.len(), Ordering::Relaxed);
-        self.events.emit(self.event(&message, Kind::Accepted, now));
-        schedule.restore(message, Vec::new(), now, Supersede::Off, &mut Restored::default());
-        self.timers_changed.notify_one();
-    }
-
-    /// Ends what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one had
-    /// taken, and attempts of which only the answer is missing and that must not be made twice.
-    fn end_restored(&self) {
-        let now = self.clock.now();
-        let Restored { ended, empty } = std::mem::take(&mut *self.restored.lock());
-        for (id, end) in ended {
-            let event = self.end(&mut self.schedule.lock(), id, end, now);
-            event.into_iter().for_each(|event| self.events.emit(event));
-        }
-        if !empty.is_empty() {
-            self.journal.commit_later(empty.into_iter().map(Change::Remove).collect());
-        }
-    }
-}
-
-/// How an entry ends.
-#[derive(Debug)]
-struct End {
-    kind: Kind,
-    destination: Option<Arc<str>>,
-    cause: Option<&'static str>,
-    reply: Option<Arc<str>>,
-    note: Option<Arc<str>>,
-    steps: Option<Arc<[Step]>>,
-    may_have_arrived: bool,
-    notifies: bool,
-    suppress: Suppress,
-}
-
-impl End {
-    fn of(kind: Kind) -> Self {
-        let (destination, cause, reply, note) = (None, None, None, None);
-        Self {
-            kind,
-            destination,
-            cause,
-            reply,
-            note,
-            steps: None,
-            may_have_arrived: false,
-            notifies: false,
-            suppress: Suppress::No,
-        }
-    }
-}
-
-/// What turned out at start to have no future.
-#[derive(Debug, Default)]
-struct Restored {
-    ended: Vec<(EntryId, End)>,
-    /// Messages all of whose entries had ended.
-    empty: Vec<MessageId>,
-}
-
-impl Schedule {
-    /// Adds a timer; says whether it is now the first.
-    fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer) -> bool {
-        self.timers.insert((at, entry, timer));
-        self.timers.first() == Some(&(at, entry, timer))
-    }
-
-    /// Drops all that points to an entry.
-    fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress, supersede: Supersede) {
-        self.timers.remove(&(message.expires_at, id, Timer::Expiry));
-        self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
-        if let Some(lease) = progress.lease {
-            self.timers.remove(&(lease.ends_at, id, Timer::Lease));
-        }
-        for slot in supersede.slots(message, id.index) {
-            if self.slots.get(&slot) == Some(&id) {
-                self.slots.remove(&slot);
-            }
-        }
-    }
-
-    fn restore(
-        &mut self,
-        message: Arc<Message>,
-        stored: Vec<(u16, Progress)>,
-        now: Timestamp,
-        supersede: Supersede,
-        restored: &mut Restored,
-    ) {
-        let fresh = |_| Entry::new(Some(State::Deferred), Progress::default());
-        let mut entries: Box<[Entry]> = message.envelope.recipients.iter().map(fresh).collect();
-        for (index, progress) in stored {
-            if let Some(entry) = entries.get_mut(usize::from(index)) {
-                entry.state = (!progress.ended).then_some(State::Deferred);
-                entry.progress = Progress { lease: None, ..progress };
-            }
-        }
-        let live = entries.iter().filter(|entry| entry.state.is_some()).count();
-        if live == 0 {
-            restored.empty.push(message.id);
-            return;
-        }
-        for id in entries_of(&message) {
-            let entry = &mut entries[usize::from(id.index)];
-            if entry.state.is_none() {
-                continue;
-            }
-            let unknown = End { cause: Some("outcome_unknown"), may_have_arrived: true, ..End::of(Kind::Failed) };
-            if entry.progress.content_sent {
-                restored.ended.push((id, unknown));
-            } else if message.expires_at <= now {
-                restored.ended.push((id, End::of(Kind::Expired)));
-            } else {
-                entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
-                self.add_timer(entry.progress.next_attempt_at, id, Timer::Due);
-                self.add_timer(message.expires_at, id, Timer::Expiry);
-            }
-            // Also one whose own life is over may be the newer one, whose crash came before the older one's end was
-            // written down.
-            restored.ended.extend(self.take_slots_of(supersede, &message, id));
-        }
-        let live = u16::try_from(live).unwrap_or(u16::MAX);
-        self.held.insert(message.id, Held { message, content: None, entries, live });
-    }
-}
-
-fn entries_of(message: &Message) -> impl Iterator<Item = EntryId> + use<> {
-    let id = message.id;
-    let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
-    (0..count).map(move |index| EntryId { message: id, index })
 }

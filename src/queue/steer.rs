@@ -4,9 +4,11 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::Queue;
+use super::ending::End;
 use super::entry::{Message, Progress, State};
+use super::schedule::{Entry, Held, Schedule, entries_of};
 use super::timers::Timer;
-use super::{End, Entry, Held, Queue, Schedule, entries_of};
 use crate::clock::Timestamp;
 use crate::event::Kind;
 use crate::mail::address::{Mailbox, domain_key};

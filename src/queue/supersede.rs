@@ -2,8 +2,10 @@
 
 use std::sync::Arc;
 
+use super::Queue;
+use super::ending::End;
 use super::entry::Message;
-use super::{End, Queue, Schedule, entries_of};
+use super::schedule::{Schedule, entries_of};
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::lane::Lane;

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::Queue;
+use super::ending::End;
 use super::entry::{Message, State};
-use super::{End, Queue, Schedule};
+use super::schedule::Schedule;
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;

@@ -1,0 +1,87 @@
+//! The way into the queue: stored first, then brought to life.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::entry::{Message, Progress, SignedContent, State};
+use super::journal::PendingCommit;
+use super::schedule::{Entry, Held, entries_of};
+use super::store::Change;
+use super::timers::Timer;
+use super::{AppendError, Queue};
+use crate::event::{Event, Kind};
+use crate::mail::message::Content;
+
+/// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
+const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
+
+impl Queue {
+    /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
+    /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
+    ///
+    /// # Errors
+    /// When there are too many entries already.
+    pub fn append(
+        &self,
+        message: &Arc<Message>,
+        content: Content,
+        mut side: Vec<Change>,
+        at_once: bool,
+    ) -> Result<PendingCommit, AppendError> {
+        let recipients = message.envelope.recipients.len();
+        let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
+        if before + recipients > self.settings.entries_max {
+            self.entries.fetch_sub(recipients, Ordering::Relaxed);
+            return Err(AppendError::QueueFull);
+        }
+        side.insert(0, Change::Accept(message.clone(), content));
+        Ok(self.journal.begin_commit(message.lane, side, at_once))
+    }
+
+    /// Waits until what [`Queue::append`] began is durable.
+    ///
+    /// # Errors
+    /// When it was not stored.
+    pub async fn stored(&self, commit: &mut PendingCommit) -> Result<(), AppendError> {
+        Ok(self.journal.finish(commit).await?)
+    }
+
+    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
+    pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
+        self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
+        self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
+    }
+
+    /// Brings a stored message to life: its entries are offered to the workers.
+    pub fn admit(&self, message: &Arc<Message>, content: SignedContent) {
+        let recipients = message.envelope.recipients.len();
+        let mut schedule = self.schedule.lock();
+        let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
+        let content = keep.then(|| Arc::new(content));
+        schedule.content_len += content.as_ref().map_or(0, |content| content.len());
+        let entry = || Entry::new(Some(State::Queued), Progress::default());
+        let held = Held {
+            message: message.clone(),
+            content,
+            entries: (0..recipients).map(|_| entry()).collect(),
+            live: u16::try_from(recipients).unwrap_or(u16::MAX),
+        };
+        schedule.held.insert(message.id, held);
+        let mut is_first = false;
+        for entry in entries_of(message) {
+            is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
+        }
+        let now = self.clock.now();
+        let superseded = self.take_slots(&mut schedule, message, now);
+        drop(schedule);
+        if is_first {
+            self.timers_changed.notify_one();
+        }
+        let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
+        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
+        superseded.into_iter().for_each(|event| self.events.emit(event));
+        for entry in entries_of(message) {
+            self.offer(entry, message.clone());
+        }
+    }
+}

@@ -1,0 +1,127 @@
+//! What is in memory of live messages: who is due when, whose life ends when, who holds which place.
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use super::Supersede;
+use super::ending::End;
+use super::entry::{Message, Progress, SignedContent, State};
+use super::timers::Timer;
+use crate::clock::Timestamp;
+use crate::event::Kind;
+use crate::mail::id::{EntryId, MessageId};
+
+/// The live part of one message.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) message: Arc<Message>,
+    pub(super) content: Option<Arc<SignedContent>>,
+    pub(super) entries: Box<[Entry]>,
+    pub(super) live: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    pub(super) state: Option<State>,
+    pub(super) progress: Progress,
+    /// The running attempt has sent the content.
+    pub(super) is_out: bool,
+    /// An earlier attempt sent it and got no answer; known to this process only.
+    pub(super) may_have_arrived: bool,
+}
+
+impl Entry {
+    pub(super) fn new(state: Option<State>, progress: Progress) -> Self {
+        Self { state, progress, is_out: false, may_have_arrived: false }
+    }
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    pub(super) held: HashMap<MessageId, Held>,
+    pub(super) timers: BTreeSet<(Timestamp, EntryId, Timer)>,
+    pub(super) content_len: usize,
+    pub(super) next_token: u64,
+    /// Who holds the place that a newer message would take.
+    pub(super) slots: HashMap<Box<str>, EntryId>,
+}
+
+/// What turned out at start to have no future.
+#[derive(Debug, Default)]
+pub(super) struct Restored {
+    pub(super) ended: Vec<(EntryId, End)>,
+    /// Messages all of whose entries had ended.
+    pub(super) empty: Vec<MessageId>,
+}
+
+impl Schedule {
+    /// Adds a timer; says whether it is now the first.
+    pub(super) fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer) -> bool {
+        self.timers.insert((at, entry, timer));
+        self.timers.first() == Some(&(at, entry, timer))
+    }
+
+    /// Drops all that points to an entry.
+    pub(super) fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress, supersede: Supersede) {
+        self.timers.remove(&(message.expires_at, id, Timer::Expiry));
+        self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
+        if let Some(lease) = progress.lease {
+            self.timers.remove(&(lease.ends_at, id, Timer::Lease));
+        }
+        for slot in supersede.slots(message, id.index) {
+            if self.slots.get(&slot) == Some(&id) {
+                self.slots.remove(&slot);
+            }
+        }
+    }
+
+    pub(super) fn restore(
+        &mut self,
+        message: Arc<Message>,
+        stored: Vec<(u16, Progress)>,
+        now: Timestamp,
+        supersede: Supersede,
+        restored: &mut Restored,
+    ) {
+        let fresh = |_| Entry::new(Some(State::Deferred), Progress::default());
+        let mut entries: Box<[Entry]> = message.envelope.recipients.iter().map(fresh).collect();
+        for (index, progress) in stored {
+            if let Some(entry) = entries.get_mut(usize::from(index)) {
+                entry.state = (!progress.ended).then_some(State::Deferred);
+                entry.progress = Progress { lease: None, ..progress };
+            }
+        }
+        let live = entries.iter().filter(|entry| entry.state.is_some()).count();
+        if live == 0 {
+            restored.empty.push(message.id);
+            return;
+        }
+        for id in entries_of(&message) {
+            let entry = &mut entries[usize::from(id.index)];
+            if entry.state.is_none() {
+                continue;
+            }
+            let unknown = End { cause: Some("outcome_unknown"), may_have_arrived: true, ..End::of(Kind::Failed) };
+            if entry.progress.content_sent {
+                restored.ended.push((id, unknown));
+            } else if message.expires_at <= now {
+                restored.ended.push((id, End::of(Kind::Expired)));
+            } else {
+                entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
+                self.add_timer(entry.progress.next_attempt_at, id, Timer::Due);
+                self.add_timer(message.expires_at, id, Timer::Expiry);
+            }
+            // Also one whose own life is over may be the newer one, whose crash came before the older one's end was
+            // written down.
+            restored.ended.extend(self.take_slots_of(supersede, &message, id));
+        }
+        let live = u16::try_from(live).unwrap_or(u16::MAX);
+        self.held.insert(message.id, Held { message, content: None, entries, live });
+    }
+}
+
+pub(super) fn entries_of(message: &Message) -> impl Iterator<Item = EntryId> + use<> {
+    let id = message.id;
+    let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
+    (0..count).map(move |index| EntryId { message: id, index })
+}
