@@ -12,6 +12,7 @@ mod inbox;
 pub mod journal;
 pub mod memory_store;
 pub mod order;
+mod record;
 mod schedule;
 pub mod sled_store;
 pub mod steer;

@@ -6,8 +6,7 @@
 //! segment, where sled moves it to a file of its own that is never synced. After an error all further writes fail
 //! until the database is opened again.
 //!
-//! Keys: `q`, the message's id, a kind and a number; or `s`, a table and the row's key. Everything about a message is
-//! in one run of keys.
+//! What the records and their keys look like stands in `record.rs`.
 
 use std::collections::HashSet;
 use std::fs::{self, File, OpenOptions};
@@ -15,16 +14,17 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 use sled::{Batch, Db, IVec};
 
-use super::entry::{Message, Progress};
-use super::store::{Change, Found, Store, StoreError, Table};
+use super::record::{
+    Gathered, KIND_HEAD, KIND_PIECE, KIND_PROGRESS, MESSAGE, PIECE_LEN, SET_ASIDE, SIDE, decode_message,
+    encode_message, encode_progress, message_id, message_key, message_prefix, side_key, table_of,
+};
+use super::store::{Change, Found, Store, StoreError};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
-/// Octets of one stored value. A page holds up to some twenty values and has to stay below a quarter of a segment.
-const PIECE_LEN: usize = 4096;
 const SEGMENT_LEN: usize = 512 << 10;
 /// Octets from which on a batch takes no further group.
 const BATCH_LEN: usize = 256 << 10;
@@ -36,20 +36,6 @@ const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const CACHE_LEN: u64 = 16 << 20;
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
-
-const MESSAGE: u8 = b'q';
-const SIDE: u8 = b's';
-const KIND_HEAD: u8 = 0;
-const KIND_PIECE: u8 = 1;
-const KIND_PROGRESS: u8 = 2;
-/// Records that could not be read are moved behind this prefix.
-const SET_ASIDE: u8 = b'x';
-
-/// Version of the records written by this file.
-const VERSION: u8 = 1;
-/// Flag of a message record: its content is sealed. Never set by this version.
-const FLAG_SEALED: u8 = 1;
-const HEADER_LEN: usize = 14;
 
 /// A database folder.
 #[derive(Debug)]
@@ -152,7 +138,7 @@ impl Store for SledStore {
 
     fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
         let db = self.db()?;
-        let mut current = Gathered::default();
+        let mut current = Gathered::<IVec>::default();
         let (mut unreadable, mut orphans) = (Vec::new(), Vec::new());
         for row in db.scan_prefix([MESSAGE]) {
             let (key, value) = row.map_err(engine_error)?;
@@ -163,7 +149,7 @@ impl Store for SledStore {
             if current.id != Some(id) {
                 std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable, &mut orphans);
             }
-            current.add(&key, &value);
+            current.add(key, &value);
         }
         current.finish(visit, &mut unreadable, &mut orphans);
         for key in orphans {
@@ -243,9 +229,8 @@ fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreEr
             }
         }
         Change::Update(entry, progress) => {
-            let mut value = vec![VERSION];
-            serde_json::to_writer(&mut value, progress).map_err(|e| StoreError::Failed(e.to_string()))?;
-            batch.insert(message_key(entry.message, KIND_PROGRESS, usize::from(entry.index))?.as_slice(), value);
+            let key = message_key(entry.message, KIND_PROGRESS, usize::from(entry.index))?;
+            batch.insert(key.as_slice(), encode_progress(progress)?);
         }
         Change::Remove(id) => {
             for key in db.scan_prefix(message_prefix(*id)).keys() {
@@ -253,7 +238,7 @@ fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreEr
             }
         }
         Change::Side(table, key, value) => {
-            let full_key: Vec<u8> = [&[SIDE, table_number(*table)], key.as_ref()].concat();
+            let full_key = side_key(*table, key);
             match value {
                 Some(value) => batch.insert(full_key, value.as_ref()),
                 None => batch.remove(full_key),
@@ -261,74 +246,6 @@ fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreEr
         }
     }
     Ok(())
-}
-
-fn message_prefix(id: MessageId) -> [u8; 17] {
-    let mut prefix = [MESSAGE; 17];
-    prefix[1..].copy_from_slice(&id.to_bytes());
-    prefix
-}
-
-fn message_key(id: MessageId, kind: u8, number: usize) -> Result<Vec<u8>, StoreError> {
-    let number = u16::try_from(number).map_err(|_| StoreError::Failed("a message of too many pieces".into()))?;
-    Ok([&message_prefix(id)[..], &[kind], &number.to_be_bytes()].concat())
-}
-
-fn message_id(key: &[u8]) -> Option<MessageId> {
-    if key.len() != 20 {
-        return None;
-    }
-    key.get(1..17)?.try_into().ok().map(MessageId::from_bytes)
-}
-
-fn table_number(table: Table) -> u8 {
-    match table {
-        Table::Idempotency => b'i',
-        Table::Budget => b'b',
-        Table::Greylist => b'g',
-        Table::Supersession => b'k',
-        Table::Suppression => b'u',
-        Table::Meta => b'm',
-    }
-}
-
-fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Supersession, Table::Suppression, Table::Meta]
-        .into_iter()
-        .find(|table| table_number(*table) == number)
-}
-
-/// Version, flags, length of the description, length of the header section, length of the whole record; then the
-/// description in JSON, the header section and the body.
-fn encode_message(message: &Message, content: &Content) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEADER_LEN + 512 + content.len());
-    record.resize(HEADER_LEN, 0);
-    // The description has no map with keys that are not text and nothing else that could fail.
-    let _ = serde_json::to_writer(&mut record, message);
-    let description_len = record.len() - HEADER_LEN;
-    record.extend_from_slice(&content.head);
-    record.extend_from_slice(&content.body);
-    let total = record.len();
-    record[0] = VERSION;
-    for (at, len) in [(2, description_len), (6, content.head.len()), (10, total)] {
-        record[at..at + 4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
-    }
-    record
-}
-
-fn decode_message(record: Bytes) -> Option<(Message, Content)> {
-    if record.len() < HEADER_LEN || record[0] != VERSION || record[1] & FLAG_SEALED != 0 {
-        return None;
-    }
-    let length = |at: usize| record[at..at + 4].try_into().ok().map(|b| u32::from_be_bytes(b) as usize);
-    let (description_len, head_len, total) = (length(2)?, length(6)?, length(10)?);
-    let head_at = HEADER_LEN.checked_add(description_len)?;
-    let body_at = head_at.checked_add(head_len)?;
-    if total != record.len() || body_at > total {
-        return None;
-    }
-    let message = serde_json::from_slice(&record[HEADER_LEN..head_at]).ok()?;
-    Some((message, Content { head: record.slice(head_at..body_at), body: record.slice(body_at..) }))
 }
 
 /// The message's record put together from its pieces; none if there is no such message.
@@ -341,58 +258,6 @@ fn read_message_bytes(db: &Db, id: MessageId) -> Result<Option<BytesMut>, StoreE
         }
     }
     Ok(if record.is_empty() { None } else { Some(record) })
-}
-
-/// The rows of one message during a scan.
-#[derive(Default)]
-struct Gathered {
-    id: Option<MessageId>,
-    keys: Vec<IVec>,
-    record: BytesMut,
-    entries: Vec<(u16, Progress)>,
-    is_broken: bool,
-}
-
-impl Gathered {
-    fn of(id: MessageId) -> Self {
-        Self { id: Some(id), ..Self::default() }
-    }
-
-    fn add(&mut self, key: &IVec, value: &IVec) {
-        self.keys.push(key.clone());
-        match key[17] {
-            KIND_HEAD | KIND_PIECE => self.record.extend_from_slice(value),
-            KIND_PROGRESS => match decode_progress(value) {
-                Some(progress) => self.entries.push((u16::from_be_bytes([key[18], key[19]]), progress)),
-                None => self.is_broken = true,
-            },
-            _ => self.is_broken = true,
-        }
-    }
-
-    fn finish(self, visit: &mut dyn FnMut(Found), unreadable: &mut Vec<IVec>, orphans: &mut Vec<IVec>) {
-        if self.keys.is_empty() {
-            return;
-        }
-        // An update that came after the removal.
-        if self.record.is_empty() && !self.is_broken {
-            orphans.extend(self.keys);
-            return;
-        }
-        match decode_message(self.record.freeze()) {
-            Some((message, _)) if !self.is_broken && Some(message.id) == self.id => {
-                visit(Found::Message(Box::new(message), self.entries));
-            }
-            _ => unreadable.extend(self.keys),
-        }
-    }
-}
-
-fn decode_progress(value: &[u8]) -> Option<Progress> {
-    match value {
-        [VERSION, json @ ..] => serde_json::from_slice(json).ok(),
-        _ => None,
-    }
 }
 
 /// Moves a record that cannot be read out of the way of the rest, and names it.
@@ -436,12 +301,17 @@ fn open_error(error: sled::Error, path: &Path) -> StoreError {
 mod tests {
     use std::sync::Arc;
 
+    use bytes::Bytes;
+
+    use super::super::entry::{Message, Progress};
+    use super::super::store::Table;
     use super::*;
     use crate::clock::Timestamp;
     use crate::lane::Lane;
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::{EntryId, IdSource};
+    use crate::mail::message::Content;
 
     static IDS: std::sync::LazyLock<IdSource> = std::sync::LazyLock::new(IdSource::new);
 
