@@ -290,7 +290,8 @@ async fn a_host_that_does_not_answer_gives_way_to_the_next() {
 async fn a_host_that_refuses_everybody_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(PIPELINING).await;
-    mx.trick("banner", Trick::Say("554 5.3.2 not today"), 1);
+    // Twice: the session that is opened while the app still sends, and the attempt.
+    mx.trick("banner", Trick::Say("554 5.3.2 not today"), 2);
     let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;

@@ -46,7 +46,7 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 /// Sessions with mail hosts in all.
 const CONNECTIONS_OUT_MAX: usize = 1000;
 /// How long a session without work is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What the relay stands on, exchangeable for tests and the demo.
 pub struct Ground {

@@ -31,6 +31,21 @@ impl Caller {
             domain: recipient.domain_key(),
         }
     }
+
+    /// The reverse-path.
+    pub(super) fn sender(&self) -> &str {
+        &self.sender
+    }
+
+    /// The recipient, as [`Mailbox::plain_key`] writes it.
+    pub(super) fn recipient(&self) -> &str {
+        &self.recipient
+    }
+
+    /// The recipient's domain, as [`Mailbox::domain_key`] writes it.
+    pub(super) fn domain(&self) -> &str {
+        &self.domain
+    }
 }
 
 /// The addresses still to be tried in one attempt.

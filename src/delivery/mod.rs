@@ -3,8 +3,12 @@
 //! The stages are route, connect, transact, settle; `worker` alone knows their order. Each destination is a site with
 //! its sessions and its list of entries that wait; a session that has finished takes the next entry itself.
 
+mod ahead;
+mod attempt;
+mod breaker;
 mod candidates;
 mod connect;
+mod habits;
 mod mask;
 mod pool;
 mod reach;
@@ -30,15 +34,20 @@ use crate::destination::mx::{Route, RouteError, Router};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::Kind;
-use crate::mail::address::Mailbox;
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
 use arc_swap::ArcSwap;
+use candidates::Caller;
 use pool::{Placed, Site, Taken};
 use reach::Reach;
+use worker::Beginning;
 
 /// Entries handled before others get a turn.
 const TURN_MAX: usize = 256;
+
+/// Destinations remembered beyond the end of their last session.
+const SITES_MAX: usize = 4096;
 
 /// What delivery needs to know.
 #[derive(Debug, Clone)]
@@ -92,6 +101,8 @@ pub struct Delivery {
     /// Sites with entries that wait for a connection within `connections_max`.
     hungry: Mutex<VecDeque<Arc<Site>>>,
     connections: AtomicUsize,
+    /// Look-ups for entries that are about to come.
+    expected: AtomicUsize,
     reach: Reach,
     tasks: TaskTracker,
     /// No new attempts; sessions without work end.
@@ -117,6 +128,7 @@ impl Delivery {
             looking_up: Mutex::default(),
             hungry: Mutex::default(),
             connections: AtomicUsize::new(0),
+            expected: AtomicUsize::new(0),
             reach: Reach::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -153,15 +165,15 @@ impl Delivery {
     /// Gives an entry whose route is known to the site of its destination.
     fn place(self: Arc<Self>, offer: &Offer, route: &Arc<Route>) {
         let taken = Taken { entry: offer.entry, lane: offer.lane };
-        loop {
+        let site = loop {
             let site = self.site(route);
-            match site.place(taken, offer.expires_at, route, || self.take_connection()) {
-                Placed::Handed => return,
+            let now = self.parts.clock.instant();
+            match site.place(taken, offer.expires_at, route, now, || self.take_connection()) {
                 Placed::Retired => {}
+                Placed::Handed | Placed::Coming => break site,
                 Placed::Start => {
-                    let worker = self.clone();
-                    self.spawn(async move { worker.run(site, taken).await });
-                    return;
+                    self.clone().begin(site.clone(), Beginning::Entry(taken));
+                    break site;
                 }
                 Placed::Waits { for_connection } => {
                     self.parts.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
@@ -172,7 +184,25 @@ impl Delivery {
                     return;
                 }
             }
+        };
+        let envelope = &offer.message.envelope;
+        let recipient = &offer.message.recipient(offer.entry.index).mailbox;
+        self.open_spares(&site, || Caller::new(&self.own_reverse_path(&envelope.reverse_path), recipient));
+    }
+
+    /// Starts a session.
+    fn begin(self: Arc<Self>, site: Arc<Site>, beginning: Beginning) {
+        let worker = self.clone();
+        self.spawn(async move { worker.run(site, beginning).await });
+    }
+
+    /// Starts a session for an entry that waits for one, if there may be one more; whether there was.
+    fn start_waiting(self: Arc<Self>, site: &Arc<Site>) -> bool {
+        let taken = site.start_waiting(|| self.take_connection());
+        if let Some(taken) = taken {
+            self.begin(site.clone(), Beginning::Entry(taken));
         }
+        taken.is_some()
     }
 
     fn site(&self, route: &Arc<Route>) -> Arc<Site> {
@@ -206,9 +236,7 @@ impl Delivery {
         self.connections.fetch_sub(1, Ordering::Relaxed);
         let mut next = Some(site.clone());
         while let Some(waiting) = next {
-            if let Some(taken) = waiting.start_waiting(|| self.take_connection()) {
-                let worker = self.clone();
-                self.spawn(async move { worker.run(waiting, taken).await });
+            if self.clone().start_waiting(&waiting) {
                 return;
             }
             self.retire_if_empty(&waiting);
@@ -216,8 +244,12 @@ impl Delivery {
         }
     }
 
+    /// Forgets a destination that is not used, when there are many; what was learned of it goes too.
     fn retire_if_empty(&self, site: &Arc<Site>) {
         let mut sites = self.sites.lock();
+        if sites.len() <= SITES_MAX {
+            return;
+        }
         let is_current = sites.get(&site.destination).is_some_and(|current| Arc::ptr_eq(current, site));
         if is_current && site.retire_if_empty() {
             sites.remove(&site.destination);
@@ -258,6 +290,12 @@ impl Delivery {
 }
 
 impl Workers for Delivery {
+    fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
+        if let Some(this) = self.this.upgrade().filter(|this| !this.draining.is_cancelled()) {
+            this.expect_one(reverse_path, recipient);
+        }
+    }
+
     fn offer(&self, offer: Offer) {
         let Some(this) = self.this.upgrade() else { return };
         if self.draining.is_cancelled() {

@@ -1,15 +1,23 @@
 //! The sessions with one destination, and the entries that wait for one of them.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::breaker::{Breaker, Down};
+use super::candidates::Caller;
+use super::habits::Habits;
 use crate::clock::Timestamp;
 use crate::destination::mx::Route;
 use crate::lane::Lane;
 use crate::mail::id::EntryId;
 use crate::queue::order::ReadyList;
+use crate::smtp::client_session::Failure;
+
+/// Sessions being opened ahead of their entries at most, with one destination.
+const OPENING_MAX: usize = 8;
 
 /// An entry on its way to a session.
 #[derive(Debug, Clone, Copy)]
@@ -22,6 +30,8 @@ pub(super) struct Taken {
 pub(super) enum Placed {
     /// An idle session has it.
     Handed,
+    /// A session that is being opened will take it.
+    Coming,
     /// The caller has to start a session with it.
     Start,
     /// It waits; for a connection within the limit of the whole relay, or for a session here.
@@ -30,13 +40,20 @@ pub(super) enum Placed {
     Retired,
 }
 
+/// What a session without work does.
+pub(super) enum Next {
+    /// It takes this entry.
+    Entry(Taken),
+    /// It waits for one.
+    Idle(oneshot::Receiver<Taken>),
+    /// It ends: there are more sessions than the destination bears.
+    Leave,
+}
+
 /// One destination.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) destination: Arc<str>,
-    sessions_max: usize,
-    /// Sessions that entries of lower lanes may use; the rest is kept for codes.
-    lower_max: usize,
     state: Mutex<State>,
 }
 
@@ -46,43 +63,77 @@ struct State {
     ready: ReadyList,
     /// Sessions without work, the one used last at the end.
     idle: Vec<oneshot::Sender<Taken>>,
+    /// All sessions, those being opened included.
     sessions: usize,
-    /// Sessions busy with entries of lower lanes.
+    /// Sessions being opened without an entry of their own.
+    opening: usize,
+    /// Sessions busy with entries, and with entries of lower lanes.
+    busy: usize,
     busy_lower: usize,
+    habits: Habits,
+    breaker: Breaker,
+    /// For whom the last message was taken.
+    last_caller: Option<Caller>,
     retired: bool,
 }
 
 impl State {
-    fn next(&mut self, lower_max: usize) -> Option<Taken> {
-        let (lane, entry) =
-            if self.busy_lower < lower_max { self.ready.pop()? } else { (Lane::Otp, self.ready.pop_urgent()?) };
+    fn next(&mut self) -> Option<Taken> {
+        let (lane, entry) = if self.busy_lower < self.habits.lower_max() {
+            self.ready.pop()?
+        } else {
+            (Lane::Otp, self.ready.pop_urgent()?)
+        };
         self.started(lane);
         Some(Taken { entry, lane })
     }
 
     fn started(&mut self, lane: Lane) {
+        self.busy += 1;
         self.busy_lower += usize::from(lane != Lane::Otp);
     }
 
     fn finished(&mut self, lane: Option<Lane>) {
+        self.busy -= usize::from(lane.is_some());
         self.busy_lower -= usize::from(lane.is_some_and(|lane| lane != Lane::Otp));
+    }
+
+    /// Opens one more session, if there may be one.
+    fn open(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may = self.sessions < self.habits.sessions_max() && take_connection();
+        self.sessions += usize::from(may);
+        may
+    }
+
+    /// Begins to open one more session ahead of its entry.
+    fn prepare(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may =
+            !self.retired && self.breaker.down().is_none() && self.opening < OPENING_MAX && self.open(take_connection);
+        self.opening += usize::from(may);
+        may
+    }
+
+    fn drop_ended(&mut self) {
+        self.idle.retain(|idle| !idle.is_closed());
     }
 }
 
 impl Site {
     /// A site without sessions.
     pub(super) fn new(route: Arc<Route>, sessions_max: usize) -> Self {
-        let kept_for_codes = if sessions_max > 1 { (sessions_max / 4).max(1) } else { 0 };
         Self {
             destination: route.destination.clone(),
-            sessions_max,
-            lower_max: sessions_max - kept_for_codes,
             state: Mutex::new(State {
                 route,
                 ready: ReadyList::default(),
                 idle: Vec::new(),
                 sessions: 0,
+                opening: 0,
+                busy: 0,
                 busy_lower: 0,
+                habits: Habits::new(sessions_max),
+                breaker: Breaker::default(),
+                last_caller: None,
                 retired: false,
             }),
         }
@@ -94,6 +145,7 @@ impl Site {
         mut taken: Taken,
         expires_at: Timestamp,
         route: &Arc<Route>,
+        now: Instant,
         take_connection: impl FnOnce() -> bool,
     ) -> Placed {
         let mut state = self.state.lock();
@@ -101,7 +153,9 @@ impl Site {
             return Placed::Retired;
         }
         state.route = route.clone();
-        let may_start = taken.lane == Lane::Otp || state.busy_lower < self.lower_max;
+        let at_once = state.busy + state.ready.len() + 1;
+        state.habits.came(at_once, now);
+        let may_start = taken.lane == Lane::Otp || state.busy_lower < state.habits.lower_max();
         while may_start && let Some(idle) = state.idle.pop() {
             match idle.send(taken) {
                 Ok(()) => {
@@ -111,9 +165,12 @@ impl Site {
                 Err(returned) => taken = returned,
             }
         }
-        let has_slot = may_start && state.sessions < self.sessions_max;
-        if has_slot && take_connection() {
-            state.sessions += 1;
+        if may_start && state.opening > state.ready.len() {
+            state.ready.insert(taken.lane, expires_at, taken.entry);
+            return Placed::Coming;
+        }
+        let has_slot = may_start && state.sessions < state.habits.sessions_max();
+        if has_slot && state.open(take_connection) {
             state.started(taken.lane);
             return Placed::Start;
         }
@@ -121,45 +178,99 @@ impl Site {
         Placed::Waits { for_connection: has_slot }
     }
 
-    /// The next entry for a session that has finished one of `finished`, or a promise of one.
-    pub(super) fn next_or_idle(&self, finished: Option<Lane>) -> Result<Taken, oneshot::Receiver<Taken>> {
+    /// Begins to open a session for an entry that is about to come, unless one is at hand. The caller opens it.
+    pub(super) fn prepare(&self, take_connection: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
-        state.finished(finished);
-        state.next(self.lower_max).ok_or_else(|| {
-            let (sender, receiver) = oneshot::channel();
-            // Those whose session has ended are of no use.
-            state.idle.retain(|idle| !idle.is_closed());
-            state.idle.push(sender);
-            receiver
-        })
+        state.drop_ended();
+        let is_at_hand = !state.idle.is_empty() || state.opening > state.ready.len();
+        !is_at_hand && state.prepare(take_connection)
     }
 
-    /// The next entry for a session that has no connection; if there is none, the session is over.
+    /// Begins to open sessions until as many are there as were needed of late; how many the caller has to open.
+    pub(super) fn prepare_spares(&self, take_connection: impl Fn() -> bool) -> usize {
+        let mut state = self.state.lock();
+        let wanted = state.habits.sessions_wanted();
+        let mut spares = 0;
+        while state.sessions < wanted && state.prepare(&take_connection) {
+            spares += 1;
+        }
+        spares
+    }
+
+    /// Begins to open a session in place of the last one, which has ended at rest, where the next entry is to be
+    /// expected; `most`: how long sessions are kept at most. The caller opens it, as the last one whose message was
+    /// taken would.
+    pub(super) fn replace(
+        &self,
+        most: Duration,
+        now: Instant,
+        take_connection: impl FnOnce() -> bool,
+    ) -> Option<Caller> {
+        let mut state = self.state.lock();
+        let is_wanted = state.sessions == 0 && state.habits.bears_rest() && state.habits.expects_another(most, now);
+        let caller = state.last_caller.clone().filter(|_| is_wanted)?;
+        state.prepare(take_connection).then_some(caller)
+    }
+
+    /// A session that was opened ahead is there.
+    pub(super) fn opened(&self) {
+        self.state.lock().opening -= 1;
+    }
+
+    /// A session that was opened ahead did not come about. Who waited for it takes its place, else it is over.
+    pub(super) fn not_opened(&self) -> Option<Taken> {
+        let mut state = self.state.lock();
+        state.opening -= 1;
+        let next = state.next();
+        state.sessions -= usize::from(next.is_none());
+        next
+    }
+
+    /// The next entry for a session that has finished one of `finished`, or a promise of one.
+    pub(super) fn next_or_idle(&self, finished: Option<Lane>) -> Next {
+        let mut state = self.state.lock();
+        state.finished(finished);
+        if state.sessions > state.habits.sessions_max() {
+            return Next::Leave;
+        }
+        if let Some(next) = state.next() {
+            return Next::Entry(next);
+        }
+        let (sender, receiver) = oneshot::channel();
+        state.drop_ended();
+        state.idle.push(sender);
+        Next::Idle(receiver)
+    }
+
+    /// The next entry for a session that has no connection; if there is none, or there are too many sessions, it is
+    /// over.
     pub(super) fn next_or_leave(&self, finished: Option<Lane>) -> Option<Taken> {
         let mut state = self.state.lock();
         state.finished(finished);
-        let next = state.next(self.lower_max);
+        let next = if state.sessions > state.habits.sessions_max() { None } else { state.next() };
         state.sessions -= usize::from(next.is_none());
         next
     }
 
     /// A session ended in the middle of its work.
-    pub(super) fn leave(&self, busy: Option<Lane>) {
+    pub(super) fn leave(&self, busy: Option<Lane>, is_opening: bool) {
         let mut state = self.state.lock();
         state.finished(busy);
+        state.opening -= usize::from(is_opening);
         state.sessions -= 1;
     }
 
     /// Starts a session for an entry that waits, if there may be one more.
     pub(super) fn start_waiting(&self, take_connection: impl FnOnce() -> bool) -> Option<Taken> {
         let mut state = self.state.lock();
-        if state.ready.is_empty() || state.sessions >= self.sessions_max || !take_connection() {
+        if state.ready.len() <= state.opening {
             return None;
         }
-        // The connection is counted; the session that starts without work gives it back.
-        let next = state.next(self.lower_max)?;
-        state.sessions += 1;
-        Some(next)
+        let has_next = state.busy_lower < state.habits.lower_max() || state.ready.most_urgent() == Some(Lane::Otp);
+        if !has_next || !state.open(take_connection) {
+            return None;
+        }
+        state.next()
     }
 
     /// Ends a session without work; whether there was one.
@@ -182,17 +293,108 @@ impl Site {
         self.state.lock().retired
     }
 
-    /// Retires a site with neither sessions nor entries.
+    /// Retires a site with neither sessions nor entries, and nobody who waits for it to come back.
     pub(super) fn retire_if_empty(&self) -> bool {
         let mut state = self.state.lock();
-        state.retired = state.sessions == 0 && state.ready.is_empty();
+        state.retired = state.sessions == 0 && state.ready.is_empty() && state.breaker.down().is_none();
         state.retired
     }
+}
+
+/// What is learned of it.
+impl Site {
+    /// A message was taken; says whether one that waits may get a session more.
+    pub(super) fn went_well(&self, caller: Caller) -> bool {
+        let mut state = self.state.lock();
+        state.last_caller = Some(caller);
+        let is_full = state.busy >= state.habits.sessions_max() || !state.ready.is_empty();
+        state.habits.went_well(is_full)
+    }
+
+    /// It was too much for the host, at an attempt that began at `began`.
+    pub(super) fn was_too_much(&self, began: Instant, now: Instant) {
+        self.state.lock().habits.was_too_much(began, now);
+    }
+
+    /// How long a session rests for the next entry; `most`: at most.
+    pub(super) fn rest(&self, most: Duration) -> Duration {
+        self.state.lock().habits.rest(most)
+    }
+
+    /// The host ended a session that had been idle for so long.
+    pub(super) fn ended_at_rest(&self, after: Duration) {
+        self.state.lock().habits.ended_at_rest(after);
+    }
+
+    /// A session that had been idle for so long still worked.
+    pub(super) fn woke_after(&self, rest: Duration) {
+        self.state.lock().habits.woke_after(rest);
+    }
+
+    /// The host ended a session after so many transactions.
+    pub(super) fn ended_after(&self, transactions: u32) {
+        self.state.lock().habits.ended_after(transactions);
+    }
+
+    /// Whether a session with so many transactions can carry another.
+    pub(super) fn bears_another(&self, transactions: u32) -> bool {
+        self.state.lock().habits.bears_another(transactions)
+    }
+
+    /// What the last attempt came to, if the destination counts as down.
+    pub(super) fn down(&self) -> Option<Down> {
+        self.state.lock().breaker.down().cloned()
+    }
+
+    /// Nobody answered; says whether the destination counts as down from now on.
+    pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
+        self.state.lock().breaker.failed(last, caller)
+    }
+
+    /// An entry waits for the destination to come back.
+    pub(super) fn wait(&self, entry: EntryId) {
+        self.state.lock().breaker.wait(entry);
+    }
+
+    /// Somebody answered; whoever waited for it.
+    pub(super) fn answered(&self) -> Vec<EntryId> {
+        self.state.lock().breaker.answered()
+    }
+
+    /// How long to wait before the next look whether it is back; none if it does not count as down.
+    pub(super) fn pause(&self) -> Option<Duration> {
+        self.state.lock().breaker.pause()
+    }
+
+    /// Begins to open a session to look whether it is back, while somebody waits for that.
+    pub(super) fn look(&self, is_there: impl FnMut(&EntryId) -> bool, take_connection: impl FnOnce() -> bool) -> Look {
+        let mut state = self.state.lock();
+        let Some(caller) = state.breaker.down().map(|down| down.caller.clone()) else { return Look::NoMore };
+        if !state.breaker.keep_waiting(is_there) {
+            return Look::NoMore;
+        }
+        if !state.open(take_connection) {
+            return Look::Later;
+        }
+        state.opening += 1;
+        Look::Open(caller)
+    }
+}
+
+/// Whether to look if a destination is back.
+pub(super) enum Look {
+    /// Open a session, for this one.
+    Open(Caller),
+    /// There is no room for one.
+    Later,
+    /// It is back, or nobody waits.
+    NoMore,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
 
     fn taken(number: u8, lane: Lane) -> Taken {
@@ -201,7 +403,16 @@ mod tests {
 
     fn place(site: &Site, number: u8, lane: Lane) -> Placed {
         let route = site.route();
-        site.place(taken(number, lane), Timestamp::from_millis(u64::from(number)), &route, || true)
+        let now = SystemClock::default().instant();
+        site.place(taken(number, lane), Timestamp::from_millis(u64::from(number)), &route, now, || true)
+    }
+
+    /// The entry that a session takes that has carried a code.
+    fn next(site: &Site) -> Option<EntryId> {
+        match site.next_or_idle(Some(Lane::Otp)) {
+            Next::Entry(next) => Some(next.entry),
+            Next::Idle(_) | Next::Leave => None,
+        }
     }
 
     fn site(sessions_max: usize) -> Site {
@@ -218,8 +429,8 @@ mod tests {
         assert!(matches!(place(&site, 4, Lane::Otp), Placed::Start));
         assert!(matches!(place(&site, 5, Lane::Otp), Placed::Waits { .. }));
         // The session that carried a code takes the next code, then nothing while three carry notices.
-        assert_eq!(site.next_or_idle(Some(Lane::Otp)).unwrap().entry, taken(5, Lane::Otp).entry);
-        assert!(site.next_or_idle(Some(Lane::Otp)).is_err());
+        assert_eq!(next(&site), Some(taken(5, Lane::Otp).entry));
+        assert_eq!(next(&site), None);
         assert_eq!(site.next_or_leave(Some(Lane::Notice)).unwrap().entry, taken(3, Lane::Notice).entry);
     }
 
@@ -227,10 +438,10 @@ mod tests {
     fn an_idle_session_gets_the_next_entry() {
         let site = site(2);
         assert!(matches!(place(&site, 1, Lane::Otp), Placed::Start));
-        let mut idle = site.next_or_idle(Some(Lane::Otp)).unwrap_err();
+        let Next::Idle(mut idle) = site.next_or_idle(Some(Lane::Otp)) else { panic!("there is no work") };
         assert!(matches!(place(&site, 2, Lane::Otp), Placed::Handed));
         assert_eq!(idle.try_recv().unwrap().entry, taken(2, Lane::Otp).entry);
-        drop(site.next_or_idle(Some(Lane::Otp)).unwrap_err());
+        assert_eq!(next(&site), None);
         assert!(matches!(place(&site, 3, Lane::Otp), Placed::Start));
         assert!(!site.retire_if_empty());
     }
@@ -242,5 +453,42 @@ mod tests {
         assert!(site.next_or_leave(Some(Lane::Otp)).is_none());
         assert!(site.retire_if_empty());
         assert!(matches!(place(&site, 2, Lane::Otp), Placed::Retired));
+    }
+
+    #[test]
+    fn an_entry_takes_the_session_that_is_being_opened() {
+        let site = site(4);
+        assert!(site.prepare(|| true));
+        assert!(!site.prepare(|| true), "one is at hand");
+        assert!(matches!(place(&site, 1, Lane::Otp), Placed::Coming));
+        assert!(matches!(place(&site, 2, Lane::Otp), Placed::Start), "that one is spoken for");
+        site.opened();
+        let Next::Entry(next) = site.next_or_idle(None) else { panic!("an entry waits") };
+        assert_eq!(next.entry, taken(1, Lane::Otp).entry);
+    }
+
+    #[test]
+    fn an_entry_whose_session_did_not_open_makes_its_own_attempt() {
+        let site = site(4);
+        assert!(site.prepare(|| true));
+        assert!(matches!(place(&site, 1, Lane::Otp), Placed::Coming));
+        assert_eq!(site.not_opened().unwrap().entry, taken(1, Lane::Otp).entry);
+        assert!(site.next_or_leave(Some(Lane::Otp)).is_none());
+        assert!(site.prepare(|| true));
+        assert!(site.not_opened().is_none());
+        assert!(site.retire_if_empty());
+    }
+
+    #[test]
+    fn spares_are_opened_where_several_entries_came_at_once() {
+        let site = site(20);
+        assert!(matches!(place(&site, 1, Lane::Otp), Placed::Start));
+        assert_eq!(site.prepare_spares(|| true), 0);
+        assert!(matches!(place(&site, 2, Lane::Otp), Placed::Start));
+        assert_eq!(site.prepare_spares(|| true), 1);
+        assert_eq!(site.prepare_spares(|| true), 0);
+        let now = SystemClock::default().instant();
+        site.was_too_much(now, now);
+        assert!(matches!(site.next_or_idle(Some(Lane::Otp)), Next::Leave), "more than it bears");
     }
 }

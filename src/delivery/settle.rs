@@ -12,7 +12,7 @@ use crate::plan::next::{History, Next, believable, decide, held_back};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
 use crate::queue::greylists::Triplet;
-use crate::smtp::client_session::{Failure, Fault, Requirement};
+use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::Reply;
 
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
@@ -58,6 +58,17 @@ pub(super) fn not_delivered(
     let verdict = cause::of_failure(failure);
     report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
     put_off(claim, verdict, report, lesson, now);
+}
+
+/// Nobody answers at the destination for some time now, so the attempt ended before it began.
+pub(super) fn not_tried(claim: Claim, destination: Arc<str>, now: Timestamp) {
+    let report = Report {
+        destination: Some(destination),
+        note: Some("not tried: nobody answers there; it is asked every 10 s whether it is back".into()),
+        ..Report::default()
+    };
+    let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
+    put_off(claim, cause::of_failure(&nobody), report, None, now);
 }
 
 /// Where a triplet waits already, and an attempt now would begin its wait anew: the attempt is over before it began.

@@ -40,8 +40,11 @@ pub(super) struct Connection {
     pub(super) tls: Option<Arc<str>>,
     stream: BoxStream,
     session: ClientSession,
-    /// Transactions that the server refused.
+    /// Transactions that the server took, and that it refused.
+    taken: u32,
     refused: u32,
+    /// It was there before there was an entry for it.
+    has_rested: bool,
     clock: Arc<dyn Clock>,
     buffer: Box<[u8; READ_LEN]>,
 }
@@ -68,7 +71,19 @@ impl Connection {
     ) -> Result<Self, Failure> {
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
-        let mut connection = Self { host, address, source, tls: None, stream, session, refused: 0, clock, buffer };
+        let mut connection = Self {
+            host,
+            address,
+            source,
+            tls: None,
+            stream,
+            session,
+            taken: 0,
+            refused: 0,
+            has_rested: false,
+            clock,
+            buffer,
+        };
         let mut step = Step::Read;
         loop {
             step = match step {
@@ -114,6 +129,29 @@ impl Connection {
         self.session.transactions()
     }
 
+    /// Transactions that the server took on it.
+    pub(super) fn taken(&self) -> u32 {
+        self.taken
+    }
+
+    /// Whether it was there before there was an entry for it: the peer may have closed it meanwhile.
+    pub(super) fn has_rested(&self) -> bool {
+        self.has_rested
+    }
+
+    /// It is kept, for an entry that may come.
+    pub(super) fn rests(&mut self) {
+        self.has_rested = true;
+    }
+
+    /// Asks an idle peer whether it is still there (NOOP).
+    pub(super) async fn probe(&mut self) -> bool {
+        let now = self.clock.instant();
+        let asked = self.session.handle(Event::Probe, now);
+        let mut unheard = Steps::new(now);
+        matches!(asked, Step::Read) && matches!(self.read(&mut unheard).await, Step::Ready)
+    }
+
     /// Whether the server was told how the sender wants to be notified.
     pub(super) fn offers_dsn(&self) -> bool {
         self.session.extensions().dsn
@@ -142,6 +180,7 @@ impl Connection {
                     self.send_content(framing, content).await
                 }
                 Step::Done(outcome) => {
+                    self.taken += u32::from(outcome.is_ok());
                     self.refused += u32::from(outcome.is_err());
                     return Transacted::Outcome(outcome);
                 }

@@ -153,6 +153,7 @@ pub(super) async fn submit(
         return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
     }
     check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
+    to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
     let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
     let is_over = new.wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;

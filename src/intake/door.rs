@@ -165,6 +165,11 @@ impl Door {
         }
     }
 
+    /// A message with this reverse-path to this recipient, which was just checked, is about to come.
+    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
+        self.parts.queue.expect(reverse_path, recipient);
+    }
+
     /// Looks the recipient's domain up. Trouble with DNS, and waiting too long for it, is no refusal; and where domains
     /// are not verified, the look-up only saves delivery the time.
     ///

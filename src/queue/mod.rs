@@ -29,6 +29,7 @@ use tokio::sync::Notify;
 use crate::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind, Sink};
 use crate::lane::Lane;
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
 use claim::{Claim, Gone};
 pub use ending::{Aftermath, Consequences, Ending};
@@ -55,6 +56,9 @@ pub struct Settings {
 pub trait Workers: Send + Sync {
     /// An entry is ready.
     fn offer(&self, offer: Offer);
+
+    /// A message with this reverse-path to this recipient is about to come: what can be done ahead, may be.
+    fn expect(&self, _reverse_path: &ReversePath, _recipient: &Mailbox) {}
 }
 
 /// An entry that is ready.
@@ -306,6 +310,13 @@ impl Queue {
     /// When it could not be.
     pub async fn flush(&self) -> Result<(), JournalError> {
         self.journal.flush().await
+    }
+
+    /// Tells the workers that a message is about to come.
+    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
+        if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
+            workers.expect(reverse_path, recipient);
+        }
     }
 
     fn offer(&self, entry: EntryId, message: Arc<Message>) {

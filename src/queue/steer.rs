@@ -4,6 +4,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use parking_lot::MutexGuard;
+
 use super::Queue;
 use super::ending::End;
 use super::entry::{Message, Progress, State};
@@ -13,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::event::Kind;
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::{EntryId, MessageId};
+use crate::plan::cause::Cause;
 
 /// One message as it stands.
 #[derive(Debug, Clone)]
@@ -186,16 +189,37 @@ impl Queue {
 
     /// Makes entries due that wait for their next attempt and that the filter covers; says which.
     pub fn retry_now(&self, filter: &Filter, now: Timestamp) -> Vec<EntryId> {
-        let filter = Filter { state: Some(State::Deferred), ..filter.clone() };
+        let schedule = self.schedule.lock();
+        let covered = schedule.covered(filter);
+        self.make_due(schedule, &covered, |_| true, now)
+    }
+
+    /// Makes those of the entries due that wait because nobody answered; somebody does now.
+    pub fn retry_unreachable(&self, entries: &[EntryId], now: Timestamp) {
+        let nobody_answered = [Cause::Unreachable.name(), Cause::ConnectionLost.name()];
+        let waits_for_it =
+            |progress: &Progress| progress.cause.as_deref().is_some_and(|cause| nobody_answered.contains(&cause));
+        self.make_due(self.schedule.lock(), entries, waits_for_it, now);
+    }
+
+    fn make_due(
+        &self,
+        mut schedule: MutexGuard<'_, Schedule>,
+        entries: &[EntryId],
+        covers: impl Fn(&Progress) -> bool,
+        now: Timestamp,
+    ) -> Vec<EntryId> {
         let mut due = Vec::new();
-        let mut schedule = self.schedule.lock();
-        for id in schedule.covered(&filter) {
+        for id in entries {
             let Some(held) = schedule.held.get_mut(&id.message) else { continue };
-            let entry = &mut held.entries[usize::from(id.index)];
+            let Some(entry) = held.entries.get_mut(usize::from(id.index)) else { continue };
+            if entry.state != Some(State::Deferred) || !covers(&entry.progress) {
+                continue;
+            }
             let was_due = std::mem::replace(&mut entry.progress.next_attempt_at, now);
             entry.state = Some(State::Queued);
-            due.push((id, held.message.clone()));
-            schedule.timers.remove(&(was_due, id, Timer::Due));
+            due.push((*id, held.message.clone()));
+            schedule.timers.remove(&(was_due, *id, Timer::Due));
         }
         drop(schedule);
         let ids = due.iter().map(|(id, _)| *id).collect();

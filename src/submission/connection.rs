@@ -14,6 +14,7 @@ use crate::clock::Clock;
 use crate::intake::door::{Door, Receipt, RecipientCheck};
 use crate::intake::user::{TRUSTED, User};
 use crate::intake::wishes::Wishes;
+use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
 use crate::smtp::command::Mail;
@@ -49,6 +50,8 @@ pub(super) struct Connection {
     /// Whom the client acts as without logging in.
     trusted: Option<Arc<User>>,
     user: Option<Arc<User>>,
+    /// Of the message that is being sent.
+    reverse_path: Option<ReversePath>,
 }
 
 /// The connection is over, by whatever reason.
@@ -67,7 +70,8 @@ impl Connection {
         let session = ServerSession::new(settings, peer, shared.clock.instant());
         let trusted = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
         let user = trusted.clone();
-        let mut connection = Self { shared, stream, session, peer: address, acceptor, trusted, user };
+        let mut connection =
+            Self { shared, stream, session, peer: address, acceptor, trusted, user, reverse_path: None };
         // Over is not a failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
     }
@@ -196,16 +200,24 @@ impl Connection {
         Ok(self.handle(Event::Authenticated(result)))
     }
 
-    fn check_sender(&self, mail: &Mail) -> Result<(), Reply> {
+    fn check_sender(&mut self, mail: &Mail) -> Result<(), Reply> {
         let user = self.user.as_ref().ok_or(reply::AUTHENTICATION_REQUIRED)?;
-        self.shared.door.check_sender(user, &mail.reverse_path).map_err(|refusal| refusal.reply())
+        self.shared.door.check_sender(user, &mail.reverse_path).map_err(|refusal| refusal.reply())?;
+        self.reverse_path = Some(mail.reverse_path.clone());
+        Ok(())
     }
 
     async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Over> {
         let Some(user) = &self.user else {
             return Ok(self.handle(Event::Checked(Err(reply::AUTHENTICATION_REQUIRED))));
         };
-        let result = match self.shared.door.check_recipient(user, &recipient.mailbox) {
+        let checked = self.shared.door.check_recipient(user, &recipient.mailbox);
+        if let (Some(reverse_path), RecipientCheck::Done(Ok(())) | RecipientCheck::NeedsDns) =
+            (&self.reverse_path, &checked)
+        {
+            self.shared.door.expect(reverse_path, &recipient.mailbox);
+        }
+        let result = match checked {
             RecipientCheck::Done(result) => result,
             RecipientCheck::NeedsDns => {
                 self.flush().await?;

@@ -232,7 +232,9 @@ impl Sink for Laws {
             }
             Kind::Deferred | Kind::Greylisted => {
                 entry.attempting = false;
-                entry.next_attempt_at = event.next_attempt_at;
+                // Where nobody answered, the entry is called when somebody does.
+                let may_be_called = matches!(event.cause, Some("unreachable" | "connection_lost"));
+                entry.next_attempt_at = event.next_attempt_at.filter(|_| !may_be_called);
                 known.demand(was_attempting, || format!("{key:?} was put off without an attempt"));
             }
             kind if kind.is_end() => {

@@ -15,6 +15,8 @@ mod commands;
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
 /// Replies remembered for [`ClientSession::take_heard`].
 const HEARD_MAX: usize = 16;
+/// How long the reply to NOOP may take.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the replies to MAIL, RCPT and DATA may take, and each write of content.
 pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
 
@@ -68,6 +70,8 @@ pub enum Event<'a> {
     TlsEstablished,
     /// Begin a transaction; only after [`Step::Ready`] or [`Step::Done`] of a usable session.
     Transact(&'a Transaction),
+    /// Ask whether the server is still there; only in an idle session. [`Step::Ready`] says that it is.
+    Probe,
     /// The content asked for by [`Step::SendContent`] is written.
     ContentSent,
     /// The peer closed, or the connection broke.
@@ -192,6 +196,8 @@ enum State {
     StartTls,
     Handshake,
     Ready,
+    /// The reply to NOOP is due.
+    Probe,
     /// Replies to the commands of a transaction are due.
     Transaction,
     /// The content is being written.
@@ -307,6 +313,12 @@ impl ClientSession {
                 Step::Read
             }
             Event::Transact(transaction) => self.begin(transaction, now),
+            Event::Probe => {
+                self.state = State::Probe;
+                self.timer = now + PROBE_TIMEOUT;
+                self.output.extend_from_slice(b"NOOP\r\n");
+                Step::Read
+            }
             Event::ContentSent => {
                 self.state = State::Transaction;
                 self.due.push_back(Stage::Content);
@@ -352,9 +364,16 @@ impl ClientSession {
                 Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
             },
             State::StartTls => self.starttls_reply(reply, now),
+            // Whatever it says of NOOP, it is there, unless it says that it goes.
+            State::Probe if reply.code != 421 => {
+                self.state = State::Ready;
+                Step::Ready
+            }
             State::Transaction => self.transaction_reply(reply, now),
             // Nothing was asked: the server closes, or is confused.
-            State::Ready | State::Handshake | State::Sending | State::Over => self.end(Fault::Reply(reply)),
+            State::Ready | State::Probe | State::Handshake | State::Sending | State::Over => {
+                self.end(Fault::Reply(reply))
+            }
         }
     }
 
@@ -511,7 +530,7 @@ impl ClientSession {
             State::Banner => Stage::Banner,
             State::Ehlo | State::Helo => Stage::Ehlo,
             State::StartTls | State::Handshake => Stage::StartTls,
-            State::Ready | State::Over => Stage::Mail,
+            State::Ready | State::Probe | State::Over => Stage::Mail,
             State::Sending => Stage::Content,
             State::Transaction => self.due.front().copied().unwrap_or(Stage::Mail),
         }

@@ -1,0 +1,123 @@
+//! Sessions that are opened before there is an entry for them: while a client still sends its message, as many as were
+//! needed of late, in place of one that a busy destination has closed, and to look whether a destination is back.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::Delivery;
+use super::candidates::{Caller, Candidates};
+use super::connect::Connected;
+use super::pool::{Look, Site};
+use super::steps::Steps;
+use super::transact::Connection;
+use super::worker::Beginning;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::queue::greylists::Triplet;
+
+/// Destinations that are looked up for entries that are about to come, at once.
+const EXPECTED_MAX: usize = 64;
+
+impl Delivery {
+    /// A message for this recipient is about to come: finds the way and opens a session, unless one is at hand.
+    pub(super) fn expect_one(self: Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+        let own = self.own_reverse_path(reverse_path);
+        let caller = Caller::new(&own, recipient);
+        match self.parts.router.remembered(caller.domain()) {
+            Some(Ok(route)) => {
+                let site = self.site(&route);
+                self.expect_at(&site, caller);
+            }
+            Some(Err(_)) => {}
+            None => self.look_up_for(caller),
+        }
+    }
+
+    fn expect_at(self: Arc<Self>, site: &Arc<Site>, caller: Caller) {
+        if site.prepare(|| self.take_connection()) {
+            self.begin(site.clone(), Beginning::Ahead(caller));
+        }
+    }
+
+    fn look_up_for(self: Arc<Self>, caller: Caller) {
+        let is_one_more = |expected| (expected < EXPECTED_MAX).then_some(expected + 1);
+        if self.expected.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_one_more).is_err() {
+            return;
+        }
+        let this = self.clone();
+        self.spawn(async move {
+            let found = this.parts.router.route(caller.domain()).await;
+            this.expected.fetch_sub(1, Ordering::Relaxed);
+            if let Ok(route) = found {
+                let site = this.site(&route);
+                this.expect_at(&site, caller);
+            }
+        });
+    }
+
+    /// Opens as many sessions as were needed of late, when an entry has come.
+    pub(super) fn open_spares(self: &Arc<Self>, site: &Arc<Site>, caller: impl Fn() -> Caller) {
+        let spares = site.prepare_spares(|| self.take_connection());
+        for _ in 0..spares {
+            self.clone().begin(site.clone(), Beginning::Ahead(caller()));
+        }
+    }
+
+    /// Opens a session in place of an idle one that has ended, where the next entry is to be expected.
+    pub(super) fn replace(self: &Arc<Self>, site: &Arc<Site>) {
+        let now = self.parts.clock.instant();
+        if let Some(caller) = site.replace(self.settings.idle_timeout, now, || self.take_connection()) {
+            self.clone().begin(site.clone(), Beginning::Ahead(caller));
+        }
+    }
+
+    /// A session up to the point before MAIL, for nobody yet.
+    pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller) -> Option<Box<Connection>> {
+        let route = site.route();
+        let mut candidates = Candidates::new(&route, caller, self, self.parts.clock.instant());
+        let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
+        candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
+        let mut steps = Steps::new(self.parts.clock.instant());
+        let connecting = self.connect(&mut candidates, || Ok(()), &mut steps);
+        let connected = tokio::select! {
+            connected = connecting => connected,
+            () = self.draining.cancelled() => return None,
+        };
+        match connected {
+            Connected::Session(connection) => {
+                self.answered(site);
+                Some(connection)
+            }
+            Connected::Nobody | Connected::Gone(_) => {
+                self.nobody_answered(site, candidates.last_failure, caller, None);
+                None
+            }
+        }
+    }
+
+    /// The destination answers; whoever waited for that is tried now.
+    pub(super) fn answered(&self, site: &Site) {
+        let waited = site.answered();
+        if !waited.is_empty() {
+            tracing::info!(destination = %site.destination, entries = waited.len(), "answers again");
+            self.parts.queue.retry_unreachable(&waited, self.parts.clock.now());
+        }
+    }
+
+    /// Looks now and then whether a destination is back, while somebody waits for it.
+    pub(super) fn look_after(self: &Arc<Self>, site: &Arc<Site>) {
+        let (this, site) = (self.clone(), site.clone());
+        self.spawn(async move {
+            while let Some(pause) = site.pause() {
+                tokio::select! {
+                    () = tokio::time::sleep(pause) => {}
+                    () = this.draining.cancelled() => return,
+                }
+                match site.look(|entry| this.parts.queue.is_live(entry.message), || this.take_connection()) {
+                    Look::Open(caller) => this.clone().run(site.clone(), Beginning::Ahead(caller)).await,
+                    Look::Later => {}
+                    Look::NoMore => return,
+                }
+            }
+        });
+    }
+}

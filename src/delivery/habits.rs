@@ -1,0 +1,232 @@
+//! What a destination was seen to bear, and how it is used: how many sessions at once, how long they may rest, how many
+//! messages each may carry.
+
+use std::time::{Duration, Instant};
+
+/// Sessions at once with a destination of which nothing is known.
+const WINDOW_FIRST: f64 = 4.0;
+/// How long the most that was needed at once counts; then it is halved.
+const PEAK_SPAN: Duration = Duration::from_secs(600);
+/// How long a session rests for the next entry where nothing is known of how often they come.
+const REST_FIRST: Duration = Duration::from_secs(30);
+/// The least that it rests: who asks for a code often asks for another.
+const REST_LEAST: Duration = Duration::from_secs(10);
+/// Part of the time after which a host was seen to close idle sessions, in percent, that they are kept.
+const REST_PART: u32 = 80;
+/// A host that closes idle sessions sooner than this does not want them.
+pub(super) const REST_WANTED: Duration = Duration::from_secs(5);
+
+/// One destination's.
+#[derive(Debug)]
+pub(super) struct Habits {
+    most: usize,
+    /// Sessions at once, found by going up slowly and down fast (additive increase, multiplicative decrease).
+    window: f64,
+    shrunk_at: Option<Instant>,
+    /// The most entries at once, and when that was.
+    peak: (usize, Option<Instant>),
+    /// The mean time between entries, recent ones counting more, and when the last one came.
+    gap: Option<Duration>,
+    last_entry: Option<Instant>,
+    /// How long the host bears an idle session.
+    rest_max: Option<Duration>,
+    /// How many transactions the host takes in one session.
+    transactions_max: Option<u32>,
+}
+
+impl Habits {
+    /// Nothing is known; `most`: sessions at once at most.
+    pub(super) fn new(most: usize) -> Self {
+        let most = most.max(1);
+        Self {
+            most,
+            window: WINDOW_FIRST.min(as_f64(most)),
+            shrunk_at: None,
+            peak: (0, None),
+            gap: None,
+            last_entry: None,
+            rest_max: None,
+            transactions_max: None,
+        }
+    }
+
+    /// Sessions at once at most, 1 or more.
+    pub(super) fn sessions_max(&self) -> usize {
+        // The window is between 1 and `most`.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
+        let window = self.window as usize;
+        window.clamp(1, self.most)
+    }
+
+    /// Sessions at once that entries of lower lanes may use; the rest is kept for codes.
+    pub(super) fn lower_max(&self) -> usize {
+        let all = self.sessions_max();
+        let kept_for_codes = if all > 1 { (all / 4).max(1) } else { 0 };
+        all - kept_for_codes
+    }
+
+    /// A message was taken. If all sessions were needed, there may be more; says whether there may be one more now.
+    pub(super) fn went_well(&mut self, is_full: bool) -> bool {
+        let before = self.sessions_max();
+        if is_full {
+            self.window = (self.window + 1.0 / self.window).min(as_f64(self.most));
+        }
+        self.sessions_max() > before
+    }
+
+    /// The host said that it was too much, or fell silent, at an attempt that began at `began`. What began before the
+    /// last reduction says nothing new.
+    pub(super) fn was_too_much(&mut self, began: Instant, now: Instant) {
+        if self.shrunk_at.is_none_or(|at| began >= at) {
+            self.window = (self.window / 2.0).max(1.0);
+            self.shrunk_at = Some(now);
+        }
+    }
+
+    /// An entry came, with which `at_once` are being sent or wait.
+    pub(super) fn came(&mut self, at_once: usize, now: Instant) {
+        if let Some(last) = self.last_entry {
+            let gap = now.saturating_duration_since(last);
+            self.gap = Some(self.gap.map_or(gap, |mean| (mean * 7 + gap) / 8));
+        }
+        self.last_entry = Some(now);
+        self.fade(now);
+        if at_once >= self.peak.0 {
+            self.peak = (at_once, Some(now));
+        }
+    }
+
+    fn fade(&mut self, now: Instant) {
+        while let (peak @ 1.., Some(at)) = self.peak
+            && now.saturating_duration_since(at) >= PEAK_SPAN
+        {
+            self.peak = (peak / 2, Some(at + PEAK_SPAN));
+        }
+    }
+
+    /// Sessions that should be open when an entry has come: as many as were needed of late, and one more where several
+    /// come at once.
+    pub(super) fn sessions_wanted(&self) -> usize {
+        let peak = self.peak.0;
+        (peak + usize::from(peak > 1)).min(self.sessions_max())
+    }
+
+    /// How long a session is kept for the next entry; `most`: at most.
+    pub(super) fn rest(&self, most: Duration) -> Duration {
+        let borne = self.rest_max.map_or(most, |rest| rest * REST_PART / 100);
+        self.rest_wanted(most).min(borne)
+    }
+
+    fn rest_wanted(&self, most: Duration) -> Duration {
+        let wanted = match self.gap {
+            None => REST_FIRST,
+            // Where the next is not to be expected in time, waiting for it is of no use.
+            Some(gap) if gap > most => REST_LEAST,
+            Some(gap) => (gap * 3).max(REST_LEAST),
+        };
+        wanted.min(most)
+    }
+
+    /// Whether another entry is to be expected while a session would be kept for it.
+    pub(super) fn expects_another(&self, most: Duration, now: Instant) -> bool {
+        let wanted = self.rest_wanted(most);
+        self.last_entry.is_some_and(|last| now.saturating_duration_since(last) < wanted)
+    }
+
+    /// Whether the host keeps idle sessions at all.
+    pub(super) fn bears_rest(&self) -> bool {
+        self.rest_max.is_none_or(|rest| rest >= REST_WANTED)
+    }
+
+    /// The host ended a session that had been idle for so long.
+    pub(super) fn ended_at_rest(&mut self, after: Duration) {
+        self.rest_max = Some(self.rest_max.map_or(after, |known| known.min(after)));
+    }
+
+    /// A session that had been idle for so long still worked.
+    pub(super) fn woke_after(&mut self, rest: Duration) {
+        if self.rest_max.is_some_and(|known| rest > known) {
+            self.rest_max = Some(rest);
+        }
+    }
+
+    /// The host ended a session in which it had taken so many transactions.
+    pub(super) fn ended_after(&mut self, transactions: u32) {
+        self.transactions_max = Some(transactions.max(1));
+    }
+
+    /// Whether a session with so many transactions can carry another.
+    pub(super) fn bears_another(&self, transactions: u32) -> bool {
+        self.transactions_max.is_none_or(|most| transactions < most)
+    }
+}
+
+fn as_f64(number: usize) -> f64 {
+    u32::try_from(number).map_or(f64::MAX, f64::from)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn start() -> Instant {
+        SystemClock::default().instant()
+    }
+
+    #[test]
+    fn sessions_go_up_one_by_one_and_down_by_half() {
+        let (mut habits, start) = (Habits::new(20), start());
+        assert_eq!((habits.sessions_max(), habits.lower_max()), (4, 3));
+        assert!(!habits.went_well(false), "nobody waited");
+        assert_eq!((0..5).filter(|_| habits.went_well(true)).count(), 1);
+        assert_eq!(habits.sessions_max(), 5);
+        assert!((0..1000).any(|_| habits.went_well(true)));
+        while habits.went_well(true) || habits.sessions_max() < 20 {}
+        assert_eq!((habits.sessions_max(), habits.lower_max()), (20, 15));
+        habits.was_too_much(start, start + SECOND);
+        habits.was_too_much(start, start + SECOND);
+        assert_eq!(habits.sessions_max(), 10, "attempts that ran together count once");
+        (2..20).for_each(|n| habits.was_too_much(start + SECOND * n, start + SECOND * n));
+        assert_eq!((habits.sessions_max(), habits.lower_max()), (1, 1), "never none");
+        assert_eq!(Habits::new(1).lower_max(), 1);
+    }
+
+    #[test]
+    fn as_many_sessions_are_kept_ready_as_were_needed() {
+        let (mut habits, start) = (Habits::new(20), start());
+        habits.came(1, start);
+        assert_eq!(habits.sessions_wanted(), 1, "one at a time needs no spare");
+        habits.came(2, start + SECOND);
+        assert_eq!(habits.sessions_wanted(), 3);
+        habits.came(1, start + PEAK_SPAN * 2);
+        assert_eq!(habits.sessions_wanted(), 1, "long ago");
+    }
+
+    #[test]
+    fn sessions_rest_while_the_next_entry_can_be_expected() {
+        let (mut habits, start, most) = (Habits::new(20), start(), SECOND * 60);
+        habits.came(1, start);
+        assert_eq!(habits.rest(most), REST_FIRST);
+        habits.came(1, start + SECOND * 15);
+        assert_eq!(habits.rest(most), SECOND * 45);
+        habits.ended_at_rest(SECOND * 10);
+        assert_eq!(habits.rest(most), SECOND * 8);
+        habits.woke_after(SECOND * 20);
+        assert_eq!(habits.rest(most), SECOND * 16);
+        habits.came(1, start + SECOND * 3600);
+        assert_eq!(habits.rest(most), REST_LEAST);
+        habits.ended_at_rest(SECOND);
+        assert!(!habits.bears_rest());
+    }
+
+    #[test]
+    fn a_host_that_ends_sessions_after_some_messages_is_believed() {
+        let mut habits = Habits::new(20);
+        assert!(habits.bears_another(10_000));
+        habits.ended_after(50);
+        assert!(habits.bears_another(49) && !habits.bears_another(50));
+    }
+}
