@@ -8,6 +8,8 @@
 #![allow(unreachable_pub, reason = "modules of one test program")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a law names the events it is about")]
 
+#[path = "../support/in_memory.rs"]
+mod in_memory;
 mod laws;
 mod network;
 mod random;
@@ -15,18 +17,11 @@ mod random;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use otp_relay::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::mx::Router;
-use otp_relay::dkim::Keys;
-use otp_relay::dkim::pool::SigningPool;
-use otp_relay::event::{Event, Sink};
-use otp_relay::intake::door::{self, Door};
-use otp_relay::intake::idempotency::DailySecrets;
+use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::event::Event;
 use otp_relay::intake::user::{Senders, User};
 use otp_relay::intake::wishes::Wishes;
 use otp_relay::lane::LANES;
@@ -35,10 +30,9 @@ use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
-use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
 use otp_relay::smtp::server_session::{Protocol, Submission};
-use otp_relay::tls;
 
+use in_memory::{Life, NEXT_ID};
 use laws::Laws;
 use network::SimulatedNetwork;
 use random::Random;
@@ -48,82 +42,11 @@ const SEEDS_DEFAULT: u64 = 300;
 const SESSIONS_MAX: usize = 3;
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
-/// Numbers for message ids; the same ones in every run of a seed.
-static NEXT_ID: AtomicU64 = AtomicU64::new(0);
-
-/// One relay from its start to its crash.
-struct Life {
-    queue: Arc<Queue>,
-    door: Arc<Door>,
-    delivery: Arc<Delivery>,
-    timers: tokio::task::JoinHandle<()>,
-}
-
-/// The same secret every day.
-struct Secrets;
-
-impl DailySecrets for Secrets {
-    fn of(&self, _: u64) -> Option<[u8; 32]> {
-        Some([7; 32])
-    }
-}
-
-impl Life {
-    fn begin(store: &MemoryStore, network: &SimulatedNetwork, clock: &Arc<ManualClock>, laws: &Arc<Laws>) -> Self {
-        let clock: Arc<dyn Clock> = clock.clone();
-        let sink: Arc<dyn Sink> = laws.clone();
-        let settings =
-            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
-        let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
-        let router = Arc::new(Router::new(Arc::new(network.clone()), clock.clone(), true));
-        let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
-        let signing = Arc::new(SigningPool::inline());
-        let parts = delivery::Parts {
-            queue: queue.clone(),
-            router: router.clone(),
-            network: Arc::new(network.clone()),
-            tls: tls::opportunistic_connector().unwrap(),
-            keys: keys.clone(),
-            signing: signing.clone(),
-            clock: clock.clone(),
-        };
-        let settings = delivery::Settings {
-            hostname: "relay.test".into(),
-            port: 25,
-            connect_timeout: Duration::from_secs(5),
-            connections_per_destination_max: SESSIONS_MAX,
-            connections_max: 1000,
-            idle_timeout: Duration::from_secs(30),
-            source_addresses: Vec::new(),
-            starttls: true,
-            reverse_path: None,
-        };
-        let delivery = Delivery::new(parts, settings);
-        let workers: Arc<dyn Workers> = delivery.clone();
-        queue.set_workers(Arc::downgrade(&workers));
-        let settings = door::Settings {
-            hostname: "relay.test".into(),
-            verify_domain: true,
-            received_client: false,
-            only_to: Vec::new(),
-            recipient_budget: None,
-        };
-        let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
-        let secrets = Arc::new(Secrets);
-        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock };
-        let door = Door::new(parts, settings);
-        let timers = tokio::spawn(queue.clone().run_timers());
-        Self { queue, door, delivery, timers }
-    }
-
-    /// Everything in memory is gone at once; what attempts were doing stays undone.
-    async fn crash(self, network: &SimulatedNetwork, laws: &Laws) {
-        network.cut_all();
-        laws.crashed();
-        self.timers.abort();
-        self.queue.freeze();
-        self.delivery.drain(Duration::ZERO).await;
-    }
+/// Everything in memory is gone at once; what attempts were doing stays undone.
+async fn crash(life: Life, network: &SimulatedNetwork, laws: &Laws) {
+    network.cut_all();
+    laws.crashed();
+    life.end().await;
 }
 
 /// The whole of one seed.
@@ -133,14 +56,15 @@ async fn play(seed: u64) {
     let laws = Arc::new(Laws::new(clock.clone(), SESSIONS_MAX));
     let network = SimulatedNetwork::new(random.fork(), clock.clone(), laws.clone());
     let store = MemoryStore::default();
-    let mut life = Life::begin(&store, &network, &clock, &laws);
+    let begin = || Life::begin(&store, &network, &clock, laws.clone(), SESSIONS_MAX);
+    let mut life = begin();
     let mut horizon = clock.now();
     for _ in 0..random.below(40) + 5 {
         laws.check();
         match random.below(13) {
             0 => {
-                life.crash(&network, &laws).await;
-                life = Life::begin(&store, &network, &clock, &laws);
+                crash(life, &network, &laws).await;
+                life = begin();
             }
             1 => store.set_failing(true),
             2 => steer(&life, &mut random, &laws).await,
@@ -163,7 +87,7 @@ async fn play(seed: u64) {
     let depth = life.queue.depth();
     assert_eq!(depth.messages, 0, "{depth:?} is left");
     assert!(store.is_empty(), "{} messages are left on disk", store.len());
-    life.crash(&network, &laws).await;
+    crash(life, &network, &laws).await;
 }
 
 /// An app takes a message back, or an operator hurries one.

@@ -1,0 +1,105 @@
+//! A relay without sockets and files: the production queue, door and delivery over a made-up network, on simulated time.
+
+#![allow(dead_code, reason = "each test program uses a part")]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::delivery::{self, Delivery};
+use otp_relay::destination::mx::Router;
+use otp_relay::destination::resolver::Dns;
+use otp_relay::dkim::Keys;
+use otp_relay::dkim::pool::SigningPool;
+use otp_relay::event::Sink;
+use otp_relay::intake::door::{self, Door};
+use otp_relay::intake::idempotency::DailySecrets;
+use otp_relay::mail::id::IdSource;
+use otp_relay::net::Network;
+use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
+use otp_relay::tls;
+
+/// Numbers for message ids; set back, a run has the same ones again.
+pub static NEXT_ID: AtomicU64 = AtomicU64::new(0);
+
+/// One relay from its start to its crash.
+pub struct Life {
+    pub queue: Arc<Queue>,
+    pub door: Arc<Door>,
+    pub delivery: Arc<Delivery>,
+    timers: tokio::task::JoinHandle<()>,
+}
+
+/// The same secret every day.
+struct Secrets;
+
+impl DailySecrets for Secrets {
+    fn of(&self, _: u64) -> Option<[u8; 32]> {
+        Some([7; 32])
+    }
+}
+
+impl Life {
+    /// A relay with what `store` holds.
+    pub fn begin(
+        store: &MemoryStore,
+        network: &(impl Network + Dns + Clone + 'static),
+        clock: &Arc<ManualClock>,
+        sink: Arc<dyn Sink>,
+        sessions_max: usize,
+    ) -> Self {
+        let clock: Arc<dyn Clock> = clock.clone();
+        let settings =
+            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
+        let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
+        let router = Arc::new(Router::new(Arc::new(network.clone()), clock.clone(), true));
+        let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
+        let signing = Arc::new(SigningPool::inline());
+        let parts = delivery::Parts {
+            queue: queue.clone(),
+            router: router.clone(),
+            network: Arc::new(network.clone()),
+            tls: tls::opportunistic_connector().unwrap(),
+            keys: keys.clone(),
+            signing: signing.clone(),
+            clock: clock.clone(),
+        };
+        let settings = delivery::Settings {
+            hostname: "relay.test".into(),
+            port: 25,
+            connect_timeout: Duration::from_secs(5),
+            connections_per_destination_max: sessions_max,
+            connections_max: 1000,
+            idle_timeout: Duration::from_secs(60),
+            source_addresses: Vec::new(),
+            starttls: true,
+            reverse_path: None,
+        };
+        let delivery = Delivery::new(parts, settings);
+        let workers: Arc<dyn Workers> = delivery.clone();
+        queue.set_workers(Arc::downgrade(&workers));
+        let settings = door::Settings {
+            hostname: "relay.test".into(),
+            verify_domain: true,
+            received_client: false,
+            only_to: Vec::new(),
+            recipient_budget: None,
+        };
+        let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
+        let secrets = Arc::new(Secrets);
+        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock };
+        let door = Door::new(parts, settings);
+        let timers = tokio::spawn(queue.clone().run_timers());
+        Self { queue, door, delivery, timers }
+    }
+
+    /// Everything in memory is gone at once; what attempts were doing stays undone.
+    pub async fn end(self) {
+        self.timers.abort();
+        self.queue.freeze();
+        self.delivery.drain(Duration::ZERO).await;
+    }
+}
