@@ -11,6 +11,8 @@ const PEAK_SPAN: Duration = Duration::from_secs(600);
 const REST_FIRST: Duration = Duration::from_secs(30);
 /// The least that it rests: who asks for a code often asks for another.
 const REST_LEAST: Duration = Duration::from_secs(10);
+/// Sessions that end within this time of each other end for the same reason.
+const TOGETHER: Duration = Duration::from_secs(1);
 /// Part of the time after which a host was seen to close idle sessions, in percent, that they are kept.
 const REST_PART: u32 = 80;
 /// A host that closes idle sessions sooner than this does not want them.
@@ -28,8 +30,10 @@ pub(super) struct Habits {
     /// The mean time between entries, recent ones counting more, and when the last one came.
     gap: Option<Duration>,
     last_entry: Option<Instant>,
-    /// How long the host bears an idle session.
-    rest_max: Option<Duration>,
+    /// How long the host bears an idle session, and when that was learned.
+    rest_max: Option<(Duration, Instant)>,
+    /// How long the session had rested that the host ended last, and when.
+    ended: Option<(Duration, Instant)>,
     /// How many transactions the host takes in one session.
     transactions_max: Option<u32>,
 }
@@ -46,6 +50,7 @@ impl Habits {
             gap: None,
             last_entry: None,
             rest_max: None,
+            ended: None,
             transactions_max: None,
         }
     }
@@ -112,9 +117,14 @@ impl Habits {
     }
 
     /// How long a session is kept for the next entry; `most`: at most.
-    pub(super) fn rest(&self, most: Duration) -> Duration {
-        let borne = self.rest_max.map_or(most, |rest| rest * REST_PART / 100);
+    pub(super) fn rest(&self, most: Duration, now: Instant) -> Duration {
+        let borne = self.rest_borne(now).map_or(most, |rest| rest * REST_PART / 100);
         self.rest_wanted(most).min(borne)
+    }
+
+    fn rest_borne(&self, now: Instant) -> Option<Duration> {
+        let (rest, since) = self.rest_max?;
+        (now.saturating_duration_since(since) < PEAK_SPAN).then_some(rest)
     }
 
     fn rest_wanted(&self, most: Duration) -> Duration {
@@ -134,19 +144,24 @@ impl Habits {
     }
 
     /// Whether the host keeps idle sessions at all.
-    pub(super) fn bears_rest(&self) -> bool {
-        self.rest_max.is_none_or(|rest| rest >= REST_WANTED)
+    pub(super) fn bears_rest(&self, now: Instant) -> bool {
+        self.rest_borne(now).is_none_or(|rest| rest >= REST_WANTED)
     }
 
-    /// The host ended a session that had been idle for so long.
-    pub(super) fn ended_at_rest(&mut self, after: Duration) {
-        self.rest_max = Some(self.rest_max.map_or(after, |known| known.min(after)));
+    /// The host ended a session that had been idle for so long. Once can have many reasons, and sessions that end
+    /// together have one in common; the second time after about as long it is a habit.
+    pub(super) fn ended_at_rest(&mut self, after: Duration, now: Instant) {
+        let Some((last, at)) = self.ended.replace((after, now)) else { return };
+        let is_another = now.saturating_duration_since(at) > TOGETHER;
+        if is_another && after.abs_diff(last) <= after.max(last) / 4 {
+            self.rest_max = Some((after.min(last), now));
+        }
     }
 
     /// A session that had been idle for so long still worked.
     pub(super) fn woke_after(&mut self, rest: Duration) {
-        if self.rest_max.is_some_and(|known| rest > known) {
-            self.rest_max = Some(rest);
+        if let Some((known, since)) = self.rest_max {
+            self.rest_max = Some((known.max(rest), since));
         }
     }
 
@@ -209,17 +224,29 @@ mod tests {
     fn sessions_rest_while_the_next_entry_can_be_expected() {
         let (mut habits, start, most) = (Habits::new(20), start(), SECOND * 60);
         habits.came(1, start);
-        assert_eq!(habits.rest(most), REST_FIRST);
+        assert_eq!(habits.rest(most, start), REST_FIRST);
         habits.came(1, start + SECOND * 15);
-        assert_eq!(habits.rest(most), SECOND * 45);
-        habits.ended_at_rest(SECOND * 10);
-        assert_eq!(habits.rest(most), SECOND * 8);
-        habits.woke_after(SECOND * 20);
-        assert_eq!(habits.rest(most), SECOND * 16);
+        assert_eq!(habits.rest(most, start), SECOND * 45);
         habits.came(1, start + SECOND * 3600);
-        assert_eq!(habits.rest(most), REST_LEAST);
-        habits.ended_at_rest(SECOND);
-        assert!(!habits.bears_rest());
+        assert_eq!(habits.rest(most, start), REST_LEAST);
+    }
+
+    #[test]
+    fn a_host_that_ends_idle_sessions_is_believed_the_second_time() {
+        let (mut habits, start, most) = (Habits::new(20), start(), SECOND * 60);
+        habits.ended_at_rest(SECOND * 2, start);
+        habits.ended_at_rest(SECOND * 2, start);
+        habits.ended_at_rest(SECOND * 10, start + SECOND * 20);
+        assert_eq!(habits.rest(most, start), REST_FIRST);
+        let now = start + SECOND * 40;
+        habits.ended_at_rest(SECOND * 11, now);
+        assert_eq!(habits.rest(most, now), SECOND * 8);
+        habits.woke_after(SECOND * 20);
+        assert_eq!(habits.rest(most, now), SECOND * 16);
+        assert_eq!(habits.rest(most, now + PEAK_SPAN), REST_FIRST, "long ago");
+        habits.ended_at_rest(SECOND, now + SECOND * 20);
+        habits.ended_at_rest(SECOND, now + SECOND * 30);
+        assert!(!habits.bears_rest(now + SECOND * 30));
     }
 
     #[test]

@@ -207,7 +207,7 @@ impl Site {
         take_connection: impl FnOnce() -> bool,
     ) -> Option<Caller> {
         let mut state = self.state.lock();
-        let is_wanted = state.sessions == 0 && state.habits.bears_rest() && state.habits.expects_another(most, now);
+        let is_wanted = state.sessions == 0 && state.habits.bears_rest(now) && state.habits.expects_another(most, now);
         let caller = state.last_caller.clone().filter(|_| is_wanted)?;
         state.prepare(take_connection).then_some(caller)
     }
@@ -317,13 +317,13 @@ impl Site {
     }
 
     /// How long a session rests for the next entry; `most`: at most.
-    pub(super) fn rest(&self, most: Duration) -> Duration {
-        self.state.lock().habits.rest(most)
+    pub(super) fn rest(&self, most: Duration, now: Instant) -> Duration {
+        self.state.lock().habits.rest(most, now)
     }
 
     /// The host ended a session that had been idle for so long.
-    pub(super) fn ended_at_rest(&self, after: Duration) {
-        self.state.lock().habits.ended_at_rest(after);
+    pub(super) fn ended_at_rest(&self, after: Duration, now: Instant) {
+        self.state.lock().habits.ended_at_rest(after, now);
     }
 
     /// A session that had been idle for so long still worked.

@@ -89,10 +89,12 @@ impl Delivery {
                 Next::Idle(promise) => promise,
             };
             resting.rests();
-            let rested = self.parts.clock.instant().saturating_duration_since(since);
-            let rest = place.site.rest(self.settings.idle_timeout).saturating_sub(rested);
+            let now = self.parts.clock.instant();
+            let rest =
+                place.site.rest(self.settings.idle_timeout, now).saturating_sub(now.saturating_duration_since(since));
             let outcome = self.wait_idle(resting, promise, rest).await;
-            let rested = self.parts.clock.instant().saturating_duration_since(since);
+            let now = self.parts.clock.instant();
+            let rested = now.saturating_duration_since(since);
             match outcome {
                 Rested::Probed(still_there) => resting = still_there,
                 Rested::Entry(taken, left) => {
@@ -101,7 +103,7 @@ impl Delivery {
                     return Some(place.handed(taken));
                 }
                 Rested::Ended => {
-                    place.site.ended_at_rest(rested);
+                    place.site.ended_at_rest(rested, now);
                     return self.next_or_replace(place);
                 }
                 Rested::Enough(idle) => {
