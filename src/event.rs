@@ -119,6 +119,8 @@ pub struct Event {
     pub attempt: u32,
     /// When the next attempt is due.
     pub next_attempt_at: Option<Timestamp>,
+    /// What that time follows from, for people.
+    pub plan: Option<&'static str>,
     /// When the message's life ends.
     pub expires_at: Timestamp,
     /// How long it has been under way.

@@ -49,6 +49,7 @@ pub(super) struct Event {
     #[serde(default)]
     attempt: u32,
     next_attempt_at: Option<String>,
+    plan: Option<String>,
     #[serde(default)]
     may_have_arrived: bool,
     note: Option<String>,
@@ -146,6 +147,9 @@ impl Event {
         if let Some(at) = &self.next_attempt_at {
             let _ = write!(line, "; next attempt at {}", clock_time(at));
         }
+        if let Some(plan) = &self.plan {
+            let _ = write!(line, " ({plan})");
+        }
         if self.may_have_arrived {
             line.push_str("; may have arrived all the same");
         }
@@ -195,7 +199,7 @@ mod tests {
                     "destination": "mx.example.com"},
                 {"event": "greylisted", "time": "2026-11-21T10:00:00.020Z", "ms": 16, "entry": "x-1", "attempt": 1,
                     "destination": "mx.example.com", "cause": "greylisted", "reply": "451 4.7.1 Greylisted",
-                    "next_attempt_at": "2026-11-21T10:00:05.020Z",
+                    "next_attempt_at": "2026-11-21T10:00:05.020Z", "plan": "the reply asks for this wait",
                     "steps": [{"stage": "RCPT", "host": "mx.example.com", "ms": 15, "result": "451 4.7.1 Greylisted"}]},
             ]
         });
@@ -208,8 +212,8 @@ mod tests {
             "  10:00:00.004        0 ms  accepted",
             "  10:00:00.005        1 ms  attempt 1 begins at mx.example.com",
             "                  +    15 ms    RCPT     451 4.7.1 Greylisted  [mx.example.com]",
-            "  10:00:00.020       16 ms  greylisted: mx.example.com makes strangers wait; next attempt at 10:00:05.020  \
-             \"451 4.7.1 Greylisted\"",
+            "  10:00:00.020       16 ms  greylisted: mx.example.com makes strangers wait; next attempt at 10:00:05.020 \
+             (the reply asks for this wait)  \"451 4.7.1 Greylisted\"",
         ];
         assert_eq!(message.lines(), expected);
         assert!(message.is_delivered());

@@ -82,7 +82,7 @@ pub(super) fn unless_held_back(claim: Claim, triplet: &Triplet, now: Timestamp) 
     let report = Report {
         destination: wait.by.map(|by| by.host),
         cause: Some(Cause::Greylisted.name()),
-        note: Some("an earlier message waits here already; asking now would begin the wait anew".into()),
+        plan: Some("an earlier message waits here already; asking now would begin the wait anew"),
         ..Report::default()
     };
     claim.settle(&Settlement::Deferred { next_attempt_at }, report, now);
@@ -127,6 +127,7 @@ fn put_off(claim: Claim, verdict: Verdict, mut report: Report, lesson: Option<Le
     let (verdict, waits_since, facts) = learn(&claim, verdict, lesson, now);
     let history = history(&claim, waits_since.or(claim.progress().first_deferred_at).unwrap_or(now));
     let (next, reason) = decide(verdict, &history, &facts, now);
+    report.plan = Some(reason.text());
     report.at_risk = reason.is_tight() || is_down(verdict.cause) && history.attempts > 1;
     let settlement = match next {
         Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },

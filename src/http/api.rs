@@ -370,6 +370,7 @@ pub(super) async fn verified(
             reply: None,
             attempt: 0,
             next_attempt_at: None,
+            plan: None,
             expires_at,
             since_accepted: now.since(accepted_at),
             may_have_arrived: false,

@@ -133,6 +133,8 @@ pub(super) struct TraceEventJson {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<Arc<str>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     may_have_arrived: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -356,6 +358,7 @@ impl TraceEventJson {
             reply: event.reply.clone(),
             attempt: event.attempt,
             next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
+            plan: event.plan.clone(),
             may_have_arrived: event.may_have_arrived,
             note: event.note.clone(),
             steps: event.steps.clone(),

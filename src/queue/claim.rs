@@ -72,6 +72,8 @@ pub struct Report {
     pub notifies: bool,
     /// Whether the plan cannot promise any more that it arrives in time.
     pub at_risk: bool,
+    /// What the time of the next attempt follows from.
+    pub plan: Option<&'static str>,
     /// More for people.
     pub note: Option<Arc<str>>,
     /// What was done, step by step.
@@ -259,6 +261,7 @@ impl Claim {
             destination: report.destination,
             cause: report.cause,
             next_attempt_at: (at < self.message.expires_at).then_some(at),
+            plan: report.plan,
             may_have_arrived: report.may_have_arrived,
             note: report.note,
             steps: report.steps,

@@ -344,6 +344,7 @@ impl Queue {
             reply: None,
             attempt: 0,
             next_attempt_at: None,
+            plan: None,
             expires_at: message.expires_at,
             since_accepted: now.since(message.accepted_at),
             may_have_arrived: false,

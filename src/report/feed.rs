@@ -120,6 +120,7 @@ mod tests {
             reply: None,
             attempt: number,
             next_attempt_at: None,
+            plan: None,
             expires_at: time,
             since_accepted: Duration::ZERO,
             may_have_arrived: false,

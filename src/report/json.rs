@@ -28,6 +28,8 @@ pub struct EventJson<'a> {
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<&'static str>,
     expires_at: String,
     ms: u128,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
@@ -53,6 +55,7 @@ impl<'a> EventJson<'a> {
             reply: event.reply.as_deref(),
             attempt: event.attempt,
             next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
+            plan: event.plan,
             expires_at: event.expires_at.rfc3339(),
             ms: event.since_accepted.as_millis(),
             may_have_arrived: event.may_have_arrived,

@@ -210,6 +210,9 @@ fn details(event: &Event, line: &mut String) -> fmt::Result {
     if let Some(at) = event.next_attempt_at {
         write!(line, "  again in {:.1} s", at.since(event.time).as_secs_f64())?;
     }
+    if let Some(plan) = event.plan {
+        write!(line, " ({plan})")?;
+    }
     if event.may_have_arrived {
         line.push_str("  may have arrived");
     }
@@ -327,6 +330,7 @@ mod tests {
             reply: Some("450 4.2.0 Greylisted".into()),
             attempt: 2,
             next_attempt_at: Some(time.plus(Duration::from_secs(5))),
+            plan: Some("the reply asks for this wait"),
             expires_at: time.plus(Duration::from_secs(600)),
             since_accepted: Duration::from_millis(12),
             may_have_arrived: false,
@@ -344,7 +348,7 @@ mod tests {
         assert_eq!(
             log(Format::Text).line(&event()),
             "01M7YRRT9A0000000000000000-1 10:00:00.042 greylisted otp    a***e@example.com            \
-             mx.example.com                12 ms  attempt 2  greylisted  again in 5.0 s  \"450 4.2.0 Greylisted\""
+             mx.example.com                12 ms  attempt 2  greylisted  again in 5.0 s (the reply asks for this wait)  \"450 4.2.0 Greylisted\""
         );
     }
 
@@ -365,6 +369,7 @@ mod tests {
             "reply",
             "attempt",
             "next_attempt_at",
+            "plan",
             "expires_at",
             "ms",
         ] {

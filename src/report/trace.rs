@@ -101,6 +101,9 @@ pub struct TraceEvent {
     /// When the next is due.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub next_attempt_at: Option<Timestamp>,
+    /// What that time follows from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Arc<str>>,
     /// Whether it may arrive all the same.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub may_have_arrived: bool,
@@ -148,6 +151,7 @@ impl Trace {
             reply: event.reply.clone(),
             attempt: event.attempt,
             next_attempt_at: event.next_attempt_at,
+            plan: event.plan.map(Arc::from),
             may_have_arrived: event.may_have_arrived,
             note: event.note.clone(),
             steps: event.steps.clone(),
@@ -166,7 +170,7 @@ impl Trace {
 
 impl TraceEvent {
     fn len(&self) -> usize {
-        let texts = [&self.destination, &self.cause, &self.reply, &self.note];
+        let texts = [&self.destination, &self.cause, &self.reply, &self.plan, &self.note];
         let steps = self.steps.iter().flat_map(|steps| steps.iter());
         160 + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
             + self.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
@@ -376,6 +380,7 @@ mod tests {
             reply: Some("250 ok".into()),
             attempt: 1,
             next_attempt_at: None,
+            plan: None,
             expires_at: time.plus(Duration::from_secs(600)),
             since_accepted: Duration::from_millis(12),
             may_have_arrived: false,
