@@ -296,6 +296,37 @@ async fn who_bounced_is_not_sent_to_for_a_while() {
     scene.relay.shut_down().await;
 }
 
+/// `BY=;N`: the entry goes on when its time is over, and the sender is told, once, also over a restart.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_asked_for_a_time_is_told_once_when_it_is_over() {
+    let mut scene = Scene::new().await;
+    scene.mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted, try again in 60 seconds"), 9);
+    scene.app.say("MAIL FROM:<otp@app.test> BY=5;N").await;
+    scene.app.say("RCPT TO:<alice@example.test>").await;
+    scene.app.say("DATA").await;
+    let reply = scene.app.say(&format!("{}\r\n.", mail("one"))).await;
+    assert!(reply.starts_with("250 2.0.0"), "{reply}");
+    let accepted = scene.events.next(Kind::Accepted).await;
+    let late = scene.events.next(Kind::AtRisk).await;
+    assert_eq!((late.id, late.since_accepted.as_secs(), late.cause), (accepted.id, 5, Some("greylisted")));
+    let notification = scene.events.next(Kind::Delivered).await;
+    assert_eq!(notification.recipient.unwrap().as_str(), "otp@app.test");
+    let text = String::from_utf8(scene.received("otp@app.test")[0].content.clone()).unwrap();
+    for line in ["Action: delayed\r\n", "Status: 4.4.7\r\n", "Will-Retry-Until: "] {
+        assert!(text.contains(line), "{line} is missing in {text}");
+    }
+    let Scene { _folder: folder, mx, relay, .. } = scene;
+    relay.shut_down().await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    assert!(relay.queue().is_live(accepted.id), "it goes on");
+    // What would tell it again would be over by the time at which another message has come and gone.
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    assert!(app.submit(&["bob@example.test"], &mail("two")).await.starts_with("250"));
+    events.next(Kind::Delivered).await;
+    assert_eq!(mx.received().iter().filter(|mail| mail.rcpt.contains("otp@app.test")).count(), 1);
+    relay.shut_down().await;
+}
+
 /// A destination that does not answer: the app is told before the life is over, once.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_entry_at_risk_is_told_once() {

@@ -69,7 +69,7 @@ pub(super) fn notification(
     let original = ending.message;
     let sender = original.envelope.reverse_path.mailbox()?;
     let recipient = original.recipient(ending.index);
-    let action = action(ending.kind, recipient.notify).filter(|action| {
+    let action = action(ending, recipient.notify).filter(|action| {
         // Whoever takes a message and offers DSN takes on the duty to report its arrival.
         !(*action == Action::Relayed && ending.is_passed_on)
     })?;
@@ -97,9 +97,11 @@ pub(super) fn notification(
     Some((Arc::new(message), content))
 }
 
-/// Without NOTIFY, failures only (RFC 3461 section 5.2.5). What a newer message or the app itself ended is no failure.
-fn action(kind: Kind, notify: Option<Notify>) -> Option<Action> {
-    let notify = notify.unwrap_or(Notify { failure: true, ..Notify::default() });
+/// Without NOTIFY, failures only (RFC 3461 section 5.2.5), and delays where `BY=;N` asks for them (RFC 2852 section 4).
+/// What a newer message or the app itself ended is no failure.
+fn action(ending: &Ending<'_>, notify: Option<Notify>) -> Option<Action> {
+    let (kind, delay) = (ending.kind, ending.is_late);
+    let notify = notify.unwrap_or(Notify { failure: true, delay, success: false });
     let is_failure = matches!(kind, Kind::Failed | Kind::Expired);
     let actions = [
         (is_failure && notify.failure, Action::Failed),
@@ -164,6 +166,9 @@ fn explanation(ending: &Ending<'_>, action: Action, hostname: &str) -> String {
     let what = match (action, ending.kind) {
         (Action::Failed, Kind::Expired) => "expired before it could be delivered, and will not be sent any more",
         (Action::Failed, _) => "was not delivered, and will not be tried again",
+        (Action::Delayed, _) if ending.is_late => {
+            "was not delivered within the time that was asked for; delivery is still being tried"
+        }
         (Action::Delayed, _) => "may not arrive in time; delivery is still being tried",
         (Action::Relayed, _) => "was taken by the recipient's mail host",
     };
@@ -216,6 +221,8 @@ fn status(ending: &Ending<'_>, action: Action) -> EnhancedCode {
         .and_then(|reply| reply.split_once(' '))
         .and_then(|(_, text)| EnhancedCode::split_from(text));
     match of_host.map(|(code, _)| code) {
+        // RFC 2852 section 4: the delivery time has passed.
+        _ if ending.is_late => EnhancedCode(4, 4, 7),
         Some(EnhancedCode(given, subject, detail)) if given == class => EnhancedCode(class, subject, detail),
         _ if ending.kind == Kind::Expired => EnhancedCode(5, 4, 7),
         _ if action == Action::Delayed => EnhancedCode(4, 4, 7),
@@ -308,6 +315,10 @@ mod tests {
     }
 
     fn told(kind: Kind, notify: Option<Notify>, reply: Option<&str>) -> Option<String> {
+        told_of(kind, notify, reply, false)
+    }
+
+    fn told_of(kind: Kind, notify: Option<Notify>, reply: Option<&str>, is_late: bool) -> Option<String> {
         let message = original(notify);
         let ending = Ending {
             message: &message,
@@ -319,6 +330,7 @@ mod tests {
             suppress: Default::default(),
             was_sent: false,
             is_passed_on: false,
+            is_late,
             now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
         };
         let id = IdSource::with_random(|| 2).next(ending.now);
@@ -377,6 +389,21 @@ mod tests {
         ] {
             assert_eq!(status(kind, notify, None), None, "{kind:?}");
         }
+    }
+
+    #[test]
+    fn who_asked_for_a_time_is_told_when_it_is_over() {
+        let notify = |failure, delay| Some(Notify { success: false, failure, delay });
+        let late = |notify| told_of(Kind::AtRisk, notify, Some("450 4.2.0 Greylisted"), true);
+        for told in [late(None), late(notify(true, true))] {
+            let text = told.unwrap();
+            for line in
+                ["Action: delayed\r\n", "Status: 4.4.7\r\n", "Will-Retry-Until: ", "the time that was asked for"]
+            {
+                assert!(text.contains(line), "{line} is missing in {text}");
+            }
+        }
+        assert_eq!((late(notify(true, false)), late(notify(false, false))), (None, None));
     }
 
     #[test]

@@ -325,6 +325,7 @@ mod tests {
                 suppress,
                 was_sent: false,
                 is_passed_on: false,
+                is_late: false,
                 now,
             })
         }

@@ -70,6 +70,9 @@ impl Queue {
         let mut is_first = false;
         for entry in entries_of(message) {
             is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
+            if let Some(late_at) = message.late_at() {
+                is_first |= schedule.add_timer(late_at, entry, Timer::Late);
+            }
         }
         let now = self.clock.now();
         let superseded = self.take_slots(&mut schedule, message, now);

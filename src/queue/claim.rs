@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Queue;
-use super::ending::End;
+use super::ending::{End, Known};
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use super::greylists::Greylists;
 use super::schedule::{Entry, Schedule};
@@ -212,8 +212,10 @@ impl Claim {
     fn settle_inner(&mut self, settlement: &Settlement, report: Report, now: Timestamp) {
         let queue = self.queue.clone();
         let mut schedule = queue.schedule.lock();
-        if self.entry(&mut schedule).is_none() {
-            return;
+        match self.entry(&mut schedule) {
+            // That may have been told while the attempt was running.
+            Some(entry) => self.progress.late |= entry.progress.late,
+            None => return,
         }
         let (kind, next_attempt_at) = match *settlement {
             Settlement::Delivered => (Kind::Delivered, None),
@@ -271,7 +273,8 @@ impl Claim {
         if is_news {
             let at_risk = Event { kind: Kind::AtRisk, note: None, steps: None, ..event };
             let was_sent = self.progress.was_sent;
-            let changes = self.queue.consequences(schedule, &self.message, &at_risk, (was_sent, false, Suppress::No));
+            let known = Known { was_sent, ..Known::default() };
+            let changes = self.queue.consequences(schedule, &self.message, &at_risk, known);
             if !changes.is_empty() {
                 self.queue.journal.commit_later(changes);
             }
@@ -306,6 +309,9 @@ impl Claim {
         }
         // The expiry timer may have rung while the attempt was running.
         is_first |= schedule.add_timer(self.message.expires_at, self.id, Timer::Expiry);
+        if let Some(late_at) = self.message.late_at().filter(|_| !self.progress.late) {
+            is_first |= schedule.add_timer(late_at, self.id, Timer::Late);
+        }
         if is_first {
             self.queue.timers_changed.notify_one();
         }

@@ -34,6 +34,8 @@ pub struct Ending<'a> {
     pub was_sent: bool,
     /// Whether the host that took it sees to telling the sender.
     pub is_passed_on: bool,
+    /// Whether the time of `BY=` is over, while the entry lives on.
+    pub is_late: bool,
     /// When.
     pub now: Timestamp,
 }
@@ -51,6 +53,15 @@ pub struct Consequences {
 pub trait Aftermath: Send + Sync {
     /// An entry ends, or is at risk.
     fn ended(&self, ending: &Ending<'_>) -> Consequences;
+}
+
+/// What the queue knows beside the event; as in [`Ending`].
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Known {
+    pub(super) was_sent: bool,
+    pub(super) is_passed_on: bool,
+    pub(super) suppress: Suppress,
+    pub(super) is_late: bool,
 }
 
 /// How an entry ends.
@@ -116,7 +127,8 @@ impl Queue {
             ..self.entry_event(&message, id, &progress, end.kind, now)
         };
         let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        changes.extend(self.consequences(schedule, &message, &event, (was_sent, end.notifies, end.suppress)));
+        let known = Known { was_sent, is_passed_on: end.notifies, suppress: end.suppress, is_late: false };
+        changes.extend(self.consequences(schedule, &message, &event, known));
         self.journal.commit_later(changes);
         Some(event)
     }
@@ -127,9 +139,10 @@ impl Queue {
         schedule: &mut Schedule,
         message: &Arc<Message>,
         event: &Event,
-        (was_sent, is_passed_on, suppress): (bool, bool, Suppress),
+        known: Known,
     ) -> Vec<Change> {
         let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
+        let Known { was_sent, is_passed_on, suppress, is_late } = known;
         let ending = Ending {
             message,
             index: event.entry.unwrap_or_default(),
@@ -140,6 +153,7 @@ impl Queue {
             suppress,
             was_sent,
             is_passed_on,
+            is_late,
             now: event.time,
         };
         let Consequences { mut changes, notification } = aftermath.ended(&ending);

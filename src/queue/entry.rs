@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::lane::Lane;
-use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -56,6 +56,14 @@ impl Message {
     /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.
     pub fn is_supersedable(&self) -> bool {
         self.envelope.reverse_path.mailbox().is_some()
+    }
+
+    /// When the sender wants to be told that it is not delivered yet: the time of `BY=` with mode `N`. One that was over
+    /// at acceptance was told by whoever had the message then.
+    pub fn late_at(&self) -> Option<Timestamp> {
+        let by = self.envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Notify)?;
+        let seconds = u64::try_from(by.seconds).ok().filter(|seconds| *seconds > 0)?;
+        Some(self.accepted_at.plus(Duration::from_secs(seconds))).filter(|at| *at < self.expires_at)
     }
 
     /// The recipient of an entry.
@@ -147,6 +155,9 @@ pub struct Progress {
     /// It was told that the entry may not arrive in time.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub at_risk: bool,
+    /// It was told that the time of `BY=` is over.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub late: bool,
     /// The entry has ended; kept only while others of its message live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,

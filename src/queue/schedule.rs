@@ -64,6 +64,9 @@ impl Schedule {
     /// Drops all that points to an entry.
     pub(super) fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress, supersede: Supersede) {
         self.timers.remove(&(message.expires_at, id, Timer::Expiry));
+        if let Some(late_at) = message.late_at() {
+            self.timers.remove(&(late_at, id, Timer::Late));
+        }
         self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
         if let Some(lease) = progress.lease {
             self.timers.remove(&(lease.ends_at, id, Timer::Lease));
@@ -110,6 +113,9 @@ impl Schedule {
                 entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
                 self.add_timer(entry.progress.next_attempt_at, id, Timer::Due);
                 self.add_timer(message.expires_at, id, Timer::Expiry);
+                if let Some(late_at) = message.late_at().filter(|_| !entry.progress.late) {
+                    self.add_timer(late_at, id, Timer::Late);
+                }
             }
             // Also one whose own life is over may be the newer one, whose crash came before the older one's end was
             // written down.

@@ -4,9 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Queue;
-use super::ending::End;
+use super::ending::{End, Known};
 use super::entry::{Message, State};
 use super::schedule::Schedule;
+use super::store::Change;
 use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
@@ -24,6 +25,8 @@ pub(super) enum Timer {
     Expiry,
     /// The end of a lease.
     Lease,
+    /// The time of `BY=;N`.
+    Late,
 }
 
 /// A cause as it was stored.
@@ -110,7 +113,30 @@ impl Queue {
                 entry.state = Some(State::Queued);
                 Some(Rung::Offer(id, message))
             }
+            // The attempt's end decides whether it is late.
+            (Timer::Late, State::Sending) if entry.is_out => None,
+            (Timer::Late, _) => self.tell_late(schedule, id, now).map(Rung::Tell),
             (Timer::Due, State::Queued | State::Sending) | (Timer::Lease, State::Queued | State::Deferred) => None,
         }
+    }
+
+    /// The time of `BY=;N` is over, and the entry goes on (RFC 2852 section 4): the sender is told, once.
+    fn tell_late(&self, schedule: &mut Schedule, id: EntryId, now: Timestamp) -> Option<Event> {
+        let held = schedule.held.get_mut(&id.message)?;
+        let entry = &mut held.entries[usize::from(id.index)];
+        if std::mem::replace(&mut entry.progress.late, true) {
+            return None;
+        }
+        let (message, progress) = (held.message.clone(), entry.progress.clone());
+        let cause = progress.cause.as_deref().and_then(known_cause);
+        let next_attempt_at = (entry.state == Some(State::Deferred)).then_some(progress.next_attempt_at);
+        let note = Some("not delivered within the time of BY=".into());
+        let event = self.entry_event(&message, id, &progress, Kind::AtRisk, now);
+        let event = Event { cause, next_attempt_at, note, ..event };
+        let known = Known { was_sent: progress.was_sent, is_late: true, ..Known::default() };
+        let mut changes = vec![Change::Update(id, Box::new(progress))];
+        changes.extend(self.consequences(schedule, &message, &event, known));
+        self.journal.commit_later(changes);
+        Some(event)
     }
 }
