@@ -9,36 +9,50 @@ use ulid::Ulid;
 use crate::clock::Timestamp;
 
 /// The id of a message: a ULID, 26 characters, ordered by the time of acceptance.
+///
+/// Kept as bytes, which need no alignment: there are several ids to each entry of a long queue.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
-#[serde(transparent)]
-pub struct MessageId(Ulid);
+#[serde(from = "Ulid", into = "Ulid")]
+pub struct MessageId([u8; 16]);
+
+impl From<Ulid> for MessageId {
+    fn from(ulid: Ulid) -> Self {
+        Self(ulid.0.to_be_bytes())
+    }
+}
+
+impl From<MessageId> for Ulid {
+    fn from(id: MessageId) -> Self {
+        Self(u128::from_be_bytes(id.0))
+    }
+}
 
 impl MessageId {
     /// The 16 bytes by which it sorts.
     pub fn to_bytes(self) -> [u8; 16] {
-        self.0.0.to_be_bytes()
+        self.0
     }
 
     /// When it was made.
     pub fn time(self) -> Timestamp {
-        Timestamp::from_millis(self.0.timestamp_ms())
+        Timestamp::from_millis(Ulid::from(self).timestamp_ms())
     }
 
     /// The reverse of [`MessageId::to_bytes`].
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
-        Self(Ulid(u128::from_be_bytes(bytes)))
+        Self(bytes)
     }
 }
 
 impl fmt::Display for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
+        fmt::Display::fmt(&Ulid::from(*self), f)
     }
 }
 
 impl fmt::Debug for MessageId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(&self.0, f)
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -54,7 +68,7 @@ impl FromStr for MessageId {
         if text.len() != 26 {
             return Err(IdError);
         }
-        text.to_ascii_uppercase().parse().map(Self).map_err(|_| IdError)
+        text.to_ascii_uppercase().parse::<Ulid>().map(Self::from).map_err(|_| IdError)
     }
 }
 
@@ -107,7 +121,7 @@ impl IdSource {
         let fresh = (u128::from(now.as_millis()) << RANDOM_BITS) | ((self.random)() & ((1 << RANDOM_BITS) - 1));
         let mut last = self.last.lock();
         *last = if fresh > *last { fresh } else { *last + 1 };
-        MessageId(Ulid(*last))
+        MessageId(last.to_be_bytes())
     }
 }
 
