@@ -399,6 +399,8 @@ fn message(
     signing_domain: Option<Arc<str>>,
     (accepted_at, expires_at): (Timestamp, Timestamp),
 ) -> Message {
+    let mut envelope = envelope;
+    envelope.recipients.shrink_to_fit();
     Message {
         id,
         accepted_at,

@@ -36,7 +36,7 @@ pub use ending::{Aftermath, Consequences, Ending};
 use entry::{LEASE, Lease, Message, Progress, State};
 use greylists::Greylists;
 use journal::{Journal, JournalError};
-use schedule::{Restored, Schedule};
+use schedule::{Common, Restored, Schedule};
 use store::{Change, Found, Row, Store, StoreError, Table};
 pub use supersede::Supersede;
 use timers::Timer;
@@ -153,8 +153,10 @@ impl Queue {
         let mut schedule = Schedule::default();
         let mut restored = Restored::default();
         let mut side = Vec::new();
+        let mut common = Common::default();
         store.scan(&mut |found| match found {
-            Found::Message(message, progress) => {
+            Found::Message(mut message, mut progress) => {
+                common.share(&mut message, &mut progress);
                 schedule.restore(Arc::from(message), progress, now, settings.supersede, &mut restored);
             }
             Found::Side(table, row) => side.push((table, row)),

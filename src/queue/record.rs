@@ -96,7 +96,8 @@ pub(super) fn decode_message(record: Bytes) -> Option<(Message, Content)> {
     if total != record.len() || body_at > total {
         return None;
     }
-    let message = serde_json::from_slice(&record[HEADER_LEN..head_at]).ok()?;
+    let mut message: Message = serde_json::from_slice(&record[HEADER_LEN..head_at]).ok()?;
+    message.envelope.recipients.shrink_to_fit();
     Some((message, Content { head: record.slice(head_at..body_at), body: record.slice(body_at..) }))
 }
 

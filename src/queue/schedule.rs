@@ -1,6 +1,7 @@
 //! What is in memory of live messages: who is due when, whose life ends when, who holds which place.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::hash::Hash;
 use std::sync::Arc;
 
 use super::Supersede;
@@ -9,6 +10,7 @@ use super::entry::{Message, Progress, SignedContent, State};
 use super::timers::Timer;
 use crate::clock::Timestamp;
 use crate::event::Kind;
+use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 
 /// The live part of one message.
@@ -52,6 +54,32 @@ pub(super) struct Restored {
     pub(super) ended: Vec<(EntryId, End)>,
     /// Messages all of whose entries had ended.
     pub(super) empty: Vec<MessageId>,
+}
+
+/// What many stored messages have in common, so that it is in memory once.
+#[derive(Debug, Default)]
+pub(super) struct Common {
+    texts: HashSet<Arc<str>>,
+    senders: HashSet<Mailbox>,
+}
+
+impl Common {
+    /// Puts what is known in the place of its equals.
+    pub(super) fn share(&mut self, message: &mut Message, stored: &mut [(u16, Progress)]) {
+        let progress = stored.iter_mut().flat_map(|(_, progress)| [&mut progress.cause, &mut progress.last_reply]);
+        for text in progress.chain([&mut message.signing_domain, &mut message.tag]).flatten() {
+            share(&mut self.texts, text);
+        }
+        share(&mut self.texts, &mut message.user);
+        message.envelope.reverse_path.0.iter_mut().for_each(|sender| share(&mut self.senders, sender));
+    }
+}
+
+fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, one: &mut T) {
+    match known.get(one) {
+        Some(equal) => one.clone_from(equal),
+        None => drop(known.insert(one.clone())),
+    }
 }
 
 impl Schedule {
