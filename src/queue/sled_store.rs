@@ -33,7 +33,13 @@ const CHANGE_LEN: usize = 512;
 /// How long to wait for the engine's lock, and between two looks.
 const LOCK_PATIENCE: Duration = Duration::from_millis(500);
 const LOCK_PAUSE: Duration = Duration::from_millis(10);
-const CACHE_LEN: u64 = 16 << 20;
+const CACHE_LEN: u64 = 4 << 20;
+/// How often a page is looked at after something was read from it. The engine lets go of pages beyond its cache only when
+/// it has counted 64 looks at those of one of its 256 shards: with one look at each, a long queue would come to be in
+/// memory as a whole.
+pub(crate) const LOOKS: usize = 15;
+/// The same for each message of a scan, which goes through pages of several.
+const LOOKS_IN_SCAN: usize = 4;
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
 
@@ -133,6 +139,7 @@ impl Store for SledStore {
 
     fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError> {
         let Some(record) = read_message_bytes(self.db()?, id)? else { return Ok(None) };
+        look_again(self.db()?, &message_key(id, KIND_HEAD, 0)?, LOOKS).map_err(engine_error)?;
         Ok(decode_message(record.freeze()).map(|(_, content)| content))
     }
 
@@ -148,6 +155,7 @@ impl Store for SledStore {
             };
             if current.id != Some(id) {
                 std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable, &mut orphans);
+                look_again(db, &key, LOOKS_IN_SCAN).map_err(engine_error)?;
             }
             current.add(key, &value);
         }
@@ -181,6 +189,11 @@ impl Store for SledStore {
         }
         Ok(())
     }
+}
+
+/// Has the engine count more looks at a page from which was read, so that its cache keeps its bound.
+pub(crate) fn look_again(db: &Db, key: &[u8], looks: usize) -> Result<(), sled::Error> {
+    (0..looks).try_for_each(|_| db.get(key).map(drop))
 }
 
 fn free_space(path: &Path) -> u64 {

@@ -13,11 +13,11 @@ use sled::{Batch, Db};
 use super::trace::{Limits, Trace};
 use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
-use crate::queue::sled_store::remove_snapshot_leftovers;
+use crate::queue::sled_store::{LOOKS, look_again, remove_snapshot_leftovers};
 
 /// How long a crash may set the engine back.
 const FLUSH_PAUSE_MS: u64 = 1000;
-const CACHE_LEN: u64 = 16 << 20;
+const CACHE_LEN: u64 = 4 << 20;
 /// Traces removed in one go.
 const FORGET_MAX: usize = 2000;
 
@@ -54,7 +54,9 @@ impl Records {
 
     /// The trace of a message, if it can be read.
     pub(super) fn get(&self, id: MessageId) -> Option<Trace> {
-        let value = self.db.get(trace_key(id)).ok()??;
+        let key = trace_key(id);
+        let value = self.db.get(key).ok()??;
+        look_again(&self.db, &key, LOOKS).ok()?;
         decode(&value)
     }
 
