@@ -140,6 +140,7 @@ impl Event {
             "cancelled" => "cancelled: the app took it back".to_owned(),
             "superseded" => "superseded: a newer message took its place".to_owned(),
             "verified" => "verified: the app saw the code being used".to_owned(),
+            "at_risk" => format!("at risk{}{}", self.cause_in(": "), self.note_in("; ")),
             other => format!("{}{}", spoken(other), self.cause_in(": ")),
         };
         let mut line = format!("{}  {:>7} ms  {what}", clock_time(&self.time), self.ms);

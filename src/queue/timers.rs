@@ -36,7 +36,7 @@ fn known_cause(name: &str) -> Option<&'static str> {
 
 enum Rung {
     Offer(EntryId, Arc<Message>),
-    Tell(Event),
+    Tell(Box<Event>),
 }
 
 impl Queue {
@@ -80,7 +80,7 @@ impl Queue {
         for what in rung {
             match what {
                 Rung::Offer(entry, message) => self.offer(entry, message),
-                Rung::Tell(event) => self.events.emit(event),
+                Rung::Tell(event) => self.events.emit(*event),
             }
         }
         next
@@ -99,7 +99,8 @@ impl Queue {
             (Timer::Expiry, State::Sending) if entry.is_out => None,
             (Timer::Expiry, _) => {
                 let cause = entry.progress.cause.as_deref().and_then(known_cause);
-                self.end(schedule, id, End { cause, ..End::of(Kind::Expired) }, now).map(Rung::Tell)
+                self.end(schedule, id, End { cause, ..End::of(Kind::Expired) }, now)
+                    .map(|event| Rung::Tell(Box::new(event)))
             }
             (Timer::Lease, State::Sending) => {
                 let lease = entry.progress.lease?;
@@ -115,7 +116,7 @@ impl Queue {
             }
             // The attempt's end decides whether it is late.
             (Timer::Late, State::Sending) if entry.is_out => None,
-            (Timer::Late, _) => self.tell_late(schedule, id, now).map(Rung::Tell),
+            (Timer::Late, _) => self.tell_late(schedule, id, now).map(|event| Rung::Tell(Box::new(event))),
             (Timer::Due, State::Queued | State::Sending) | (Timer::Lease, State::Queued | State::Deferred) => None,
         }
     }
