@@ -1,6 +1,7 @@
 //! Made-up destinations that greylist, after the defaults and wordings of real programs, and as operators change them.
 
 use std::collections::HashMap;
+use std::sync::LazyLock;
 use std::time::Duration;
 
 use otp_relay::clock::Timestamp;
@@ -49,114 +50,42 @@ struct Program {
     stage: Stage,
     hint: Hint,
     opens: Opens,
-    /// `{s}` seconds, `{m}` minutes, `{h}` hours, minutes and seconds, `{ms}` minutes and seconds.
     reply: &'static str,
 }
 
-const fn program(weight: u64, delay_s: u64, stage: Stage, hint: Hint, opens: Opens, reply: &'static str) -> Program {
-    Program { weight, delay_s, stage, hint, opens, reply }
-}
+static PROGRAMS: LazyLock<Vec<Program>> = LazyLock::new(|| {
+    let lines = include_str!("programs.txt").lines().filter(|line| !line.starts_with('#'));
+    lines.map(|line| Program::parse(line).unwrap_or_else(|| panic!("no program: {line}"))).collect()
+});
 
-/// How common each is, is a guess; the second world does without it.
-const PROGRAMS: &[Program] = &[
-    program(
-        20,
-        300,
-        Stage::Rcpt,
-        Hint::None,
-        Opens::Client(5),
-        "450 4.2.0 <a@b.example>: Recipient address rejected: Greylisted, see http://postgrey.schweikert.ch/help/b.example.html",
-    ),
-    program(
-        6,
-        300,
-        Stage::Rcpt,
-        Hint::Left,
-        Opens::Client(5),
-        "450 4.2.0 <a@b.example>: Recipient address rejected: Greylisted for {s} seconds (see http://isg.ee.ethz.ch/tools/postgrey/help/b.example.html)",
-    ),
-    program(
-        5,
-        300,
-        Stage::Rcpt,
-        Hint::Whole,
-        Opens::Sender,
-        "450 4.7.1 <a@b.example>: Recipient address rejected: Greylisted for {m} minutes",
-    ),
-    program(
-        6,
-        1800,
-        Stage::Rcpt,
-        Hint::Left,
-        Opens::Triplet,
-        "451 4.7.1 Greylisting in action, please come back in {h}",
-    ),
-    program(
-        2,
-        1800,
-        Stage::Content,
-        Hint::None,
-        Opens::Triplet,
-        "451 4.7.1 Greylisting in action, please come back later",
-    ),
-    program(14, 300, Stage::Content, Hint::None, Opens::Triplet, "451 4.7.1 Try again later"),
-    program(3, 850, Stage::Rcpt, Hint::None, Opens::Triplet, "451 4.7.1 Greylisted. Please come back later."),
-    program(4, 1500, Stage::Content, Hint::None, Opens::Client(1), "451 Temporary failure, please try again later."),
-    program(
-        3,
-        60,
-        Stage::Rcpt,
-        Hint::None,
-        Opens::Client(10),
-        "450 4.7.1 <a@b.example>: Recipient address rejected: Service is unavailable",
-    ),
-    program(4, 0, Stage::Rcpt, Hint::None, Opens::Client(1), "450 4.3.2 Service currently unavailable"),
-    program(2, 0, Stage::Rcpt, Hint::None, Opens::Triplet, "452 4.2.2 Greylisted, please try again in a few moments."),
-    program(2, 180, Stage::Rcpt, Hint::None, Opens::Triplet, "451 Greylisted. Please try again later."),
-    program(2, 720, Stage::Rcpt, Hint::Left, Opens::Sender, "451 Greylisted, please retry in {ms} minutes"),
-    program(
-        3,
-        300,
-        Stage::Rcpt,
-        Hint::Left,
-        Opens::Triplet,
-        "451 greylisted, this mail will be accepted in another {s} seconds",
-    ),
-    program(2, 240, Stage::Rcpt, Hint::None, Opens::Triplet, "451 Temporary local problem - please try later"),
-    program(4, 300, Stage::Rcpt, Hint::None, Opens::Triplet, "451 4.7.1 Please try again later"),
-    program(6, 300, Stage::Content, Hint::None, Opens::Triplet, "451 4.7.1 Service unavailable - try again later"),
-    program(8, 300, Stage::Rcpt, Hint::None, Opens::Triplet, "451 Greylisted, please try again later"),
-    program(
-        3,
-        900,
-        Stage::Rcpt,
-        Hint::None,
-        Opens::Sender,
-        "451 4.7.1 <a@b.example>: Recipient address rejected: Intentional policy rejection, please try again later",
-    ),
-    program(1, 3000, Stage::Rcpt, Hint::None, Opens::Client(1), "450 This mail is temporarily denied"),
-    program(3, 900, Stage::Rcpt, Hint::Left, Opens::Triplet, "451 Greylisted, please try again in {s} seconds"),
-    program(
-        4,
-        60,
-        Stage::Rcpt,
-        Hint::None,
-        Opens::Triplet,
-        "451 Internal resources are temporarily unavailable - https://community.example/docs/DOC-1369",
-    ),
-    program(2, 60, Stage::Rcpt, Hint::Left, Opens::Triplet, "450 4.7.1 Greylisted for {s} sec., try again"),
-    program(1, 30, Stage::Rcpt, Hint::Left, Opens::Triplet, "450 Greylisted by greyfix, try again in {s} seconds"),
-    program(
-        3,
-        180,
-        Stage::Rcpt,
-        Hint::None,
-        Opens::Client(5),
-        "450 4.2.0 <a@b.example>: Recipient address rejected: Greylisted",
-    ),
-    program(1, 344, Stage::Rcpt, Hint::None, Opens::Triplet, "457 Greylisted, please come back later."),
-    program(2, 300, Stage::Rcpt, Hint::None, Opens::Triplet, "451 4.3.0 Greylisting in progress"),
-];
+impl Program {
+    fn parse(line: &'static str) -> Option<Self> {
+        let mut rest = line;
+        let mut word = || {
+            let (word, after) = rest.trim_start().split_once(' ')?;
+            rest = after;
+            Some(word)
+        };
+        let (weight, delay_s) = (word()?.parse().ok()?, word()?.parse().ok()?);
+        let stage = match word()? {
+            "rcpt" => Stage::Rcpt,
+            "content" => Stage::Content,
+            _ => return None,
+        };
+        let hint = match word()? {
+            "none" => Hint::None,
+            "left" => Hint::Left,
+            "whole" => Hint::Whole,
+            _ => return None,
+        };
+        let opens = match word()? {
+            "triplet" => Opens::Triplet,
+            "sender" => Opens::Sender,
+            client => Opens::Client(client.strip_prefix("client/")?.parse().ok()?),
+        };
+        Some(Self { weight, delay_s, stage, hint, opens, reply: rest.trim_start() })
+    }
+}
 
 /// How destinations come about.
 #[derive(Clone, Copy, Debug)]
@@ -172,33 +101,22 @@ pub struct Kind {
     by_weight: bool,
 }
 
+const fn kind(name: &'static str, seed: u64, percents: [u64; 3], by_weight: bool) -> Kind {
+    let [other_delay_percent, dishonest_percent, punishing_percent] = percents;
+    Kind { name, seed, other_delay_percent, dishonest_percent, punishing_percent, by_weight }
+}
+
 /// The tournament's world; another one without common programs and known delays, with more lies and more punishment; and
 /// one that was drawn only when the plan was done.
 pub const KINDS: [Kind; 3] = [
-    Kind {
-        name: "as programs are shipped and operators change them",
-        seed: 20_261_121,
-        other_delay_percent: 20,
-        dishonest_percent: 15,
-        punishing_percent: 6,
-        by_weight: true,
-    },
-    Kind {
-        name: "any delay, twice the lies, three times the punishment",
-        seed: 7,
-        other_delay_percent: 100,
-        dishonest_percent: 30,
-        punishing_percent: 18,
-        by_weight: false,
-    },
-    Kind {
-        name: "kept back until the plan was done: half the delays unknown, all programs as common as each other",
-        seed: 1_812,
-        other_delay_percent: 50,
-        dishonest_percent: 20,
-        punishing_percent: 9,
-        by_weight: false,
-    },
+    kind("as programs are shipped and operators change them", 20_261_121, [20, 15, 6], true),
+    kind("any delay, twice the lies, three times the punishment", 7, [100, 30, 18], false),
+    kind(
+        "kept back until the plan was done: half the delays unknown, all programs as common as each other",
+        1_812,
+        [50, 20, 9],
+        false,
+    ),
 ];
 
 /// One destination.

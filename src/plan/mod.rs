@@ -2,8 +2,10 @@
 
 pub mod action;
 pub mod cause;
+pub mod facts;
 pub mod greylist;
 pub mod hint;
 pub mod next;
 mod rules;
+mod strangers;
 mod wording;

@@ -4,34 +4,15 @@ use std::time::Duration;
 
 use super::action::Retry;
 use super::cause::Verdict;
-use super::greylist::{Facts, HintWorth, Wait};
+use super::greylist::{Facts, Wait};
+use super::strangers::{after_hint, greylisted};
 use crate::clock::Timestamp;
 
-/// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.
-const DELAYS_S: [f64; 18] = [
-    0.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 420.0, 600.0, 720.0, 850.0, 900.0, 1200.0, 1500.0, 1565.0, 1800.0,
-    2700.0, 3600.0,
-];
-/// For a short life, in which no more than half of a wait may be lost. Behind its end the others follow.
-const SHORT_DELAYS_S: [f64; 8] = [0.0, 2.5, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0];
-/// What counts as short, from the first refusal to the end of life.
-const SHORT_LIFE: Duration = Duration::from_secs(180);
-/// Behind the end of a delay. The host began to count before its refusal arrived here; but some count whole seconds, and
-/// some let pass only what is later than the delay.
-const MARGIN: Duration = Duration::from_millis(1500);
 /// Attempts are spread over this time behind a step, and over this share of a pause where there is no greylisting.
-const SPREAD: Duration = Duration::from_millis(400);
+pub(super) const SPREAD: Duration = Duration::from_millis(400);
 const SPREAD_SHARE: f64 = 0.1;
 /// A wait that a reply asks for counts within these bounds; others are mistakes.
 const HINT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(6 * 3600));
-/// After so many attempts a host that always asks for the same short wait is not believed any more.
-const HINTS_BELIEVED_MAX: u32 = 10;
-/// Attempts that follow one another where the wait that was asked for did not do, from its end.
-const AFTER_HINT_S: [u64; 2] = [5, 35];
-/// Attempts from the shortest wait that was seen to pass: clocks of whole seconds pass now a little earlier, now later.
-const AGAIN_AFTER_S: [f64; 3] = [0.0, 1.5, 10.0];
-/// The wait without early attempts that is tried where these did not help.
-const QUIET: Duration = Duration::from_secs(300);
 /// The last attempt comes this long before the end, or this share of the life before it, whichever is less.
 const LAST_MARGIN: Duration = Duration::from_secs(25);
 const LAST_SHARE: f64 = 0.4;
@@ -41,7 +22,7 @@ const FINISH_SHARE: f64 = 0.1;
 /// Behind the ladder, and wherever else a pause is needed.
 const PAUSE_MAX: Duration = Duration::from_secs(1800);
 /// Two attempts are at least this far apart.
-const PAUSE_MIN: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_MIN: Duration = Duration::from_secs(1);
 
 /// What the plan needs to know of an entry.
 #[derive(Debug, Clone, Copy)]
@@ -120,19 +101,19 @@ impl Reason {
 
 /// A time for an attempt.
 #[derive(Debug, Clone, Copy)]
-struct Step {
-    at: Timestamp,
-    reason: Reason,
+pub(super) struct Step {
+    pub(super) at: Timestamp,
+    pub(super) reason: Reason,
     /// Nothing passes before, and an earlier attempt does harm.
     is_known: bool,
 }
 
 impl Step {
-    fn new(at: Timestamp, reason: Reason) -> Self {
+    pub(super) fn new(at: Timestamp, reason: Reason) -> Self {
         Self { at, reason, is_known: false }
     }
 
-    fn known(at: Timestamp, reason: Reason) -> Self {
+    pub(super) fn known(at: Timestamp, reason: Reason) -> Self {
         Self { at, reason, is_known: true }
     }
 }
@@ -191,81 +172,12 @@ fn fit(step: Step, history: &History, now: Timestamp) -> (Next, Reason) {
     }
 }
 
-/// After a refusal that is meant for strangers, or may be.
-fn greylisted(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
-    let first = history.first_deferred_at;
-    let worth = facts.hints();
-    if let Some(pause) = facts.restart_pause() {
-        // The wait began anew with the attempt that has just failed.
-        let wait = hint.filter(|_| worth != HintWorth::TooShort).map_or(pause, |hint| hint + MARGIN);
-        return Step::known(now.plus(wait).plus(SPREAD.mul_f64(history.spread)), Reason::Quiet);
-    }
-    let learned = learned(facts, history, now);
-    let is_belied = matches!(worth, HintWorth::TooShort | HintWorth::TooLong) && learned.is_some();
-    if let Some(hint) = hint.filter(|_| !is_belied) {
-        return after_hint(hint, history, now);
-    }
-    if facts.is_vain() && first == now {
-        return Step::new(first.plus(QUIET + MARGIN), Reason::Quiet);
-    }
-    learned.unwrap_or_else(|| {
-        let at = step(ladder(history), first, now);
-        Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Ladder)
-    })
-}
-
-/// The next attempt where it is known after which wait another passed; none if that one is over. On the way there: what
-/// lies between the waits that were refused and those that passed, and until it is sure, also what was refused.
-fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
-    let (refused, passed) = facts.bounds();
-    let (refused, passed) = (refused.unwrap_or_default(), passed?);
-    let first = history.first_deferred_at;
-    let ladder = ladder(history).map(Duration::from_secs_f64).filter(|wait| *wait + MARGIN < passed);
-    let (early, mut waits): (Vec<_>, Vec<_>) = ladder.partition(|wait| *wait <= refused);
-    if waits.is_empty() {
-        waits.extend(facts.between());
-    }
-    waits.extend(AGAIN_AFTER_S.map(|s| passed + Duration::from_secs_f64(s)));
-    let early = early.into_iter().filter(|_| !facts.is_confirmed());
-    let at = early.chain(waits).map(|wait| first.plus(wait)).find(|at| *at > now.plus(PAUSE_MIN / 2))?;
-    Some(Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Learned))
-}
-
-/// When a reply asks for a wait. Some programs count down, others always name the whole delay. Before the whole delay
-/// has passed since the first refusal its end is the right time either way, or an early one that costs little. Once it
-/// has passed: soon, as clocks differ; but no later than if the program counts down.
-fn after_hint(hint: Duration, history: &History, now: Timestamp) -> Step {
-    let first = history.first_deferred_at;
-    let spread = SPREAD.mul_f64(history.spread);
-    let end = first.plus(hint + MARGIN + spread);
-    if end > now {
-        return Step::new(end, Reason::Hint);
-    }
-    let counted_down = now.plus(hint + MARGIN + spread);
-    let (soon, reason) = match AFTER_HINT_S.iter().map(|s| end.plus(Duration::from_secs(*s))).find(|at| *at > now) {
-        Some(soon) => (soon, Reason::AfterHint),
-        None => (step(ladder(history), first, now).plus(spread), Reason::Ladder),
-    };
-    let is_believed = history.attempts <= HINTS_BELIEVED_MAX;
-    let (at, reason) = if is_believed && counted_down <= soon { (counted_down, Reason::Hint) } else { (soon, reason) };
-    Step::new(at, reason)
-}
-
-/// The attempts of a first contact that says nothing about the time, in seconds from the first refusal.
-fn ladder(history: &History) -> impl Iterator<Item = f64> {
-    let is_short = history.expires_at.since(history.first_deferred_at) < SHORT_LIFE;
-    let short: &[f64] = if is_short { &SHORT_DELAYS_S } else { &[] };
-    let covered = short.last().copied().unwrap_or(-1.0);
-    let others = DELAYS_S.into_iter().filter(move |delay| *delay > covered);
-    short.iter().copied().chain(others).map(|delay| delay + MARGIN.as_secs_f64())
-}
-
 fn delays(steps: &[u16]) -> impl Iterator<Item = f64> {
     steps.iter().copied().map(f64::from)
 }
 
 /// The first step that is still to come; behind the last one, ever longer pauses.
-fn step(steps: impl Iterator<Item = f64>, first_deferred_at: Timestamp, now: Timestamp) -> Timestamp {
+pub(super) fn step(steps: impl Iterator<Item = f64>, first_deferred_at: Timestamp, now: Timestamp) -> Timestamp {
     let margin = Duration::from_millis(500);
     let mut times = steps.map(|step| first_deferred_at.plus(Duration::from_secs_f64(step)));
     times.find(|at| *at > now.plus(margin)).unwrap_or_else(|| {

@@ -1,0 +1,179 @@
+//! What destinations were seen to do with strangers, and what that says about the next first contact.
+
+mod observations;
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::greylist::Wait;
+use crate::clock::Timestamp;
+
+/// What is known of a destination is forgotten when it was not used for so long.
+pub const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// For so long after a pass, that others pass at once is put down to it.
+const OPEN_FOR: Duration = Duration::from_secs(86_400);
+/// So many passes that agree, and attempts that were always refused are not made any more.
+const CONFIRMED: u16 = 2;
+/// Shorter waits than this are no proof that early attempts begin the wait anew.
+const RESTART_MIN: Duration = Duration::from_secs(20);
+/// A wait is in vain if it was refused so often, and for as long as most programs make a stranger wait.
+const VAIN: (u16, Duration) = (4, Duration::from_secs(300));
+/// After so many waits in vain one is made without early attempts.
+const VAIN_MAX: u16 = 2;
+/// Bounds closer than this are not narrowed further; those farther apart than that in smaller parts.
+const NARROW: Duration = Duration::from_secs(4);
+const WIDE: Duration = Duration::from_secs(20);
+
+/// What the waits that a destination asks for are worth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HintWorth {
+    /// None was put to the test.
+    Unknown,
+    /// It passes when they are over.
+    Kept,
+    /// It passes later.
+    TooShort,
+    /// It passes earlier.
+    TooLong,
+}
+
+/// What a first contact has to expect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Forecast {
+    /// Nothing is known.
+    Unknown,
+    /// It passes at once.
+    AtOnce,
+    /// It has to wait, for an unknown time.
+    Waits,
+    /// It passes after this time from now.
+    After(Duration),
+}
+
+/// What is known of a destination.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Facts {
+    /// The longest wait since a first refusal that was still refused, and the shortest that passed.
+    refused: Option<Duration>,
+    passed: Option<Duration>,
+    /// The same, measured from the last attempt before.
+    refused_pause: Option<Duration>,
+    passed_pause: Option<Duration>,
+    /// Passes in a row that agree with the bounds above.
+    agreeing: u16,
+    /// How often a wait was refused later than another had passed, after a shorter pause: early attempts cost.
+    restarts: u16,
+    /// Waits in a row with many attempts and no pass.
+    vain: u16,
+    hints_kept: u16,
+    hints_short: u16,
+    hints_long: u16,
+    /// First contacts, and how many of them were refused.
+    contacts: u16,
+    contacts_refused: u16,
+    /// First contacts soon after a pass: accepted for the same sender, accepted for another one, refused.
+    opened_for_sender: u16,
+    opened_for_client: u16,
+    not_opened: u16,
+    /// Bounds of the time for which a first attempt is remembered.
+    window_min: Option<Duration>,
+    window_max: Option<Duration>,
+    /// When something was last seen, when a wait last passed, and for which sender.
+    last_seen: Timestamp,
+    last_pass: Option<(Timestamp, u64)>,
+}
+
+impl Facts {
+    /// Whether they are worth keeping.
+    pub fn is_current(&self, now: Timestamp) -> bool {
+        now.since(self.last_seen) < FACTS_KEPT
+    }
+
+    /// When something was last seen.
+    pub fn last_seen(&self) -> Timestamp {
+        self.last_seen
+    }
+
+    /// The longest wait that was refused, and the shortest that passed, both since the first refusal.
+    pub fn bounds(&self) -> (Option<Duration>, Option<Duration>) {
+        (self.refused, self.passed)
+    }
+
+    /// Whether what is known of the delay was confirmed often enough to leave out attempts that were always refused.
+    pub fn is_confirmed(&self) -> bool {
+        self.agreeing >= CONFIRMED
+    }
+
+    /// What asked-for waits are worth.
+    pub fn hints(&self) -> HintWorth {
+        let (kept, short, long) = (self.hints_kept, self.hints_short, self.hints_long);
+        match () {
+            () if kept.max(short).max(long) == 0 => HintWorth::Unknown,
+            () if kept > short.max(long) => HintWorth::Kept,
+            () if short >= long => HintWorth::TooShort,
+            () => HintWorth::TooLong,
+        }
+    }
+
+    /// The pause that it takes where early attempts begin the wait anew.
+    pub fn restart_pause(&self) -> Option<Duration> {
+        self.passed_pause.filter(|pause| self.restarts > 0 && *pause >= RESTART_MIN)
+    }
+
+    /// Whether attempts at short distances did not help so far, so that one wait without them is worth trying.
+    pub fn is_vain(&self) -> bool {
+        let is_untried = self.refused_pause.is_none_or(|pause| pause < VAIN.1);
+        self.passed.is_none() && self.vain >= VAIN_MAX && is_untried
+    }
+
+    /// Waits between those refused and those passed, worth trying so that the next ones lose less.
+    pub fn between(&self) -> impl Iterator<Item = Duration> + use<> {
+        let (refused, passed) = (self.refused.unwrap_or_default(), self.passed.unwrap_or_default());
+        let gap = passed.saturating_sub(refused);
+        let parts = match gap {
+            _ if gap <= NARROW => 1,
+            _ if gap <= WIDE => 2,
+            _ => 4,
+        };
+        (1..parts).map(move |part| refused + gap * part / parts)
+    }
+
+    /// Whether a pass lets others in at once: the same sender's mail to other recipients, anybody's from this client.
+    pub fn opens(&self) -> (bool, bool) {
+        let is_more = |opened: u16| opened > self.not_opened;
+        (is_more(self.opened_for_sender + self.opened_for_client), is_more(self.opened_for_client))
+    }
+
+    /// Bounds of the time for which a first attempt is remembered: at least, and less than.
+    pub fn window(&self) -> (Option<Duration>, Option<Duration>) {
+        (self.window_min, self.window_max)
+    }
+
+    /// First contacts seen, and how many of them were refused.
+    pub fn contacts(&self) -> (u16, u16) {
+        (self.contacts, self.contacts_refused)
+    }
+
+    /// What a message has to expect whose triplet has this wait, if any.
+    pub fn forecast(&self, wait: Option<&Wait>, sender: u64, now: Timestamp) -> Forecast {
+        let after = |start: Timestamp| match self.passed {
+            Some(passed) if start.plus(passed) <= now => Forecast::AtOnce,
+            Some(passed) => Forecast::After(start.plus(passed).since(now)),
+            None => Forecast::Waits,
+        };
+        if let Some(wait) = wait {
+            return if wait.passed_at.is_some() { Forecast::AtOnce } else { after(wait.first_refused_at) };
+        }
+        let (for_sender, for_client) = self.opens();
+        let is_open = self
+            .last_pass
+            .is_some_and(|(at, by)| now.since(at) < OPEN_FOR && (for_client || for_sender && by == sender));
+        match () {
+            () if self.contacts == 0 => Forecast::Unknown,
+            () if is_open || self.contacts_refused * 2 < self.contacts => Forecast::AtOnce,
+            () => after(now),
+        }
+    }
+}
