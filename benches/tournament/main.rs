@@ -49,6 +49,7 @@ struct Score {
     lost_hinted_s: Option<f64>,
     lost_unhinted_s: Option<f64>,
     attempts_per_code: f64,
+    attempts_where_delivered: f64,
     attempts_per_delivery: f64,
 }
 
@@ -128,6 +129,7 @@ fn score(kind: &Kind, name: &'static str, make: Make) -> Score {
     let attempts: u32 = longest.iter().map(|outcome| outcome.attempts).sum();
     let delivered = longest.iter().filter(|outcome| outcome.is_delivered);
     let attempts_delivered: u32 = delivered.clone().map(|outcome| outcome.attempts).sum();
+    let deliveries = delivered.count() as f64;
     Score {
         name,
         delivered_percent: all.each_ref().map(percent),
@@ -135,7 +137,8 @@ fn score(kind: &Kind, name: &'static str, make: Make) -> Score {
         lost_hinted_s: lost(|outcome| outcome.is_honest),
         lost_unhinted_s: lost(|outcome| !outcome.has_hint),
         attempts_per_code: f64::from(attempts) / longest.len() as f64,
-        attempts_per_delivery: f64::from(attempts_delivered) / delivered.count().max(1) as f64,
+        attempts_where_delivered: f64::from(attempts_delivered) / deliveries.max(1.0),
+        attempts_per_delivery: f64::from(attempts) / deliveries,
     }
 }
 
@@ -152,22 +155,27 @@ fn table(kind: &Kind) -> String {
         kind.seed
     );
     text.push_str(
-        "| sender | 60 s | 5 min | 10 min | lost | with an honest hint | without one | attempts | where delivered |\n",
+        "| sender | 60 s | 5 min | 10 min | lost | with an honest hint | without one | attempts | where delivered | per delivery |\n",
     );
-    text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
+    text.push_str("| --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n");
     let seconds = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1} s"));
     for (name, make) in ALL {
         let score = score(kind, name, *make);
         let [shortest, middle, longest] = score.delivered_percent;
         let _ = writeln!(
             text,
-            "| {} | {shortest:.1} % | {middle:.1} % | {longest:.1} % | {} | {} | {} | {:.1} | {:.1} |",
+            "| {} | {shortest:.1} % | {middle:.1} % | {longest:.1} % | {} | {} | {} | {:.1} | {:.1} | {} |",
             score.name,
             seconds(score.lost_s),
             seconds(score.lost_hinted_s),
             seconds(score.lost_unhinted_s),
             score.attempts_per_code,
-            score.attempts_per_delivery,
+            score.attempts_where_delivered,
+            if score.attempts_per_delivery.is_finite() {
+                format!("{:.1}", score.attempts_per_delivery)
+            } else {
+                "-".to_owned()
+            },
         );
     }
     text.push('\n');

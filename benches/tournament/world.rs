@@ -106,16 +106,17 @@ const fn kind(name: &'static str, seed: u64, percents: [u64; 3], by_weight: bool
     Kind { name, seed, other_delay_percent, dishonest_percent, punishing_percent, by_weight }
 }
 
-/// The tournament's world; another one without common programs and known delays, with more lies and more punishment; and
-/// one that was drawn only when the plan was done.
-pub const KINDS: [Kind; 3] = [
+/// The tournament's world; another one without common programs and known delays, with more lies and more punishment; one
+/// between them; and one that was drawn only when the plan was done.
+pub const KINDS: [Kind; 4] = [
     kind("as programs are shipped and operators change them", 20_261_121, [20, 15, 6], true),
     kind("any delay, twice the lies, three times the punishment", 7, [100, 30, 18], false),
+    kind("half the delays unknown, all programs as common as each other", 1_812, [50, 20, 9], false),
     kind(
-        "kept back until the plan was done: half the delays unknown, all programs as common as each other",
-        1_812,
-        [50, 20, 9],
-        false,
+        "kept back until the plan was done: a third of the delays unknown, a quarter lies",
+        30_303,
+        [35, 25, 12],
+        true,
     ),
 ];
 

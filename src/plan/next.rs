@@ -5,11 +5,10 @@ use std::time::Duration;
 use super::action::Retry;
 use super::cause::Verdict;
 use super::greylist::{Facts, Wait};
-use super::strangers::{after_hint, greylisted};
+use super::strangers::{SPREAD_KNOWN, after_hint, greylisted};
 use crate::clock::Timestamp;
 
-/// Attempts are spread over this time behind a step, and over this share of a pause where there is no greylisting.
-pub(super) const SPREAD: Duration = Duration::from_millis(400);
+/// Attempts are spread over this share of a pause where there is no greylisting.
 const SPREAD_SHARE: f64 = 0.1;
 /// A wait that a reply asks for counts within these bounds; others are mistakes.
 const HINT: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(6 * 3600));
@@ -88,7 +87,7 @@ impl Reason {
             Self::Steps => "the steps for this cause",
             Self::Half => "half of what is left",
             Self::LastChance => "the last one that can finish and be typed in time",
-            Self::Late => "late, but the wait that was asked for ends only now",
+            Self::Late => "late, but nothing passes earlier",
             Self::End => "no attempt can help any more",
         }
     }
@@ -147,7 +146,7 @@ pub fn decide(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp
 /// wait anew; none: at once, because it does no harm, or because the wait ends too late for this message.
 pub fn held_back(history: &History, facts: &Facts, wait: &Wait, now: Timestamp) -> Option<Timestamp> {
     let pause = facts.restart_pause().filter(|_| wait.passed_at.is_none())?;
-    let at = wait.last_refused_at.plus(pause).plus(SPREAD.mul_f64(history.spread));
+    let at = wait.last_refused_at.plus(pause + SPREAD_KNOWN.mul_f64(history.spread));
     (now < at && at <= last_attempt_at(history)).then_some(at)
 }
 
@@ -197,12 +196,12 @@ fn pause(pauses: &[u16], attempts: u32) -> Duration {
     Duration::from_secs(seconds.into())
 }
 
-fn last_attempt_at(history: &History) -> Timestamp {
+pub(super) fn last_attempt_at(history: &History) -> Timestamp {
     let life = history.expires_at.since(history.accepted_at);
     history.expires_at.minus(LAST_MARGIN.min(life.mul_f64(LAST_SHARE)))
 }
 
-fn finish_at(history: &History) -> Timestamp {
+pub(super) fn finish_at(history: &History) -> Timestamp {
     let life = history.expires_at.since(history.accepted_at);
     history.expires_at.minus(FINISH_MARGIN.min(life.mul_f64(FINISH_SHARE)))
 }
@@ -250,9 +249,9 @@ mod tests {
 
     #[test]
     fn steps_are_fitted_into_the_life() {
-        assert_eq!(schedule(grey(None), 600), [1.5, 31.5, 61.5, 121.5, 181.5, 241.5, 301.5, 421.5, 575.0]);
-        assert_eq!(schedule(grey(None), 60), [1.5, 4.0, 7.5, 13.5, 21.5, 31.5, 36.0]);
-        assert_eq!(schedule(grey(None), 10), [1.5, 4.0, 6.0]);
+        assert_eq!(schedule(grey(None), 600), [1.2, 16.2, 31.2, 61.2, 91.2, 121.2, 181.2, 301.2, 575.0]);
+        assert_eq!(schedule(grey(None), 60), [1.2, 3.7, 7.2, 13.2, 21.2, 31.2, 36.0, 55.0]);
+        assert_eq!(schedule(grey(None), 10), [1.2, 3.7, 6.0, 9.0]);
         assert_eq!(schedule(temporary(Cause::DnsFailure), 60), [2.0, 7.0, 17.0, 36.0]);
         assert_eq!(schedule(temporary(Cause::ServerBusy), 300), [5.0, 20.0, 60.0, 120.0, 275.0]);
         assert_eq!(schedule(temporary(Cause::RateLimited), 120), [30.0, 75.0, 95.0]);
@@ -261,11 +260,11 @@ mod tests {
 
     #[test]
     fn a_wait_that_is_asked_for_is_kept() {
-        assert_eq!(schedule(grey(Some(287)), 600)[0], 288.5);
-        assert_eq!(schedule(grey(Some(300)), 600)[..3], [301.5, 306.5, 336.5], "a constant that was too short");
+        assert_eq!(schedule(grey(Some(287)), 600)[0], 288.2);
+        assert_eq!(schedule(grey(Some(300)), 600)[..3], [301.2, 306.2, 336.2], "a constant that was too short");
         assert_eq!(schedule(grey(Some(900)), 600), [575.0], "beyond the life: the last chance");
         let counting = |age: f64| grey(Some(if age < 100.0 { 100 - age as u64 } else { 60 }));
-        assert_eq!(schedule_of(counting, 600)[..2], [101.5, 121.5]);
+        assert_eq!(schedule_of(counting, 600)[..2], [101.2, 121.2]);
         assert_eq!(schedule(grey(Some(0)), 600), schedule(grey(None), 600), "no wait");
         assert_eq!(schedule(grey(Some(30_000)), 600), schedule(grey(None), 600), "a mistake");
     }
@@ -281,9 +280,9 @@ mod tests {
         };
         let facts = Facts::default();
         let now = START.plus(Duration::from_secs(200));
-        assert_eq!(next(grey(Some(300)), &history, &facts, now), Next::At(START.plus(Duration::from_millis(301_500))));
+        assert_eq!(next(grey(Some(300)), &history, &facts, now), Next::At(START.plus(Duration::from_millis(301_200))));
         // It counts down: 290 were left after 10.
-        assert_eq!(next(grey(Some(100)), &history, &facts, now), Next::At(now.plus(Duration::from_millis(41_500))));
+        assert_eq!(next(grey(Some(100)), &history, &facts, now), Next::At(now.plus(Duration::from_millis(101_200))));
     }
 
     #[test]
@@ -306,10 +305,10 @@ mod tests {
     /// What is known after a triplet was refused at these seconds, and passed at the last if that is meant.
     fn facts_of(contacts: &[(&[f64], bool)], asked_s: Option<u64>) -> Facts {
         let mut facts = Facts::default();
-        for (attempts, passes) in contacts {
-            let mut wait = None;
+        for ((attempts, passes), hour) in contacts.iter().zip(1..) {
+            let (mut wait, start) = (None, START.plus(Duration::from_secs(3600 * hour)));
             for (index, age) in attempts.iter().enumerate() {
-                let at = START.plus(Duration::from_secs_f64(*age));
+                let at = start.plus(Duration::from_secs_f64(*age));
                 if *passes && index + 1 == attempts.len() {
                     facts.passed(wait.as_mut().unwrap(), 1, at);
                 } else {
@@ -326,33 +325,43 @@ mod tests {
         let first: (&[f64], bool) = (&[0.0, 1.5, 31.5, 61.5, 121.5, 181.5], true);
         let times = |facts: &Facts| plan_with(facts, grey(None), 600).iter().map(|(at, _)| *at).collect::<Vec<_>>();
         let once = facts_of(&[first], None);
-        assert_eq!(times(&once)[..6], [1.5, 31.5, 61.5, 121.5, 136.5, 151.5], "between the bounds");
+        assert_eq!(times(&once)[..8], [1.2, 16.2, 31.2, 61.2, 91.2, 121.2, 136.5, 151.5], "between the bounds");
         let twice = facts_of(&[first, first], None);
         assert_eq!(
             times(&twice)[..7],
-            [136.5, 151.5, 166.5, 181.5, 183.0, 191.5, 241.5],
+            [136.5, 151.5, 166.5, 181.5, 183.0, 191.5, 301.2],
             "what was always refused is left out"
         );
         let late = facts_of(&[(&[0.0, 1.5, 575.0, 9000.0], true)], None);
-        assert!(times(&late).contains(&301.5), "a wide gap hides no known delay");
+        assert!(times(&late).contains(&301.2), "a wide gap hides no known delay");
     }
 
     #[test]
     fn a_hint_that_was_belied_is_not_followed() {
         let early = facts_of(&[(&[0.0, 35.0], true)], Some(900));
         let times = plan_with(&early, grey(Some(900)), 600);
-        assert_eq!(times[..3].iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1.5, 31.5, 35.0]);
+        assert_eq!(times[..4].iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1.2, 16.2, 31.2, 35.0]);
         let late = facts_of(&[(&[0.0, 61.5, 301.5], true)], Some(60));
         assert_eq!(plan_with(&late, grey(Some(60)), 600)[0].1, Reason::Learned);
         let kept = facts_of(&[(&[0.0, 121.5], true)], Some(120));
-        assert_eq!(plan_with(&kept, grey(Some(120)), 600)[0], (121.5, Reason::Hint));
+        assert_eq!(plan_with(&kept, grey(Some(120)), 600)[0], (121.2, Reason::Hint));
     }
 
     #[test]
     fn where_early_attempts_cost_there_are_none() {
         let vain: (&[f64], bool) = (&[0.0, 1.5, 31.5, 121.5, 241.5, 301.5, 421.5, 575.0], false);
         let facts = facts_of(&[vain, vain], None);
-        assert_eq!(plan_with(&facts, grey(None), 600)[0], (301.5, Reason::Quiet));
+        let times = plan_with(&facts, grey(None), 600);
+        assert_eq!(times[0], (301.2, Reason::Quiet));
+        let quiet: (&[f64], bool) = (&[0.0, 301.2, 575.0], false);
+        let facts_then = facts_of(&[vain, vain, quiet], None);
+        let times = plan_with(&facts_then, grey(None), 600);
+        assert_eq!(times[0], (574.5, Reason::Quiet), "one that waits as long as the life lets it");
+        assert_eq!(
+            plan_with(&facts_then, grey(None), 1200)[0],
+            (601.2, Reason::Ladder),
+            "what was refused is left out"
+        );
         let facts = facts_of(&[vain, vain, (&[0.0, 301.5], true)], None);
         let times = plan_with(&facts, grey(None), 600);
         assert_eq!(times, [(301.5, Reason::Quiet)], "and none that begins the wait anew for nothing");
@@ -379,7 +388,7 @@ mod tests {
     #[test]
     fn a_window_that_opens_late_is_still_used() {
         let times = plan_with(&Facts::default(), grey(Some(45)), 60);
-        assert_eq!(times, [(36.0, Reason::LastChance), (46.5, Reason::Late)]);
+        assert_eq!(times, [(36.0, Reason::LastChance), (46.2, Reason::Late)]);
         assert_eq!(plan_with(&Facts::default(), grey(Some(58)), 60), [(36.0, Reason::LastChance)]);
         assert!(Reason::Late.is_tight());
     }

@@ -4,28 +4,34 @@
 use std::time::Duration;
 
 use super::greylist::{Facts, HintWorth};
-use super::next::{History, PAUSE_MIN, Reason, SPREAD, Step, step};
+use super::next::{History, PAUSE_MIN, Reason, Step, finish_at, last_attempt_at, step};
 use crate::clock::Timestamp;
 
 /// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.
 const DELAYS_S: [f64; 18] = [
-    0.0, 30.0, 60.0, 120.0, 180.0, 240.0, 300.0, 420.0, 600.0, 720.0, 850.0, 900.0, 1200.0, 1500.0, 1565.0, 1800.0,
+    0.0, 15.0, 30.0, 60.0, 90.0, 120.0, 180.0, 300.0, 600.0, 720.0, 850.0, 900.0, 1200.0, 1500.0, 1565.0, 1800.0,
     2700.0, 3600.0,
 ];
 /// For a short life, in which no more than half of a wait may be lost. Behind its end the others follow.
 const SHORT_DELAYS_S: [f64; 8] = [0.0, 2.5, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0];
 /// What counts as short, from the first refusal to the end of life.
 const SHORT_LIFE: Duration = Duration::from_secs(180);
-/// Behind the end of a delay. The host began to count before its refusal arrived here; but some count whole seconds, and
-/// some let pass only what is later than the delay.
-const MARGIN: Duration = Duration::from_millis(1500);
+/// Behind the end of a delay. The host began to count before its refusal arrived here, and it decides after an attempt has
+/// begun; but some count whole seconds and let pass only what is later than the delay, which takes up to one more.
+const MARGIN: Duration = Duration::from_millis(1200);
+/// Attempts for different entries are spread over this time behind a delay that is only guessed, and behind one that was
+/// named or seen here.
+const SPREAD: Duration = Duration::from_millis(400);
+pub(super) const SPREAD_KNOWN: Duration = Duration::from_millis(100);
 /// After so many attempts a host that always asks for the same short wait is not believed any more.
 const HINTS_BELIEVED_MAX: u32 = 10;
 /// Attempts that follow one another where the wait that was asked for did not do, from its end.
 const AFTER_HINT_S: [u64; 2] = [5, 35];
 /// Attempts from the shortest wait that was seen to pass: clocks of whole seconds pass now a little earlier, now later.
 const AGAIN_AFTER_S: [f64; 3] = [0.0, 1.5, 10.0];
-/// The wait without early attempts that is tried where these did not help.
+/// Ages and pauses that differ by less are the same.
+const SAME: Duration = Duration::from_secs(2);
+/// The wait without early attempts that is tried first where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 
 /// After a refusal that is meant for strangers, or may be.
@@ -35,20 +41,42 @@ pub(super) fn greylisted(hint: Option<Duration>, history: &History, facts: &Fact
     if let Some(pause) = facts.restart_pause() {
         // The wait began anew with the attempt that has just failed.
         let wait = hint.filter(|_| worth != HintWorth::TooShort).map_or(pause, |hint| hint + MARGIN);
-        return Step::known(now.plus(wait).plus(SPREAD.mul_f64(history.spread)), Reason::Quiet);
+        return Step::known(now.plus(wait + SPREAD_KNOWN.mul_f64(history.spread)), Reason::Quiet);
     }
     let learned = learned(facts, history, now);
     let is_belied = matches!(worth, HintWorth::TooShort | HintWorth::TooLong) && learned.is_some();
     if let Some(hint) = hint.filter(|_| !is_belied) {
         return after_hint(hint, history, now);
     }
-    if facts.is_vain() && first == now {
-        return Step::new(first.plus(QUIET + MARGIN), Reason::Quiet);
+    if let Some(single) = learned.is_none().then(|| single(facts, history, now)).flatten() {
+        return single;
     }
     learned.unwrap_or_else(|| {
-        let at = step(ladder(history), first, now);
+        let last = last_attempt_at(history);
+        let hopeless = facts.refused_in_vain().unwrap_or_default().as_secs_f64();
+        let at = step(ladder(history).filter(|wait| *wait > hopeless), first, now);
+        if is_short(history) && at > last && now.plus(PAUSE_MIN) > last {
+            return Step::known(finish_at(history), Reason::Late);
+        }
         Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Ladder)
     })
+}
+
+/// The one attempt for a message that would be refused at every step of its life, as others were that never passed: either
+/// it can only be in vain, or early attempts begin the wait anew, and then one that waits longer than any before passes.
+fn single(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
+    let (first, last) = (history.first_deferred_at, last_attempt_at(history));
+    let refused = facts.refused_in_vain().filter(|refused| first.plus(*refused + SAME) >= last)?;
+    let pause = facts.refused_pause().unwrap_or_default();
+    // No later than what was refused: if it passes, this was because of the pause.
+    let longest = last.since(now).min(refused.saturating_sub(PAUSE_MIN / 2));
+    let quiet = QUIET + MARGIN;
+    let wait = match () {
+        () if pause < QUIET && quiet <= longest => quiet,
+        () if pause + SAME < longest => longest,
+        () => finish_at(history).since(now),
+    };
+    Some(Step::known(now.plus(wait), Reason::Quiet))
 }
 
 /// The next attempt where it is known after which wait another passed; none if that one is over. On the way there: what
@@ -65,7 +93,7 @@ fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
     waits.extend(AGAIN_AFTER_S.map(|s| passed + Duration::from_secs_f64(s)));
     let early = early.into_iter().filter(|_| !facts.is_confirmed());
     let at = early.chain(waits).map(|wait| first.plus(wait)).find(|at| *at > now.plus(PAUSE_MIN / 2))?;
-    Some(Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Learned))
+    Some(Step::new(at.plus(SPREAD_KNOWN.mul_f64(history.spread)), Reason::Learned))
 }
 
 /// When a reply asks for a wait. Some programs count down, others always name the whole delay. Before the whole delay
@@ -73,7 +101,7 @@ fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
 /// has passed: soon, as clocks differ; but no later than if the program counts down.
 pub(super) fn after_hint(hint: Duration, history: &History, now: Timestamp) -> Step {
     let first = history.first_deferred_at;
-    let spread = SPREAD.mul_f64(history.spread);
+    let spread = SPREAD_KNOWN.mul_f64(history.spread);
     let end = first.plus(hint + MARGIN + spread);
     if end > now {
         return Step::new(end, Reason::Hint);
@@ -90,9 +118,12 @@ pub(super) fn after_hint(hint: Duration, history: &History, now: Timestamp) -> S
 
 /// The attempts of a first contact that says nothing about the time, in seconds from the first refusal.
 fn ladder(history: &History) -> impl Iterator<Item = f64> {
-    let is_short = history.expires_at.since(history.first_deferred_at) < SHORT_LIFE;
-    let short: &[f64] = if is_short { &SHORT_DELAYS_S } else { &[] };
+    let short: &[f64] = if is_short(history) { &SHORT_DELAYS_S } else { &[] };
     let covered = short.last().copied().unwrap_or(-1.0);
     let others = DELAYS_S.into_iter().filter(move |delay| *delay > covered);
     short.iter().copied().chain(others).map(|delay| delay + MARGIN.as_secs_f64())
+}
+
+fn is_short(history: &History) -> bool {
+    history.expires_at.since(history.first_deferred_at) < SHORT_LIFE
 }

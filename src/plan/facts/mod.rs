@@ -17,9 +17,9 @@ const OPEN_FOR: Duration = Duration::from_secs(86_400);
 const CONFIRMED: u16 = 2;
 /// Shorter waits than this are no proof that early attempts begin the wait anew.
 const RESTART_MIN: Duration = Duration::from_secs(20);
-/// A wait is in vain if it was refused so often, and for as long as most programs make a stranger wait.
-const VAIN: (u16, Duration) = (4, Duration::from_secs(300));
-/// After so many waits in vain one is made without early attempts.
+/// A wait is in vain if it was refused so often, and so long after another such one: an outage does not count twice.
+const VAIN: (u16, Duration) = (4, Duration::from_secs(1800));
+/// After so many waits in vain what was refused is not tried again.
 const VAIN_MAX: u16 = 2;
 /// Bounds closer than this are not narrowed further; those farther apart than that in smaller parts.
 const NARROW: Duration = Duration::from_secs(4);
@@ -65,8 +65,9 @@ pub struct Facts {
     agreeing: u16,
     /// How often a wait was refused later than another had passed, after a shorter pause: early attempts cost.
     restarts: u16,
-    /// Waits in a row with many attempts and no pass.
+    /// Waits in a row with many attempts and no pass, and when the last of them was counted.
     vain: u16,
+    vain_at: Timestamp,
     hints_kept: u16,
     hints_short: u16,
     hints_long: u16,
@@ -122,10 +123,14 @@ impl Facts {
         self.passed_pause.filter(|pause| self.restarts > 0 && *pause >= RESTART_MIN)
     }
 
-    /// Whether attempts at short distances did not help so far, so that one wait without them is worth trying.
-    pub fn is_vain(&self) -> bool {
-        let is_untried = self.refused_pause.is_none_or(|pause| pause < VAIN.1);
-        self.passed.is_none() && self.vain >= VAIN_MAX && is_untried
+    /// The longest wait that was refused, where several waits were in vain and none ever passed.
+    pub fn refused_in_vain(&self) -> Option<Duration> {
+        self.refused.filter(|_| self.passed.is_none() && self.vain >= VAIN_MAX)
+    }
+
+    /// The longest pause between two attempts behind which the second was refused.
+    pub fn refused_pause(&self) -> Option<Duration> {
+        self.refused_pause
     }
 
     /// Waits between those refused and those passed, worth trying so that the next ones lose less.

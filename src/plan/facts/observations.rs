@@ -31,9 +31,10 @@ impl Facts {
             count(&mut self.hints_short);
         }
         self.refused_after(age, pause);
-        let is_vain = wait.refusals >= VAIN.0 && age >= VAIN.1 && self.passed.is_none();
+        let is_vain = wait.refusals >= VAIN.0 && self.passed.is_none() && ended.since(self.vain_at) >= VAIN.1;
         if is_vain && !std::mem::replace(&mut wait.counted.0, true) {
             count(&mut self.vain);
+            self.vain_at = ended;
         }
         wait
     }
@@ -198,11 +199,11 @@ mod tests {
     #[test]
     fn early_attempts_that_cost_are_noticed() {
         let mut facts = Facts::default();
-        for _ in 0..2 {
-            assert!(!facts.is_vain());
-            contact(&mut facts, START, &[0, 30, 60, 120, 240, 300, 420, 575], None, false);
+        for start in [START, START.plus(s(600)), START.plus(s(3600))] {
+            assert_eq!(facts.refused_in_vain(), None, "two that overlap are one");
+            contact(&mut facts, start, &[0, 30, 60, 120, 240, 300, 420, 575], None, false);
         }
-        assert!(facts.is_vain());
+        assert_eq!((facts.refused_in_vain(), facts.refused_pause()), (Some(s(575)), Some(s(155))));
         contact(&mut facts, START, &[0, 302], None, true);
         assert_eq!(facts.restart_pause(), Some(s(302)));
         contact(&mut facts, START, &[0, 400], None, false);
