@@ -307,7 +307,8 @@ async fn what_is_on_its_way_may_still_arrive() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_queue_can_be_looked_at_and_hurried() {
     let mut bench = Bench::new().await;
-    bench.mx.trick("banner", Trick::Say("421 4.3.2 later"), 2);
+    // Each message twice: the session that is opened for it ahead, and its attempt.
+    bench.mx.trick("banner", Trick::Say("421 4.3.2 later"), 4);
     let id = bench.shop.post("/v1/messages", mail("alice@a.test")).await.json()["id"].as_str().unwrap().to_owned();
     bench.events.next(Kind::Deferred).await;
     bench.operator.post("/v1/messages", with(mail("bob@b.test"), json!({"from": "otp@bank.test"}))).await;

@@ -83,7 +83,8 @@ impl Delivery {
             () = self.draining.cancelled() => return None,
         };
         match connected {
-            Connected::Session(connection) => {
+            Connected::Session(mut connection) => {
+                connection.opened_by(steps);
                 self.answered(site);
                 Some(connection)
             }

@@ -58,7 +58,10 @@ impl Delivery {
         self.keep_if_constant(connection, &candidates).await;
         loop {
             let mut current = match connection.take() {
-                Some(current) => current,
+                Some(mut current) => {
+                    current.take_opening().into_iter().for_each(|opening| steps.absorb(opening));
+                    current
+                }
                 None => match self.connect_for(&mut claim, &mut candidates, &mut steps).await {
                     Connected::Session(current) => {
                         self.answered(site);

@@ -45,6 +45,8 @@ pub(super) struct Connection {
     refused: u32,
     /// It was there before there was an entry for it.
     has_rested: bool,
+    /// How it came about, if that was ahead of its first entry, for whose trace it is.
+    opening: Option<Steps>,
     clock: Arc<dyn Clock>,
     buffer: Box<[u8; READ_LEN]>,
 }
@@ -81,6 +83,7 @@ impl Connection {
             taken: 0,
             refused: 0,
             has_rested: false,
+            opening: None,
             clock,
             buffer,
         };
@@ -137,6 +140,16 @@ impl Connection {
     /// Whether it was there before there was an entry for it: the peer may have closed it meanwhile.
     pub(super) fn has_rested(&self) -> bool {
         self.has_rested
+    }
+
+    /// Keeps the steps of its opening for the first entry.
+    pub(super) fn opened_by(&mut self, steps: Steps) {
+        self.opening = Some(steps);
+    }
+
+    /// The steps of its opening, once.
+    pub(super) fn take_opening(&mut self) -> Option<Steps> {
+        self.opening.take()
     }
 
     /// It is kept, for an entry that may come.
