@@ -1,4 +1,4 @@
-//! Byte streams, whatever carries them: TCP, TLS over it, or a pipe in simulation.
+//! Byte streams, whatever carries them: TCP, TLS over it, or a pipe in simulation. And what counts as one address.
 
 use std::future::Future;
 use std::io;
@@ -43,5 +43,13 @@ impl Network for TcpNetwork {
             stream.set_nodelay(true)?;
             Ok(Box::new(stream) as BoxStream)
         })
+    }
+}
+
+/// What limits and delays count as one address: one customer commonly has a whole IPv6 /64.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address {
+        IpAddr::V4(_) => address,
+        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }

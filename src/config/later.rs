@@ -3,18 +3,13 @@
 use std::path::PathBuf;
 
 use super::file::Section;
-use super::sections::{is_domain_pattern, networks};
+use super::sections::is_domain_pattern;
 
 /// Notes that a key is set in vain.
 fn pending(section: &Section<'_>, keys: &[&'static str]) {
     for key in keys.iter().filter(|key| section.has(key)) {
         section.note(key, "has no effect in this version yet");
     }
-}
-
-pub(super) fn proxy_protocol(section: &Section<'_>) {
-    networks(section, "proxy_protocol_from");
-    pending(section, &["proxy_protocol_from"]);
 }
 
 pub(super) fn queue(section: &Section<'_>) {

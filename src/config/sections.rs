@@ -22,7 +22,8 @@ use crate::queue::Supersede;
 use crate::report::log;
 use crate::report::recipients::Disclosure;
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
-use crate::submission::listener::{Limits, ListenerSettings, ListenerTls};
+use crate::submission::listener::{ListenerSettings, ListenerTls};
+use crate::submission::places::Limits;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -42,7 +43,8 @@ pub(super) fn listeners(top: &Section<'_>) -> Vec<ListenerSettings> {
     let sections = top.sections("listener");
     if sections.is_empty() {
         let tls = ListenerTls::StartTls;
-        return vec![ListenerSettings { address: default_listener(), tls, trusted_networks: Vec::new() }];
+        let (trusted_networks, proxy_protocol_from) = (Vec::new(), Vec::new());
+        return vec![ListenerSettings { address: default_listener(), tls, trusted_networks, proxy_protocol_from }];
     }
     sections.into_iter().filter_map(listener).collect()
 }
@@ -60,7 +62,7 @@ fn listener(section: Section<'_>) -> Option<ListenerSettings> {
     );
     let is_trusted = section.choice("auth", false, &[("required", false), ("trusted", true)]);
     let trusted_networks = networks(&section, "trusted_networks");
-    later::proxy_protocol(&section);
+    let proxy_protocol_from = networks(&section, "proxy_protocol_from");
     if !is_trusted && !trusted_networks.is_empty() {
         section.warn(section.line(), "trusted_networks", "has no effect without auth = \"trusted\"");
     }
@@ -69,11 +71,11 @@ fn listener(section: Section<'_>) -> Option<ListenerSettings> {
     }
     section.finish();
     let trusted_networks = if is_trusted { trusted_networks } else { Vec::new() };
-    Some(ListenerSettings { address: address?.value, tls, trusted_networks })
+    Some(ListenerSettings { address: address?.value, tls, trusted_networks, proxy_protocol_from })
 }
 
 /// Networks, none of which may be the whole internet.
-pub(super) fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
+fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
     let mut networks = Vec::new();
     for text in section.texts(key) {
         let network = text.value.parse::<IpNet>().or_else(|_| text.value.parse::<IpAddr>().map(IpNet::from));

@@ -9,6 +9,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
 use super::credentials::{Checked, Credentials};
+use super::places::Place;
 use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::{Door, Receipt, RecipientCheck};
@@ -40,12 +41,23 @@ pub(super) struct Shared {
     pub(super) draining: CancellationToken,
 }
 
+/// Whose a connection is.
+pub(super) struct Whose {
+    /// The client's address.
+    pub(super) address: SocketAddr,
+    /// What the session is told of it.
+    pub(super) peer: Peer,
+    /// Its place among all connections.
+    pub(super) place: Place,
+}
+
 /// One connection.
 pub(super) struct Connection {
     shared: Arc<Shared>,
     stream: BoxStream,
     session: ServerSession,
     peer: SocketAddr,
+    place: Place,
     acceptor: Option<TlsAcceptor>,
     /// Whom the client acts as without logging in.
     trusted: Option<Arc<User>>,
@@ -62,16 +74,16 @@ impl Connection {
     pub(super) async fn serve(
         shared: Arc<Shared>,
         stream: BoxStream,
-        address: SocketAddr,
+        whose: Whose,
         settings: Arc<SessionSettings>,
         acceptor: Option<TlsAcceptor>,
-        peer: Peer,
     ) {
+        let Whose { address, peer, place } = whose;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
         let trusted = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
         let user = trusted.clone();
         let mut connection =
-            Self { shared, stream, session, peer: address, acceptor, trusted, user, reverse_path: None };
+            Self { shared, stream, session, peer: address, place, acceptor, trusted, user, reverse_path: None };
         // Over is not a failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
     }
@@ -185,6 +197,7 @@ impl Connection {
         let result = match checked {
             Checked::Accepted(user) => {
                 self.shared.throttle.accepted(address, name);
+                self.place.is_known();
                 self.user = Some(user);
                 Ok(())
             }

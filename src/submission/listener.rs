@@ -1,6 +1,5 @@
 //! Listening sockets: who is let in, and how many at once.
 
-use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -8,15 +7,16 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
-use parking_lot::Mutex;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, Shared};
+use super::connection::{Connection, Shared, Whose};
 use super::credentials::Credentials;
+use super::places::{Limits, Place, Places};
+use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::Door;
@@ -30,6 +30,8 @@ const BACKLOG: u32 = 1024;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a TLS handshake may take on a listener with implicit TLS.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+/// How long a proxy's header may take; the specification asks for at least 3 s, for a packet that is lost.
+const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One listening address.
 #[derive(Debug, Clone)]
@@ -40,6 +42,18 @@ pub struct ListenerSettings {
     pub tls: ListenerTls,
     /// Networks that need not authenticate.
     pub trusted_networks: Vec<IpNet>,
+    /// Networks of proxies, which have to say whose connection it is; nobody else is believed.
+    pub proxy_protocol_from: Vec<IpNet>,
+}
+
+impl ListenerSettings {
+    fn trusts(&self, address: IpAddr) -> bool {
+        self.trusted_networks.iter().any(|network| network.contains(&address))
+    }
+
+    fn is_proxy(&self, address: IpAddr) -> bool {
+        self.proxy_protocol_from.iter().any(|network| network.contains(&address))
+    }
 }
 
 /// When TLS begins.
@@ -51,15 +65,6 @@ pub enum ListenerTls {
     StartTls,
     /// With the first byte.
     Implicit,
-}
-
-/// How much is let in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Connections in all.
-    pub connections_max: usize,
-    /// Connections from one address.
-    pub connections_per_address_max: usize,
 }
 
 /// What can change while clients are served.
@@ -76,14 +81,8 @@ pub struct Submission {
     shared: Arc<Shared>,
     settings: ArcSwap<LiveSettings>,
     acceptor: ArcSwap<TlsAcceptor>,
-    open: Mutex<Open>,
+    places: Arc<Places>,
     tasks: TaskTracker,
-}
-
-#[derive(Debug, Default)]
-struct Open {
-    total: usize,
-    by_address: HashMap<IpAddr, usize>,
 }
 
 impl std::fmt::Debug for Submission {
@@ -121,7 +120,7 @@ impl Submission {
             shared: Arc::new(shared),
             settings: ArcSwap::from_pointee(settings),
             acceptor: ArcSwap::from_pointee(acceptor),
-            open: Mutex::default(),
+            places: Arc::default(),
             tasks: TaskTracker::new(),
         })
     }
@@ -162,13 +161,37 @@ impl Submission {
         self.tasks.wait().await;
     }
 
-    async fn client(self: Arc<Self>, stream: TcpStream, address: SocketAddr, listener: &ListenerSettings) {
+    async fn client(&self, stream: TcpStream, address: SocketAddr, listener: &ListenerSettings) {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let live = self.settings.load_full();
-        let Some(_place) = self.clone().take_place(address.ip(), live.limits) else {
-            tracing::info!(peer = %address.ip(), "too many connections; one is refused");
-            return refuse(stream).await;
+        let Some(place) = self.places.take(address.ip(), live.limits) else {
+            return refuse(stream, address.ip()).await;
         };
+        let given_up = place.given_up();
+        tokio::select! {
+            biased;
+            () = given_up.cancelled() => {
+                tracing::info!(peer = %address.ip(), "too many connections; one without authentication gives way");
+            }
+            () = self.converse(stream, address, listener, &live, place) => {}
+        }
+    }
+
+    async fn converse(
+        &self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        listener: &ListenerSettings,
+        live: &LiveSettings,
+        mut place: Place,
+    ) {
+        let Some(client) = self.who(&mut stream, peer, listener).await else { return };
+        if !place.counts_for(client.address.ip(), live.limits) {
+            return refuse(stream, client.address.ip()).await;
+        }
+        if client.is_trusted {
+            place.is_known();
+        }
         // Replies are small and waited for; without this they would wait for company.
         let _ = stream.set_nodelay(true);
         let acceptor = self.acceptor.load_full();
@@ -179,52 +202,80 @@ impl Submission {
                 Ok(Err(_)) | Err(_) => return,
             }
         }
-        let is_trusted = listener.trusted_networks.iter().any(|network| network.contains(&address.ip()));
         let peer = Peer {
-            access: if is_trusted { Access::Trusted } else { Access::AuthenticationRequired },
+            access: if client.is_trusted { Access::Trusted } else { Access::AuthenticationRequired },
             encrypted: listener.tls == ListenerTls::Implicit,
-            loopback: address.ip().is_loopback(),
+            loopback: client.is_local,
         };
         let starttls = listener.tls == ListenerTls::StartTls;
         let session = Arc::new(SessionSettings { starttls, ..live.session.clone() });
         let acceptor = starttls.then(|| (*acceptor).clone());
-        Connection::serve(self.shared.clone(), boxed, address, session, acceptor, peer).await;
+        let whose = Whose { address: client.address, peer, place };
+        Connection::serve(self.shared.clone(), boxed, whose, session, acceptor).await;
     }
 
-    fn take_place(self: Arc<Self>, address: IpAddr, limits: Limits) -> Option<Place> {
-        let mut open = self.open.lock();
-        let from_address = open.by_address.get(&address).copied().unwrap_or(0);
-        if open.total >= limits.connections_max || from_address >= limits.connections_per_address_max {
-            return None;
+    /// Who is at the other end, by the connection itself or by what a proxy says of it; none: there is nobody to serve.
+    async fn who(&self, stream: &mut TcpStream, peer: SocketAddr, listener: &ListenerSettings) -> Option<Client> {
+        let is_local = peer.ip().is_loopback();
+        if !listener.is_proxy(peer.ip()) {
+            return Some(Client { address: peer, is_trusted: listener.trusts(peer.ip()), is_local });
         }
-        open.total += 1;
-        open.by_address.insert(address, from_address + 1);
-        drop(open);
-        Some(Place { submission: self, address })
+        let origin = tokio::select! {
+            biased;
+            () = self.shared.draining.cancelled() => return None,
+            header = tokio::time::timeout(HEADER_TIMEOUT, read_header(stream)) => match header {
+                Ok(Ok(origin)) => origin,
+                Ok(Err(error)) => {
+                    tracing::warn!(proxy = %peer.ip(), %error, "connection closed");
+                    return None;
+                }
+                Err(_) => {
+                    tracing::warn!(proxy = %peer.ip(), "connection closed; no whole PROXY header in time");
+                    return None;
+                }
+            },
+        };
+        Some(match origin {
+            Origin::Client(address) => {
+                let address = SocketAddr::new(address.ip().to_canonical(), address.port());
+                let is_trusted = listener.trusts(address.ip());
+                // What is loopback to a proxy elsewhere is not to us.
+                Client { address, is_trusted, is_local: is_local && address.ip().is_loopback() }
+            }
+            Origin::Proxy => Client { address: peer, is_trusted: listener.trusts(peer.ip()), is_local },
+            // The proxy may be trusted; whoever is behind it need not be.
+            Origin::Unknown => Client { address: peer, is_trusted: false, is_local: false },
+        })
     }
 }
 
-/// A connection that is counted.
-struct Place {
-    submission: Arc<Submission>,
-    address: IpAddr,
+/// Who is at the other end of a connection.
+struct Client {
+    address: SocketAddr,
+    /// Need not authenticate.
+    is_trusted: bool,
+    /// On this machine, with nothing in between where anybody could listen.
+    is_local: bool,
 }
 
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut open = self.submission.open.lock();
-        open.total -= 1;
-        if let Some(count) = open.by_address.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                open.by_address.remove(&self.address);
-            }
+/// Reads a proxy's header and not an octet of what follows it.
+async fn read_header(stream: &mut TcpStream) -> Result<Origin, HeaderFault> {
+    let mut header = Vec::new();
+    loop {
+        let missing = match proxy_header::parse(&header)? {
+            Progress::Complete(origin, _) => return Ok(origin),
+            Progress::Needs(missing) => missing,
+        };
+        match stream.take(missing as u64).read_buf(&mut header).await {
+            Ok(0) | Err(_) => return Err(HeaderFault::Missing),
+            Ok(_) => {}
         }
     }
 }
 
 /// One word to a client for whom there is no room; it is not waited for.
-async fn refuse(mut stream: TcpStream) {
+async fn refuse(mut stream: TcpStream, client: IpAddr) {
+    tracing::info!(peer = %client, "too many connections; one is refused");
     let mut line = Vec::new();
     reply::TOO_MANY_CONNECTIONS.write_to(&mut line);
     // Whether it reads the reply is its own affair.

@@ -3,4 +3,6 @@
 mod connection;
 pub mod credentials;
 pub mod listener;
+pub mod places;
+pub mod proxy_header;
 mod throttle;

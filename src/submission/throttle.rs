@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::net::network;
+
 /// The first refusal waits this long; each further one twice as long as the one before.
 const DELAY_MIN: Duration = Duration::from_millis(250);
 const DELAY_MAX: Duration = Duration::from_secs(8);
@@ -57,14 +59,6 @@ impl Throttle {
         let mut failures = self.failures.lock();
         failures.remove(&self.hasher.hash_one(network(address)));
         failures.remove(&self.hasher.hash_one(("user", user)));
-    }
-}
-
-/// One customer commonly has a whole IPv6 /64.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 use super::PATIENCE;
 
@@ -15,11 +15,24 @@ pub struct Client {
 impl Client {
     /// Connects and says EHLO.
     pub async fn connect(address: SocketAddr) -> Self {
-        let stream = TcpStream::connect(address).await.expect("the relay listens");
-        let mut client = Self { stream: BufReader::new(stream) };
-        assert!(client.hear().await.starts_with("220 "));
-        assert!(client.say("EHLO client.test").await.starts_with("250"));
+        let mut client = Self::connect_only("127.0.0.1", address).await;
+        client.greet().await;
         client
+    }
+
+    /// Connects from one of this machine's addresses.
+    pub async fn connect_only(from: &str, address: SocketAddr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of this machine");
+        let stream = socket.connect(address).await.expect("the relay listens");
+        Self { stream: BufReader::new(stream) }
+    }
+
+    /// Hears the banner and says EHLO.
+    pub async fn greet(&mut self) {
+        let banner = self.hear().await;
+        assert!(banner.starts_with("220 "), "{banner}");
+        assert!(self.say("EHLO client.test").await.starts_with("250"));
     }
 
     /// Sends a line and returns the last line of the reply.

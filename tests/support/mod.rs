@@ -99,6 +99,11 @@ impl Events {
 
 /// A relay whose mail hosts are all at `mx`, with one trusted listener. `more` is added to its configuration.
 pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
+    start_relay_logging(folder, mx, more, Output::new(std::io::sink()))
+}
+
+/// The same, with lines of events going to `output`.
+pub fn start_relay_logging(folder: &Path, mx: SocketAddr, more: &str, output: Output) -> (Relay, Events) {
     let text = format!(
         "hostname = \"relay.test\"\n\
          data_dir = \"data\"\n\
@@ -112,12 +117,8 @@ pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events)
     let (config, findings) = Config::from_text(&text, folder, None);
     let config = config.unwrap_or_else(|| panic!("{findings}"));
     let (sender, receiver) = mpsc::unbounded_channel();
-    let ground = Ground {
-        dns: Some(Arc::new(TableDns)),
-        events: Some(Arc::new(Channel(sender))),
-        output: Output::new(std::io::sink()),
-        ..Ground::default()
-    };
+    let ground =
+        Ground { dns: Some(Arc::new(TableDns)), events: Some(Arc::new(Channel(sender))), output, ..Ground::default() };
     let relay = Relay::start(config, ground).expect("the relay starts");
     (relay, Events(receiver))
 }

@@ -1,0 +1,8 @@
+//! Who wants in, and does not get in: against a running relay over real sockets, or straight into the session where that
+//! is enough.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod proxies;
+#[path = "../support/mod.rs"]
+mod support;
