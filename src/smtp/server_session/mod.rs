@@ -2,173 +2,31 @@
 //! out. It knows the protocol and its own limits; who may send what to whom, it asks.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use bytes::{Bytes, BytesMut};
-use zeroize::{Zeroize as _, Zeroizing};
+use bytes::BytesMut;
+use zeroize::Zeroize as _;
 
 use super::command::{Command, CommandError, Mail};
 use super::data::DataDecoder;
 use super::line::{AUTH_LINE_MAX, COMMAND_LINE_MAX, LineFault, NextLine, next_line};
 use super::reply::{self, EnhancedCode, Reply};
-use super::sasl::{Exchange, MECHANISMS, ScramVerifier};
+use super::sasl::Exchange;
 use crate::mail::envelope::{Envelope, Recipient};
 
+mod commands;
 mod login;
+mod terms;
 mod transaction;
+
+use commands::command_error;
+pub use terms::{Access, Event, Peer, Protocol, SessionSettings, Step, Submission};
 
 /// Errors after which a client is sent away.
 const ERRORS_MAX: u32 = 20;
 /// Commands before AUTH, or in a row without mail after it, after which a client is sent away; as many more as a
 /// message may have recipients.
 const IDLE_COMMANDS_MAX: usize = 200;
-
-/// What a session needs to know of its listener; shared by all sessions.
-#[derive(Debug, Clone)]
-pub struct SessionSettings {
-    /// The name in the banner and the answer to EHLO.
-    pub hostname: String,
-    /// Octets of content accepted.
-    pub message_size_max: u64,
-    /// RCPTs accepted in one transaction.
-    pub recipients_max: usize,
-    /// Whether STARTTLS is offered on a clear-text connection.
-    pub starttls: bool,
-    /// Least and most of `BY=`; what lies outside is refused with 501.
-    pub deliver_by: (Duration, Duration),
-    /// Before authentication, for a whole command line.
-    pub command_timeout: Duration,
-    /// After authentication, between commands and between pieces of content.
-    pub idle_timeout: Duration,
-}
-
-/// Who the client is when the connection begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Access {
-    /// Nobody yet; MAIL needs AUTH first.
-    AuthenticationRequired,
-    /// May send without AUTH.
-    Trusted,
-}
-
-/// What the connection knows of itself at its beginning.
-#[derive(Debug, Clone, Copy)]
-pub struct Peer {
-    /// Whether it may send without AUTH.
-    pub access: Access,
-    /// Whether TLS is on already (implicit TLS).
-    pub encrypted: bool,
-    /// Whether the client is on this machine, where AUTH needs no TLS.
-    pub loopback: bool,
-}
-
-/// What happened, told to the session.
-#[derive(Debug)]
-pub enum Event<'a> {
-    /// Bytes arrived.
-    Received(&'a [u8]),
-    /// The answer to [`Step::StartTls`].
-    TlsEstablished,
-    /// The answer to [`Step::CheckPassword`] and [`Step::Proved`].
-    Authenticated(Result<(), Reply>),
-    /// The answer to [`Step::NeedVerifier`], with a fresh nonce.
-    Verifier(ScramVerifier, &'a str),
-    /// The answer to [`Step::CheckSender`] and [`Step::CheckRecipient`].
-    Checked(Result<(), Reply>),
-    /// The answer to [`Step::HandOver`]: what to tell the client.
-    HandedOver(Reply),
-    /// [`ServerSession::deadline`] passed.
-    Timeout,
-    /// The relay is shutting down; a message whose content is on its way is still taken.
-    Draining,
-}
-
-/// What the connection has to do next, after it has sent [`ServerSession::take_output`].
-#[derive(Debug)]
-pub enum Step {
-    /// Read, and feed what arrives.
-    Read,
-    /// Do the TLS handshake. Nothing that was received before it counts.
-    StartTls,
-    /// Check a password; `Refused` counts against the client's address.
-    CheckPassword {
-        /// Who.
-        user: String,
-        /// With what.
-        password: Zeroizing<String>,
-    },
-    /// Look up what SCRAM needs of this user.
-    NeedVerifier {
-        /// Who.
-        user: String,
-    },
-    /// A SCRAM exchange ended; `accepted` says how.
-    Proved {
-        /// Who.
-        user: String,
-        /// Whether the proof was good.
-        accepted: bool,
-    },
-    /// May this reverse-path be used?
-    CheckSender(Box<Mail>),
-    /// May mail go to this recipient?
-    CheckRecipient(Recipient),
-    /// A message is complete.
-    HandOver(Box<Submission>),
-    /// Send what is left and close.
-    Close,
-    /// Send what is left, shut the sending side, read a little more without looking at it, and close, so that the
-    /// client sees the reply rather than a reset.
-    Drain,
-}
-
-/// A complete message as it came in.
-#[derive(Debug)]
-pub struct Submission {
-    /// The envelope.
-    pub envelope: Envelope,
-    /// The content without dot-stuffing.
-    pub content: Bytes,
-    /// The client's name for itself.
-    pub client_name: String,
-    /// How it came.
-    pub protocol: Protocol,
-}
-
-/// How a message came in, for the Received field (RFC 3848, RFC 6531 section 4.3).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Protocol {
-    /// EHLO rather than HELO.
-    pub extended: bool,
-    /// SMTPUTF8 was asked for.
-    pub utf8: bool,
-    /// Under TLS.
-    pub encrypted: bool,
-    /// After AUTH.
-    pub authenticated: bool,
-    /// Not over SMTP at all, but by an HTTP request.
-    pub http: bool,
-}
-
-impl Protocol {
-    /// The keyword behind `with`.
-    pub fn keyword(self) -> &'static str {
-        if self.http {
-            return "HTTP";
-        }
-        match (self.utf8, self.extended, self.encrypted, self.authenticated) {
-            (true, _, false, false) => "UTF8SMTP",
-            (true, _, true, false) => "UTF8SMTPS",
-            (true, _, false, true) => "UTF8SMTPA",
-            (true, _, true, true) => "UTF8SMTPSA",
-            (false, false, ..) => "SMTP",
-            (false, true, false, false) => "ESMTP",
-            (false, true, true, false) => "ESMTPS",
-            (false, true, false, true) => "ESMTPA",
-            (false, true, true, true) => "ESMTPSA",
-        }
-    }
-}
 
 #[derive(Debug)]
 struct Transaction {
@@ -447,64 +305,6 @@ impl ServerSession {
         }
     }
 
-    fn command(&mut self, command: Command, more_follows: bool, now: Instant) -> Option<Step> {
-        match command {
-            Command::Ehlo(name) => self.ehlo(name),
-            Command::Helo(name) => self.helo(name),
-            Command::StartTls => self.starttls(more_follows),
-            Command::Auth { mechanism, initial } => self.auth(&mechanism, initial.as_deref()),
-            Command::Mail(mail) => self.mail(mail),
-            Command::Rcpt(recipient) => self.rcpt(recipient),
-            Command::Data => self.data(now),
-            Command::Bdat { size, last } => self.bdat(size, last, now),
-            Command::Rset => {
-                self.state = State::Ready;
-                self.say(&reply::OK)
-            }
-            Command::Noop => self.say(&reply::OK),
-            Command::Vrfy | Command::Expn => self.say(&reply::CANNOT_VERIFY),
-            Command::Help => self.say(&reply::HELP),
-            Command::Quit => Some(self.refuse_all(&reply::BYE)),
-        }
-    }
-
-    fn ehlo(&mut self, name: String) -> Option<Step> {
-        self.state = State::Ready;
-        self.client_name = Some(name);
-        self.extended = true;
-        let settings = &self.settings;
-        let mut lines = vec![
-            settings.hostname.clone(),
-            "PIPELINING".to_owned(),
-            format!("SIZE {}", settings.message_size_max),
-            "8BITMIME".to_owned(),
-            "SMTPUTF8".to_owned(),
-            "ENHANCEDSTATUSCODES".to_owned(),
-            "CHUNKING".to_owned(),
-            "DSN".to_owned(),
-            format!("DELIVERBY {}", settings.deliver_by.0.as_secs()),
-            "MT-PRIORITY".to_owned(),
-            format!("LIMITS RCPTMAX={}", settings.recipients_max),
-        ];
-        if settings.starttls && !self.peer.encrypted {
-            lines.push("STARTTLS".to_owned());
-        }
-        if self.peer.encrypted {
-            lines.push("REQUIRETLS".to_owned());
-        }
-        if self.may_authenticate() {
-            lines.push(format!("AUTH {}", MECHANISMS.join(" ")));
-        }
-        self.say(&Reply::plain(250, lines.join("\n")))
-    }
-
-    fn helo(&mut self, name: String) -> Option<Step> {
-        self.state = State::Ready;
-        self.client_name = Some(name);
-        self.extended = false;
-        self.say(&Reply::plain(250, self.settings.hostname.clone()))
-    }
-
     fn in_transaction(&self) -> bool {
         matches!(self.state, State::Mail(_))
     }
@@ -547,18 +347,5 @@ impl Drop for ServerSession {
     /// Input may hold passwords.
     fn drop(&mut self) {
         self.input.zeroize();
-    }
-}
-
-fn command_error(error: CommandError) -> Reply {
-    match error {
-        CommandError::UnknownVerb => reply::UNKNOWN_COMMAND,
-        CommandError::Syntax(text) | CommandError::Parameter(text) => Reply::new(501, EnhancedCode(5, 5, 4), text),
-        CommandError::UnknownParameter => reply::UNKNOWN_PARAMETER,
-        CommandError::Path(error) => Reply::new(501, EnhancedCode(5, 1, 3), error.to_string()),
-        CommandError::ReversePath(error) => Reply::new(501, EnhancedCode(5, 1, 7), error.to_string()),
-        CommandError::NeedsSmtpUtf8 => reply::SMTPUTF8_NEEDED,
-        CommandError::NotBase64 => reply::NOT_BASE64,
-        CommandError::ChunkSize => Reply::new(501, EnhancedCode(5, 5, 4), "expected BDAT size [LAST]"),
     }
 }
