@@ -74,6 +74,8 @@ pub enum CommandError {
     Path(AddressError),
     /// The path of MAIL: 501, with an enhanced status code of its own (RFC 3463 section 3.2).
     ReversePath(AddressError),
+    /// `<postmaster>` without a domain (RFC 5321 section 4.5.1), whose mailbox would be here: 550.
+    Postmaster,
     /// An address that is not ASCII, without SMTPUTF8: 553.
     NeedsSmtpUtf8,
     /// An initial response that is not base64: 501.
@@ -219,6 +221,9 @@ fn priority(value: &str) -> Result<i8, CommandError> {
 fn rcpt(arguments: &str) -> Result<Recipient, CommandError> {
     let rest = after_keyword(arguments, "TO:").ok_or(CommandError::Syntax("expected RCPT TO:<address>"))?;
     let (path, parameters) = split_path(rest)?;
+    if path.eq_ignore_ascii_case("<postmaster>") {
+        return Err(CommandError::Postmaster);
+    }
     let mut recipient = Recipient::new(parse_path(path).map_err(CommandError::Path)?);
     let mut seen = Vec::new();
     for (keyword, value) in keywords(parameters) {
@@ -468,7 +473,8 @@ mod tests {
             matches!(ok("RCPT TO:<@a.example:b@example.com>"), Command::Rcpt(r) if r.mailbox.as_str() == "b@example.com")
         );
         refused("RCPT TO:<>", CommandError::Path(AddressError::NoDomain));
-        refused("RCPT TO:<postmaster>", CommandError::Path(AddressError::NoDomain));
+        refused("RCPT TO:<postmaster>", CommandError::Postmaster);
+        refused("RCPT TO:<PostMaster> NOTIFY=NEVER", CommandError::Postmaster);
         refused(
             "RCPT TO:<b@example.com> NOTIFY=NEVER,SUCCESS",
             CommandError::Parameter("NOTIFY is NEVER, or a list of SUCCESS, FAILURE and DELAY"),

@@ -318,6 +318,8 @@ ready_made! {
     TOO_MANY_RECIPIENTS: 452 (4, 5, 3) "too many recipients";
     /// To DATA without a valid RCPT.
     NO_RECIPIENTS: 554 (5, 5, 1) "no valid recipients";
+    /// To `RCPT TO:<postmaster>`: nobody's mail ends here.
+    NO_POSTMASTER: 550 (5, 1, 1) "no mailboxes here; give postmaster a domain";
     /// To parameters that were not offered.
     UNKNOWN_PARAMETER: 555 (5, 5, 4) "MAIL or RCPT parameter not recognized";
     /// When the idle time is over.

@@ -74,6 +74,7 @@ pub(super) fn command_error(error: CommandError) -> Reply {
         CommandError::UnknownParameter => reply::UNKNOWN_PARAMETER,
         CommandError::Path(error) => Reply::new(501, EnhancedCode(5, 1, 3), error.to_string()),
         CommandError::ReversePath(error) => Reply::new(501, EnhancedCode(5, 1, 7), error.to_string()),
+        CommandError::Postmaster => reply::NO_POSTMASTER,
         CommandError::NeedsSmtpUtf8 => reply::SMTPUTF8_NEEDED,
         CommandError::NotBase64 => reply::NOT_BASE64,
         CommandError::ChunkSize => Reply::new(501, EnhancedCode(5, 5, 4), "expected BDAT size [LAST]"),

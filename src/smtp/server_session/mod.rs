@@ -2,7 +2,7 @@
 //! out. It knows the protocol and its own limits; who may send what to whom, it asks.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
 use zeroize::Zeroize as _;
@@ -27,14 +27,25 @@ const ERRORS_MAX: u32 = 20;
 /// Commands before AUTH, or in a row without mail after it, after which a client is sent away; as many more as a
 /// message may have recipients.
 const IDLE_COMMANDS_MAX: usize = 200;
+/// While the relay shuts down, how long content that is on its way may still take.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(8);
 
 #[derive(Debug)]
 struct Transaction {
     envelope: Envelope,
     /// What BDAT brought so far.
     content: BytesMut,
-    /// Octets that BDAT announced so far; none before the first chunk.
-    announced: Option<u64>,
+    /// None before the first BDAT.
+    chunks: Option<Chunks>,
+}
+
+/// Content that comes by BDAT.
+#[derive(Debug, Clone, Copy)]
+struct Chunks {
+    /// Octets announced so far.
+    announced: u64,
+    /// When the last of them is due.
+    until: Instant,
 }
 
 #[derive(Debug)]
@@ -56,7 +67,6 @@ enum State {
         transaction: Box<Transaction>,
         left: u64,
         last: bool,
-        until: Instant,
     },
     /// Reading over a chunk that is refused, then saying why.
     RefusedChunk {
@@ -82,7 +92,8 @@ pub struct ServerSession {
     client_name: Option<String>,
     extended: bool,
     user: Option<String>,
-    draining: bool,
+    /// The relay is shutting down; what is on its way may take until then.
+    draining: Option<Instant>,
     errors: u32,
     idle_commands: usize,
     input: Vec<u8>,
@@ -101,7 +112,7 @@ impl ServerSession {
             client_name: None,
             extended: false,
             user: None,
-            draining: false,
+            draining: None,
             errors: 0,
             idle_commands: 0,
             input: Vec::new(),
@@ -119,15 +130,31 @@ impl ServerSession {
 
     /// When [`Event::Timeout`] is due, and what is then late.
     pub fn deadline(&self) -> (Instant, &'static str) {
+        let (due, what) = self.own_deadline();
+        (self.draining.map_or(due, |until| until.min(due)), what)
+    }
+
+    fn own_deadline(&self) -> (Instant, &'static str) {
         let settings = &self.settings;
         let idle = self.waiting_since + settings.idle_timeout;
-        if let State::Content { until, .. } | State::Chunk { until, .. } = &self.state {
-            return (idle.min(*until), "content");
+        let chunks = match &self.state {
+            State::Content { until, .. } => return (idle.min(*until), "content"),
+            State::Chunk { transaction, .. } | State::Mail(transaction) => transaction.chunks,
+            State::Ready
+            | State::Sasl(_)
+            | State::RefusedChunk { .. }
+            | State::AwaitTls
+            | State::AwaitAuthentication(_)
+            | State::AwaitSender(_)
+            | State::AwaitRecipient(..)
+            | State::AwaitHandOver
+            | State::Closed => None,
+        };
+        match chunks {
+            Some(chunks) => (idle.min(chunks.until), "content"),
+            None if self.may_send() => (idle, "command"),
+            None => (self.waiting_since + settings.command_timeout, "command before authentication"),
         }
-        if self.may_send() {
-            return (idle, "command");
-        }
-        (self.waiting_since + settings.command_timeout, "command before authentication")
     }
 
     /// The user, once authenticated.
@@ -137,11 +164,19 @@ impl ServerSession {
 
     /// Whether [`Event::Draining`] was told.
     pub fn is_draining(&self) -> bool {
-        self.draining
+        self.draining.is_some()
     }
 
     /// Feeds one event and says what comes next.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) -> Step {
+        let step = self.take(event, now);
+        if self.draining.is_some() && matches!(step, Step::Read) && !self.is_worth_waiting_for() {
+            return self.refuse_all(&reply::SHUTTING_DOWN);
+        }
+        step
+    }
+
+    fn take(&mut self, event: Event<'_>, now: Instant) -> Step {
         match event {
             Event::Received(bytes) => {
                 if matches!(self.state, State::Content { .. } | State::Chunk { .. }) {
@@ -169,19 +204,26 @@ impl ServerSession {
                 self.idle_commands = 0;
                 self.reply(&reply);
                 self.waiting_since = now;
-                if self.draining {
-                    return self.refuse_all(&reply::SHUTTING_DOWN);
-                }
             }
+            Event::Timeout if self.draining.is_some() => return self.refuse_all(&reply::SHUTTING_DOWN),
             Event::Timeout => return self.refuse_all(&reply::IDLE_TIMEOUT),
-            Event::Draining => {
-                self.draining = true;
-                if matches!(self.state, State::Ready | State::Sasl(_) | State::Mail(_)) {
-                    return self.refuse_all(&reply::SHUTTING_DOWN);
-                }
-            }
+            Event::Draining => self.draining = Some(now + DRAIN_TIMEOUT),
         }
         self.consume(now)
+    }
+
+    /// Whether content is on its way, or an answer to what the client did, while the relay shuts down.
+    fn is_worth_waiting_for(&self) -> bool {
+        match &self.state {
+            State::Ready | State::Sasl(_) | State::Closed => false,
+            State::Mail(transaction) => transaction.chunks.is_some(),
+            State::Content { .. } | State::Chunk { .. } | State::RefusedChunk { .. } => true,
+            State::AwaitTls
+            | State::AwaitAuthentication(_)
+            | State::AwaitSender(_)
+            | State::AwaitRecipient(..)
+            | State::AwaitHandOver => true,
+        }
     }
 
     /// Whether the answer to a step is due.
@@ -281,20 +323,28 @@ impl ServerSession {
                 Reply::new(500, EnhancedCode(5, 5, 6), fault.text())
             }
             LineFault::TooLong => Reply::new(500, EnhancedCode(5, 5, 2), fault.text()),
-            LineFault::BareCr | LineFault::BareLf => Reply::new(554, EnhancedCode(5, 6, 0), fault.text()),
+            LineFault::BareCr | LineFault::BareLf => {
+                Reply::new(554, EnhancedCode(5, 6, 0), fault.text())
+            }
         };
         self.drain(&reply)
     }
 
     fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
-        if self.draining {
+        let parsed = Command::parse(line);
+        let may_pass = match &parsed {
+            Ok(Command::Quit) => true,
+            Ok(Command::Bdat { .. }) => self.is_worth_waiting_for(),
+            Ok(_) | Err(_) => false,
+        };
+        if self.draining.is_some() && !may_pass {
             return Some(self.refuse_all(&reply::SHUTTING_DOWN));
         }
         self.idle_commands += 1;
         if self.idle_commands > IDLE_COMMANDS_MAX + self.settings.recipients_max {
             return Some(self.refuse_all(&reply::TOO_MANY_ERRORS));
         }
-        match Command::parse(line) {
+        match parsed {
             Ok(command) => self.command(command, more_follows, now),
             Err(CommandError::ChunkSize) => {
                 self.reply(&command_error(CommandError::ChunkSize));

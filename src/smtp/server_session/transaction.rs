@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Protocol, ServerSession, State, Step, Submission, Transaction};
+use super::{Chunks, Protocol, ServerSession, State, Step, Submission, Transaction};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::smtp::command::Mail;
 use crate::smtp::data::{DataDecoder, Decoded, line_fault};
@@ -14,6 +14,8 @@ use crate::smtp::reply::{self, EnhancedCode, Reply};
 const CONTENT_TIMEOUT: Duration = Duration::from_secs(600);
 /// What is read over of content that is too big before the connection is closed instead.
 const OVERSIZE_READ_MAX: u64 = 16 << 20;
+/// A BDAT of fewer octets counts as a command that brings nothing on.
+const CHUNK_LEN_MIN: u64 = 512;
 
 impl ServerSession {
     pub(super) fn mail(&mut self, mail: Box<Mail>) -> Option<Step> {
@@ -52,7 +54,7 @@ impl ServerSession {
         let State::Mail(transaction) = &mut self.state else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
-        if transaction.announced.is_some() {
+        if transaction.chunks.is_some() {
             return self.refuse(&reply::BAD_SEQUENCE);
         }
         let envelope = &transaction.envelope;
@@ -75,7 +77,7 @@ impl ServerSession {
             (State::AwaitSender(mail), Ok(())) => {
                 let envelope =
                     Envelope { reverse_path: mail.reverse_path, parameters: mail.parameters, recipients: Vec::new() };
-                self.state = State::Mail(Box::new(Transaction { envelope, content: BytesMut::new(), announced: None }));
+                self.state = State::Mail(Box::new(Transaction { envelope, content: BytesMut::new(), chunks: None }));
                 self.reply(&reply::SENDER_OK);
             }
             (State::AwaitRecipient(mut transaction, recipient), Ok(())) => {
@@ -96,8 +98,8 @@ impl ServerSession {
         let State::Mail(transaction) = std::mem::replace(&mut self.state, State::Ready) else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
-        if transaction.announced.is_some() || transaction.envelope.recipients.is_empty() {
-            let reply = if transaction.announced.is_some() { reply::BAD_SEQUENCE } else { reply::NO_RECIPIENTS };
+        if transaction.chunks.is_some() || transaction.envelope.recipients.is_empty() {
+            let reply = if transaction.chunks.is_some() { reply::BAD_SEQUENCE } else { reply::NO_RECIPIENTS };
             self.state = State::Mail(transaction);
             return self.refuse(&reply);
         }
@@ -131,13 +133,19 @@ impl ServerSession {
     pub(super) fn bdat(&mut self, size: u64, last: bool, now: Instant) -> Option<Step> {
         let (transaction, reply) =
             if let State::Mail(mut transaction) = std::mem::replace(&mut self.state, State::Ready) {
-                let announced = transaction.announced.unwrap_or(0).saturating_add(size);
+                // Every chunk counts against the time of the whole content.
+                let fresh = Chunks { announced: 0, until: now + CONTENT_TIMEOUT };
+                let mut chunks = transaction.chunks.unwrap_or(fresh);
+                chunks.announced = chunks.announced.saturating_add(size);
                 if transaction.envelope.recipients.is_empty() {
                     (Some(transaction), reply::NO_RECIPIENTS)
-                } else if announced <= self.settings.message_size_max {
-                    transaction.announced = Some(announced);
+                } else if chunks.announced <= self.settings.message_size_max {
+                    if size >= CHUNK_LEN_MIN {
+                        self.idle_commands = self.idle_commands.saturating_sub(1);
+                    }
+                    transaction.chunks = Some(chunks);
                     transaction.content.reserve(usize::try_from(size).unwrap_or(0).min(64 << 10));
-                    self.state = State::Chunk { transaction, left: size, last, until: now + CONTENT_TIMEOUT };
+                    self.state = State::Chunk { transaction, left: size, last };
                     return None;
                 } else {
                     (None, reply::TOO_BIG)
