@@ -119,8 +119,11 @@ fn build(
     message.write_to_vec().map(Bytes::from).map_err(|_| Problem::invalid("the message cannot be written down"))
 }
 
-/// LF becomes CRLF; a CR by itself is nothing that could be meant.
+/// LF becomes CRLF; a CR by itself and a NUL are nothing that could be meant.
 fn with_crlf(text: &str, what: &str) -> Result<String, Problem> {
+    if text.contains('\0') {
+        return Err(Problem::invalid(format!("{what}: a NUL")));
+    }
     let mut lines = String::with_capacity(text.len() + text.len() / 32);
     for line in text.split_inclusive('\n') {
         let (line, end) = match line.strip_suffix('\n') {
@@ -176,6 +179,7 @@ mod tests {
         assert!(with_crlf("a\rb", "text").is_err());
         assert!(with_crlf("a\r", "text").is_err());
         assert!(with_crlf("a\r\r\n", "text").is_err());
+        assert!(with_crlf("a\0", "text").is_err());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Content on the wire: dot-stuffing and the final dot (RFC 5321 section 4.5.2).
 
 use bytes::{BufMut, BytesMut};
-use memchr::{memchr2, memmem};
+use memchr::{memchr3, memmem};
 
 use super::line::LineFault;
 
@@ -91,14 +91,16 @@ impl DataDecoder {
     fn text(&mut self, input: &[u8]) -> Result<usize, LineFault> {
         let mut end = 0;
         loop {
-            let Some(offset) = memchr2(b'\r', b'\n', &input[end..]) else {
+            let Some(offset) = memchr3(b'\r', b'\n', 0, &input[end..]) else {
                 self.push(input);
                 self.state = State::Text;
                 return Ok(input.len());
             };
             end += offset;
-            if input[end] == b'\n' {
-                return Err(LineFault::BareLf);
+            match input[end] {
+                b'\n' => return Err(LineFault::BareLf),
+                0 => return Err(LineFault::Nul),
+                _ => {}
             }
             match (input.get(end + 1), input.get(end + 2)) {
                 // A whole line and the start of one that needs no decision: go on without leaving the loop.
@@ -126,13 +128,14 @@ impl DataDecoder {
     }
 }
 
-/// The first CR or LF that is not part of a CRLF, for content that comes without dot-stuffing (BDAT).
+/// The first CR or LF that is not part of a CRLF, or NUL, for content that comes without dot-stuffing (BDAT).
 pub fn line_fault(content: &[u8]) -> Option<LineFault> {
     let mut at = 0;
-    while let Some(offset) = memchr2(b'\r', b'\n', &content[at..]) {
+    while let Some(offset) = memchr3(b'\r', b'\n', 0, &content[at..]) {
         at += offset;
         match (content[at], content.get(at + 1)) {
             (b'\n', _) => return Some(LineFault::BareLf),
+            (0, _) => return Some(LineFault::Nul),
             (_, Some(b'\n')) => at += 2,
             _ => return Some(LineFault::BareCr),
         }
@@ -205,6 +208,8 @@ mod tests {
         check("a\r\n.\r\r\n", Decoded::Fault(LineFault::BareCr), "");
         check("a\r\n.\rb", Decoded::Fault(LineFault::BareCr), "");
         check("a\r\r\n", Decoded::Fault(LineFault::BareCr), "");
+        check("a\r\n\0.\r\n", Decoded::Fault(LineFault::Nul), "");
+        check("a\r\n.\0\r\n", Decoded::Fault(LineFault::Nul), "");
     }
 
     #[test]
@@ -234,7 +239,7 @@ mod tests {
         }
 
         #[test]
-        fn splits_do_not_matter(input in "[.a\r\n]{0,24}", cut in 0usize..24) {
+        fn splits_do_not_matter(input in "[.a\r\n\0]{0,24}", cut in 0usize..24) {
             let input = input.as_bytes();
             let cut = cut.min(input.len());
             prop_assert_eq!(decode(&[input]), decode(&[&input[..cut], &input[cut..]]));

@@ -15,6 +15,9 @@ pub enum LineFault {
     BareCr,
     /// An LF that no CR precedes.
     BareLf,
+    /// A NUL, which content must not have (RFC 2045 section 2.8). Some programs drop it, and then see a line of a single dot
+    /// where there was none.
+    Nul,
     /// More octets than the limit without a line end.
     TooLong,
 }
@@ -25,6 +28,7 @@ impl LineFault {
         match self {
             Self::BareCr => "a CR without LF; lines end in CRLF",
             Self::BareLf => "an LF without CR; lines end in CRLF",
+            Self::Nul => "a NUL; content is text",
             Self::TooLong => "line too long",
         }
     }

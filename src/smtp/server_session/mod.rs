@@ -323,7 +323,7 @@ impl ServerSession {
                 Reply::new(500, EnhancedCode(5, 5, 6), fault.text())
             }
             LineFault::TooLong => Reply::new(500, EnhancedCode(5, 5, 2), fault.text()),
-            LineFault::BareCr | LineFault::BareLf => {
+            LineFault::BareCr | LineFault::BareLf | LineFault::Nul => {
                 Reply::new(554, EnhancedCode(5, 6, 0), fault.text())
             }
         };
