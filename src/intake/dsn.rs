@@ -15,6 +15,7 @@ use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::message::{Content, fields};
+use crate::mail::text::one_line;
 use crate::queue::Ending;
 use crate::queue::entry::Message;
 use crate::smtp::reply::EnhancedCode;
@@ -247,7 +248,7 @@ fn decoded(xtext: &str) -> String {
             }
         }
     }
-    String::from_utf8_lossy(&octets).chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    one_line(&String::from_utf8_lossy(&octets))
 }
 
 /// A field in lines that are not too long.

@@ -7,6 +7,8 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
+use super::text::is_deceptive;
+
 /// Longest local part in octets (RFC 5321 section 4.5.3.1.1).
 pub const LOCAL_PART_MAX: usize = 64;
 /// Longest domain in octets (RFC 5321 section 4.5.3.1.2).
@@ -248,7 +250,7 @@ fn quoted_string_end(text: &str) -> Result<usize, AddressError> {
                 _ => return Err(AddressError::LocalPart),
             },
             ' '..='~' => {}
-            other if !other.is_ascii() && !other.is_control() => {}
+            other if !other.is_ascii() && !is_deceptive(other) => {}
             _ => return Err(AddressError::LocalPart),
         }
     }
@@ -263,7 +265,7 @@ fn is_atext(character: char) -> bool {
     match character {
         'a'..='z' | 'A'..='Z' | '0'..='9' => true,
         _ if character.is_ascii() => "!#$%&'*+-/=?^_`{|}~".contains(character),
-        _ => !character.is_control() && !character.is_whitespace(),
+        _ => !is_deceptive(character) && !character.is_whitespace(),
     }
 }
 

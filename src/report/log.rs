@@ -20,6 +20,7 @@ use super::recipients::{Disclosure, Recipients};
 use crate::clock::{Clock, SystemClock};
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
+use crate::mail::text::one_line;
 
 /// The target of lines that are events; their message is the whole line.
 const EVENT_TARGET: &str = "otp_relay::event";
@@ -197,7 +198,8 @@ fn text_line(event: &Event, recipient: Option<&str>) -> String {
     );
     // Writing to a String cannot fail.
     let _ = details(event, &mut line);
-    line
+    // Whatever a peer managed to get into an event cannot start a line of its own.
+    one_line(&line)
 }
 
 fn details(event: &Event, line: &mut String) -> fmt::Result {
@@ -273,11 +275,6 @@ where
             }
         }
     }
-}
-
-/// Whatever a peer managed to get into a message cannot start a line of its own.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
 #[derive(Default)]

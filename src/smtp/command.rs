@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use crate::mail::address::{AddressError, Mailbox, ReversePath, is_domain_or_literal, parse_path};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
+use crate::mail::text::is_deceptive;
 
 /// Longest `ENVID` and `ORCPT` value (RFC 3461 sections 4.2 and 4.4).
 const XTEXT_MAX: usize = 500;
@@ -172,7 +173,7 @@ fn mail_parameter(mail: &mut Mail, keyword: &str, value: Option<&str>) -> Result
         ("BY", Some(value)) => parameters.deliver_by = Some(deliver_by(value)?),
         ("MT-PRIORITY", Some(value)) => parameters.priority = Some(priority(value)?),
         // RFC 4954 section 5: who authenticated elsewhere. Nothing here trusts it, and it goes nowhere.
-        ("AUTH", Some(_)) => {}
+        ("AUTH", Some(value)) => drop(xtext(value)?),
         _ => return Err(CommandError::UnknownParameter),
     }
     Ok(())
@@ -263,7 +264,7 @@ fn orcpt(value: &str) -> Result<String, CommandError> {
         return Err(BAD);
     }
     if kind.eq_ignore_ascii_case("utf-8") {
-        let is_encoded = address.chars().all(|c| !c.is_whitespace() && !c.is_control() && c != '=');
+        let is_encoded = address.chars().all(|c| !c.is_whitespace() && !is_deceptive(c) && c != '=');
         return if is_encoded { Ok(value.to_owned()) } else { Err(BAD) };
     }
     xtext(address)?;
@@ -447,6 +448,8 @@ mod tests {
         refused("MAIL FROM:<a@example.com> BODY=BINARYMIME", CommandError::Parameter("BODY is 7BIT or 8BITMIME"));
         refused("MAIL FROM:<a@example.com> ENVID=a=b", CommandError::Parameter("not xtext"));
         refused("MAIL FROM:<a@example.com> ENVID=a+2", CommandError::Parameter("not xtext"));
+        assert_eq!(mail_of("MAIL FROM:<a@example.com> AUTH=<>").parameters, MailParameters::default());
+        refused("MAIL FROM:<a@example.com> AUTH=e+3", CommandError::Parameter("not xtext"));
         refused(
             "MAIL FROM:<a@example.com> MT-PRIORITY=10",
             CommandError::Parameter("MT-PRIORITY is a number from -9 to 9"),

@@ -6,6 +6,8 @@ use std::fmt;
 
 use memchr::memchr;
 
+use crate::mail::text::one_line;
+
 /// Longest line of a reply that is read.
 pub const REPLY_LINE_MAX: usize = 8 * 1024;
 /// Longest reply that is read, all lines together.
@@ -109,7 +111,7 @@ fn write_line(out: &mut Vec<u8>, line: fmt::Arguments<'_>) -> std::io::Result<()
     std::io::Write::write_fmt(out, line)
 }
 
-/// On one line, for people and logs; control characters are taken out.
+/// On one line, for people and logs; what could deceive is taken out.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.code)?;
@@ -119,8 +121,7 @@ impl fmt::Display for Reply {
         if self.text.is_empty() {
             return Ok(());
         }
-        let one_line: String = self.text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-        write!(f, " {one_line}")
+        write!(f, " {}", one_line(&self.text))
     }
 }
 
