@@ -103,7 +103,13 @@ impl Connection {
                 }
                 Step::CheckPassword { user, password } => {
                     let now = self.shared.clock.instant();
-                    let checked = self.shared.credentials.check(&user, &password, now).await;
+                    let shared = self.shared.clone();
+                    let trial = shared.throttle.begin(self.peer.ip());
+                    let checked = match (shared.credentials.remembered(&user, &password, now), &trial) {
+                        (Some(known), _) => Checked::Accepted(known),
+                        (None, None) => Checked::Busy,
+                        (None, Some(_)) => shared.credentials.check(&user, &password, now).await,
+                    };
                     self.authenticated(&user, checked).await?
                 }
                 Step::NeedVerifier { user } => match self.shared.credentials.nonce() {

@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::intake::user::{User, token_hash};
 use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
 
-/// Rounds for new hashes and for users that do not exist.
+/// Rounds for new hashes, and for users that do not exist where no user has any.
 pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("not zero");
 /// Octets of a salt.
 pub const SALT_LEN: usize = 16;
@@ -123,6 +123,8 @@ pub enum Checked {
 /// All users.
 pub struct Credentials {
     accounts: ArcSwap<HashMap<String, Account>>,
+    /// The hashes of all users by their names' order, for names that are no user's.
+    examples: ArcSwap<Vec<PasswordHash>>,
     /// Makes up salts for users that do not exist, the same ones each time.
     salt_key: hmac::Key,
     /// Hashes what is remembered; new in each process.
@@ -148,6 +150,7 @@ impl Credentials {
         random.fill(&mut key).expect("the operating system gives random numbers");
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         Self {
+            examples: ArcSwap::from_pointee(examples(&accounts)),
             accounts: ArcSwap::from_pointee(accounts),
             salt_key: hmac::Key::new(hmac::HMAC_SHA256, secret),
             memory_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
@@ -160,6 +163,7 @@ impl Credentials {
 
     /// Takes new users; what was remembered is forgotten.
     pub fn reconfigure(&self, accounts: HashMap<String, Account>) {
+        self.examples.store(Arc::new(examples(&accounts)));
         self.accounts.store(Arc::new(accounts));
         self.remembered.lock().clear();
     }
@@ -183,19 +187,20 @@ impl Credentials {
         with_token.fold(None, |_, account| Some(account.user.clone()))
     }
 
-    /// Checks a password. A user that does not exist takes as long as one that does.
+    /// The user, if this password was right not long ago.
+    pub fn remembered(&self, name: &str, password: &str, now: Instant) -> Option<Arc<User>> {
+        let user = self.user(name)?;
+        self.is_remembered(&self.fingerprint(name, password), now).then_some(user)
+    }
+
+    /// Checks a password, remembered or not. A user that does not exist takes as long as one that does.
     pub async fn check(&self, name: &str, password: &str, now: Instant) -> Checked {
         let account = self.accounts.load().get(name).cloned();
         let fingerprint = self.fingerprint(name, password);
-        if let Some(account) = &account
-            && self.is_remembered(&fingerprint, now)
-        {
-            return Checked::Accepted(account.user.clone());
-        }
         let Ok(_waiting) = self.waiting.try_acquire() else { return Checked::Busy };
         let Ok(running) = self.running.clone().acquire_owned().await else { return Checked::Busy };
         let hash = account.as_ref().and_then(|account| account.password.clone());
-        let hash = hash.unwrap_or_else(|| PasswordHash::Scram(self.made_up_verifier(name)));
+        let hash = hash.unwrap_or_else(|| self.made_up_hash(name));
         let password = zeroize::Zeroizing::new(password.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             let _running = running;
@@ -231,12 +236,36 @@ impl Credentials {
         Ok(base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes))
     }
 
+    /// What the password of a name that is no user's is checked against; the outcome counts for nothing. Its cost is some
+    /// user's, the same each time: where one user's check costs more than another's, the cost must not tell who exists.
+    fn made_up_hash(&self, name: &str) -> PasswordHash {
+        match self.example(name) {
+            Some(hash @ PasswordHash::Argon2(_)) => hash,
+            Some(PasswordHash::Scram(_)) | None => PasswordHash::Scram(self.made_up_verifier(name)),
+        }
+    }
+
+    /// Some user's hash, chosen by the name.
+    fn example(&self, name: &str) -> Option<PasswordHash> {
+        let examples = self.examples.load();
+        let choice =
+            self.derive("example", name).as_ref()[..4].iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet));
+        examples.get(choice.checked_rem(examples.len())?).cloned()
+    }
+
+    fn derive(&self, purpose: &str, name: &str) -> hmac::Tag {
+        hmac::sign(&self.salt_key, format!("{purpose} {name}").as_bytes())
+    }
+
     fn made_up_verifier(&self, name: &str) -> ScramVerifier {
-        let derive = |purpose: &str| hmac::sign(&self.salt_key, format!("{purpose} {name}").as_bytes());
-        let key = |purpose| derive(purpose).as_ref().try_into().unwrap_or([0; KEY_LEN]);
+        let iterations = match self.example(name) {
+            Some(PasswordHash::Scram(verifier)) => verifier.iterations,
+            Some(PasswordHash::Argon2(_)) | None => SCRAM_ITERATIONS,
+        };
+        let key = |purpose| self.derive(purpose, name).as_ref().try_into().unwrap_or([0; KEY_LEN]);
         ScramVerifier {
-            iterations: SCRAM_ITERATIONS,
-            salt: derive("salt").as_ref()[..SALT_LEN].to_vec(),
+            iterations,
+            salt: self.derive("salt", name).as_ref()[..SALT_LEN].to_vec(),
             stored_key: key("stored"),
             server_key: key("server"),
         }
@@ -265,12 +294,21 @@ impl Credentials {
     }
 }
 
+fn examples(accounts: &HashMap<String, Account>) -> Vec<PasswordHash> {
+    let mut named: Vec<_> =
+        accounts.iter().filter_map(|(name, account)| Some((name, account.password.clone()?))).collect();
+    named.sort_by_key(|(name, _)| *name);
+    named.into_iter().map(|(_, hash)| hash).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
     use crate::intake::user::Senders;
     use crate::lane::Lane;
+
+    const ARGON2: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$UlRZPdmc8Vxrnlw4Io9Jpr1HoyCtq5+SwqpCtLNN7QM";
 
     fn credentials() -> Credentials {
         let user = Arc::new(User {
@@ -318,10 +356,41 @@ mod tests {
         assert_ne!(one.nonce().unwrap(), one.nonce().unwrap());
     }
 
+    /// The work, not the time it takes: what a name that is no user's is checked against costs what a user's check costs.
+    #[tokio::test]
+    async fn unknown_users_cost_what_known_ones_cost() {
+        let kinds = |credentials: &Credentials| {
+            let mut kinds: Vec<u32> = (0..40)
+                .map(|number| match credentials.made_up_hash(&format!("nobody{number}")) {
+                    PasswordHash::Scram(verifier) => verifier.iterations.get(),
+                    PasswordHash::Argon2(_) => 0,
+                })
+                .collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            kinds
+        };
+        let credentials = credentials();
+        assert_eq!(kinds(&credentials), [1000]);
+        assert_eq!(credentials.scram_verifier("nobody").iterations.get(), 1000);
+        let mut accounts = HashMap::clone(&credentials.accounts.load());
+        let mut other = accounts["shop"].clone();
+        other.password = PasswordHash::from_text(ARGON2);
+        accounts.insert("bank".into(), other);
+        credentials.reconfigure(accounts);
+        assert_eq!(kinds(&credentials), [0, 1000]);
+        let now = SystemClock::default().instant();
+        let name = (0..).map(|number| format!("nobody{number}"));
+        let name = name.into_iter().find(|name| matches!(credentials.made_up_hash(name), PasswordHash::Argon2(_)));
+        // The password of the user whose hash it is, too, is wrong for somebody who does not exist.
+        assert!(matches!(credentials.check(&name.unwrap(), "password", now).await, Checked::Refused));
+        credentials.reconfigure(HashMap::new());
+        assert_eq!(kinds(&credentials), [SCRAM_ITERATIONS.get()]);
+    }
+
     #[test]
     fn hashes_are_read() {
-        let argon2 = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$UlRZPdmc8Vxrnlw4Io9Jpr1HoyCtq5+SwqpCtLNN7QM";
-        assert!(matches!(PasswordHash::from_text(argon2), Some(PasswordHash::Argon2(_))));
+        assert!(matches!(PasswordHash::from_text(ARGON2), Some(PasswordHash::Argon2(_))));
         assert!(PasswordHash::from_text("$argon2id$nonsense").is_none());
         assert!(PasswordHash::from_text("secret").is_none());
     }

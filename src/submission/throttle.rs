@@ -1,4 +1,5 @@
-//! Slows down who guesses passwords. Only refusals wait, so a right password is never held up by what others try.
+//! Slows down who guesses passwords. Only refusals wait, so a right password is never held up by what others try; but one
+//! address has only so many guesses under way, each until its refusal was told.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
@@ -23,14 +24,51 @@ struct Failures {
     last: Instant,
 }
 
+/// Passwords of one address that are being checked, or wait to be refused.
+const TRIALS_MAX: usize = 16;
+
 /// Failures by client address and by account. Keys are hashes: a table of what strangers sent is kept by nobody.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     hasher: RandomState,
     failures: Mutex<HashMap<u64, Failures>>,
+    /// By address; as many as there are connections at most.
+    trials: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A password that is being checked, or waits to be refused.
+#[derive(Debug)]
+pub(super) struct Trial<'a> {
+    throttle: &'a Throttle,
+    network: IpAddr,
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        let mut trials = self.throttle.trials.lock();
+        if let Some(count) = trials.get_mut(&self.network) {
+            *count -= 1;
+            if *count == 0 {
+                trials.remove(&self.network);
+            }
+        }
+    }
 }
 
 impl Throttle {
+    /// Begins to check a password; none: there are too many from this address already. Hold it until the client has its
+    /// answer.
+    pub(super) fn begin(&self, address: IpAddr) -> Option<Trial<'_>> {
+        let network = network(address);
+        let mut trials = self.trials.lock();
+        let count = trials.entry(network).or_insert(0);
+        if *count >= TRIALS_MAX {
+            return None;
+        }
+        *count += 1;
+        Some(Trial { throttle: self, network })
+    }
+
     /// Notes a refusal; returns how long its reply has to wait.
     pub(super) fn refused(&self, address: IpAddr, user: &str, now: Instant) -> Duration {
         let keys = [self.hasher.hash_one(network(address)), self.hasher.hash_one(("user", user))];
@@ -80,6 +118,19 @@ mod tests {
         throttle.accepted(address, "shop");
         assert_eq!(throttle.refused(address, "shop", now), DELAY_MIN);
         assert_eq!(throttle.refused(address, "shop", now + MEMORY), DELAY_MIN);
+    }
+
+    #[test]
+    fn one_address_has_so_many_trials() {
+        let throttle = Throttle::default();
+        let address = |host: u8| IpAddr::from([192, 0, 2, host]);
+        let mut trials: Vec<_> = (0..TRIALS_MAX).map(|_| throttle.begin(address(1)).unwrap()).collect();
+        assert!(throttle.begin(address(1)).is_none());
+        assert!(throttle.begin(address(2)).is_some());
+        trials.pop();
+        assert!(throttle.begin(address(1)).is_some());
+        trials.clear();
+        assert!(throttle.trials.lock().is_empty());
     }
 
     #[test]
