@@ -3,6 +3,11 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod hosts;
+mod injection;
+mod logs;
 mod proxies;
+mod smuggling;
+mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
