@@ -322,7 +322,7 @@ impl ClientSession {
             Event::ContentSent => {
                 self.state = State::Transaction;
                 self.due.push_back(Stage::Content);
-                self.timer = now + self.final_timeout;
+                self.wait_for_next(now);
                 self.read_replies(now)
             }
             Event::Closed => self.end(Fault::Closed),
@@ -509,7 +509,17 @@ impl ClientSession {
         if self.due.is_empty() {
             return self.send_next(now);
         }
+        if self.due.contains(&Stage::Content) {
+            self.wait_for_next(now);
+        }
         Step::Read
+    }
+
+    /// Once the content is out, the verdict on it may take longer than the replies to the commands that went out with it,
+    /// and longer than the reply to content whose recipient was refused.
+    fn wait_for_next(&mut self, now: Instant) {
+        let is_final = self.due.front() == Some(&Stage::Content) && self.outcome.is_none();
+        self.timer = now + if is_final { self.final_timeout } else { COMMAND_TIMEOUT };
     }
 
     fn done(&mut self) -> Step {
