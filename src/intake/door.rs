@@ -221,6 +221,7 @@ impl Door {
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
         let Content { head, body } = Content::split(content);
+        stamp::check_size(&head)?;
         let (wished, head) = wishes::take(head)?;
         let wishes = wishes.or(wished);
         let content = Content { head, body };

@@ -14,6 +14,10 @@ use crate::smtp::server_session::Protocol;
 /// Received fields from which on a message counts as going round in circles (RFC 5321 section 6.3 asks for at least
 /// 100 where nothing else is known; nothing passes this many hosts on its way to a person).
 const HOPS_MAX: usize = 50;
+/// Octets of a header section, and fields in it. Every field is looked at several times before a message is taken; one to a
+/// person has some dozen.
+const HEAD_LEN_MAX: usize = 128 << 10;
+const FIELDS_MAX: usize = 1000;
 
 /// What the header section says.
 #[derive(Debug)]
@@ -29,7 +33,10 @@ pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
     let mut header = Header { from: Vec::new(), has_date: false, has_message_id: false };
     let mut hops = 0;
     let mut has_from = false;
-    for field in fields(head) {
+    for (number, field) in fields(head).enumerate() {
+        if number >= FIELDS_MAX {
+            return Err(Refusal::Message("more than 1000 header fields"));
+        }
         if field.is("From") {
             if has_from {
                 return Err(Refusal::Message("more than one From field"));
@@ -64,6 +71,11 @@ fn authors(field: &[u8]) -> Result<Vec<Mailbox>, Refusal> {
         .map(|author| author.address().and_then(|text| Mailbox::parse(text).ok()).ok_or(MALFORMED))
         .collect::<Result<_, _>>()?;
     if authors.is_empty() { Err(MALFORMED) } else { Ok(authors) }
+}
+
+/// Whether a header section is small enough to be looked at.
+pub(super) fn check_size(head: &[u8]) -> Result<(), Refusal> {
+    if head.len() <= HEAD_LEN_MAX { Ok(()) } else { Err(Refusal::Message("a header section of more than 128 KiB")) }
 }
 
 /// What goes into the Received field.
@@ -151,6 +163,8 @@ mod tests {
         assert_eq!(refused("From: a@b.com\r\nFROM: c@d.com\r\n"), Refusal::Message("more than one From field"));
         assert!(matches!(refused("From: nobody\r\n"), Refusal::Message(_)));
         assert!(matches!(refused("From: \r\n"), Refusal::Message(_)));
+        assert_eq!(refused(&"X: y\r\n".repeat(1001)), Refusal::Message("more than 1000 header fields"));
+        assert!(check_size(&[b'x'; HEAD_LEN_MAX]).is_ok() && check_size(&[b'x'; HEAD_LEN_MAX + 1]).is_err());
         assert_eq!(refused(&("Received: x\r\n".repeat(51) + "From: a@b.com\r\n")), Refusal::Loop);
     }
 

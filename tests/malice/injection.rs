@@ -153,3 +153,22 @@ async fn no_header_field_by_smtp_parameters() {
         assert!(refused.is_err(), "{line}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn header_bombs_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(&[]).await;
+    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    for (bomb, expected) in [
+        ("X: y\r\n".repeat(1100), "554 5.6.0 more than 1000 header fields"),
+        ("X: y\r\n".repeat(100_000), "554 5.6.0 a header section of more than 128 KiB"),
+        (format!("X: {}\r\n", "y".repeat(1_000_000)), "554 5.6.0 a header section of more than 128 KiB"),
+        (format!("X:\r\n{}", " y\r\n".repeat(200_000)), "554 5.6.0 a header section of more than 128 KiB"),
+    ] {
+        let reply = app.submit(&["alice@example.test"], &format!("{bomb}{}", mail("one"))).await;
+        assert_eq!(reply, expected);
+    }
+    assert!(app.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
+    relay.shut_down().await;
+}
