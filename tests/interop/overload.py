@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Floods a relay, and meanwhile submits codes as an app does.
 
-    overload.py SMTP_PORT MX_PORT RELAY_PID SECONDS
+    overload.py SMTP_PORT MX_PORT RELAY_PID SECONDS [ONLY FLOODS WITH THESE WORDS]
 
 Attackers have addresses from 127.0.1.1 on, the app is at 127.0.0.1. They run on the same machine in a process of their own,
 with less right to its cores than the relay and the app. Exits with 1 if a code is not accepted or does not arrive.
@@ -272,13 +272,15 @@ def processor_s(pid):
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-async def main(port, mx_port, pid, seconds):
+async def main(port, mx_port, pid, seconds, only=""):
     sink = Sink()
     await asyncio.start_server(sink.serve, "127.0.0.1", mx_port)
     number, is_fine = 0, True
     await probe(port, sink, number)
     print(f"{'flood':<44} codes  250 after p50, max       arrived p50, max       relay's CPU  RSS       flood's deeds")
     for name, coroutine, attackers in ATTACKS:
+        if coroutine and only not in name:
+            continue
         counter = multiprocessing.Value("Q", 0)
         attacker = multiprocessing.Process(target=attack, args=(coroutine, port, attackers, counter), daemon=True)
         if coroutine:
@@ -309,4 +311,4 @@ async def main(port, mx_port, pid, seconds):
     sys.exit(0 if is_fine else 1)
 
 
-asyncio.run(main(*(int(argument) for argument in sys.argv[1:5])))
+asyncio.run(main(*(int(argument) for argument in sys.argv[1:5]), *sys.argv[5:]))
