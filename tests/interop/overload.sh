@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Floods of every kind, one after the other; while each goes on, an app's codes still pass. Prints how long they take, how
 # many attackers got what, and how much memory the relay needs.
-#   usage: overload.sh path/to/otp-relay [SECONDS [WORDS]]        (default: 6, for each flood; all floods)
+#   usage: overload.sh path/to/otp-relay [SECONDS [WORDS]]        (default: 3, for each flood; all floods)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
@@ -14,6 +14,6 @@ smtp_port=$(free_port) mx_port=$(free_port)
   done
 } >"$work/relay.toml"
 start_relay
-"$python" "$here/overload.py" "$smtp_port" "$mx_port" "${pids[relay]}" "${2:-6}" "${3:-}" | tee "$work/table" || fail "codes to pass" "see above"
+"$python" "$here/overload.py" "$smtp_port" "$mx_port" "${pids[relay]}" "${2:-3}" "${3:-}" | tee "$work/table" || fail "codes to pass" "see above"
 ok "codes pass while $(grep -c ' ms ' "$work/table") floods go on"
 stop relay || fail "exit status 0 of the relay" "$?"
