@@ -57,6 +57,11 @@ impl DataFolder {
         self.path.join("traces")
     }
 
+    /// Where MTA-STS policies are.
+    pub fn policies(&self) -> PathBuf {
+        self.path.join("mta-sts")
+    }
+
     /// Random bytes that stay the same for this folder.
     ///
     /// # Errors

@@ -10,12 +10,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::{self, Delivery};
+use crate::destination::fetch::HttpsFetch;
 use crate::destination::mx::Router;
+use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
@@ -36,7 +39,7 @@ use crate::report::{Listener, Reporter};
 use crate::smtp::server_session::SessionSettings;
 use crate::submission::credentials::{Credentials, TokenHash};
 use crate::submission::listener::{self, LiveSettings, Submission};
-use crate::tls;
+use crate::tls::{self, verify::Roots};
 use folder::DataFolder;
 
 /// How long running attempts get when the relay stops.
@@ -47,6 +50,8 @@ const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 const CONNECTIONS_OUT_MAX: usize = 1000;
 /// How long a session without work is kept.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
+/// HTTPS.
+const POLICY_PORT: u16 = 443;
 
 /// What the relay stands on, exchangeable for tests and the demo.
 pub struct Ground {
@@ -56,6 +61,8 @@ pub struct Ground {
     pub network: Arc<dyn Network>,
     /// DNS, if not as configured.
     pub dns: Option<Arc<dyn Dns>>,
+    /// Where web servers have their MTA-STS policies.
+    pub policy_port: u16,
     /// Somebody else who wants to hear of events.
     pub events: Option<Arc<dyn Sink>>,
     /// Where the log goes.
@@ -74,6 +81,7 @@ impl Default for Ground {
             clock: Arc::new(SystemClock::default()),
             network: Arc::new(TcpNetwork),
             dns: None,
+            policy_port: POLICY_PORT,
             events: None,
             output: Output::stdout(),
         }
@@ -110,8 +118,9 @@ impl Relay {
     /// # Errors
     /// What could not be started, in a sentence for the operator; then nothing is left running.
     pub fn start(config: Config, ground: Ground) -> anyhow::Result<Self> {
-        let Ground { clock, network, dns, events, output } = ground;
+        let Ground { clock, network, dns, policy_port, events, output } = ground;
         let folder = DataFolder::open(&config.data_dir)?;
+        let draining = CancellationToken::new();
         let mut listeners = Vec::new();
         for settings in &config.listeners {
             listeners.push((listener::bind(settings.address)?, settings.clone()));
@@ -127,8 +136,14 @@ impl Relay {
         let acceptor = folder.acceptor(&config)?;
         let dns = match dns {
             Some(dns) => dns,
-            None => Arc::new(HickoryDns::new(&config.resolver)?),
+            None => {
+                let dns = Arc::new(HickoryDns::new(&config.resolver)?);
+                let probed = dns.clone();
+                tokio::spawn(while_running(draining.clone(), async move { probed.keep_probing().await }));
+                dns
+            }
         };
+        let roots = Roots::load(config.delivery.ca_file.as_deref())?;
         let ears = Ears::new(&folder, &config, clock.clone())?;
         let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
         let sink: Arc<dyn Sink> = match events {
@@ -138,7 +153,16 @@ impl Relay {
         let store = Box::new(SledStore::open(&folder.queue())?);
         let owner = folder::random_number()?;
         let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink.clone(), owner)?;
-        let router = Arc::new(Router::new(dns, clock.clone(), config.delivery.allow_private_destinations));
+        let fetch = HttpsFetch {
+            dns: dns.clone(),
+            network: network.clone(),
+            tls: TlsConnector::from(Arc::new(roots.client_config()?)),
+            port: policy_port,
+            allow_private: config.delivery.allow_private_destinations,
+        };
+        let policies = Policies::open(folder.policies(), dns.clone(), Arc::new(fetch), clock.clone())?;
+        let router = Router::new(dns, clock.clone(), config.delivery.allow_private_destinations);
+        let router = Arc::new(router.with_policies(policies.clone()));
         let signing = Arc::new(SigningPool::start()?);
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
         let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
@@ -150,6 +174,7 @@ impl Relay {
             router: router.clone(),
             network,
             tls: tls::opportunistic_connector()?,
+            roots,
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
@@ -167,7 +192,6 @@ impl Relay {
             clock: clock.clone(),
         };
         let door = Door::new(parts, intake_settings);
-        let draining = CancellationToken::new();
         let traces = ears.traces.clone();
         let parts = http::Parts {
             door: door.clone(),
@@ -190,6 +214,7 @@ impl Relay {
             tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
         }
         tokio::spawn(queue.clone().run_timers());
+        tokio::spawn(while_running(draining.clone(), async move { policies.keep_fresh().await }));
         for (socket, settings) in listeners {
             tokio::spawn(submission.clone().serve(socket, settings));
         }
@@ -317,7 +342,8 @@ fn delivery_settings(config: &Config) -> delivery::Settings {
         connections_max: CONNECTIONS_OUT_MAX,
         idle_timeout: IDLE_TIMEOUT,
         source_addresses: config.delivery.source_addresses.clone(),
-        starttls: true,
+        tls: config.delivery.tls,
+        tls_exceptions: config.destinations.clone(),
         reverse_path: config.delivery.reverse_path.clone(),
     }
 }
@@ -334,6 +360,14 @@ fn live(config: &Config) -> LiveSettings {
             idle_timeout: config.submission.idle_timeout,
         },
         limits: config.submission.limits,
+    }
+}
+
+/// Something that goes on until the relay stops.
+async fn while_running(draining: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = draining.cancelled() => {}
+        () = work => {}
     }
 }
 

@@ -3,8 +3,10 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use super::client::wait_for;
 use super::{config_file, read_config, say};
 use crate::config::findings::Severity;
+use crate::destination::resolver::{Dnssec, HickoryDns, Settings};
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -19,9 +21,12 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let (config, mut findings) = read_config(file)?;
     let path = config_file(file);
     if !options.offline {
-        let text = "DNS and the network were not looked at: this version checks the configuration only \
+        let text = "of DNS and the network, only DNSSEC was looked at: this version checks the configuration \
                     (say --offline to leave this line out)";
         findings.add(Severity::Note, None, text);
+        if let Some(text) = config.as_ref().and_then(|config| dnssec(&config.resolver)) {
+            findings.add(Severity::Warning, None, &text);
+        }
     }
     for line in findings.lines(path.as_deref()) {
         say(&line);
@@ -35,4 +40,26 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     }
     say(&format!("{shown}: {errors} errors, {warnings} warnings"));
     Ok(ExitCode::FAILURE)
+}
+
+/// What keeps DANE from working, and how to mend it.
+fn dnssec(settings: &Settings) -> Option<String> {
+    if settings.dnssec == Dnssec::Off {
+        return None;
+    }
+    // Asked even where the configuration says that there is DNSSEC: without it nothing resolves.
+    let settings = Settings { dnssec: Dnssec::Auto, ..settings.clone() };
+    let validates = wait_for(async {
+        let dns = HickoryDns::new(&settings)?;
+        Ok(dns.validates().await?)
+    });
+    match validates {
+        Ok(true) => None,
+        Ok(false) => Some(
+            "[resolver] dnssec: the resolver does not carry DNSSEC, so that DANE is off; use one that does, such as a \
+             local unbound"
+                .to_owned(),
+        ),
+        Err(error) => Some(format!("[resolver] the resolver does not answer: {error}")),
+    }
 }

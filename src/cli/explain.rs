@@ -81,6 +81,9 @@ fn answer(line: &str, is_json: bool) -> String {
 fn destination_text(domain: &str, learned: &Value) -> String {
     let hosts: Vec<&str> = learned["hosts"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
     let mut lines = vec![format!("{domain} is served by {}", hosts.join(", "))];
+    for (host, tls) in hosts.iter().zip(learned["tls"].as_array().into_iter().flatten()) {
+        lines.push(format!("  TLS             {host}: {}", tls.as_str().unwrap_or_default()));
+    }
     let greylisting = &learned["greylisting"];
     if greylisting.is_null() {
         lines.push("  no stranger was made to wait there, as far as is remembered".to_owned());

@@ -278,12 +278,15 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// Whether a key is absent, `true`, `false` or this word.
-    pub(super) fn flag_or_word(&self, key: &'static str, word: &str) -> bool {
-        match self.value(key) {
-            None | Some((DeValue::Boolean(_), _)) => true,
-            Some((DeValue::String(text), _)) => text == word,
-            Some(_) => false,
+    /// `true` or `false`; none for this word, or where nothing is said.
+    pub(super) fn flag_or_word(&self, key: &'static str, word: &str) -> Option<bool> {
+        match self.value(key)? {
+            (DeValue::Boolean(flag), _) => Some(*flag),
+            (DeValue::String(text), _) if text == word => None,
+            (_, line) => {
+                self.error(line, key, &format!("one of \"{word}\", true, false is needed"));
+                None
+            }
         }
     }
 

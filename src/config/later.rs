@@ -17,29 +17,13 @@ pub(super) fn queue(section: &Section<'_>) {
     pending(section, &["seal"]);
 }
 
-pub(super) fn resolver(section: &Section<'_>) {
-    if !section.flag_or_word("dnssec", "auto") {
-        section.error(section.line(), "dnssec", "one of \"auto\", true, false is needed");
-    }
-    existing_file(section, "trust_anchor");
-    pending(section, &["trust_anchor"]);
-}
-
-pub(super) fn delivery(section: &Section<'_>) {
-    section.choice("tls", (), &[("opportunistic", ()), ("verify", ()), ("dane", ()), ("none", ())]);
-    existing_file(section, "ca_file");
-    pending(section, &["tls", "ca_file"]);
+pub(super) fn destination(section: &Section<'_>) {
+    section.number("connections_max", 20, (1, 1000));
+    pending(section, &["connections_max"]);
 }
 
 /// The sections of which nothing has an effect yet.
 pub(super) fn check(top: &Section<'_>) {
-    for section in top.sections("destination") {
-        patterns(&section, "domains");
-        section.number("connections_max", 20, (1, 1000));
-        section.choice("tls", (), &[("opportunistic", ()), ("verify", ()), ("none", ())]);
-        pending(&section, &["domains"]);
-        section.finish();
-    }
     for section in top.sections("smart_host") {
         smart_host(section);
     }

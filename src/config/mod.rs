@@ -12,6 +12,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
 use crate::intake::rate::Rate;
 use crate::intake::user::TRUSTED;
@@ -60,6 +61,8 @@ pub struct Config {
     pub resolver: destination::resolver::Settings,
     /// How mail goes out.
     pub delivery: Delivery,
+    /// How strict sessions for recipient domains of these patterns are; the first that fits counts.
+    pub destinations: Vec<(Vec<String>, Strictness)>,
     /// The HTTP API.
     pub http: Http,
     /// How the log looks.
@@ -113,6 +116,10 @@ pub struct Delivery {
     pub connect_timeout: Duration,
     /// One reverse-path for all.
     pub reverse_path: Option<crate::mail::address::Mailbox>,
+    /// How strict sessions are.
+    pub tls: Strictness,
+    /// More certificate authorities.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[http]`.
@@ -184,6 +191,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
     let (entries_max, trace_retention) = sections::queue(top.section("queue"));
     let resolver = sections::resolver(top.section("resolver"));
     let delivery = sections::delivery(top.section("delivery"));
+    let destinations = sections::destinations(top);
     let http = sections::http(top.section("http"), &data_dir);
     later::check(top);
     let log = sections::log(top.section("log"));
@@ -202,6 +210,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         trace_retention,
         resolver,
         delivery,
+        destinations,
         http,
         log,
     };

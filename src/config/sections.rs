@@ -11,7 +11,8 @@ use tracing::Level;
 
 use super::file::{Located, Section};
 use super::{Delivery, Http, Otp, Submission, default_http, default_listener, later, units};
-use crate::destination::resolver;
+use crate::destination::demand::Strictness;
+use crate::destination::resolver::{self, Dnssec};
 use crate::dkim::{Key, Keys};
 use crate::intake::rate::Rate;
 use crate::intake::user::{DEFAULT_LIFE, Senders, TRUSTED, User};
@@ -24,6 +25,7 @@ use crate::report::recipients::Disclosure;
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
 use crate::submission::listener::{ListenerSettings, ListenerTls};
 use crate::submission::places::Limits;
+use crate::tls;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -95,7 +97,7 @@ pub(super) fn certificate(section: &Section<'_>) -> Option<(PathBuf, PathBuf)> {
     let private_key = section.path("private_key");
     let files = match (certificate, private_key) {
         (Some(certificate), Some(private_key)) => {
-            if let Err(error) = crate::tls::acceptor(&certificate.value, &private_key.value) {
+            if let Err(error) = tls::acceptor(&certificate.value, &private_key.value) {
                 section.error(certificate.line, "certificate", &error.to_string());
             }
             Some((certificate.value, private_key.value))
@@ -298,9 +300,14 @@ pub(super) fn resolver(section: Section<'_>) -> resolver::Settings {
     let nameservers = section.parsed_list("nameservers", "an address like \"127.0.0.1:53\"", |text| {
         text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(|ip| SocketAddr::new(ip, 53)))
     });
-    later::resolver(&section);
+    let dnssec = match section.flag_or_word("dnssec", "auto") {
+        None => Dnssec::Auto,
+        Some(true) => Dnssec::On,
+        Some(false) => Dnssec::Off,
+    };
+    let trust_anchor = usable_file(&section, "trust_anchor", |path| resolver::trust_anchors(path).map(drop));
     section.finish();
-    resolver::Settings { nameservers }
+    resolver::Settings { nameservers, dnssec, trust_anchor }
 }
 
 pub(super) fn delivery(section: Section<'_>) -> Delivery {
@@ -320,10 +327,55 @@ pub(super) fn delivery(section: Section<'_>) -> Delivery {
                 text => Mailbox::parse(text).ok().map(Some),
             })
             .and_then(|path| path.value),
+        tls: section.choice("tls", Strictness::Opportunistic, &STRICTNESS),
+        ca_file: usable_file(&section, "ca_file", |path| {
+            tls::read_certificates(path).map(drop).map_err(|error| error.to_string())
+        }),
     };
-    later::delivery(&section);
     section.finish();
     delivery
+}
+
+/// A file that is there and fit for its purpose, or nothing.
+fn usable_file(
+    section: &Section<'_>,
+    key: &'static str,
+    check: impl FnOnce(&Path) -> Result<(), String>,
+) -> Option<PathBuf> {
+    if section.text(key).is_none_or(|text| text.value.is_empty()) {
+        return None;
+    }
+    let path = section.path(key)?;
+    if let Err(error) = check(&path.value) {
+        section.error(path.line, key, &error);
+    }
+    Some(path.value)
+}
+
+const STRICTNESS: [(&str, Strictness); 4] = [
+    ("opportunistic", Strictness::Opportunistic),
+    ("verify", Strictness::Verify),
+    ("dane", Strictness::Dane),
+    ("none", Strictness::None),
+];
+
+/// `[[destination]]`: exceptions for recipient domains.
+pub(super) fn destinations(top: &Section<'_>) -> Vec<(Vec<String>, Strictness)> {
+    let mut destinations = Vec::new();
+    for section in top.sections("destination") {
+        let pattern = |text: &str| is_domain_pattern(text).then(|| text.to_ascii_lowercase());
+        let domains = section.parsed_list("domains", "a pattern like \"*.example.com\"", pattern);
+        if domains.is_empty() {
+            section.error(section.line(), "domains", "is missing; write domains = [\"example.net\"], say");
+        }
+        let strictness = section.choice("tls", Strictness::Opportunistic, &STRICTNESS);
+        if section.has("tls") {
+            destinations.push((domains, strictness));
+        }
+        later::destination(&section);
+        section.finish();
+    }
+    destinations
 }
 
 pub(super) fn log(section: Section<'_>) -> log::Settings {

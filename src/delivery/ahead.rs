@@ -72,7 +72,7 @@ impl Delivery {
 
     /// A session up to the point before MAIL, for nobody yet.
     pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller) -> Option<Box<Connection>> {
-        let route = site.route();
+        let route = self.route_at(site, caller.domain()).await.ok()??;
         let mut candidates = Candidates::new(&route, caller, self, self.parts.clock.instant());
         let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
         candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));

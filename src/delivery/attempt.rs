@@ -11,17 +11,18 @@ use super::steps::Steps;
 use super::transact::{Connection, Transacted};
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
-use crate::destination::mx::Route;
+use crate::destination::demand::Wish;
+use crate::destination::mx::{Route, RouteError};
 use crate::event::Kind;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
 use crate::mail::id::EntryId;
 use crate::plan::cause::{Cause, of_failure};
 use crate::plan::greylist::Greylister;
-use crate::queue::claim::{Claim, Report};
+use crate::queue::claim::{Claim, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
-use crate::smtp::client_session::{Failure, Fault, Stage, Transaction};
+use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, Transaction};
 
 /// The answer to the content is awaited to the end of life, within these bounds.
 const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
@@ -36,7 +37,15 @@ impl Delivery {
     ) {
         let now = self.parts.clock.now();
         let Ok(claim) = self.parts.queue.claim(taken.entry, now) else { return };
-        let route = site.route();
+        let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
+        let route = match self.route_at(site, &domain).await {
+            Ok(Some(route)) => route,
+            Ok(None) => return claim.settle(&Settlement::Released, Report::default(), now),
+            Err(error) => {
+                claim.tell(Kind::Attempted, None, now);
+                return settle::without_route(claim, &error, self.parts.clock.now());
+            }
+        };
         let mut steps = Steps::new(self.parts.clock.instant());
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
         if connection.is_none()
@@ -52,7 +61,8 @@ impl Delivery {
             settle::without_content(claim, self.parts.clock.now());
             return;
         };
-        let caller = self.caller(&claim);
+        let require_tls = claim.message().envelope.parameters.require_tls;
+        let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
         let mut candidates = Candidates::new(&route, &caller, self, self.parts.clock.instant());
         candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
         self.keep_if_constant(connection, &candidates).await;
@@ -123,6 +133,17 @@ impl Delivery {
         }
     }
 
+    /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
+    /// their policies.
+    pub(super) async fn route_at(&self, site: &Site, domain: &str) -> Result<Option<Arc<Route>>, RouteError> {
+        let of_site = site.route();
+        if of_site.domain.as_ref() == domain {
+            return Ok(Some(of_site));
+        }
+        let route = self.parts.router.route(domain).await?;
+        Ok((route.destination == site.destination).then_some(route))
+    }
+
     fn caller(&self, claim: &Claim) -> Caller {
         let recipient = &claim.message().recipient(claim.id().index).mailbox;
         Caller::new(&self.own_reverse_path(&claim.message().envelope.reverse_path), recipient)
@@ -144,9 +165,14 @@ impl Delivery {
         Triplet::new(own.as_str(), &recipient, &route.destination)
     }
 
-    /// A session is of use only if it is with the host that the triplet waits for, from the address that it knows.
+    /// A session is of use only if it is with the host that the triplet waits for, from the address that it knows, and is
+    /// as secure as this message has to have it.
     async fn keep_if_constant(&self, connection: &mut Option<Box<Connection>>, candidates: &Candidates) {
-        let other = connection.take_if(|current| !candidates.suit(&current.host, current.address, current.source));
+        let other = connection.take_if(|current| {
+            let demand = candidates.demand(&current.host);
+            let is_secure_enough = demand.is_some_and(|demand| current.fulfils(demand, &self.parts.roots));
+            !is_secure_enough || !candidates.suit(&current.host, current.address, current.source)
+        });
         if let Some(other) = other {
             other.quit().await;
         }
@@ -178,6 +204,13 @@ impl Delivery {
                 site.was_too_much(now, now);
             }
             return self.answered(site);
+        }
+        // A host that is not good enough for one domain may be so for another.
+        if let Some((_, Failure { stage, fault: Fault::Tls(_) | Fault::Unsupported(_) })) = &last {
+            if *stage != Stage::Connect {
+                self.answered(site);
+            }
+            return;
         }
         let is_down = site.failed(last, caller);
         if let Some(entry) = entry {
@@ -247,7 +280,7 @@ impl Delivery {
 fn report(connection: &Connection, steps: Steps, content: &SignedContent) -> Report {
     Report {
         destination: Some(connection.host.clone()),
-        note: connection.tls.clone(),
+        note: connection.security(),
         steps: steps.finish(content),
         notifies: connection.offers_dsn(),
         ..Report::default()
@@ -286,5 +319,10 @@ fn tries_next_address(failure: &Failure) -> bool {
 /// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
 /// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
 fn next_host_may_do(failure: &Failure) -> bool {
-    failure.stage != Stage::Content && matches!(failure.fault, Fault::Reply(_)) && of_failure(failure).action.next_mx
+    match &failure.fault {
+        Fault::Reply(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
+        // RFC 8689 section 4.2.1.
+        Fault::Unsupported(requirement) => *requirement == Requirement::RequireTls,
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) => false,
+    }
 }

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Delivery;
+use super::security::Demands;
+use crate::destination::demand::{Demand, Wish};
 use crate::destination::mx::{Host, Route};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::smtp::client_session::{Failure, Fault};
@@ -20,6 +22,7 @@ pub(super) struct Caller {
     sender: String,
     recipient: String,
     domain: String,
+    wish: Wish,
 }
 
 impl Caller {
@@ -29,6 +32,7 @@ impl Caller {
             sender: reverse_path.as_str().to_ascii_lowercase(),
             recipient: recipient.plain_key(),
             domain: recipient.domain_key(),
+            wish: Wish::None,
         }
     }
 
@@ -46,6 +50,21 @@ impl Caller {
     pub(super) fn domain(&self) -> &str {
         &self.domain
     }
+
+    /// The same, for a message that has a wish about TLS.
+    pub(super) fn wishing(self, wish: Wish) -> Self {
+        Self { wish, ..self }
+    }
+}
+
+/// One of them.
+pub(super) struct Candidate {
+    pub(super) host: Arc<str>,
+    pub(super) address: SocketAddr,
+    /// The address to send from, where there is a choice.
+    pub(super) source: Option<IpAddr>,
+    /// What the session has to fulfil.
+    pub(super) demand: Arc<Demand>,
 }
 
 /// The addresses still to be tried in one attempt.
@@ -55,6 +74,8 @@ pub(super) struct Candidates {
     sources: (Option<IpAddr>, Option<IpAddr>),
     /// Who makes the triplet wait.
     greylister: Option<(Arc<str>, IpAddr)>,
+    /// What a session has to fulfil.
+    demands: Demands,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, Failure)>,
 }
@@ -62,7 +83,7 @@ pub(super) struct Candidates {
 impl Candidates {
     /// The addresses of a route in the order of preference, those that did not answer lately behind the others. Among
     /// equals, and among several source addresses, the choice depends on sender and recipient only: a host that makes
-    /// strangers wait must see the same one again.
+    /// strangers wait must see the same one again. Hosts that cannot be used as strictly as is demanded are left out.
     pub(super) fn new(route: &Route, caller: &Caller, delivery: &Delivery, now: Instant) -> Self {
         let turn = hash(&(&caller.sender, &caller.recipient));
         let turn_of_source = hash(&(&caller.sender, &caller.domain));
@@ -71,16 +92,25 @@ impl Candidates {
             family.get(index(turn_of_source, family.len())).copied()
         };
         let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
+        let mut demands = Demands::new(route, delivery.settings.strictness(&caller.domain), caller.wish);
         let mut rest = in_order(route, turn, delivery.settings.port);
+        rest.retain(|(host, _)| demands.of(host).is_some());
         delivery.reach.sort(&mut rest, now);
         rest.truncate(CANDIDATES_MAX);
-        Self { rest: rest.into_iter(), sources, greylister: None, last_failure: None }
+        let last_failure = demands.refused.take();
+        Self { rest: rest.into_iter(), sources, greylister: None, demands, last_failure }
     }
 
-    /// The next one, and the address to send from.
-    pub(super) fn next(&mut self) -> Option<(Arc<str>, SocketAddr, Option<IpAddr>)> {
+    /// The next one.
+    pub(super) fn next(&mut self) -> Option<Candidate> {
         let (host, address) = self.rest.next()?;
-        Some((host, address, self.source_for(address)))
+        let demand = self.demands.of(&host)?.clone();
+        Some(Candidate { host, address, source: self.source_for(address), demand })
+    }
+
+    /// What a session with this host has to fulfil; none if it is not to be used.
+    pub(super) fn demand(&self, host: &str) -> Option<&Arc<Demand>> {
+        self.demands.of(host)
     }
 
     /// Whether there is a next one that may be asked while others are still thinking. Where a host makes the triplet
@@ -168,13 +198,8 @@ mod tests {
 
     #[test]
     fn equals_take_turns_by_recipient_and_preference_is_kept() {
-        let host = |name: &str, preference, last| Host {
-            name: name.into(),
-            preference,
-            addresses: vec![IpAddr::from([192, 0, 2, last])],
-        };
-        let route =
-            Route { destination: "d".into(), hosts: vec![host("a", 10, 1), host("b", 10, 2), host("c", 20, 3)] };
+        let host = |name: &str, preference, last| Host::new(name, preference, vec![IpAddr::from([192, 0, 2, last])]);
+        let route = Route::new("d.example", "d", vec![host("a", 10, 1), host("b", 10, 2), host("c", 20, 3)]);
         let names = |turn| in_order(&route, turn, 25).iter().map(|(name, _)| name.to_string()).collect::<Vec<_>>();
         assert_eq!(names(0), ["a", "b", "c"]);
         assert_eq!(names(1), ["b", "a", "c"]);
@@ -185,7 +210,7 @@ mod tests {
     fn families_take_turns() {
         let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"];
         let addresses = addresses.map(|ip| ip.parse().unwrap());
-        let host = Host { name: "a".into(), preference: 0, addresses: addresses.to_vec() };
+        let host = Host::new("a", 0, addresses.to_vec());
         let [a, b, c, d, e] = addresses;
         assert_eq!(interleaved(&host).collect::<Vec<_>>(), [a, d, b, e, c]);
         let host = Host { addresses: vec![d, e], ..host };
@@ -200,7 +225,9 @@ mod tests {
         let rest: Vec<_> = rest.into_iter().map(|(name, ip)| (name, SocketAddr::new(ip, 25))).collect();
         let begun_with = |greylister: Option<(Arc<str>, IpAddr)>| {
             let rest = rest.clone().into_iter();
-            let mut candidates = Candidates { rest, sources: (None, None), greylister: None, last_failure: None };
+            let demands = Demands::default();
+            let mut candidates =
+                Candidates { rest, sources: (None, None), greylister: None, demands, last_failure: None };
             candidates.begin_with(greylister);
             candidates
         };

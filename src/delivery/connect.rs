@@ -12,9 +12,11 @@ use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 
 use super::Delivery;
-use super::candidates::Candidates;
+use super::candidates::{Candidate, Candidates};
+use super::security::{Handshake, starttls};
 use super::steps::Steps;
 use super::transact::Connection;
+use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::queue::claim::Gone;
 use crate::smtp::client_session::{ClientSettings, Failure, Fault, Stage, StartTls};
@@ -40,6 +42,7 @@ struct Racer<'a> {
     host: Arc<str>,
     address: SocketAddr,
     source: Option<IpAddr>,
+    demand: Arc<Demand>,
     /// Set when it has taken the connection.
     has_answered: &'a AtomicBool,
     steps: Steps,
@@ -77,13 +80,15 @@ impl Delivery {
         let mut is_next_due = true;
         loop {
             if is_next_due && (racers.is_empty() || candidates.may_race()) {
-                let Some((host, address, source)) = candidates.next() else { return Connected::Nobody };
+                let Some(Candidate { host, address, source, demand }) = candidates.next() else {
+                    return Connected::Nobody;
+                };
                 if let Err(gone) = permit() {
                     return Connected::Gone(gone);
                 }
                 has_answered.store(false, Ordering::Relaxed);
                 let steps = Steps::new(self.parts.clock.instant());
-                racers.push(self.race(Racer { host, address, source, has_answered: &has_answered, steps }));
+                racers.push(self.race(Racer { host, address, source, demand, has_answered: &has_answered, steps }));
                 (is_next_due, patience_ends) = (false, self.parts.clock.instant() + PATIENCE);
             }
             tokio::select! {
@@ -118,12 +123,11 @@ impl Delivery {
         (racer, result)
     }
 
-    /// A session with one address. Where the handshake fails and nothing asks for encryption, a second connection goes
-    /// without (RFC 3207 section 4.1 leaves it to the client; RFC 7435 section 3).
+    /// A session with one address. Where the handshake fails and nothing forbids clear text, a second connection goes
+    /// without TLS (RFC 3207 section 4.1 leaves it to the client; RFC 7435 section 3).
     async fn open(&self, racer: &mut Racer<'_>) -> Result<Connection, Failure> {
-        let starttls = if self.settings.starttls { StartTls::IfOffered } else { StartTls::Never };
-        match self.open_with(racer, starttls).await {
-            Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(error) }) => {
+        match self.open_with(racer, starttls(&racer.demand)).await {
+            Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(error) }) if racer.demand.allows_clear_text() => {
                 tracing::info!(host = %racer.host, address = %racer.address, error, "TLS failed; going on in clear text");
                 self.open_with(racer, StartTls::Never).await
             }
@@ -135,7 +139,9 @@ impl Delivery {
         let stream = self.dial(racer).await.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
         let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls };
         let host = (racer.host.clone(), racer.address, racer.source);
-        Connection::establish(stream, host, settings, &self.parts.tls, self.parts.clock.clone(), &mut racer.steps).await
+        let (connector, roots, clock) = (&self.parts.tls, &self.parts.roots, &self.parts.clock);
+        let handshake = Handshake { connector, roots, demand: &racer.demand, clock: clock.as_ref() };
+        Connection::establish(stream, host, settings, &handshake, clock.clone(), &mut racer.steps).await
     }
 
     /// The connection alone. What became of it is remembered of the address.

@@ -12,6 +12,7 @@ mod habits;
 mod mask;
 mod pool;
 mod reach;
+mod security;
 mod settle;
 mod steps;
 mod transact;
@@ -30,13 +31,15 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
+use crate::destination::demand::Strictness;
 use crate::destination::mx::{Route, RouteError, Router};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::Kind;
-use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::address::{Mailbox, ReversePath, domain_pattern_covers};
 use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
+use crate::tls::verify::Roots;
 use arc_swap::ArcSwap;
 use candidates::Caller;
 use pool::{Placed, Site, Taken};
@@ -66,10 +69,21 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Addresses to send from; one is chosen for good by sender and recipient domain. Empty: the system chooses.
     pub source_addresses: Vec<IpAddr>,
-    /// Whether STARTTLS is used where it is offered.
-    pub starttls: bool,
+    /// How strict sessions are where nobody else asks for more.
+    pub tls: Strictness,
+    /// For recipient domains of these patterns; the first that fits counts.
+    pub tls_exceptions: Vec<(Vec<String>, Strictness)>,
     /// The reverse-path for all messages, in place of the client's; none: keep it.
     pub reverse_path: Option<Mailbox>,
+}
+
+impl Settings {
+    /// How strict sessions are for a recipient domain.
+    fn strictness(&self, domain: &str) -> Strictness {
+        let covers = |patterns: &[String]| patterns.iter().any(|pattern| domain_pattern_covers(pattern, domain));
+        let exception = self.tls_exceptions.iter().find(|(patterns, _)| covers(patterns));
+        exception.map_or(self.tls, |(_, strictness)| *strictness)
+    }
 }
 
 /// What delivery works with.
@@ -80,8 +94,10 @@ pub struct Parts {
     pub router: Arc<Router>,
     /// How to get there.
     pub network: Arc<dyn Network>,
-    /// For sessions that encrypt without judging the certificate.
+    /// For the handshake, which does not judge the certificate.
     pub tls: TlsConnector,
+    /// Who is believed about names.
+    pub roots: Roots,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.

@@ -416,7 +416,7 @@ mod tests {
     }
 
     fn site(sessions_max: usize) -> Site {
-        Site::new(Arc::new(Route { destination: "mx.example".into(), hosts: Vec::new() }), sessions_max)
+        Site::new(Arc::new(Route::new("example", "mx.example", Vec::new())), sessions_max)
     }
 
     #[test]

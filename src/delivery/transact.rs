@@ -6,19 +6,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
+use super::security::{Encryption, Handshake};
 use super::steps::Steps;
 use crate::clock::Clock;
+use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::queue::claim::{Claim, Gone, NotReleased};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
-    COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, GREETING_TIMEOUT, Outcome, Stage,
-    Step, Transaction,
+    COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Outcome, Stage, Step, Transaction,
 };
 use crate::smtp::data;
+use crate::tls::verify::Roots;
 
 /// Octets read at once.
 const READ_LEN: usize = 4096;
@@ -36,8 +36,7 @@ pub(super) struct Connection {
     pub(super) address: SocketAddr,
     /// The address it was made from, if that was chosen.
     pub(super) source: Option<IpAddr>,
-    /// Protocol version and cipher, if encrypted.
-    pub(super) tls: Option<Arc<str>>,
+    encryption: Option<Encryption>,
     stream: BoxStream,
     session: ClientSession,
     /// Transactions that the server took, and that it refused.
@@ -67,7 +66,7 @@ impl Connection {
         stream: BoxStream,
         (host, address, source): (Arc<str>, SocketAddr, Option<IpAddr>),
         settings: ClientSettings,
-        tls: &TlsConnector,
+        handshake: &Handshake<'_>,
         clock: Arc<dyn Clock>,
         steps: &mut Steps,
     ) -> Result<Self, Failure> {
@@ -77,7 +76,7 @@ impl Connection {
             host,
             address,
             source,
-            tls: None,
+            encryption: None,
             stream,
             session,
             taken: 0,
@@ -92,7 +91,7 @@ impl Connection {
             step = match step {
                 Step::Read => connection.read(steps).await,
                 Step::StartTls => {
-                    connection = connection.encrypt(tls, steps).await?;
+                    connection = connection.encrypt(handshake, steps).await?;
                     let now = connection.clock.instant();
                     connection.session.handle(Event::TlsEstablished, now)
                 }
@@ -105,21 +104,23 @@ impl Connection {
         }
     }
 
-    async fn encrypt(self, tls: &TlsConnector, steps: &mut Steps) -> Result<Self, Failure> {
-        let name = ServerName::try_from(self.host.to_string())
-            .unwrap_or_else(|_| ServerName::IpAddress(self.address.ip().into()));
-        let handshake = tls.connect(name, self.stream);
-        let encrypted = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
-            Err(_) => Err("the handshake took too long".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok(stream)) => Ok(stream),
-        };
-        let description = encrypted.as_ref().map(|stream| describe(stream.get_ref().1));
-        let result = description.as_ref().map_or_else(|error| format!("TLS: {error}"), |tls| tls.to_string());
-        steps.add(Stage::StartTls, &self.host, result, self.clock.instant());
-        let stream = encrypted.map_err(|text| Failure { stage: Stage::StartTls, fault: Fault::Tls(text) })?;
-        let description = describe(stream.get_ref().1);
-        Ok(Self { tls: Some(description), stream: Box::new(stream), ..self })
+    async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<Self, Failure> {
+        let (stream, encryption) = handshake.run(self.stream, &self.host, self.address, steps).await?;
+        Ok(Self { encryption: Some(encryption), stream, ..self })
+    }
+
+    /// Protocol version, cipher, who verified the host and how; none in clear text.
+    pub(super) fn security(&self) -> Option<Arc<str>> {
+        self.encryption.as_ref().map(|encryption| encryption.to_string().into())
+    }
+
+    /// Whether it is good enough for a message that demands this.
+    pub(super) fn fulfils(&mut self, demand: &Arc<Demand>, roots: &Roots) -> bool {
+        let now = self.clock.now();
+        match &mut self.encryption {
+            None => demand.allows_clear_text(),
+            Some(encryption) => encryption.fulfils(&self.host, demand, roots, now),
+        }
     }
 
     /// Whether another transaction can be tried on it.
@@ -294,17 +295,6 @@ fn frame(framing: Framing, content: &SignedContent, wire: &mut Vec<u8>) {
             wire.extend_from_slice(end);
         }
     }
-}
-
-fn describe(connection: &tokio_rustls::rustls::ClientConnection) -> Arc<str> {
-    let version = match connection.protocol_version().and_then(|version| version.as_str()) {
-        Some("TLSv1_3") => "TLSv1.3",
-        Some("TLSv1_2") => "TLSv1.2",
-        Some(other) => other,
-        None => "TLS",
-    };
-    let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
-    format!("{version} {suite}").into()
 }
 
 #[cfg(test)]

@@ -107,6 +107,7 @@ impl Stage {
             .collect();
         let dns = dns::start(loopback(0), Arc::new(move |name: &str| Some(answers(name, &published)))).await?;
         config.resolver.nameservers = vec![dns];
+        config.resolver.dnssec = resolver::Dnssec::Off;
         let (events_sender, events) = mpsc::unbounded_channel();
         let ground = Ground {
             events: Some(Arc::new(Channel(events_sender))),
@@ -177,7 +178,7 @@ impl Stage {
     }
 
     async fn verify(&self, arrived: &Arrived) -> anyhow::Result<()> {
-        let resolver = resolver::resolver(&resolver::Settings { nameservers: vec![self.dns] })?;
+        let resolver = resolver::resolver(&resolver::Settings { nameservers: vec![self.dns], ..Default::default() })?;
         let verdicts = verify::verify(resolver, &arrived.content).await;
         for verdict in &verdicts {
             let result = match &verdict.result {

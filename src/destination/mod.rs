@@ -1,4 +1,9 @@
 //! Where mail for a domain goes: DNS, and what may be believed of it.
 
+pub mod dane;
+pub mod demand;
+pub mod fetch;
+pub mod mta_sts;
 pub mod mx;
+pub mod policies;
 pub mod resolver;

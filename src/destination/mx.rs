@@ -9,6 +9,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::dane::{self, Tlsa};
+use super::mta_sts::Policy;
+use super::policies::Policies;
 use super::resolver::{Dns, DnsError, MxRecord};
 use crate::clock::{Clock, Timestamp};
 
@@ -29,13 +32,29 @@ const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 /// Who takes mail for a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
+    /// The domain, in lower case and A-labels.
+    pub domain: Arc<str>,
     /// The set of hosts, by which domains served by the same hosts are one destination.
     pub destination: Arc<str>,
     /// By preference, then name.
     pub hosts: Vec<Host>,
+    /// Whether DNSSEC vouches for the hosts' names.
+    pub is_secure: bool,
+    /// The domain's MTA-STS policy.
+    pub policy: Option<Arc<Policy>>,
 }
 
 impl Route {
+    /// A route that DNSSEC does not vouch for, without a policy.
+    pub fn new(domain: &str, destination: &str, hosts: Vec<Host>) -> Self {
+        Self { domain: domain.into(), destination: destination.into(), hosts, is_secure: false, policy: None }
+    }
+
+    /// Whether something could not be looked up that it takes to use all hosts.
+    fn has_trouble(&self) -> bool {
+        self.hosts.iter().any(|host| matches!(host.tlsa, Tlsa::Failed(_)))
+    }
+
     /// The first host, for people.
     pub fn name(&self) -> &Arc<str> {
         self.hosts.first().map_or(&self.destination, |host| &host.name)
@@ -51,6 +70,15 @@ pub struct Host {
     pub preference: u16,
     /// Its addresses, IPv4 first; empty if it has none that may be used.
     pub addresses: Vec<IpAddr>,
+    /// What DNS says of its certificates, if DNSSEC vouches for its name and its addresses.
+    pub tlsa: Tlsa,
+}
+
+impl Host {
+    /// A host to which DANE does not apply.
+    pub fn new(name: &str, preference: u16, addresses: Vec<IpAddr>) -> Self {
+        Self { name: name.into(), preference, addresses, tlsa: Tlsa::None }
+    }
 }
 
 /// Why there is no way to a domain.
@@ -95,6 +123,7 @@ pub struct Router {
     dns: Arc<dyn Dns>,
     clock: Arc<dyn Clock>,
     allow_private: bool,
+    policies: Option<Arc<Policies>>,
     cache: Mutex<HashMap<String, Cached>>,
     /// Look-ups under way, so that many messages for a domain ask once.
     flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
@@ -109,7 +138,13 @@ impl std::fmt::Debug for Router {
 impl Router {
     /// A router with an empty memory. `allow_private`: hosts at private and loopback addresses may be used.
     pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>, allow_private: bool) -> Self {
-        Self { dns, clock, allow_private, cache: Mutex::default(), flights: Mutex::default() }
+        Self { dns, clock, allow_private, policies: None, cache: Mutex::default(), flights: Mutex::default() }
+    }
+
+    /// The same with MTA-STS.
+    #[must_use]
+    pub fn with_policies(self, policies: Arc<Policies>) -> Self {
+        Self { policies: Some(policies), ..self }
     }
 
     /// What is remembered of a domain and still holds. The domain is in lower case and A-labels.
@@ -139,6 +174,7 @@ impl Router {
 
     async fn ask(&self, domain: &str) -> Found {
         let (found, ttl) = match self.look_up(domain).await {
+            Ok((route, _)) if route.has_trouble() => (Ok(Arc::new(route)), TROUBLE_TTL),
             Ok((route, ttl)) => (Ok(Arc::new(route)), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),
             Err(error) if error.is_temporary() => (Err(error), TROUBLE_TTL),
             Err(error) => (Err(error), REFUSED_TTL),
@@ -168,10 +204,25 @@ impl Router {
     }
 
     async fn look_up(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
-        let (mut records, ttl) = match self.dns.mx(domain).await {
-            Ok(found) => (found.records, found.ttl),
-            // RFC 5321 section 5.1: without MX the domain itself is the host.
-            Err(DnsError::NoRecords) => (vec![MxRecord { preference: 0, exchange: domain.to_owned() }], FOUND_TTL.1),
+        let policy = async {
+            match &self.policies {
+                Some(policies) => policies.of(domain).await,
+                None => None,
+            }
+        };
+        let (found, policy) = tokio::join!(self.hosts_of(domain), policy);
+        let (route, ttl) = found?;
+        Ok((Route { policy, ..route }, ttl))
+    }
+
+    async fn hosts_of(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
+        let (mut records, ttl, is_secure) = match self.dns.mx(domain).await {
+            Ok(found) => (found.records, found.ttl, found.secure),
+            // RFC 5321 section 5.1: without MX the domain itself is the host. Where DNSSEC vouches for its addresses, it has
+            // vouched for there being no MX.
+            Err(DnsError::NoRecords) => {
+                (vec![MxRecord { preference: 0, exchange: domain.to_owned() }], FOUND_TTL.1, true)
+            }
             Err(DnsError::NoSuchName | DnsError::BadName) => return Err(RouteError::NoSuchDomain),
             Err(error @ (DnsError::Failed(_) | DnsError::Timeout)) => return Err(RouteError::Trouble(error)),
         };
@@ -182,56 +233,73 @@ impl Router {
         records.sort_by(|a, b| (a.preference, &a.exchange).cmp(&(b.preference, &b.exchange)));
         records.dedup_by(|a, b| a.exchange == b.exchange);
         records.truncate(HOSTS_MAX);
-        self.hosts(records, ttl).await
+        self.hosts(domain, records, ttl, is_secure).await
     }
 
-    async fn hosts(&self, records: Vec<MxRecord>, ttl: Duration) -> Result<(Route, Duration), RouteError> {
+    async fn hosts(
+        &self,
+        domain: &str,
+        records: Vec<MxRecord>,
+        ttl: Duration,
+        is_secure: bool,
+    ) -> Result<(Route, Duration), RouteError> {
         let mut names: Vec<&str> = records.iter().map(|record| record.exchange.as_str()).collect();
         names.sort_unstable();
-        let destination: Arc<str> = names.join(",").into();
+        let destination = names.join(",");
         let mut lookups = tokio::task::JoinSet::new();
         for (index, record) in records.iter().enumerate() {
             let (dns, host, allow_private) = (self.dns.clone(), record.exchange.clone(), self.allow_private);
-            lookups.spawn(async move { (index, addresses(dns.as_ref(), &host, allow_private).await) });
+            lookups.spawn(async move { (index, host_facts(dns.as_ref(), &host, allow_private, is_secure).await) });
         }
-        let mut found: Vec<Option<HostAddresses>> = records.iter().map(|_| None).collect();
-        while let Some(Ok((index, addresses))) = lookups.join_next().await {
-            found[index] = Some(addresses);
+        let mut found: Vec<Option<HostFacts>> = records.iter().map(|_| None).collect();
+        while let Some(Ok((index, facts))) = lookups.join_next().await {
+            found[index] = Some(facts);
         }
         let mut least_ttl = ttl;
         let mut hosts = Vec::new();
         let mut problem = None;
+        let mut addresses_are_secure = true;
         for (record, found) in records.into_iter().zip(found) {
             let Some(found) = found else { continue };
             if !found.usable.is_empty() {
                 least_ttl = least_ttl.min(found.ttl);
+                addresses_are_secure &= found.is_secure;
             }
             problem = problem.or(found.problem);
-            hosts.push(Host { name: record.exchange.into(), preference: record.preference, addresses: found.usable });
+            let host = Host::new(&record.exchange, record.preference, found.usable);
+            hosts.push(Host { tlsa: found.tlsa, ..host });
         }
         if hosts.iter().all(|host| host.addresses.is_empty()) {
             return Err(problem.unwrap_or(RouteError::NoHost));
         }
-        Ok((Route { destination, hosts }, least_ttl))
+        // The domain itself was taken for the host: then its addresses say what there is to say.
+        let is_itself = destination == domain;
+        let route = Route::new(domain, &destination, hosts);
+        Ok((Route { is_secure: is_secure && (!is_itself || addresses_are_secure), ..route }, least_ttl))
     }
 }
 
-struct HostAddresses {
+struct HostFacts {
     usable: Vec<IpAddr>,
     ttl: Duration,
+    is_secure: bool,
+    tlsa: Tlsa,
     problem: Option<RouteError>,
 }
 
-/// Both families of a host's addresses, asked for at the same time.
-async fn addresses(dns: &dyn Dns, host: &str, allow_private: bool) -> HostAddresses {
+/// Both families of a host's addresses, asked for at the same time; and what its certificates are, where DNSSEC vouches for
+/// all that leads there (RFC 7672 section 2.2).
+async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secure: bool) -> HostFacts {
     let (ipv4, ipv6) = tokio::join!(dns.ipv4(host), dns.ipv6(host));
     let mut all = Vec::new();
     let mut ttl = FOUND_TTL.1;
     let mut problem = None;
+    let mut is_secure = true;
     for answer in [ipv4, ipv6] {
         match answer {
             Ok(records) => {
                 ttl = ttl.min(records.ttl);
+                is_secure &= records.secure;
                 all.extend(records.records.into_iter().take(ADDRESSES_MAX));
             }
             Err(error) if error.is_answer() => {}
@@ -243,7 +311,13 @@ async fn addresses(dns: &dyn Dns, host: &str, allow_private: bool) -> HostAddres
     if has_any && all.is_empty() {
         problem = Some(RouteError::Private);
     }
-    HostAddresses { usable: all, ttl, problem }
+    let mut tlsa = Tlsa::None;
+    if is_name_secure && is_secure && !all.is_empty() {
+        let answer = dns.tlsa(&dane::name_of(host)).await;
+        ttl = answer.as_ref().map_or(ttl, |found| ttl.min(found.ttl));
+        tlsa = Tlsa::of(answer);
+    }
+    HostFacts { usable: all, ttl, is_secure, tlsa, problem }
 }
 
 /// Whether an address belongs to the public internet: not this machine, not its neighbours, not the special blocks of
@@ -318,7 +392,11 @@ mod tests {
             self.asked.lock().push(format!("{name} {kind}"));
             let rows = self.rows.lock();
             let found = rows.get(&(name.to_owned(), kind)).cloned().unwrap_or(Err(DnsError::NoRecords))?;
-            Ok(Records { records: found.iter().map(|row| read(row)).collect(), ttl: Duration::from_secs(300) })
+            Ok(Records {
+                records: found.iter().map(|row| read(row)).collect(),
+                ttl: Duration::from_secs(300),
+                secure: false,
+            })
         }
     }
 

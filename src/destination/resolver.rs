@@ -2,27 +2,54 @@
 
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
 use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as HickoryDnsError, NetError};
+use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
 use hickory_resolver::proto::op::ResponseCode;
-use hickory_resolver::proto::rr::{Name, RData, RecordType};
+use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use hickory_resolver::{TokioResolver, system_conf};
+use tokio::sync::OnceCell;
 use tokio_rustls::rustls;
+
+use super::dane::TlsaRecord;
 
 /// How long one try waits for a name server; with the second try a look-up ends after twice this.
 const TIMEOUT: Duration = Duration::from_millis(1200);
 const ATTEMPTS: usize = 1;
+/// How long a look-up may take with all that DNSSEC has to ask for.
+const VALIDATED_TIMEOUT: Duration = Duration::from_secs(5);
+/// After how long a resolver that did not carry DNSSEC is asked again.
+const PROBE_PAUSE: Duration = Duration::from_secs(600);
 
 /// What the relay needs to know of DNS.
 #[derive(Debug, Clone, Default)]
 pub struct Settings {
     /// Name servers to ask; empty: the system's.
     pub nameservers: Vec<SocketAddr>,
+    /// Whether answers are validated.
+    pub dnssec: Dnssec,
+    /// A file with trust anchors (DNSKEY records as in a zone file); none: the root's.
+    pub trust_anchor: Option<PathBuf>,
+}
+
+/// `resolver.dnssec`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Dnssec {
+    /// Where the resolver carries signatures; elsewhere nothing counts as secure, and DANE is off.
+    #[default]
+    Auto,
+    /// Always. With a resolver that does not carry signatures there is no answer to anything.
+    On,
+    /// Never.
+    Off,
 }
 
 /// Records found, and how long they hold.
@@ -32,6 +59,8 @@ pub struct Records<T> {
     pub records: Vec<T>,
     /// The least of their times to live.
     pub ttl: Duration,
+    /// Whether DNSSEC vouches for all of them.
+    pub secure: bool,
 }
 
 /// One MX record.
@@ -81,27 +110,89 @@ pub trait Dns: Send + Sync {
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr>;
     /// The IPv6 addresses of a host.
     fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr>;
+
+    /// Texts, each of one record. Without an answer of its own, there are none.
+    fn txt<'a>(&'a self, _name: &'a str) -> Answer<'a, String> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+
+    /// TLSA records. Without an answer of its own, there are none.
+    fn tlsa<'a>(&'a self, _name: &'a str) -> Answer<'a, TlsaRecord> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
 }
 
 /// DNS by hickory-resolver.
 #[derive(Debug)]
 pub struct HickoryDns {
-    resolver: TokioResolver,
+    plain: TokioResolver,
+    validating: TokioResolver,
+    dnssec: Dnssec,
+    probed: OnceCell<()>,
+    /// Whether the resolver was seen to carry DNSSEC.
+    is_carried: AtomicBool,
 }
 
 impl HickoryDns {
     /// A resolver as configured.
     ///
     /// # Errors
-    /// When the system's configuration cannot be read.
+    /// When the system's configuration or the trust anchors cannot be read.
     pub fn new(settings: &Settings) -> Result<Self, NetError> {
-        Ok(Self { resolver: resolver(settings)? })
+        let config = config(settings)?;
+        let anchors = match &settings.trust_anchor {
+            None => TrustAnchors::default(),
+            Some(path) => trust_anchors(path).map_err(NetError::Msg)?,
+        };
+        Ok(Self {
+            plain: build(config.clone())?,
+            validating: build_with(config, Some(Arc::new(anchors)))?,
+            dnssec: settings.dnssec,
+            probed: OnceCell::new(),
+            is_carried: AtomicBool::new(false),
+        })
     }
 
-    async fn lookup(&self, name: &str, kind: RecordType) -> Result<Lookup, DnsError> {
-        let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
-        name.set_fqdn(true);
-        self.resolver.lookup(name, kind).await.map_err(dns_error)
+    /// Whether answers are validated; with [`Dnssec::Auto`] by asking for the root's signature.
+    ///
+    /// # Errors
+    /// When the resolver does not answer at all, so that nothing can be said.
+    pub async fn validates(&self) -> Result<bool, DnsError> {
+        match self.dnssec {
+            Dnssec::Off => Ok(false),
+            Dnssec::On => Ok(true),
+            Dnssec::Auto => {
+                self.probed.get_or_try_init(|| self.probe()).await?;
+                Ok(self.is_carried.load(Ordering::Relaxed))
+            }
+        }
+    }
+
+    /// Says at start if the resolver does not carry DNSSEC, and asks again from time to time. Once it does, it is held to it.
+    pub async fn keep_probing(&self) {
+        if self.dnssec != Dnssec::Auto {
+            return;
+        }
+        // Trouble with DNS is told where it matters; nothing is concluded from it.
+        if self.validates().await == Ok(false) {
+            tracing::info!("the resolver does not carry DNSSEC: DANE is off");
+        }
+        while !self.is_carried.load(Ordering::Relaxed) {
+            tokio::time::sleep(PROBE_PAUSE).await;
+            let _ = self.probe().await;
+        }
+    }
+
+    async fn probe(&self) -> Result<(), DnsError> {
+        let is_secure = match lookup(&self.validating, Name::root(), RecordType::SOA).await {
+            Ok(lookup) => is_secure(lookup.answers(), RecordType::SOA),
+            Err(_) => match lookup(&self.plain, Name::root(), RecordType::SOA).await {
+                Err(NetError::Timeout) => return Err(DnsError::Timeout),
+                Ok(_) | Err(_) => false,
+            },
+        };
+        self.is_carried.fetch_or(is_secure, Ordering::Relaxed);
+        Ok(())
     }
 
     async fn records<T>(
@@ -110,16 +201,54 @@ impl HickoryDns {
         kind: RecordType,
         pick: impl Fn(&RData) -> Option<T>,
     ) -> Result<Records<T>, DnsError> {
-        let lookup = self.lookup(name, kind).await?;
-        let found = || lookup.answers().iter().filter_map(|record| Some((record.ttl, pick(&record.data)?)));
-        // A CNAME on the way that holds for less ends the validity of the whole.
-        let ttl = lookup.answers().iter().map(|record| record.ttl).min().unwrap_or(0);
-        let records: Vec<T> = found().map(|(_, record)| record).collect();
-        if records.is_empty() {
-            return Err(DnsError::NoRecords);
+        let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
+        name.set_fqdn(true);
+        let resolver = if self.validates().await? { &self.validating } else { &self.plain };
+        match lookup(resolver, name, kind).await {
+            Ok(lookup) => picked(lookup.answers(), kind, pick),
+            // That there is no more to it than this answer is not proved, nor has it to be: the zone allows it.
+            Err(NetError::Dns(HickoryDnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
+                match picked(&response.answers, kind, pick) {
+                    Err(_) if response.metadata.response_code == ResponseCode::NXDomain => Err(DnsError::NoSuchName),
+                    found => Ok(Records { secure: false, ..found? }),
+                }
+            }
+            Err(error) => Err(dns_error(error)),
         }
-        Ok(Records { records, ttl: Duration::from_secs(u64::from(ttl)) })
     }
+}
+
+async fn lookup(resolver: &TokioResolver, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
+    tokio::time::timeout(VALIDATED_TIMEOUT, resolver.lookup(name, kind)).await.unwrap_or(Err(NetError::Timeout))
+}
+
+fn picked<T>(answers: &[Record], kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Result<Records<T>, DnsError> {
+    // A CNAME on the way that holds for less ends the validity of the whole.
+    let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
+    let records: Vec<T> = answers.iter().filter_map(|record| pick(&record.data)).collect();
+    if records.is_empty() {
+        return Err(DnsError::NoRecords);
+    }
+    if answers.iter().any(|record| record.proof == Proof::Bogus) {
+        return Err(DnsError::Failed("the answer is forged, or wrongly signed".to_owned()));
+    }
+    Ok(Records { records, ttl: Duration::from_secs(u64::from(ttl)), secure: is_secure(answers, kind) })
+}
+
+/// Whether DNSSEC vouches for the records and for the aliases that led to them.
+fn is_secure(answers: &[Record], kind: RecordType) -> bool {
+    let mut of_kind =
+        answers.iter().filter(|record| [kind, RecordType::CNAME].contains(&record.record_type())).peekable();
+    of_kind.peek().is_some() && of_kind.all(|record| record.proof == Proof::Secure)
+}
+
+/// The trust anchors in a file.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn trust_anchors(path: &Path) -> Result<TrustAnchors, String> {
+    let anchors = TrustAnchors::from_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
+    if anchors.is_empty() { Err(format!("{}: no DNSKEY record", path.display())) } else { Ok(anchors) }
 }
 
 impl Dns for HickoryDns {
@@ -138,6 +267,21 @@ impl Dns for HickoryDns {
     fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         Box::pin(self.records(host, RecordType::AAAA, |data| data.ip_addr().filter(IpAddr::is_ipv6)))
     }
+
+    fn txt<'a>(&'a self, name: &'a str) -> Answer<'a, String> {
+        Box::pin(self.records(name, RecordType::TXT, |data| {
+            let RData::TXT(txt) = data else { return None };
+            Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
+        }))
+    }
+
+    fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
+        Box::pin(self.records(name, RecordType::TLSA, |data| {
+            let RData::TLSA(tlsa) = data else { return None };
+            let (usage, selector, matching) = (tlsa.cert_usage.into(), tlsa.selector.into(), tlsa.matching.into());
+            Some(TlsaRecord { usage, selector, matching, data: tlsa.cert_data.clone() })
+        }))
+    }
 }
 
 /// A hickory resolver as configured.
@@ -145,9 +289,12 @@ impl Dns for HickoryDns {
 /// # Errors
 /// When the system's configuration cannot be read.
 pub fn resolver(settings: &Settings) -> Result<TokioResolver, NetError> {
+    build(config(settings)?)
+}
+
+fn config(settings: &Settings) -> Result<ResolverConfig, NetError> {
     if settings.nameservers.is_empty() {
-        let (config, _) = system_conf::read_system_conf()?;
-        return build(config);
+        return Ok(system_conf::read_system_conf()?.0);
     }
     let servers = settings.nameservers.iter().map(|address| {
         let connection = |mut connection: ConnectionConfig| {
@@ -157,7 +304,7 @@ pub fn resolver(settings: &Settings) -> Result<TokioResolver, NetError> {
         let connections = vec![connection(ConnectionConfig::udp()), connection(ConnectionConfig::tcp())];
         NameServerConfig::new(address.ip(), true, connections)
     });
-    build(ResolverConfig::from_parts(None, Vec::new(), servers.collect()))
+    Ok(ResolverConfig::from_parts(None, Vec::new(), servers.collect()))
 }
 
 /// A hickory resolver with the waits that suit mail which cannot wait. Search lists and the hosts file do not apply:
@@ -166,6 +313,10 @@ pub fn resolver(settings: &Settings) -> Result<TokioResolver, NetError> {
 /// # Errors
 /// When hickory refuses the configuration.
 pub fn build(config: ResolverConfig) -> Result<TokioResolver, NetError> {
+    build_with(config, None)
+}
+
+fn build_with(config: ResolverConfig, anchors: Option<Arc<TrustAnchors>>) -> Result<TokioResolver, NetError> {
     let mut options = ResolverOpts::default();
     options.timeout = TIMEOUT;
     options.attempts = ATTEMPTS;
@@ -174,18 +325,24 @@ pub fn build(config: ResolverConfig) -> Result<TokioResolver, NetError> {
     // The route cache above keeps what holds; this one bridges the look-ups of one route.
     options.positive_max_ttl = Some(Duration::from_secs(60));
     options.negative_max_ttl = Some(Duration::from_secs(30));
+    // Denials that were validated say of themselves that they hold for no time at all.
+    options.negative_min_ttl = anchors.is_some().then_some(Duration::from_secs(5));
+    options.validate = anchors.is_some();
     // hickory builds a TLS client even where no name server speaks TLS, and fails without roots unless given some.
     let roots = rustls::RootCertStore::empty();
-    let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|e| NetError::Msg(e.to_string()))?
         .with_root_certificates(roots)
         .with_no_client_auth();
-    TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
+    let builder = TokioResolver::builder_with_config(config, TokioRuntimeProvider::default())
         .with_options(options)
-        .with_tls_config(tls)
-        .build()
+        .with_tls_config(tls);
+    match anchors {
+        None => builder.build(),
+        Some(anchors) => builder.with_trust_anchor(anchors).build(),
+    }
 }
 
 fn dns_error(error: NetError) -> DnsError {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::destination::demand::{Demand, Strictness, Wish};
 use crate::destination::mx::Route;
 use crate::event::{Kind, Step};
 use crate::mail::id::EntryId;
@@ -186,6 +187,8 @@ pub(super) struct RetriedJson {
 pub(super) struct DestinationJson {
     destination: Arc<str>,
     hosts: Vec<Arc<str>>,
+    /// What the domain asks of sessions, in the order of the hosts.
+    tls: Vec<String>,
     /// None: nothing was refused there as from a stranger, as far as is remembered.
     greylisting: Option<GreylistingJson>,
 }
@@ -215,7 +218,12 @@ impl DestinationJson {
     /// Of what is known.
     pub(super) fn new(route: &Route, facts: Option<&Facts>) -> Self {
         let hosts = route.hosts.iter().map(|host| host.name.clone()).collect();
-        Self { destination: route.name().clone(), hosts, greylisting: facts.map(GreylistingJson::new) }
+        let demand = |host| match Demand::of(route, host, Strictness::default(), Wish::default()) {
+            Ok(demand) => demand.to_string(),
+            Err(refusal) => format!("not used: {refusal}"),
+        };
+        let tls = route.hosts.iter().map(demand).collect();
+        Self { destination: route.name().clone(), hosts, tls, greylisting: facts.map(GreylistingJson::new) }
     }
 }
 

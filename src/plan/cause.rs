@@ -133,8 +133,9 @@ pub fn of_failure(failure: &Failure) -> Verdict {
         }
         Fault::Timeout | Fault::Closed => again(Cause::ConnectionLost),
         Fault::Malformed(_) => again(Cause::ProtocolError),
-        Fault::Tls(_) => again(Cause::TlsRequired),
-        Fault::Unsupported(Requirement::RequireTls | Requirement::StartTls) => never(Cause::TlsRequired),
+        // Somebody on the way may have made it fail.
+        Fault::Tls(_) | Fault::Unsupported(Requirement::StartTls) => again(Cause::TlsRequired),
+        Fault::Unsupported(Requirement::RequireTls) => never(Cause::TlsRequired),
         Fault::Unsupported(Requirement::SmtpUtf8) => never(Cause::ProtocolError),
         Fault::Unsupported(Requirement::Size) => never(Cause::MessageTooLarge),
     }

@@ -222,7 +222,7 @@ impl Dns for Hosts {
         let hosts = if domain == "six.test" { &["mx6.test"] } else { hosts };
         let record = |(preference, host): (u16, &&str)| MxRecord { preference, exchange: (*host).to_owned() };
         let records = (10..).zip(hosts).map(record).collect();
-        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600) }) })
+        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
@@ -236,12 +236,12 @@ impl Dns for Hosts {
 
     fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         let addresses = ["2001:db8::1", "2001:db8::2"].map(|ip| ip.parse().unwrap());
-        let records = Records { records: addresses.to_vec(), ttl: Duration::from_secs(3600) };
+        let records = Records { records: addresses.to_vec(), ttl: Duration::from_secs(3600), secure: false };
         let found = if host == "mx6.test" { Ok(records) } else { Err(DnsError::NoRecords) };
         Box::pin(async move { found })
     }
 }
 
 fn records(ip: &str) -> Records<IpAddr> {
-    Records { records: vec![ip.parse().unwrap()], ttl: Duration::from_secs(3600) }
+    Records { records: vec![ip.parse().unwrap()], ttl: Duration::from_secs(3600), secure: false }
 }

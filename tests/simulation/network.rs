@@ -296,7 +296,7 @@ impl Dns for SimulatedNetwork {
             if number > 0 {
                 records.push(MxRecord { preference: 20, exchange: "mx0.test".into() });
             }
-            Ok(Records { records, ttl: Duration::from_secs(300) })
+            Ok(Records { records, ttl: Duration::from_secs(300), secure: false })
         })
     }
 
@@ -304,7 +304,7 @@ impl Dns for SimulatedNetwork {
         let number: u8 =
             host.strip_prefix("mx").and_then(|rest| rest.strip_suffix(".test")).and_then(|n| n.parse().ok()).unwrap();
         let records = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, number + 1))];
-        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(300) }) })
+        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(300), secure: false }) })
     }
 
     fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {

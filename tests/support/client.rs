@@ -2,14 +2,16 @@
 
 use std::net::SocketAddr;
 
+use otp_relay::net::BoxStream;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::net::TcpSocket;
+use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::PATIENCE;
 
 /// A connection to the relay.
 pub struct Client {
-    stream: BufReader<TcpStream>,
+    stream: BufReader<BoxStream>,
 }
 
 impl Client {
@@ -25,7 +27,7 @@ impl Client {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind(SocketAddr::new(from.parse().expect("an address"), 0)).expect("an address of this machine");
         let stream = socket.connect(address).await.expect("the relay listens");
-        Self { stream: BufReader::new(stream) }
+        Self { stream: BufReader::new(Box::new(stream)) }
     }
 
     /// Hears the banner and says EHLO.
@@ -33,6 +35,18 @@ impl Client {
         let banner = self.hear().await;
         assert!(banner.starts_with("220 "), "{banner}");
         assert!(self.say("EHLO client.test").await.starts_with("250"));
+    }
+
+    /// The same under TLS, whatever certificate the relay has.
+    pub async fn connect_encrypted(address: SocketAddr) -> Self {
+        let mut client = Self::connect(address).await;
+        assert!(client.say("STARTTLS").await.starts_with("220"));
+        let connector = otp_relay::tls::opportunistic_connector().unwrap();
+        let name = ServerName::try_from("relay.test").unwrap();
+        let stream = connector.connect(name, client.stream.into_inner()).await.expect("a handshake");
+        let mut client = Self { stream: BufReader::new(Box::new(stream)) };
+        assert!(client.say("EHLO client.test").await.starts_with("250"));
+        client
     }
 
     /// Sends a line and returns the last line of the reply.

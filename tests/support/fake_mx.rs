@@ -5,8 +5,9 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
-use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufRead, AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 
 /// One message as it came.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +44,8 @@ struct State {
     rules: Mutex<Vec<Rule>>,
     connections: AtomicUsize,
     extensions: Mutex<Vec<&'static str>>,
+    /// For STARTTLS.
+    tls: Option<TlsAcceptor>,
     /// Commands in the order they came, over all connections.
     log: Mutex<Vec<String>>,
 }
@@ -57,9 +60,14 @@ pub struct FakeMx {
 impl FakeMx {
     /// A host that takes everything and offers these extensions.
     pub async fn start(extensions: &[&'static str]) -> Self {
+        Self::start_with(extensions, None).await
+    }
+
+    /// The same; it offers STARTTLS if it has something to do it with.
+    pub async fn start_with(extensions: &[&'static str], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State::default());
+        let state = Arc::new(State { tls, ..State::default() });
         state.extensions.lock().unwrap().extend(extensions);
         let shared = state.clone();
         tokio::spawn(async move {
@@ -105,10 +113,12 @@ impl State {
         Some(rule.trick.clone())
     }
 
-    fn ehlo(&self) -> String {
+    fn ehlo(&self, is_encrypted: bool) -> String {
         let extensions = self.extensions.lock().unwrap();
+        let starttls = (self.tls.is_some() && !is_encrypted).then_some("STARTTLS");
         let mut reply: String = std::iter::once("mx.test")
             .chain(extensions.iter().copied())
+            .chain(starttls)
             .map(|line| format!("250-{line}\r\n"))
             .collect();
         reply.push_str("250 HELP\r\n");
@@ -124,12 +134,32 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
         Some(Trick::Hang) => std::future::pending().await,
         None => stream.write_all(b"220 mx.test ESMTP\r\n").await?,
     }
+    if dialog(&mut stream, state, false).await? == Ending::Handshake
+        && let Some(tls) = &state.tls
+    {
+        let mut stream = BufReader::new(tls.accept(stream.into_inner()).await?);
+        dialog(&mut stream, state, true).await?;
+    }
+    Ok(())
+}
+
+#[derive(PartialEq)]
+enum Ending {
+    Close,
+    Handshake,
+}
+
+async fn dialog<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut BufReader<S>,
+    state: &State,
+    is_encrypted: bool,
+) -> std::io::Result<Ending> {
     let mut current = Received { mail: String::new(), rcpt: String::new(), content: Vec::new() };
     let mut rcpt_accepted = false;
     loop {
         let mut line = String::new();
         if stream.read_line(&mut line).await? == 0 {
-            return Ok(());
+            return Ok(Ending::Close);
         }
         let verb = line.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
         let trick = state.trick_for(&line);
@@ -143,12 +173,16 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
                 stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
                 continue;
             }
-            Some(Trick::Close) => return Ok(()),
+            Some(Trick::Close) => return Ok(Ending::Close),
             Some(Trick::Hang) => std::future::pending().await,
             None => {}
         }
         let reply = match verb.as_str() {
-            "EHLO" => state.ehlo(),
+            "EHLO" => state.ehlo(is_encrypted),
+            "STARTTLS" if state.tls.is_some() && !is_encrypted => {
+                stream.write_all(b"220 go ahead\r\n").await?;
+                return Ok(Ending::Handshake);
+            }
             "MAIL" => {
                 current.mail = line.trim_end().to_owned();
                 rcpt_accepted = false;
@@ -162,20 +196,20 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
             "DATA" if !rcpt_accepted => "554 5.5.1 no valid recipients\r\n".to_owned(),
             "DATA" => {
                 stream.write_all(b"354 go ahead\r\n").await?;
-                current.content = read_dotted(&mut stream).await?;
+                current.content = read_dotted(stream).await?;
                 match end_of_content(state, &current) {
                     Some(reply) => reply,
-                    None => return Ok(()),
+                    None => return Ok(Ending::Close),
                 }
             }
             "BDAT" if !rcpt_accepted => "554 5.5.1 no valid recipients\r\n".to_owned(),
             "BDAT" => match end_of_content(state, &current) {
                 Some(reply) => reply,
-                None => return Ok(()),
+                None => return Ok(Ending::Close),
             },
             "QUIT" => {
                 stream.write_all(b"221 bye\r\n").await?;
-                return Ok(());
+                return Ok(Ending::Close);
             }
             "RSET" | "NOOP" | "HELO" => "250 ok\r\n".to_owned(),
             _ => "502 5.5.1 what?\r\n".to_owned(),
@@ -200,7 +234,7 @@ fn end_of_content(state: &State, current: &Received) -> Option<String> {
     }
 }
 
-async fn read_dotted(stream: &mut BufReader<TcpStream>) -> std::io::Result<Vec<u8>> {
+async fn read_dotted(stream: &mut (impl AsyncBufRead + Unpin)) -> std::io::Result<Vec<u8>> {
     let mut content = Vec::new();
     loop {
         let mut line = Vec::new();

@@ -2,13 +2,14 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use otp_relay::clock::{Clock, ManualClock};
 use otp_relay::delivery::{self, Delivery};
+use otp_relay::destination::demand::Strictness;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::Dns;
 use otp_relay::dkim::Keys;
@@ -20,7 +21,10 @@ use otp_relay::mail::id::IdSource;
 use otp_relay::net::Network;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
-use otp_relay::tls;
+use otp_relay::tls::{self, verify::Roots};
+
+/// Nobody in a made-up network has a certificate.
+static ROOTS: LazyLock<Roots> = LazyLock::new(|| Roots::load(None).unwrap());
 
 /// Numbers for message ids; set back, a run has the same ones again.
 pub static NEXT_ID: AtomicU64 = AtomicU64::new(0);
@@ -63,6 +67,7 @@ impl Life {
             router: router.clone(),
             network: Arc::new(network.clone()),
             tls: tls::opportunistic_connector().unwrap(),
+            roots: ROOTS.clone(),
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
@@ -75,7 +80,8 @@ impl Life {
             connections_max: 1000,
             idle_timeout: Duration::from_secs(60),
             source_addresses: Vec::new(),
-            starttls: true,
+            tls: Strictness::Opportunistic,
+            tls_exceptions: Vec::new(),
             reverse_path: None,
         };
         let delivery = Delivery::new(parts, settings);

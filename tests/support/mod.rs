@@ -42,6 +42,7 @@ impl Dns for TableDns {
         let found = answer.map(|hosts| Records {
             records: (10..).step_by(10).zip(hosts).map(record).collect(),
             ttl: Duration::from_secs(60),
+            secure: false,
         });
         Box::pin(async move { found })
     }
@@ -50,7 +51,7 @@ impl Dns for TableDns {
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         let address = if host == "dead.test" { Ipv4Addr::new(127, 0, 0, 2) } else { Ipv4Addr::LOCALHOST };
         let records = vec![IpAddr::from(address)];
-        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(60) }) })
+        Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(60), secure: false }) })
     }
 
     fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
@@ -83,6 +84,19 @@ impl Events {
         tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("no event {}", kind.name()))
     }
 
+    /// The next event of one of these kinds.
+    pub async fn next_of(&mut self, kinds: &[Kind]) -> Event {
+        let next = async {
+            loop {
+                let event = self.0.recv().await.expect("the relay runs");
+                if kinds.contains(&event.kind) {
+                    return event;
+                }
+            }
+        };
+        tokio::time::timeout(PATIENCE, next).await.expect("an event")
+    }
+
     /// The next event that ends an entry.
     pub async fn next_end(&mut self) -> Event {
         let next = async {
@@ -99,11 +113,28 @@ impl Events {
 
 /// A relay whose mail hosts are all at `mx`, with one trusted listener. `more` is added to its configuration.
 pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
-    start_relay_logging(folder, mx, more, Output::new(std::io::sink()))
+    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
+    start_relay_delivering(ground, folder, mx, more, "")
 }
 
 /// The same, with lines of events going to `output`.
 pub fn start_relay_logging(folder: &Path, mx: SocketAddr, more: &str, output: Output) -> (Relay, Events) {
+    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
+    start_on(Ground { output, ..ground }, folder, mx, more, "")
+}
+
+/// The same on other ground, whose events and log are replaced; `delivery` is added to the section of that name.
+pub fn start_relay_delivering(
+    ground: Ground,
+    folder: &Path,
+    mx: SocketAddr,
+    more: &str,
+    delivery: &str,
+) -> (Relay, Events) {
+    start_on(Ground { output: Output::new(std::io::sink()), ..ground }, folder, mx, more, delivery)
+}
+
+fn start_on(ground: Ground, folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
     let text = format!(
         "hostname = \"relay.test\"\n\
          data_dir = \"data\"\n\
@@ -111,14 +142,13 @@ pub fn start_relay_logging(folder: &Path, mx: SocketAddr, more: &str, output: Ou
          [[user]]\nname = \"trusted\"\nsenders = [\"*@app.test\"]\n\
          {more}\n\
          [http]\naddress = \"127.0.0.1:0\"\n\
-         [delivery]\nport = {}\nallow_private_destinations = true\n",
+         [delivery]\nport = {}\nallow_private_destinations = true\n{delivery}",
         mx.port()
     );
     let (config, findings) = Config::from_text(&text, folder, None);
     let config = config.unwrap_or_else(|| panic!("{findings}"));
     let (sender, receiver) = mpsc::unbounded_channel();
-    let ground =
-        Ground { dns: Some(Arc::new(TableDns)), events: Some(Arc::new(Channel(sender))), output, ..Ground::default() };
+    let ground = Ground { events: Some(Arc::new(Channel(sender))), ..ground };
     let relay = Relay::start(config, ground).expect("the relay starts");
     (relay, Events(receiver))
 }

@@ -1,0 +1,149 @@
+//! What sessions with the hosts of a route have to fulfil, the handshake, and what came of it.
+
+use std::borrow::Cow;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::ClientConnection;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+
+use super::steps::Steps;
+use crate::clock::{Clock, Timestamp};
+use crate::destination::demand::{Demand, Strictness, Wish};
+use crate::destination::mx::Route;
+use crate::net::BoxStream;
+use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls};
+use crate::tls::verify::Roots;
+
+/// For each host of a route that may be used, what a session with it has to fulfil.
+#[derive(Debug, Default)]
+pub(super) struct Demands {
+    of: Vec<(Arc<str>, Arc<Demand>)>,
+    /// The first host that may not be used, and why.
+    pub(super) refused: Option<(Arc<str>, Failure)>,
+}
+
+impl Demands {
+    /// For a message with this wish to the route's domain.
+    pub(super) fn new(route: &Route, strictness: Strictness, wish: Wish) -> Self {
+        let mut demands = Self::default();
+        for host in &route.hosts {
+            match Demand::of(route, host, strictness, wish) {
+                Ok(demand) => demands.of.push((host.name.clone(), Arc::new(demand))),
+                Err(refusal) => {
+                    tracing::info!(domain = %route.domain, host = %host.name, %refusal, "the host is not used");
+                    let fault = if refusal.is_final() {
+                        Fault::Unsupported(Requirement::RequireTls)
+                    } else {
+                        Fault::Tls(refusal.to_string())
+                    };
+                    let failure = Failure { stage: Stage::Connect, fault };
+                    demands.refused.get_or_insert((host.name.clone(), failure));
+                }
+            }
+        }
+        demands
+    }
+
+    /// Of a host; none if it may not be used.
+    pub(super) fn of(&self, host: &str) -> Option<&Arc<Demand>> {
+        self.of.iter().find(|(name, _)| name.as_ref() == host).map(|(_, demand)| demand)
+    }
+}
+
+/// What STARTTLS has to do for a demand.
+pub(super) fn starttls(demand: &Demand) -> StartTls {
+    match demand {
+        Demand::Clear => StartTls::Never,
+        Demand::Opportunistic | Demand::Tested { .. } => StartTls::IfOffered,
+        Demand::Encrypted | Demand::Named(_) | Demand::Dane { .. } => StartTls::Required,
+    }
+}
+
+/// What a handshake needs.
+pub(super) struct Handshake<'a> {
+    pub(super) connector: &'a TlsConnector,
+    pub(super) roots: &'a Roots,
+    pub(super) demand: &'a Arc<Demand>,
+    pub(super) clock: &'a dyn Clock,
+}
+
+/// The encryption of a session, and who is at the other end.
+#[derive(Debug)]
+pub(super) struct Encryption {
+    /// Protocol version and cipher.
+    suite: String,
+    chain: Vec<CertificateDer<'static>>,
+    /// What was judged last, and who verified the host and how.
+    demand: Arc<Demand>,
+    verified: Cow<'static, str>,
+}
+
+impl Handshake<'_> {
+    /// Encrypts, and judges the host before a word is said to it. The handshake itself believes any certificate, as sessions
+    /// that are resumed show none: one rule serves for new, resumed and idle sessions.
+    pub(super) async fn run(
+        &self,
+        stream: BoxStream,
+        host: &Arc<str>,
+        address: SocketAddr,
+        steps: &mut Steps,
+    ) -> Result<(BoxStream, Encryption), Failure> {
+        let name =
+            ServerName::try_from(host.to_string()).unwrap_or_else(|_| ServerName::IpAddress(address.ip().into()));
+        let handshake = self.connector.connect(name, stream);
+        let encrypted = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
+            Err(_) => Err("the handshake took too long".to_owned()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Ok(stream)) => self.judged(host, stream.get_ref().1).map(|encryption| (stream, encryption)),
+        };
+        let result = encrypted.as_ref().map_or_else(|error| format!("TLS: {error}"), |(_, tls)| tls.to_string());
+        steps.add(Stage::StartTls, host, result, self.clock.instant());
+        match encrypted {
+            Ok((stream, encryption)) => Ok((Box::new(stream), encryption)),
+            Err(text) => Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(text) }),
+        }
+    }
+
+    fn judged(&self, host: &str, connection: &ClientConnection) -> Result<Encryption, String> {
+        let chain: Vec<_> = connection.peer_certificates().unwrap_or_default().to_vec();
+        let verified = self.demand.judge(host, Some(&chain), self.roots, self.clock.now())?;
+        if let Demand::Tested { .. } = self.demand.as_ref() {
+            tracing::info!(host, verified = verified.as_ref(), "the domain tests its MTA-STS policy");
+        }
+        Ok(Encryption { suite: suite(connection), chain, demand: self.demand.clone(), verified })
+    }
+}
+
+impl Encryption {
+    /// Whether a session that is there already fulfils another demand.
+    pub(super) fn fulfils(&mut self, host: &str, demand: &Arc<Demand>, roots: &Roots, now: Timestamp) -> bool {
+        let asks_for_nothing = matches!(demand.as_ref(), Demand::Clear | Demand::Opportunistic);
+        // What is known of the host stays known; how another domain's policy would have worked out is not ours to tell.
+        if self.demand == *demand || asks_for_nothing && !matches!(self.demand.as_ref(), Demand::Tested { .. }) {
+            return true;
+        }
+        let Ok(verified) = demand.judge(host, Some(&self.chain), roots, now) else { return false };
+        (self.demand, self.verified) = (demand.clone(), verified);
+        true
+    }
+}
+
+/// `TLSv1.3 TLS13_AES_128_GCM_SHA256, verified by DANE-EE`.
+impl std::fmt::Display for Encryption {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {}", self.suite, self.verified)
+    }
+}
+
+fn suite(connection: &ClientConnection) -> String {
+    let version = match connection.protocol_version().and_then(|version| version.as_str()) {
+        Some("TLSv1_3") => "TLSv1.3",
+        Some("TLSv1_2") => "TLSv1.2",
+        Some(other) => other,
+        None => "TLS",
+    };
+    let suite = connection.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("unknown");
+    format!("{version} {suite}")
+}
