@@ -75,7 +75,7 @@ struct Plenty {
 }
 
 fn found<T: Send + 'static>(records: Vec<T>) -> Answer<'static, T> {
-    Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(u64::from(u32::MAX)) }) })
+    Box::pin(async move { Ok(Records { records, secure: false, ttl: Duration::from_secs(u64::from(u32::MAX)) }) })
 }
 
 impl Dns for Plenty {
@@ -170,13 +170,13 @@ async fn name_servers_that_lead_in_circles() {
     const ESCAPES: &[u8] = b"\xc0\x0c\x00\x0f\x00\x01\x00\x00\x00\x3c\x00\x0d\x00\x0a\x04\x1b[2J\x04test\x00";
     for records in [&[TO_ITSELF][..], &[TO_A, A_TO_B, B_TO_A], &[TO_A, A_TO_B], &[ENDLESS_NAME], &[b"\xff\xff"]] {
         let nameservers = vec![name_server(Box::leak(records.to_vec().into_boxed_slice())).await];
-        let dns = HickoryDns::new(&Settings { nameservers }).unwrap();
+        let dns = HickoryDns::new(&Settings { nameservers, ..Settings::default() }).unwrap();
         let answer = tokio::time::timeout(PATIENCE, dns.mx("circle.test")).await.expect("an end");
         assert!(answer.is_err(), "{answer:?}");
         let answer = tokio::time::timeout(PATIENCE, dns.ipv4("circle.test")).await.expect("an end");
         assert!(answer.is_err(), "{answer:?}");
     }
-    let dns = HickoryDns::new(&Settings { nameservers: vec![name_server(&[ESCAPES]).await] }).unwrap();
+    let dns = HickoryDns::new(&Settings { nameservers: vec![name_server(&[ESCAPES]).await], ..Settings::default() }).unwrap();
     let answer = dns.mx("escapes.test").await;
     let clean = |records: &Records<MxRecord>| !records.records[0].exchange.contains(|c: char| c.is_control());
     assert!(answer.as_ref().map_or(true, clean), "{answer:?}");
