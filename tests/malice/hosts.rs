@@ -176,7 +176,8 @@ async fn name_servers_that_lead_in_circles() {
         let answer = tokio::time::timeout(PATIENCE, dns.ipv4("circle.test")).await.expect("an end");
         assert!(answer.is_err(), "{answer:?}");
     }
-    let dns = HickoryDns::new(&Settings { nameservers: vec![name_server(&[ESCAPES]).await], ..Settings::default() }).unwrap();
+    let dns =
+        HickoryDns::new(&Settings { nameservers: vec![name_server(&[ESCAPES]).await], ..Settings::default() }).unwrap();
     let answer = dns.mx("escapes.test").await;
     let clean = |records: &Records<MxRecord>| !records.records[0].exchange.contains(|c: char| c.is_control());
     assert!(answer.as_ref().map_or(true, clean), "{answer:?}");

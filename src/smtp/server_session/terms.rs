@@ -64,13 +64,13 @@ pub enum Event<'a> {
     Checked(Result<(), Reply>),
     /// The answer to [`Step::HandOver`]: what to tell the client.
     HandedOver(Reply),
-    /// [`ServerSession::deadline`] passed.
+    /// [`deadline`](super::ServerSession::deadline) passed.
     Timeout,
     /// The relay is shutting down; a message whose content is on its way is still taken.
     Draining,
 }
 
-/// What the connection has to do next, after it has sent [`ServerSession::take_output`].
+/// What the connection has to do next, after it has sent [`take_output`](super::ServerSession::take_output).
 #[derive(Debug)]
 pub enum Step {
     /// Read, and feed what arrives.
