@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
-use otp_relay::smtp::client_session::{ClientSession, ClientSettings, Event, Framing, StartTls, Step, Transaction};
+use otp_relay::smtp::client_session::{
+    ClientSession, ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust,
+};
 use otp_relay::smtp::data::line_fault;
 use otp_relay::smtp::reply::{Reply, ReplyReader, Severity};
 
@@ -103,7 +105,8 @@ struct Worker {
 
 impl Worker {
     fn new(wish: Wish, transactions_max: u32) -> Self {
-        let settings = ClientSettings { hostname: "relay.example.com".to_owned(), starttls: wish.starttls() };
+        let settings =
+            ClientSettings { hostname: "relay.example.com".to_owned(), starttls: wish.starttls(), login: None };
         let now = SystemClock::default().instant();
         Self {
             session: ClientSession::new(settings, now),
@@ -157,7 +160,7 @@ impl Worker {
         while let Some(event) = next {
             let transaction = self.transaction.clone();
             let event = match event {
-                Next::Encrypted => Event::TlsEstablished,
+                Next::Encrypted => Event::TlsEstablished(Trust::Unverified),
                 Next::Sent => Event::ContentSent,
                 Next::Transact => Event::Transact(&transaction),
             };

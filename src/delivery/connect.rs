@@ -137,7 +137,7 @@ impl Delivery {
 
     async fn open_with(&self, racer: &mut Racer<'_>, starttls: StartTls) -> Result<Connection, Failure> {
         let stream = self.dial(racer).await.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
-        let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls };
+        let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls, login: None };
         let host = (racer.host.clone(), racer.address, racer.source);
         let (connector, roots, clock) = (&self.parts.tls, &self.parts.roots, &self.parts.clock);
         let handshake = Handshake { connector, roots, demand: &racer.demand, clock: clock.as_ref() };

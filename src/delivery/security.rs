@@ -13,7 +13,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::{Demand, Strictness, Wish};
 use crate::destination::mx::Route;
 use crate::net::BoxStream;
-use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls};
+use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls, Trust};
 use crate::tls::verify::Roots;
 
 /// For each host of a route that may be used, what a session with it has to fulfil.
@@ -117,6 +117,11 @@ impl Handshake<'_> {
 }
 
 impl Encryption {
+    /// What the session with the host is told: a host counts as verified only where its name was asked for and shown.
+    pub(super) fn trust(&self) -> Trust {
+        if matches!(self.demand.as_ref(), Demand::Named(_)) { Trust::Verified } else { Trust::Unverified }
+    }
+
     /// Whether a session that is there already fulfils another demand.
     pub(super) fn fulfils(&mut self, host: &str, demand: &Arc<Demand>, roots: &Roots, now: Timestamp) -> bool {
         let asks_for_nothing = matches!(demand.as_ref(), Demand::Clear | Demand::Opportunistic);

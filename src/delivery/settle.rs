@@ -196,5 +196,8 @@ fn lacking(requirement: Requirement) -> &'static str {
         Requirement::RequireTls => "the host does not offer REQUIRETLS",
         Requirement::Size => "the message is larger than the host accepts",
         Requirement::StartTls => "the host does not offer STARTTLS",
+        Requirement::VerifiedTls => "the password is only for a host with a verified certificate",
+        Requirement::Login => "the host offers no AUTH mechanism that is known here",
+        Requirement::ServerProof => "the host does not keep to its AUTH mechanism",
     }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use zeroize::Zeroize as _;
 
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
@@ -16,6 +17,7 @@ use crate::queue::claim::{Claim, Gone, NotReleased};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
     COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Outcome, Stage, Step, Transaction,
+    Trust,
 };
 use crate::smtp::data;
 use crate::tls::verify::Roots;
@@ -91,9 +93,10 @@ impl Connection {
             step = match step {
                 Step::Read => connection.read(steps).await,
                 Step::StartTls => {
-                    connection = connection.encrypt(handshake, steps).await?;
+                    let trust;
+                    (connection, trust) = connection.encrypt(handshake, steps).await?;
                     let now = connection.clock.instant();
-                    connection.session.handle(Event::TlsEstablished, now)
+                    connection.session.handle(Event::TlsEstablished(trust), now)
                 }
                 Step::Ready => return Ok(connection),
                 Step::Failed(failure) => return Err(failure),
@@ -104,9 +107,10 @@ impl Connection {
         }
     }
 
-    async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<Self, Failure> {
+    async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<(Self, Trust), Failure> {
         let (stream, encryption) = handshake.run(self.stream, &self.host, self.address, steps).await?;
-        Ok(Self { encryption: Some(encryption), stream, ..self })
+        let trust = encryption.trust();
+        Ok((Self { encryption: Some(encryption), stream, ..self }, trust))
     }
 
     /// Protocol version, cipher, who verified the host and how; none in clear text.
@@ -221,11 +225,15 @@ impl Connection {
     /// Sends what the session has to say, then reads until it wants something.
     async fn read(&mut self, steps: &mut Steps) -> Step {
         loop {
-            let output = self.session.take_output();
-            if !output.is_empty()
-                && let Err(event) = self.write(&output).await
-            {
-                return self.session.handle(event, self.clock.instant());
+            let mut output = self.session.take_output();
+            if !output.is_empty() {
+                let written = self.write(&output).await;
+                if self.session.is_logging_in() {
+                    output.zeroize();
+                }
+                if let Err(event) = written {
+                    return self.session.handle(event, self.clock.instant());
+                }
             }
             let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
             let read = self.stream.read(self.buffer.as_mut_slice());

@@ -136,6 +136,9 @@ pub fn of_failure(failure: &Failure) -> Verdict {
         // Somebody on the way may have made it fail.
         Fault::Tls(_) | Fault::Unsupported(Requirement::StartTls) => again(Cause::TlsRequired),
         Fault::Unsupported(Requirement::RequireTls) => never(Cause::TlsRequired),
+        // Configuration, here or there: it says nothing of the message.
+        Fault::Unsupported(Requirement::VerifiedTls) => again(Cause::TlsRequired),
+        Fault::Unsupported(Requirement::Login | Requirement::ServerProof) => again(Cause::PolicyRejected),
         Fault::Unsupported(Requirement::SmtpUtf8) => never(Cause::ProtocolError),
         Fault::Unsupported(Requirement::Size) => never(Cause::MessageTooLarge),
     }
@@ -187,9 +190,10 @@ fn said_of_whom(stage: Stage, severity: Severity, cause: Cause) -> Cause {
     );
     match stage {
         Stage::Rcpt | Stage::Data | Stage::Content => cause,
+        Stage::Auth if severity == Severity::Permanent => Cause::PolicyRejected,
         _ if !of_recipient => cause,
         Stage::Mail => Cause::PolicyRejected,
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Reset => {
+        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Auth | Stage::Reset => {
             if severity == Severity::Permanent { Cause::OtherPerm } else { Cause::OtherTemp }
         }
     }

@@ -1,5 +1,6 @@
 //! The server's side of SASL exchanges: PLAIN (RFC 4616), LOGIN (draft-murchison-sasl-login) and SCRAM-SHA-256
-//! (RFC 5802, 7677). Knows no users: it asks for what it needs and says what it found.
+//! (RFC 5802, 7677). Knows no users: it asks for what it needs and says what it found. The client's side is in
+//! `client_session::auth`; names and keys are the same.
 
 use std::num::NonZeroU32;
 
@@ -33,18 +34,49 @@ pub struct ScramVerifier {
     pub server_key: [u8; KEY_LEN],
 }
 
-impl ScramVerifier {
-    /// Derives the keys; costs milliseconds.
+/// The keys of a SCRAM client (RFC 5802 section 3): whoever has them can log in.
+pub struct ScramKeys {
+    client: Zeroizing<[u8; KEY_LEN]>,
+    server: Zeroizing<[u8; KEY_LEN]>,
+}
+
+impl ScramKeys {
+    /// Derives them from a password; costs milliseconds.
     pub fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
         let mut salted = Zeroizing::new([0_u8; KEY_LEN]);
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), salted.as_mut());
-        let client_key = Zeroizing::new(hmac_sha256(salted.as_ref(), b"Client Key"));
         Self {
-            iterations,
-            salt: salt.to_vec(),
-            stored_key: sha256(client_key.as_ref()),
-            server_key: hmac_sha256(salted.as_ref(), b"Server Key"),
+            client: Zeroizing::new(hmac_sha256(salted.as_ref(), b"Client Key")),
+            server: Zeroizing::new(hmac_sha256(salted.as_ref(), b"Server Key")),
         }
+    }
+
+    /// `ClientProof` of an exchange.
+    pub fn proof(&self, auth_message: &[u8]) -> [u8; KEY_LEN] {
+        let mut proof = hmac_sha256(&sha256(self.client.as_ref()), auth_message);
+        for (byte, key) in proof.iter_mut().zip(self.client.iter()) {
+            *byte ^= key;
+        }
+        proof
+    }
+
+    /// `ServerKey`.
+    pub fn server_key(&self) -> &[u8] {
+        self.server.as_ref()
+    }
+}
+
+impl std::fmt::Debug for ScramKeys {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("ScramKeys")
+    }
+}
+
+impl ScramVerifier {
+    /// Derives the keys; costs milliseconds.
+    pub fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
+        let keys = ScramKeys::derive(password, salt, iterations);
+        Self { iterations, salt: salt.to_vec(), stored_key: sha256(keys.client.as_ref()), server_key: *keys.server }
     }
 
     /// Whether this password was the one; costs as much as deriving.
@@ -312,7 +344,7 @@ impl<'a> ClientFinal<'a> {
     }
 }
 
-fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; KEY_LEN] {
+pub(super) fn hmac_sha256(key: &[u8], message: &[u8]) -> [u8; KEY_LEN] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), message);
     tag.as_ref().try_into().unwrap_or([0; KEY_LEN])
 }

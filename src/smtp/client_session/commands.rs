@@ -12,7 +12,7 @@ impl ClientSession {
         if needs_utf8(transaction) && !extensions.smtputf8 {
             return Some(Requirement::SmtpUtf8);
         }
-        if transaction.parameters.require_tls && !(extensions.require_tls && self.encrypted) {
+        if transaction.parameters.require_tls && !(extensions.require_tls && self.is_encrypted()) {
             return Some(Requirement::RequireTls);
         }
         extensions.size_max.is_some_and(|limit| transaction.size > limit).then_some(Requirement::Size)

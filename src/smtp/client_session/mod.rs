@@ -1,4 +1,4 @@
-//! The client's side of an SMTP session (RFC 5321, 2920, 3030, 3207) without a socket: replies in, commands and steps
+//! The client's side of an SMTP session (RFC 5321, 2920, 3030, 3207, 4954) without a socket: replies in, commands and steps
 //! out. One recipient a transaction; several transactions one after the other.
 
 use std::collections::VecDeque;
@@ -9,7 +9,11 @@ use super::reply::{Reply, ReplyError, ReplyReader, Severity};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{DeliverBy, MailParameters, Recipient};
 
+mod auth;
 mod commands;
+
+use auth::Exchange;
+pub use auth::{Account, Login};
 
 /// How long the banner and the replies to EHLO and STARTTLS may take, and the handshake.
 pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,6 +42,17 @@ pub struct ClientSettings {
     pub hostname: String,
     /// Whether STARTTLS is to be used.
     pub starttls: StartTls,
+    /// Whom to log in; none: nobody.
+    pub login: Option<Login>,
+}
+
+/// Who is at the other end of an encrypted session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trust {
+    /// Whoever answered.
+    Unverified,
+    /// The host that was meant, as its certificate says.
+    Verified,
 }
 
 /// One message for one recipient, as the session needs to know it.
@@ -66,8 +81,8 @@ pub struct Transaction {
 pub enum Event<'a> {
     /// Bytes arrived.
     Received(&'a [u8]),
-    /// The handshake asked for by [`Step::StartTls`] succeeded.
-    TlsEstablished,
+    /// The handshake asked for by [`Step::StartTls`] succeeded, with this for its result.
+    TlsEstablished(Trust),
     /// Begin a transaction; only after [`Step::Ready`] or [`Step::Done`] of a usable session.
     Transact(&'a Transaction),
     /// Ask whether the server is still there; only in an idle session. [`Step::Ready`] says that it is.
@@ -117,6 +132,8 @@ pub enum Stage {
     Ehlo,
     /// STARTTLS and the handshake.
     StartTls,
+    /// AUTH.
+    Auth,
     /// RSET before a transaction.
     Reset,
     /// MAIL.
@@ -137,6 +154,7 @@ impl Stage {
             Self::Banner => "banner",
             Self::Ehlo => "EHLO",
             Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
             Self::Reset => "RSET",
             Self::Mail => "MAIL",
             Self::Rcpt => "RCPT",
@@ -186,6 +204,12 @@ pub enum Requirement {
     Size,
     /// STARTTLS (RFC 3207).
     StartTls,
+    /// A certificate that was verified, without which no password is sent.
+    VerifiedTls,
+    /// AUTH with a mechanism that is known here (RFC 4954).
+    Login,
+    /// That it keeps to the mechanism and proves that it knows the password (RFC 5802).
+    ServerProof,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,6 +219,7 @@ enum State {
     Helo,
     StartTls,
     Handshake,
+    Auth,
     Ready,
     /// The reply to NOOP is due.
     Probe,
@@ -205,16 +230,28 @@ enum State {
     Over,
 }
 
+/// What is to be sent. May hold a password, so nothing of it is shown.
+#[derive(Default)]
+struct Output(Vec<u8>);
+
+impl std::fmt::Debug for Output {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} octets", self.0.len())
+    }
+}
+
 /// One session with one server.
 #[derive(Debug)]
 pub struct ClientSession {
     settings: ClientSettings,
     state: State,
     extensions: Extensions,
-    encrypted: bool,
+    /// Once TLS is on.
+    trust: Option<Trust>,
     server_name: String,
     reader: ReplyReader,
-    output: Vec<u8>,
+    output: Output,
+    exchange: Option<Exchange>,
     /// The commands whose replies are due.
     due: VecDeque<Stage>,
     /// Commands to send one by one, where the server does not offer PIPELINING.
@@ -236,10 +273,11 @@ impl ClientSession {
             settings,
             state: State::Banner,
             extensions: Extensions::default(),
-            encrypted: false,
+            trust: None,
             server_name: String::new(),
             reader: ReplyReader::default(),
-            output: Vec::new(),
+            output: Output::default(),
+            exchange: None,
             due: VecDeque::new(),
             unsent: VecDeque::new(),
             outcome: None,
@@ -259,7 +297,7 @@ impl ClientSession {
 
     /// The commands to send before the next step is taken.
     pub fn take_output(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.output)
+        std::mem::take(&mut self.output.0)
     }
 
     /// When [`Event::Timeout`] is due. An idle session has none.
@@ -274,7 +312,7 @@ impl ClientSession {
 
     /// Whether TLS is on.
     pub fn is_encrypted(&self) -> bool {
-        self.encrypted
+        self.trust.is_some()
     }
 
     /// What the server offers.
@@ -295,7 +333,7 @@ impl ClientSession {
     /// Says QUIT; the session is over.
     pub fn quit(&mut self) {
         if self.state == State::Ready {
-            self.output.extend_from_slice(b"QUIT\r\n");
+            self.output.0.extend_from_slice(b"QUIT\r\n");
         }
         self.state = State::Over;
     }
@@ -307,8 +345,8 @@ impl ClientSession {
                 self.reader.feed(bytes);
                 self.read_replies(now)
             }
-            Event::TlsEstablished => {
-                self.encrypted = true;
+            Event::TlsEstablished(trust) => {
+                self.trust = Some(trust);
                 self.ehlo(now);
                 Step::Read
             }
@@ -316,7 +354,7 @@ impl ClientSession {
             Event::Probe => {
                 self.state = State::Probe;
                 self.timer = now + PROBE_TIMEOUT;
-                self.output.extend_from_slice(b"NOOP\r\n");
+                self.output.0.extend_from_slice(b"NOOP\r\n");
                 Step::Read
             }
             Event::ContentSent => {
@@ -346,7 +384,10 @@ impl ClientSession {
     }
 
     fn reply(&mut self, reply: Reply, now: Instant) -> Step {
-        if self.heard.len() < HEARD_MAX {
+        let reply = if self.state == State::Auth { self.without_password(reply) } else { reply };
+        // Challenges tell people nothing.
+        let is_challenge = self.state == State::Auth && reply.severity() == Severity::Intermediate;
+        if self.heard.len() < HEARD_MAX && !is_challenge {
             let text = reply.text.split('\n').next().unwrap_or_default().to_owned().into();
             self.heard.push((self.stage(), Reply { code: reply.code, enhanced: reply.enhanced, text }));
         }
@@ -364,6 +405,7 @@ impl ClientSession {
                 Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
             },
             State::StartTls => self.starttls_reply(reply, now),
+            State::Auth => self.auth_reply(reply, now),
             // Whatever it says of NOOP, it is there, unless it says that it goes.
             State::Probe if reply.code != 421 => {
                 self.state = State::Ready;
@@ -381,7 +423,7 @@ impl ClientSession {
         self.state = State::Ehlo;
         self.timer = now + GREETING_TIMEOUT;
         self.extensions = Extensions::default();
-        self.output.extend_from_slice(format!("EHLO {}\r\n", self.settings.hostname).as_bytes());
+        self.output.0.extend_from_slice(format!("EHLO {}\r\n", self.settings.hostname).as_bytes());
     }
 
     fn ehlo_reply(&mut self, reply: Reply, now: Instant) -> Step {
@@ -390,10 +432,10 @@ impl ClientSession {
                 self.extensions = Extensions::from_ehlo(&reply);
                 self.greeted(&reply, now)
             }
-            Severity::Permanent if !self.encrypted && self.settings.starttls != StartTls::Required => {
+            Severity::Permanent if !self.is_encrypted() && self.settings.starttls != StartTls::Required => {
                 self.state = State::Helo;
                 self.timer = now + GREETING_TIMEOUT;
-                self.output.extend_from_slice(format!("HELO {}\r\n", self.settings.hostname).as_bytes());
+                self.output.0.extend_from_slice(format!("HELO {}\r\n", self.settings.hostname).as_bytes());
                 Step::Read
             }
             Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
@@ -402,19 +444,18 @@ impl ClientSession {
 
     fn greeted(&mut self, reply: &Reply, now: Instant) -> Step {
         reply.text.split(['\n', ' ']).next().unwrap_or_default().clone_into(&mut self.server_name);
-        let wants_tls = !self.encrypted && self.settings.starttls != StartTls::Never;
+        let wants_tls = !self.is_encrypted() && self.settings.starttls != StartTls::Never;
         if wants_tls && self.extensions.starttls {
             self.state = State::StartTls;
             self.timer = now + GREETING_TIMEOUT;
-            self.output.extend_from_slice(b"STARTTLS\r\n");
+            self.output.0.extend_from_slice(b"STARTTLS\r\n");
             return Step::Read;
         }
         if wants_tls && self.settings.starttls == StartTls::Required {
             self.state = State::StartTls;
             return self.end(Fault::Unsupported(Requirement::StartTls));
         }
-        self.state = State::Ready;
-        Step::Ready
+        self.log_in(now)
     }
 
     fn starttls_reply(&mut self, reply: Reply, now: Instant) -> Step {
@@ -431,8 +472,7 @@ impl ClientSession {
             Severity::Intermediate | Severity::Transient | Severity::Permanent
                 if reply.code != 421 && self.settings.starttls == StartTls::IfOffered =>
             {
-                self.state = State::Ready;
-                Step::Ready
+                self.log_in(now)
             }
             Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
         }
@@ -467,7 +507,7 @@ impl ClientSession {
     /// Puts the commands that may go now into the output: all with PIPELINING, else the next one.
     fn send_next(&mut self, now: Instant) -> Step {
         while let Some((stage, command)) = self.unsent.pop_front() {
-            self.output.extend_from_slice(&command);
+            self.output.0.extend_from_slice(&command);
             self.timer = now + COMMAND_TIMEOUT;
             if stage == Stage::Content {
                 self.state = State::Sending;
@@ -495,7 +535,7 @@ impl ClientSession {
         } else if stage == Stage::Data {
             // DATA went out before RCPT was refused; all that may follow is the end of no content at all (RFC 2920
             // section 3.1).
-            self.output.extend_from_slice(b".\r\n");
+            self.output.0.extend_from_slice(b".\r\n");
             self.due.push_back(Stage::Content);
         } else if stage == Stage::Content && self.outcome.is_none() {
             self.outcome = Some(Ok(reply));
@@ -540,6 +580,7 @@ impl ClientSession {
             State::Banner => Stage::Banner,
             State::Ehlo | State::Helo => Stage::Ehlo,
             State::StartTls | State::Handshake => Stage::StartTls,
+            State::Auth => Stage::Auth,
             State::Ready | State::Probe | State::Over => Stage::Mail,
             State::Sending => Stage::Content,
             State::Transaction => self.due.front().copied().unwrap_or(Stage::Mail),

@@ -1,11 +1,12 @@
 //! Drives a [`ClientSession`] as a worker would.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::envelope::Recipient;
 use otp_relay::smtp::client_session::{
-    ClientSession, ClientSettings, Event, Failure, Fault, Framing, StartTls, Step, Transaction,
+    Account, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Login, StartTls, Step, Transaction, Trust,
 };
 use otp_relay::smtp::command::{Command, Mail};
 
@@ -15,7 +16,7 @@ use crate::submission::lines;
 
 /// What comes of a handshake.
 enum Handshake {
-    Succeeds,
+    Succeeds(Trust),
     Fails,
     Stalls,
 }
@@ -33,13 +34,20 @@ pub(crate) struct Delivery {
 
 impl Delivery {
     pub(crate) fn new(script: &Script) -> Result<Self, String> {
-        let mut settings = ClientSettings { hostname: "relay.example.com".to_owned(), starttls: StartTls::IfOffered };
-        let (mut utf8_fields, mut content_stalls, mut handshake) = (false, false, Handshake::Succeeds);
+        let (hostname, starttls) = ("relay.example.com".to_owned(), StartTls::IfOffered);
+        let mut settings = ClientSettings { hostname, starttls, login: None };
+        let mut handshake = Handshake::Succeeds(Trust::Unverified);
+        let (mut utf8_fields, mut content_stalls) = (false, false);
         let mut greeting = None;
         for setting in &script.settings {
             match setting.split(' ').collect::<Vec<_>>().as_slice() {
                 ["STARTTLS", "never"] => settings.starttls = StartTls::Never,
                 ["STARTTLS", "required"] => settings.starttls = StartTls::Required,
+                ["login", user, password] => {
+                    let account = Arc::new(Account::new((*user).to_owned(), (*password).to_owned().into()));
+                    settings.login = Some(Login { account, nonce: "rOprNGfwEbeRWgbNEkqO".to_owned() });
+                }
+                ["certificate", "verified"] => handshake = Handshake::Succeeds(Trust::Verified),
                 ["header", "in", "UTF-8"] => utf8_fields = true,
                 ["content", "stalls"] => content_stalls = true,
                 ["handshake", "fails"] => handshake = Handshake::Fails,
@@ -78,7 +86,7 @@ impl Delivery {
             Step::StartTls => {
                 self.done.push("= handshake".to_owned());
                 return match self.handshake {
-                    Handshake::Succeeds => Some(Event::TlsEstablished),
+                    Handshake::Succeeds(encryption) => Some(Event::TlsEstablished(encryption)),
                     Handshake::Fails => Some(Event::Closed),
                     Handshake::Stalls => None,
                 };

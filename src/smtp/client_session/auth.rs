@@ -1,0 +1,313 @@
+//! Logging in at a server (RFC 4954): with SCRAM-SHA-256 (RFC 5802, 7677), PLAIN (RFC 4616) or LOGIN, the first of them
+//! that is offered, and only in a session whose certificate was verified.
+
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use aws_lc_rs::constant_time::verify_slices_are_equal;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use parking_lot::Mutex;
+use zeroize::Zeroizing;
+
+use super::{COMMAND_TIMEOUT, ClientSession, Fault, Requirement, State, Step, Trust};
+use crate::smtp::reply::{Reply, Severity};
+use crate::smtp::sasl::{KEY_LEN, MECHANISMS, ScramKeys, hmac_sha256};
+
+/// Longest command line (RFC 5321 section 4.5.3.1.4); a longer initial response waits for the server's go-ahead.
+const COMMAND_LEN_MAX: usize = 512;
+/// Rounds of PBKDF2 that a server may ask for: fewer protect nothing (RFC 7677 section 4), more would hold us up.
+const ITERATIONS: (u32, u32) = (4096, 1_000_000);
+
+/// Who logs in, and with what; one for all sessions with a server.
+pub struct Account {
+    user: String,
+    password: Zeroizing<String>,
+    /// The keys last derived, which takes milliseconds (RFC 5802 section 5.1 lets a client keep them).
+    derived: Mutex<Option<Derived>>,
+}
+
+struct Derived {
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+    keys: Arc<ScramKeys>,
+}
+
+/// No word of it is for others.
+impl std::fmt::Debug for Account {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Account")
+    }
+}
+
+impl PartialEq for Account {
+    fn eq(&self, other: &Self) -> bool {
+        self.user == other.user && self.password == other.password
+    }
+}
+
+impl Eq for Account {}
+
+impl Account {
+    /// An account. Neither may contain NUL.
+    pub fn new(user: String, password: Zeroizing<String>) -> Self {
+        Self { user, password, derived: Mutex::new(None) }
+    }
+
+    fn keys(&self, salt: &[u8], iterations: NonZeroU32) -> Arc<ScramKeys> {
+        let mut derived = self.derived.lock();
+        let is_same = |known: &&Derived| known.salt == salt && known.iterations == iterations;
+        if let Some(known) = derived.as_ref().filter(is_same) {
+            return known.keys.clone();
+        }
+        let keys = Arc::new(ScramKeys::derive(&self.password, salt, iterations));
+        *derived = Some(Derived { salt: salt.to_vec(), iterations, keys: keys.clone() });
+        keys
+    }
+}
+
+/// An account and what else one session needs to log in with it.
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Who.
+    pub account: Arc<Account>,
+    /// Printable, without commas, and another for each session (RFC 5802 section 5.1).
+    pub nonce: String,
+}
+
+/// How far an exchange is: what is answered to the next challenge.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Exchange {
+    Plain,
+    LoginUser,
+    LoginPassword,
+    ScramFirst,
+    ScramFinal,
+    /// The server has to prove that it knows the password, too.
+    ScramProof([u8; KEY_LEN]),
+    /// Nothing more is asked; only the outcome may follow.
+    Answered,
+}
+
+impl std::fmt::Debug for Exchange {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Exchange")
+    }
+}
+
+impl Exchange {
+    /// The best of the mechanisms offered.
+    fn choose(offered: &[String]) -> Option<(&'static str, Self)> {
+        let mechanism = MECHANISMS.into_iter().find(|known| offered.iter().any(|name| name == known))?;
+        let exchange = match mechanism {
+            "SCRAM-SHA-256" => Self::ScramFirst,
+            "PLAIN" => Self::Plain,
+            _ => Self::LoginUser,
+        };
+        Some((mechanism, exchange))
+    }
+
+    /// Whether the server has done what the mechanism asks of it, so that it may say that all is well.
+    fn is_complete(&self) -> bool {
+        *self == Self::Answered
+    }
+
+    /// Answers a challenge; none if it is none of the mechanism.
+    fn answer(&mut self, login: &Login, challenge: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let Login { account, nonce } = login;
+        let (answer, next) = match self {
+            Self::Plain => {
+                let answer = Zeroizing::new(format!("\0{}\0{}", account.user, account.password.as_str()));
+                (Zeroizing::new(answer.as_bytes().to_vec()), Self::Answered)
+            }
+            Self::LoginUser => (Zeroizing::new(account.user.clone().into_bytes()), Self::LoginPassword),
+            Self::LoginPassword => (Zeroizing::new(account.password.as_bytes().to_vec()), Self::Answered),
+            Self::ScramFirst => {
+                let first = format!("n,,{}", client_first_bare(account, nonce));
+                (Zeroizing::new(first.into_bytes()), Self::ScramFinal)
+            }
+            Self::ScramFinal => {
+                let (last, signature) = client_final(account, nonce, std::str::from_utf8(challenge).ok()?)?;
+                (Zeroizing::new(last.into_bytes()), Self::ScramProof(signature))
+            }
+            Self::ScramProof(expected) => {
+                let proof = BASE64.decode(challenge.strip_prefix(b"v=")?).ok()?;
+                verify_slices_are_equal(&proof, expected.as_slice()).ok()?;
+                (Zeroizing::default(), Self::Answered)
+            }
+            Self::Answered => return None,
+        };
+        *self = next;
+        Some(answer)
+    }
+}
+
+fn client_first_bare(account: &Account, nonce: &str) -> String {
+    let user = account.user.replace('=', "=3D").replace(',', "=2C");
+    format!("n={user},r={nonce}")
+}
+
+/// The client's last message, and the server's signature that has to follow.
+fn client_final(account: &Account, nonce: &str, server_first: &str) -> Option<(String, [u8; KEY_LEN])> {
+    let mut attributes = server_first.split(',');
+    let joined = attributes.next()?.strip_prefix("r=")?;
+    let salt = BASE64.decode(attributes.next()?.strip_prefix("s=")?).ok()?;
+    let iterations: NonZeroU32 = attributes.next()?.strip_prefix("i=")?.parse().ok()?;
+    let is_ours = joined.strip_prefix(nonce).is_some_and(|theirs| !theirs.is_empty());
+    if !is_ours || salt.is_empty() || !(ITERATIONS.0..=ITERATIONS.1).contains(&iterations.get()) {
+        return None;
+    }
+    let keys = account.keys(&salt, iterations);
+    let without_proof = format!("c=biws,r={joined}");
+    let auth_message = format!("{},{server_first},{without_proof}", client_first_bare(account, nonce));
+    let proof = BASE64.encode(keys.proof(auth_message.as_bytes()));
+    Some((format!("{without_proof},p={proof}"), hmac_sha256(keys.server_key(), auth_message.as_bytes())))
+}
+
+impl ClientSession {
+    /// Begins to log in, if there is an account for this server; otherwise the session is ready.
+    pub(super) fn log_in(&mut self, now: Instant) -> Step {
+        let Some(login) = &self.settings.login else {
+            self.state = State::Ready;
+            return Step::Ready;
+        };
+        self.state = State::Auth;
+        self.timer = now + COMMAND_TIMEOUT;
+        if self.trust != Some(Trust::Verified) {
+            return self.end(Fault::Unsupported(Requirement::VerifiedTls));
+        }
+        let Some((mechanism, mut exchange)) = Exchange::choose(&self.extensions.auth) else {
+            return self.end(Fault::Unsupported(Requirement::Login));
+        };
+        let mut line = Zeroizing::new(format!("AUTH {mechanism}"));
+        if exchange != Exchange::LoginUser {
+            let mut begun = exchange.clone();
+            let initial = begun.answer(login, b"").unwrap_or_default();
+            let encoded = Zeroizing::new(BASE64.encode(&initial));
+            if line.len() + encoded.len() + 3 <= COMMAND_LEN_MAX {
+                line.push(' ');
+                line.push_str(&encoded);
+                exchange = begun;
+            }
+        }
+        self.exchange = Some(exchange);
+        self.say(&line);
+        Step::Read
+    }
+
+    /// A reply while logging in.
+    pub(super) fn auth_reply(&mut self, reply: Reply, now: Instant) -> Step {
+        let (Some(exchange), Some(login)) = (&mut self.exchange, &self.settings.login) else {
+            return self.end(Fault::Reply(reply));
+        };
+        match reply.severity() {
+            Severity::Success if exchange.is_complete() => {
+                self.exchange = None;
+                self.state = State::Ready;
+                Step::Ready
+            }
+            Severity::Success => self.end(Fault::Unsupported(Requirement::ServerProof)),
+            Severity::Intermediate => {
+                // For PLAIN and LOGIN it does not matter what it says.
+                let challenge = BASE64.decode(reply.text.trim()).unwrap_or_default();
+                let Some(answer) = exchange.answer(login, &challenge) else {
+                    return self.end(Fault::Unsupported(Requirement::ServerProof));
+                };
+                self.timer = now + COMMAND_TIMEOUT;
+                let line = Zeroizing::new(BASE64.encode(&answer));
+                self.say(&line);
+                Step::Read
+            }
+            Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
+        }
+    }
+
+    /// Some servers quote what they were told.
+    pub(super) fn without_password(&self, reply: Reply) -> Reply {
+        let password = self.settings.login.as_ref().map(|login| login.account.password.as_str());
+        match password {
+            Some(password) if reply.text.contains(password) => {
+                Reply { text: "(the reply quotes the password)".into(), ..reply }
+            }
+            Some(_) | None => reply,
+        }
+    }
+
+    fn say(&mut self, line: &str) {
+        self.output.0.reserve(line.len() + 2);
+        self.output.0.extend_from_slice(line.as_bytes());
+        self.output.0.extend_from_slice(b"\r\n");
+    }
+
+    /// Whether the output may hold a password: then it is to be wiped once it is sent.
+    pub fn is_logging_in(&self) -> bool {
+        self.state == State::Auth
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(user: &str, password: &str) -> Login {
+        let account = Arc::new(Account::new(user.to_owned(), Zeroizing::new(password.to_owned())));
+        Login { account, nonce: "rOprNGfwEbeRWgbNEkqO".to_owned() }
+    }
+
+    fn answer(exchange: &mut Exchange, login: &Login, challenge: &str) -> Option<String> {
+        exchange.answer(login, challenge.as_bytes()).map(|answer| String::from_utf8(answer.to_vec()).unwrap())
+    }
+
+    const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
+
+    #[test]
+    fn scram_as_in_rfc_7677() {
+        let login = login("user", "pencil");
+        let mut exchange = Exchange::ScramFirst;
+        assert_eq!(answer(&mut exchange, &login, "").unwrap(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let last = answer(&mut exchange, &login, SERVER_FIRST).unwrap();
+        let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
+        assert_eq!(last, expected);
+        assert!(!exchange.is_complete());
+        let proof = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
+        assert_eq!(answer(&mut exchange, &login, proof).unwrap(), "");
+        assert!(exchange.is_complete());
+        assert_eq!(answer(&mut exchange, &login, ""), None);
+    }
+
+    #[test]
+    fn a_server_that_does_not_keep_to_scram_is_left() {
+        let login = login("user", "pencil");
+        for (bad, why) in [
+            (SERVER_FIRST.replace("i=4096", "i=1"), "too few rounds"),
+            (SERVER_FIRST.replace("i=4096", "i=4000000000"), "too many rounds"),
+            (SERVER_FIRST.replace("r=rOpr", "r=xOpr"), "another's nonce"),
+            ("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".to_owned(), "only our nonce"),
+            (SERVER_FIRST.replace("s=", "x="), "no salt"),
+            (String::new(), "nothing"),
+        ] {
+            assert_eq!(answer(&mut Exchange::ScramFinal, &login, &bad), None, "{why}");
+        }
+        let mut proof = Exchange::ScramProof([1; KEY_LEN]);
+        assert_eq!(answer(&mut proof, &login, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), None);
+    }
+
+    #[test]
+    fn the_best_mechanism_is_chosen() {
+        let choose = |offered: &str| {
+            let offered: Vec<String> = offered.split(' ').map(str::to_owned).collect();
+            Exchange::choose(&offered).map(|(mechanism, _)| mechanism)
+        };
+        assert_eq!(choose("LOGIN PLAIN SCRAM-SHA-256"), Some("SCRAM-SHA-256"));
+        assert_eq!(choose("LOGIN PLAIN"), Some("PLAIN"));
+        assert_eq!(choose("LOGIN"), Some("LOGIN"));
+        assert_eq!(choose("GSSAPI CRAM-MD5"), None);
+    }
+
+    #[test]
+    fn nothing_is_shown_of_an_account() {
+        let shown = format!("{:?}", login("user", "pencil"));
+        assert!(!shown.contains("user") && !shown.contains("pencil"), "{shown}");
+    }
+}
