@@ -8,4 +8,5 @@ pub mod hint;
 pub mod next;
 mod rules;
 mod strangers;
+pub mod way;
 mod wording;
