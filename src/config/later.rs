@@ -3,7 +3,6 @@
 use std::path::PathBuf;
 
 use super::file::Section;
-use super::sections::is_domain_pattern;
 
 /// Notes that a key is set in vain.
 fn pending(section: &Section<'_>, keys: &[&'static str]) {
@@ -24,9 +23,6 @@ pub(super) fn destination(section: &Section<'_>) {
 
 /// The sections of which nothing has an effect yet.
 pub(super) fn check(top: &Section<'_>) {
-    for section in top.sections("smart_host") {
-        smart_host(section);
-    }
     for section in top.sections("webhook") {
         section.required_text("url");
         existing_file(&section, "secret_file");
@@ -34,25 +30,6 @@ pub(super) fn check(top: &Section<'_>) {
         pending(&section, &["url"]);
         section.finish();
     }
-}
-
-fn smart_host(section: Section<'_>) {
-    section.required_text("address");
-    section.parsed("address", "a host and a port, like \"smtp.example.com:587\",", |text| {
-        let (host, port) = text.rsplit_once(':')?;
-        (!host.is_empty()).then(|| port.parse::<u16>().ok())?
-    });
-    section.choice("tls", (), &[("verify", ()), ("opportunistic", ()), ("none", ())]);
-    section.text("username");
-    existing_file(&section, "password_file");
-    section.choice("when", (), &[("deadline", ()), ("direct-failed", ()), ("always", ())]);
-    patterns(&section, "domains");
-    pending(&section, &["address"]);
-    section.finish();
-}
-
-fn patterns(section: &Section<'_>, key: &'static str) {
-    section.parsed_list(key, "a pattern like \"*.example.com\"", |text| is_domain_pattern(text).then_some(()));
 }
 
 /// A file that can be read, or nothing.

@@ -5,6 +5,7 @@ mod file;
 pub mod findings;
 mod later;
 mod sections;
+mod smart_hosts;
 pub mod units;
 
 use std::collections::HashMap;
@@ -12,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::delivery::smart_host::SmartHost;
 use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
 use crate::intake::rate::Rate;
@@ -63,6 +65,8 @@ pub struct Config {
     pub delivery: Delivery,
     /// How strict sessions for recipient domains of these patterns are; the first that fits counts.
     pub destinations: Vec<(Vec<String>, Strictness)>,
+    /// Who else carries it, in order.
+    pub smart_hosts: Vec<SmartHost>,
     /// The HTTP API.
     pub http: Http,
     /// How the log looks.
@@ -192,6 +196,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
     let resolver = sections::resolver(top.section("resolver"));
     let delivery = sections::delivery(top.section("delivery"));
     let destinations = sections::destinations(top);
+    let smart_hosts = smart_hosts::read(top);
     let http = sections::http(top.section("http"), &data_dir);
     later::check(top);
     let log = sections::log(top.section("log"));
@@ -211,6 +216,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         resolver,
         delivery,
         destinations,
+        smart_hosts,
         http,
         log,
     };

@@ -14,6 +14,7 @@ mod pool;
 mod reach;
 mod security;
 mod settle;
+pub mod smart_host;
 mod steps;
 mod transact;
 mod worker;

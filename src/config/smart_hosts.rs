@@ -1,0 +1,201 @@
+//! `[[smart_host]]`.
+
+use std::fs;
+use std::net::IpAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+
+use zeroize::Zeroizing;
+
+use super::file::{Located, Section};
+use super::sections::is_domain_pattern;
+use crate::delivery::smart_host::{SmartHost, Tls};
+use crate::mail::address::domain_key;
+use crate::plan::way::When;
+use crate::smtp::client_session::Account;
+use crate::smtp::sasl::{PASSWORD_MAX, USER_MAX};
+
+/// Smart hosts at most: each failed one costs an attempt.
+const SMART_HOSTS_MAX: usize = 16;
+/// Where TLS is spoken from the first octet on (RFC 8314), which is not supported.
+const IMPLICIT_TLS_PORT: u16 = 465;
+
+pub(super) fn read(top: &Section<'_>) -> Vec<SmartHost> {
+    let mut hosts: Vec<SmartHost> = Vec::new();
+    for section in top.sections("smart_host") {
+        let line = section.line();
+        if hosts.len() == SMART_HOSTS_MAX {
+            section.error(line, "address", &format!("there can be {SMART_HOSTS_MAX} smart hosts at most"));
+        }
+        let Some(host) = smart_host(&section) else { continue };
+        if hosts.iter().any(|other| other.name == host.name) {
+            section.error(line, "address", &format!("there is another smart host at {}", host.name));
+        }
+        hosts.push(host);
+    }
+    hosts
+}
+
+fn smart_host(section: &Section<'_>) -> Option<SmartHost> {
+    if !section.has("address") {
+        section.error(section.line(), "address", "is missing; write address = \"smtp.example.com:587\", say");
+    }
+    let address = section.parsed("address", "a host and a port, like \"smtp.example.com:587\",", host_and_port);
+    if let Some(address) = address.as_ref().filter(|address| address.value.1 == IMPLICIT_TLS_PORT) {
+        let text =
+            "TLS from the first octet on (port 465) is not supported; use the host's port with STARTTLS, mostly 587";
+        section.error(address.line, "address", text);
+    }
+    let tls = [("verify", Tls::Verify), ("opportunistic", Tls::Opportunistic), ("none", Tls::Never)];
+    let tls = section.choice("tls", Tls::Verify, &tls);
+    let account = account(section, tls);
+    let whens = [When::Deadline, When::DirectFailed, When::Always].map(|when| (when.name(), when));
+    let when = section.choice("when", When::Deadline, &whens);
+    let pattern = |text: &str| is_domain_pattern(text).then(|| text.to_owned());
+    let mut domains = section.parsed_list("domains", "a pattern like \"*.example.com\"", pattern);
+    if !section.has("domains") {
+        domains.push("*".to_owned());
+    }
+    section.finish_ref();
+    let (host, port) = address?.value;
+    Some(SmartHost::new(&host, port, tls, account, when, domains))
+}
+
+/// `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(ip) => ip.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6)?.to_string(),
+        None => host.parse::<IpAddr>().map(|ip| ip.to_string()).ok().or_else(|| domain_key(host))?,
+    };
+    // IPv6 without brackets: it cannot be told which colon is meant.
+    let is_clear = text.starts_with('[') || !host.contains(':');
+    is_clear.then_some((host, port))
+}
+
+fn account(section: &Section<'_>, tls: Tls) -> Option<Arc<Account>> {
+    let user = section.parsed("username", "a name of 1 to 256 characters", |text| {
+        let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
+        fits.then(|| text.to_owned())
+    });
+    let file = section.path("password_file");
+    match (user, file) {
+        (None, None) => None,
+        (Some(user), None) => {
+            section.error(user.line, "password_file", "is missing; username and password_file go together");
+            None
+        }
+        (None, Some(file)) => {
+            if !section.has("username") {
+                section.error(file.line, "username", "is missing; username and password_file go together");
+            }
+            None
+        }
+        (Some(user), Some(file)) => {
+            if tls != Tls::Verify {
+                let text = "a password is sent only over a verified session; set tls = \"verify\", or leave out \
+                            username and password_file";
+                section.error(user.line, "tls", text);
+            }
+            let password = password(section, &file)?;
+            Some(Arc::new(Account::new(user.value, password)))
+        }
+    }
+}
+
+/// The file's only line.
+fn password(section: &Section<'_>, file: &Located<std::path::PathBuf>) -> Option<Zeroizing<String>> {
+    let shown = file.value.display();
+    let text = match fs::read_to_string(&file.value) {
+        Ok(text) => Zeroizing::new(text),
+        Err(error) => {
+            section.error(file.line, "password_file", &format!("{shown}: {error}"));
+            return None;
+        }
+    };
+    if is_open_to_others(&file.value) {
+        let text = format!("{shown}: others than its owner can read it; `chmod 600 {shown}`");
+        section.warn(file.line, "password_file", &text);
+    }
+    let password = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
+    let fits = !password.is_empty() && password.len() <= PASSWORD_MAX && !password.contains(char::is_control);
+    if !fits {
+        let text = format!("{shown}: one line with a password of 1 to {PASSWORD_MAX} octets is needed");
+        section.error(file.line, "password_file", &text);
+        return None;
+    }
+    Some(password)
+}
+
+fn is_open_to_others(path: &Path) -> bool {
+    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    fn lines(folder: &Path, text: &str) -> (Vec<SmartHost>, Vec<String>) {
+        let (config, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));
+        let lines = findings.lines(Some(Path::new("relay.toml")));
+        let lines =
+            lines.into_iter().filter(|line| !line.contains("nobody can submit") && !line.contains("no [[dkim]]"));
+        (config.map(|config| config.smart_hosts).unwrap_or_default(), lines.collect())
+    }
+
+    #[test]
+    fn smart_hosts_are_read_in_order() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        fs::write(&file, "pencil\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        let text = "[[smart_host]]\naddress = \"Smtp.Example.com:587\"\nusername = \"shop\"\npassword_file = \"secret\"\n\
+                    [[smart_host]]\naddress = \"[::1]:25\"\ntls = \"none\"\nwhen = \"always\"\ndomains = [\"*.example.org\"]\n";
+        let (hosts, lines) = lines(folder.path(), text);
+        assert!(lines.is_empty(), "{lines:?}");
+        let [first, second] = hosts.as_slice() else { panic!("{hosts:?}") };
+        assert_eq!((&*first.name, first.port, first.tls), ("smtp.example.com:587", 587, Tls::Verify));
+        assert_eq!((first.when, first.account.is_some()), (When::Deadline, true));
+        assert!(first.covers("example.net"));
+        assert_eq!((&*second.name, &*second.host, second.tls), ("[::1]:25", "::1", Tls::Never));
+        assert!(second.covers("a.example.org") && !second.covers("example.net"));
+        assert!(!format!("{first:?}").contains("pencil"));
+    }
+
+    #[test]
+    fn mistakes_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), "pencil\nand more\n").unwrap();
+        fs::write(folder.path().join("empty"), "\n").unwrap();
+        fs::set_permissions(folder.path().join("secret"), fs::Permissions::from_mode(0o644)).unwrap();
+        let check = |body: &str, expected: &str| {
+            let (_, lines) = lines(folder.path(), &format!("[[smart_host]]\n{body}\n"));
+            assert!(lines.iter().any(|line| line.contains(expected)), "{body}\n{lines:#?}");
+            assert!(!lines.iter().any(|line| line.contains("pencil")));
+        };
+        check("tls = \"verify\"", ":1: [smart_host] address: is missing");
+        check("address = \"smtp.example.com\"", ":2: [smart_host] address: a host and a port");
+        check("address = \"::1:25\"", "a host and a port");
+        check("address = \"smtp.example.com:465\"", "is not supported");
+        check("address = \"a.example:25\"\nwhen = \"never\"", ":3: [smart_host] when: one of \"deadline\"");
+        check("address = \"a.example:25\"\ndomains = [\"@\"]", ":3: [smart_host] domains: ");
+        check("address = \"a.example:25\"\nusername = \"u\"", "password_file: is missing");
+        check("address = \"a.example:25\"\npassword_file = \"secret\"", "username: is missing");
+        check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"none\"", "No such file");
+        check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"empty\"", "one line with a password");
+        check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"secret\"", "one line with a password");
+        check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"secret\"", "`chmod 600 ");
+        check(
+            "address = \"a.example:25\"\ntls = \"opportunistic\"\nusername = \"u\"\npassword_file = \"secret\"",
+            "only over a verified session",
+        );
+        check(
+            "address = \"a.example:25\"\n[[smart_host]]\naddress = \"A.example:25\"",
+            ":3: [smart_host] address: there",
+        );
+        check("address = \"a.example:25\"\nwen = \"always\"", "did you mean `when`?");
+    }
+}
