@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
+use crate::delivery::smart_host::SmartHosts;
 use crate::delivery::{self, Delivery};
 use crate::destination::fetch::HttpsFetch;
 use crate::destination::mx::Router;
@@ -96,6 +97,7 @@ pub struct Relay {
     keys: Arc<ArcSwap<Keys>>,
     submission: Arc<Submission>,
     delivery: Arc<Delivery>,
+    smart_hosts: Arc<SmartHosts>,
     queue: Arc<Queue>,
     api: Arc<Api>,
     http_address: Option<SocketAddr>,
@@ -144,6 +146,7 @@ impl Relay {
             }
         };
         let roots = Roots::load(config.delivery.ca_file.as_deref())?;
+        let smart_hosts = Arc::new(SmartHosts::new(config.smart_hosts.clone()));
         let ears = Ears::new(&folder, &config, clock.clone())?;
         let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
         let sink: Arc<dyn Sink> = match events {
@@ -175,6 +178,7 @@ impl Relay {
             network,
             tls: tls::opportunistic_connector()?,
             roots,
+            smart_hosts: smart_hosts.clone(),
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
@@ -196,6 +200,7 @@ impl Relay {
         let parts = http::Parts {
             door: door.clone(),
             queue: queue.clone(),
+            smart_hosts: smart_hosts.clone(),
             credentials: credentials.clone(),
             operator,
             traces: ears.traces,
@@ -228,6 +233,7 @@ impl Relay {
             keys,
             submission,
             delivery,
+            smart_hosts,
             queue,
             api,
             http_address,
@@ -253,7 +259,7 @@ impl Relay {
         &self.queue
     }
 
-    /// Takes on what can change while the relay runs: users, keys, certificates and limits.
+    /// Takes on what can change while the relay runs: users, keys, certificates, limits and smart hosts.
     ///
     /// # Errors
     /// When a certificate cannot be used; then nothing changes.
@@ -262,6 +268,7 @@ impl Relay {
         self.submission.reconfigure(live(&config), acceptor);
         self.door.reconfigure(config.intake());
         self.api.reconfigure(http_settings(&config));
+        self.smart_hosts.replace(config.smart_hosts);
         self.keys.store(Arc::new(config.keys));
         self.credentials.reconfigure(config.accounts);
         Ok(())

@@ -148,8 +148,12 @@ impl Event {
         if let Some(at) = &self.next_attempt_at {
             let _ = write!(line, "; next attempt at {}", clock_time(at));
         }
-        if let Some(plan) = &self.plan {
+        let way = self.note.as_ref().filter(|note| note.starts_with("next "));
+        if let Some(plan) = self.plan.as_ref().filter(|_| way.is_none()) {
             let _ = write!(line, " ({plan})");
+        }
+        if let Some(way) = way {
+            let _ = write!(line, "; {way}");
         }
         if self.may_have_arrived {
             line.push_str("; may have arrived all the same");

@@ -11,6 +11,7 @@ use super::pool::{Look, Site};
 use super::steps::Steps;
 use super::transact::Connection;
 use super::worker::Beginning;
+use crate::destination::mx::key_of_host;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::queue::greylists::Triplet;
 
@@ -22,9 +23,17 @@ impl Delivery {
     pub(super) fn expect_one(self: Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
         let own = self.own_reverse_path(reverse_path);
         let caller = Caller::new(&own, recipient);
+        let now = self.parts.clock.now();
+        if let Some(carrier) = self.ways(caller.domain(), None, now).first(0, None, now) {
+            if let Some(Ok(route)) = self.parts.router.remembered(&key_of_host(&carrier.host.host)) {
+                let site = self.site(&route, Some(&carrier));
+                self.expect_at(&site, caller);
+            }
+            return;
+        }
         match self.parts.router.remembered(caller.domain()) {
             Some(Ok(route)) => {
-                let site = self.site(&route);
+                let site = self.site(&route, None);
                 self.expect_at(&site, caller);
             }
             Some(Err(_)) => {}
@@ -48,7 +57,7 @@ impl Delivery {
             let found = this.parts.router.route(caller.domain()).await;
             this.expected.fetch_sub(1, Ordering::Relaxed);
             if let Ok(route) = found {
-                let site = this.site(&route);
+                let site = this.site(&route, None);
                 this.expect_at(&site, caller);
             }
         });
@@ -73,9 +82,11 @@ impl Delivery {
     /// A session up to the point before MAIL, for nobody yet.
     pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller) -> Option<Box<Connection>> {
         let route = self.route_at(site, caller.domain()).await.ok()??;
-        let mut candidates = Candidates::new(&route, caller, self, self.parts.clock.instant());
-        let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
-        candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
+        let mut candidates = Candidates::new(&route, caller, site.carrier.clone(), self);
+        if site.carrier.is_none() {
+            let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
+            candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
+        }
         let mut steps = Steps::new(self.parts.clock.instant());
         let connecting = self.connect(&mut candidates, || Ok(()), &mut steps);
         let connected = tokio::select! {

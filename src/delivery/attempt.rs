@@ -7,6 +7,7 @@ use super::candidates::{Caller, Candidates};
 use super::connect::Connected;
 use super::pool::{Site, Taken};
 use super::settle::Lesson;
+use super::smart_host::Ways;
 use super::steps::Steps;
 use super::transact::{Connection, Transacted};
 use super::{Delivery, settle};
@@ -37,13 +38,14 @@ impl Delivery {
     ) {
         let now = self.parts.clock.now();
         let Ok(claim) = self.parts.queue.claim(taken.entry, now) else { return };
-        let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
+        let domain = claim.domain();
+        let ways = self.ways(&domain, site.carrier.clone(), now);
         let route = match self.route_at(site, &domain).await {
             Ok(Some(route)) => route,
             Ok(None) => return claim.settle(&Settlement::Released, Report::default(), now),
             Err(error) => {
                 claim.tell(Kind::Attempted, None, now);
-                return settle::without_route(claim, &error, self.parts.clock.now());
+                return settle::without_route(claim, &error, &ways, self.parts.clock.now());
             }
         };
         let mut steps = Steps::new(self.parts.clock.instant());
@@ -52,19 +54,21 @@ impl Delivery {
             && let Some(down) = site.down()
         {
             let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
-            settle::not_tried(claim, destination, now);
+            settle::not_tried(claim, destination, &ways, now);
             return site.wait(taken.entry);
         }
-        let triplet = self.triplet(&claim, &route);
-        let Some(mut claim) = settle::unless_held_back(claim, &triplet, now) else { return };
+        let Some(claim) = settle::unless_resting(claim, &ways, now) else { return };
+        // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
+        let triplet = ways.by.is_none().then(|| self.triplet(&claim, &route));
+        let Some(mut claim) = settle::unless_held_back(claim, triplet.as_ref(), now) else { return };
         let Some(content) = self.content(&claim).await else {
             settle::without_content(claim, self.parts.clock.now());
             return;
         };
         let require_tls = claim.message().envelope.parameters.require_tls;
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
-        let mut candidates = Candidates::new(&route, &caller, self, self.parts.clock.instant());
-        candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
+        let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
+        candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
         self.keep_if_constant(connection, &candidates).await;
         loop {
             let mut current = match connection.take() {
@@ -78,7 +82,7 @@ impl Delivery {
                         current
                     }
                     Connected::Nobody => {
-                        self.settle_unreachable(claim, &candidates, &content, steps);
+                        self.settle_unreachable(claim, &candidates, &content, steps, &ways);
                         return self.nobody_answered(site, candidates.last_failure, &caller, Some(taken.entry));
                     }
                     Connected::Gone(gone) => {
@@ -91,7 +95,7 @@ impl Delivery {
             let (began, began_at) = (self.parts.clock.now(), self.parts.clock.instant());
             let transaction = self.transaction(&claim, &content, began);
             let by = Greylister { host: current.host.clone(), address: current.address.ip() };
-            let lesson = Lesson { triplet: triplet.clone(), by, began };
+            let lesson = triplet.clone().map(|triplet| Lesson { triplet, by, began });
             let transacted = current.transact(&mut claim, &transaction, &content, &mut steps).await;
             let now = self.parts.clock.now();
             if let Transacted::Outcome(Err(failure)) = &transacted {
@@ -105,7 +109,7 @@ impl Delivery {
                     }
                     let report = report(&current, steps, &content);
                     *connection = Some(current);
-                    return settle::delivered(claim, &reply, &content, report, &lesson, now);
+                    return settle::delivered(claim, &reply, &content, report, lesson.as_ref(), &ways, now);
                 }
                 Transacted::Outcome(Err(failure)) if is_reused && is_stale(&failure) => {
                     tracing::debug!(host = %current.host, "an idle session had ended; connecting anew");
@@ -123,7 +127,7 @@ impl Delivery {
                 Transacted::Outcome(Err(failure)) => {
                     let report = report(&current, steps, &content);
                     *connection = Some(current);
-                    return settle::not_delivered(claim, &failure, &content, report, Some(lesson), now);
+                    return settle::not_delivered(claim, &failure, &content, report, lesson, &ways, now);
                 }
                 Transacted::Gone(gone) => {
                     return settle::gone(claim, gone, report(&current, steps, &content), now);
@@ -134,10 +138,10 @@ impl Delivery {
     }
 
     /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
-    /// their policies.
+    /// their policies. A smart host serves all of them.
     pub(super) async fn route_at(&self, site: &Site, domain: &str) -> Result<Option<Arc<Route>>, RouteError> {
         let of_site = site.route();
-        if of_site.domain.as_ref() == domain {
+        if site.carrier.is_some() || of_site.domain.as_ref() == domain {
             return Ok(Some(of_site));
         }
         let route = self.parts.router.route(domain).await?;
@@ -178,7 +182,14 @@ impl Delivery {
         }
     }
 
-    fn settle_unreachable(&self, claim: Claim, candidates: &Candidates, content: &SignedContent, steps: Steps) {
+    fn settle_unreachable(
+        &self,
+        claim: Claim,
+        candidates: &Candidates,
+        content: &SignedContent,
+        steps: Steps,
+        ways: &Ways,
+    ) {
         let now = self.parts.clock.now();
         let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
         let (host, failure) = match &candidates.last_failure {
@@ -186,11 +197,11 @@ impl Delivery {
             None => (None, &nobody),
         };
         let report = Report { destination: host, steps: steps.finish(content), ..Report::default() };
-        settle::not_delivered(claim, failure, content, report, None, now);
+        settle::not_delivered(claim, failure, content, report, None, ways, now);
     }
 
     /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
-    /// return. A host that says no is there.
+    /// return. A host that says no is there. A smart host has a breaker of its own.
     pub(super) fn nobody_answered(
         self: &Arc<Self>,
         site: &Arc<Site>,
@@ -198,6 +209,13 @@ impl Delivery {
         caller: &Caller,
         entry: Option<EntryId>,
     ) {
+        if let Some(carrier) = &site.carrier {
+            // What became of an entry's attempt is told when that is settled.
+            if let (None, Some((_, failure))) = (entry, &last) {
+                carrier.failed(failure, &settle::told(failure), self.parts.clock.now());
+            }
+            return;
+        }
         if let Some((_, failure @ Failure { fault: Fault::Reply(_), .. })) = &last {
             if is_too_much(failure) {
                 let now = self.parts.clock.instant();

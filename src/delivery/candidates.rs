@@ -4,10 +4,10 @@ use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Instant;
 
 use super::Delivery;
 use super::security::Demands;
+use super::smart_host::Carrier;
 use crate::destination::demand::{Demand, Wish};
 use crate::destination::mx::{Host, Route};
 use crate::mail::address::{Mailbox, ReversePath};
@@ -76,6 +76,8 @@ pub(super) struct Candidates {
     greylister: Option<(Arc<str>, IpAddr)>,
     /// What a session has to fulfil.
     demands: Demands,
+    /// The smart host whose addresses they are.
+    pub(super) carrier: Option<Arc<Carrier>>,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, Failure)>,
 }
@@ -83,8 +85,9 @@ pub(super) struct Candidates {
 impl Candidates {
     /// The addresses of a route in the order of preference, those that did not answer lately behind the others. Among
     /// equals, and among several source addresses, the choice depends on sender and recipient only: a host that makes
-    /// strangers wait must see the same one again. Hosts that cannot be used as strictly as is demanded are left out.
-    pub(super) fn new(route: &Route, caller: &Caller, delivery: &Delivery, now: Instant) -> Self {
+    /// strangers wait must see the same one again. Hosts that cannot be used as strictly as is demanded are left out. A smart
+    /// host has a port of its own, and only what is demanded of itself counts.
+    pub(super) fn new(route: &Route, caller: &Caller, by: Option<Arc<Carrier>>, delivery: &Delivery) -> Self {
         let turn = hash(&(&caller.sender, &caller.recipient));
         let turn_of_source = hash(&(&caller.sender, &caller.domain));
         let chosen = |is_family: fn(&IpAddr) -> bool| {
@@ -92,13 +95,18 @@ impl Candidates {
             family.get(index(turn_of_source, family.len())).copied()
         };
         let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
-        let mut demands = Demands::new(route, delivery.settings.strictness(&caller.domain), caller.wish);
-        let mut rest = in_order(route, turn, delivery.settings.port);
+        let demand = |host: &Host| match &by {
+            Some(carrier) => carrier.host.tls.demand(caller.wish),
+            None => Demand::of(route, host, delivery.settings.strictness(&caller.domain), caller.wish),
+        };
+        let mut demands = Demands::new(route, demand);
+        let port = by.as_ref().map_or(delivery.settings.port, |carrier| carrier.host.port);
+        let mut rest = in_order(route, turn, port);
         rest.retain(|(host, _)| demands.of(host).is_some());
-        delivery.reach.sort(&mut rest, now);
+        delivery.reach.sort(&mut rest, delivery.parts.clock.instant());
         rest.truncate(CANDIDATES_MAX);
         let last_failure = demands.refused.take();
-        Self { rest: rest.into_iter(), sources, greylister: None, demands, last_failure }
+        Self { rest: rest.into_iter(), sources, greylister: None, demands, carrier: by, last_failure }
     }
 
     /// The next one.
@@ -226,8 +234,14 @@ mod tests {
         let begun_with = |greylister: Option<(Arc<str>, IpAddr)>| {
             let rest = rest.clone().into_iter();
             let demands = Demands::default();
-            let mut candidates =
-                Candidates { rest, sources: (None, None), greylister: None, demands, last_failure: None };
+            let mut candidates = Candidates {
+                rest,
+                sources: (None, None),
+                greylister: None,
+                demands,
+                carrier: None,
+                last_failure: None,
+            };
             candidates.begin_with(greylister);
             candidates
         };

@@ -14,6 +14,7 @@ use futures_util::stream::FuturesUnordered;
 use super::Delivery;
 use super::candidates::{Candidate, Candidates};
 use super::security::{Handshake, starttls};
+use super::smart_host::Carrier;
 use super::steps::Steps;
 use super::transact::Connection;
 use crate::destination::demand::Demand;
@@ -43,6 +44,8 @@ struct Racer<'a> {
     address: SocketAddr,
     source: Option<IpAddr>,
     demand: Arc<Demand>,
+    /// The smart host that it belongs to.
+    carrier: Option<Arc<Carrier>>,
     /// Set when it has taken the connection.
     has_answered: &'a AtomicBool,
     steps: Steps,
@@ -88,7 +91,8 @@ impl Delivery {
                 }
                 has_answered.store(false, Ordering::Relaxed);
                 let steps = Steps::new(self.parts.clock.instant());
-                racers.push(self.race(Racer { host, address, source, demand, has_answered: &has_answered, steps }));
+                let (carrier, has_answered) = (candidates.carrier.clone(), &has_answered);
+                racers.push(self.race(Racer { host, address, source, demand, carrier, has_answered, steps }));
                 (is_next_due, patience_ends) = (false, self.parts.clock.instant() + PATIENCE);
             }
             tokio::select! {
@@ -137,7 +141,8 @@ impl Delivery {
 
     async fn open_with(&self, racer: &mut Racer<'_>, starttls: StartTls) -> Result<Connection, Failure> {
         let stream = self.dial(racer).await.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
-        let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls, login: None };
+        let login = racer.carrier.as_ref().map_or(Ok(None), |carrier| carrier.login())?;
+        let settings = ClientSettings { hostname: self.settings.hostname.clone(), starttls, login };
         let host = (racer.host.clone(), racer.address, racer.source);
         let (connector, roots, clock) = (&self.parts.tls, &self.parts.roots, &self.parts.clock);
         let handshake = Handshake { connector, roots, demand: &racer.demand, clock: clock.as_ref() };

@@ -9,6 +9,7 @@ mod breaker;
 mod candidates;
 mod connect;
 mod habits;
+mod health;
 mod mask;
 mod pool;
 mod reach;
@@ -31,9 +32,9 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::Strictness;
-use crate::destination::mx::{Route, RouteError, Router};
+use crate::destination::mx::{Route, RouteError, Router, key_of_host};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::Kind;
@@ -45,6 +46,7 @@ use arc_swap::ArcSwap;
 use candidates::Caller;
 use pool::{Placed, Site, Taken};
 use reach::Reach;
+use smart_host::{Carrier, SmartHosts, Ways};
 use worker::Beginning;
 
 /// Entries handled before others get a turn.
@@ -99,6 +101,8 @@ pub struct Parts {
     pub tls: TlsConnector,
     /// Who is believed about names.
     pub roots: Roots,
+    /// Who else carries mail.
+    pub smart_hosts: Arc<SmartHosts>,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.
@@ -179,11 +183,11 @@ impl Delivery {
         });
     }
 
-    /// Gives an entry whose route is known to the site of its destination.
-    fn place(self: Arc<Self>, offer: &Offer, route: &Arc<Route>) {
+    /// Gives an entry whose route is known to the site of its destination, or of the smart host that it goes by.
+    fn place(self: Arc<Self>, offer: &Offer, route: &Arc<Route>, carrier: Option<&Arc<Carrier>>) {
         let taken = Taken { entry: offer.entry, lane: offer.lane };
         let site = loop {
-            let site = self.site(route);
+            let site = self.site(route, carrier);
             let now = self.parts.clock.instant();
             match site.place(taken, offer.expires_at, route, now, || self.take_connection()) {
                 Placed::Retired => {}
@@ -222,12 +226,19 @@ impl Delivery {
         taken.is_some()
     }
 
-    fn site(&self, route: &Arc<Route>) -> Arc<Site> {
+    fn site(&self, route: &Arc<Route>, carrier: Option<&Arc<Carrier>>) -> Arc<Site> {
         let limit = self.settings.connections_per_destination_max;
+        let new = || match carrier {
+            None => Arc::new(Site::new(route.clone(), limit)),
+            Some(carrier) => Arc::new(Site::of_carrier(carrier.clone(), route.clone(), limit)),
+        };
+        let name = carrier.map_or_else(|| route.destination.clone(), |carrier| carrier.site());
         let mut sites = self.sites.lock();
-        let site = sites.entry(route.destination.clone()).or_insert_with(|| Arc::new(Site::new(route.clone(), limit)));
-        if site.is_retired() {
-            *site = Arc::new(Site::new(route.clone(), limit));
+        let site = sites.entry(name).or_insert_with(new);
+        // A smart host whose settings changed is another one; the sessions with the old one end when they are done.
+        let is_other = carrier.is_some() && site.carrier.as_ref().map(Arc::as_ptr) != carrier.map(Arc::as_ptr);
+        if site.is_retired() || is_other {
+            *site = new();
         }
         site.clone()
     }
@@ -273,21 +284,37 @@ impl Delivery {
         }
     }
 
-    /// Finds the route to a domain; all entries that come meanwhile wait for the same answer.
-    fn look_up(self: Arc<Self>, domain: String, offer: Offer) {
-        match self.looking_up.lock().entry(domain.clone()) {
+    /// The smart host that an entry goes by now, if it goes by one.
+    fn carrier(&self, offer: &Offer, domain: &str) -> Option<Arc<Carrier>> {
+        if self.parts.smart_hosts.is_empty() {
+            return None;
+        }
+        let now = self.parts.clock.now();
+        let progress = self.parts.queue.progress(offer.entry)?;
+        self.ways(domain, None, now).first(progress.attempts, progress.detour.as_deref(), now)
+    }
+
+    fn ways(&self, domain: &str, by: Option<Arc<Carrier>>, since: Timestamp) -> Ways {
+        Ways::new(self.parts.smart_hosts.for_domain(domain), by, since)
+    }
+
+    /// Finds the route to a domain or a smart host; all entries that come meanwhile wait for the same answer.
+    fn look_up(self: Arc<Self>, key: String, carrier: Option<Arc<Carrier>>, offer: Offer) {
+        // Two smart hosts can be at one host.
+        let waiting_for = carrier.as_ref().map_or_else(|| key.clone(), |carrier| carrier.site().to_string());
+        match self.looking_up.lock().entry(waiting_for.clone()) {
             Entry::Occupied(mut waiting) => return waiting.get_mut().push(offer),
             Entry::Vacant(waiting) => waiting.insert(vec![offer]),
         };
         let this = self.clone();
         self.spawn(async move {
-            let route = this.parts.router.route(&domain).await;
-            let mut waiting = this.looking_up.lock().remove(&domain).unwrap_or_default();
+            let route = this.parts.router.route(&key).await;
+            let mut waiting = this.looking_up.lock().remove(&waiting_for).unwrap_or_default();
             waiting.sort_by_key(|offer| (offer.lane, offer.expires_at));
             for (number, offer) in waiting.iter().enumerate() {
                 match &route {
-                    Ok(route) => this.clone().place(offer, route),
-                    Err(error) => this.unroutable(offer, error),
+                    Ok(route) => this.clone().place(offer, route, carrier.as_ref()),
+                    Err(error) => this.unroutable(offer, error, carrier.clone()),
                 }
                 if number % TURN_MAX == TURN_MAX - 1 {
                     // Where all are put off at once, what is to be written down must not pile up. Whether it could be
@@ -299,11 +326,15 @@ impl Delivery {
     }
 
     /// An entry without a route.
-    fn unroutable(&self, offer: &Offer, error: &RouteError) {
+    fn unroutable(&self, offer: &Offer, error: &RouteError, carrier: Option<Arc<Carrier>>) {
         let now = self.parts.clock.now();
+        if let Some(carrier) = &carrier {
+            carrier.not_found(error, now);
+        }
         if let Ok(claim) = self.parts.queue.claim(offer.entry, now) {
-            claim.tell(Kind::Attempted, None, now);
-            settle::without_route(claim, error, now);
+            claim.tell(Kind::Attempted, carrier.as_ref().map(|carrier| carrier.host.host.clone()), now);
+            let domain = claim.domain();
+            settle::without_route(claim, error, &self.ways(&domain, carrier, now), now);
         }
     }
 }
@@ -321,10 +352,12 @@ impl Workers for Delivery {
             return;
         }
         let domain = offer.message.recipient(offer.entry.index).mailbox.domain_key();
-        match self.parts.router.remembered(&domain) {
-            Some(Ok(route)) => this.place(&offer, &route),
-            Some(Err(error)) if !error.is_temporary() => self.unroutable(&offer, &error),
-            Some(Err(_)) | None => this.look_up(domain, offer),
+        let carrier = self.carrier(&offer, &domain);
+        let key = carrier.as_ref().map_or(domain, |carrier| key_of_host(&carrier.host.host));
+        match self.parts.router.remembered(&key) {
+            Some(Ok(route)) => this.place(&offer, &route, carrier.as_ref()),
+            Some(Err(error)) if !error.is_temporary() => self.unroutable(&offer, &error, carrier),
+            Some(Err(_)) | None => this.look_up(key, carrier, offer),
         }
     }
 }

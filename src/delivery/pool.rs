@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 use super::breaker::{Breaker, Down};
 use super::candidates::Caller;
 use super::habits::Habits;
+use super::smart_host::Carrier;
 use crate::clock::Timestamp;
 use crate::destination::mx::Route;
 use crate::lane::Lane;
@@ -54,6 +55,8 @@ pub(super) enum Next {
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) destination: Arc<str>,
+    /// The smart host that it is, if it is one.
+    pub(super) carrier: Option<Arc<Carrier>>,
     state: Mutex<State>,
 }
 
@@ -123,6 +126,7 @@ impl Site {
     pub(super) fn new(route: Arc<Route>, sessions_max: usize) -> Self {
         Self {
             destination: route.destination.clone(),
+            carrier: None,
             state: Mutex::new(State {
                 route,
                 ready: ReadyList::default(),
@@ -137,6 +141,11 @@ impl Site {
                 retired: false,
             }),
         }
+    }
+
+    /// The site of a smart host.
+    pub(super) fn of_carrier(carrier: Arc<Carrier>, route: Arc<Route>, sessions_max: usize) -> Self {
+        Self { destination: carrier.site(), carrier: Some(carrier), ..Self::new(route, sessions_max) }
     }
 
     /// Hands an entry to an idle session, or finds it another way.

@@ -10,8 +10,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 use super::steps::Steps;
 use crate::clock::{Clock, Timestamp};
-use crate::destination::demand::{Demand, Strictness, Wish};
-use crate::destination::mx::Route;
+use crate::destination::demand::{Demand, Refusal};
+use crate::destination::mx::{Host, Route};
 use crate::net::BoxStream;
 use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls, Trust};
 use crate::tls::verify::Roots;
@@ -25,11 +25,11 @@ pub(super) struct Demands {
 }
 
 impl Demands {
-    /// For a message with this wish to the route's domain.
-    pub(super) fn new(route: &Route, strictness: Strictness, wish: Wish) -> Self {
+    /// What is demanded of each host, or why it is not used.
+    pub(super) fn new(route: &Route, demand: impl Fn(&Host) -> Result<Demand, Refusal>) -> Self {
         let mut demands = Self::default();
         for host in &route.hosts {
-            match Demand::of(route, host, strictness, wish) {
+            match demand(host) {
                 Ok(demand) => demands.of.push((host.name.clone(), Arc::new(demand))),
                 Err(refusal) => {
                     tracing::info!(domain = %route.domain, host = %host.name, %refusal, "the host is not used");

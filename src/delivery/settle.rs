@@ -3,12 +3,14 @@
 use std::sync::Arc;
 
 use super::mask::mask_reply;
+use super::smart_host::{Tls, Ways};
 use crate::clock::Timestamp;
 use crate::destination::mx::RouteError;
 use crate::plan::action::{Action, Finality, Retry, action};
-use crate::plan::cause::{self, Cause, Verdict};
+use crate::plan::cause::{self, Cause, Verdict, concerns_message};
 use crate::plan::greylist::{Facts, Greylister, Refusal};
 use crate::plan::next::{History, Next, believable, decide, held_back};
+use crate::plan::way::{self, Choice, Detour, Life};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
 use crate::queue::greylists::Triplet;
@@ -30,11 +32,20 @@ pub(super) fn delivered(
     reply: &Reply,
     content: &SignedContent,
     mut report: Report,
-    lesson: &Lesson,
+    lesson: Option<&Lesson>,
+    ways: &Ways,
     now: Timestamp,
 ) {
     report.reply = Some(kept(reply, content));
-    claim.note(claim.greylists().accepted(&lesson.triplet, lesson.began));
+    if let Some(lesson) = lesson {
+        claim.note(claim.greylists().accepted(&lesson.triplet, lesson.began));
+    }
+    if let Some(by) = &ways.by {
+        by.answered(Some(now.since(ways.since)));
+        let why = ways.detour(&claim, now).called_by.text();
+        let tls = report.note.map(|tls| format!("{tls}; ")).unwrap_or_default();
+        report.note = Some(format!("{tls}smart host {}: {why}", by.host.name).into());
+    }
     claim.settle(&Settlement::Delivered, report, now);
 }
 
@@ -45,36 +56,69 @@ pub(super) fn not_delivered(
     content: &SignedContent,
     mut report: Report,
     lesson: Option<Lesson>,
+    ways: &Ways,
     now: Timestamp,
 ) {
     report.reply = match &failure.fault {
         Fault::Reply(reply) => Some(kept(reply, content)),
-        Fault::Timeout => Some(format!("no answer at {}", failure.stage.name()).into()),
-        Fault::Closed => Some(format!("connection lost at {}", failure.stage.name()).into()),
-        Fault::Malformed(error) => Some(format!("{error} at {}", failure.stage.name()).into()),
-        Fault::Tls(error) => Some(format!("TLS: {error}").into()),
-        Fault::Unsupported(requirement) => Some(lacking(*requirement).into()),
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
+            Some(told(failure))
+        }
     };
     let verdict = cause::of_failure(failure);
     report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
-    put_off(claim, verdict, report, lesson, now);
+    if let Some(by) = &ways.by {
+        if is_of_host(failure, by.host.tls) {
+            by.failed(failure, report.reply.as_deref().unwrap_or_default(), now);
+        } else if failure.stage != Stage::Connect {
+            by.answered(None);
+        }
+    }
+    let about = if is_about_message(failure) { About::Message } else { About::Host };
+    put_off(claim, (verdict, about), report, lesson, ways, now);
+}
+
+/// What went wrong, for people. A reply about a message is to be masked first.
+pub(super) fn told(failure: &Failure) -> Arc<str> {
+    let stage = failure.stage.name();
+    let text = match &failure.fault {
+        Fault::Reply(reply) => reply.to_string(),
+        Fault::Timeout => format!("no answer at {stage}"),
+        Fault::Closed => format!("connection lost at {stage}"),
+        Fault::Malformed(error) => format!("{error} at {stage}"),
+        Fault::Tls(error) => format!("TLS: {error}"),
+        Fault::Unsupported(requirement) => lacking(*requirement).to_owned(),
+    };
+    text.into()
+}
+
+/// The smart host has failed lately and is left alone: the attempt is over before it began. Otherwise the claim comes
+/// back.
+pub(super) fn unless_resting(claim: Claim, ways: &Ways, now: Timestamp) -> Option<Claim> {
+    let Some(by) = ways.by.as_ref().filter(|by| by.enter(now).is_err()) else { return Some(claim) };
+    let reply = Some("it failed lately and is left alone for a moment".into());
+    let report = Report { destination: Some(by.host.host.clone()), reply, ..Report::default() };
+    let verdict = Verdict::of(Cause::Unreachable, Finality::Temporary);
+    put_off(claim, (verdict, About::Nothing), report, None, ways, now);
+    None
 }
 
 /// Nobody answers at the destination for some time now, so the attempt ended before it began.
-pub(super) fn not_tried(claim: Claim, destination: Arc<str>, now: Timestamp) {
+pub(super) fn not_tried(claim: Claim, destination: Arc<str>, ways: &Ways, now: Timestamp) {
     let report = Report {
         destination: Some(destination),
         note: Some("not tried: nobody answers there; it is asked every 10 s whether it is back".into()),
         ..Report::default()
     };
     let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
-    put_off(claim, cause::of_failure(&nobody), report, None, now);
+    put_off(claim, (cause::of_failure(&nobody), About::Nothing), report, None, ways, now);
 }
 
 /// Where a triplet waits already, and an attempt now would begin its wait anew: the attempt is over before it began.
 /// Otherwise the claim comes back.
-pub(super) fn unless_held_back(claim: Claim, triplet: &Triplet, now: Timestamp) -> Option<Claim> {
-    let standing = claim.greylists().standing(triplet).filter(|_| claim.progress().attempts == 1);
+pub(super) fn unless_held_back(claim: Claim, triplet: Option<&Triplet>, now: Timestamp) -> Option<Claim> {
+    let triplet = triplet.filter(|_| claim.progress().attempts == 1);
+    let standing = triplet.and_then(|triplet| claim.greylists().standing(triplet));
     let Some((facts, wait)) = standing else { return Some(claim) };
     let Some(next_attempt_at) = held_back(&history(&claim, wait.first_refused_at), &facts, &wait, now) else {
         return Some(claim);
@@ -89,12 +133,15 @@ pub(super) fn unless_held_back(claim: Claim, triplet: &Triplet, now: Timestamp) 
     None
 }
 
-/// There is no way to the recipient's domain.
-pub(super) fn without_route(claim: Claim, error: &RouteError, now: Timestamp) {
-    let domain = claim.message().recipient(claim.id().index).mailbox.domain_key();
-    let report =
-        Report { destination: Some(domain.into()), reply: Some(error.to_string().into()), ..Report::default() };
-    put_off(claim, cause::of_route(error), report, None, now);
+/// There is no way to the recipient's domain, or to the smart host.
+pub(super) fn without_route(claim: Claim, error: &RouteError, ways: &Ways, now: Timestamp) {
+    let destination = ways.by.as_ref().map_or_else(|| claim.domain().into(), |by| by.host.host.clone());
+    let report = Report { destination: Some(destination), reply: Some(error.to_string().into()), ..Report::default() };
+    let verdict = match ways.by {
+        None => cause::of_route(error),
+        Some(_) => Verdict::of(Cause::DnsFailure, Finality::Temporary),
+    };
+    put_off(claim, (verdict, About::Host), report, None, ways, now);
 }
 
 /// The content cannot be read back from the store.
@@ -116,25 +163,127 @@ pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
     }
 }
 
-fn put_off(claim: Claim, verdict: Verdict, mut report: Report, lesson: Option<Lesson>, now: Timestamp) {
+/// What the end of an attempt says something about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum About {
+    /// The message or its recipient.
+    Message,
+    /// The host, or the session with it.
+    Host,
+    /// Nothing: there was no attempt.
+    Nothing,
+}
+
+fn put_off(
+    mut claim: Claim,
+    (verdict, about): (Verdict, About),
+    mut report: Report,
+    lesson: Option<Lesson>,
+    ways: &Ways,
+    now: Timestamp,
+) {
     report.cause = Some(verdict.cause.name());
-    report.suppress = verdict.action.suppress;
-    let message = claim.message();
     if report.may_have_arrived && claim.is_at_most_once() {
         claim.settle(&Settlement::Failed, report, now);
         return;
     }
-    let (verdict, waits_since, facts) = learn(&claim, verdict, lesson, now);
-    let history = history(&claim, waits_since.or(claim.progress().first_deferred_at).unwrap_or(now));
-    let (next, reason) = decide(verdict, &history, &facts, now);
-    report.plan = Some(reason.text());
-    report.at_risk = reason.is_tight() || is_down(verdict.cause) && history.attempts > 1;
-    let settlement = match next {
-        Next::At(next_attempt_at) => Settlement::Deferred { next_attempt_at },
-        Next::Expire => Settlement::Deferred { next_attempt_at: message.expires_at },
-        Next::GiveUp => Settlement::Failed,
+    let settlement = if ways.by.is_some() {
+        after_smart_host(&mut claim, verdict, about, &mut report, ways, now)
+    } else {
+        report.suppress = verdict.action.suppress;
+        after_direct(&mut claim, verdict, &mut report, lesson, ways, now)
     };
     claim.settle(&settlement, report, now);
+}
+
+fn after_direct(
+    claim: &mut Claim,
+    verdict: Verdict,
+    report: &mut Report,
+    lesson: Option<Lesson>,
+    ways: &Ways,
+    now: Timestamp,
+) -> Settlement {
+    let (verdict, waits_since, facts) = learn(claim, verdict, lesson, now);
+    let history = history(claim, waits_since.or(claim.progress().first_deferred_at).unwrap_or(now));
+    let plan = decide(verdict, &history, &facts, now);
+    report.plan = Some(plan.1.text());
+    report.at_risk = plan.1.is_tight() || is_down(verdict.cause) && history.attempts > 1;
+    let hosts = ways.candidates(&[], now);
+    let choice = way::after_direct(&verdict, plan, life(claim), &hosts, now);
+    follow(claim, choice, Vec::new(), report, ways)
+}
+
+/// What a smart host says is never held against the recipient's address: it may be mistaken, or we in using it.
+fn after_smart_host(
+    claim: &mut Claim,
+    verdict: Verdict,
+    about: About,
+    report: &mut Report,
+    ways: &Ways,
+    now: Timestamp,
+) -> Settlement {
+    let mut detour = ways.detour(claim, now);
+    if about != About::Nothing {
+        detour.tried.push(detour.host.clone());
+    }
+    let hosts = ways.candidates(&detour.tried, now);
+    let said = (about == About::Message).then_some(&verdict);
+    let choice = way::after_smart_host(said, &detour, life(claim), &hosts, now);
+    report.at_risk = choice == Choice::Direct(Next::Expire);
+    if let Choice::SmartHost { host, .. } = choice
+        && hosts[host].is_tried
+    {
+        // A new round.
+        detour.tried.clear();
+    }
+    follow(claim, choice, detour.tried, report, ways)
+}
+
+/// Keeps with the entry which way it goes next, and says so.
+fn follow(claim: &mut Claim, choice: Choice, tried: Vec<Arc<str>>, report: &mut Report, ways: &Ways) -> Settlement {
+    let (detour, settlement, next) = match choice {
+        Choice::Direct(Next::GiveUp) => (None, Settlement::Failed, None),
+        Choice::Direct(next) => {
+            let at = if let Next::At(at) = next { at } else { claim.message().expires_at };
+            let said = ways.by.as_ref().map(|_| "next straight to the destination".to_owned());
+            (None, Settlement::Deferred { next_attempt_at: at }, said.filter(|_| next != Next::Expire))
+        }
+        Choice::SmartHost { host, at, called_by, direct_at } => {
+            report.plan = Some(called_by.text());
+            let detour = ways.name(host).map(|host| Detour { host: host.clone(), called_by, direct_at, tried });
+            let said = ways.name(host).map(|host| format!("next by the smart host {host}: {}", called_by.text()));
+            (detour, Settlement::Deferred { next_attempt_at: at }, said)
+        }
+    };
+    claim.go_by(detour);
+    if let Some(next) = next {
+        report.note = Some(next.into());
+    }
+    settlement
+}
+
+fn life(claim: &Claim) -> Life {
+    Life { accepted_at: claim.message().accepted_at, expires_at: claim.message().expires_at }
+}
+
+/// Whether it speaks against a smart host: it did not answer, or wants no session with us. Where its certificate is judged
+/// only because a message requires that, it is well enough for others.
+fn is_of_host(failure: &Failure, tls: Tls) -> bool {
+    match &failure.fault {
+        Fault::Reply(reply) => !concerns_message(failure.stage) || reply.code == 421,
+        Fault::Unsupported(Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size) => false,
+        Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => tls == Tls::Verify,
+        Fault::Unsupported(Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof)
+        | Fault::Timeout
+        | Fault::Closed
+        | Fault::Malformed(_) => true,
+    }
+}
+
+/// Whether a smart host spoke of the recipient or the content. What it says to MAIL is about us.
+fn is_about_message(failure: &Failure) -> bool {
+    matches!(failure.fault, Fault::Reply(_)) && failure.stage != Stage::Mail && concerns_message(failure.stage)
 }
 
 fn history(claim: &Claim, first_deferred_at: Timestamp) -> History {

@@ -1,10 +1,28 @@
-//! Smart hosts: other servers that carry mail for us, when and for which domains the configuration says.
+//! Smart hosts: other servers that carry mail for us, when and for which domains the configuration says. Each is a site
+//! of its own; here is what is known of it. `plan::way` decides which entries go by it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use parking_lot::Mutex;
+
+use super::health::Breaker;
+use crate::clock::Timestamp;
+use crate::destination::demand::{Asker, Demand, Refusal, Wish};
+use crate::destination::mx::RouteError;
 use crate::mail::address::domain_pattern_covers;
-use crate::plan::way::When;
-use crate::smtp::client_session::Account;
+use crate::plan::way::{Candidate, Detour, When, at_first};
+use crate::queue::claim::Claim;
+use crate::smtp::client_session::{Account, Failure, Fault, Login, Stage};
+
+/// Random octets of a nonce.
+const NONCE_LEN: usize = 18;
+/// How much of what a message took longer than the one before is still expected of the next: a bad moment counts for a
+/// while.
+const FADING: (u32, u32) = (7, 8);
 
 /// How a session with a smart host is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,6 +33,23 @@ pub enum Tls {
     Opportunistic,
     /// Not.
     Never,
+}
+
+impl Tls {
+    /// What a session has to fulfil for a message with this wish. Who runs the relay has named the host, and so vouches for
+    /// its name; what the recipient's domain asks for is between that and the smart host.
+    ///
+    /// # Errors
+    /// When the message asks for what is forbidden.
+    pub(super) fn demand(self, wish: Wish) -> Result<Demand, Refusal> {
+        match (self, wish) {
+            (Self::Never, Wish::RequireTls) => Err(Refusal::Forbidden),
+            (Self::Never, _) => Ok(Demand::Clear),
+            (_, Wish::RequireTls) => Ok(Demand::Named(Asker::Message)),
+            (Self::Verify, _) => Ok(Demand::Named(Asker::Configuration)),
+            (Self::Opportunistic, _) => Ok(Demand::Opportunistic),
+        }
+    }
 }
 
 /// One `[[smart_host]]`.
@@ -53,5 +88,194 @@ impl SmartHost {
     /// Whether it may carry mail for this domain (as `domain_key` writes it).
     pub fn covers(&self, domain: &str) -> bool {
         self.domains.iter().any(|pattern| domain_pattern_covers(pattern, domain))
+    }
+}
+
+/// All of them, in order.
+#[derive(Debug, Default)]
+pub struct SmartHosts(ArcSwap<Vec<Arc<Carrier>>>);
+
+impl SmartHosts {
+    /// Those of the configuration.
+    pub fn new(hosts: Vec<SmartHost>) -> Self {
+        let all = Self::default();
+        all.replace(hosts);
+        all
+    }
+
+    /// Takes on others. What is known of those that stay as they are is kept.
+    pub fn replace(&self, hosts: Vec<SmartHost>) {
+        let old = self.0.load();
+        let carrier = |host: SmartHost| {
+            let same = old.iter().find(|carrier| carrier.host == host);
+            same.cloned().unwrap_or_else(|| Arc::new(Carrier::new(host)))
+        };
+        self.0.store(Arc::new(hosts.into_iter().map(carrier).collect()));
+    }
+
+    /// For metrics: the name of each, and whether its breaker is closed (0), half-open (1) or open (2).
+    pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
+        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.state.lock().breaker.level())).collect()
+    }
+
+    /// Whether there is none.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+
+    /// Those that may carry mail for a domain.
+    pub(super) fn for_domain(&self, domain: &str) -> Vec<Arc<Carrier>> {
+        self.0.load().iter().filter(|carrier| carrier.host.covers(domain)).cloned().collect()
+    }
+}
+
+/// A smart host, and what is known of it.
+#[derive(Debug)]
+pub(super) struct Carrier {
+    pub(super) host: SmartHost,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    breaker: Breaker,
+    /// How long it takes to take a message.
+    takes: Option<Duration>,
+}
+
+impl Carrier {
+    fn new(host: SmartHost) -> Self {
+        Self { host, state: Mutex::default() }
+    }
+
+    fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
+        let state = self.state.lock();
+        Candidate {
+            when: self.host.when,
+            ready_at: state.breaker.ready_at(now),
+            takes: state.takes,
+            is_tried: tried.contains(&self.host.name),
+        }
+    }
+
+    /// The name of its site. No destination is called so.
+    pub(super) fn site(&self) -> Arc<str> {
+        format!("smart host {}", self.host.name).into()
+    }
+
+    /// What a session needs to log in; none: nobody does.
+    ///
+    /// # Errors
+    /// When there are no random numbers.
+    pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
+        let Some(account) = &self.host.account else { return Ok(None) };
+        let mut nonce = [0; NONCE_LEN];
+        let random = aws_lc_rs::rand::fill(&mut nonce);
+        random.map_err(|_| Failure { stage: Stage::Auth, fault: Fault::Closed })?;
+        Ok(Some(Login { account: account.clone(), nonce: URL_SAFE_NO_PAD.encode(nonce) }))
+    }
+
+    /// Asks to try it now.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub(super) fn enter(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.state.lock().breaker.enter(now)
+    }
+
+    /// It took a message, after so long; or refused one, which says that it is well, too.
+    pub(super) fn answered(&self, took: Option<Duration>) {
+        let mut state = self.state.lock();
+        if let Some(took) = took {
+            let faded = state.takes.map_or(took, |before| before * FADING.0 / FADING.1);
+            state.takes = Some(took.max(faded));
+        }
+        if state.breaker.succeeded() {
+            tracing::info!(smart_host = %self.host.name, "the smart host works again");
+        }
+    }
+
+    /// It did not answer, or not as it should.
+    pub(super) fn failed(&self, failure: &Failure, said: &str, now: Timestamp) {
+        let is_news = self.state.lock().breaker.failed(now);
+        let (smart_host, stage) = (&self.host.name, failure.stage.name());
+        let is_configuration = match &failure.fault {
+            Fault::Reply(reply) => failure.stage == Stage::Auth && reply.code >= 500,
+            Fault::Unsupported(_) | Fault::Tls(_) => true,
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
+        };
+        if is_configuration && is_news {
+            tracing::error!(%smart_host, stage, said, "the smart host cannot be used; look at its [[smart_host]]");
+        } else if is_news {
+            tracing::warn!(%smart_host, stage, said, "the smart host fails; it is tried again within ten seconds");
+        }
+    }
+
+    /// There is no way to it.
+    pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
+        if self.state.lock().breaker.failed(now) {
+            tracing::warn!(smart_host = %self.host.name, %error, "the smart host has no address");
+        }
+    }
+}
+
+/// The ways that an entry can go.
+#[derive(Debug, Clone)]
+pub(super) struct Ways {
+    hosts: Vec<Arc<Carrier>>,
+    /// The smart host that it goes by now; none: straight.
+    pub(super) by: Option<Arc<Carrier>>,
+    /// When that began.
+    pub(super) since: Timestamp,
+}
+
+impl Ways {
+    pub(super) fn new(hosts: Vec<Arc<Carrier>>, by: Option<Arc<Carrier>>, since: Timestamp) -> Self {
+        Self { hosts, by, since }
+    }
+
+    /// The smart host of a detour, or, before the first attempt, that for all mail.
+    pub(super) fn first(&self, attempts: u32, detour: Option<&Detour>, now: Timestamp) -> Option<Arc<Carrier>> {
+        match detour {
+            Some(detour) => self.hosts.iter().find(|carrier| carrier.host.name == detour.host).cloned(),
+            None if attempts == 0 => at_first(&self.candidates(&[], now), now).map(|index| self.hosts[index].clone()),
+            None => None,
+        }
+    }
+
+    /// The detour that a claim is on.
+    pub(super) fn detour(&self, claim: &Claim, now: Timestamp) -> Detour {
+        let host = self.by.as_ref().map_or_else(|| "".into(), |by| by.host.name.clone());
+        let kept = claim.progress().detour.as_deref().filter(|detour| detour.host == host);
+        let first = || Detour { host: host.clone(), called_by: When::Always, direct_at: Some(now), tried: Vec::new() };
+        kept.cloned().unwrap_or_else(first)
+    }
+
+    /// As `plan::way` wants them.
+    pub(super) fn candidates(&self, tried: &[Arc<str>], now: Timestamp) -> Vec<Candidate> {
+        self.hosts.iter().map(|carrier| carrier.candidate(tried, now)).collect()
+    }
+
+    /// The name of one of the candidates.
+    pub(super) fn name(&self, index: usize) -> Option<&Arc<str>> {
+        self.hosts.get(index).map(|carrier| &carrier.host.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_session_with_a_smart_host_has_to_fulfil() {
+        let named = |asker| Ok(Demand::Named(asker));
+        for wish in [Wish::None, Wish::Relaxed] {
+            assert_eq!(Tls::Verify.demand(wish), named(Asker::Configuration));
+            assert_eq!(Tls::Opportunistic.demand(wish), Ok(Demand::Opportunistic));
+            assert_eq!(Tls::Never.demand(wish), Ok(Demand::Clear));
+        }
+        assert_eq!(Tls::Verify.demand(Wish::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Opportunistic.demand(Wish::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Never.demand(Wish::RequireTls), Err(Refusal::Forbidden));
     }
 }

@@ -29,6 +29,9 @@ const TROUBLE_TTL: Duration = Duration::from_secs(2);
 /// How long an outdated route still serves while DNS is in trouble.
 const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 
+/// In front of the name of a host; no domain begins so.
+const HOST_KEY: &str = "host ";
+
 /// Who takes mail for a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Route {
@@ -118,6 +121,12 @@ struct Cached {
     stale: Option<(Arc<Route>, Timestamp)>,
 }
 
+/// What [`Router::route`] is asked for the route to one host, whatever domains it serves: a name in A-labels or an
+/// address. It was named by whoever runs the relay, so its address may be private.
+pub fn key_of_host(host: &str) -> String {
+    format!("{HOST_KEY}{host}")
+}
+
 /// Finds routes and remembers them.
 pub struct Router {
     dns: Arc<dyn Dns>,
@@ -204,6 +213,9 @@ impl Router {
     }
 
     async fn look_up(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
+        if let Some(host) = domain.strip_prefix(HOST_KEY) {
+            return self.one_host(host).await;
+        }
         let policy = async {
             match &self.policies {
                 Some(policies) => policies.of(domain).await,
@@ -234,6 +246,18 @@ impl Router {
         records.dedup_by(|a, b| a.exchange == b.exchange);
         records.truncate(HOSTS_MAX);
         self.hosts(domain, records, ttl, is_secure).await
+    }
+
+    async fn one_host(&self, host: &str) -> Result<(Route, Duration), RouteError> {
+        let route = |addresses| Route::new(host, host, vec![Host::new(host, 0, addresses)]);
+        if let Ok(address) = host.parse() {
+            return Ok((route(vec![address]), FOUND_TTL.1));
+        }
+        let found = host_facts(self.dns.as_ref(), host, true, false).await;
+        if found.usable.is_empty() {
+            return Err(found.problem.unwrap_or(RouteError::NoHost));
+        }
+        Ok((route(found.usable), found.ttl))
     }
 
     async fn hosts(
@@ -440,6 +464,20 @@ mod tests {
         assert_eq!(route.hosts[0].addresses.len(), 2);
         assert_eq!(route.destination.as_ref(), "a.example.com,b.example.com,z.example.com");
         assert_eq!(route.name().as_ref(), "a.example.com");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_was_named_may_be_private() {
+        let table = Arc::new(Table::default());
+        table.set("smtp.example.com", "A", Ok(&["10.0.0.1"]));
+        table.set("smtp.example.com", "MX", Ok(&["10 other.example.com"]));
+        let (router, _) = router(&table, false);
+        let route = router.route(&key_of_host("smtp.example.com")).await.unwrap();
+        assert_eq!(route.hosts[0].addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(router.route("smtp.example.com").await, Err(RouteError::NoHost));
+        let route = router.route(&key_of_host("::1")).await.unwrap();
+        assert_eq!(route.hosts[0].addresses, ["::1".parse::<IpAddr>().unwrap()]);
+        assert_eq!(router.route(&key_of_host("gone.example.com")).await, Err(RouteError::NoHost));
     }
 
     #[tokio::test]

@@ -174,7 +174,8 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
     Verdict { cause, action, hint }
 }
 
-fn concerns_message(stage: Stage) -> bool {
+/// Whether a reply there is about a message; otherwise the host speaks for itself.
+pub fn concerns_message(stage: Stage) -> bool {
     matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content)
 }
 

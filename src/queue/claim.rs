@@ -15,6 +15,7 @@ use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::plan::action::Suppress;
+use crate::plan::way::Detour;
 
 /// Longest remote reply that is kept.
 const REPLY_LEN_MAX: usize = 512;
@@ -120,6 +121,16 @@ impl Claim {
     /// How far it got, this attempt counted.
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// The recipient's domain, as `domain_key` writes it.
+    pub fn domain(&self) -> String {
+        self.message.recipient(self.id.index).mailbox.domain_key()
+    }
+
+    /// Says by which way the next attempt goes, if the entry is put off next.
+    pub fn go_by(&mut self, detour: Option<Detour>) {
+        self.progress.detour = detour.map(Box::new);
     }
 
     /// Whether an attempt with an unknown outcome must be the last.

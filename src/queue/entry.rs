@@ -11,6 +11,7 @@ use crate::lane::Lane;
 use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
+use crate::plan::way::Detour;
 
 /// How long a claim holds without being renewed. An attempt renews it before every wait that could outlast it.
 pub const LEASE: Duration = Duration::from_secs(120);
@@ -143,6 +144,9 @@ pub struct Progress {
     /// What the remote server said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reply: Option<Arc<str>>,
+    /// The smart host that the next attempt goes by; none: straight to the destination.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detour: Option<Box<Detour>>,
     /// Who works on it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,

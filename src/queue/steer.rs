@@ -146,6 +146,13 @@ impl Queue {
         self.schedule.lock().held.get(&id).map(|held| held.snapshot(|_, _| true))
     }
 
+    /// How far a live entry got.
+    pub fn progress(&self, id: EntryId) -> Option<Progress> {
+        let schedule = self.schedule.lock();
+        let entry = schedule.held.get(&id.message)?.entries.get(usize::from(id.index))?;
+        entry.state.map(|_| entry.progress.clone())
+    }
+
     /// Whether an entry of the message lives.
     pub fn is_live(&self, id: MessageId) -> bool {
         self.schedule.lock().held.contains_key(&id)

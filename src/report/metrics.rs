@@ -44,6 +44,9 @@ impl Histogram {
     }
 }
 
+/// Name and content of a label; the latter has neither quotes nor back-slashes.
+pub type Label = (&'static str, Arc<str>);
+
 /// A number that is read when it is asked for.
 #[derive(Debug, Clone)]
 pub struct Gauge {
@@ -52,7 +55,7 @@ pub struct Gauge {
     /// What it is.
     pub help: &'static str,
     /// A label and its values, or one value without.
-    pub values: Vec<(Option<(&'static str, &'static str)>, u64)>,
+    pub values: Vec<(Option<Label>, u64)>,
 }
 
 impl Metrics {

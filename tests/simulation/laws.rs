@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::event::{Event, Kind, Sink};
@@ -66,6 +67,14 @@ impl Known {
             self.broken.get_or_insert_with(law);
         }
     }
+}
+
+/// In all runs.
+static BY_SMART_HOSTS: AtomicU64 = AtomicU64::new(0);
+
+/// How much they delivered so far.
+pub fn delivered_by_smart_hosts() -> u64 {
+    BY_SMART_HOSTS.load(Ordering::Relaxed)
 }
 
 /// Watches events and mail hosts.
@@ -240,6 +249,8 @@ impl Sink for Laws {
             kind if kind.is_end() => {
                 entry.attempting = false;
                 entry.was_out |= event.may_have_arrived;
+                let by_smart_host = event.note.as_deref().is_some_and(|note| note.starts_with("smart host"));
+                BY_SMART_HOSTS.fetch_add(u64::from(by_smart_host), Ordering::Relaxed);
                 if kind == Kind::Superseded && !event.may_have_arrived {
                     entry.superseded_at.get_or_insert(event.time);
                 }

@@ -56,7 +56,7 @@ async fn play(seed: u64) {
     let laws = Arc::new(Laws::new(clock.clone(), SESSIONS_MAX));
     let network = SimulatedNetwork::new(random.fork(), clock.clone(), laws.clone());
     let store = MemoryStore::default();
-    let begin = || Life::begin(&store, &network, &clock, laws.clone(), SESSIONS_MAX);
+    let begin = || Life::begin_with(&store, &network, &clock, laws.clone(), SESSIONS_MAX, network.smart_hosts());
     let mut life = begin();
     let mut horizon = clock.now();
     for _ in 0..random.below(40) + 5 {
@@ -169,6 +169,7 @@ fn laws_hold_for_every_seed() {
     for seed in 0..number("SEEDS").unwrap_or(SEEDS_DEFAULT) {
         run(seed);
     }
+    assert!(laws::delivered_by_smart_hosts() > 0, "no smart host carried anything");
 }
 
 /// A law that cannot be broken proves nothing: a host that takes mail twice must be noticed.

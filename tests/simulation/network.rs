@@ -9,8 +9,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::delivery::smart_host::{SmartHost, Tls};
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::net::{BoxStream, Connecting, Network};
+use otp_relay::plan::way::When;
 use parking_lot::Mutex;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf, duplex,
@@ -21,6 +23,8 @@ use crate::laws::Laws;
 use crate::random::Random;
 
 const HOSTS: u8 = 3;
+/// Behind them, those that carry mail for others.
+const SMART_HOSTS: u8 = 2;
 
 /// What a host tends to do.
 #[derive(Clone, Copy)]
@@ -50,6 +54,7 @@ pub struct SimulatedNetwork(Arc<Inner>);
 struct Inner {
     random: Mutex<Random>,
     moods: Vec<Mood>,
+    smart_hosts: Vec<SmartHost>,
     first_seen: Mutex<HashMap<String, Instant>>,
     clock: Arc<ManualClock>,
     laws: Arc<Laws>,
@@ -58,15 +63,28 @@ struct Inner {
 
 impl SimulatedNetwork {
     pub fn new(mut random: Random, clock: Arc<ManualClock>, laws: Arc<Laws>) -> Self {
-        let moods = (0..HOSTS).map(|_| mood(&mut random)).collect();
+        let mut moods: Vec<Mood> = (0..HOSTS + SMART_HOSTS).map(|_| mood(&mut random)).collect();
+        moods[usize::from(HOSTS)..].iter_mut().for_each(|mood| mood.greylist = Duration::ZERO);
+        let smart_hosts = (0..random.below(u64::from(SMART_HOSTS) + 1)).map(|number| {
+            let when = [When::Always, When::DirectFailed, When::Deadline][random.index(3)];
+            let domains = vec![["*", "d1.test"][random.index(2)].to_owned()];
+            SmartHost::new(&format!("mx{}.test", u64::from(HOSTS) + number), 587, Tls::Never, None, when, domains)
+        });
+        let smart_hosts = smart_hosts.collect();
         Self(Arc::new(Inner {
             random: Mutex::new(random),
             moods,
+            smart_hosts,
             first_seen: Mutex::default(),
             clock,
             laws,
             cut: Mutex::default(),
         }))
+    }
+
+    /// Those that the relay is told of.
+    pub fn smart_hosts(&self) -> Vec<SmartHost> {
+        self.0.smart_hosts.clone()
     }
 
     /// All connections end.

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::delivery::smart_host::{SmartHost, SmartHosts};
 use otp_relay::delivery::{self, Delivery};
 use otp_relay::destination::demand::Strictness;
 use otp_relay::destination::mx::Router;
@@ -55,6 +56,18 @@ impl Life {
         sink: Arc<dyn Sink>,
         sessions_max: usize,
     ) -> Self {
+        Self::begin_with(store, network, clock, sink, sessions_max, Vec::new())
+    }
+
+    /// The same, with smart hosts.
+    pub fn begin_with(
+        store: &MemoryStore,
+        network: &(impl Network + Dns + Clone + 'static),
+        clock: &Arc<ManualClock>,
+        sink: Arc<dyn Sink>,
+        sessions_max: usize,
+        smart_hosts: Vec<SmartHost>,
+    ) -> Self {
         let clock: Arc<dyn Clock> = clock.clone();
         let settings =
             queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
@@ -68,6 +81,7 @@ impl Life {
             network: Arc::new(network.clone()),
             tls: tls::opportunistic_connector().unwrap(),
             roots: ROOTS.clone(),
+            smart_hosts: Arc::new(SmartHosts::new(smart_hosts)),
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
