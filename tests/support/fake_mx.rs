@@ -20,6 +20,9 @@ pub struct Received {
     pub content: Vec<u8>,
 }
 
+/// User `relay`, password `secret`.
+pub const LOGIN: &str = "AHJlbGF5AHNlY3JldA==";
+
 /// What to do instead of taking a command.
 #[derive(Debug, Clone)]
 pub enum Trick {
@@ -63,7 +66,7 @@ impl FakeMx {
         Self::start_with(extensions, None).await
     }
 
-    /// The same; it offers STARTTLS if it has something to do it with.
+    /// The same; it offers STARTTLS if it has something to do it with, and takes the login of [`LOGIN`] by AUTH PLAIN.
     pub async fn start_with(extensions: &[&'static str], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -183,6 +186,8 @@ async fn dialog<S: AsyncRead + AsyncWrite + Unpin>(
                 stream.write_all(b"220 go ahead\r\n").await?;
                 return Ok(Ending::Handshake);
             }
+            "AUTH" if line.trim_end().ends_with(LOGIN) => "235 2.7.0 welcome\r\n".to_owned(),
+            "AUTH" => "535 5.7.8 who are you?\r\n".to_owned(),
             "MAIL" => {
                 current.mail = line.trim_end().to_owned();
                 rcpt_accepted = false;

@@ -71,6 +71,11 @@ impl Sink for Channel {
 }
 
 impl Events {
+    /// The next event.
+    pub async fn any(&mut self) -> Event {
+        tokio::time::timeout(PATIENCE, self.0.recv()).await.expect("something happens").expect("the relay runs")
+    }
+
     /// The next event of this kind; others are passed over.
     pub async fn next(&mut self, kind: Kind) -> Event {
         let next = async {
@@ -113,14 +118,19 @@ impl Events {
 
 /// A relay whose mail hosts are all at `mx`, with one trusted listener. `more` is added to its configuration.
 pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
-    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
-    start_relay_delivering(ground, folder, mx, more, "")
+    start_relay_with(folder, mx, more, "")
 }
 
 /// The same, with lines of events going to `output`.
 pub fn start_relay_logging(folder: &Path, mx: SocketAddr, more: &str, output: Output) -> (Relay, Events) {
     let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
     start_on(Ground { output, ..ground }, folder, mx, more, "")
+}
+
+/// The same, with more under `[delivery]`.
+pub fn start_relay_with(folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
+    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
+    start_relay_delivering(ground, folder, mx, more, delivery)
 }
 
 /// The same on other ground, whose events and log are replaced; `delivery` is added to the section of that name.
