@@ -55,6 +55,16 @@ impl Account {
         Self { user, password, derived: Mutex::new(None) }
     }
 
+    fn plain(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("\0{}\0{}", self.user, self.password.as_str()))
+    }
+
+    /// Whether a text holds the password, as it is or as PLAIN and LOGIN send it.
+    fn is_in(&self, text: &str) -> bool {
+        let sent = [self.plain().as_bytes(), self.password.as_bytes()].map(|told| Zeroizing::new(BASE64.encode(told)));
+        text.contains(self.password.as_str()) || sent.iter().any(|sent| text.contains(sent.trim_end_matches('=')))
+    }
+
     fn keys(&self, salt: &[u8], iterations: NonZeroU32) -> Arc<ScramKeys> {
         let mut derived = self.derived.lock();
         let is_same = |known: &&Derived| known.salt == salt && known.iterations == iterations;
@@ -117,10 +127,7 @@ impl Exchange {
     fn answer(&mut self, login: &Login, challenge: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let Login { account, nonce } = login;
         let (answer, next) = match self {
-            Self::Plain => {
-                let answer = Zeroizing::new(format!("\0{}\0{}", account.user, account.password.as_str()));
-                (Zeroizing::new(answer.as_bytes().to_vec()), Self::Answered)
-            }
+            Self::Plain => (Zeroizing::new(account.plain().as_bytes().to_vec()), Self::Answered),
             Self::LoginUser => (Zeroizing::new(account.user.clone().into_bytes()), Self::LoginPassword),
             Self::LoginPassword => (Zeroizing::new(account.password.as_bytes().to_vec()), Self::Answered),
             Self::ScramFirst => {
@@ -225,9 +232,8 @@ impl ClientSession {
 
     /// Some servers quote what they were told.
     pub(super) fn without_password(&self, reply: Reply) -> Reply {
-        let password = self.settings.login.as_ref().map(|login| login.account.password.as_str());
-        match password {
-            Some(password) if reply.text.contains(password) => {
+        match &self.settings.login {
+            Some(login) if login.account.is_in(&reply.text) => {
                 Reply { text: "(the reply quotes the password)".into(), ..reply }
             }
             Some(_) | None => reply,
