@@ -446,6 +446,8 @@ async fn health_and_metrics_need_no_token() {
         "otp_relay_delivery_seconds_count{lane=\"otp\"} 1",
         "otp_relay_delivery_seconds_bucket{lane=\"otp\",le=\"+Inf\"} 1",
         "otp_relay_queue_entries{state=\"deferred\"} 0",
+        "otp_relay_sessions 1",
+        "otp_relay_destinations_down 0",
         "otp_relay_able_to_store 1",
     ] {
         assert!(metrics.body.lines().any(|told| told == line), "{line} is missing in {}", metrics.body);

@@ -97,7 +97,6 @@ pub struct Relay {
     keys: Arc<ArcSwap<Keys>>,
     submission: Arc<Submission>,
     delivery: Arc<Delivery>,
-    smart_hosts: Arc<SmartHosts>,
     queue: Arc<Queue>,
     api: Arc<Api>,
     http_address: Option<SocketAddr>,
@@ -146,7 +145,6 @@ impl Relay {
             }
         };
         let roots = Roots::load(config.delivery.ca_file.as_deref())?;
-        let smart_hosts = Arc::new(SmartHosts::new(config.smart_hosts.clone()));
         let ears = Ears::new(&folder, &config, clock.clone())?;
         let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
         let sink: Arc<dyn Sink> = match events {
@@ -178,7 +176,7 @@ impl Relay {
             network,
             tls: tls::opportunistic_connector()?,
             roots,
-            smart_hosts: smart_hosts.clone(),
+            smart_hosts: SmartHosts::new(config.smart_hosts.clone()),
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
@@ -200,7 +198,7 @@ impl Relay {
         let parts = http::Parts {
             door: door.clone(),
             queue: queue.clone(),
-            smart_hosts: smart_hosts.clone(),
+            delivery: delivery.clone(),
             credentials: credentials.clone(),
             operator,
             traces: ears.traces,
@@ -233,7 +231,6 @@ impl Relay {
             keys,
             submission,
             delivery,
-            smart_hosts,
             queue,
             api,
             http_address,
@@ -268,7 +265,7 @@ impl Relay {
         self.submission.reconfigure(live(&config), acceptor);
         self.door.reconfigure(config.intake());
         self.api.reconfigure(http_settings(&config));
-        self.smart_hosts.replace(config.smart_hosts);
+        self.delivery.smart_hosts().replace(config.smart_hosts);
         self.keys.store(Arc::new(config.keys));
         self.credentials.reconfigure(config.accounts);
         Ok(())

@@ -102,7 +102,7 @@ pub struct Parts {
     /// Who is believed about names.
     pub roots: Roots,
     /// Who else carries mail.
-    pub smart_hosts: Arc<SmartHosts>,
+    pub smart_hosts: SmartHosts,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.
@@ -170,6 +170,16 @@ impl Delivery {
     /// Connections open, idle ones included.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::Relaxed)
+    }
+
+    /// Destinations where nobody answers for some time now.
+    pub fn destinations_down(&self) -> usize {
+        self.sites.lock().values().filter(|site| site.is_down()).count()
+    }
+
+    /// Who else carries mail.
+    pub fn smart_hosts(&self) -> &SmartHosts {
+        &self.parts.smart_hosts
     }
 
     fn spawn(&self, work: impl Future<Output = ()> + Send + 'static) {

@@ -355,6 +355,11 @@ impl Site {
         self.state.lock().breaker.down().cloned()
     }
 
+    /// Whether the destination counts as down.
+    pub(super) fn is_down(&self) -> bool {
+        self.state.lock().breaker.down().is_some()
+    }
+
     /// Nobody answered; says whether the destination counts as down from now on.
     pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
         self.state.lock().breaker.failed(last, caller)

@@ -35,7 +35,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
     let count = |number: usize| number as u64;
     let states = [("queued", depth.queued), ("sending", depth.sending), ("deferred", depth.deferred)];
     let entries = states.map(|(state, entries)| (Some(("state", state.into())), count(entries)));
-    let levels = api.parts.smart_hosts.levels().into_iter();
+    let levels = api.parts.delivery.smart_hosts().levels().into_iter();
     let one = |name, help, value| Gauge { name, help, values: vec![(None, value)] };
     let gauges = [
         Gauge { name: "queue_entries", help: "Live entries by state.", values: entries.to_vec() },
@@ -45,6 +45,8 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
             help: "Whether a smart host is used: 0 closed (yes), 1 half-open (tried), 2 open (left alone).",
             values: levels.map(|(name, level)| (Some(("smart_host", name)), level)).collect(),
         },
+        one("sessions", "Sessions with mail hosts, idle ones included.", count(api.parts.delivery.connections())),
+        one("destinations_down", "Destinations where nobody answers.", count(api.parts.delivery.destinations_down())),
         one("able_to_store", "Whether new mail can be stored.", u64::from(queue.is_able_to_store())),
     ];
     ([(header::CONTENT_TYPE, PROMETHEUS)], api.parts.metrics.text(&gauges))

@@ -33,7 +33,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
-use crate::delivery::smart_host::SmartHosts;
+use crate::delivery::Delivery;
 use crate::event::Sink;
 use crate::intake::door::Door;
 use crate::queue::Queue;
@@ -90,8 +90,8 @@ pub struct Parts {
     pub metrics: Arc<Metrics>,
     /// Who wants to know when a message ends.
     pub ends: Arc<Ends>,
-    /// Who else carries mail.
-    pub smart_hosts: Arc<SmartHosts>,
+    /// Who delivers.
+    pub delivery: Arc<Delivery>,
     /// Who tells traces, feed and metrics.
     pub reporter: Arc<Reporter>,
     /// Where events go.

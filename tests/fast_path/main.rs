@@ -222,6 +222,7 @@ async fn a_destination_that_is_down_is_asked_rarely_and_noticed_when_it_is_back(
     tokio::time::sleep(SECOND * 100).await;
     let asked = world.hosts.seen("connect").len();
     assert!((8..40).contains(&asked), "asked {asked} times in 100 s for 20 messages");
+    assert_eq!(world.life.delivery.destinations_down(), 1);
     world.hosts.turn(MX2, Mood::Serves(GOOD));
     let back = world.elapsed();
     for n in 0..20 {
@@ -229,4 +230,5 @@ async fn a_destination_that_is_down_is_asked_rarely_and_noticed_when_it_is_back(
         assert!(waited <= SECOND * 12, "{waited:?} after it was back");
     }
     assert!(world.told(Kind::AtRisk) > 0);
+    assert_eq!(world.life.delivery.destinations_down(), 0);
 }

@@ -81,7 +81,7 @@ impl Life {
             network: Arc::new(network.clone()),
             tls: tls::opportunistic_connector().unwrap(),
             roots: ROOTS.clone(),
-            smart_hosts: Arc::new(SmartHosts::new(smart_hosts)),
+            smart_hosts: SmartHosts::new(smart_hosts),
             keys: keys.clone(),
             signing: signing.clone(),
             clock: clock.clone(),
