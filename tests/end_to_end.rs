@@ -108,6 +108,22 @@ async fn one_session_carries_several_messages() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_destination_can_have_a_limit_of_its_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(PIPELINING).await;
+    let exception = "[[destination]]\ndomains = [\"example.test\"]\nconnections_max = 1\n";
+    let (relay, mut events) = start_relay(folder.path(), mx.address, exception);
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    let recipients = ["a@example.test", "b@example.test", "c@example.test", "d@example.test"];
+    app.submit(&recipients, &mail("one")).await;
+    for _ in recipients {
+        events.next(Kind::Delivered).await;
+    }
+    assert_eq!((mx.received().len(), mx.connections()), (4, 1));
+    relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_while_idle_costs_nothing() {
     for trick in [Trick::Close, Trick::Say("421 4.3.2 bye")] {
         let folder = tempfile::tempdir().unwrap();

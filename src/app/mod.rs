@@ -347,7 +347,7 @@ fn delivery_settings(config: &Config) -> delivery::Settings {
         idle_timeout: IDLE_TIMEOUT,
         source_addresses: config.delivery.source_addresses.clone(),
         tls: config.delivery.tls,
-        tls_exceptions: config.destinations.clone(),
+        exceptions: config.destinations.clone(),
         reverse_path: config.delivery.reverse_path.clone(),
     }
 }

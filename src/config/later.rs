@@ -16,11 +16,6 @@ pub(super) fn queue(section: &Section<'_>) {
     pending(section, &["seal"]);
 }
 
-pub(super) fn destination(section: &Section<'_>) {
-    section.number("connections_max", 20, (1, 1000));
-    pending(section, &["connections_max"]);
-}
-
 /// The sections of which nothing has an effect yet.
 pub(super) fn check(top: &Section<'_>) {
     for section in top.sections("webhook") {

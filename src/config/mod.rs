@@ -13,6 +13,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::delivery::Exception;
 use crate::delivery::smart_host::SmartHost;
 use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
@@ -63,8 +64,8 @@ pub struct Config {
     pub resolver: destination::resolver::Settings,
     /// How mail goes out.
     pub delivery: Delivery,
-    /// How strict sessions for recipient domains of these patterns are; the first that fits counts.
-    pub destinations: Vec<(Vec<String>, Strictness)>,
+    /// What is different for some recipient domains; the first that fits and says something counts.
+    pub destinations: Vec<Exception>,
     /// Who else carries it, in order.
     pub smart_hosts: Vec<SmartHost>,
     /// The HTTP API.

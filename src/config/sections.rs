@@ -11,6 +11,7 @@ use tracing::Level;
 
 use super::file::{Located, Section};
 use super::{Delivery, Http, Otp, Submission, default_http, default_listener, later, units};
+use crate::delivery::Exception;
 use crate::destination::demand::Strictness;
 use crate::destination::resolver::{self, Dnssec};
 use crate::dkim::{Key, Keys};
@@ -312,12 +313,11 @@ pub(super) fn resolver(section: Section<'_>) -> resolver::Settings {
 
 pub(super) fn delivery(section: Section<'_>) -> Delivery {
     let port = section.number("port", 25, (1, 65_535));
-    let per_destination = section.number("connections_per_destination_max", 20, (1, 1000));
     let pattern = |text: &str| is_address_pattern(text).then(|| text.to_owned());
     let delivery = Delivery {
         port: u16::try_from(port).unwrap_or(25),
         source_addresses: section.parsed_list("source_addresses", "an IP address", |text| text.parse().ok()),
-        connections_per_destination_max: usize::try_from(per_destination).unwrap_or(20),
+        connections_per_destination_max: sessions_max(&section, "connections_per_destination_max"),
         allow_private_destinations: section.flag("allow_private_destinations", false),
         only_to: section.parsed_list("only_to", "a pattern like \"*@example.com\"", pattern),
         connect_timeout: section.duration("connect_timeout", 5 * SECOND, (SECOND / 10, 60 * SECOND)),
@@ -352,6 +352,11 @@ fn usable_file(
     Some(path.value)
 }
 
+/// Sessions at once with a destination at most.
+fn sessions_max(section: &Section<'_>, key: &'static str) -> usize {
+    usize::try_from(section.number(key, 20, (1, 1000))).unwrap_or(20)
+}
+
 const STRICTNESS: [(&str, Strictness); 4] = [
     ("opportunistic", Strictness::Opportunistic),
     ("verify", Strictness::Verify),
@@ -360,7 +365,7 @@ const STRICTNESS: [(&str, Strictness); 4] = [
 ];
 
 /// `[[destination]]`: exceptions for recipient domains.
-pub(super) fn destinations(top: &Section<'_>) -> Vec<(Vec<String>, Strictness)> {
+pub(super) fn destinations(top: &Section<'_>) -> Vec<Exception> {
     let mut destinations = Vec::new();
     for section in top.sections("destination") {
         let pattern = |text: &str| is_domain_pattern(text).then(|| text.to_ascii_lowercase());
@@ -368,11 +373,13 @@ pub(super) fn destinations(top: &Section<'_>) -> Vec<(Vec<String>, Strictness)> 
         if domains.is_empty() {
             section.error(section.line(), "domains", "is missing; write domains = [\"example.net\"], say");
         }
-        let strictness = section.choice("tls", Strictness::Opportunistic, &STRICTNESS);
-        if section.has("tls") {
-            destinations.push((domains, strictness));
-        }
-        later::destination(&section);
+        let tls = section.choice("tls", Strictness::Opportunistic, &STRICTNESS);
+        let connections_max = sessions_max(&section, "connections_max");
+        destinations.push(Exception {
+            domains,
+            tls: section.has("tls").then_some(tls),
+            connections_max: section.has("connections_max").then_some(connections_max),
+        });
         section.finish();
     }
     destinations

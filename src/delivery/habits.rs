@@ -55,6 +55,11 @@ impl Habits {
         }
     }
 
+    /// Lowers the most sessions at once.
+    pub(super) fn limit(&mut self, most: usize) {
+        self.most = self.most.min(most.max(1));
+    }
+
     /// Sessions at once at most, 1 or more.
     pub(super) fn sessions_max(&self) -> usize {
         // The window is between 1 and `most`.
@@ -206,6 +211,12 @@ mod tests {
         assert_eq!(habits.sessions_max(), 10, "attempts that ran together count once");
         (2..20).for_each(|n| habits.was_too_much(start + SECOND * n, start + SECOND * n));
         assert_eq!((habits.sessions_max(), habits.lower_max()), (1, 1), "never none");
+        for (limit, sessions_max) in [(3, 3), (30, 3), (0, 1)] {
+            habits.limit(limit);
+            while habits.went_well(true) {}
+            let _: Vec<bool> = (0..100).map(|_| habits.went_well(true)).collect();
+            assert_eq!(habits.sessions_max(), sessions_max, "limited to {limit}");
+        }
         assert_eq!(Habits::new(1).lower_max(), 1);
     }
 

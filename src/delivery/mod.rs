@@ -74,18 +74,39 @@ pub struct Settings {
     pub source_addresses: Vec<IpAddr>,
     /// How strict sessions are where nobody else asks for more.
     pub tls: Strictness,
-    /// For recipient domains of these patterns; the first that fits counts.
-    pub tls_exceptions: Vec<(Vec<String>, Strictness)>,
+    /// For some recipient domains; the first that fits and says something counts.
+    pub exceptions: Vec<Exception>,
     /// The reverse-path for all messages, in place of the client's; none: keep it.
     pub reverse_path: Option<Mailbox>,
+}
+
+/// What is different for some recipient domains.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exception {
+    /// Which: patterns.
+    pub domains: Vec<String>,
+    /// How strict sessions are.
+    pub tls: Option<Strictness>,
+    /// Sessions with the destination at most.
+    pub connections_max: Option<usize>,
 }
 
 impl Settings {
     /// How strict sessions are for a recipient domain.
     fn strictness(&self, domain: &str) -> Strictness {
-        let covers = |patterns: &[String]| patterns.iter().any(|pattern| domain_pattern_covers(pattern, domain));
-        let exception = self.tls_exceptions.iter().find(|(patterns, _)| covers(patterns));
-        exception.map_or(self.tls, |(_, strictness)| *strictness)
+        self.exception(domain, |exception| exception.tls).unwrap_or(self.tls)
+    }
+
+    /// Sessions at most with the destination of a recipient domain.
+    fn sessions_max(&self, domain: &str) -> usize {
+        let own = self.exception(domain, |exception| exception.connections_max);
+        own.unwrap_or(self.connections_per_destination_max)
+    }
+
+    fn exception<T>(&self, domain: &str, told: impl Fn(&Exception) -> Option<T>) -> Option<T> {
+        let covers =
+            |exception: &&Exception| exception.domains.iter().any(|pattern| domain_pattern_covers(pattern, domain));
+        self.exceptions.iter().filter(covers).find_map(told)
     }
 }
 
@@ -237,7 +258,11 @@ impl Delivery {
     }
 
     fn site(&self, route: &Arc<Route>, carrier: Option<&Arc<Carrier>>) -> Arc<Site> {
-        let limit = self.settings.connections_per_destination_max;
+        // Of domains that share their hosts, the one with the lowest limit counts.
+        let limit = match carrier {
+            None => self.settings.sessions_max(&route.domain),
+            Some(_) => self.settings.connections_per_destination_max,
+        };
         let new = || match carrier {
             None => Arc::new(Site::new(route.clone(), limit)),
             Some(carrier) => Arc::new(Site::of_carrier(carrier.clone(), route.clone(), limit)),
@@ -250,6 +275,7 @@ impl Delivery {
         if site.is_retired() || is_other {
             *site = new();
         }
+        site.limit(limit);
         site.clone()
     }
 

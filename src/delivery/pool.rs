@@ -325,6 +325,11 @@ impl Site {
         self.state.lock().habits.was_too_much(began, now);
     }
 
+    /// There are to be so many sessions at most; more than before are not granted.
+    pub(super) fn limit(&self, sessions_max: usize) {
+        self.state.lock().habits.limit(sessions_max);
+    }
+
     /// How long a session rests for the next entry; `most`: at most.
     pub(super) fn rest(&self, most: Duration, now: Instant) -> Duration {
         self.state.lock().habits.rest(most, now)

@@ -95,7 +95,7 @@ impl Life {
             idle_timeout: Duration::from_secs(60),
             source_addresses: Vec::new(),
             tls: Strictness::Opportunistic,
-            tls_exceptions: Vec::new(),
+            exceptions: Vec::new(),
             reverse_path: None,
         };
         let delivery = Delivery::new(parts, settings);
