@@ -155,7 +155,8 @@ impl Credentials {
             salt_key: hmac::Key::new(hmac::HMAC_SHA256, secret),
             memory_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
             remembered: Mutex::default(),
-            running: Arc::new(Semaphore::new(cores)),
+            // One core is left for mail: whoever guesses passwords can ask for more checks than all cores can do.
+            running: Arc::new(Semaphore::new((cores - 1).max(1))),
             waiting: Semaphore::new(WAITING_MAX),
             random,
         }
