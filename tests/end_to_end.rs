@@ -155,7 +155,7 @@ async fn what_is_refused_for_now_is_tried_again() {
     assert!(app.say(&format!("{}\r\n.", mail("one"))).await.starts_with("250"));
     let deferred = events.next(Kind::Greylisted).await;
     let pause = deferred.next_attempt_at.unwrap().since(deferred.time);
-    assert!((Duration::from_secs(1)..Duration::from_millis(1500)).contains(&pause), "the first step: {pause:?}");
+    assert!((Duration::from_secs(1)..Duration::from_millis(1610)).contains(&pause), "the first step: {pause:?}");
     let delivered = events.next(Kind::Delivered).await;
     assert_eq!(delivered.attempt, 2);
     let content = text(&mx.received()[0].content);

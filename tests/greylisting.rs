@@ -7,10 +7,11 @@ mod support;
 
 use std::time::Duration;
 
-use otp_relay::event::Kind;
+use otp_relay::event::{Event, Kind};
+use otp_relay::queue::steer::Filter;
 use support::client::Client;
 use support::fake_mx::{FakeMx, Trick};
-use support::start_relay;
+use support::{Events, start_relay};
 
 const PIPELINING: &[&str] = &["PIPELINING"];
 
@@ -58,4 +59,60 @@ async fn a_newer_code_inherits_the_wait_of_the_older_one() {
     let third = events.next(Kind::Greylisted).await;
     assert!(third.id != second.id && window.contains(&third.next_attempt_at.unwrap()), "after a restart: {third:?}");
     relay.shut_down().await;
+}
+
+/// The older code's wait is longer than the newer one's life: the app hears of it with the acceptance, once, also over
+/// a restart; and it is tried all the same.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_inherits_too_long_a_wait_is_at_risk_from_the_beginning() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(PIPELINING).await;
+    mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted, try again in 900 seconds"), 9);
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    app.submit(&["alice@example.test"], &format!("X-OTP-Life: 3600\r\n{}", mail("one"))).await;
+    events.next(Kind::Greylisted).await;
+    app.say("MAIL FROM:<otp@app.test>").await;
+    app.say("RCPT TO:<bob@example.test>").await;
+    app.say("RCPT TO:<alice@example.test> NOTIFY=DELAY").await;
+    app.say("DATA").await;
+    app.say(&format!("X-OTP-Life: 600\r\n{}\r\n.", mail("two"))).await;
+    let at_risk = events.next(Kind::AtRisk).await;
+    let recipient = at_risk.recipient.as_ref().unwrap().as_str();
+    assert_eq!((recipient, at_risk.entry, at_risk.attempt), ("alice@example.test", Some(1), 0));
+    assert_eq!((at_risk.cause, at_risk.destination.as_deref()), (Some("greylisted"), Some("mx.test")));
+    assert!(at_risk.next_attempt_at.is_some_and(|at| at <= at_risk.time && at < at_risk.expires_at));
+    assert!(at_risk.note.as_ref().unwrap().ends_with(" s from now"), "{at_risk:?}");
+    // Alice's first attempt, Bob's copy and what NOTIFY=DELAY asked for come in any order.
+    let (mut tried, mut delivered) = (None, Vec::new());
+    while tried.is_none() || delivered.len() < 2 {
+        let event = events.next_of(&[Kind::AtRisk, Kind::Greylisted, Kind::Delivered]).await;
+        assert_ne!(event.kind, Kind::AtRisk, "told again: {event:?}");
+        if event.kind == Kind::Greylisted {
+            tried = Some((event.id, event.entry, event.attempt));
+        } else {
+            delivered.push(event.recipient.unwrap().to_string());
+        }
+    }
+    delivered.sort();
+    assert_eq!(
+        (tried, delivered),
+        (Some((at_risk.id, Some(1), 1)), vec!["bob@example.test".into(), "otp@app.test".into()])
+    );
+    relay.shut_down().await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    relay.queue().retry_now(&Filter::of_message(at_risk.id), at_risk.time);
+    let tried = next_unless_at_risk(&mut events, Kind::Greylisted).await;
+    assert_eq!((tried.id, tried.attempt), (at_risk.id, 2));
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    app.submit(&["carol@example.test"], &mail("three")).await;
+    next_unless_at_risk(&mut events, Kind::Delivered).await;
+    relay.shut_down().await;
+}
+
+/// The next event of this kind, before which nothing is told to be at risk.
+async fn next_unless_at_risk(events: &mut Events, kind: Kind) -> Event {
+    let event = events.next_of(&[Kind::AtRisk, kind]).await;
+    assert_eq!(event.kind, kind, "{event:?}");
+    event
 }

@@ -337,6 +337,34 @@ async fn the_queue_can_be_looked_at_and_hurried() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_code_that_would_come_too_late_is_at_risk_in_the_answer() {
+    let mut bench = Bench::new().await;
+    bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted, try again in 900 seconds"), 2);
+    let first = with(mail("alice@example.test"), json!({"life": "1h"}));
+    let first = bench.shop.post("/v1/messages", first).await.json();
+    assert_eq!((&first["entries"][0]["at_risk"], &first["entries"][0]["predicted_at"]), (&json!(false), &Value::Null));
+    let refused = bench.events.next(Kind::Greylisted).await;
+    let opens_at = json!(refused.time.plus(std::time::Duration::from_millis(901_200)).rfc3339());
+    let answer = bench.shop.post("/v1/messages", mail("alice@example.test")).await;
+    assert_eq!(answer.status, 202);
+    let second = answer.json();
+    let told = bench.events.next(Kind::AtRisk).await;
+    assert_eq!((told.id.to_string(), told.attempt), (second["id"].as_str().unwrap().to_owned(), 0));
+    let first = bench.shop.get(&format!("/v1/messages/{}", first["id"].as_str().unwrap())).await.json();
+    let second_now = bench.shop.get(&format!("/v1/messages/{}", told.id)).await.json();
+    let listed = bench.shop.get("/v1/queue").await.json()["messages"][1].clone();
+    for (message, at_risk) in [(&first, false), (&second, true), (&second_now, true), (&listed, true)] {
+        let entry = &message["entries"][0];
+        assert_eq!((&entry["at_risk"], &entry["predicted_at"]), (&json!(at_risk), &opens_at), "{message}");
+    }
+    bench.shop.delete(&format!("/v1/messages/{}", told.id)).await;
+    let ended = bench.shop.get(&format!("/v1/messages/{}", told.id)).await.json();
+    let entry = &ended["entries"][0];
+    assert_eq!((&entry["at_risk"], &entry["predicted_at"]), (&json!(true), &Value::Null), "what it was");
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_used_code_is_noted_once() {
     let mut bench = Bench::new().await;
     let body = with(mail("alice@example.test"), json!({"tag": "signup"}));

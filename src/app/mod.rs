@@ -168,6 +168,7 @@ impl Relay {
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
         let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
         let http_settings = http_settings(&config);
+        let reverse_path = config.delivery.reverse_path.clone();
         let credentials = Arc::new(Credentials::new(config.accounts, &folder.secret()?));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));
         let parts = delivery::Parts {
@@ -192,6 +193,7 @@ impl Relay {
             ids: IdSource::new(),
             secrets: Arc::new(folder.daily_secrets()),
             clock: clock.clone(),
+            reverse_path,
         };
         let door = Door::new(parts, intake_settings);
         let traces = ears.traces.clone();

@@ -30,6 +30,9 @@ pub(super) struct Entry {
     pub(super) cause: Option<String>,
     #[serde(default)]
     may_have_arrived: bool,
+    #[serde(default)]
+    at_risk: bool,
+    predicted_at: Option<String>,
 }
 
 /// An event, from a trace or as it happens.
@@ -116,6 +119,12 @@ impl Entry {
         }
         if let Some(cause) = &self.cause {
             let _ = write!(verdict, ", {}", spoken(cause));
+        }
+        if let Some(at) = &self.predicted_at {
+            let _ = write!(verdict, ", expected to pass at {}", clock_time(at));
+        }
+        if self.at_risk && self.state != "delivered" {
+            verdict.push_str(", at risk of coming too late");
         }
         if self.may_have_arrived && self.state != "delivered" {
             verdict.push_str(", may have arrived all the same");

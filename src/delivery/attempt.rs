@@ -271,10 +271,7 @@ impl Delivery {
 
     /// The reverse-path that hosts are given, for a client's.
     pub(super) fn own_reverse_path(&self, reverse_path: &ReversePath) -> ReversePath {
-        match (&self.settings.reverse_path, reverse_path.mailbox()) {
-            (Some(own), Some(_)) => ReversePath(Some(own.clone())),
-            _ => reverse_path.clone(),
-        }
+        reverse_path.sent_as(self.settings.reverse_path.as_ref())
     }
 
     fn transaction(&self, claim: &Claim, content: &SignedContent, now: Timestamp) -> Transaction {

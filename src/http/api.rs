@@ -53,9 +53,9 @@ impl Known {
         live.or_else(|| self.trace.as_ref().map(|trace| &*trace.user))
     }
 
-    fn json(&self) -> Option<MessageJson> {
+    fn json(&self, door: &Door) -> Option<MessageJson> {
         match (&self.snapshot, &self.trace) {
-            (Some(snapshot), trace) => Some(MessageJson::live(snapshot, trace.as_deref())),
+            (Some(snapshot), trace) => Some(MessageJson::live(snapshot, trace.as_deref(), door)),
             (None, Some(trace)) => Some(MessageJson::ended(trace)),
             (None, None) => None,
         }
@@ -97,7 +97,7 @@ impl Api {
     }
 
     pub(super) async fn json(&self, who: &Who, id: MessageId) -> Result<MessageJson, Problem> {
-        self.known(who, id, Need::State).await?.json().ok_or_else(Problem::unknown_message)
+        self.known(who, id, Need::State).await?.json(&self.parts.door).ok_or_else(Problem::unknown_message)
     }
 }
 
@@ -237,7 +237,7 @@ pub(super) async fn show(
     Path(text): Path<String>,
 ) -> Result<Json<MessageJson>, Problem> {
     let known = api.known(&who, id(&text)?, Need::Story).await?;
-    let json = known.json().ok_or_else(Problem::unknown_message)?;
+    let json = known.json(&api.parts.door).ok_or_else(Problem::unknown_message)?;
     Ok(Json(json.with_events(known.trace.as_deref())))
 }
 

@@ -54,7 +54,7 @@ pub(super) async fn list(
         ..Filter::default()
     };
     let listing = api.parts.queue.list(&filter, limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX));
-    let messages = listing.messages.iter().map(|snapshot| MessageJson::live(snapshot, None)).collect();
+    let messages = listing.messages.iter().map(|snapshot| MessageJson::live(snapshot, None, &api.parts.door)).collect();
     Ok(Json(QueueJson { entries: listing.entries, messages }))
 }
 

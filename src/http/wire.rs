@@ -4,9 +4,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::clock::Timestamp;
 use crate::destination::demand::{Demand, Strictness, Wish};
 use crate::destination::mx::Route;
 use crate::event::{Kind, Step};
+use crate::intake::door::Door;
 use crate::mail::id::EntryId;
 use crate::plan::greylist::{Facts, HintWorth};
 use crate::queue::entry::Message;
@@ -111,6 +113,11 @@ pub(super) struct EntryJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<Arc<str>>,
     may_have_arrived: bool,
+    /// Whether it was told that it may come too late.
+    at_risk: bool,
+    /// When it is expected to pass a host that makes it wait.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    predicted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
 }
@@ -260,12 +267,12 @@ impl GreylistingJson {
 
 impl MessageJson {
     /// A live message; of entries that have ended the trace tells.
-    pub(super) fn live(snapshot: &Snapshot, trace: Option<&Trace>) -> Self {
+    pub(super) fn live(snapshot: &Snapshot, trace: Option<&Trace>, door: &Door) -> Self {
         let message: &Message = &snapshot.message;
         let ended = trace.map(ended_entries).unwrap_or_default();
         let entry = |entry: &EntrySnapshot| {
             let told = ended.iter().find(|told| told.entry == entry.id.to_string() && entry.state.is_none());
-            told.cloned().unwrap_or_else(|| EntryJson::live(message, entry))
+            told.cloned().unwrap_or_else(|| EntryJson::live(message, entry, door))
         };
         Self {
             id: message.id.to_string(),
@@ -303,8 +310,9 @@ impl MessageJson {
 }
 
 impl EntryJson {
-    fn live(message: &Message, entry: &EntrySnapshot) -> Self {
+    fn live(message: &Message, entry: &EntrySnapshot, door: &Door) -> Self {
         use crate::queue::entry::State;
+        let predicted_at = entry.state.and_then(|_| door.predicted_at(message, entry.id.index));
         let is_waiting = entry.state == Some(State::Deferred);
         Self {
             entry: entry.id.to_string(),
@@ -316,12 +324,15 @@ impl EntryJson {
             last_reply: entry.progress.last_reply.clone(),
             cause: entry.progress.cause.clone(),
             may_have_arrived: entry.may_have_arrived,
+            at_risk: entry.progress.at_risk,
+            predicted_at: predicted_at.map(Timestamp::rfc3339),
             ended_at: None,
         }
     }
 
     fn hear(&mut self, event: &TraceEvent) {
         self.attempts = self.attempts.max(event.attempt);
+        self.at_risk |= event.kind == Kind::AtRisk;
         if event.destination.is_some() {
             self.destination.clone_from(&event.destination);
         }

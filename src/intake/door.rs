@@ -21,7 +21,7 @@ use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
-use crate::mail::envelope::{DeliverByMode, Envelope};
+use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, IdSource, MessageId};
 use crate::mail::message::Content;
 use crate::plan::greylist::{Facts, Forecast};
@@ -29,7 +29,7 @@ use crate::queue::entry::{Message, SignedContent, State};
 use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
-use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue};
+use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue, Risk};
 use crate::smtp::server_session::Submission;
 
 /// How long RCPT waits for DNS.
@@ -66,6 +66,8 @@ pub struct Parts {
     pub secrets: Arc<dyn DailySecrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// The reverse-path that mail leaves with; none: the client's.
+    pub reverse_path: Option<Mailbox>,
 }
 
 /// The door.
@@ -188,11 +190,36 @@ impl Door {
         }
     }
 
-    /// What a message has to expect at its destination, as far as that is known without asking anybody.
-    pub fn forecast(&self, reverse_path: &ReversePath, recipient: &Mailbox) -> Forecast {
-        let Some(Ok(route)) = self.parts.router.remembered(&recipient.domain_key()) else { return Forecast::Unknown };
-        let triplet = Triplet::new(reverse_path.as_str(), &recipient.plain_key(), &route.destination);
-        self.parts.queue.greylists().forecast(&triplet, self.parts.clock.now())
+    /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
+    pub fn predicted_at(&self, message: &Message, index: u16) -> Option<Timestamp> {
+        let now = self.parts.clock.now();
+        let (_, forecast) = self.forecast(message, &message.recipient(index).mailbox, now)?;
+        forecast.passes_at(now)
+    }
+
+    /// What a message has to expect at a recipient's destination, as far as that is known without asking anybody.
+    fn forecast(&self, message: &Message, recipient: &Mailbox, now: Timestamp) -> Option<(Arc<Route>, Forecast)> {
+        let Parts { router, queue, reverse_path, .. } = &self.parts;
+        let route = router.remembered(&recipient.domain_key())?.ok()?;
+        // Most destinations let strangers pass; that costs no more than a look.
+        if !queue.greylists().knows(&route.destination) {
+            return None;
+        }
+        let sender = message.envelope.reverse_path.sent_as(reverse_path.as_ref());
+        let triplet = Triplet::new(sender.as_str(), &recipient.plain_key(), &route.destination);
+        let forecast = queue.greylists().forecast(&triplet, now);
+        Some((route, forecast))
+    }
+
+    /// The entries of which it is known that they come too late.
+    fn risks(&self, message: &Message) -> Vec<Risk> {
+        let now = self.parts.clock.now();
+        let risk = |(recipient, index): (&Recipient, u16)| {
+            let (route, forecast) = self.forecast(message, &recipient.mailbox, now)?;
+            let is_too_late = forecast.is_too_late(message.accepted_at, message.expires_at, now);
+            is_too_late.then(|| Risk { index, destination: route.name().clone(), forecast })
+        };
+        message.envelope.recipients.iter().zip(0..).filter_map(risk).collect()
     }
 
     /// Who serves a domain, and what they were seen to do with strangers.
@@ -322,7 +349,7 @@ impl Door {
         if message.signing_domain.is_none() {
             tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
         }
-        queue.admit(message, SignedContent { signatures, content });
+        queue.admit(message, SignedContent { signatures, content }, &self.risks(message));
         Ok(())
     }
 }

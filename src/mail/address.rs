@@ -170,6 +170,11 @@ impl ReversePath {
     pub fn mailbox(&self) -> Option<&Mailbox> {
         self.0.as_ref()
     }
+
+    /// The path that mail leaves with where all mail is to leave with `own`; the null path stays.
+    pub fn sent_as(&self, own: Option<&Mailbox>) -> Self {
+        Self(self.0.as_ref().map(|client| own.unwrap_or(client).clone()))
+    }
 }
 
 /// Reads a forward-path with its angle brackets. A source route in front (`@a,@b:`) is read over and dropped, as RFC

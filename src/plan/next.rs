@@ -197,8 +197,12 @@ fn pause(pauses: &[u16], attempts: u32) -> Duration {
 }
 
 pub(super) fn last_attempt_at(history: &History) -> Timestamp {
-    let life = history.expires_at.since(history.accepted_at);
-    history.expires_at.minus(LAST_MARGIN.min(life.mul_f64(LAST_SHARE)))
+    last_attempt(history.accepted_at, history.expires_at)
+}
+
+/// The last attempt of a life that can finish and be typed in time.
+pub(super) fn last_attempt(accepted_at: Timestamp, expires_at: Timestamp) -> Timestamp {
+    expires_at.minus(LAST_MARGIN.min(expires_at.since(accepted_at).mul_f64(LAST_SHARE)))
 }
 
 pub(super) fn finish_at(history: &History) -> Timestamp {

@@ -18,7 +18,7 @@ const SHORT_DELAYS_S: [f64; 8] = [0.0, 2.5, 6.0, 12.0, 20.0, 30.0, 45.0, 60.0];
 const SHORT_LIFE: Duration = Duration::from_secs(180);
 /// Behind the end of a delay. The host began to count before its refusal arrived here, and it decides after an attempt has
 /// begun; but some count whole seconds and let pass only what is later than the delay, which takes up to one more.
-const MARGIN: Duration = Duration::from_millis(1200);
+pub(super) const MARGIN: Duration = Duration::from_millis(1200);
 /// Attempts for different entries are spread over this time behind a delay that is only guessed, and behind one that was
 /// named or seen here.
 const SPREAD: Duration = Duration::from_millis(400);
@@ -30,7 +30,7 @@ const AFTER_HINT_S: [u64; 2] = [5, 35];
 /// Attempts from the shortest wait that was seen to pass: clocks of whole seconds pass now a little earlier, now later.
 const AGAIN_AFTER_S: [f64; 3] = [0.0, 1.5, 10.0];
 /// Ages and pauses that differ by less are the same.
-const SAME: Duration = Duration::from_secs(2);
+pub(super) const SAME: Duration = Duration::from_secs(2);
 /// The wait without early attempts that is tried first where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 

@@ -3,17 +3,33 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use super::ending::Known;
 use super::entry::{Message, Progress, SignedContent, State};
 use super::journal::PendingCommit;
-use super::schedule::{Entry, Held, entries_of};
+use super::schedule::{Entry, Held, Schedule, entries_of};
 use super::store::Change;
 use super::timers::Timer;
 use super::{AppendError, Queue};
+use crate::clock::Timestamp;
 use crate::event::{Event, Kind};
+use crate::mail::id::EntryId;
 use crate::mail::message::Content;
+use crate::plan::cause::Cause;
+use crate::plan::greylist::Forecast;
 
 /// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
 const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
+
+/// An entry that cannot be expected to arrive in time.
+#[derive(Debug, Clone)]
+pub struct Risk {
+    /// Which of the recipients.
+    pub index: u16,
+    /// The destination's name.
+    pub destination: Arc<str>,
+    /// Why.
+    pub forecast: Forecast,
+}
 
 impl Queue {
     /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
@@ -52,8 +68,8 @@ impl Queue {
         self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
     }
 
-    /// Brings a stored message to life: its entries are offered to the workers.
-    pub fn admit(&self, message: &Arc<Message>, content: SignedContent) {
+    /// Brings a stored message to life: its entries are offered to the workers, also those `risks` speaks of.
+    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, risks: &[Risk]) {
         let recipients = message.envelope.recipients.len();
         let mut schedule = self.schedule.lock();
         let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
@@ -76,15 +92,36 @@ impl Queue {
         }
         let now = self.clock.now();
         let superseded = self.take_slots(&mut schedule, message, now);
+        let foreseen: Vec<_> =
+            risks.iter().filter_map(|risk| self.foresee(&mut schedule, message, risk, now)).collect();
         drop(schedule);
         if is_first {
             self.timers_changed.notify_one();
         }
         let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
         self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
-        superseded.into_iter().for_each(|event| self.events.emit(event));
+        superseded.into_iter().chain(foreseen).for_each(|event| self.events.emit(event));
         for entry in entries_of(message) {
             self.offer(entry, message.clone());
         }
+    }
+
+    /// An entry is at risk from the beginning. Noted before it can be claimed, so that no attempt tells it again.
+    fn foresee(&self, schedule: &mut Schedule, message: &Arc<Message>, risk: &Risk, now: Timestamp) -> Option<Event> {
+        let id = EntryId { message: message.id, index: risk.index };
+        let entry = schedule.held.get_mut(&message.id)?.entries.get_mut(usize::from(risk.index))?;
+        entry.progress.at_risk = true;
+        let progress = entry.progress.clone();
+        let event = Event {
+            destination: Some(risk.destination.clone()),
+            cause: Some(Cause::Greylisted.name()),
+            next_attempt_at: Some(now),
+            note: Some(risk.forecast.text().into()),
+            ..self.entry_event(message, id, &progress, Kind::AtRisk, now)
+        };
+        let mut changes = vec![Change::Update(id, Box::new(progress))];
+        changes.extend(self.consequences(schedule, message, &event, Known::default()));
+        self.journal.commit_later(changes);
+        Some(event)
     }
 }

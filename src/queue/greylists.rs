@@ -125,6 +125,12 @@ impl Greylists {
         self.0.lock().facts.get(&name(destination)).cloned()
     }
 
+    /// Whether something is known of a destination, by the name it has in routes.
+    pub fn knows(&self, destination: &str) -> bool {
+        let memory = self.0.lock();
+        !memory.facts.is_empty() && memory.facts.contains_key(&name(destination))
+    }
+
     /// What a message has to expect.
     pub fn forecast(&self, triplet: &Triplet, now: Timestamp) -> Forecast {
         let memory = self.0.lock();

@@ -61,11 +61,15 @@ impl World {
     }
 
     async fn submit(&self, recipient: &str) {
+        self.submit_for(SECOND * 600, recipient).await;
+    }
+
+    async fn submit_for(&self, life: Duration, recipient: &str) {
         let user = User {
             name: "app".into(),
             senders: Senders::Patterns(vec!["*@app.test".into()]),
             lane: Lane::Otp,
-            life: SECOND * 600,
+            life,
             rate: None,
         };
         let submission = Submission {
@@ -231,4 +235,25 @@ async fn a_destination_that_is_down_is_asked_rarely_and_noticed_when_it_is_back(
     }
     assert!(world.told(Kind::AtRisk) > 0);
     assert_eq!(world.life.delivery.destinations_down(), 0);
+}
+
+/// What was learned of a host that makes strangers wait is told with the acceptance of a code that does not live so
+/// long, and only of that.
+#[tokio::test(start_paused = true)]
+async fn a_code_that_a_known_host_lets_pass_too_late_is_at_risk_at_once() {
+    let greylisting = Manner { greylists: SECOND * 300, ..GOOD };
+    let world = World::new(&[(MX2, Mood::Serves(greylisting))]);
+    world.submit("a@one.test").await;
+    assert_eq!(world.told(Kind::AtRisk), 0, "nothing is known");
+    world.hosts.arrival("a@one.test").await;
+    world.submit("b@one.test").await;
+    assert_eq!(world.told(Kind::AtRisk), 0, "it lives long enough");
+    let before = world.elapsed();
+    world.submit_for(SECOND * 120, "c@one.test").await;
+    let at_risk = world.told.0.lock().iter().find(|event| event.kind == Kind::AtRisk).cloned().unwrap();
+    assert_eq!((at_risk.recipient.unwrap().as_str(), at_risk.attempt), ("c@one.test", 0));
+    assert_eq!(at_risk.time.since(world.start), before, "it is told with the acceptance");
+    assert!(at_risk.note.unwrap().contains(" 302 s from now"));
+    tokio::time::sleep(SECOND * 130).await;
+    assert_eq!((world.told(Kind::AtRisk), world.told(Kind::Expired)), (1, 1));
 }

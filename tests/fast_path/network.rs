@@ -38,6 +38,8 @@ pub struct Manner {
     pub sessions_max: usize,
     /// How long it lets a session rest.
     pub rest_max: Duration,
+    /// How long it makes each recipient wait who is new to it.
+    pub greylists: Duration,
 }
 
 pub const GOOD: Manner = Manner {
@@ -47,6 +49,7 @@ pub const GOOD: Manner = Manner {
     messages_max: usize::MAX,
     sessions_max: usize::MAX,
     rest_max: Duration::from_secs(300),
+    greylists: Duration::ZERO,
 };
 
 /// One thing that a host saw.
@@ -67,6 +70,8 @@ struct Inner {
     moods: Mutex<HashMap<IpAddr, Mood>>,
     sessions: Mutex<HashMap<IpAddr, usize>>,
     seen: Mutex<Vec<Seen>>,
+    /// When recipients were first named.
+    strangers: Mutex<HashMap<String, Duration>>,
 }
 
 impl Hosts {
@@ -78,6 +83,7 @@ impl Hosts {
             moods: Mutex::new(moods),
             sessions: Mutex::default(),
             seen: Mutex::default(),
+            strangers: Mutex::default(),
         }))
     }
 
@@ -126,7 +132,11 @@ impl Inner {
             }
             input.extend_from_slice(&buffer[..len]);
             tokio::time::sleep(manner.latency).await;
-            while let Some((reply, taken)) = session.next(&mut input) {
+            let passes = |recipient: &str| {
+                let now = self.origin.elapsed();
+                now >= *self.strangers.lock().entry(recipient.to_owned()).or_insert(now) + manner.greylists
+            };
+            while let Some((reply, taken)) = session.next(&mut input, passes) {
                 if let Some(recipient) = taken {
                     self.see(host, &recipient);
                 }
@@ -149,7 +159,7 @@ struct Session {
 
 impl Session {
     /// The reply to the next command that is there as a whole, and the recipient if a message was taken.
-    fn next(&mut self, input: &mut Vec<u8>) -> Option<(String, Option<String>)> {
+    fn next(&mut self, input: &mut Vec<u8>, passes: impl Fn(&str) -> bool) -> Option<(String, Option<String>)> {
         if self.in_data {
             let end = input.windows(5).position(|five| five == b"\r\n.\r\n")?;
             input.drain(..end + 5);
@@ -174,7 +184,7 @@ impl Session {
             "MAIL" if self.taken >= self.manner.messages_max => "421 4.7.0 enough for one session\r\n".into(),
             "RCPT" => {
                 self.recipient = line.split(['<', '>']).nth(1).unwrap().to_owned();
-                "250 ok\r\n".into()
+                if passes(&self.recipient) { "250 ok\r\n".into() } else { "451 4.7.1 Greylisted\r\n".into() }
             }
             "DATA" => {
                 self.in_data = true;

@@ -81,7 +81,8 @@ echo "enabled = false;" | tee "$rspamd/local.d"/{rbl,fuzzy_check,surbl,dkim,spf,
 chown -R _rspamd "$rspamd"
 start rspamd rspamd -f -u _rspamd -g _rspamd -c /etc/rspamd/rspamd.conf --var="LOCAL_CONFDIR=$rspamd" --var="DBDIR=$rspamd/db" \
   --var="RUNDIR=$rspamd/run" --var="LOGDIR=$rspamd/log"
-wait_for 30 "rspamd to listen" answers "$milter_port"
+# It compiles its patterns first.
+wait_for 150 "rspamd to listen" answers "$milter_port"
 postconf -c "$work/etc" -e "smtpd_milters = inet:127.0.0.1:$milter_port" "milter_default_action = tempfail" \
   "smtpd_recipient_restrictions ="
 postfix_is start

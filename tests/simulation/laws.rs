@@ -23,6 +23,8 @@ struct Entry {
     /// It ended while its content was out.
     was_out: bool,
     next_attempt_at: Option<Timestamp>,
+    /// The life in which it was told that it is at risk.
+    at_risk_in: Option<u32>,
 }
 
 struct Acknowledged {
@@ -245,6 +247,10 @@ impl Sink for Laws {
                 let may_be_called = matches!(event.cause, Some("unreachable" | "connection_lost"));
                 entry.next_attempt_at = event.next_attempt_at.filter(|_| !may_be_called);
                 known.demand(was_attempting, || format!("{key:?} was put off without an attempt"));
+            }
+            Kind::AtRisk => {
+                let is_first = entry.at_risk_in.replace(life) != Some(life);
+                known.demand(is_first, || format!("{key:?} was told to be at risk twice"));
             }
             kind if kind.is_end() => {
                 entry.attempting = false;

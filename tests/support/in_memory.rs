@@ -110,7 +110,8 @@ impl Life {
         };
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
         let secrets = Arc::new(Secrets);
-        let parts = door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock };
+        let parts =
+            door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock, reverse_path: None };
         let door = Door::new(parts, settings);
         let timers = tokio::spawn(queue.clone().run_timers());
         Self { queue, door, delivery, timers }

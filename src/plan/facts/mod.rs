@@ -1,13 +1,14 @@
 //! What destinations were seen to do with strangers, and what that says about the next first contact.
 
+mod forecast;
 mod observations;
 
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::greylist::Wait;
 use crate::clock::Timestamp;
+pub use forecast::Forecast;
 
 /// What is known of a destination is forgotten when it was not used for so long.
 pub const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
@@ -36,19 +37,6 @@ pub enum HintWorth {
     TooShort,
     /// It passes earlier.
     TooLong,
-}
-
-/// What a first contact has to expect.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Forecast {
-    /// Nothing is known.
-    Unknown,
-    /// It passes at once.
-    AtOnce,
-    /// It has to wait, for an unknown time.
-    Waits,
-    /// It passes after this time from now.
-    After(Duration),
 }
 
 /// What is known of a destination.
@@ -159,26 +147,5 @@ impl Facts {
     /// First contacts seen, and how many of them were refused.
     pub fn contacts(&self) -> (u16, u16) {
         (self.contacts, self.contacts_refused)
-    }
-
-    /// What a message has to expect whose triplet has this wait, if any.
-    pub fn forecast(&self, wait: Option<&Wait>, sender: u64, now: Timestamp) -> Forecast {
-        let after = |start: Timestamp| match self.passed {
-            Some(passed) if start.plus(passed) <= now => Forecast::AtOnce,
-            Some(passed) => Forecast::After(start.plus(passed).since(now)),
-            None => Forecast::Waits,
-        };
-        if let Some(wait) = wait {
-            return if wait.passed_at.is_some() { Forecast::AtOnce } else { after(wait.first_refused_at) };
-        }
-        let (for_sender, for_client) = self.opens();
-        let is_open = self
-            .last_pass
-            .is_some_and(|(at, by)| now.since(at) < OPEN_FOR && (for_client || for_sender && by == sender));
-        match () {
-            () if self.contacts == 0 => Forecast::Unknown,
-            () if is_open || self.contacts_refused * 2 < self.contacts => Forecast::AtOnce,
-            () => after(now),
-        }
     }
 }
