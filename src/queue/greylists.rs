@@ -1,5 +1,5 @@
 //! What destinations were seen to do with strangers, and which triplets wait since when: kept in memory, and as rows of
-//! a side table that go to disk along with whatever else changes. `plan::greylist` says what follows from it.
+//! a side table that go to disk along with whatever else changes. `plan::facts` and `plan::strangers` say what follows from it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
