@@ -285,6 +285,8 @@ mod tests {
         assert_eq!(schedule(grey(Some(900)), 600), [575.0], "beyond the life: the last chance");
         let counting = |age: f64| grey(Some(if age < 100.0 { 100 - age as u64 } else { 60 }));
         assert_eq!(schedule_of(counting, 600)[..2], [101.2, 121.2]);
+        let at_once = |age: f64| grey(Some(if age < 100.0 { 100 } else { 1 }));
+        assert_eq!(schedule_of(at_once, 600)[..6], [101.2, 103.4, 105.6, 107.8, 121.2, 181.2], "and is not over yet");
         assert_eq!(schedule(grey(Some(0)), 600), schedule(grey(None), 600), "no wait");
         assert_eq!(schedule(grey(Some(30_000)), 600), schedule(grey(None), 600), "a mistake");
     }
@@ -363,6 +365,9 @@ mod tests {
         assert_eq!(times[..4].iter().map(|(at, _)| *at).collect::<Vec<_>>(), [1.2, 16.2, 31.2, 35.0]);
         let late = facts_of(&[(&[0.0, 61.5, 301.5], true)], Some(60));
         assert_eq!(plan_with(&late, grey(Some(60)), 600)[0].1, Reason::Learned);
+        let vain: (&[f64], bool) = (&[0.0, 61.5, 66.5, 96.5, 301.5, 575.0], false);
+        let never = facts_of(&[vain, vain], Some(60));
+        assert_eq!(plan_with(&never, grey(Some(60)), 600)[0], (301.2, Reason::Quiet), "and nothing passed later");
         let kept = facts_of(&[(&[0.0, 121.5], true)], Some(120));
         assert_eq!(plan_with(&kept, grey(Some(120)), 600)[0], (121.2, Reason::Hint));
     }
@@ -382,6 +387,16 @@ mod tests {
             (601.2, Reason::Ladder),
             "what was refused is left out"
         );
+        let begun = facts_of(&[vain, (&[0.0, 1.5, 31.5], false)], None);
+        let history = History {
+            accepted_at: START,
+            expires_at: START.plus(Duration::from_secs(600)),
+            first_deferred_at: START,
+            attempts: 3,
+            spread: 0.0,
+        };
+        let (_, reason) = decide(grey(None), &history, &begun, START.plus(Duration::from_millis(31_500)));
+        assert_eq!(reason, Reason::Ladder, "a wait that has begun with early attempts goes on so");
         let facts = facts_of(&[vain, vain, (&[0.0, 301.5], true)], None);
         let times = plan_with(&facts, grey(None), 600);
         assert_eq!(times, [(301.5, Reason::Quiet)], "and none that begins the wait anew for nothing");

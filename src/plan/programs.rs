@@ -27,16 +27,19 @@ const fn program(says: Says, is_after_content: bool, delay_s: u64) -> Program {
     Program { says, is_after_content, delay_s }
 }
 
-/// Postgrey; rspamd; Haraka's plugin; milter-greylist that names no time; spamd; iRedAPD; Mimecast. Of wordings that
-/// name no time those that are nobody else's, as far as is known.
-const PROGRAMS: [Program; 7] = [
+/// Postgrey; rspamd; Haraka's plugin; milter-greylist that names no time; spamd; iRedAPD; ASSP; Mimecast. Of wordings that
+/// name no time those that are nobody else's, as far as is known. The last one is Plesk's, though filters in trouble say
+/// the same: of all programs that were read, Plesk alone can be set to make early attempts cost.
+const PROGRAMS: [Program; 9] = [
     program(Says::Within("postgrey.schweikert.ch/help/"), false, 300),
     program(Says::Just("try again later"), true, 300),
     program(Says::Just("greylisted. please come back later."), false, 850),
     program(Says::Within("greylisting in action, please come back later"), false, 1800),
     program(Says::Just("temporary failure, please try again later."), true, 1500),
     program(Says::Within("intentional policy rejection, please try again later"), false, 900),
+    program(Says::Just("please try again later"), false, 300),
     program(Says::Within("internal resources are temporarily unavailable"), false, 60),
+    program(Says::Just("service unavailable - try again later"), true, 300),
 ];
 
 /// The delay that the program is shipped with which refuses so.
@@ -71,6 +74,9 @@ mod tests {
         check(Stage::Content, 451, "Greylisting in action, please come back later", Some(1800));
         check(Stage::Rcpt, 451, "Greylisted. Please come back later.", Some(850));
         check(Stage::Rcpt, 451, "Greylisted, please come back later.", None);
+        check(Stage::Rcpt, 451, "Please try again later", Some(300));
+        check(Stage::Content, 451, "Service unavailable - try again later", Some(300));
+        check(Stage::Rcpt, 451, "Service unavailable - try again later", None);
         check(Stage::Rcpt, 451, "Greylisted", None);
     }
 }

@@ -23,8 +23,8 @@ pub(super) const MARGIN: Duration = Duration::from_millis(1200);
 /// named or seen here.
 const SPREAD: Duration = Duration::from_millis(400);
 pub(super) const SPREAD_KNOWN: Duration = Duration::from_millis(100);
-/// After so many attempts a host that always asks for the same short wait is not believed any more.
-const HINTS_BELIEVED_MAX: u32 = 10;
+/// After so many attempts a host whose wait is over again and again without end is not believed any more.
+const HINTS_BELIEVED_MAX: u32 = 4;
 /// Attempts that follow one another where the wait that was asked for did not do, from its end.
 const AFTER_HINT_S: [u64; 2] = [5, 35];
 /// Attempts from the shortest wait that was seen to pass: clocks of whole seconds pass now a little earlier, now later.
@@ -51,16 +51,18 @@ pub(super) fn greylisted(
         return Step::known(now.plus(wait + SPREAD_KNOWN.mul_f64(history.spread)), Reason::Quiet);
     }
     let learned = learned(facts, history, now);
-    let is_belied = matches!(worth, HintWorth::TooShort | HintWorth::TooLong) && learned.is_some();
+    let single = learned.is_none().then(|| single(facts, history, now)).flatten();
+    let is_belied = match worth {
+        HintWorth::Unknown | HintWorth::Kept => false,
+        HintWorth::TooShort => learned.is_some() || single.is_some(),
+        HintWorth::TooLong => learned.is_some(),
+    };
     if let Some(hint) = hint.filter(|_| !is_belied) {
         return after_hint(hint, history, now);
     }
-    if let Some(single) = learned.is_none().then(|| single(facts, history, now)).flatten() {
-        return single;
-    }
-    learned.unwrap_or_else(|| {
+    learned.or(single).unwrap_or_else(|| {
         let last = last_attempt_at(history);
-        let hopeless = facts.refused_in_vain().unwrap_or_default().as_secs_f64();
+        let hopeless = in_vain(facts, history).unwrap_or_default().as_secs_f64();
         let named = usual.filter(|usual| first.plus(*usual + MARGIN + SPREAD) <= last).unwrap_or_default();
         let early = hopeless.max(named.as_secs_f64());
         let at = step(ladder(history).filter(|wait| *wait > early), first, now);
@@ -77,7 +79,7 @@ pub(super) fn greylisted(
 /// it can only be in vain, or early attempts begin the wait anew, and then one that waits longer than any before passes.
 fn single(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
     let (first, last) = (history.first_deferred_at, last_attempt_at(history));
-    let refused = facts.refused_in_vain().filter(|refused| first.plus(*refused + SAME) >= last)?;
+    let refused = in_vain(facts, history).filter(|refused| first.plus(*refused + SAME) >= last)?;
     let pause = facts.refused_pause().unwrap_or_default();
     // No later than what was refused: if it passes, this was because of the pause.
     let longest = last.since(now).min(refused.saturating_sub(PAUSE_MIN / 2));
@@ -88,6 +90,12 @@ fn single(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
         () => finish_at(history).since(now),
     };
     Some(Step::known(now.plus(wait), Reason::Quiet))
+}
+
+/// The longest wait that was in vain. One that has begun with early attempts already goes on so: it is too late for quiet,
+/// and what passes then says little of what would have passed without them.
+fn in_vain(facts: &Facts, history: &History) -> Option<Duration> {
+    facts.refused_in_vain().filter(|_| history.attempts <= 2)
 }
 
 /// The next attempt where it is known after which wait another passed; none if that one is over. On the way there: what
