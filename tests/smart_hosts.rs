@@ -356,3 +356,28 @@ async fn a_smart_host_without_address_gives_way() {
     assert_eq!((delivered.attempt, delivered.destination.as_deref()), (2, Some("mx.test")));
     relay.shut_down().await;
 }
+
+/// What hosts of the destination do with strangers is no concern of mail that a smart host takes.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_smart_host_takes_from_the_beginning_is_not_at_risk_of_greylisting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mx, smart) = (FakeMx::start(PIPELINING).await, FakeMx::start(PIPELINING).await);
+    mx.trick("RCPT", TEN_MINUTES, 9);
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    submit(&relay, "alice@example.test", 3600).await;
+    events.next(Kind::Greylisted).await;
+    submit(&relay, "alice@example.test", 300).await;
+    assert_eq!(events.next(Kind::AtRisk).await.attempt, 0);
+    relay.shut_down().await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, &plain(&smart, "always"));
+    submit(&relay, "alice@example.test", 200).await;
+    loop {
+        let event = events.next_of(&[Kind::AtRisk, Kind::Delivered]).await;
+        if event.expires_at.since(event.time) <= std::time::Duration::from_secs(200) {
+            assert_eq!(event.kind, Kind::Delivered, "{event:?}");
+            break;
+        }
+    }
+    assert_eq!(smart.received().len(), 1);
+    relay.shut_down().await;
+}

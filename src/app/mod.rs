@@ -185,6 +185,7 @@ impl Relay {
         let delivery = Delivery::new(parts, delivery_settings);
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
+        let ways = Arc::downgrade(&delivery);
         let parts = door::Parts {
             queue: queue.clone(),
             router,
@@ -194,6 +195,9 @@ impl Relay {
             secrets: Arc::new(folder.daily_secrets()),
             clock: clock.clone(),
             reverse_path,
+            goes_straight: Box::new(move |domain| {
+                ways.upgrade().is_none_or(|ways| !ways.smart_hosts().take_all(domain))
+            }),
         };
         let door = Door::new(parts, intake_settings);
         let traces = ears.traces.clone();

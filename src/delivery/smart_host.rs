@@ -118,6 +118,11 @@ impl SmartHosts {
         self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.state.lock().breaker.level())).collect()
     }
 
+    /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
+    pub fn take_all(&self, domain: &str) -> bool {
+        self.0.load().iter().any(|carrier| carrier.host.when == When::Always && carrier.host.covers(domain))
+    }
+
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.load().is_empty()

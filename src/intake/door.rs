@@ -68,6 +68,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The reverse-path that mail leaves with; none: the client's.
     pub reverse_path: Option<Mailbox>,
+    /// Whether mail for a domain (as `domain_key` writes it) goes to its own hosts first; otherwise to a smart host.
+    pub goes_straight: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// The door.
@@ -199,10 +201,11 @@ impl Door {
 
     /// What a message has to expect at a recipient's destination, as far as that is known without asking anybody.
     fn forecast(&self, message: &Message, recipient: &Mailbox, now: Timestamp) -> Option<(Arc<Route>, Forecast)> {
-        let Parts { router, queue, reverse_path, .. } = &self.parts;
-        let route = router.remembered(&recipient.domain_key())?.ok()?;
+        let Parts { router, queue, reverse_path, goes_straight, .. } = &self.parts;
+        let domain = recipient.domain_key();
+        let route = router.remembered(&domain)?.ok()?;
         // Most destinations let strangers pass; that costs no more than a look.
-        if !queue.greylists().knows(&route.destination) {
+        if !queue.greylists().knows(&route.destination) || !goes_straight(&domain) {
             return None;
         }
         let sender = message.envelope.reverse_path.sent_as(reverse_path.as_ref());

@@ -110,8 +110,18 @@ impl Life {
         };
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
         let secrets = Arc::new(Secrets);
-        let parts =
-            door::Parts { queue: queue.clone(), router, keys, signing, ids, secrets, clock, reverse_path: None };
+        let goes_straight = Box::new(|_: &str| true);
+        let parts = door::Parts {
+            queue: queue.clone(),
+            router,
+            keys,
+            signing,
+            ids,
+            secrets,
+            clock,
+            reverse_path: None,
+            goes_straight,
+        };
         let door = Door::new(parts, settings);
         let timers = tokio::spawn(queue.clone().run_timers());
         Self { queue, door, delivery, timers }
