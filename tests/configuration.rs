@@ -63,7 +63,7 @@ fn what_is_commented_out_is_the_default() {
         let lines = TEXT[start..].lines().enumerate();
         let own = lines.take_while(|(index, line)| *index == 0 || !line.starts_with("#["));
         let own = own.filter_map(|(_, line)| line.strip_prefix('#').filter(|line| !line.starts_with(' ')));
-        settings.extend(own.filter(|line| !line.starts_with("seal")).map(|line| format!("{line}\n")));
+        settings.extend(own.map(|line| format!("{line}\n")));
     }
     let folder = Path::new("/srv");
     let (with, findings) = Config::from_text(&settings, folder, None);
@@ -73,7 +73,7 @@ fn what_is_commented_out_is_the_default() {
     assert_eq!(format!("{:?}", with.delivery), format!("{:?}", without.delivery));
     assert_eq!(format!("{:?}", with.log), format!("{:?}", without.log));
     assert_eq!(format!("{:?}", with.resolver), format!("{:?}", without.resolver));
-    assert_eq!((with.entries_max, with.otp), (without.entries_max, without.otp));
+    assert_eq!((with.entries_max, with.seal, with.otp), (without.entries_max, without.seal, without.otp));
     assert_eq!(format!("{:?}", with.http), format!("{:?}", without.http));
     assert_eq!(with.trace_retention, without.trace_retention);
     assert_eq!(with.data_dir, without.data_dir);

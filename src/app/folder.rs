@@ -52,6 +52,11 @@ impl DataFolder {
         self.path.join("queue")
     }
 
+    /// Where the keys of sealed content are.
+    pub fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
     /// Where the traces are.
     pub fn traces(&self) -> PathBuf {
         self.path.join("traces")
@@ -163,6 +168,18 @@ pub fn raise_file_limit() -> Option<u64> {
         return Some(hard);
     }
     Some(soft)
+}
+
+/// Keeps the memory of this process, which holds codes and keys, out of core dumps and from other processes of the same
+/// user.
+pub fn keep_memory_private() {
+    use nix::sys::resource::{Resource, setrlimit};
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // A limit does not hold back a dump that the system pipes to a program.
+    let hidden = nix::sys::prctl::set_dumpable(false);
+    if let Err(error) = limited.and(hidden) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
 }
 
 /// A number that no other process draws.

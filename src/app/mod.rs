@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
@@ -29,6 +30,7 @@ use crate::intake::door::{self, Door};
 use crate::intake::wishes::LIFE;
 use crate::mail::id::IdSource;
 use crate::net::{Network, TcpNetwork};
+use crate::queue::key_ring::KeyRing;
 use crate::queue::sled_store::SledStore;
 use crate::queue::{Queue, Storage, Workers};
 use crate::report::ends::Ends;
@@ -151,7 +153,9 @@ impl Relay {
             Some(also) => Arc::new(Both(reporter.clone(), also)),
             None => reporter.clone(),
         };
-        let store = Box::new(SledStore::open(&folder.queue())?);
+        let ring = KeyRing::open(&folder.keys(), config.seal, clock.now())
+            .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
+        let store = Box::new(SledStore::open(&folder.queue(), ring)?);
         let owner = folder::random_number()?;
         let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink.clone(), owner)?;
         let fetch = HttpsFetch {

@@ -8,7 +8,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::{complain, config_file, is_worth_telling, read_config, say};
-use crate::app::folder::{keep_files_private, raise_file_limit};
+use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
 use crate::app::{Ground, Relay};
 use crate::config::Config;
@@ -25,6 +25,7 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     let files = raise_file_limit();
     let output = Output::stdout();
     log::init(&config.log, output.clone());
+    keep_memory_private();
     if path.is_none()
         && let Some(made_up) = made_up::complete(&mut config)?
     {

@@ -11,11 +11,6 @@ fn pending(section: &Section<'_>, keys: &[&'static str]) {
     }
 }
 
-pub(super) fn queue(section: &Section<'_>) {
-    section.flag("seal", false);
-    pending(section, &["seal"]);
-}
-
 /// The sections of which nothing has an effect yet.
 pub(super) fn check(top: &Section<'_>) {
     for section in top.sections("webhook") {

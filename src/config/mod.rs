@@ -20,6 +20,7 @@ use crate::dkim::Keys;
 use crate::intake::rate::Rate;
 use crate::intake::user::TRUSTED;
 use crate::queue::Supersede;
+use crate::queue::key_ring::Sealing;
 use crate::report::log;
 use crate::submission::credentials::Account;
 use crate::submission::listener::{ListenerSettings, ListenerTls};
@@ -58,6 +59,8 @@ pub struct Config {
     pub keys: Keys,
     /// `queue.entries_max`.
     pub entries_max: usize,
+    /// `queue.seal`.
+    pub seal: Sealing,
     /// `queue.trace_retention`.
     pub trace_retention: Duration,
     /// How DNS is asked.
@@ -193,7 +196,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
     let submission = sections::submission(top.section("submission"));
     let otp = sections::otp(top.section("otp"));
     let keys = sections::dkim(top);
-    let (entries_max, trace_retention) = sections::queue(top.section("queue"));
+    let (entries_max, seal, trace_retention) = sections::queue(top.section("queue"));
     let resolver = sections::resolver(top.section("resolver"));
     let delivery = sections::delivery(top.section("delivery"));
     let destinations = sections::destinations(top);
@@ -213,6 +216,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         otp,
         keys,
         entries_max,
+        seal,
         trace_retention,
         resolver,
         delivery,
@@ -331,9 +335,9 @@ mod tests {
 
     #[test]
     fn keys_to_come_are_checked_and_named() {
-        let all = lines("[otp]\nsupersede = \"of\"\n[queue]\nseal = true\n");
+        let all = lines("[otp]\nsupersede = \"of\"\n[[webhook]]\nurl = \"https://app.example\"\n");
         assert!(all.iter().any(|line| line.starts_with("error: relay.toml:2: [otp] supersede: one of \"by-key\"")));
-        assert!(all.iter().any(|line| line.starts_with("note: relay.toml:4: [queue] seal: has no effect")));
+        assert!(all.iter().any(|line| line.starts_with("note: relay.toml:4: [webhook] url: has no effect")));
     }
 
     #[test]
@@ -346,7 +350,7 @@ mod tests {
         assert_eq!(config.listeners[0].address, default_listener());
         assert_eq!(config.submission.message_size_max, 1 << 20);
         assert_eq!(config.submission.limits, Limits { connections_max: 2000, connections_per_address_max: 100 });
-        assert_eq!(config.entries_max, 200_000);
+        assert_eq!((config.entries_max, config.seal), (200_000, Sealing::On));
         assert_eq!(config.delivery.connections_per_destination_max, 20);
         assert!(config.accounts.contains_key(TRUSTED));
         assert_eq!(config.http.address, Some(default_http()));

@@ -10,7 +10,7 @@ use ipnet::IpNet;
 use tracing::Level;
 
 use super::file::{Located, Section};
-use super::{Delivery, Http, Otp, Submission, default_http, default_listener, later, units};
+use super::{Delivery, Http, Otp, Submission, default_http, default_listener, units};
 use crate::delivery::Exception;
 use crate::destination::demand::Strictness;
 use crate::destination::resolver::{self, Dnssec};
@@ -21,6 +21,7 @@ use crate::intake::wishes::LIFE;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, domain_key, is_domain_or_literal};
 use crate::queue::Supersede;
+use crate::queue::key_ring::Sealing;
 use crate::report::log;
 use crate::report::recipients::Disclosure;
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
@@ -276,13 +277,13 @@ fn dkim_key(
         .ok()
 }
 
-/// `entries_max` and `trace_retention`.
-pub(super) fn queue(section: Section<'_>) -> (usize, Duration) {
+/// `entries_max`, `seal` and `trace_retention`.
+pub(super) fn queue(section: Section<'_>) -> (usize, Sealing, Duration) {
     let entries_max = section.number("entries_max", 200_000, (1, 10_000_000));
     let trace_retention = section.duration("trace_retention", 7 * DAY, (60 * SECOND, 365 * DAY));
-    later::queue(&section);
+    let seal = if section.flag("seal", true) { Sealing::On } else { Sealing::Off };
     section.finish();
-    (usize::try_from(entries_max).unwrap_or(usize::MAX), trace_retention)
+    (usize::try_from(entries_max).unwrap_or(usize::MAX), seal, trace_retention)
 }
 
 pub(super) fn http(section: Section<'_>, data_dir: &Path) -> Http {

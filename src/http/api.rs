@@ -294,8 +294,13 @@ impl Api {
     /// Takes back what the filter covers. What was answered holds after a crash too.
     async fn take_back(&self, filter: &Filter) -> Result<Vec<Cancelled>, Problem> {
         let cancelled = self.parts.queue.cancel(filter, self.parts.clock.now());
-        if !cancelled.is_empty() && self.parts.queue.flush().await.is_err() {
-            return Err(Problem::cannot_store().about("taken back, but not written down, so that a crash undoes it"));
+        if !cancelled.is_empty()
+            && let Err(error) = self.parts.queue.flush().await
+        {
+            let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
+            return Err(
+                Problem::cannot_store(&fault).about("taken back, but not written down, so that a crash undoes it")
+            );
         }
         Ok(cancelled)
     }

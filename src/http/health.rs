@@ -22,8 +22,8 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
     if api.parts.draining.is_cancelled() {
         return Err(Problem::draining());
     }
-    if !api.parts.queue.is_able_to_store() {
-        return Err(Problem::cannot_store());
+    if let Some(fault) = api.parts.queue.storage_fault() {
+        return Err(Problem::cannot_store(&fault));
     }
     Ok("ready\n")
 }

@@ -102,8 +102,8 @@ impl Problem {
     }
 
     /// 503 while nothing can be stored.
-    pub(super) fn cannot_store() -> Self {
-        Self::unavailable("full", "new mail cannot be stored; nothing accepted is lost")
+    pub(super) fn cannot_store(fault: &str) -> Self {
+        Self::unavailable("full", &format!("new mail cannot be stored, nothing accepted is lost: {fault}"))
     }
 
     /// The same, about one of several things.

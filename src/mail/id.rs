@@ -39,7 +39,7 @@ impl MessageId {
     }
 
     /// The reverse of [`MessageId::to_bytes`].
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 }

@@ -26,6 +26,8 @@ const BATCH_GROUPS_MAX: usize = 512;
 const BATCH_LEN_MAX: usize = 4 << 20;
 /// How long to leave a failed store alone before trying again.
 const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
+/// How long the store's own work waits for a moment without commits.
+const TENDING_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Why a message could not be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -68,6 +70,8 @@ pub struct Journal {
 #[derive(Debug, Default)]
 struct Health {
     failing: AtomicBool,
+    /// Why, while it is.
+    fault: Mutex<Option<Arc<str>>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -166,6 +170,11 @@ impl Journal {
         self.health.failing.load(Ordering::Relaxed)
     }
 
+    /// Why the last commit failed, if it did.
+    pub fn fault(&self) -> Option<Arc<str>> {
+        self.health.fault.lock().clone()
+    }
+
     fn push(&self, lane: Lane, job: Job, haste: Haste) {
         if let Some(keeper) = &self.inline {
             let mut keeper = keeper.lock();
@@ -209,25 +218,50 @@ struct Keeper {
     /// Changes that nobody waits for, not yet committed; kept over failures.
     later: VecDeque<Vec<Change>>,
     retry_at: Option<Instant>,
+    /// When the store has work of its own.
+    tend_at: Option<Instant>,
 }
 
 impl Keeper {
     fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self { store, clock, health, is_inline: false, later: VecDeque::new(), retry_at: None }
+        Self { store, clock, health, is_inline: false, later: VecDeque::new(), retry_at: None, tend_at: None }
     }
 
     fn run(&mut self, jobs: &Inbox<Job>) {
+        self.note_tending();
         loop {
             let again = self.retry_at.filter(|_| !self.later.is_empty());
-            match jobs.wait(again, gather) {
-                Waited::Batch(batch) => self.work(batch),
-                Waited::Nothing => self.commit_later_changes(),
+            match jobs.wait(again.into_iter().chain(self.tend_at).min(), gather) {
+                Waited::Batch(batch) => {
+                    self.work(batch);
+                    self.note_tending();
+                    self.tend(TENDING_PATIENCE);
+                }
+                Waited::Nothing => {
+                    if again.is_some_and(|at| at <= self.clock.instant()) {
+                        self.commit_later_changes();
+                    }
+                    self.tend(Duration::ZERO);
+                }
                 Waited::Closed => {
                     self.retry_at = None;
                     self.commit_later_changes();
                     return;
                 }
             }
+        }
+    }
+
+    fn note_tending(&mut self) {
+        let now = self.clock.now();
+        self.tend_at = self.store.due_at(now).map(|at| self.clock.instant() + at.since(now));
+    }
+
+    /// Has the store do what was due `patience` ago.
+    fn tend(&mut self, patience: Duration) {
+        if self.tend_at.is_some_and(|at| at + patience <= self.clock.instant()) {
+            self.store.tend(self.clock.now());
+            self.note_tending();
         }
     }
 
@@ -285,6 +319,7 @@ impl Keeper {
             Ok(()) => {
                 self.later.clear();
                 if self.health.failing.swap(false, Ordering::Relaxed) {
+                    *self.health.fault.lock() = None;
                     tracing::info!("storage works again");
                 }
                 Ok(())
@@ -321,6 +356,7 @@ impl Keeper {
     }
 
     fn note_failure(&self, kind: JournalError, what: &str) {
+        *self.health.fault.lock() = Some(what.into());
         if !self.health.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(cause = %kind, "new mail is refused: {what}");
         }

@@ -10,10 +10,12 @@ pub mod entry;
 pub mod greylists;
 mod inbox;
 pub mod journal;
+pub mod key_ring;
 pub mod memory_store;
 pub mod order;
 mod record;
 mod schedule;
+mod seal;
 pub mod sled_store;
 pub mod steer;
 pub mod store;
@@ -287,6 +289,11 @@ impl Queue {
     /// Whether new mail can be stored.
     pub fn is_able_to_store(&self) -> bool {
         !self.journal.is_failing()
+    }
+
+    /// Why new mail cannot be stored, while it cannot.
+    pub fn storage_fault(&self) -> Option<Arc<str>> {
+        self.journal.fault()
     }
 
     /// Offers no more entries. Claims that are held can still be settled.

@@ -3,9 +3,11 @@
 //! Keys: `q`, the message's id, a kind and a number; or `s`, a table and the row's key. Everything about a message is
 //! in one run of keys.
 
-use bytes::{Bytes, BytesMut};
+use bytes::BytesMut;
 
 use super::entry::{Message, Progress};
+use super::key_ring::KeyRing;
+use super::seal::{Bucket, BucketKey, SealError, TAG_LEN};
 use super::store::{Found, StoreError, Table};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
@@ -23,9 +25,10 @@ pub(super) const SET_ASIDE: u8 = b'x';
 
 /// Version of the records written by this file.
 const VERSION: u8 = 1;
-/// Flag of a message record: its content is sealed. Never set by this version.
+/// Flag of a message record: its content is sealed, and its bucket follows the header.
 const FLAG_SEALED: u8 = 1;
 const HEADER_LEN: usize = 14;
+const BUCKET_LEN: usize = 4;
 
 pub(super) fn message_prefix(id: MessageId) -> [u8; 17] {
     let mut prefix = [MESSAGE; 17];
@@ -67,38 +70,80 @@ pub(super) fn table_of(number: u8) -> Option<Table> {
         .find(|table| table_number(*table) == number)
 }
 
-/// Version, flags, length of the description, length of the header section, length of the whole record; then the
-/// description in JSON, the header section and the body.
-pub(super) fn encode_message(message: &Message, content: &Content) -> Vec<u8> {
-    let mut record = Vec::with_capacity(HEADER_LEN + 512 + content.len());
+/// Version, flags, length of the description, length of the header section, length of the whole record, and the bucket
+/// where it is sealed; then the description in JSON, the header section and the body, and the seal's tag behind them.
+pub(super) fn encode_message(
+    message: &Message,
+    content: &Content,
+    seal: Option<(Bucket, &BucketKey)>,
+) -> Result<Vec<u8>, StoreError> {
+    let mut record = Vec::with_capacity(HEADER_LEN + BUCKET_LEN + 512 + content.len() + TAG_LEN);
     record.resize(HEADER_LEN, 0);
-    // The description has no map with keys that are not text and nothing else that could fail.
-    let _ = serde_json::to_writer(&mut record, message);
-    let description_len = record.len() - HEADER_LEN;
+    if let Some((bucket, _)) = seal {
+        record.extend_from_slice(&bucket.0.to_be_bytes());
+    }
+    let description_at = record.len();
+    serde_json::to_writer(&mut record, message).map_err(|e| StoreError::Failed(e.to_string()))?;
+    let head_at = record.len();
     record.extend_from_slice(&content.head);
     record.extend_from_slice(&content.body);
-    let total = record.len();
+    let total = record.len() + if seal.is_some() { TAG_LEN } else { 0 };
     record[0] = VERSION;
-    for (at, len) in [(2, description_len), (6, content.head.len()), (10, total)] {
+    record[1] = if seal.is_some() { FLAG_SEALED } else { 0 };
+    for (at, len) in [(2, head_at - description_at), (6, content.head.len()), (10, total)] {
         record[at..at + 4].copy_from_slice(&u32::try_from(len).unwrap_or(u32::MAX).to_be_bytes());
     }
-    record
+    if let Some((_, key)) = seal {
+        let (context, content) = record.split_at_mut(head_at);
+        let tag = key.seal(message.id, context, content);
+        record.extend_from_slice(&tag.ok_or_else(|| StoreError::Failed("content cannot be sealed".into()))?);
+    }
+    Ok(record)
 }
 
-pub(super) fn decode_message(record: Bytes) -> Option<(Message, Content)> {
-    if record.len() < HEADER_LEN || record[0] != VERSION || record[1] & FLAG_SEALED != 0 {
+/// A message record as it is read.
+#[derive(Debug)]
+pub(super) struct Decoded {
+    pub(super) message: Message,
+    /// Under which bucket's key it is sealed.
+    pub(super) bucket: Option<Bucket>,
+    pub(super) content: Result<Content, SealError>,
+}
+
+pub(super) fn decode_message(mut record: BytesMut, ring: &KeyRing) -> Option<Decoded> {
+    let bucket = bucket_of(&record);
+    if record.len() < HEADER_LEN || record[0] != VERSION || record[1] & !FLAG_SEALED != 0 {
         return None;
     }
-    let length = |at: usize| record[at..at + 4].try_into().ok().map(|b| u32::from_be_bytes(b) as usize);
+    let length = |at: usize| number(&record, at).map(|len| len as usize);
     let (description_len, head_len, total) = (length(2)?, length(6)?, length(10)?);
-    let head_at = HEADER_LEN.checked_add(description_len)?;
+    let (before, behind) = if bucket.is_some() { (HEADER_LEN + BUCKET_LEN, TAG_LEN) } else { (HEADER_LEN, 0) };
+    let head_at = before.checked_add(description_len)?;
     let body_at = head_at.checked_add(head_len)?;
-    if total != record.len() || body_at > total {
+    if total != record.len() || body_at > total.checked_sub(behind)? {
         return None;
     }
-    let mut message: Message = serde_json::from_slice(&record[HEADER_LEN..head_at]).ok()?;
+    let mut message: Message = serde_json::from_slice(&record[before..head_at]).ok()?;
     message.envelope.recipients.shrink_to_fit();
-    Some((message, Content { head: record.slice(head_at..body_at), body: record.slice(body_at..) }))
+    let (context, sealed) = record.split_at_mut(head_at);
+    let opened =
+        bucket.map_or(Ok(()), |bucket| ring.key(bucket).ok_or(SealError::NoKey)?.open(message.id, context, sealed));
+    let record = record.freeze();
+    let content =
+        opened.map(|()| Content { head: record.slice(head_at..body_at), body: record.slice(body_at..total - behind) });
+    Some(Decoded { message, bucket, content })
+}
+
+/// Under which bucket's key a record is sealed; its first piece will do.
+pub(super) fn bucket_of(record: &[u8]) -> Option<Bucket> {
+    match record {
+        [VERSION, FLAG_SEALED, ..] => number(record, HEADER_LEN).map(Bucket),
+        _ => None,
+    }
+}
+
+fn number(record: &[u8], at: usize) -> Option<u32> {
+    record.get(at..at + 4)?.try_into().ok().map(u32::from_be_bytes)
 }
 
 /// Version, then JSON.
@@ -142,20 +187,38 @@ impl<K: AsRef<[u8]> + Default> Gathered<K> {
         self.keys.push(key);
     }
 
-    pub(super) fn finish(self, visit: &mut dyn FnMut(Found), unreadable: &mut Vec<K>, orphans: &mut Vec<K>) {
+    pub(super) fn finish(self, ring: &mut KeyRing, visit: &mut dyn FnMut(Found), leftovers: &mut Leftovers<K>) {
         if self.keys.is_empty() {
             return;
         }
         // An update that came after the removal.
         if self.record.is_empty() && !self.is_broken {
-            orphans.extend(self.keys);
+            leftovers.orphans.extend(self.keys);
             return;
         }
-        match decode_message(self.record.freeze()) {
-            Some((message, _)) if !self.is_broken && Some(message.id) == self.id => {
-                visit(Found::Message(Box::new(message), self.entries));
-            }
-            _ => unreadable.extend(self.keys),
-        }
+        let decoded = decode_message(self.record, ring).filter(|d| !self.is_broken && Some(d.message.id) == self.id);
+        let fault = match decoded {
+            Some(Decoded { message, bucket, content }) => match content {
+                // Of a life that is over, only the end is still to be told.
+                Err(SealError::NoKey) if !bucket.is_some_and(|bucket| ring.is_past(bucket)) => Some(SealError::NoKey),
+                Err(SealError::NotAuthentic) => Some(SealError::NotAuthentic),
+                Ok(_) | Err(SealError::NoKey) => {
+                    bucket.into_iter().for_each(|bucket| ring.found(bucket));
+                    visit(Found::Message(Box::new(message), self.entries));
+                    return;
+                }
+            },
+            None => None,
+        };
+        leftovers.unreadable.extend(self.keys.into_iter().map(|key| (key, fault)));
     }
+}
+
+/// Rows that a scan found to be of no use.
+#[derive(Debug, Default)]
+pub(super) struct Leftovers<K> {
+    /// They cannot be read, some for this reason.
+    pub(super) unreadable: Vec<(K, Option<SealError>)>,
+    /// They belong to nothing.
+    pub(super) orphans: Vec<K>,
 }

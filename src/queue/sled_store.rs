@@ -8,7 +8,7 @@
 //!
 //! What the records and their keys look like stands in `record.rs`.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -17,11 +17,14 @@ use std::time::Duration;
 use bytes::BytesMut;
 use sled::{Batch, Db, IVec};
 
+use super::key_ring::KeyRing;
 use super::record::{
-    Gathered, KIND_HEAD, KIND_PIECE, KIND_PROGRESS, MESSAGE, PIECE_LEN, SET_ASIDE, SIDE, decode_message,
-    encode_message, encode_progress, message_id, message_key, message_prefix, side_key, table_of,
+    Gathered, KIND_HEAD, KIND_PIECE, KIND_PROGRESS, Leftovers, MESSAGE, PIECE_LEN, SET_ASIDE, SIDE, bucket_of,
+    decode_message, encode_message, encode_progress, message_id, message_key, message_prefix, side_key, table_of,
 };
+use super::seal::{Bucket, SealError};
 use super::store::{Change, Found, Store, StoreError};
+use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -48,6 +51,7 @@ const FREE_SPACE_MIN: u64 = 64 << 20;
 pub struct SledStore {
     path: PathBuf,
     open: Option<Open>,
+    ring: KeyRing,
 }
 
 #[derive(Debug)]
@@ -58,13 +62,13 @@ struct Open {
 }
 
 impl SledStore {
-    /// Opens the database in `path`, making it if there is none.
+    /// Opens the database in `path`, making it if there is none. Content is sealed with the keys of `ring`.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where another process has it open.
-    pub fn open(path: &Path) -> Result<Self, StoreError> {
+    pub fn open(path: &Path, ring: KeyRing) -> Result<Self, StoreError> {
         let open = Open::new(path)?;
-        Ok(Self { path: path.to_owned(), open: Some(open) })
+        Ok(Self { path: path.to_owned(), open: Some(open), ring })
     }
 
     fn db(&self) -> Result<&Db, StoreError> {
@@ -129,10 +133,12 @@ pub(crate) fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
 impl Store for SledStore {
     fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
         let open = self.open.as_ref().ok_or(StoreError::Full)?;
-        let result = apply(&open.db, groups).and_then(|()| open.sync());
-        if result.is_err() {
+        let mut removed = HashMap::new();
+        let result = apply(&open.db, &mut self.ring, groups, &mut removed).and_then(|()| open.sync());
+        match result {
+            Ok(()) => removed.into_values().for_each(|bucket| self.ring.removed(bucket)),
             // The engine holds changes that are not on disk and must not get there: they were reported as failed.
-            self.open = None;
+            Err(_) => self.open = None,
         }
         result
     }
@@ -140,37 +146,40 @@ impl Store for SledStore {
     fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError> {
         let Some(record) = read_message_bytes(self.db()?, id)? else { return Ok(None) };
         look_again(self.db()?, &message_key(id, KIND_HEAD, 0)?, LOOKS).map_err(engine_error)?;
-        Ok(decode_message(record.freeze()).map(|(_, content)| content))
+        let Some(decoded) = decode_message(record, &self.ring) else { return Ok(None) };
+        decoded.content.map(Some).map_err(|error| StoreError::Failed(error.to_string()))
     }
 
     fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
-        let db = self.db()?;
+        self.ring.forget_found();
+        let Self { open, ring, .. } = self;
+        let db = &open.as_ref().ok_or(StoreError::Full)?.db;
         let mut current = Gathered::<IVec>::default();
-        let (mut unreadable, mut orphans) = (Vec::new(), Vec::new());
+        let mut leftovers = Leftovers::default();
         for row in db.scan_prefix([MESSAGE]) {
             let (key, value) = row.map_err(engine_error)?;
             let Some(id) = message_id(&key) else {
-                unreadable.push(key);
+                leftovers.unreadable.push((key, None));
                 continue;
             };
             if current.id != Some(id) {
-                std::mem::replace(&mut current, Gathered::of(id)).finish(visit, &mut unreadable, &mut orphans);
+                std::mem::replace(&mut current, Gathered::of(id)).finish(ring, visit, &mut leftovers);
                 look_again(db, &key, LOOKS_IN_SCAN).map_err(engine_error)?;
             }
             current.add(key, &value);
         }
-        current.finish(visit, &mut unreadable, &mut orphans);
-        for key in orphans {
+        current.finish(ring, visit, &mut leftovers);
+        for key in leftovers.orphans {
             db.remove(key).map_err(engine_error)?;
         }
-        for key in unreadable {
-            set_aside(db, &key, visit)?;
+        for (key, fault) in leftovers.unreadable {
+            set_aside(db, &key, fault, visit)?;
         }
         for row in db.scan_prefix([SIDE]) {
             let (key, value) = row.map_err(engine_error)?;
             match key.get(1).copied().and_then(table_of) {
                 Some(table) => visit(Found::Side(table, (key[2..].into(), value.as_ref().into()))),
-                None => set_aside(db, &key, visit)?,
+                None => set_aside(db, &key, None, visit)?,
             }
         }
         Ok(())
@@ -189,6 +198,14 @@ impl Store for SledStore {
         }
         Ok(())
     }
+
+    fn due_at(&mut self, now: Timestamp) -> Option<Timestamp> {
+        self.ring.due_at(now)
+    }
+
+    fn tend(&mut self, now: Timestamp) {
+        self.ring.tend(now);
+    }
 }
 
 /// Has the engine count more looks at a page from which was read, so that its cache keeps its bound.
@@ -202,7 +219,12 @@ fn free_space(path: &Path) -> u64 {
 
 /// A group is never split over two batches, so that it is on disk wholly or not at all; but many share one, since each
 /// batch costs the engine two writes and the waking of all its threads.
-fn apply(db: &Db, groups: &[&[Change]]) -> Result<(), StoreError> {
+fn apply(
+    db: &Db,
+    ring: &mut KeyRing,
+    groups: &[&[Change]],
+    removed: &mut HashMap<MessageId, Bucket>,
+) -> Result<(), StoreError> {
     let mut batch = Batch::default();
     let mut len = 0;
     let mut messages = HashSet::new();
@@ -226,16 +248,25 @@ fn apply(db: &Db, groups: &[&[Change]]) -> Result<(), StoreError> {
                 Change::Remove(_) | Change::Side(..) => {}
             }
             len += CHANGE_LEN;
-            add_change(db, &mut batch, change)?;
+            add_change(db, ring, &mut batch, change, removed)?;
         }
     }
     db.apply_batch(batch).map_err(engine_error)
 }
 
-fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreError> {
+/// Notes the buckets of what is `removed`.
+fn add_change(
+    db: &Db,
+    ring: &mut KeyRing,
+    batch: &mut Batch,
+    change: &Change,
+    removed: &mut HashMap<MessageId, Bucket>,
+) -> Result<(), StoreError> {
     match change {
         Change::Accept(message, content) => {
-            let record = encode_message(message, content);
+            let bucket = ring.is_sealing().then(|| Bucket::of(message.expires_at));
+            let key = bucket.map(|bucket| ring.key_for(bucket)).transpose().map_err(|e| io_error(&e))?;
+            let record = encode_message(message, content, bucket.zip(key))?;
             for (number, piece) in record.chunks(PIECE_LEN).enumerate() {
                 let kind = if number == 0 { KIND_HEAD } else { KIND_PIECE };
                 batch.insert(message_key(message.id, kind, number)?.as_slice(), piece);
@@ -246,8 +277,12 @@ fn add_change(db: &Db, batch: &mut Batch, change: &Change) -> Result<(), StoreEr
             batch.insert(key.as_slice(), encode_progress(progress)?);
         }
         Change::Remove(id) => {
-            for key in db.scan_prefix(message_prefix(*id)).keys() {
-                batch.remove(key.map_err(engine_error)?);
+            for row in db.scan_prefix(message_prefix(*id)) {
+                let (key, value) = row.map_err(engine_error)?;
+                if key.get(17) == Some(&KIND_HEAD) {
+                    removed.extend(bucket_of(&value).map(|bucket| (*id, bucket)));
+                }
+                batch.remove(key);
             }
         }
         Change::Side(table, key, value) => {
@@ -274,7 +309,7 @@ fn read_message_bytes(db: &Db, id: MessageId) -> Result<Option<BytesMut>, StoreE
 }
 
 /// Moves a record that cannot be read out of the way of the rest, and names it.
-fn set_aside(db: &Db, key: &IVec, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
+fn set_aside(db: &Db, key: &IVec, fault: Option<SealError>, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
     if let Some(value) = db.remove(key).map_err(engine_error)? {
         db.insert([&[SET_ASIDE], key.as_ref()].concat(), value).map_err(engine_error)?;
     }
@@ -282,7 +317,7 @@ fn set_aside(db: &Db, key: &IVec, visit: &mut dyn FnMut(Found)) -> Result<(), St
         Some(id) => format!("{id}, record {}", key[17]),
         None => format!("row of {} octets", key.len()),
     };
-    visit(Found::Unreadable(name));
+    visit(Found::Unreadable(fault.map_or(name.clone(), |fault| format!("{name}: {fault}"))));
     Ok(())
 }
 
@@ -317,6 +352,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::super::entry::{Message, Progress};
+    use super::super::key_ring::Sealing;
     use super::super::store::Table;
     use super::*;
     use crate::clock::Timestamp;
@@ -352,6 +388,14 @@ mod tests {
         })
     }
 
+    fn ring(folder: &Path, sealing: Sealing) -> KeyRing {
+        KeyRing::open(&folder.join("keys"), sealing, Timestamp::from_millis(1_795_255_200_000)).unwrap()
+    }
+
+    fn open(folder: &Path) -> Result<SledStore, StoreError> {
+        SledStore::open(&folder.join("queue"), ring(folder, Sealing::On))
+    }
+
     fn content(len: usize) -> Content {
         let body: Vec<u8> = (0..len).map(|i| (i * 7919 % 251) as u8).collect();
         Content { head: Bytes::from_static(b"From: a@example.com\r\n"), body: body.into() }
@@ -378,7 +422,7 @@ mod tests {
         let progress = Progress { attempts: 2, cause: Some("greylisted".into()), ..Progress::default() };
         let entry = EntryId { message: large.id, index: 7 };
         {
-            let mut store = SledStore::open(folder.path()).unwrap();
+            let mut store = open(folder.path()).unwrap();
             store
                 .commit(&[
                     &[Change::Accept(small.clone(), content(100))],
@@ -390,7 +434,7 @@ mod tests {
                 ])
                 .unwrap();
         }
-        let mut store = SledStore::open(folder.path()).unwrap();
+        let mut store = open(folder.path()).unwrap();
         assert_eq!(store.content(small.id).unwrap(), Some(content(100)));
         assert_eq!(store.content(large.id).unwrap(), Some(content(1 << 20)));
         let (messages, unreadable) = scan(&mut store);
@@ -405,36 +449,36 @@ mod tests {
     #[test]
     fn no_page_becomes_a_file_of_its_own() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = SledStore::open(folder.path()).unwrap();
+        let mut store = open(folder.path()).unwrap();
         for _ in 0..8 {
             let large: Vec<Change> = (0..4).map(|_| Change::Accept(message(100), content(1 << 20))).collect();
             let groups: Vec<&[Change]> = large.chunks(1).collect();
             store.commit(&groups).unwrap();
         }
-        let blobs = fs::read_dir(folder.path().join("blobs")).map_or(0, Iterator::count);
+        let blobs = fs::read_dir(folder.path().join("queue/blobs")).map_or(0, Iterator::count);
         assert_eq!(blobs, 0);
     }
 
     #[test]
     fn a_second_process_is_told_so() {
         let folder = tempfile::tempdir().unwrap();
-        let _store = SledStore::open(folder.path()).unwrap();
-        assert!(matches!(SledStore::open(folder.path()), Err(StoreError::InUse(_))));
+        let _store = open(folder.path()).unwrap();
+        assert!(matches!(open(folder.path()), Err(StoreError::InUse(_))));
     }
 
     #[test]
     fn leftovers_of_a_snapshot_do_no_harm() {
         let folder = tempfile::tempdir().unwrap();
-        drop(SledStore::open(folder.path()).unwrap());
-        fs::write(folder.path().join("snap.00000001.generating"), b"half").unwrap();
-        assert!(SledStore::open(folder.path()).is_ok());
+        drop(open(folder.path()).unwrap());
+        fs::write(folder.path().join("queue/snap.00000001.generating"), b"half").unwrap();
+        assert!(open(folder.path()).is_ok());
     }
 
     #[test]
     fn a_record_that_cannot_be_read_is_set_aside() {
         let folder = tempfile::tempdir().unwrap();
         let (good, bad) = (message(1), message(1));
-        let mut store = SledStore::open(folder.path()).unwrap();
+        let mut store = open(folder.path()).unwrap();
         store.commit(&[&[Change::Accept(good.clone(), content(9)), Change::Accept(bad.clone(), content(9))]]).unwrap();
         let key = message_key(bad.id, KIND_HEAD, 0).unwrap();
         store.db().unwrap().insert(&key, b"\x01garbage").unwrap();
@@ -447,7 +491,7 @@ mod tests {
     #[test]
     fn a_message_accepted_and_removed_by_one_commit_is_gone() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = SledStore::open(folder.path()).unwrap();
+        let mut store = open(folder.path()).unwrap();
         let (stays, goes) = (message(1), message(1));
         let accept = [stays.clone(), goes.clone()].map(|message| Change::Accept(message, content(5000)));
         store.commit(&[&accept[..1], &accept[1..], &[Change::Remove(goes.id)]]).unwrap();
@@ -457,7 +501,7 @@ mod tests {
     #[test]
     fn a_removed_message_leaves_no_row() {
         let folder = tempfile::tempdir().unwrap();
-        let mut store = SledStore::open(folder.path()).unwrap();
+        let mut store = open(folder.path()).unwrap();
         let message = message(3);
         let entry = EntryId { message: message.id, index: 1 };
         store.commit(&[&[Change::Accept(message.clone(), content(20_000))]]).unwrap();

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::entry::{Message, Progress};
+use crate::clock::Timestamp;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -93,4 +94,12 @@ pub trait Store: Send {
     /// # Errors
     /// While it cannot.
     fn recover(&mut self) -> Result<(), StoreError>;
+
+    /// When [`Store::tend`] has something to do; asked after each commit.
+    fn due_at(&mut self, _now: Timestamp) -> Option<Timestamp> {
+        None
+    }
+
+    /// Does what is better done while nobody waits.
+    fn tend(&mut self, _now: Timestamp) {}
 }

@@ -14,6 +14,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::app::{Ground, Relay};
+use otp_relay::clock::Clock;
 use otp_relay::config::Config;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::{Event, Kind, Sink};
@@ -133,7 +134,13 @@ pub fn start_relay_with(folder: &Path, mx: SocketAddr, more: &str, delivery: &st
     start_relay_delivering(ground, folder, mx, more, delivery)
 }
 
-/// The same on other ground, whose events and log are replaced; `delivery` is added to the section of that name.
+/// As `start_relay`, by another clock.
+pub fn start_relay_by(clock: Arc<dyn Clock>, folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
+    let ground = Ground { dns: Some(Arc::new(TableDns)), clock, ..Ground::default() };
+    start_relay_delivering(ground, folder, mx, more, "")
+}
+
+/// As `start_relay_with`, on other ground, whose events and log are replaced; `delivery` is added to the section of that name.
 pub fn start_relay_delivering(
     ground: Ground,
     folder: &Path,
