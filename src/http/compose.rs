@@ -12,6 +12,7 @@ use super::wire::{Life, NewMessage, Otp};
 use crate::clock::Timestamp;
 use crate::intake::wishes::{self, Wishes};
 use crate::mail::address::Mailbox;
+use crate::mail::message::wiped;
 
 /// Longest subject, in characters.
 const SUBJECT_LEN_MAX: usize = 500;
@@ -59,7 +60,7 @@ pub(super) struct Occasion<'a> {
 pub(super) fn content(new: &NewMessage, occasion: &Occasion<'_>) -> Result<Bytes, Problem> {
     let has_parts = new.text.is_some() || new.html.is_some();
     match (&new.raw, &new.otp, has_parts) {
-        (Some(raw), None, false) if new.subject.is_none() => Ok(with_crlf(raw, "raw")?.into()),
+        (Some(raw), None, false) if new.subject.is_none() => Ok(wiped(with_crlf(raw, "raw")?.into_bytes())),
         (None, Some(otp), false) => composed_otp(otp, new.subject.as_deref(), occasion),
         (None, None, true) => {
             let subject = new.subject.as_deref().ok_or_else(|| Problem::invalid("subject: is missing"))?;
@@ -116,7 +117,7 @@ fn build(
     if let Some(html) = html {
         message = message.html_body(html);
     }
-    message.write_to_vec().map(Bytes::from).map_err(|_| Problem::invalid("the message cannot be written down"))
+    message.write_to_vec().map(wiped).map_err(|_| Problem::invalid("the message cannot be written down"))
 }
 
 /// LF becomes CRLF; a CR by itself and a NUL are nothing that could be meant.

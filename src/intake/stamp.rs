@@ -8,7 +8,7 @@ use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
-use crate::mail::message::{Content, fields, without_space_before_colons};
+use crate::mail::message::{Content, fields, wiped, without_space_before_colons};
 use crate::smtp::server_session::Protocol;
 
 /// Received fields from which on a message counts as going round in circles (RFC 5321 section 6.3 asks for at least
@@ -109,7 +109,7 @@ pub(super) fn stamp(content: Content, header: &Header, trace: &Trace<'_>) -> Con
         head.put_slice(format!("Message-ID: <{}@{domain}>\r\n", trace.id).as_bytes());
     }
     head.put_slice(&without_space_before_colons(content.head));
-    Content { head: head.freeze(), body: with_separator(content.body) }
+    Content { head: wiped(head), body: with_separator(content.body) }
 }
 
 /// A message of nothing but fields still has an empty line behind them, or the first line of something added later

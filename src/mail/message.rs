@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use memchr::memchr;
+use zeroize::Zeroize as _;
 
 /// The content: header section and body, apart, so that fields can be put in front without copying the body.
 #[derive(Clone, PartialEq, Eq, Default)]
@@ -24,7 +25,7 @@ impl Content {
         let mut separated = Vec::with_capacity(body.len() + 2);
         separated.extend_from_slice(b"\r\n");
         separated.extend_from_slice(&body);
-        Self { head, body: separated.into() }
+        Self { head, body: wiped(separated) }
     }
 
     /// Octets in all.
@@ -55,7 +56,26 @@ fn ended_by_crlf(head: Bytes) -> Bytes {
     }
     let mut ended = head.to_vec();
     ended.extend_from_slice(b"\r\n");
-    ended.into()
+    wiped(ended)
+}
+
+/// Octets that are overwritten when the last who has them, or a part of them, lets go.
+pub fn wiped(octets: impl AsRef<[u8]> + AsMut<[u8]> + Send + 'static) -> Bytes {
+    Bytes::from_owner(Wiped(octets))
+}
+
+struct Wiped<T: AsMut<[u8]>>(T);
+
+impl<T: AsRef<[u8]> + AsMut<[u8]>> AsRef<[u8]> for Wiped<T> {
+    fn as_ref(&self) -> &[u8] {
+        self.0.as_ref()
+    }
+}
+
+impl<T: AsMut<[u8]>> Drop for Wiped<T> {
+    fn drop(&mut self) {
+        self.0.as_mut().zeroize();
+    }
 }
 
 /// One header field.
@@ -148,6 +168,34 @@ mod tests {
     fn check(content: &str, head: &str, body: &str) {
         let split = Content::split(Bytes::copy_from_slice(content.as_bytes()));
         assert_eq!((split.head.as_ref(), split.body.as_ref()), (head.as_bytes(), body.as_bytes()), "{content:?}");
+    }
+
+    #[test]
+    fn octets_are_overwritten_when_the_last_lets_go() {
+        struct Watched([u8; 3], std::sync::mpsc::Sender<[u8; 3]>);
+        impl AsRef<[u8]> for Watched {
+            fn as_ref(&self) -> &[u8] {
+                &self.0
+            }
+        }
+        impl AsMut<[u8]> for Watched {
+            fn as_mut(&mut self) -> &mut [u8] {
+                &mut self.0
+            }
+        }
+        impl Drop for Watched {
+            fn drop(&mut self) {
+                self.1.send(self.0).unwrap();
+            }
+        }
+        let (sender, left) = std::sync::mpsc::channel();
+        let octets = wiped(Watched(*b"481", sender));
+        let part = octets.slice(1..);
+        drop(octets);
+        assert!(left.try_recv().is_err(), "a part is in use");
+        assert_eq!(part.as_ref(), b"81");
+        drop(part);
+        assert_eq!(left.recv(), Ok([0; 3]));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::key_ring::KeyRing;
 use super::seal::{Bucket, BucketKey, SealError, TAG_LEN};
 use super::store::{Found, StoreError, Table};
 use crate::mail::id::MessageId;
-use crate::mail::message::Content;
+use crate::mail::message::{Content, wiped};
 
 /// Octets of one stored value. A page holds up to some twenty values and has to stay below a quarter of a segment.
 pub(super) const PIECE_LEN: usize = 4096;
@@ -128,7 +128,7 @@ pub(super) fn decode_message(mut record: BytesMut, ring: &KeyRing) -> Option<Dec
     let (context, sealed) = record.split_at_mut(head_at);
     let opened =
         bucket.map_or(Ok(()), |bucket| ring.key(bucket).ok_or(SealError::NoKey)?.open(message.id, context, sealed));
-    let record = record.freeze();
+    let record = wiped(record);
     let content =
         opened.map(|()| Content { head: record.slice(head_at..body_at), body: record.slice(body_at..total - behind) });
     Some(Decoded { message, bucket, content })

@@ -6,6 +6,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{Chunks, Protocol, ServerSession, State, Step, Submission, Transaction};
 use crate::mail::envelope::{Envelope, Recipient};
+use crate::mail::message::wiped;
 use crate::smtp::command::Mail;
 use crate::smtp::data::{DataDecoder, Decoded, line_fault};
 use crate::smtp::reply::{self, EnhancedCode, Reply};
@@ -125,7 +126,7 @@ impl ServerSession {
                 if decoder.is_over_limit() {
                     return (used, self.refuse(&reply::TOO_BIG));
                 }
-                (used, self.hand_over(transaction.envelope, decoder.into_content().freeze()))
+                (used, self.hand_over(transaction.envelope, wiped(decoder.into_content())))
             }
         }
     }
@@ -187,7 +188,7 @@ impl ServerSession {
         }
         match line_fault(&transaction.content) {
             Some(fault) => Some(self.line_fault(fault)),
-            None => self.hand_over(transaction.envelope, transaction.content.freeze()),
+            None => self.hand_over(transaction.envelope, wiped(transaction.content)),
         }
     }
 
