@@ -13,6 +13,7 @@ pub mod demo;
 pub mod destination;
 pub mod dkim;
 pub mod event;
+pub mod files;
 pub mod http;
 pub mod intake;
 pub mod lane;

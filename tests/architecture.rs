@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["smtp"],
     &["mail"],
     &["lane"],
-    &["clock"],
+    &["clock", "files"],
 ];
 
 fn layer_of(module: &str) -> usize {

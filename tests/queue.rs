@@ -243,7 +243,7 @@ async fn a_restart_resumes_every_entry_in_its_place() {
     assert_eq!(again.offers(), [other]);
     let claim = again.queue.claim(other, again.clock.now()).unwrap();
     assert_eq!(claim.progress().attempts, 2);
-    assert_eq!(claim.stored_content().await.unwrap().head.as_ref(), b"A: b\r\n");
+    assert_eq!(claim.stored_content().await.unwrap().unwrap().head.as_ref(), b"A: b\r\n");
 }
 
 /// With `deliver_at_most_once`, a crash between the last bytes and their answer must not send twice.

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
-use super::folder::{fill_random, write_private};
+use super::folder::fill_random;
+use crate::files;
 use crate::intake::idempotency::DailySecrets;
 
 /// Today's and yesterday's.
@@ -43,7 +44,7 @@ impl DailySecrets for FileSecrets {
         while known.len() > KEPT {
             known.pop_first();
         }
-        if let Err(error) = write_private(&self.path, &encode(&known)) {
+        if let Err(error) = files::replace(&self.path, &encode(&known)) {
             tracing::error!(path = %self.path.display(), %error, "today's secret cannot be written");
             known.remove(&day);
             return None;

@@ -1,7 +1,7 @@
 //! The data folder: one process at a time, readable by its owner only.
 
 use std::fs::{self, File, Permissions, TryLockError};
-use std::io::{self, Write as _};
+use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::daily::FileSecrets;
 use crate::config::Config;
+use crate::files;
 use crate::submission::credentials::TokenHash;
 use crate::tls;
 
@@ -79,7 +80,7 @@ impl DataFolder {
             None => {
                 let mut bytes = vec![0; SECRET_LEN];
                 fill_random(&mut bytes)?;
-                write_private(&path, &bytes)?;
+                files::replace(&path, &bytes)?;
                 Ok(bytes)
             }
         }
@@ -114,7 +115,7 @@ pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
         Ok(text) => zeroize::Zeroizing::new(text),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             let token = zeroize::Zeroizing::new(new_token()?);
-            write_private(path, format!("{}\n", *token).as_bytes())
+            files::replace(path, format!("{}\n", *token).as_bytes())
                 .with_context(|| format!("the token file {shown} cannot be written"))?;
             token
         }
@@ -136,17 +137,6 @@ pub fn new_token() -> anyhow::Result<String> {
     let mut bytes = [0; TOKEN_LEN];
     fill_random(&mut bytes)?;
     Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
-}
-
-/// Writes a file that only its owner can read.
-///
-/// # Errors
-/// When it cannot be written.
-pub fn write_private(path: &Path, content: &[u8]) -> io::Result<()> {
-    let mut file = private_file(path)?;
-    file.set_len(0)?;
-    file.write_all(content)?;
-    file.sync_all()
 }
 
 fn private_file(path: &Path) -> io::Result<File> {

@@ -7,9 +7,11 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::folder::{fill_random, write_private};
+use super::folder::fill_random;
+
 use crate::config::Config;
 use crate::dkim::{Key, Keys, record};
+use crate::files;
 use crate::intake::user::{Senders, User};
 use crate::smtp::sasl::ScramVerifier;
 use crate::submission::credentials::{Account, PasswordHash, SALT_LEN, SCRAM_ITERATIONS};
@@ -54,7 +56,7 @@ fn password_hash(path: &Path) -> anyhow::Result<(PasswordHash, Option<String>)> 
         return Ok((hash, None));
     }
     let (password, verifier) = new_password()?;
-    write_private(path, verifier.to_text().as_bytes())?;
+    files::replace(path, verifier.to_text().as_bytes())?;
     Ok((PasswordHash::Scram(verifier), Some(password)))
 }
 
@@ -127,7 +129,7 @@ pub fn generate_keys(folder: &Path, domain: &str, selector: &str, if_there: IfTh
     for (file, generate) in files.iter().zip(generators) {
         if !file.path.exists() {
             let pem = zeroize::Zeroizing::new(generate()?);
-            write_private(&file.path, pem.as_bytes())
+            files::replace(&file.path, pem.as_bytes())
                 .with_context(|| format!("{} cannot be written", file.path.display()))?;
         }
     }

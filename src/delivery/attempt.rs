@@ -28,6 +28,9 @@ use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, Transactio
 /// The answer to the content is awaited to the end of life, within these bounds.
 const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
+/// Content cannot be had for now.
+struct Withheld;
+
 impl Delivery {
     /// Tries to deliver one entry, on the connection that is there or on a new one; leaves the connection for the next.
     pub(super) async fn attempt(
@@ -61,9 +64,10 @@ impl Delivery {
         // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
         let triplet = ways.by.is_none().then(|| self.triplet(&claim, &route));
         let Some(mut claim) = settle::unless_held_back(claim, triplet.as_ref(), now) else { return };
-        let Some(content) = self.content(&claim).await else {
-            settle::without_content(claim, self.parts.clock.now());
-            return;
+        let content = match self.content(&claim).await {
+            Ok(Some(content)) => content,
+            Ok(None) => return settle::without_content(claim, self.parts.clock.now()),
+            Err(Withheld) => return settle::content_withheld(claim, self.parts.clock.now()),
         };
         let require_tls = claim.message().envelope.parameters.require_tls;
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
@@ -251,22 +255,22 @@ impl Delivery {
         }
     }
 
-    /// The content with its signatures, from memory or read back and signed again.
-    async fn content(&self, claim: &Claim) -> Option<Arc<SignedContent>> {
+    /// The content with its signatures, from memory or read back and signed again; none if it is gone for good.
+    async fn content(&self, claim: &Claim) -> Result<Option<Arc<SignedContent>>, Withheld> {
         if let Some(content) = claim.signed_content() {
-            return Some(content.clone());
+            return Ok(Some(content.clone()));
         }
-        let content = claim.stored_content().await?;
+        let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
         let message = claim.message();
         let keys = message.signing_domain.as_deref().and_then(|domain| self.parts.keys.load().of(domain).cloned());
         let signatures = match keys {
             None => bytes::Bytes::new(),
             Some(keys) => {
                 let time = message.accepted_at.as_secs();
-                self.parts.signing.sign(message.lane, &keys, &content, time).await?
+                self.parts.signing.sign(message.lane, &keys, &content, time).await.ok_or(Withheld)?
             }
         };
-        Some(Arc::new(SignedContent { signatures, content }))
+        Ok(Some(Arc::new(SignedContent { signatures, content })))
     }
 
     /// The reverse-path that hosts are given, for a client's.

@@ -1,6 +1,7 @@
 //! From how an attempt ended to what becomes of the entry.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::mask::mask_reply;
 use super::smart_host::{Tls, Ways};
@@ -16,6 +17,9 @@ use crate::queue::entry::SignedContent;
 use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::Reply;
+
+/// How long to leave a store alone that did not hand out content.
+const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
 pub(super) struct Lesson {
@@ -152,6 +156,12 @@ pub(super) fn without_content(claim: Claim, now: Timestamp) {
         ..Report::default()
     };
     claim.settle(&Settlement::Failed, report, now);
+}
+
+/// The content cannot be had for now: the store is in trouble, or the relay is about to end.
+pub(super) fn content_withheld(claim: Claim, now: Timestamp) {
+    let report = Report { note: Some("the stored content cannot be read just now".into()), ..Report::default() };
+    claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
 }
 
 /// The entry's life ended during the attempt, or it was taken away.

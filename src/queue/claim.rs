@@ -7,6 +7,7 @@ use super::Queue;
 use super::ending::{End, Known};
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use super::greylists::Greylists;
+use super::journal::JournalError;
 use super::schedule::{Entry, Schedule};
 use super::store::Change;
 use super::timers::Timer;
@@ -162,8 +163,11 @@ impl Claim {
         self.content.as_ref()
     }
 
-    /// The content read back from the store, without signatures; none if it cannot be read.
-    pub async fn stored_content(&self) -> Option<Content> {
+    /// The content read back from the store, without signatures; none if it is gone for good.
+    ///
+    /// # Errors
+    /// When it cannot be read for now.
+    pub async fn stored_content(&self) -> Result<Option<Content>, JournalError> {
         self.queue.journal.content(self.message.lane, self.id.message).await
     }
 

@@ -26,6 +26,7 @@ const BATCH_GROUPS_MAX: usize = 512;
 const BATCH_LEN_MAX: usize = 4 << 20;
 /// How long to leave a failed store alone before trying again.
 const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
+const NEARLY_FULL: &str = "the disk is nearly full";
 /// How long the store's own work waits for a moment without commits.
 const TENDING_PATIENCE: Duration = Duration::from_secs(5);
 
@@ -44,7 +45,7 @@ pub enum JournalError {
 }
 
 type CommitAnswer = oneshot::Sender<Result<(), JournalError>>;
-type ContentAnswer = oneshot::Sender<Option<Content>>;
+type ContentAnswer = oneshot::Sender<Result<Option<Content>, JournalError>>;
 
 enum Job {
     /// Changes that somebody waits for.
@@ -148,11 +149,14 @@ impl Journal {
         self.push(lane, Job::Later(changes), Haste::Later);
     }
 
-    /// The content of a message; none if it is gone or cannot be read.
-    pub async fn content(&self, lane: Lane, id: MessageId) -> Option<Content> {
+    /// The content of a message; none if it is gone for good.
+    ///
+    /// # Errors
+    /// When it cannot be read for now.
+    pub async fn content(&self, lane: Lane, id: MessageId) -> Result<Option<Content>, JournalError> {
         let (answer, receiver) = oneshot::channel();
         self.push(lane, Job::Load(id, answer), Haste::Now);
-        receiver.await.ok().flatten()
+        receiver.await.unwrap_or(Err(JournalError::Closed))
     }
 
     /// Makes everything pushed so far durable.
@@ -217,29 +221,43 @@ struct Keeper {
     is_inline: bool,
     /// Changes that nobody waits for, not yet committed; kept over failures.
     later: VecDeque<Vec<Change>>,
+    /// Before then nothing is committed.
     retry_at: Option<Instant>,
+    /// After a failure: when to look whether it is over.
+    revive_at: Option<Instant>,
     /// When the store has work of its own.
     tend_at: Option<Instant>,
 }
 
 impl Keeper {
     fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self { store, clock, health, is_inline: false, later: VecDeque::new(), retry_at: None, tend_at: None }
+        Self {
+            store,
+            clock,
+            health,
+            is_inline: false,
+            later: VecDeque::new(),
+            retry_at: None,
+            revive_at: None,
+            tend_at: None,
+        }
     }
 
     fn run(&mut self, jobs: &Inbox<Job>) {
         self.note_tending();
+        if !self.store.has_room() {
+            self.note_failure(JournalError::Full, NEARLY_FULL);
+        }
         loop {
-            let again = self.retry_at.filter(|_| !self.later.is_empty());
-            match jobs.wait(again.into_iter().chain(self.tend_at).min(), gather) {
+            match jobs.wait(self.revive_at.into_iter().chain(self.tend_at).min(), gather) {
                 Waited::Batch(batch) => {
                     self.work(batch);
                     self.note_tending();
                     self.tend(TENDING_PATIENCE);
                 }
                 Waited::Nothing => {
-                    if again.is_some_and(|at| at <= self.clock.instant()) {
-                        self.commit_later_changes();
+                    if self.revive_at.is_some_and(|at| at <= self.clock.instant()) {
+                        self.revive();
                     }
                     self.tend(Duration::ZERO);
                 }
@@ -249,6 +267,15 @@ impl Keeper {
                     return;
                 }
             }
+        }
+    }
+
+    /// After a failure: whoever stopped sending mail because of it learns that it is over, also without any commit.
+    fn revive(&mut self) {
+        if !self.later.is_empty() {
+            self.commit_later_changes();
+        } else if self.recover().is_ok() {
+            self.note_success();
         }
     }
 
@@ -291,10 +318,10 @@ impl Keeper {
         }
     }
 
-    fn load(&mut self, id: MessageId) -> Option<Content> {
-        self.store.content(id).unwrap_or_else(|error| {
+    fn load(&mut self, id: MessageId) -> Result<Option<Content>, JournalError> {
+        self.store.content(id).or_else(|error| {
             tracing::error!(%id, %error, "stored content cannot be read");
-            None
+            if matches!(error, StoreError::Damaged(_)) { Ok(None) } else { Err(JournalError::Failed) }
         })
     }
 
@@ -310,7 +337,7 @@ impl Keeper {
         self.recover()?;
         let accepts = |changes: &Vec<Change>| changes.iter().any(|change| matches!(change, Change::Accept(..)));
         if waiting.iter().any(|(changes, _)| accepts(changes)) && !self.store.has_room() {
-            self.note_failure(JournalError::Full, "the disk is nearly full; new mail is refused");
+            self.note_failure(JournalError::Full, NEARLY_FULL);
             return Err(JournalError::Full);
         }
         let groups: Vec<&[Change]> =
@@ -318,10 +345,7 @@ impl Keeper {
         match self.store.commit(&groups) {
             Ok(()) => {
                 self.later.clear();
-                if self.health.failing.swap(false, Ordering::Relaxed) {
-                    *self.health.fault.lock() = None;
-                    tracing::info!("storage works again");
-                }
+                self.note_success();
                 Ok(())
             }
             Err(error) => {
@@ -330,7 +354,7 @@ impl Keeper {
                 self.later.extend(waiting.iter().map(|(changes, _)| undoing(changes)));
                 let kind = match error {
                     StoreError::Full => JournalError::Full,
-                    StoreError::InUse(_) | StoreError::Failed(_) => JournalError::Failed,
+                    StoreError::InUse(_) | StoreError::Damaged(_) | StoreError::Failed(_) => JournalError::Failed,
                 };
                 self.note_failure(kind, &error.to_string());
                 Err(kind)
@@ -355,7 +379,23 @@ impl Keeper {
         }
     }
 
-    fn note_failure(&self, kind: JournalError, what: &str) {
+    /// What works without room for new mail is no sign that there is some again.
+    fn note_success(&mut self) {
+        if self.revive_at.is_none() {
+            return;
+        }
+        if !self.store.has_room() {
+            self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
+            return;
+        }
+        self.revive_at = None;
+        self.health.failing.store(false, Ordering::Relaxed);
+        *self.health.fault.lock() = None;
+        tracing::info!("storage works again");
+    }
+
+    fn note_failure(&mut self, kind: JournalError, what: &str) {
+        self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
         *self.health.fault.lock() = Some(what.into());
         if !self.health.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(cause = %kind, "new mail is refused: {what}");

@@ -6,9 +6,8 @@
 //! [`REST`]; a bucket that is needed again gets another key.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use zeroize::Zeroizing;
 
 use super::seal::{Bucket, BucketKey, FILE_LEN, KEY_LEN, decode_key, encode_key};
 use crate::clock::Timestamp;
+use crate::files;
 
 /// How long nothing has to be live under a key before it goes ahead of its time.
 const REST: Duration = Duration::from_secs(60);
@@ -24,8 +24,6 @@ const REST: Duration = Duration::from_secs(60);
 const AHEAD: u32 = 2;
 /// How long to leave the folder alone after an error.
 const PAUSE: Duration = Duration::from_secs(10);
-/// A key on its way to its name.
-const UNFINISHED: &str = "unfinished";
 
 /// Whether new content is sealed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +74,7 @@ impl KeyRing {
         let mut ring = Self { folder: folder.into(), sealing, keys: BTreeMap::new(), current, now, retry_at: None };
         if !fs::exists(folder)? {
             fs::create_dir_all(folder)?;
-            folder.parent().map_or(Ok(()), sync_folder)?;
+            folder.parent().map_or(Ok(()), files::sync_folder)?;
         }
         for entry in fs::read_dir(folder)? {
             ring.take(&entry?.path())?;
@@ -90,15 +88,15 @@ impl KeyRing {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let bucket = match name.parse().map(Bucket) {
             Ok(bucket) if bucket.end() > self.now => bucket,
-            Ok(_) => return destroy(path),
-            Err(_) if name == UNFINISHED => return destroy(path),
+            Ok(_) => return files::destroy(path),
+            Err(_) if files::is_unfinished(path) => return files::destroy(path),
             Err(_) => return Ok(()),
         };
         let mut file = Zeroizing::new(Vec::with_capacity(FILE_LEN + 1));
         File::open(path)?.take(FILE_LEN as u64 + 1).read_to_end(&mut file)?;
         if file.iter().all(|octet| *octet == 0) {
             // A crash came between overwriting and unlinking.
-            return destroy(path);
+            return files::destroy(path);
         }
         match decode_key(bucket, &mut file) {
             Some(key) => {
@@ -160,6 +158,16 @@ impl KeyRing {
         }
     }
 
+    /// Whether nothing sealed is live.
+    pub(super) fn is_at_rest(&self) -> bool {
+        self.is_sealing() && self.keys.values().all(|kept| kept.live == 0)
+    }
+
+    /// The time of the last look at the clock.
+    pub(super) fn now(&self) -> Timestamp {
+        self.now
+    }
+
     /// Looks at which keys rest, and says when [`KeyRing::tend`] has something to do.
     pub(super) fn due_at(&mut self, now: Timestamp) -> Option<Timestamp> {
         self.now = now;
@@ -189,7 +197,7 @@ impl KeyRing {
         let goes = |(bucket, kept): (&Bucket, &Kept)| (kept.goes_at(*bucket) <= self.now).then_some(*bucket);
         let due: Vec<Bucket> = self.keys.iter().filter_map(goes).collect();
         for bucket in due {
-            destroy(&self.path(bucket))?;
+            files::destroy(&self.path(bucket))?;
             self.keys.remove(&bucket);
         }
         Ok(())
@@ -207,12 +215,7 @@ impl KeyRing {
     fn make(&mut self, bucket: Bucket) -> io::Result<()> {
         let mut secret = Zeroizing::new([0; KEY_LEN]);
         SystemRandom::new().fill(&mut secret[..]).map_err(|_| io::Error::other("no random numbers"))?;
-        let unfinished = self.folder.join(UNFINISHED);
-        let mut file = OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
-        file.write_all(&encode_key(bucket, &secret)[..])?;
-        file.sync_all()?;
-        fs::rename(&unfinished, self.path(bucket))?;
-        sync_folder(&self.folder)?;
+        files::replace(&self.path(bucket), &encode_key(bucket, &secret)[..])?;
         let kept = Kept { key: BucketKey::new(&secret), live: 0, is_used: false, resting_since: None };
         self.keys.insert(bucket, kept);
         Ok(())
@@ -221,26 +224,6 @@ impl KeyRing {
     fn path(&self, bucket: Bucket) -> PathBuf {
         self.folder.join(bucket.0.to_string())
     }
-}
-
-/// Overwrites a file and removes it, durably. On a disk or file system that writes elsewhere what is written again, the old
-/// octets stay until their place is used.
-fn destroy(path: &Path) -> io::Result<()> {
-    match OpenOptions::new().write(true).open(path) {
-        Ok(mut file) => {
-            file.write_all(&[0; FILE_LEN])?;
-            file.sync_all()?;
-            fs::remove_file(path)?;
-        }
-        // An earlier try came as far as this, unless the whole folder is missing.
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(error),
-    }
-    path.parent().map_or(Ok(()), sync_folder)
-}
-
-fn sync_folder(folder: &Path) -> io::Result<()> {
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
@@ -362,7 +345,7 @@ mod tests {
         let path = |minutes| folder.path().join(Bucket::of(at(minutes)).0.to_string());
         fs::write(path(0), [0; FILE_LEN]).unwrap();
         fs::write(path(10), b"half").unwrap();
-        fs::write(folder.path().join(UNFINISHED), b"half").unwrap();
+        fs::write(folder.path().join("1.unfinished"), b"half").unwrap();
         let ring = ring(folder.path(), at(0));
         assert_eq!(names(folder.path()), [0, 1, 2]);
         assert_eq!(fs::metadata(path(10)).unwrap().len(), FILE_LEN as u64, "made anew");

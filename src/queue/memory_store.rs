@@ -19,6 +19,11 @@ struct Disk {
     messages: BTreeMap<MessageId, Stored>,
     side: BTreeMap<Row, Box<[u8]>>,
     failing: bool,
+    /// The next commit fails when it has come so far.
+    fails_after: Option<usize>,
+    /// A commit failed, and nobody has recovered the store since.
+    is_spoiled: bool,
+    is_unreadable: bool,
     commits: u64,
 }
 
@@ -30,6 +35,28 @@ impl MemoryStore {
     /// From now on commits fail as on a full disk, or succeed again.
     pub fn set_failing(&self, failing: bool) {
         self.0.lock().failing = failing;
+    }
+
+    /// The next commit reports an error, although its first `groups` groups are on the disk; then nothing is committed
+    /// before [`Store::recover`].
+    pub fn fail_next(&self, groups: usize) {
+        self.0.lock().fails_after = Some(groups);
+    }
+
+    /// From now on content cannot be read, until [`MemoryStore::heal`].
+    pub fn hide_content(&self) {
+        self.0.lock().is_unreadable = true;
+    }
+
+    /// From now on nothing fails.
+    pub fn heal(&self) {
+        let mut disk = self.0.lock();
+        (disk.failing, disk.fails_after, disk.is_unreadable) = (false, None, false);
+    }
+
+    /// Whether this message is stored.
+    pub fn holds(&self, id: MessageId) -> bool {
+        self.0.lock().messages.contains_key(&id)
     }
 
     /// Messages stored.
@@ -75,18 +102,24 @@ impl Disk {
 impl Store for MemoryStore {
     fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
         let mut disk = self.0.lock();
-        if disk.failing {
+        if disk.failing || disk.is_spoiled {
             return Err(StoreError::Full);
         }
         disk.commits += 1;
-        for change in groups.iter().copied().flatten() {
+        let failed = disk.fails_after.take();
+        for change in groups.iter().take(failed.unwrap_or(usize::MAX)).copied().flatten() {
             disk.apply(change);
         }
-        Ok(())
+        disk.is_spoiled = failed.is_some();
+        failed.map_or(Ok(()), |_| Err(StoreError::Failed("as it was told to".into())))
     }
 
     fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError> {
-        Ok(self.0.lock().messages.get(&id).map(|(_, content, _)| content.clone()))
+        let disk = self.0.lock();
+        if disk.is_unreadable {
+            return Err(StoreError::Failed("as it was told to".into()));
+        }
+        Ok(disk.messages.get(&id).map(|(_, content, _)| content.clone()))
     }
 
     fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
@@ -102,10 +135,13 @@ impl Store for MemoryStore {
     }
 
     fn has_room(&mut self) -> bool {
-        !self.0.lock().failing
+        let disk = self.0.lock();
+        !disk.failing && !disk.is_spoiled
     }
 
     fn recover(&mut self) -> Result<(), StoreError> {
-        if self.0.lock().failing { Err(StoreError::Full) } else { Ok(()) }
+        let mut disk = self.0.lock();
+        disk.is_spoiled &= disk.failing;
+        if disk.failing { Err(StoreError::Full) } else { Ok(()) }
     }
 }

@@ -1,20 +1,22 @@
 //! The store over sled 0.34; the only file that names it, beside that of the traces, which need not be durable.
 //!
 //! What it takes to be durable with this engine: one thread that flushes (concurrent flushes hang, sled issue 1308);
-//! `fdatasync` on the file after every flush, because sled's own is `sync_file_range` on Linux (issue 1452); leftovers
-//! of a snapshot removed before opening (issue 1533); and values so small that no page of them reaches a quarter of a
+//! `fdatasync` on the file after every flush, because sled's own is `sync_file_range` on Linux (issue 1452); a sync of
+//! its settings, which it never does; leftovers of a snapshot removed before opening (issue 1533); and values so small that no page of them reaches a quarter of a
 //! segment, where sled moves it to a file of its own that is never synced. After an error all further writes fail
 //! until the database is opened again.
 //!
 //! What the records and their keys look like stands in `record.rs`.
 
 use std::collections::{HashMap, HashSet};
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::BytesMut;
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db, IVec};
 
 use super::key_ring::KeyRing;
@@ -25,6 +27,7 @@ use super::record::{
 use super::seal::{Bucket, SealError};
 use super::store::{Change, Found, Store, StoreError};
 use crate::clock::Timestamp;
+use crate::files;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -43,6 +46,14 @@ const CACHE_LEN: u64 = 4 << 20;
 pub(crate) const LOOKS: usize = 15;
 /// The same for each message of a scan, which goes through pages of several.
 const LOOKS_IN_SCAN: usize = 4;
+/// A file shorter than this is never written anew.
+const GIVE_BACK_MIN: u64 = 64 << 20;
+/// How many times as long as what is live a file has to be, to be written anew.
+const GIVE_BACK_FACTOR: u64 = 4;
+/// Rows that are copied at most while the relay runs; more would keep commits waiting.
+const COPIED_AT_REST_MAX: usize = 20_000;
+/// Between two looks whether there is space to be given back.
+const GIVE_BACK_PAUSE: Duration = Duration::from_secs(3600);
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
 const FREE_SPACE_MIN: u64 = 64 << 20;
 
@@ -52,6 +63,8 @@ pub struct SledStore {
     path: PathBuf,
     open: Option<Open>,
     ring: KeyRing,
+    /// When space was last given back, or was to be.
+    gave_back_at: Timestamp,
 }
 
 #[derive(Debug)]
@@ -59,16 +72,65 @@ struct Open {
     db: Db,
     /// A second handle to the database file, to sync it.
     file: File,
+    /// A commit failed. The engine holds changes that are not on disk and must not get there, since they were reported as
+    /// failed; what was stored before can still be read.
+    is_spoiled: bool,
 }
 
 impl SledStore {
-    /// Opens the database in `path`, making it if there is none. Content is sealed with the keys of `ring`.
+    /// Opens the database in `path`, making it if there is none. Content is sealed with the keys of `ring`. A database
+    /// that is damaged beyond use is set aside under another name, and a new one made.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where another process has it open.
     pub fn open(path: &Path, ring: KeyRing) -> Result<Self, StoreError> {
-        let open = Open::new(path)?;
-        Ok(Self { path: path.to_owned(), open: Some(open), ring })
+        let open = match guarded(|| Open::new(path)) {
+            Err(StoreError::Damaged(what)) => {
+                let aside = path.with_extension(format!("damaged-{}", ring.now().as_secs()));
+                fs::rename(path, &aside).map_err(|e| io_error(&e))?;
+                tracing::error!(
+                    database = %aside.display(),
+                    "the queue's database is damaged and was set aside, with all mail in it; a new one is used: {what}"
+                );
+                Open::new(path)?
+            }
+            result => result?,
+        };
+        let mut store = Self { path: path.to_owned(), open: Some(open), gave_back_at: ring.now(), ring };
+        store.try_to_give_back(usize::MAX);
+        if store.open.is_none() {
+            store.open = Some(Open::new(path)?);
+        }
+        Ok(store)
+    }
+
+    fn try_to_give_back(&mut self, rows_max: usize) {
+        if let Err(error) = self.give_back(GIVE_BACK_MIN, rows_max) {
+            tracing::warn!(%error, "the queue's file cannot be written anew; it stays as long as it is");
+        }
+    }
+
+    /// The engine never shortens its file. Where most of it is of no use, what is live is copied to a new one, which then
+    /// takes its place at once.
+    fn give_back(&mut self, len_min: u64, rows_max: usize) -> Result<(), StoreError> {
+        let new = self.path.with_extension("new");
+        if fs::exists(&new).map_err(|e| io_error(&e))? {
+            fs::remove_dir_all(&new).map_err(|e| io_error(&e))?;
+        }
+        let Some(open) = self.open.as_ref().filter(|open| !open.is_spoiled) else { return Ok(()) };
+        if !guarded(|| open.copy_to(&new, len_min, rows_max))? {
+            return Ok(());
+        }
+        self.open = None;
+        let (old_len, new_len) = exchange(&self.path, &new).map_err(|e| io_error(&e))?;
+        tracing::info!(old_len, new_len, "the queue's file was written anew");
+        self.open = Some(guarded(|| Open::new(&self.path))?);
+        fs::remove_dir_all(&new).map_err(|e| io_error(&e))
+    }
+
+    /// Whether it is open and takes commits.
+    fn is_sound(&self) -> bool {
+        self.open.as_ref().is_some_and(|open| !open.is_spoiled)
     }
 
     fn db(&self) -> Result<&Db, StoreError> {
@@ -76,19 +138,57 @@ impl SledStore {
     }
 }
 
+/// Does what asks the engine. It panics where a file is damaged in a way that it did not expect.
+fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // Nothing but the database is shared with what panicked, and that is given up.
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("the engine panicked".into())))
+}
+
 impl Open {
     fn new(path: &Path) -> Result<Self, StoreError> {
         fs::create_dir_all(path).map_err(|e| io_error(&e))?;
-        remove_snapshot_leftovers(path).map_err(|e| io_error(&e))?;
+        remove_snapshot_leftovers(path).and_then(|()| remove_lone_settings(path)).map_err(|e| io_error(&e))?;
         let db = open_db(path)?;
         let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
-        let open = Self { db, file };
+        let open = Self { db, file, is_spoiled: false };
         open.sync()?;
-        // The names of the files just made must survive too.
+        // The engine syncs neither its settings, without which it does not open again, nor the names of its files.
+        File::open(path.join("conf")).and_then(|settings| settings.sync_all()).map_err(|e| io_error(&e))?;
         for folder in [Some(path), path.parent()].into_iter().flatten() {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| io_error(&e))?;
         }
         Ok(open)
+    }
+
+    /// Copies what is live to a database of its own, and closes that; false where it is not worth while.
+    fn copy_to(&self, path: &Path, len_min: u64, rows_max: usize) -> Result<bool, StoreError> {
+        let len = self.file.metadata().map_err(|e| io_error(&e))?.len();
+        if len < len_min {
+            return Ok(false);
+        }
+        let mut live = 0;
+        for (number, row) in self.db.iter().enumerate() {
+            let (key, value) = row.map_err(engine_error)?;
+            live += (key.len() + value.len()) as u64;
+            if number >= rows_max || live * GIVE_BACK_FACTOR > len {
+                return Ok(false);
+            }
+        }
+        let copy = Self::new(path)?;
+        let (mut batch, mut batch_len) = (Batch::default(), 0);
+        for row in self.db.iter() {
+            let (key, value) = row.map_err(engine_error)?;
+            batch_len += key.len() + value.len();
+            batch.insert(key, value);
+            if batch_len >= BATCH_LEN {
+                copy.db.apply_batch(std::mem::take(&mut batch)).map_err(engine_error)?;
+                batch_len = 0;
+            }
+        }
+        copy.db.apply_batch(batch).map_err(engine_error)?;
+        copy.sync()?;
+        Ok(true)
     }
 
     fn sync(&self) -> Result<(), StoreError> {
@@ -117,6 +217,28 @@ fn open_db(path: &Path) -> Result<Db, StoreError> {
     }
 }
 
+/// Has two closed databases change places, all at once; returns the lengths of the files, of the first before and after.
+fn exchange(path: &Path, new: &Path) -> io::Result<(u64, u64)> {
+    let lengths = (closed_len(path)?, closed_len(new)?);
+    renameat2(AT_FDCWD, path, AT_FDCWD, new, RenameFlags::RENAME_EXCHANGE)?;
+    path.parent().map_or(Ok(()), files::sync_folder)?;
+    Ok(lengths)
+}
+
+/// The length of a database's file, once the threads of the engine that had it open have let go of it.
+fn closed_len(path: &Path) -> io::Result<u64> {
+    let file = File::open(path.join("db"))?;
+    let mut patience = LOCK_PATIENCE;
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if patience.is_zero() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        patience = patience.saturating_sub(LOCK_PAUSE);
+    }
+    Ok(file.metadata()?.len())
+}
+
 /// A crash while sled writes a snapshot leaves a file that keeps it from opening ever again.
 pub(crate) fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
     for entry in fs::read_dir(path)? {
@@ -130,24 +252,36 @@ pub(crate) fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
+/// A crash in the midst of the first start can leave half of the engine's settings, with no database yet; with them it
+/// would not open.
+fn remove_lone_settings(path: &Path) -> io::Result<()> {
+    if fs::metadata(path.join("db")).is_ok_and(|db| db.len() > 0) {
+        return Ok(());
+    }
+    match fs::remove_file(path.join("conf")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 impl Store for SledStore {
     fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
-        let open = self.open.as_ref().ok_or(StoreError::Full)?;
+        let open = self.open.as_mut().filter(|open| !open.is_spoiled).ok_or(StoreError::Full)?;
         let mut removed = HashMap::new();
-        let result = apply(&open.db, &mut self.ring, groups, &mut removed).and_then(|()| open.sync());
+        let result = guarded(|| apply(&open.db, &mut self.ring, groups, &mut removed).and_then(|()| open.sync()));
         match result {
             Ok(()) => removed.into_values().for_each(|bucket| self.ring.removed(bucket)),
-            // The engine holds changes that are not on disk and must not get there: they were reported as failed.
-            Err(_) => self.open = None,
+            Err(_) => open.is_spoiled = true,
         }
         result
     }
 
     fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError> {
-        let Some(record) = read_message_bytes(self.db()?, id)? else { return Ok(None) };
-        look_again(self.db()?, &message_key(id, KIND_HEAD, 0)?, LOOKS).map_err(engine_error)?;
+        let db = self.db()?;
+        let Some(record) = guarded(|| read_message_bytes(db, id))? else { return Ok(None) };
+        look_again(db, &message_key(id, KIND_HEAD, 0)?, LOOKS).map_err(engine_error)?;
         let Some(decoded) = decode_message(record, &self.ring) else { return Ok(None) };
-        decoded.content.map(Some).map_err(|error| StoreError::Failed(error.to_string()))
+        decoded.content.map(Some).map_err(|error| StoreError::Damaged(error.to_string()))
     }
 
     fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError> {
@@ -186,16 +320,25 @@ impl Store for SledStore {
     }
 
     fn has_room(&mut self) -> bool {
-        self.open.is_some() && free_space(&self.path) >= FREE_SPACE_MIN
+        self.is_sound() && free_space(&self.path) >= FREE_SPACE_MIN
     }
 
     fn recover(&mut self) -> Result<(), StoreError> {
-        if self.open.is_none() {
-            if free_space(&self.path) < FREE_SPACE_MIN {
-                return Err(StoreError::Full);
-            }
-            self.open = Some(Open::new(&self.path)?);
+        if self.is_sound() {
+            return Ok(());
         }
+        if free_space(&self.path) < FREE_SPACE_MIN {
+            return Err(StoreError::Full);
+        }
+        // What can still be read is given up only where something can be written.
+        let trial = self.path.with_extension("trial");
+        files::replace(&trial, b"works").and_then(|()| files::destroy(&trial)).map_err(|e| io_error(&e))?;
+        let spoiled = self.open.take();
+        guarded(|| {
+            drop(spoiled);
+            Ok(())
+        })?;
+        self.open = Some(guarded(|| Open::new(&self.path))?);
         Ok(())
     }
 
@@ -205,6 +348,10 @@ impl Store for SledStore {
 
     fn tend(&mut self, now: Timestamp) {
         self.ring.tend(now);
+        if self.ring.is_at_rest() && self.gave_back_at.plus(GIVE_BACK_PAUSE) <= now {
+            self.gave_back_at = now;
+            self.try_to_give_back(COPIED_AT_REST_MAX);
+        }
     }
 }
 
@@ -324,10 +471,8 @@ fn set_aside(db: &Db, key: &IVec, fault: Option<SealError>, visit: &mut dyn FnMu
 fn engine_error(error: sled::Error) -> StoreError {
     match error {
         sled::Error::Io(error) => io_error(&error),
-        sled::Error::CollectionNotFound(_)
-        | sled::Error::Unsupported(_)
-        | sled::Error::ReportableBug(_)
-        | sled::Error::Corruption { .. } => StoreError::Failed(error.to_string()),
+        sled::Error::ReportableBug(_) | sled::Error::Corruption { .. } => StoreError::Damaged(error.to_string()),
+        sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) => StoreError::Failed(error.to_string()),
     }
 }
 
@@ -460,6 +605,43 @@ mod tests {
     }
 
     #[test]
+    fn space_is_given_back_and_nothing_else() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path()).unwrap();
+        let kept = message(1);
+        store.commit(&[&[Change::Accept(kept.clone(), content(5000))]]).unwrap();
+        let gone: Vec<Change> = (0..8).map(|_| Change::Accept(message(1), content(1 << 20))).collect();
+        store.commit(&[&gone]).unwrap();
+        let len = |folder: &Path| fs::metadata(folder.join("queue/db")).unwrap().len();
+        store.give_back(1 << 20, usize::MAX).unwrap();
+        assert!(len(folder.path()) > 8 << 20, "all of it is live");
+        for change in &gone {
+            let Change::Accept(message, _) = change else { continue };
+            store.commit(&[&[Change::Remove(message.id)]]).unwrap();
+        }
+        store.give_back(1 << 20, 1).unwrap();
+        assert!(len(folder.path()) > 8 << 20, "there are more rows than may be copied");
+        store.give_back(1 << 20, usize::MAX).unwrap();
+        assert!(len(folder.path()) <= 1 << 20, "{}", len(folder.path()));
+        for _ in 0..2 {
+            assert_eq!(scan(&mut store), (vec![((*kept).clone(), vec![])], vec![]));
+            assert_eq!(store.content(kept.id).unwrap(), Some(content(5000)));
+            drop(store);
+            store = open(folder.path()).unwrap();
+        }
+        assert!(!folder.path().join("queue.new").exists());
+    }
+
+    /// A crash came while it was copied, or before the old one was removed.
+    #[test]
+    fn what_is_left_of_a_copy_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("queue.new")).unwrap();
+        let _store = open(folder.path()).unwrap();
+        assert!(!folder.path().join("queue.new").exists());
+    }
+
+    #[test]
     fn a_second_process_is_told_so() {
         let folder = tempfile::tempdir().unwrap();
         let _store = open(folder.path()).unwrap();
@@ -472,6 +654,51 @@ mod tests {
         drop(open(folder.path()).unwrap());
         fs::write(folder.path().join("queue/snap.00000001.generating"), b"half").unwrap();
         assert!(open(folder.path()).is_ok());
+    }
+
+    #[test]
+    fn half_a_first_start_does_no_harm() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir_all(folder.path().join("queue")).unwrap();
+        fs::write(folder.path().join("queue/conf"), b"segment_size: 52").unwrap();
+        drop(open(folder.path()).unwrap());
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the keys and the queue");
+    }
+
+    #[test]
+    fn a_database_that_cannot_be_opened_is_set_aside() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path()).unwrap();
+        store.commit(&[&[Change::Accept(message(1), content(9))]]).unwrap();
+        drop(store);
+        // The engine takes this for another version's.
+        fs::write(folder.path().join("queue/conf"), b"garbage: beyond repair").unwrap();
+        let mut store = open(folder.path()).unwrap();
+        assert_eq!(scan(&mut store), (vec![], vec![]));
+        store.commit(&[&[Change::Accept(message(1), content(9))]]).unwrap();
+        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+        assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("queue.damaged-")).count(), 1);
+    }
+
+    #[test]
+    fn after_a_failed_commit_the_rest_can_be_read_and_recovers() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = message(1);
+        let in_an_hour = kept.expires_at.plus(Duration::from_secs(3600));
+        let refused = Arc::new(Message { expires_at: in_an_hour, ..(*message(1)).clone() });
+        let mut store = open(folder.path()).unwrap();
+        store.commit(&[&[Change::Accept(kept.clone(), content(100))]]).unwrap();
+        let (keys, away) = (folder.path().join("keys"), folder.path().join("away"));
+        fs::rename(&keys, &away).unwrap();
+        let accept = [Change::Accept(refused.clone(), content(9))];
+        assert!(store.commit(&[&accept]).is_err(), "its key cannot be made");
+        assert!(store.commit(&[&[Change::Remove(kept.id)]]).is_err(), "nothing goes on before it has recovered");
+        assert_eq!(store.content(kept.id).unwrap(), Some(content(100)));
+        fs::rename(&away, &keys).unwrap();
+        store.recover().unwrap();
+        assert_eq!(scan(&mut store).0, [((*kept).clone(), vec![])]);
+        store.commit(&[&accept]).unwrap();
+        assert_eq!(store.content(refused.id).unwrap(), Some(content(9)));
     }
 
     #[test]

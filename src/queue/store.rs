@@ -61,6 +61,9 @@ pub enum StoreError {
     /// Another process has it open.
     #[error("another process uses the data folder {0}")]
     InUse(String),
+    /// What is stored is not what was written.
+    #[error("what is stored is damaged: {0}")]
+    Damaged(String),
     /// The engine failed.
     #[error("storage failed: {0}")]
     Failed(String),
@@ -77,7 +80,7 @@ pub trait Store: Send {
     /// The content of a message; none if it is gone.
     ///
     /// # Errors
-    /// When the engine fails.
+    /// [`StoreError::Damaged`] when it cannot be had any more, others when the engine fails for now.
     fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError>;
 
     /// Shows everything, messages in the order of their ids.

@@ -15,6 +15,8 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, crypto, server};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
+use crate::files;
+
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -101,10 +103,11 @@ pub fn ensure_self_signed(certificate: &Path, private_key: &Path, hostname: &str
     let names = vec![hostname.to_owned(), "localhost".to_owned()];
     let made = rcgen::generate_simple_self_signed(names).map_err(unusable)?;
     let write = |path: &Path, text: String| {
-        fs::write(path, text).map_err(|error| TlsError::File { path: path.display().to_string(), error })
+        let error = files::replace(path, text.as_bytes()).err();
+        error.map_or(Ok(()), |error| Err(TlsError::File { path: path.display().to_string(), error }))
     };
-    write(certificate, made.cert.pem())?;
-    write(private_key, made.signing_key.serialize_pem())
+    write(private_key, made.signing_key.serialize_pem())?;
+    write(certificate, made.cert.pem())
 }
 
 /// A connector that encrypts with whoever answers: the certificate is not judged, as RFC 7435 (opportunistic security)

@@ -108,11 +108,15 @@ impl Laws {
         self.known.lock().acknowledged.insert(number, message);
     }
 
-    /// A submission counted as a repeat of this message.
-    pub fn repeated(&self, id: MessageId) {
+    /// A submission counted as a repeat of this message. One that was refused by a disk which kept it all the same, and
+    /// which a restart found there, counts as accepted.
+    pub fn repeated(&self, id: MessageId, is_stored: bool) {
         let mut known = self.known.lock();
-        let is_known = known.acknowledged.values().any(|message| message.id == id);
-        known.demand(is_known, || format!("a repeat of {id}, which was never accepted"));
+        let was_acknowledged = known.acknowledged.values().any(|message| message.id == id);
+        let has_events = known.entries.keys().any(|(message, _)| *message == id);
+        known.demand(was_acknowledged || has_events || is_stored, || {
+            format!("a repeat of {id}, which was never accepted")
+        });
     }
 
     /// A message that was acknowledged, by its place.

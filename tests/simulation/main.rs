@@ -1,6 +1,7 @@
 //! The production queue, plan, sessions and workers in simulated time, against a made-up network in which mail hosts
-//! greylist, refuse, stall, drop and vanish, and the relay crashes at any moment. One number decides everything; a run
-//! that breaks a law prints it, and `SEED=n cargo test --test simulation` plays it again.
+//! greylist, refuse, stall, drop and vanish, a disk that is full, fails a commit of which it keeps a part, or cannot be
+//! read, and crashes of the relay at any moment. One number decides everything; a run that breaks a law prints it, and
+//! `SEED=n cargo test --test simulation` plays it again.
 //!
 //! `SEEDS=n` sets how many numbers are tried.
 
@@ -61,25 +62,27 @@ async fn play(seed: u64) {
     let mut horizon = clock.now();
     for _ in 0..random.below(40) + 5 {
         laws.check();
-        match random.below(13) {
+        match random.below(16) {
             0 => {
                 crash(life, &network, &laws).await;
                 life = begin();
             }
             1 => store.set_failing(true),
+            13 | 14 => store.fail_next(random.index(4)),
+            15 => store.hide_content(),
             2 => steer(&life, &mut random, &laws).await,
             3 | 4 => tokio::time::sleep(Duration::from_millis(random.below(60_000))).await,
             _ => {
                 if random.below(3) == 0 {
-                    store.set_failing(false);
+                    store.heal();
                 }
-                let expires_at = submit(&life, &mut random, &laws).await;
+                let expires_at = submit(&life, &store, &mut random, &laws).await;
                 horizon = horizon.max(expires_at.unwrap_or(horizon));
                 tokio::time::sleep(Duration::from_millis(random.below(500))).await;
             }
         }
     }
-    store.set_failing(false);
+    store.heal();
     // The answer to a final dot may be awaited for ten minutes beyond the end of life.
     tokio::time::sleep(horizon.since(clock.now()) + Duration::from_secs(700)).await;
     life.queue.flush().await.unwrap();
@@ -106,7 +109,7 @@ async fn steer(life: &Life, random: &mut Random, laws: &Laws) {
 }
 
 /// Submits a message to a few recipients; returns when its life ends if it was taken.
-async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timestamp> {
+async fn submit(life: &Life, store: &MemoryStore, random: &mut Random, laws: &Laws) -> Option<Timestamp> {
     let user = User {
         name: "app".into(),
         senders: Senders::Patterns(vec!["*@app.test".into()]),
@@ -139,7 +142,7 @@ async fn submit(life: &Life, random: &mut Random, laws: &Laws) -> Option<Timesta
     let wishes = Wishes { key: key.clone(), idempotency_key, ..Wishes::default() };
     let receipt = life.door.submit(&user, submission, wishes, client).await.ok()?;
     if receipt.repeat_of.is_some() {
-        laws.repeated(receipt.id);
+        laws.repeated(receipt.id, store.holds(receipt.id));
         return None;
     }
     let expires_at = before.plus(user.life);
