@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # The relay is killed by SIGKILL under load, again and again, and started on the same data folder. Everything it has said
 # 250 to arrives, with its content.
-#   usage: kill-rounds.sh path/to/otp-relay [ROUNDS]        (default: 20)
+#   usage: kill-rounds.sh path/to/otp-relay [ROUNDS] [at-most-once]        (default: 20; the last switches
+#   `deliver_at_most_once` on: then nothing arrives twice, and what may have arrived ends with its outcome unknown)
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 rounds=${2:-20}
@@ -12,7 +13,13 @@ start_dns "$dkim_table" "example.test MX 10 mx.example.test" "mx.example.test A 
 start_sink sink --chunking --keep index --pause-ms 50
 smtp_port=$(free_port)
 listener_options=$'auth = "trusted"\ntrusted_networks = ["127.0.0.0/8"]'
+logs=()
 { base_config; echo "$dkim_config"; } >"$work/relay.toml"
+if [ "${3:-}" = at-most-once ]; then
+  sed -i 's/^\[otp\]/&\ndeliver_at_most_once = true/' "$work/relay.toml"
+  logs=("$work/unknown" "$work/relay.log")
+  touch "$work/unknown"
+fi
 acknowledged=$work/acknowledged
 : >"$acknowledged"
 in_round() { grep -c "^$1-" "$acknowledged" || true; }
@@ -34,13 +41,14 @@ for round in $(seq "$rounds"); do
   wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
   unset 'pids[load]'
   note_taken_up
-  # The events of the rounds are of no interest unless one fails.
+  grep '"outcome_unknown"' "$work/relay.log" >>"$work/unknown" || true
+  # The other events of the rounds are of no interest unless one fails.
   echo "round $round: killed after $milliseconds ms, $(in_round "$round") acknowledged"
   : >"$work/relay.log"
 done
 
 start_relay
 note_taken_up
-counts=$("$python" "$here/kill-rounds.py" check "$acknowledged" "$work/sink/index" 120) || fail "everything acknowledged to arrive" "$counts"
+counts=$("$python" "$here/kill-rounds.py" check "$acknowledged" "$work/sink/index" 120 "${logs[@]}") || fail "everything acknowledged to arrive" "$counts"
 ok "$rounds rounds of SIGKILL under load over 16 connections: $counts; $taken_up taken up from the queue at a start"
 stop relay || fail "exit status 0 of the relay" "$?"

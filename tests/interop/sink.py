@@ -5,8 +5,8 @@ is refused, with a reply that quotes its subject and its last line.
     sink.py FOLDER [--chunking] [--keep index|content] [--pause-ms N]
 
 Listens on 127.0.0.1 and prints the port. Each message becomes FOLDER/NNNNNN.eml (unless `--keep index`) and a line of
-FOLDER/index: {"file", "from", "to": [...], "verb": "DATA" or "BDAT", "body": SHA-256 of it}. 250 is said after the line
-is written, and N milliseconds later.
+FOLDER/index: {"at": seconds, "file", "from", "to": [...], "verb": "DATA" or "BDAT", "body": SHA-256 of it}. 250 is said
+after the line is written, and N milliseconds later.
 """
 
 import argparse
@@ -15,6 +15,7 @@ import hashlib
 import json
 import pathlib
 import re
+import time
 
 LINE_MAX = 4 << 20
 
@@ -35,7 +36,7 @@ class Sink:
         if self.keep == "content":
             (self.folder / name).write_bytes(content)
         body = hashlib.sha256(content.partition(b"\r\n\r\n")[2]).hexdigest()
-        line = {"file": name, "from": mail, "to": recipients, "verb": verb, "body": body}
+        line = {"at": time.time(), "file": name, "from": mail, "to": recipients, "verb": verb, "body": body}
         self.index.write(json.dumps(line, ensure_ascii=False) + "\n")
         self.index.flush()
         await asyncio.sleep(self.pause_s)
