@@ -6,6 +6,7 @@
 mod admission;
 pub mod claim;
 mod ending;
+pub(crate) mod engine;
 pub mod entry;
 pub mod greylists;
 mod inbox;

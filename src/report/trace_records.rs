@@ -13,7 +13,7 @@ use sled::{Batch, Db};
 use super::trace::{Limits, Trace};
 use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
-use crate::queue::sled_store::{LOOKS, look_again, remove_snapshot_leftovers};
+use crate::queue::engine::{LOOKS, look_again, open_patiently, remove_snapshot_leftovers};
 
 /// How long a crash may set the engine back.
 const FLUSH_PAUSE_MS: u64 = 1000;
@@ -47,7 +47,7 @@ impl Records {
         std::fs::create_dir_all(folder)?;
         remove_snapshot_leftovers(folder)?;
         let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(FLUSH_PAUSE_MS));
-        let db = config.open()?;
+        let db = open_patiently(&config)?;
         let totals = db.get(TOTALS)?.and_then(|value| Totals::decode(&value)).unwrap_or_default();
         Ok(Self { db, totals: Mutex::new(totals) })
     }

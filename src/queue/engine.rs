@@ -1,0 +1,200 @@
+//! sled 0.34 and what it takes to be durable with it: one thread that flushes (concurrent flushes hang, sled issue 1308);
+//! `fdatasync` on the file after every flush, because sled's own is `sync_file_range` on Linux (issue 1452); a sync of its
+//! settings, which it never does; leftovers of a snapshot removed before opening (issue 1533); and values so small that
+//! no page of them reaches a quarter of a segment, where sled moves it to a file of its own that is never synced. After an
+//! error all further writes fail until the database is opened again.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
+use sled::{Batch, Db};
+
+use super::store::StoreError;
+use crate::files;
+
+const SEGMENT_LEN: usize = 512 << 10;
+/// Octets from which on a batch is full.
+pub(super) const BATCH_LEN: usize = 256 << 10;
+/// How long to wait for the engine's lock, and between two looks.
+const LOCK_PATIENCE: Duration = Duration::from_millis(500);
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+const CACHE_LEN: u64 = 4 << 20;
+/// How often a page is looked at after something was read from it. The engine lets go of pages beyond its cache only when
+/// it has counted 64 looks at those of one of its 256 shards: with one look at each, a long queue would come to be in
+/// memory as a whole.
+pub(crate) const LOOKS: usize = 15;
+/// How many times as long as what is live a file has to be, to be written anew.
+const GIVE_BACK_FACTOR: u64 = 4;
+
+/// A database that is open.
+#[derive(Debug)]
+pub(super) struct Open {
+    pub(super) db: Db,
+    /// A second handle to the database file, to sync it.
+    file: File,
+    /// A commit failed. The engine holds changes that are not on disk and must not get there, since they were reported as
+    /// failed; what was stored before can still be read.
+    pub(super) is_spoiled: bool,
+}
+
+impl Open {
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+        fs::create_dir_all(path).map_err(|e| io_error(&e))?;
+        remove_snapshot_leftovers(path).and_then(|()| remove_lone_settings(path)).map_err(|e| io_error(&e))?;
+        let config = sled::Config::new()
+            .path(path)
+            .mode(sled::Mode::HighThroughput)
+            .segment_size(SEGMENT_LEN)
+            .cache_capacity(CACHE_LEN)
+            .flush_every_ms(None);
+        let db = open_patiently(&config).map_err(|error| open_error(error, path))?;
+        let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
+        let open = Self { db, file, is_spoiled: false };
+        open.sync()?;
+        // The engine syncs neither its settings, without which it does not open again, nor the names of its files.
+        File::open(path.join("conf")).and_then(|settings| settings.sync_all()).map_err(|e| io_error(&e))?;
+        for folder in [Some(path), path.parent()].into_iter().flatten() {
+            File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| io_error(&e))?;
+        }
+        Ok(open)
+    }
+
+    /// Copies what is live to a database of its own, and closes that; false where it is not worth while.
+    pub(super) fn copy_to(&self, path: &Path, len_min: u64, rows_max: usize) -> Result<bool, StoreError> {
+        let len = self.file.metadata().map_err(|e| io_error(&e))?.len();
+        if len < len_min {
+            return Ok(false);
+        }
+        let mut live = 0;
+        for (number, row) in self.db.iter().enumerate() {
+            let (key, value) = row.map_err(engine_error)?;
+            live += (key.len() + value.len()) as u64;
+            if number >= rows_max || live * GIVE_BACK_FACTOR > len {
+                return Ok(false);
+            }
+        }
+        let copy = Self::new(path)?;
+        let (mut batch, mut batch_len) = (Batch::default(), 0);
+        for row in self.db.iter() {
+            let (key, value) = row.map_err(engine_error)?;
+            batch_len += key.len() + value.len();
+            batch.insert(key, value);
+            if batch_len >= BATCH_LEN {
+                copy.db.apply_batch(std::mem::take(&mut batch)).map_err(engine_error)?;
+                batch_len = 0;
+            }
+        }
+        copy.db.apply_batch(batch).map_err(engine_error)?;
+        copy.sync()?;
+        Ok(true)
+    }
+
+    pub(super) fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(engine_error)?;
+        self.file.sync_data().map_err(|e| io_error(&e))
+    }
+}
+
+/// Does what asks the engine. It panics where a file is damaged in a way that it did not expect.
+pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+    // Nothing but the database is shared with what panicked, and that is given up.
+    std::panic::catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(StoreError::Damaged("the engine panicked".into())))
+}
+
+/// Opens a database. Where this process has just closed it, the engine's threads may hold its lock a moment longer.
+pub(crate) fn open_patiently(config: &sled::Config) -> Result<Db, sled::Error> {
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match config.open() {
+            Err(error) if is_locked(&error) && !patience.is_zero() => {
+                std::thread::sleep(LOCK_PAUSE);
+                patience = patience.saturating_sub(LOCK_PAUSE);
+            }
+            result => return result,
+        }
+    }
+}
+
+/// Whether a database could not be opened because it is open already.
+fn is_locked(error: &sled::Error) -> bool {
+    matches!(error, sled::Error::Io(error) if error.to_string().contains("lock"))
+}
+
+/// Has two closed databases change places, all at once; returns the lengths of the files, of the first before and after.
+pub(super) fn exchange(path: &Path, new: &Path) -> io::Result<(u64, u64)> {
+    let lengths = (closed_len(path)?, closed_len(new)?);
+    renameat2(AT_FDCWD, path, AT_FDCWD, new, RenameFlags::RENAME_EXCHANGE)?;
+    path.parent().map_or(Ok(()), files::sync_folder)?;
+    Ok(lengths)
+}
+
+/// The length of a database's file, once the threads of the engine that had it open have let go of it.
+fn closed_len(path: &Path) -> io::Result<u64> {
+    let file = File::open(path.join("db"))?;
+    let mut patience = LOCK_PATIENCE;
+    while let Err(TryLockError::WouldBlock) = file.try_lock() {
+        if patience.is_zero() {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        }
+        std::thread::sleep(LOCK_PAUSE);
+        patience = patience.saturating_sub(LOCK_PAUSE);
+    }
+    Ok(file.metadata()?.len())
+}
+
+/// A crash while sled writes a snapshot leaves a file that keeps it from opening ever again.
+pub(crate) fn remove_snapshot_leftovers(path: &Path) -> io::Result<()> {
+    for entry in fs::read_dir(path)? {
+        let entry = entry?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("snap.") && name.ends_with(".generating") {
+            fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// A crash in the midst of the first start can leave half of the engine's settings, with no database yet; with them it
+/// would not open.
+fn remove_lone_settings(path: &Path) -> io::Result<()> {
+    if fs::metadata(path.join("db")).is_ok_and(|db| db.len() > 0) {
+        return Ok(());
+    }
+    match fs::remove_file(path.join("conf")) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Has the engine count more looks at a page from which was read, so that its cache keeps its bound.
+pub(crate) fn look_again(db: &Db, key: &[u8], looks: usize) -> Result<(), sled::Error> {
+    (0..looks).try_for_each(|_| db.get(key).map(drop))
+}
+
+pub(super) fn engine_error(error: sled::Error) -> StoreError {
+    match error {
+        sled::Error::Io(error) => io_error(&error),
+        sled::Error::ReportableBug(_) | sled::Error::Corruption { .. } => StoreError::Damaged(error.to_string()),
+        sled::Error::CollectionNotFound(_) | sled::Error::Unsupported(_) => StoreError::Failed(error.to_string()),
+    }
+}
+
+pub(super) fn io_error(error: &io::Error) -> StoreError {
+    if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
+        return StoreError::Full;
+    }
+    StoreError::Failed(error.to_string())
+}
+
+fn open_error(error: sled::Error, path: &Path) -> StoreError {
+    if is_locked(&error) {
+        return StoreError::InUse(path.display().to_string());
+    }
+    engine_error(error)
+}
