@@ -169,14 +169,6 @@ impl ServerSession {
 
     /// Feeds one event and says what comes next.
     pub fn handle(&mut self, event: Event<'_>, now: Instant) -> Step {
-        let step = self.take(event, now);
-        if self.draining.is_some() && matches!(step, Step::Read) && !self.is_worth_waiting_for() {
-            return self.refuse_all(&reply::SHUTTING_DOWN);
-        }
-        step
-    }
-
-    fn take(&mut self, event: Event<'_>, now: Instant) -> Step {
         match event {
             Event::Received(bytes) => {
                 if matches!(self.state, State::Content { .. } | State::Chunk { .. }) {
@@ -273,6 +265,10 @@ impl ServerSession {
             let needs_input = !self.can_go_on_without_input();
             let (used, step) = match &self.state {
                 State::Closed => return (input.len(), Step::Close),
+                // Before the next line is read: how much of it came along with what was waited for makes no difference.
+                _ if self.draining.is_some() && !self.is_worth_waiting_for() => {
+                    return (input.len(), self.refuse_all(&reply::SHUTTING_DOWN));
+                }
                 _ if rest.is_empty() && needs_input => return (at, Step::Read),
                 State::Ready | State::Sasl(_) | State::Mail(_) => self.line(rest, now),
                 State::Content { .. } => self.content(rest),
@@ -332,11 +328,8 @@ impl ServerSession {
 
     fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
         let parsed = Command::parse(line);
-        let may_pass = match &parsed {
-            Ok(Command::Quit) => true,
-            Ok(Command::Bdat { .. }) => self.is_worth_waiting_for(),
-            Ok(_) | Err(_) => false,
-        };
+        // Between chunks: nothing else is waited for.
+        let may_pass = matches!(parsed, Ok(Command::Quit | Command::Bdat { .. }));
         if self.draining.is_some() && !may_pass {
             return Some(self.refuse_all(&reply::SHUTTING_DOWN));
         }
