@@ -197,6 +197,10 @@ async fn requests_that_cannot_be_used_say_why() {
         assert!(told.contains(detail), "{told}");
     }
     assert_eq!(bench.shop.ask("POST", "/v1/messages", "", "{").await.status, 422);
+    for path in ["/v1/messages/%FF", "/v1/suppressions/%ff@example.test"] {
+        let answer = bench.shop.get(path).await;
+        assert_eq!((answer.status, answer.field("content-type")), (404, "application/problem+json"), "{path}");
+    }
     assert_eq!(bench.relay.queue().depth().messages, 0);
     assert!(bench.mx.received().is_empty());
     bench.relay.shut_down().await;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use axum::Json;
 use axum::body::{Body, Bytes};
-use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::http::{HeaderMap, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
@@ -105,6 +105,18 @@ fn has_ended(trace: &Trace) -> bool {
     trace.events.iter().any(|event| event.kind.is_end())
 }
 
+/// What stands in the place of a name in a path. What is no text is the name of nothing.
+pub(super) struct Segment(pub(super) String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Segment {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut request::Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        path.map(|Path(text)| Self(text)).map_err(|_| Problem::unknown_path())
+    }
+}
+
 /// The id in a path. What is no id is the id of nothing.
 pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| Problem::unknown_message())
@@ -122,7 +134,7 @@ async fn read_body(body: Body, len_max: usize) -> Result<Bytes, Problem> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::invalid(format!("the body: {error}")))
+    serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error))
 }
 
 /// The JSON of a small request.
@@ -234,7 +246,7 @@ async fn wait_for_end(api: &Api, id: MessageId) -> bool {
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<Json<MessageJson>, Problem> {
     let known = api.known(&who, id(&text)?, Need::Story).await?;
     let json = known.json(&api.parts.door).ok_or_else(Problem::unknown_message)?;
@@ -310,7 +322,7 @@ impl Api {
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<Json<CancelledJson>, Problem> {
     let id = id(&text)?;
     api.known(&who, id, Need::State).await?;
@@ -341,7 +353,7 @@ pub(super) async fn cancel_many(
 pub(super) async fn verified(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<StatusCode, Problem> {
     let id = id(&text)?;
     let known = api.known(&who, id, Need::Story).await?;

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::State;
 
 use super::Api;
+use super::api::Segment;
 use super::auth::Who;
 use super::problem::Problem;
 use super::wire::DestinationJson;
@@ -15,7 +16,7 @@ use crate::mail::address::domain_key;
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(domain): Path<String>,
+    Segment(domain): Segment,
 ) -> Result<Json<DestinationJson>, Problem> {
     if who.only_user().is_some() {
         return Err(Problem::forbidden("what was learned about destinations is the operator's business"));

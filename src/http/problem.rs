@@ -7,6 +7,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
 use crate::intake::refusal::Refusal;
+use crate::mail::text::one_line;
 
 /// When to come back to a queue that is full, or a relay that restarts.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
@@ -32,7 +33,7 @@ struct ProblemJson<'a> {
 
 impl Problem {
     fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, title, detail: detail.into(), retry_after: None }
+        Self { status, name, title, detail: one_line(&detail.into()), retry_after: None }
     }
 
     /// 401.
@@ -82,6 +83,12 @@ impl Problem {
     /// 422.
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
+    }
+
+    /// 422 for a body that is not what it should be. What the error quotes of it is left out: it may be a code, and such
+    /// answers get into the apps' logs.
+    pub(super) fn unreadable(error: &serde_json::Error) -> Self {
+        Self::invalid(format!("the body: {}", without_values(&error.to_string())))
     }
 
     /// 429, where not the mail but the API has a bound.
@@ -172,5 +179,43 @@ impl IntoResponse for Problem {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
+    }
+}
+
+/// What serde says of JSON without the value that it found, unless that is the name of a field.
+fn without_values(error: &str) -> String {
+    let (Some(start), Some(end)) = (error.find(['"', '`']), error.rfind(", expected ")) else {
+        return error.to_owned();
+    };
+    if start >= end {
+        return error.to_owned();
+    }
+    let is_name = |c: char| c.is_ascii_lowercase() || c == '_';
+    let is_field = error.starts_with("unknown field ") && error[start..end].trim_matches('`').chars().all(is_name);
+    if is_field { error.to_owned() } else { format!("{}***{}", &error[..start], &error[end..]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::http::wire::NewMessage;
+
+    #[test]
+    fn values_are_not_quoted() {
+        let check = |field: &str, expected: &str| {
+            let json = format!("{{\"from\":\"a@b.example\",\"to\":\"c@d.example\",{field}}}");
+            let error = serde_json::from_str::<NewMessage>(&json).err().unwrap();
+            let detail = Problem::unreadable(&error).detail;
+            assert!(detail.starts_with(&format!("the body: {expected}")), "{detail}");
+            assert!(!detail.contains("481516") && !detail.contains("XKCDQ"), "{detail}");
+        };
+        check("\"otp\":\"481516\"", "invalid type: string ***, expected struct Otp at line 1 column");
+        check("\"otp\":\"\\\", expected `481516\"", "invalid type: string ***, expected struct Otp");
+        check("\"subject\":481516", "invalid type: integer ***, expected a string");
+        check("\"wait\":\"481516\"", "unknown variant ***, expected `delivered`");
+        check("\"481516\":1", "unknown field ***, expected one of `from`");
+        check("\"XKCDQ\":1", "unknown field ***, expected one of `from`");
+        check("\"sbject\":1", "unknown field `sbject`, expected one of `from`");
+        check("\"subject\":\"481516", "EOF while parsing a string");
     }
 }

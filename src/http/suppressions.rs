@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
-use axum::extract::{Path, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 
 use super::Api;
-use super::api::small_body;
+use super::api::{Segment, small_body};
 use super::auth::Who;
 use super::problem::Problem;
 use crate::intake::suppression::{Source, Suppression, suppression_key};
@@ -67,7 +67,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, _: Who) -> Json<ListJson> 
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     _: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<Json<SuppressionJson>, Problem> {
     let entry = api.parts.door.suppressions().get(&address(&text)?, api.parts.clock.now());
     entry.map(|entry| Json(entry.into())).ok_or_else(Problem::not_suppressed)
@@ -77,7 +77,7 @@ pub(super) async fn show(
 pub(super) async fn put(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
     body: Body,
 ) -> Result<Json<SuppressionJson>, Problem> {
     operator_only(&who)?;
@@ -94,7 +94,7 @@ pub(super) async fn put(
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     who: Who,
-    Path(text): Path<String>,
+    Segment(text): Segment,
 ) -> Result<StatusCode, Problem> {
     operator_only(&who)?;
     if api.parts.door.unsuppress(&address(&text)?).await? {
