@@ -1,7 +1,7 @@
 //! From a recipient's domain to the hosts that take its mail (RFC 5321 section 5.1, RFC 7505), remembered for as long
 //! as DNS allows, and a little longer while DNS itself is in trouble.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::Duration;
@@ -243,7 +243,9 @@ impl Router {
         }
         records.retain(|record| !record.exchange.is_empty());
         records.sort_by(|a, b| (a.preference, &a.exchange).cmp(&(b.preference, &b.exchange)));
-        records.dedup_by(|a, b| a.exchange == b.exchange);
+        // A host that is named several times counts as most preferred.
+        let mut known = HashSet::new();
+        records.retain(|record| known.insert(record.exchange.clone()));
         records.truncate(HOSTS_MAX);
         self.hosts(domain, records, ttl, is_secure).await
     }
@@ -464,6 +466,17 @@ mod tests {
         assert_eq!(route.hosts[0].addresses.len(), 2);
         assert_eq!(route.destination.as_ref(), "a.example.com,b.example.com,z.example.com");
         assert_eq!(route.name().as_ref(), "a.example.com");
+    }
+
+    #[tokio::test]
+    async fn a_host_that_is_named_twice_is_one_host() {
+        let table = Arc::new(Table::default());
+        table.set("example.com", "MX", Ok(&["30 a.example.com", "20 b.example.com", "10 a.example.com"]));
+        table.set("a.example.com", "A", Ok(&["192.0.2.1"]));
+        table.set("b.example.com", "A", Ok(&["192.0.2.2"]));
+        let route = router(&table, false).0.route("example.com").await.unwrap();
+        let hosts: Vec<_> = route.hosts.iter().map(|host| (host.preference, host.name.as_ref())).collect();
+        assert_eq!(hosts, [(10, "a.example.com"), (20, "b.example.com")]);
     }
 
     #[tokio::test]
