@@ -24,6 +24,8 @@ use crate::smtp::reply::EnhancedCode;
 const RETURNED: [&str; 4] = ["Date", "From", "To", "Message-ID"];
 /// Longest field that is returned.
 const FIELD_LEN_MAX: usize = 998;
+/// What is told of a reply, in octets, for no line may be longer than 998 (RFC 5322 section 2.1.1).
+const REPLY_LEN_MAX: usize = 500;
 
 /// What becomes of an entry, in the words of RFC 3464 section 2.3.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -174,11 +176,15 @@ fn explanation(ending: &Ending<'_>, action: Action, hostname: &str) -> String {
         (Action::Relayed, _) => "was taken by the recipient's mail host",
     };
     let mut text = format!("This is {hostname}.\r\n\r\nThe message for {recipient} {what}.\r\n");
-    if let Some(reply) = &ending.reply {
+    if let Some(reply) = shortened(ending) {
         let host = ending.destination.as_deref().unwrap_or("the mail host");
         text.push_str(&format!("\r\nWhat {host} said last:\r\n    {reply}\r\n"));
     }
     text
+}
+
+fn shortened<'a>(ending: &'a Ending<'_>) -> Option<&'a str> {
+    ending.reply.as_deref().map(|reply| &reply[..reply.floor_char_boundary(REPLY_LEN_MAX)])
 }
 
 /// RFC 3464 sections 2.2 and 2.3.
@@ -195,7 +201,7 @@ fn status_fields(ending: &Ending<'_>, action: Action, hostname: &str) -> String 
     fields.push(("Action", action.name().to_owned()));
     let EnhancedCode(class, subject, detail) = status(ending, action);
     fields.push(("Status", format!("{class}.{subject}.{detail}")));
-    if let Some(reply) = ending.reply.as_deref() {
+    if let Some(reply) = shortened(ending) {
         fields.extend(ending.destination.as_deref().map(|host| ("Remote-MTA", format!("dns; {host}"))));
         let is_reply = reply.bytes().take(3).filter(u8::is_ascii_digit).count() == 3;
         let kind = if is_reply { "smtp" } else { "x-otp-relay" };
@@ -405,6 +411,17 @@ mod tests {
             }
         }
         assert_eq!((late(notify(true, false)), late(notify(false, false))), (None, None));
+    }
+
+    #[test]
+    fn no_line_is_too_long_whatever_the_host_said() {
+        let reply = format!("550 5.1.1 {}\u{fc}{}", "x".repeat(489), "y".repeat(8000));
+        let text = told(Kind::Failed, None, Some(&reply)).unwrap();
+        assert!(
+            text.lines().all(|line| line.len() <= 998)
+                && text.contains("xxxx")
+                && !text.contains('y'.to_string().repeat(9).as_str())
+        );
     }
 
     #[test]
