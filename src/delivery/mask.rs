@@ -1,8 +1,8 @@
 //! Some servers quote the message in their replies. What could be its code must not get into a log.
 
-use mail_parser::{MessageParser, PartType};
+use mail_parser::PartType;
 
-use crate::mail::message::fields;
+use crate::mail::message::body_parser;
 use crate::queue::entry::SignedContent;
 
 /// A word shorter than this is no code.
@@ -12,7 +12,8 @@ const MASK: &str = "***";
 /// The text of a reply with the subject masked where it is quoted whole, and every word that looks like a code and occurs
 /// in the subject or the body.
 pub(super) fn mask_reply(reply: &str, content: &SignedContent) -> String {
-    match subject(content).filter(|subject| subject.chars().count() >= CODE_LEN_MIN && reply.contains(subject)) {
+    match content.content.subject().filter(|subject| subject.chars().count() >= CODE_LEN_MIN && reply.contains(subject))
+    {
         Some(subject) => mask_codes(&reply.replace(&subject, MASK), content),
         None => mask_codes(reply, content),
     }
@@ -47,17 +48,11 @@ fn looks_like_code(word: &str) -> bool {
         && (word.bytes().any(|b| b.is_ascii_digit()) || word.chars().skip(1).any(char::is_uppercase))
 }
 
-/// The subject, decoded.
-fn subject(content: &SignedContent) -> Option<String> {
-    let field = fields(&content.content.head).find(|field| field.is("Subject"))?;
-    MessageParser::default().parse_headers(field.raw)?.subject().map(str::to_owned)
-}
-
 /// Subject and text parts, decoded.
 fn own_text(content: &SignedContent) -> Vec<String> {
     let whole = [content.content.head.as_ref(), content.content.body.as_ref()].concat();
-    let Some(message) = MessageParser::default().parse(&whole) else { return Vec::new() };
-    let mut own: Vec<String> = message.subject().map(str::to_owned).into_iter().collect();
+    let mut own: Vec<String> = content.content.subject().into_iter().collect();
+    let Some(message) = body_parser().parse(&whole) else { return own };
     for part in &message.parts {
         if let PartType::Text(text) | PartType::Html(text) = &part.body {
             own.push(text.to_string());
@@ -89,6 +84,15 @@ mod tests {
         let encoded = "Content-Type: text/plain\r\nContent-Transfer-Encoding: base64\r\n\r\nY29kZSA3NzQ0MTE=\r\n";
         check("found 774411", encoded, "found ***");
     }
+
+    #[test]
+    fn a_malformed_field_hides_nothing() {
+        let head = "Date: Sat, N1 2ov 2026&10:00:00 +000p\r\nSubject: 481516\r\nFrom: a@b.example, \"\r\n";
+        let content = Content::split(format!("{head}Content-Transfer-Encoding: base64\r\n\r\nNzc0NDEx\r\n").into());
+        let content = SignedContent { signatures: Default::default(), content };
+        assert_eq!(mask_reply("554 no 774411, no 481516 1", &content), "554 no ***, no *** 1");
+    }
+
     #[test]
     fn a_subject_without_a_code_is_masked() {
         let mask = |subject: &str, reply: &str| {

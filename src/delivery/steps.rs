@@ -10,7 +10,7 @@ use crate::smtp::client_session::{ClientSession, Failure, Fault, Stage};
 
 /// Steps kept of one attempt at most.
 const STEPS_MAX: usize = 64;
-/// Longest result that is kept, in characters.
+/// Longest result that is kept, in octets.
 const RESULT_LEN_MAX: usize = 300;
 
 /// Takes steps down while an attempt runs.
@@ -65,8 +65,9 @@ impl Steps {
     /// The steps, with what could be words of the message masked in the replies.
     pub(super) fn finish(self, content: &SignedContent) -> Option<Arc<[Step]>> {
         let step = |(stage, host, ms, result): (Stage, Arc<str>, u32, String)| {
-            let shortened: String = result.chars().take(RESULT_LEN_MAX).collect();
-            let result = mask_reply(&shortened, content).into();
+            // Half a code would not be known for one.
+            let masked = mask_reply(&result, content);
+            let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();
             Step { stage: stage.name().into(), host, ms, result }
         };
         (!self.taken.is_empty()).then(|| self.taken.into_iter().map(step).collect())

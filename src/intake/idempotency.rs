@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use mail_parser::{MessageParser, PartType};
+use mail_parser::PartType;
 use parking_lot::Mutex;
 use tokio::sync::watch;
 
@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
-use crate::mail::message::Content;
+use crate::mail::message::{Content, body_parser};
 use crate::queue::store::{Change, Row, Table};
 
 /// How long a key is remembered.
@@ -196,9 +196,9 @@ fn digest(secret: &[u8], envelope: &Envelope, content: &Content) -> [u8; DIGEST_
     add(&(recipients.len() as u64).to_be_bytes());
     recipients.iter().for_each(|recipient| add(recipient.as_bytes()));
     let whole = [content.head.as_ref(), content.body.as_ref()].concat();
-    match MessageParser::default().parse(&whole) {
+    match body_parser().parse(&whole) {
         Some(message) => {
-            add(message.subject().unwrap_or_default().as_bytes());
+            add(content.subject().unwrap_or_default().as_bytes());
             for part in &message.parts {
                 match &part.body {
                     PartType::Text(text) | PartType::Html(text) => add(text.as_bytes()),

@@ -1,6 +1,7 @@
 //! The content of a message as bytes: header fields and body (RFC 5322 section 2.1), never reformatted.
 
 use bytes::Bytes;
+use mail_parser::MessageParser;
 use memchr::memchr;
 use zeroize::Zeroize as _;
 
@@ -26,6 +27,12 @@ impl Content {
         separated.extend_from_slice(b"\r\n");
         separated.extend_from_slice(&body);
         Self { head, body: wiped(separated) }
+    }
+
+    /// The first subject, decoded.
+    pub fn subject(&self) -> Option<String> {
+        let field = fields(&self.head).find(|field| field.is("Subject"))?;
+        MessageParser::default().parse_headers(field.raw)?.subject().map(str::to_owned)
     }
 
     /// Octets in all.
@@ -127,6 +134,12 @@ pub fn without_space_before_colons(head: Bytes) -> Bytes {
         tidy.extend_from_slice(&field.raw[colon..]);
     }
     tidy.into()
+}
+
+/// Who takes a body apart. Of the header fields it reads those that say how: in a malformed date it would lose itself, and take
+/// the fields behind for a part of it.
+pub fn body_parser() -> MessageParser {
+    MessageParser::new().with_mime_headers().default_header_raw()
 }
 
 fn next_field(text: &[u8]) -> Option<(Field<'_>, &[u8])> {
