@@ -92,7 +92,7 @@ fn is_printable(text: &str) -> bool {
 /// Where a wish cannot be understood, or is made twice.
 pub(super) fn take(head: Bytes) -> Result<(Wishes, Bytes), Refusal> {
     let is_wish =
-        |field: &Field<'_>| field.name.len() > PREFIX.len() && field.name[..PREFIX.len()].eq_ignore_ascii_case(PREFIX);
+        |field: &Field<'_>| field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
     let mut wishes = Wishes::default();
     if !fields(&head).any(|field| is_wish(&field)) {
         return Ok((wishes, head));
@@ -137,8 +137,9 @@ fn set<T>(wish: &mut Option<T>, value: T) -> Result<(), Refusal> {
 pub(super) fn expires(head: &[u8]) -> Option<Timestamp> {
     let field = fields(head).find(|field| field.is("Expires"))?;
     let date = mail_parser::DateTime::parse_rfc822(&field.text()?)?;
-    let seconds = u64::try_from(date.is_valid().then(|| date.to_timestamp())?).ok()?;
-    Some(Timestamp::from_millis(seconds.checked_mul(1000)?))
+    let seconds = date.is_valid().then(|| date.to_timestamp())?;
+    // Before 1970 is long ago as well.
+    Some(Timestamp::from_millis(u64::try_from(seconds).unwrap_or(0).checked_mul(1000)?))
 }
 
 #[cfg(test)]
@@ -181,6 +182,7 @@ mod tests {
             "X-OTP-Key: \u{fc}\r\n",
             "X-OTP-Tag: a b\r\n",
             "X-OTP-Livf: 300\r\n",
+            "X-OTP-: 300\r\n",
             "X-OTP-Life: 300\r\nX-OTP-Life: 300\r\n",
         ] {
             assert!(matches!(taken(head), Err(Refusal::Wish(_))), "{head}");
@@ -192,6 +194,7 @@ mod tests {
         let at = |text: &str| expires(format!("Expires: {text}\r\n").as_bytes()).map(Timestamp::as_secs);
         assert_eq!(at("Sat, 21 Nov 2026 10:00:00 +0000"), Some(1_795_255_200));
         assert_eq!(at("Sat, 21 Nov 2026 11:00:00 +0100"), Some(1_795_255_200));
+        assert_eq!(at("1 May 1961 00:20:20 +0000"), Some(0));
         assert_eq!(at("0"), None);
         assert_eq!(at("soon"), None);
     }
