@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::mail::text::one_line;
+
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Severity {
@@ -62,6 +64,7 @@ impl Findings {
                 (Some(file), Some(line)) => format!("{}: {file}:{line}: {}", finding.severity.name(), finding.text),
                 _ => format!("{}: {}", finding.severity.name(), finding.text),
             })
+            .map(|line| one_line(&line))
             .collect()
     }
 }

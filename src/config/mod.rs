@@ -334,6 +334,12 @@ mod tests {
     }
 
     #[test]
+    fn a_finding_is_one_line() {
+        let lines = lines("\"a\\u001b[2J\\nb\" = 1\n");
+        assert!(lines[0].starts_with("error: relay.toml:1: a [2J b: unknown key"), "{lines:?}");
+    }
+
+    #[test]
     fn keys_to_come_are_checked_and_named() {
         let all = lines("[otp]\nsupersede = \"of\"\n[[webhook]]\nurl = \"https://app.example\"\n");
         assert!(all.iter().any(|line| line.starts_with("error: relay.toml:2: [otp] supersede: one of \"by-key\"")));

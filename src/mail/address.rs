@@ -230,7 +230,8 @@ pub fn domain_pattern_covers(pattern: &str, domain: &str) -> bool {
             let parent = domain_key(parent).unwrap_or_default();
             domain.strip_suffix(&parent).is_some_and(|rest| rest.len() > 1 && rest.ends_with('.'))
         }
-        None => domain_key(pattern).is_some_and(|p| p == domain),
+        // An address literal has no other form.
+        None => domain_key(pattern).unwrap_or_else(|| pattern.to_ascii_lowercase()) == domain,
     }
 }
 
@@ -405,5 +406,7 @@ mod tests {
         assert!(!covers("otp@example.com", "other@example.com"));
         assert!(covers("example.com", "a@example.com"));
         assert!(covers("*", "a@example.com"));
+        assert!(covers("a@[IPv6:::1]", "A@[ipv6:::1]"));
+        assert!(!covers("a@[192.0.2.1]", "a@[192.0.2.2]"));
     }
 }
