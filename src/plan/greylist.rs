@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::facts::is_plausible;
 pub use super::facts::{Facts, Forecast, HintWorth};
 use crate::clock::Timestamp;
 
@@ -62,6 +63,11 @@ impl Wait {
     pub(super) fn new(asked: Option<Duration>, by: Option<Greylister>, now: Timestamp) -> Self {
         let (first_refused_at, last_refused_at) = (now, now);
         Self { first_refused_at, last_refused_at, refusals: 1, asked, passed_at: None, by, counted: (false, false) }
+    }
+
+    /// As [`Facts::is_plausible`].
+    pub fn is_plausible(&self) -> bool {
+        self.asked.is_none_or(is_plausible)
     }
 
     /// Whether it is worth keeping.

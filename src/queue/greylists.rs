@@ -62,8 +62,14 @@ impl Greylists {
         for (key, value) in rows {
             let Ok(key) = String::from_utf8(key.into()) else { continue };
             match key.split_at_checked(1) {
-                Some(("d", name)) => memory.facts.extend(decode(&value).map(|facts| (name.into(), facts))),
-                Some(("w", key)) => memory.waits.extend(decode(&value).map(|wait| (key.into(), wait))),
+                Some(("d", name)) => {
+                    let facts = decode(&value).filter(Facts::is_plausible);
+                    memory.facts.extend(facts.map(|facts| (name.into(), facts)));
+                }
+                Some(("w", key)) => {
+                    let wait = decode(&value).filter(Wait::is_plausible);
+                    memory.waits.extend(wait.map(|wait| (key.into(), wait)));
+                }
                 Some(_) | None => {}
             }
         }
@@ -264,6 +270,29 @@ mod tests {
         let removed = changes.iter().filter(|change| matches!(change, Change::Side(_, _, None))).count();
         assert_eq!(removed, 2);
         assert_eq!(memory.facts("mx.example.com,mx2.example.com"), None);
+    }
+
+    #[test]
+    fn what_cannot_be_is_not_taken_up() {
+        let row = |key: &str, json: &str| {
+            let value = [&[VERSION], json.as_bytes()].concat();
+            (key.as_bytes().into(), value.into_boxed_slice())
+        };
+        let rows = vec![
+            row("dgood.example", "{\"contacts\":5}"),
+            row("dmany.example", "{\"opened_for_sender\":65535,\"opened_for_client\":1}"),
+            row("dlong.example", "{\"passed\":{\"secs\":18446744073709551615,\"nanos\":0}}"),
+            row(
+                "w\nalice@example.com\nmx.example",
+                "{\"first_refused_at\":0,\"last_refused_at\":0,\"refusals\":1,\
+                 \"asked\":{\"secs\":18446744073709551615,\"nanos\":0}}",
+            ),
+        ];
+        let greylists = Greylists::new(rows);
+        assert_eq!(greylists.facts("good.example").map(|facts| facts.contacts()), Some((5, 0)));
+        assert_eq!((greylists.facts("many.example"), greylists.facts("long.example")), (None, None));
+        let (wait, ..) = greylists.refused(&Triplet::new("", "alice@example.com", "mx.example"), refusal(None, START));
+        assert_eq!(wait.refusals, 1);
     }
 
     #[test]

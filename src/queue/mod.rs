@@ -14,7 +14,7 @@ pub mod journal;
 pub mod key_ring;
 pub mod memory_store;
 pub mod order;
-mod record;
+pub mod record;
 mod schedule;
 mod seal;
 pub mod sled_store;
@@ -248,7 +248,7 @@ impl Queue {
         entry.state = Some(State::Sending);
         entry.is_out = false;
         entry.progress.lease = Some(lease);
-        entry.progress.attempts += 1;
+        entry.progress.attempts = entry.progress.attempts.saturating_add(1);
         let progress = entry.progress.clone();
         let is_first = schedule.add_timer(lease.ends_at, id, Timer::Lease);
         drop(guard);

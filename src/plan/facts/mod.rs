@@ -12,6 +12,10 @@ pub use forecast::Forecast;
 
 /// What is known of a destination is forgotten when it was not used for so long.
 pub const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+/// No observation counts for more.
+const COUNT_MAX: u16 = 2000;
+/// Longer than anything here is remembered.
+const SPAN_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
 /// For so long after a pass, that others pass at once is put down to it.
 const OPEN_FOR: Duration = Duration::from_secs(86_400);
 /// So many passes that agree, and attempts that were always refused are not made any more.
@@ -37,6 +41,11 @@ pub enum HintWorth {
     TooShort,
     /// It passes earlier.
     TooLong,
+}
+
+/// Whether nobody can have waited for longer.
+pub(super) fn is_plausible(span: Duration) -> bool {
+    span <= SPAN_MAX
 }
 
 /// What is known of a destination.
@@ -75,6 +84,17 @@ pub struct Facts {
 }
 
 impl Facts {
+    /// Whether they can have come about: what a damaged record says might not even fit into a sum.
+    pub fn is_plausible(&self) -> bool {
+        let spans =
+            [self.refused, self.passed, self.refused_pause, self.passed_pause, self.window_min, self.window_max];
+        let passes = [self.agreeing, self.restarts, self.vain, self.hints_kept, self.hints_short, self.hints_long];
+        let contacts = [self.contacts, self.contacts_refused];
+        let opened = [self.opened_for_sender, self.opened_for_client, self.not_opened];
+        let mut counts = passes.iter().chain(&contacts).chain(&opened);
+        spans.into_iter().flatten().all(is_plausible) && counts.all(|count| *count <= COUNT_MAX)
+    }
+
     /// Whether they are worth keeping.
     pub fn is_current(&self, now: Timestamp) -> bool {
         now.since(self.last_seen) < FACTS_KEPT

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::super::greylist::{Refusal, Wait};
-use super::{Facts, OPEN_FOR, RESTART_MIN, VAIN};
+use super::{COUNT_MAX, Facts, OPEN_FOR, RESTART_MIN, VAIN};
 use crate::clock::Timestamp;
 
 /// A refusal after such a pause, and later than everything that was seen to pass, begins a new wait: the first attempt
@@ -138,7 +138,7 @@ impl Facts {
 
 /// One more, within a bound that lets newer observations weigh as much as all older ones.
 fn count(counter: &mut u16) {
-    *counter = (*counter + 1).min(2000);
+    *counter = (*counter + 1).min(COUNT_MAX);
 }
 
 #[cfg(test)]
