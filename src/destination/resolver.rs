@@ -199,16 +199,16 @@ impl HickoryDns {
         &self,
         name: &str,
         kind: RecordType,
-        pick: impl Fn(&RData) -> Option<T>,
+        read: fn(&[Record]) -> Result<Records<T>, DnsError>,
     ) -> Result<Records<T>, DnsError> {
         let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
         name.set_fqdn(true);
         let resolver = if self.validates().await? { &self.validating } else { &self.plain };
         match lookup(resolver, name, kind).await {
-            Ok(lookup) => picked(lookup.answers(), kind, pick),
+            Ok(lookup) => read(lookup.answers()),
             // That there is no more to it than this answer is not proved, nor has it to be: the zone allows it.
             Err(NetError::Dns(HickoryDnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
-                match picked(&response.answers, kind, pick) {
+                match read(&response.answers) {
                     Err(_) if response.metadata.response_code == ResponseCode::NXDomain => Err(DnsError::NoSuchName),
                     found => Ok(Records { secure: false, ..found? }),
                 }
@@ -251,36 +251,76 @@ pub fn trust_anchors(path: &Path) -> Result<TrustAnchors, String> {
     if anchors.is_empty() { Err(format!("{}: no DNSKEY record", path.display())) } else { Ok(anchors) }
 }
 
+/// The MX records of an answer.
+///
+/// # Errors
+/// That there are none, or that the answer is forged.
+pub fn read_mx(answers: &[Record]) -> Result<Records<MxRecord>, DnsError> {
+    picked(answers, RecordType::MX, |data| {
+        let RData::MX(mx) = data else { return None };
+        let exchange = mx.exchange.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+        Some(MxRecord { preference: mx.preference, exchange })
+    })
+}
+
+/// The IPv4 addresses of an answer.
+///
+/// # Errors
+/// As [`read_mx`].
+pub fn read_ipv4(answers: &[Record]) -> Result<Records<IpAddr>, DnsError> {
+    picked(answers, RecordType::A, |data| data.ip_addr().filter(IpAddr::is_ipv4))
+}
+
+/// The IPv6 addresses of an answer.
+///
+/// # Errors
+/// As [`read_mx`].
+pub fn read_ipv6(answers: &[Record]) -> Result<Records<IpAddr>, DnsError> {
+    picked(answers, RecordType::AAAA, |data| data.ip_addr().filter(IpAddr::is_ipv6))
+}
+
+/// The texts of an answer, each of one record.
+///
+/// # Errors
+/// As [`read_mx`].
+pub fn read_txt(answers: &[Record]) -> Result<Records<String>, DnsError> {
+    picked(answers, RecordType::TXT, |data| {
+        let RData::TXT(txt) = data else { return None };
+        Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
+    })
+}
+
+/// The TLSA records of an answer.
+///
+/// # Errors
+/// As [`read_mx`].
+pub fn read_tlsa(answers: &[Record]) -> Result<Records<TlsaRecord>, DnsError> {
+    picked(answers, RecordType::TLSA, |data| {
+        let RData::TLSA(tlsa) = data else { return None };
+        let (usage, selector, matching) = (tlsa.cert_usage.into(), tlsa.selector.into(), tlsa.matching.into());
+        Some(TlsaRecord { usage, selector, matching, data: tlsa.cert_data.clone() })
+    })
+}
+
 impl Dns for HickoryDns {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
-        Box::pin(self.records(domain, RecordType::MX, |data| {
-            let RData::MX(mx) = data else { return None };
-            let exchange = mx.exchange.to_ascii().trim_end_matches('.').to_ascii_lowercase();
-            Some(MxRecord { preference: mx.preference, exchange })
-        }))
+        Box::pin(self.records(domain, RecordType::MX, read_mx))
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(self.records(host, RecordType::A, |data| data.ip_addr().filter(IpAddr::is_ipv4)))
+        Box::pin(self.records(host, RecordType::A, read_ipv4))
     }
 
     fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(self.records(host, RecordType::AAAA, |data| data.ip_addr().filter(IpAddr::is_ipv6)))
+        Box::pin(self.records(host, RecordType::AAAA, read_ipv6))
     }
 
     fn txt<'a>(&'a self, name: &'a str) -> Answer<'a, String> {
-        Box::pin(self.records(name, RecordType::TXT, |data| {
-            let RData::TXT(txt) = data else { return None };
-            Some(String::from_utf8_lossy(&txt.txt_data.concat()).into_owned())
-        }))
+        Box::pin(self.records(name, RecordType::TXT, read_txt))
     }
 
     fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
-        Box::pin(self.records(name, RecordType::TLSA, |data| {
-            let RData::TLSA(tlsa) = data else { return None };
-            let (usage, selector, matching) = (tlsa.cert_usage.into(), tlsa.selector.into(), tlsa.matching.into());
-            Some(TlsaRecord { usage, selector, matching, data: tlsa.cert_data.clone() })
-        }))
+        Box::pin(self.records(name, RecordType::TLSA, read_tlsa))
     }
 }
 

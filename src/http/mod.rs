@@ -26,7 +26,7 @@ use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -177,12 +177,17 @@ impl Api {
             tokio::select! {
                 biased;
                 () = api.aborting.cancelled() => {}
-                () = api.converse(stream, router) => {}
+                () = api.answer(stream, router) => {}
             }
         });
     }
 
-    async fn converse(&self, stream: TcpStream, router: Router) {
+    /// Answers the requests that come over one stream, until it ends or [`Api::close`].
+    pub async fn converse(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
+        self.answer(stream, router(self.clone())).await;
+    }
+
+    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
         let io = TokioIo::new(Guarded::new(stream));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(FIELDS_MAX);

@@ -110,7 +110,10 @@ pub(super) struct Decoded {
     pub(super) content: Result<Content, SealError>,
 }
 
-pub(super) fn decode_message(mut record: BytesMut, ring: &KeyRing) -> Option<Decoded> {
+pub(super) fn decode_message<'k>(
+    mut record: BytesMut,
+    key: impl FnOnce(Bucket) -> Option<&'k BucketKey>,
+) -> Option<Decoded> {
     let bucket = bucket_of(&record);
     if record.len() < HEADER_LEN || record[0] != VERSION || record[1] & !FLAG_SEALED != 0 {
         return None;
@@ -126,8 +129,7 @@ pub(super) fn decode_message(mut record: BytesMut, ring: &KeyRing) -> Option<Dec
     let mut message: Message = serde_json::from_slice(&record[before..head_at]).ok()?;
     message.envelope.recipients.shrink_to_fit();
     let (context, sealed) = record.split_at_mut(head_at);
-    let opened =
-        bucket.map_or(Ok(()), |bucket| ring.key(bucket).ok_or(SealError::NoKey)?.open(message.id, context, sealed));
+    let opened = bucket.map_or(Ok(()), |bucket| key(bucket).ok_or(SealError::NoKey)?.open(message.id, context, sealed));
     let record = wiped(record);
     let content =
         opened.map(|()| Content { head: record.slice(head_at..body_at), body: record.slice(body_at..total - behind) });
@@ -147,17 +149,35 @@ fn number(record: &[u8], at: usize) -> Option<u32> {
 }
 
 /// Version, then JSON.
-pub(super) fn encode_progress(progress: &Progress) -> Result<Vec<u8>, StoreError> {
+///
+/// # Errors
+/// When it cannot be written down.
+pub fn encode_progress(progress: &Progress) -> Result<Vec<u8>, StoreError> {
     let mut value = vec![VERSION];
     serde_json::to_writer(&mut value, progress).map_err(|e| StoreError::Failed(e.to_string()))?;
     Ok(value)
 }
 
-pub(super) fn decode_progress(value: &[u8]) -> Option<Progress> {
+/// The reverse of [`encode_progress`]; none if it cannot be read.
+pub fn decode_progress(value: &[u8]) -> Option<Progress> {
     match value {
         [VERSION, json @ ..] => serde_json::from_slice(json).ok(),
         _ => None,
     }
+}
+
+/// Reads a message's record that is not sealed; none if it cannot be read.
+pub fn read_message(record: &[u8]) -> Option<(Message, Content)> {
+    let decoded = decode_message(record.into(), |_| None)?;
+    Some((decoded.message, decoded.content.ok()?))
+}
+
+/// The reverse of [`read_message`].
+///
+/// # Errors
+/// When it cannot be written down.
+pub fn write_message(message: &Message, content: &Content) -> Result<Vec<u8>, StoreError> {
+    encode_message(message, content, None)
 }
 
 /// The rows of one message during a scan, with their keys as the engine has them.
@@ -196,7 +216,8 @@ impl<K: AsRef<[u8]> + Default> Gathered<K> {
             leftovers.orphans.extend(self.keys);
             return;
         }
-        let decoded = decode_message(self.record, ring).filter(|d| !self.is_broken && Some(d.message.id) == self.id);
+        let decoded = decode_message(self.record, |bucket| ring.key(bucket));
+        let decoded = decoded.filter(|decoded| !self.is_broken && Some(decoded.message.id) == self.id);
         let fault = match decoded {
             Some(Decoded { message, bucket, content }) => match content {
                 // Of a life that is over, only the end is still to be told.

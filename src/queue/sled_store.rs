@@ -122,7 +122,7 @@ impl Store for SledStore {
         let db = self.db()?;
         let Some(record) = guarded(|| read_message_bytes(db, id))? else { return Ok(None) };
         look_again(db, &message_key(id, KIND_HEAD, 0)?, LOOKS).map_err(engine_error)?;
-        let Some(decoded) = decode_message(record, &self.ring) else { return Ok(None) };
+        let Some(decoded) = decode_message(record, |bucket| self.ring.key(bucket)) else { return Ok(None) };
         decoded.content.map(Some).map_err(|error| StoreError::Damaged(error.to_string()))
     }
 
