@@ -3,6 +3,7 @@
 
 pub mod client;
 pub mod command;
+pub mod relay;
 pub mod scram;
 pub mod server;
 

@@ -1,0 +1,216 @@
+//! Whatever comes over a connection to the API is answered. What is accepted keeps the limits that hold by SMTP too, goes
+//! to whom `to` names and to nobody else, comes from whom the token may send as, and says what was asked for, in fields
+//! that the relay chose; every refusal is a problem that quotes nothing secret.
+#![no_main]
+
+use std::collections::HashMap;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use libfuzzer_sys::fuzz_target;
+use mail_parser::MessageParser;
+use otp_relay::event::Sink;
+use otp_relay::http::{Api, Parts, Settings};
+use otp_relay::intake::wishes::LIFE;
+use otp_relay::mail::address::Mailbox;
+use otp_relay::mail::id::MessageId;
+use otp_relay::queue::entry::Message;
+use otp_relay::report::log::{EventLog, Format, Output};
+use otp_relay::report::recipients::Disclosure;
+use otp_relay::report::trace::{Limits, Traces};
+use otp_relay::report::{Reporter, log};
+use otp_relay::smtp::data::line_fault;
+use otp_relay::submission::credentials::{Account, Credentials, TokenHash};
+use otp_relay_fuzz::choice;
+use otp_relay_fuzz::relay::{Relay, runtime, user};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
+use tokio::runtime::Runtime;
+
+const SIZE_MAX: usize = 16 << 10;
+const RECIPIENTS_MAX: usize = 4;
+/// What the relay puts in front.
+const STAMP_MAX: usize = 400;
+/// What stands for a secret in a request.
+const SECRET: &str = "481516";
+const COMPOSED: [&str; 10] = [
+    "Received",
+    "From",
+    "To",
+    "Subject",
+    "Message-ID",
+    "Date",
+    "Auto-Submitted",
+    "MIME-Version",
+    "Content-Type",
+    "Content-Transfer-Encoding",
+];
+
+struct Bench {
+    runtime: Runtime,
+    relay: Relay,
+    api: Arc<Api>,
+    _folder: TempDir,
+}
+
+static BENCH: LazyLock<Bench> = LazyLock::new(|| {
+    let folder = tempfile::tempdir().expect("a folder");
+    let relay = Relay::new();
+    let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
+    let settings = log::Settings { format: Format::Text, recipients: Disclosure::Masked, ..log::Settings::default() };
+    let reporter = Reporter::start(EventLog::new(&settings, Output::new(std::io::sink())), Vec::new());
+    let reporter = reporter.expect("a thread");
+    let limits = Limits::of(Duration::from_secs(60));
+    let parts = Parts {
+        door: relay.door.clone(),
+        queue: relay.queue.clone(),
+        credentials: Arc::new(Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"salt")),
+        operator: TokenHash::of("operator-token"),
+        traces: Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder"),
+        feed: Arc::default(),
+        metrics: Arc::default(),
+        ends: Arc::default(),
+        delivery: relay.delivery(),
+        events: reporter.clone() as Arc<dyn Sink>,
+        reporter,
+        clock: relay.clock.clone(),
+        draining: Default::default(),
+    };
+    let api = Api::new(parts, Settings { message_size_max: SIZE_MAX, recipients_max: RECIPIENTS_MAX });
+    Bench { runtime: runtime(), relay, api, _folder: folder }
+});
+
+/// What the API says to what comes over a connection.
+async fn converse(api: &Arc<Api>, request: &[u8]) -> Vec<u8> {
+    let (mut client, server) = duplex(256 << 10);
+    let mut answer = Vec::new();
+    let talk = async {
+        // Who is refused early need not read on.
+        let _ = client.write_all(request).await;
+        // Followers of events are never done.
+        let _ = tokio::time::timeout(Duration::from_secs(90), client.read_to_end(&mut answer)).await;
+        drop(client);
+    };
+    tokio::join!(api.converse(server), talk);
+    answer
+}
+
+/// Status, type and body of a whole answer.
+fn taken_apart(answer: &[u8]) -> Option<(u16, String, Vec<u8>)> {
+    let end = answer.windows(4).position(|octets| octets == b"\r\n\r\n")?;
+    let head = String::from_utf8(answer[..end].to_vec()).expect("heads are text");
+    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().expect("a status");
+    let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
+    Some((status, content_type.to_owned(), answer[end + 4..].to_vec()))
+}
+
+/// All texts that JSON has under this name, one or many.
+fn texts<'a>(body: &'a Value, name: &str) -> Vec<&'a str> {
+    match body.get(name) {
+        Some(Value::String(text)) => vec![text],
+        Some(Value::Array(list)) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn check_problem(status: u16, problem: &[u8], request: &[u8], may_quote: bool) {
+    let problem: Value = serde_json::from_slice(problem).expect("a problem is JSON");
+    assert_eq!(problem["status"], status);
+    assert!(problem["type"].as_str().is_some_and(|name| name.starts_with("urn:otp-relay:")));
+    let detail = problem["detail"].as_str().expect("a problem has a detail");
+    assert!(!detail.is_empty() && !detail.contains(char::is_control), "{detail:?}");
+    let body: Value = serde_json::from_slice(request).unwrap_or_default();
+    let in_addresses = ["to", "from"].iter().flat_map(|name| texts(&body, name)).any(|text| text.contains(SECRET));
+    assert!(may_quote || in_addresses || !detail.contains(SECRET), "{detail}");
+}
+
+fn addresses(address: Option<&mail_parser::Address<'_>>) -> Vec<String> {
+    address.into_iter().flat_map(|list| list.iter()).filter_map(|one| one.address()).map(str::to_owned).collect()
+}
+
+/// Without what folding may change.
+fn squeezed(text: &str) -> String {
+    text.chars().filter(|c| !c.is_whitespace()).collect()
+}
+
+fn check_accepted(message: &Message, content: &[u8], body: &Value) {
+    assert_eq!(line_fault(content), None);
+    assert!(!content.contains(&0) && content.len() <= SIZE_MAX + STAMP_MAX);
+    let life = message.expires_at.since(message.accepted_at);
+    assert!(life <= LIFE.1 && !life.is_zero());
+    let is_printable =
+        |text: &Option<Arc<str>>| text.as_ref().is_none_or(|text| text.bytes().all(|b| (b' '..=b'~').contains(&b)));
+    assert!(is_printable(&message.tag) && is_printable(&message.key));
+    let sender = message.envelope.reverse_path.mailbox().expect("there is a sender");
+    assert!(
+        user().may_send_as(sender, |_| false) && texts(body, "from").iter().any(|from| from.contains(sender.as_str()))
+    );
+    let recipients: Vec<&Mailbox> = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox).collect();
+    assert!((1..=RECIPIENTS_MAX).contains(&recipients.len()));
+    for recipient in &recipients {
+        assert!(texts(body, "to").iter().any(|to| to.contains(recipient.as_str())), "{recipient}");
+    }
+
+    let read = MessageParser::default().parse(content).expect("it can be read");
+    let names: Vec<&str> = read.headers().iter().map(|header| header.name.as_str()).collect();
+    assert_eq!(names.iter().filter(|name| name.eq_ignore_ascii_case("from")).count(), 1);
+    for author in addresses(read.from()) {
+        let author = Mailbox::parse(&author).expect("authors have been read");
+        assert!(user().may_send_as(&author, |_| false));
+    }
+    if body.get("raw").is_some_and(Value::is_string) {
+        return;
+    }
+    for name in &names {
+        assert!(COMPOSED.contains(name) && names.iter().filter(|other| *other == name).count() == 1, "{name}");
+    }
+    assert_eq!(addresses(read.from()), [sender.as_str()]);
+    assert_eq!(addresses(read.to()), recipients.iter().map(|to| to.as_str().to_owned()).collect::<Vec<_>>());
+    if let Some(subject) = body.get("subject").and_then(Value::as_str) {
+        assert_eq!(squeezed(read.subject().unwrap_or_default()), squeezed(subject));
+    }
+    if let Some(text) = body.get("text").and_then(Value::as_str) {
+        let read = read.body_text(0).expect("there is a text");
+        assert_eq!(squeezed(&read), squeezed(text));
+    }
+}
+
+fuzz_target!(|input: &[u8]| {
+    let (bits, input) = choice(input);
+    let Bench { runtime, relay, api, .. } = &*BENCH;
+    // By bits: a connection as it is; without a token; the operator's token.
+    if bits & 1 != 0 {
+        runtime.block_on(converse(api, input));
+        return;
+    }
+    let end = input.iter().position(|octet| *octet == b'\n').unwrap_or(input.len());
+    let (line, body) = (&input[..end], input.get(end + 1..).unwrap_or_default());
+    let token = match bits & 6 {
+        0 => "Authorization: Bearer shop-token\r\n",
+        2 => "Authorization: Bearer operator-token\r\n",
+        _ => "",
+    };
+    let length = body.len();
+    let head = format!(" HTTP/1.1\r\nHost: relay\r\n{token}Connection: close\r\nContent-Length: {length}\r\n\r\n");
+    let answer = runtime.block_on(converse(api, &[line, head.as_bytes(), body].concat()));
+    let Some((status, content_type, answer)) = taken_apart(&answer) else {
+        assert!(answer.is_empty());
+        return;
+    };
+    if status >= 400 && !answer.is_empty() {
+        assert_eq!(content_type, "application/problem+json");
+        // Whoever writes a secret into the address has told it to every proxy's log.
+        let is_in_line = line.windows(SECRET.len()).any(|octets| octets == SECRET.as_bytes());
+        check_problem(status, &answer, body, is_in_line);
+    }
+    assert!(!token.is_empty() || status >= 400 || !line.windows(3).any(|octets| octets == b"/v1"));
+    let id = serde_json::from_slice::<Value>(&answer).ok();
+    let id = id.as_ref().filter(|_| line.starts_with(b"POST /v1/messages")).and_then(|answer| answer["id"].as_str());
+    if let Some(id) = id.and_then(|id| id.parse::<MessageId>().ok()).filter(|_| matches!(status, 200 | 202)) {
+        let (message, content) = relay.taken(id);
+        relay.forget(id);
+        check_accepted(&message, &content, &serde_json::from_slice(body).expect("what is accepted is JSON"));
+    }
+    assert_eq!(relay.queue.depth().messages, 0, "nothing else is in the queue");
+});

@@ -1,0 +1,204 @@
+//! A relay without sockets, files and mail hosts: whatever it takes stays in its queue, in memory. It has one user, `shop`,
+//! who may send as anybody at `shop.example`.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::delivery::smart_host::SmartHosts;
+use otp_relay::delivery::{self, Delivery};
+use otp_relay::destination::demand::Strictness;
+use otp_relay::destination::mx::Router;
+use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::dkim::Keys;
+use otp_relay::dkim::pool::SigningPool;
+use otp_relay::event::{Event, Sink};
+use otp_relay::intake::door::{self, Door};
+use otp_relay::intake::idempotency::DailySecrets;
+use otp_relay::intake::rate::Rate;
+use otp_relay::intake::user::{Senders, User};
+use otp_relay::mail::id::{IdSource, MessageId};
+use otp_relay::net::TcpNetwork;
+use otp_relay::queue::entry::Message;
+use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::queue::steer::Filter;
+use otp_relay::queue::store::{Found, Store};
+use otp_relay::queue::{self, Queue, Storage, Supersede};
+use otp_relay::tls::{self, verify::Roots};
+use tokio::runtime::{Builder, Runtime};
+
+/// When the relay's time stands still.
+pub const NOW: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+/// Its name.
+pub const HOSTNAME: &str = "relay.example.com";
+
+/// The relay.
+pub struct Relay {
+    pub queue: Arc<Queue>,
+    pub door: Arc<Door>,
+    pub clock: Arc<dyn Clock>,
+    pub store: MemoryStore,
+}
+
+/// Every domain but those with `missing` in their names has a host.
+struct EveryDomain;
+
+impl Dns for EveryDomain {
+    fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
+        Box::pin(async move {
+            if domain.contains("missing") {
+                return Err(DnsError::NoSuchName);
+            }
+            let record = MxRecord { preference: 10, exchange: "mx.example".to_owned() };
+            Ok(Records { records: vec![record], ttl: Duration::from_secs(300), secure: false })
+        })
+    }
+
+    fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Ok(Records { records: vec![[192, 0, 2, 1].into()], ttl: Duration::ZERO, secure: false }) })
+    }
+
+    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+}
+
+struct Secrets;
+
+impl DailySecrets for Secrets {
+    fn of(&self, _: u64) -> Option<[u8; 32]> {
+        Some([7; 32])
+    }
+}
+
+struct Deaf;
+
+impl Sink for Deaf {
+    fn emit(&self, _: Event) {}
+}
+
+/// A runtime whose time flies while nobody does anything.
+pub fn runtime() -> Runtime {
+    Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+}
+
+/// `shop`.
+pub fn user() -> Arc<User> {
+    let senders = Senders::Patterns(vec!["*@shop.example".to_owned()]);
+    Arc::new(User { senders, ..User::unlimited("shop") })
+}
+
+impl Relay {
+    /// An empty one without limits.
+    pub fn new() -> Self {
+        let store = MemoryStore::default();
+        Self::open(Box::new(store.clone()), store, None)
+    }
+
+    /// One that finds this in its store.
+    pub fn restored(found: Vec<Found>, budget: Option<Rate>) -> Self {
+        Self::open(Box::new(Stored(found)), MemoryStore::default(), budget)
+    }
+
+    fn open(stored: Box<dyn Store>, store: MemoryStore, recipient_budget: Option<Rate>) -> Self {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
+        let settings =
+            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
+        let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), Arc::new(Deaf), 1);
+        let queue = queue.expect("the store can be read");
+        let parts = door::Parts {
+            queue: queue.clone(),
+            router: Arc::new(Router::new(Arc::new(EveryDomain), clock.clone(), false)),
+            keys: Arc::new(ArcSwap::from_pointee(Keys::default())),
+            signing: Arc::new(SigningPool::inline()),
+            ids: IdSource::with_random(|| 0),
+            secrets: Arc::new(Secrets),
+            clock: clock.clone(),
+            reverse_path: None,
+            goes_straight: Box::new(|_| true),
+        };
+        let settings = door::Settings {
+            hostname: HOSTNAME.to_owned(),
+            verify_domain: true,
+            received_client: false,
+            only_to: Vec::new(),
+            recipient_budget,
+        };
+        Self { door: Door::new(parts, settings), queue, clock, store }
+    }
+
+    /// Who would deliver, and is never asked to.
+    pub fn delivery(&self) -> Arc<Delivery> {
+        let parts = delivery::Parts {
+            queue: self.queue.clone(),
+            router: Arc::new(Router::new(Arc::new(EveryDomain), self.clock.clone(), false)),
+            network: Arc::new(TcpNetwork),
+            tls: tls::opportunistic_connector().expect("a connector"),
+            roots: Roots::load(None).expect("roots"),
+            smart_hosts: SmartHosts::new(Vec::new()),
+            keys: Arc::new(ArcSwap::from_pointee(Keys::default())),
+            signing: Arc::new(SigningPool::inline()),
+            clock: self.clock.clone(),
+        };
+        let settings = delivery::Settings {
+            hostname: HOSTNAME.to_owned(),
+            port: 25,
+            connect_timeout: Duration::from_secs(5),
+            connections_per_destination_max: 20,
+            connections_max: 1000,
+            idle_timeout: Duration::from_secs(60),
+            source_addresses: Vec::new(),
+            tls: Strictness::Opportunistic,
+            exceptions: Vec::new(),
+            reverse_path: None,
+        };
+        Delivery::new(parts, settings)
+    }
+
+    /// A message that was taken: what is known of it, and its content as it is stored.
+    pub fn taken(&self, id: MessageId) -> (Arc<Message>, Vec<u8>) {
+        let message = self.queue.message(id).expect("what was taken is in the queue").message;
+        let content = self.store.clone().content(id).expect("memory does not fail").expect("what was taken is stored");
+        (message, [content.head, content.body].concat())
+    }
+
+    /// Takes it out again.
+    pub fn forget(&self, id: MessageId) {
+        self.queue.cancel(&Filter::of_message(id), self.clock.now());
+        assert!(self.queue.message(id).is_none());
+    }
+}
+
+impl Default for Relay {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// A store that takes everything and keeps nothing.
+struct Stored(Vec<Found>);
+
+impl Store for Stored {
+    fn commit(&mut self, _: &[&[queue::store::Change]]) -> Result<(), queue::store::StoreError> {
+        Ok(())
+    }
+
+    fn content(&mut self, _: MessageId) -> Result<Option<otp_relay::mail::message::Content>, queue::store::StoreError> {
+        Ok(None)
+    }
+
+    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), queue::store::StoreError> {
+        self.0.drain(..).for_each(visit);
+        Ok(())
+    }
+
+    fn has_room(&mut self) -> bool {
+        true
+    }
+
+    fn recover(&mut self) -> Result<(), queue::store::StoreError> {
+        Ok(())
+    }
+}
