@@ -3,7 +3,7 @@
 //!
 //! A key is on disk before anything sealed under it is, and is made ahead of need. It is destroyed (overwritten,
 //! unlinked, the folder synced) when its bucket is past, and before that when nothing sealed under it has been live for
-//! [`REST`]; a bucket that is needed again gets another key.
+//! `REST`; a bucket that is needed again gets another key.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
