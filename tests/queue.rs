@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::event::{Event, Kind, Sink};
-use otp_relay::lane::Lane;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
@@ -69,25 +68,12 @@ impl Bench {
     async fn accept(&self, recipients: usize) -> Result<EntryId, AppendError> {
         let now = self.clock.now();
         let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
-        let message = Arc::new(Message {
-            id: self.ids.next(now),
-            accepted_at: now,
-            expires_at: now.plus(LIFE),
-            user: "app".into(),
-            lane: Lane::Otp,
-            tag: None,
-            key: None,
-            returned_fields: None,
-            envelope: Envelope {
-                reverse_path: ReversePath::NULL,
-                parameters: MailParameters::default(),
-                recipients: (0..recipients).map(mailbox).collect(),
-            },
-            size: 4,
-            eight_bit: false,
-            utf8_fields: false,
-            signing_domain: None,
-        });
+        let envelope = Envelope {
+            reverse_path: ReversePath::NULL,
+            parameters: MailParameters::default(),
+            recipients: (0..recipients).map(mailbox).collect(),
+        };
+        let message = Arc::new(Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE)));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         let mut pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
         let stored = self.queue.stored(&mut pending).await;

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use otp_relay::clock::{ManualClock, Timestamp};
 use otp_relay::event::Kind;
-use otp_relay::lane::Lane;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
@@ -49,25 +48,12 @@ fn open(folder: &Path, sealing: Sealing, now: Timestamp) -> SledStore {
 }
 
 fn message(ids: &IdSource, life: Duration) -> Arc<Message> {
-    Arc::new(Message {
-        id: ids.next(START),
-        accepted_at: START,
-        expires_at: START.plus(life),
-        user: "app".into(),
-        lane: Lane::Otp,
-        tag: None,
-        key: None,
-        returned_fields: None,
-        envelope: Envelope {
-            reverse_path: ReversePath::NULL,
-            parameters: MailParameters::default(),
-            recipients: vec![Recipient::new(Mailbox::parse("alice@example.test").unwrap())],
-        },
-        size: 0,
-        eight_bit: false,
-        utf8_fields: false,
-        signing_domain: None,
-    })
+    let envelope = Envelope {
+        reverse_path: ReversePath::NULL,
+        parameters: MailParameters::default(),
+        recipients: vec![Recipient::new(Mailbox::parse("alice@example.test").unwrap())],
+    };
+    Arc::new(Message::new(ids.next(START), "app".into(), envelope, START..START.plus(life)))
 }
 
 fn content() -> Content {

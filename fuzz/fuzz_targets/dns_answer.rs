@@ -16,7 +16,9 @@ use otp_relay::clock::{Clock, ManualClock};
 use otp_relay::destination::dane::{Tlsa, TlsaRecord};
 use otp_relay::destination::demand::{Demand, Strictness, Wish};
 use otp_relay::destination::mta_sts::announced_id;
-use otp_relay::destination::mx::{Route, RouteError, Router, is_public};
+use otp_relay::destination::mx::Router;
+use otp_relay::destination::public::is_public;
+use otp_relay::destination::route::{Route, RouteError};
 use otp_relay::destination::resolver::{
     Answer, Dns, DnsError, MxRecord, Records, read_ipv4, read_ipv6, read_mx, read_tlsa, read_txt,
 };

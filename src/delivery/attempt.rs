@@ -13,7 +13,7 @@ use super::transact::{Connection, Transacted};
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
 use crate::destination::demand::Wish;
-use crate::destination::mx::{Route, RouteError};
+use crate::destination::route::{Route, RouteError};
 use crate::event::Kind;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;

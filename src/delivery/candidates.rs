@@ -9,7 +9,7 @@ use super::Delivery;
 use super::security::Demands;
 use super::smart_host::Carrier;
 use crate::destination::demand::{Demand, Wish};
-use crate::destination::mx::{Host, Route};
+use crate::destination::route::{Host, Route};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::smtp::client_session::{Failure, Fault};
 

@@ -34,7 +34,8 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::Strictness;
-use crate::destination::mx::{Route, RouteError, Router, key_of_host};
+use crate::destination::mx::{Router, key_of_host};
+use crate::destination::route::{Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::Kind;

@@ -11,7 +11,7 @@ use super::candidates::Caller;
 use super::habits::Habits;
 use super::smart_host::Carrier;
 use crate::clock::Timestamp;
-use crate::destination::mx::Route;
+use crate::destination::route::Route;
 use crate::lane::Lane;
 use crate::mail::id::EntryId;
 use crate::queue::order::ReadyList;

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use super::steps::Steps;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::{Demand, Refusal};
-use crate::destination::mx::{Host, Route};
+use crate::destination::route::{Host, Route};
 use crate::net::BoxStream;
 use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls, Trust};
 use crate::tls::verify::Roots;

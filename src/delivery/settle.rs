@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::mask::mask_reply;
 use super::smart_host::{Tls, Ways};
 use crate::clock::Timestamp;
-use crate::destination::mx::RouteError;
+use crate::destination::route::RouteError;
 use crate::plan::action::{Action, Finality, Retry, action};
 use crate::plan::cause::{self, Cause, Verdict, concerns_message};
 use crate::plan::greylist::{Facts, Greylister, Refusal};

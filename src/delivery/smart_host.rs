@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 use super::health::Breaker;
 use crate::clock::Timestamp;
 use crate::destination::demand::{Asker, Demand, Refusal, Wish};
-use crate::destination::mx::RouteError;
+use crate::destination::route::RouteError;
 use crate::mail::address::domain_pattern_covers;
 use crate::plan::way::{Candidate, Detour, When, at_first};
 use crate::queue::claim::Claim;

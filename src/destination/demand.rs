@@ -10,8 +10,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::dane::{self, Tlsa, TlsaRecord, Usage};
 use super::mta_sts::Mode;
-use super::mx::{Host, Route};
 use super::resolver::DnsError;
+use super::route::{Host, Route};
 use crate::clock::Timestamp;
 use crate::mail::message::fields;
 use crate::tls::verify::Roots;

@@ -16,7 +16,7 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::mta_sts::POLICY_LEN_MAX;
-use super::mx::is_public;
+use super::public::is_public;
 use super::resolver::Dns;
 use crate::net::{BoxStream, Network};
 

@@ -6,4 +6,6 @@ pub mod fetch;
 pub mod mta_sts;
 pub mod mx;
 pub mod policies;
+pub mod public;
 pub mod resolver;
+pub mod route;

@@ -2,7 +2,7 @@
 //! as DNS allows, and a little longer while DNS itself is in trouble.
 
 use std::collections::{HashMap, HashSet};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,9 +10,10 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use super::dane::{self, Tlsa};
-use super::mta_sts::Policy;
 use super::policies::Policies;
+use super::public::is_public;
 use super::resolver::{Dns, DnsError, MxRecord};
+use super::route::{Host, Route, RouteError};
 use crate::clock::{Clock, Timestamp};
 
 /// Hosts of one destination that are considered at most, and addresses of each.
@@ -31,85 +32,6 @@ const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// In front of the name of a host; no domain begins so.
 const HOST_KEY: &str = "host ";
-
-/// Who takes mail for a domain.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Route {
-    /// The domain, in lower case and A-labels.
-    pub domain: Arc<str>,
-    /// The set of hosts, by which domains served by the same hosts are one destination.
-    pub destination: Arc<str>,
-    /// By preference, then name.
-    pub hosts: Vec<Host>,
-    /// Whether DNSSEC vouches for the hosts' names.
-    pub is_secure: bool,
-    /// The domain's MTA-STS policy.
-    pub policy: Option<Arc<Policy>>,
-}
-
-impl Route {
-    /// A route that DNSSEC does not vouch for, without a policy.
-    pub fn new(domain: &str, destination: &str, hosts: Vec<Host>) -> Self {
-        Self { domain: domain.into(), destination: destination.into(), hosts, is_secure: false, policy: None }
-    }
-
-    /// Whether something could not be looked up that it takes to use all hosts.
-    fn has_trouble(&self) -> bool {
-        self.hosts.iter().any(|host| matches!(host.tlsa, Tlsa::Failed(_)))
-    }
-
-    /// The first host, for people.
-    pub fn name(&self) -> &Arc<str> {
-        self.hosts.first().map_or(&self.destination, |host| &host.name)
-    }
-}
-
-/// One mail host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Host {
-    /// Its name in lower case.
-    pub name: Arc<str>,
-    /// Lower is preferred.
-    pub preference: u16,
-    /// Its addresses, IPv4 first; empty if it has none that may be used.
-    pub addresses: Vec<IpAddr>,
-    /// What DNS says of its certificates, if DNSSEC vouches for its name and its addresses.
-    pub tlsa: Tlsa,
-}
-
-impl Host {
-    /// A host to which DANE does not apply.
-    pub fn new(name: &str, preference: u16, addresses: Vec<IpAddr>) -> Self {
-        Self { name: name.into(), preference, addresses, tlsa: Tlsa::None }
-    }
-}
-
-/// Why there is no way to a domain.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum RouteError {
-    /// The domain does not exist.
-    #[error("no such domain")]
-    NoSuchDomain,
-    /// The domain says that it takes no mail (RFC 7505).
-    #[error("the domain takes no mail (null MX)")]
-    NullMx,
-    /// The domain exists, but no host with an address takes its mail.
-    #[error("no host takes mail for the domain")]
-    NoHost,
-    /// All its hosts have private or loopback addresses, where mail is not sent.
-    #[error("the domain's mail hosts have private addresses")]
-    Private,
-    /// DNS is in trouble; it may know later.
-    #[error("DNS: {0}")]
-    Trouble(DnsError),
-}
-
-impl RouteError {
-    /// Whether asking again later can help.
-    pub fn is_temporary(&self) -> bool {
-        matches!(self, Self::Trouble(_))
-    }
-}
 
 type Found = Result<Arc<Route>, RouteError>;
 
@@ -346,53 +268,6 @@ async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secu
     HostFacts { usable: all, ttl, is_secure, tlsa, problem }
 }
 
-/// Whether an address belongs to the public internet: not this machine, not its neighbours, not the special blocks of
-/// RFC 6890.
-pub fn is_public(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(ip) => {
-            let [a, b, c, _] = ip.octets();
-            let is_special = ip.is_private()
-                || ip.is_loopback()
-                || ip.is_link_local()
-                || ip.is_broadcast()
-                || ip.is_multicast()
-                || a == 0
-                || a >= 240
-                || (a == 100 && (64..128).contains(&b))
-                || (a == 192 && b == 0 && c == 0)
-                || (a == 198 && (18..20).contains(&b));
-            !is_special
-        }
-        IpAddr::V6(ip) => match embedded_ipv4(ip) {
-            Some(ipv4) => is_public(ipv4),
-            None => {
-                let first = ip.segments()[0];
-                let is_special = ip.is_loopback()
-                    || ip.is_unspecified()
-                    || ip.is_multicast()
-                    || (first & 0xfe00) == 0xfc00
-                    || (first & 0xffc0) == 0xfe80
-                    || (first & 0xffc0) == 0xfec0;
-                !is_special
-            }
-        },
-    }
-}
-
-/// The IPv4 address inside a mapped, compatible, 6to4 or NAT64 address, which decides where packets go.
-fn embedded_ipv4(ip: Ipv6Addr) -> Option<IpAddr> {
-    let s = ip.segments();
-    let at = match s {
-        [0, 0, 0, 0, 0, 0xffff, ..] | [0x64, 0xff9b, 0, 0, 0, 0, ..] => 6,
-        [0, 0, 0, 0, 0, 0, high, low] if (high, low) != (0, 0) && (high, low) != (0, 1) => 6,
-        [0x2002, ..] => 1,
-        _ => return None,
-    };
-    let bits = (u32::from(s[at]) << 16) | u32::from(s[at + 1]);
-    Some(IpAddr::V4(bits.into()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::resolver::{Answer, Records};
@@ -534,39 +409,5 @@ mod tests {
         table.set("example.com", "MX", Err(DnsError::NoSuchName));
         clock.advance(Duration::from_secs(3));
         assert_eq!(router.route("example.com").await, Err(RouteError::NoSuchDomain));
-    }
-
-    #[test]
-    fn addresses_that_are_not_public() {
-        let check = |text: &str, expected: bool| assert_eq!(is_public(text.parse().unwrap()), expected, "{text}");
-        check("192.0.2.1", true);
-        check("8.8.8.8", true);
-        check("2001:4860::8", true);
-        for text in [
-            "127.0.0.1",
-            "10.1.2.3",
-            "172.16.0.1",
-            "192.168.1.1",
-            "169.254.169.254",
-            "0.0.0.0",
-            "100.64.0.1",
-            "224.0.0.1",
-            "255.255.255.255",
-            "240.0.0.1",
-            "192.0.0.8",
-            "198.18.0.1",
-            "::1",
-            "::",
-            "fe80::1",
-            "fc00::1",
-            "ff02::1",
-            "::ffff:127.0.0.1",
-            "::ffff:10.0.0.1",
-            "64:ff9b::a00:1",
-            "2002:7f00:1::",
-            "::127.0.0.1",
-        ] {
-            check(text, false);
-        }
     }
 }

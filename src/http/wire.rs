@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::Timestamp;
 use crate::destination::demand::{Demand, Strictness, Wish};
-use crate::destination::mx::Route;
+use crate::destination::route::Route;
 use crate::event::{Kind, Step};
 use crate::intake::door::Door;
 use crate::mail::id::EntryId;

@@ -13,15 +13,16 @@ use super::rate::{Buckets, Rate};
 use super::refusal::Refusal;
 use super::stamp::{self, Trace};
 use super::suppression::{Source, Suppression, Suppressions};
+use super::terms;
 use super::user::User;
-use super::wishes::{self, LIFE, Wishes};
+use super::wishes::{self, Wishes};
 use crate::clock::{Clock, Timestamp};
-use crate::destination::mx::{Route, RouteError, Router};
+use crate::destination::mx::Router;
+use crate::destination::route::{Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
-use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
-use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
+use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::{EntryId, IdSource, MessageId};
 use crate::mail::message::Content;
 use crate::plan::greylist::{Facts, Forecast};
@@ -259,7 +260,7 @@ impl Door {
         for author in &header.from {
             self.check_author(user, author, "From")?;
         }
-        let life = (now, expires_at(user, &wishes, &envelope, &content, now)?);
+        let life = now..terms::expires_at(user, &wishes, &envelope, &content, now)?;
         let reservation = match &wishes.idempotency_key {
             None => None,
             Some(key) => match self.idempotency.ask(&user.name, key, (&envelope, &content), now).await? {
@@ -272,8 +273,8 @@ impl Door {
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from, &envelope);
-        let is_lowered = wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
-        let message = Arc::new(message(id, user, envelope, &content, &wishes, signing_domain, life));
+        let is_lowered = terms::wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
+        let message = Arc::new(terms::message(id, user, envelope, &content, &wishes, signing_domain, life));
         let mut places = self.take_places(&message, reservation.is_some())?;
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
         let mut side = std::mem::take(&mut places.changes);
@@ -418,65 +419,6 @@ impl Drop for Pending<'_> {
         if !self.is_over {
             self.queue.abandon(self.message, &mut self.commit);
         }
-    }
-}
-
-fn message(
-    id: MessageId,
-    user: &User,
-    envelope: Envelope,
-    content: &Content,
-    wishes: &Wishes,
-    signing_domain: Option<Arc<str>>,
-    (accepted_at, expires_at): (Timestamp, Timestamp),
-) -> Message {
-    let mut envelope = envelope;
-    envelope.recipients.shrink_to_fit();
-    Message {
-        id,
-        accepted_at,
-        expires_at,
-        user: user.name.clone(),
-        lane: user.lane.max(wished_lane(wishes, &envelope).unwrap_or(user.lane)),
-        tag: wishes.tag.clone(),
-        key: wishes.key.clone(),
-        returned_fields: dsn::returned_fields(&content.head, &envelope),
-        size: content.len() as u64,
-        eight_bit: !content.is_ascii(),
-        utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
-        envelope,
-        signing_domain,
-    }
-}
-
-/// The end of life: as the app wishes, by `BY=`, as the user has it; and no later than the Expires field says.
-fn expires_at(
-    user: &User,
-    wishes: &Wishes,
-    envelope: &Envelope,
-    content: &Content,
-    now: Timestamp,
-) -> Result<Timestamp, Refusal> {
-    let wish = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
-    let life = wish.map(|by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
-    let end = now.plus(wishes.life.or(life).unwrap_or(user.life).clamp(LIFE.0, LIFE.1));
-    match wishes::expires(&content.head) {
-        Some(at) if at <= now => Err(Refusal::Wish("the message has expired; its Expires field is in the past")),
-        Some(at) => Ok(at.min(end)),
-        None => Ok(end),
-    }
-}
-
-fn wished_lane(wishes: &Wishes, envelope: &Envelope) -> Option<Lane> {
-    wishes.lane.or(envelope.parameters.priority.map(lane))
-}
-
-/// The lane of a priority (RFC 6710): 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`.
-fn lane(priority: i8) -> Lane {
-    match priority {
-        4.. => Lane::Otp,
-        1..=3 => Lane::Reset,
-        _ => Lane::Notice,
     }
 }
 

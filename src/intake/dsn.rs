@@ -82,20 +82,14 @@ pub(super) fn notification(
         parameters: MailParameters { smtputf8: !sender.as_str().is_ascii(), ..MailParameters::default() },
         recipients: vec![Recipient::new(sender.clone())],
     };
+    let life = ending.now..ending.now.plus(super::wishes::LIFE.1);
     let message = Message {
-        id,
-        accepted_at: ending.now,
-        expires_at: ending.now.plus(super::wishes::LIFE.1),
-        user: original.user.clone(),
         lane: crate::lane::Lane::Notice,
-        tag: None,
-        key: None,
-        returned_fields: None,
         size: content.len() as u64,
         eight_bit: !content.is_ascii(),
         utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),
-        envelope,
         signing_domain,
+        ..Message::new(id, original.user.clone(), envelope, life)
     };
     Some((Arc::new(message), content))
 }
@@ -304,20 +298,11 @@ mod tests {
             recipients: vec![recipient],
         };
         let accepted_at = Timestamp::from_millis(1_795_255_200_000);
+        let id = IdSource::with_random(|| 1).next(accepted_at);
+        let life = accepted_at..accepted_at.plus(std::time::Duration::from_secs(600));
         Arc::new(Message {
-            id: IdSource::with_random(|| 1).next(accepted_at),
-            accepted_at,
-            expires_at: accepted_at.plus(std::time::Duration::from_secs(600)),
-            user: "shop".into(),
-            lane: crate::lane::Lane::Otp,
-            tag: None,
-            key: None,
             returned_fields: returned_fields(head, &envelope),
-            envelope,
-            size: 0,
-            eight_bit: false,
-            utf8_fields: false,
-            signing_domain: None,
+            ..Message::new(id, "shop".into(), envelope, life)
         })
     }
 

@@ -9,5 +9,6 @@ pub mod rate;
 pub mod refusal;
 mod stamp;
 pub mod suppression;
+mod terms;
 pub mod user;
 pub mod wishes;

@@ -274,7 +274,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::lane::Lane;
     use crate::mail::address::ReversePath;
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
@@ -296,25 +295,12 @@ mod tests {
 
         fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
             let now = at(at_h);
-            let message = Arc::new(Message {
-                id: self.ids.next(now),
-                accepted_at: now,
-                expires_at: now,
-                user: "shop".into(),
-                lane: Lane::Otp,
-                tag: None,
-                key: None,
-                returned_fields: None,
-                envelope: Envelope {
-                    reverse_path: ReversePath::NULL,
-                    parameters: MailParameters::default(),
-                    recipients: vec![Recipient::new(mailbox())],
-                },
-                size: 0,
-                eight_bit: false,
-                utf8_fields: false,
-                signing_domain: None,
-            });
+            let envelope = Envelope {
+                reverse_path: ReversePath::NULL,
+                parameters: MailParameters::default(),
+                recipients: vec![Recipient::new(mailbox())],
+            };
+            let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now));
             self.list.learn(&Ending {
                 message: &message,
                 index: 0,

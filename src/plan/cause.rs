@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::action::{Action, Finality, Retry, Suppress, action};
 use super::{hint, programs, rules};
-use crate::destination::mx::RouteError;
+use crate::destination::route::RouteError;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 

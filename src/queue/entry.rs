@@ -1,5 +1,6 @@
 //! Messages and entries as the queue holds them.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +55,25 @@ pub struct Message {
 }
 
 impl Message {
+    /// A message of lane `otp` that asks for nothing, unsigned, its content in ASCII and of unknown size.
+    pub fn new(id: MessageId, user: Arc<str>, envelope: Envelope, life: Range<Timestamp>) -> Self {
+        Self {
+            id,
+            accepted_at: life.start,
+            expires_at: life.end,
+            user,
+            lane: Lane::Otp,
+            tag: None,
+            key: None,
+            returned_fields: None,
+            envelope,
+            size: 0,
+            eight_bit: false,
+            utf8_fields: false,
+            signing_domain: None,
+        }
+    }
+
     /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.
     pub fn is_supersedable(&self) -> bool {
         self.envelope.reverse_path.mailbox().is_some()

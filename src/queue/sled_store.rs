@@ -316,7 +316,6 @@ mod tests {
     use super::super::store::Table;
     use super::*;
     use crate::clock::Timestamp;
-    use crate::lane::Lane;
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::{EntryId, IdSource};
@@ -327,25 +326,13 @@ mod tests {
     fn message(recipients: usize) -> Arc<Message> {
         let id = IDS.next(Timestamp::from_millis(1_795_255_200_000));
         let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.com")).unwrap());
-        Arc::new(Message {
-            id,
-            accepted_at: Timestamp::from_millis(1_795_255_200_000),
-            expires_at: Timestamp::from_millis(1_795_255_800_000),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            key: None,
-            returned_fields: None,
-            envelope: Envelope {
-                reverse_path: ReversePath::NULL,
-                parameters: MailParameters::default(),
-                recipients: (0..recipients).map(mailbox).collect(),
-            },
-            size: 0,
-            eight_bit: false,
-            utf8_fields: false,
-            signing_domain: None,
-        })
+        let envelope = Envelope {
+            reverse_path: ReversePath::NULL,
+            parameters: MailParameters::default(),
+            recipients: (0..recipients).map(mailbox).collect(),
+        };
+        let life = Timestamp::from_millis(1_795_255_200_000)..Timestamp::from_millis(1_795_255_800_000);
+        Arc::new(Message::new(id, "shop".into(), envelope, life))
     }
 
     fn ring(folder: &Path, sealing: Sealing) -> KeyRing {

@@ -6,8 +6,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use otp_relay::clock::SystemClock;
-use otp_relay::destination::mx::{RouteError, Router};
+use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
+use otp_relay::destination::route::RouteError;
 use otp_relay::event::Kind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};

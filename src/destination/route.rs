@@ -1,0 +1,87 @@
+//! The hosts that take a domain's mail, as one answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::dane::Tlsa;
+use super::mta_sts::Policy;
+use super::resolver::DnsError;
+
+/// Who takes mail for a domain.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// The domain, in lower case and A-labels.
+    pub domain: Arc<str>,
+    /// The set of hosts, by which domains served by the same hosts are one destination.
+    pub destination: Arc<str>,
+    /// By preference, then name.
+    pub hosts: Vec<Host>,
+    /// Whether DNSSEC vouches for the hosts' names.
+    pub is_secure: bool,
+    /// The domain's MTA-STS policy.
+    pub policy: Option<Arc<Policy>>,
+}
+
+impl Route {
+    /// A route that DNSSEC does not vouch for, without a policy.
+    pub fn new(domain: &str, destination: &str, hosts: Vec<Host>) -> Self {
+        Self { domain: domain.into(), destination: destination.into(), hosts, is_secure: false, policy: None }
+    }
+
+    /// Whether something could not be looked up that it takes to use all hosts.
+    pub(super) fn has_trouble(&self) -> bool {
+        self.hosts.iter().any(|host| matches!(host.tlsa, Tlsa::Failed(_)))
+    }
+
+    /// The first host, for people.
+    pub fn name(&self) -> &Arc<str> {
+        self.hosts.first().map_or(&self.destination, |host| &host.name)
+    }
+}
+
+/// One mail host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Host {
+    /// Its name in lower case.
+    pub name: Arc<str>,
+    /// Lower is preferred.
+    pub preference: u16,
+    /// Its addresses, IPv4 first; empty if it has none that may be used.
+    pub addresses: Vec<IpAddr>,
+    /// What DNS says of its certificates, if DNSSEC vouches for its name and its addresses.
+    pub tlsa: Tlsa,
+}
+
+impl Host {
+    /// A host to which DANE does not apply.
+    pub fn new(name: &str, preference: u16, addresses: Vec<IpAddr>) -> Self {
+        Self { name: name.into(), preference, addresses, tlsa: Tlsa::None }
+    }
+}
+
+/// Why there is no way to a domain.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RouteError {
+    /// The domain does not exist.
+    #[error("no such domain")]
+    NoSuchDomain,
+    /// The domain says that it takes no mail (RFC 7505).
+    #[error("the domain takes no mail (null MX)")]
+    NullMx,
+    /// The domain exists, but no host with an address takes its mail.
+    #[error("no host takes mail for the domain")]
+    NoHost,
+    /// All its hosts have private or loopback addresses, where mail is not sent.
+    #[error("the domain's mail hosts have private addresses")]
+    Private,
+    /// DNS is in trouble; it may know later.
+    #[error("DNS: {0}")]
+    Trouble(DnsError),
+}
+
+impl RouteError {
+    /// Whether asking again later can help.
+    pub fn is_temporary(&self) -> bool {
+        matches!(self, Self::Trouble(_))
+    }
+}

@@ -1,0 +1,94 @@
+//! How a transaction or a session ends, and where.
+
+use crate::smtp::reply::{Reply, ReplyError};
+
+/// Where in the session something happened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Before the first byte: DNS, addresses, TCP.
+    Connect,
+    /// The server's first reply.
+    Banner,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS and the handshake.
+    StartTls,
+    /// AUTH.
+    Auth,
+    /// RSET before a transaction.
+    Reset,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// The content, from its last byte on: what is sent may have been taken.
+    Content,
+}
+
+impl Stage {
+    /// For people.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Connect => "connect",
+            Self::Banner => "banner",
+            Self::Ehlo => "EHLO",
+            Self::StartTls => "STARTTLS",
+            Self::Auth => "AUTH",
+            Self::Reset => "RSET",
+            Self::Mail => "MAIL",
+            Self::Rcpt => "RCPT",
+            Self::Data => "DATA",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// How a transaction ended.
+pub type Outcome = Result<Reply, Failure>;
+
+/// Why there was no session, or no delivery.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Where.
+    pub stage: Stage,
+    /// What.
+    pub fault: Fault,
+}
+
+/// What went wrong.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Fault {
+    /// The server said no.
+    Reply(Reply),
+    /// No answer in time.
+    Timeout,
+    /// The connection ended.
+    Closed,
+    /// What came was no reply.
+    Malformed(ReplyError),
+    /// The message needs what the server does not offer.
+    Unsupported(Requirement),
+    /// TLS could not be had.
+    Tls(String),
+}
+
+/// What a message can need of a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Requirement {
+    /// SMTPUTF8 (RFC 6531).
+    SmtpUtf8,
+    /// REQUIRETLS (RFC 8689), under TLS.
+    RequireTls,
+    /// A larger SIZE limit (RFC 1870).
+    Size,
+    /// STARTTLS (RFC 3207).
+    StartTls,
+    /// A certificate that was verified, without which no password is sent.
+    VerifiedTls,
+    /// AUTH with a mechanism that is known here (RFC 4954).
+    Login,
+    /// That it keeps to the mechanism and proves that it knows the password (RFC 5802).
+    ServerProof,
+}
