@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::action::{Action, Finality, Retry, Suppress, action};
-use super::{hint, programs, rules};
+use super::{hint, rules};
 use crate::destination::route::RouteError;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
@@ -102,14 +102,12 @@ pub struct Verdict {
     pub action: Action,
     /// How long to wait, if the reply says so and there is to be another attempt. Not bounded: the text is a stranger's.
     pub hint: Option<Duration>,
-    /// The delay that the program is shipped with which refuses in these words, if that is known.
-    pub usual: Option<Duration>,
 }
 
 impl Verdict {
     /// The verdict of a cause without a reply.
     pub fn of(cause: Cause, finality: Finality) -> Self {
-        Self { cause, action: action(cause, finality), hint: None, usual: None }
+        Self { cause, action: action(cause, finality), hint: None }
     }
 
     /// Whether there is to be another attempt.
@@ -173,8 +171,7 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
     }
     action.next_mx &= stage != Stage::Content;
     let hint = if action.retry == Retry::Never { None } else { hint::wait(&reply.text) };
-    let usual = if action.retry == Retry::Ladder { programs::usual_delay(stage, reply) } else { None };
-    Verdict { cause, action, hint, usual }
+    Verdict { cause, action, hint }
 }
 
 /// Whether a reply there is about a message; otherwise the host speaks for itself.

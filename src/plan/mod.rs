@@ -6,7 +6,6 @@ pub mod facts;
 pub mod greylist;
 pub mod hint;
 pub mod next;
-mod programs;
 mod rules;
 mod strangers;
 pub mod way;

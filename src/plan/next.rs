@@ -59,8 +59,6 @@ pub enum Reason {
     AfterHint,
     /// A delay that greylisting software is known to use.
     Ladder,
-    /// The delay that the program is shipped with whose wording it is.
-    Usual,
     /// A delay that this destination was seen to use.
     Learned,
     /// Early attempts make the wait longer here, or seem to.
@@ -84,7 +82,6 @@ impl Reason {
             Self::Hint => "the reply asks for this wait",
             Self::AfterHint => "the wait that was asked for did not do",
             Self::Ladder => "behind a delay that greylisting software uses",
-            Self::Usual => "the usual delay of the program that refuses in these words",
             Self::Learned => "the delay that was seen here before",
             Self::Quiet => "early attempts make the wait longer here",
             Self::Steps => "the steps for this cause",
@@ -135,7 +132,7 @@ pub fn decide(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp
         (Retry::Never, _) => return (Next::GiveUp, Reason::End),
         (Retry::Once, _) if history.attempts > 1 => return (Next::GiveUp, Reason::End),
         (Retry::Once, _) => Step::new(now.plus(last.since(now) / 2), Reason::Half),
-        (Retry::Ladder, hint) => greylisted(hint, verdict.usual, history, facts, now),
+        (Retry::Ladder, hint) => greylisted(hint, history, facts, now),
         (_, Some(hint)) => after_hint(hint, history, now),
         (Retry::Steps(steps), None) => spread(Step::new(step(delays(steps), first, now), Reason::Steps), history, now),
         (Retry::Pauses(pauses), None) => {
@@ -263,19 +260,6 @@ mod tests {
         assert_eq!(schedule(temporary(Cause::ServerBusy), 300), [5.0, 20.0, 60.0, 120.0, 275.0]);
         assert_eq!(schedule(temporary(Cause::RateLimited), 120), [30.0, 75.0, 95.0]);
         assert_eq!(schedule(temporary(Cause::MailboxFull), 600), [287.5]);
-    }
-
-    #[test]
-    fn a_program_that_is_known_by_its_words_is_asked_when_its_usual_delay_is_over() {
-        let postgrey = Verdict { usual: Some(Duration::from_secs(300)), ..grey(None) };
-        let reasons = |life_s| plan_with(&Facts::default(), postgrey, life_s);
-        assert_eq!(reasons(600), [(301.2, Reason::Usual), (575.0, Reason::LastChance)]);
-        assert_eq!(schedule(postgrey, 1200)[..3], [301.2, 601.2, 721.2], "and then as anybody");
-        assert_eq!(schedule(postgrey, 320), schedule(grey(None), 320), "its delay is longer than the life");
-        let hinted = Verdict { usual: Some(Duration::from_secs(300)), ..grey(Some(45)) };
-        assert_eq!(schedule(hinted, 600)[0], 46.2, "what it says counts more");
-        let learned = facts_of(&[(&[0.0, 31.2, 61.2], true), (&[0.0, 31.2, 61.2], true)], None);
-        assert_eq!(plan_with(&learned, postgrey, 600)[0].1, Reason::Learned, "and what it was seen to do");
     }
 
     #[test]

@@ -34,15 +34,8 @@ pub(super) const SAME: Duration = Duration::from_secs(2);
 /// The wait without early attempts that is tried first where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// After a refusal that is meant for strangers, or may be. Where it is worded as by a program whose `usual` delay is known,
-/// and ends within the life, the steps before that are left out.
-pub(super) fn greylisted(
-    hint: Option<Duration>,
-    usual: Option<Duration>,
-    history: &History,
-    facts: &Facts,
-    now: Timestamp,
-) -> Step {
+/// After a refusal that is meant for strangers, or may be.
+pub(super) fn greylisted(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
     let first = history.first_deferred_at;
     let worth = facts.hints();
     if let Some(pause) = facts.restart_pause() {
@@ -63,15 +56,11 @@ pub(super) fn greylisted(
     learned.or(single).unwrap_or_else(|| {
         let last = last_attempt_at(history);
         let hopeless = in_vain(facts, history).unwrap_or_default().as_secs_f64();
-        let named = usual.filter(|usual| first.plus(*usual + MARGIN + SPREAD) <= last).unwrap_or_default();
-        let early = hopeless.max(named.as_secs_f64());
-        let at = step(ladder(history).filter(|wait| *wait > early), first, now);
+        let at = step(ladder(history).filter(|wait| *wait > hopeless), first, now);
         if is_short(history) && at > last && now.plus(PAUSE_MIN) > last {
             return Step::known(finish_at(history), Reason::Late);
         }
-        let is_usual = !named.is_zero() && at <= first.plus(named + MARGIN);
-        let reason = if is_usual { Reason::Usual } else { Reason::Ladder };
-        Step::new(at.plus(SPREAD.mul_f64(history.spread)), reason)
+        Step::new(at.plus(SPREAD.mul_f64(history.spread)), Reason::Ladder)
     })
 }
 

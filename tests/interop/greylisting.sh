@@ -25,10 +25,8 @@ postconf -c "$work/etc" -e "smtpd_recipient_restrictions = check_recipient_acces
 { base_config; printf '%s\n' '[[user]]' 'name = "trusted"' 'senders = ["*@app.test"]'; } >"$work/relay.toml"
 sed -i "s/^address = \"127.0.0.1:$smtp_port\"/&\nauth = \"trusted\"\ntrusted_networks = [\"127.0.0.0\/8\"]/" "$work/relay.toml"
 
-# In this life the usual delay of a program that is known by its words has no place, so that all steps are taken.
 submit() { # RECIPIENT
   swaks --server "127.0.0.1:$smtp_port" --from otp@app.test --to "$1" --header "Subject: 123456 is your code" \
-    --header "X-OTP-Life: 300" \
     --body "$SRANDOM is the code for $1." >>"$work/swaks.log" 2>&1 || fail "swaks to submit to $1" "$(tail -n 3 "$work/swaks.log")"
 }
 
