@@ -7,7 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, reason = "a benchmark that cannot go on has failed")]
 #![allow(unreachable_pub, missing_docs, reason = "modules of one program")]
 
-#[path = "../../tests/simulation/random.rs"]
+#[path = "../../tests/support/random.rs"]
 mod random;
 mod senders;
 mod world;

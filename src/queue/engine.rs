@@ -7,16 +7,20 @@
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::panic::AssertUnwindSafe;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db};
 
+use super::salvage::Tail;
 use super::store::StoreError;
 use crate::files;
 
-const SEGMENT_LEN: usize = 512 << 10;
+pub(super) const SEGMENT_LEN: usize = 512 << 10;
+/// The file that says how the database was left: closed, or open in a certain run of the machine.
+const STATE: &str = "state";
+const CLOSED: &str = "closed";
 /// Octets from which on a batch is full.
 pub(super) const BATCH_LEN: usize = 256 << 10;
 /// How long to wait for the engine's lock, and between two looks.
@@ -36,6 +40,7 @@ pub(super) struct Open {
     pub(super) db: Db,
     /// A second handle to the database file, to sync it.
     file: File,
+    path: PathBuf,
     /// A commit failed. The engine holds changes that are not on disk and must not get there, since they were reported as
     /// failed; what was stored before can still be read.
     pub(super) is_spoiled: bool,
@@ -53,13 +58,17 @@ impl Open {
             .flush_every_ms(None);
         let db = open_patiently(&config).map_err(|error| open_error(error, path))?;
         let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
-        let open = Self { db, file, is_spoiled: false };
+        let open = Self { db, file, path: path.to_owned(), is_spoiled: false };
         open.sync()?;
         // The engine syncs neither its settings, without which it does not open again, nor the names of its files.
         File::open(path.join("conf")).and_then(|settings| settings.sync_all()).map_err(|e| io_error(&e))?;
         for folder in [Some(path), path.parent()].into_iter().flatten() {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| io_error(&e))?;
         }
+        // A word of another run of the machine, or of a closing, must not be there from the first write on.
+        let state = path.join(STATE);
+        let run = run_of_machine().unwrap_or_default();
+        files::replace(&state, run.as_bytes()).or_else(|_| files::destroy(&state)).map_err(|e| io_error(&e))?;
         Ok(open)
     }
 
@@ -77,19 +86,12 @@ impl Open {
                 return Ok(false);
             }
         }
-        let copy = Self::new(path)?;
-        let (mut batch, mut batch_len) = (Batch::default(), 0);
+        let mut copy = Filling::new(path)?;
         for row in self.db.iter() {
             let (key, value) = row.map_err(engine_error)?;
-            batch_len += key.len() + value.len();
-            batch.insert(key, value);
-            if batch_len >= BATCH_LEN {
-                copy.db.apply_batch(std::mem::take(&mut batch)).map_err(engine_error)?;
-                batch_len = 0;
-            }
+            copy.add(&key, &value)?;
         }
-        copy.db.apply_batch(batch).map_err(engine_error)?;
-        copy.sync()?;
+        copy.finish()?;
         Ok(true)
     }
 
@@ -97,6 +99,61 @@ impl Open {
         self.db.flush().map_err(engine_error)?;
         self.file.sync_data().map_err(|e| io_error(&e))
     }
+}
+
+/// A new database that is filled row by row.
+pub(super) struct Filling {
+    open: Open,
+    batch: Batch,
+    batch_len: usize,
+    rows: usize,
+}
+
+impl Filling {
+    pub(super) fn new(path: &Path) -> Result<Self, StoreError> {
+        Ok(Self { open: Open::new(path)?, batch: Batch::default(), batch_len: 0, rows: 0 })
+    }
+
+    pub(super) fn add(&mut self, key: &[u8], value: &[u8]) -> Result<(), StoreError> {
+        self.rows += 1;
+        self.batch_len += key.len() + value.len();
+        self.batch.insert(key, value);
+        if self.batch_len < BATCH_LEN {
+            return Ok(());
+        }
+        self.batch_len = 0;
+        self.open.db.apply_batch(std::mem::take(&mut self.batch)).map_err(engine_error)
+    }
+
+    /// How many rows are now on disk.
+    pub(super) fn finish(self) -> Result<usize, StoreError> {
+        self.open.db.apply_batch(self.batch).map_err(engine_error)?;
+        self.open.sync()?;
+        Ok(self.rows)
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        if !self.is_spoiled {
+            // Without the word the next start knows less of the file's end, and nothing is lost.
+            let _ = files::replace(&self.path.join(STATE), CLOSED.as_bytes());
+        }
+    }
+}
+
+/// What is known of the last writes to the database in `path`.
+pub(super) fn tail(path: &Path) -> Tail {
+    match fs::read_to_string(path.join(STATE)) {
+        Ok(state) if state == CLOSED => Tail::Whole,
+        Ok(state) if run_of_machine().is_some_and(|run| run == state) => Tail::Written,
+        Ok(_) | Err(_) => Tail::Unknown,
+    }
+}
+
+/// A name that is another after each start of the machine.
+fn run_of_machine() -> Option<String> {
+    fs::read_to_string("/proc/sys/kernel/random/boot_id").ok().filter(|id| !id.is_empty())
 }
 
 /// Does what asks the engine. It panics where a file is damaged in a way that it did not expect.
@@ -136,15 +193,26 @@ pub(super) fn exchange(path: &Path, new: &Path) -> io::Result<(u64, u64)> {
 /// The length of a database's file, once the threads of the engine that had it open have let go of it.
 fn closed_len(path: &Path) -> io::Result<u64> {
     let file = File::open(path.join("db"))?;
-    let mut patience = LOCK_PATIENCE;
-    while let Err(TryLockError::WouldBlock) = file.try_lock() {
-        if patience.is_zero() {
-            return Err(io::ErrorKind::ResourceBusy.into());
-        }
-        std::thread::sleep(LOCK_PAUSE);
-        patience = patience.saturating_sub(LOCK_PAUSE);
+    match wait_for_lock(&file)? {
+        true => Ok(file.metadata()?.len()),
+        false => Err(io::ErrorKind::ResourceBusy.into()),
     }
-    Ok(file.metadata()?.len())
+}
+
+/// Locks a database's file as the engine does; false where it stays locked.
+pub(super) fn wait_for_lock(file: &File) -> io::Result<bool> {
+    let mut patience = LOCK_PATIENCE;
+    loop {
+        match file.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::WouldBlock) if patience.is_zero() => return Ok(false),
+            Err(TryLockError::WouldBlock) => {
+                std::thread::sleep(LOCK_PAUSE);
+                patience = patience.saturating_sub(LOCK_PAUSE);
+            }
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+    }
 }
 
 /// A crash while sled writes a snapshot leaves a file that keeps it from opening ever again.

@@ -15,6 +15,8 @@ pub mod key_ring;
 pub mod memory_store;
 pub mod order;
 pub mod record;
+mod repair;
+mod salvage;
 mod schedule;
 mod seal;
 pub mod sled_store;

@@ -48,6 +48,16 @@ pub(super) fn message_id(key: &[u8]) -> Option<MessageId> {
     key.get(1..17)?.try_into().ok().map(MessageId::from_bytes)
 }
 
+/// Whether octets can be the key of a row.
+pub(super) fn is_key(key: &[u8]) -> bool {
+    match key.first() {
+        Some(&MESSAGE) => message_id(key).is_some(),
+        Some(&SIDE) => key.get(1).copied().and_then(table_of).is_some(),
+        Some(&SET_ASIDE) => true,
+        _ => false,
+    }
+}
+
 /// The key of a side table's row.
 pub(super) fn side_key(table: Table, key: &[u8]) -> Vec<u8> {
     [&[SIDE, table_number(table)], key].concat()

@@ -15,6 +15,7 @@ use super::record::{
     Gathered, KIND_HEAD, KIND_PIECE, KIND_PROGRESS, Leftovers, MESSAGE, PIECE_LEN, SET_ASIDE, SIDE, bucket_of,
     decode_message, encode_message, encode_progress, message_id, message_key, message_prefix, side_key, table_of,
 };
+use super::repair;
 use super::seal::{Bucket, SealError};
 use super::store::{Change, Found, Store, StoreError};
 use crate::clock::Timestamp;
@@ -47,23 +48,12 @@ pub struct SledStore {
 
 impl SledStore {
     /// Opens the database in `path`, making it if there is none. Content is sealed with the keys of `ring`. A database
-    /// that is damaged beyond use is set aside under another name, and a new one made.
+    /// that is damaged is set aside under another name; what can be read of it is in a new one.
     ///
     /// # Errors
     /// [`StoreError::InUse`] where another process has it open.
     pub fn open(path: &Path, ring: KeyRing) -> Result<Self, StoreError> {
-        let open = match guarded(|| Open::new(path)) {
-            Err(StoreError::Damaged(what)) => {
-                let aside = path.with_extension(format!("damaged-{}", ring.now().as_secs()));
-                fs::rename(path, &aside).map_err(|e| io_error(&e))?;
-                tracing::error!(
-                    database = %aside.display(),
-                    "the queue's database is damaged and was set aside, with all mail in it; a new one is used: {what}"
-                );
-                Open::new(path)?
-            }
-            result => result?,
-        };
+        let open = repair::open(path, ring.now())?;
         let mut store = Self { path: path.to_owned(), open: Some(open), gave_back_at: ring.now(), ring };
         store.try_to_give_back(usize::MAX);
         if store.open.is_none() {
@@ -465,21 +455,6 @@ mod tests {
         fs::write(folder.path().join("queue/conf"), b"segment_size: 52").unwrap();
         drop(open(folder.path()).unwrap());
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 2, "the keys and the queue");
-    }
-
-    #[test]
-    fn a_database_that_cannot_be_opened_is_set_aside() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut store = open(folder.path()).unwrap();
-        store.commit(&[&[Change::Accept(message(1), content(9))]]).unwrap();
-        drop(store);
-        // The engine takes this for another version's.
-        fs::write(folder.path().join("queue/conf"), b"garbage: beyond repair").unwrap();
-        let mut store = open(folder.path()).unwrap();
-        assert_eq!(scan(&mut store), (vec![], vec![]));
-        store.commit(&[&[Change::Accept(message(1), content(9))]]).unwrap();
-        let names = fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(names.filter(|name| name.to_string_lossy().starts_with("queue.damaged-")).count(), 1);
     }
 
     #[test]

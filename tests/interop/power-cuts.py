@@ -278,6 +278,10 @@ def write_out(names, target, choice):
             if id(what) not in images:
                 images[id(what)] = what.after_cut(choice)
             (target / path).write_bytes(images[id(what)])
+    # After a power cut comes another run of the machine.
+    state = target / "queue/state"
+    if state.is_file() and state.read_bytes() != b"closed":
+        state.write_bytes(b"another run of the machine")
 
 
 def queue_of(folder, relay, patience_s):

@@ -13,6 +13,7 @@
 mod in_memory;
 mod laws;
 mod network;
+#[path = "../support/random.rs"]
 mod random;
 
 use std::collections::HashMap;
