@@ -157,7 +157,7 @@ fn run_of_machine() -> Option<String> {
 }
 
 /// Does what asks the engine. It panics where a file is damaged in a way that it did not expect.
-pub(super) fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
     // Nothing but the database is shared with what panicked, and that is given up.
     std::panic::catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|_| Err(StoreError::Damaged("the engine panicked".into())))
@@ -245,7 +245,7 @@ pub(crate) fn look_again(db: &Db, key: &[u8], looks: usize) -> Result<(), sled::
     (0..looks).try_for_each(|_| db.get(key).map(drop))
 }
 
-pub(super) fn engine_error(error: sled::Error) -> StoreError {
+pub(crate) fn engine_error(error: sled::Error) -> StoreError {
     match error {
         sled::Error::Io(error) => io_error(&error),
         sled::Error::ReportableBug(_) | sled::Error::Corruption { .. } => StoreError::Damaged(error.to_string()),
@@ -253,7 +253,7 @@ pub(super) fn engine_error(error: sled::Error) -> StoreError {
     }
 }
 
-pub(super) fn io_error(error: &io::Error) -> StoreError {
+pub(crate) fn io_error(error: &io::Error) -> StoreError {
     if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) {
         return StoreError::Full;
     }

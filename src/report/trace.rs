@@ -21,6 +21,8 @@ use crate::event::{Event, Kind, Step};
 use crate::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
+use crate::queue::engine::{engine_error, guarded};
+use crate::queue::store::StoreError;
 
 /// How long changes are gathered before they are written.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
@@ -238,7 +240,7 @@ impl Traces {
         if let Some(held) = self.shared.memory.lock().held.get(&id) {
             return Some(held.trace.clone());
         }
-        self.shared.records.read().as_ref()?.get(id).map(Arc::new)
+        self.shared.stored(|records| Ok(records.get(id))).flatten().map(Arc::new)
     }
 
     /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`.
@@ -250,7 +252,7 @@ impl Traces {
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
         let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
-        let stored = self.shared.records.read().as_ref().map(|records| records.ids_of_recipient(plain, limit));
+        let stored = self.shared.stored(|records| Ok(records.ids_of_recipient(plain, limit)));
         for id in stored.unwrap_or_default() {
             if !found.contains_key(&id) {
                 found.extend(self.get(id).map(|trace| (id, trace)));
@@ -278,6 +280,30 @@ impl Drop for Traces {
 }
 
 impl Shared {
+    /// Does what asks the engine; none where it cannot, or there are no stored traces. Damaged ones are let go.
+    fn stored<T>(&self, work: impl FnOnce(&Records) -> Result<T, StoreError>) -> Option<T> {
+        let records = self.records.read();
+        let result = guarded(|| records.as_ref().map(work).transpose());
+        drop(records);
+        match result {
+            Err(StoreError::Damaged(error)) => {
+                tracing::error!(error, "the stored traces are damaged; until the next start only the latest are kept");
+                let records = self.records.write().take();
+                // What ends the engine may find the same damage.
+                let _ = guarded(|| {
+                    drop(records);
+                    Ok(())
+                });
+                None
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the stored traces cannot be used for now");
+                None
+            }
+            Ok(done) => done,
+        }
+    }
+
     fn run(&self, limits: Limits, clock: &dyn Clock) {
         loop {
             let is_closed = {
@@ -288,11 +314,7 @@ impl Shared {
                 memory.is_closed
             };
             self.write();
-            if let Some(records) = self.records.read().as_ref()
-                && let Err(error) = records.forget(&limits, clock.now())
-            {
-                tracing::warn!(%error, "old traces cannot be removed");
-            }
+            self.stored(|records| records.forget(&limits, clock.now()).map_err(engine_error));
             if is_closed {
                 return;
             }
@@ -309,11 +331,8 @@ impl Shared {
             })
             .collect()
         };
-        if !changed.is_empty()
-            && let Some(records) = self.records.read().as_ref()
-            && let Err(error) = records.put(&changed)
-        {
-            tracing::warn!(%error, traces = changed.len(), "traces cannot be written");
+        if !changed.is_empty() {
+            self.stored(|records| records.put(&changed).map_err(engine_error));
         }
         let mut memory = self.memory.lock();
         if self.records.read().is_some() {
@@ -332,7 +351,10 @@ impl Shared {
 
     /// What is stored of a message of which there is news.
     fn known(&self, event: &Event) -> Trace {
-        let stored = (event.kind != Kind::Accepted).then(|| self.records.read().as_ref()?.get(event.id)).flatten();
+        let stored = (event.kind != Kind::Accepted)
+            .then(|| self.stored(|records| Ok(records.get(event.id))))
+            .flatten()
+            .flatten();
         stored.unwrap_or_else(|| Trace::new(event))
     }
 }
@@ -415,6 +437,31 @@ mod tests {
         assert_eq!(traces.of_recipient("alice@example.com", 5)[0].events.len(), 4);
         assert!(traces.of_recipient("alice@example.co", 5).is_empty());
         traces.close();
+    }
+
+    #[test]
+    fn damaged_traces_are_begun_anew() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("traces");
+        let ids = IdSource::new();
+        let written: Vec<MessageId> = (0..400).map(|_| ids.next(SystemClock::default().now())).collect();
+        let traces = open(&path, Limits::of(WEEK));
+        written.iter().for_each(|id| traces.hear(&event(Kind::Accepted, *id, "alice@example.com")));
+        traces.close();
+        for (file, is_set_aside) in [("db", false), ("conf", true), ("db", true)] {
+            let mut octets = std::fs::read(path.join(file)).unwrap();
+            let middle = octets.iter().rposition(|octet| *octet != 0).unwrap() / 2;
+            octets[middle] ^= 0x55;
+            std::fs::write(path.join(file), octets).unwrap();
+            let traces = open(&path, Limits::of(WEEK));
+            // All that is asked of the old ones is that they do no harm.
+            let _: Vec<_> = written.iter().map(|id| traces.get(*id)).collect();
+            let id = ids.next(SystemClock::default().now());
+            traces.hear(&event(Kind::Accepted, id, "bob@example.com"));
+            assert!(traces.get(id).is_some());
+            traces.close();
+            assert_eq!(folder.path().join("traces.damaged").exists(), is_set_aside, "{file}");
+        }
     }
 
     #[test]

@@ -13,7 +13,10 @@ use sled::{Batch, Db};
 use super::trace::{Limits, Trace};
 use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
-use crate::queue::engine::{LOOKS, look_again, open_patiently, remove_snapshot_leftovers};
+use crate::queue::engine::{
+    LOOKS, engine_error, guarded, io_error, look_again, open_patiently, remove_snapshot_leftovers,
+};
+use crate::queue::store::StoreError;
 
 /// How long a crash may set the engine back.
 const FLUSH_PAUSE_MS: u64 = 1000;
@@ -42,8 +45,22 @@ pub(super) struct Records {
 }
 
 impl Records {
-    /// Opens the folder, making it if there is none.
-    pub(super) fn open(folder: &Path) -> Result<Self, sled::Error> {
+    /// Opens the folder, making it if there is none. What is damaged is set aside, in the place of what was so before.
+    pub(super) fn open(folder: &Path) -> Result<Self, StoreError> {
+        let error = match guarded(|| Self::open_as_it_is(folder).map_err(engine_error)) {
+            Err(StoreError::Damaged(error)) => error,
+            result => return result,
+        };
+        let aside = folder.with_extension("damaged");
+        if std::fs::exists(&aside).map_err(|e| io_error(&e))? {
+            std::fs::remove_dir_all(&aside).map_err(|e| io_error(&e))?;
+        }
+        std::fs::rename(folder, &aside).map_err(|e| io_error(&e))?;
+        tracing::warn!(%error, "the stored traces are damaged; they are now in {}, and new ones are begun", aside.display());
+        guarded(|| Self::open_as_it_is(folder).map_err(engine_error))
+    }
+
+    fn open_as_it_is(folder: &Path) -> Result<Self, sled::Error> {
         std::fs::create_dir_all(folder)?;
         remove_snapshot_leftovers(folder)?;
         let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(FLUSH_PAUSE_MS));
