@@ -3,8 +3,7 @@
 //! put together again.
 //!
 //! The log is a row of segments; each begins with a header (checksum, position of the segment in the log, how far the log
-//! was on disk then) and holds messages (checksum, kind, length, number of the segment, page; then the body). A page is its
-//! last whole state, a node of the tree with the keys from `lo` to `hi`, and the changes that came after it. Where the last
+//! was on disk then) and holds messages about pages. A page is its last whole state, a node of the tree with the keys from `lo` to `hi`, and the changes that came after it. Where the last
 //! whole state is lost, an older one is often still in the file, with the changes up to the newer one.
 
 use std::collections::{BTreeMap, HashMap};
@@ -14,25 +13,17 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
 use super::engine::io_error;
+use super::engine_log::{
+    BATCH, CAP, FREE, LINK, Leaf, MESSAGE_HEADER_MAX, NODE, Reading, SEGMENT_HEADER_LEN, next_message, number_of_first,
+    read,
+};
 use super::store::StoreError;
 
-const SEGMENT_HEADER_LEN: usize = 20;
-/// Less than this at the end of a segment is not used.
-const MESSAGE_HEADER_MAX: usize = 32;
 /// The engine's mask over positions in a segment's header.
 const POSITION_MASK: u64 = i64::MAX as u64;
-
 /// More than this is never written between two syncs. What the engine calls stable may be in the operating system's memory
 /// only.
 const UNSYNCED_MAX: u64 = 16 << 20;
-
-const CANCELED: u8 = 1;
-const CAP: u8 = 2;
-const BATCH: u8 = 3;
-const FREE: u8 = 4;
-const NODE: u8 = 8;
-const LINK: u8 = 10;
-const KIND_MAX: u8 = 11;
 
 /// What is known of the last writes to the file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -91,18 +82,6 @@ struct Message<'a> {
     at: u64,
 }
 
-/// What can be read at one place of a segment.
-enum Reading {
-    Message {
-        kind: u8,
-        page: u64,
-        body: Range<usize>,
-    },
-    /// A message of this segment, with other octets than were written.
-    Changed,
-    Nothing,
-}
-
 /// A file of the engine with segments of a given length.
 pub(super) struct Log<'a> {
     file: &'a File,
@@ -132,8 +111,9 @@ impl<'a> Log<'a> {
         self.file.read_exact_at(&mut header, at)?;
         let number = |range: Range<usize>| header[range].try_into().map(u64::from_le_bytes).unwrap_or_default();
         let checksum = u32::from_le_bytes([header[0], header[1], header[2], header[3]]);
-        if crc32fast::hash(&header[4..]) ^ u32::MAX == checksum {
-            self.segments.insert(number(4..12) ^ POSITION_MASK, at);
+        let base = number(4..12) ^ POSITION_MASK;
+        if base <= POSITION_MASK && crc32fast::hash(&header[4..]) ^ u32::MAX == checksum {
+            self.segments.insert(base, at);
             // The engine begins with -1: nothing was on disk.
             let stable = number(12..20) ^ POSITION_MASK;
             self.stable = self.stable.max(if stable > POSITION_MASK { 0 } else { stable });
@@ -141,6 +121,7 @@ impl<'a> Log<'a> {
             // Its messages know where they belong.
             let number = number_of_first(&self.octets(at)?);
             let base = number.and_then(|number| number.checked_mul(self.segment_len as u64));
+            let base = base.filter(|base| *base <= POSITION_MASK);
             self.headless.push(base);
             if let Some(base) = base {
                 self.segments.entry(base).or_insert(at);
@@ -281,100 +262,6 @@ struct Page {
     links: Vec<Piece>,
 }
 
-/// The number that the first message of a segment says the segment has.
-fn number_of_first(octets: &[u8]) -> Option<u64> {
-    match read(octets, SEGMENT_HEADER_LEN, None) {
-        Reading::Message { .. } => Header::read(&octets[SEGMENT_HEADER_LEN..]).map(|header| header.segment),
-        Reading::Changed | Reading::Nothing => None,
-    }
-}
-
-fn next_message(octets: &[u8], from: usize, number: u64) -> Option<usize> {
-    (from..octets.len().saturating_sub(MESSAGE_HEADER_MAX))
-        .find(|at| matches!(read(octets, *at, Some(number)), Reading::Message { .. }))
-}
-
-/// What stands at a place of a segment, whose number may be known.
-fn read(octets: &[u8], at: usize, number: Option<u64>) -> Reading {
-    let Some(header) = octets.get(at..).and_then(Header::read) else { return Reading::Nothing };
-    let start = at + header.len;
-    let is_own = number.is_none_or(|number| number == header.segment);
-    let end = usize::try_from(header.body_len).ok().and_then(|len| start.checked_add(len));
-    let Some(body) = end.filter(|_| is_own).and_then(|end| octets.get(start..end)) else { return Reading::Nothing };
-    let mut checksum = crc32fast::Hasher::new();
-    checksum.update(body);
-    checksum.update(&octets[at + 4..start]);
-    if checksum.finalize() ^ u32::MAX != header.checksum {
-        return Reading::Changed;
-    }
-    Reading::Message { kind: header.kind, page: header.page, body: start..start + body.len() }
-}
-
-/// What stands before a message's body.
-struct Header {
-    checksum: u32,
-    kind: u8,
-    body_len: u64,
-    segment: u64,
-    page: u64,
-    /// Its own length.
-    len: usize,
-}
-
-impl Header {
-    /// None if there is no message.
-    fn read(octets: &[u8]) -> Option<Self> {
-        let mut reader = Reader(octets);
-        let checksum = u32::from_le_bytes(reader.take(4)?.try_into().ok()?);
-        let kind = reader.octet().filter(|kind| (CANCELED..=KIND_MAX).contains(kind))?;
-        let (body_len, segment, page) = (reader.number()?, reader.number()?, reader.number()?);
-        Some(Self { checksum, kind, body_len, segment, page, len: octets.len() - reader.0.len() })
-    }
-}
-
-/// A leaf of the tree: the rows from `low` on and before `high`; an empty `high` is behind all keys.
-struct Leaf {
-    low: Vec<u8>,
-    high: Vec<u8>,
-    /// What all keys begin with and the changes leave out.
-    prefix: Vec<u8>,
-    rows: BTreeMap<Vec<u8>, Vec<u8>>,
-}
-
-impl Leaf {
-    /// None if it is no leaf.
-    fn read(octets: &[u8]) -> Option<Self> {
-        let mut reader = Reader(octets);
-        let (_next, _merging_child, _is_merging) = (reader.number()?, reader.number()?, reader.octet()?);
-        let prefix_len = usize::from(reader.octet()?);
-        let (low, high) = (reader.string()?.to_vec(), reader.string()?.to_vec());
-        let prefix = low.get(..prefix_len)?.to_vec();
-        if reader.octet()? != 0 {
-            return None;
-        }
-        let count = usize::try_from(reader.number()?).ok()?;
-        let keys: Vec<Vec<u8>> = (0..count).map_while(|_| reader.string()).map(|key| [&prefix, key].concat()).collect();
-        let values = std::iter::from_fn(|| reader.string().map(<[u8]>::to_vec));
-        let rows = keys.into_iter().zip(values).collect();
-        Some(Self { low, high, prefix, rows })
-    }
-
-    /// Applies a change, if its key belongs here.
-    fn change(&mut self, octets: &[u8], is_key: impl Fn(&[u8]) -> bool) {
-        let mut reader = Reader(octets);
-        let (Some(what @ 0..=1), Some(key)) = (reader.octet(), reader.string()) else { return };
-        let key = [&self.prefix, key].concat();
-        let is_within = key >= self.low && (self.high.is_empty() || key < self.high);
-        if !is_within || !is_key(&key) {
-            return;
-        }
-        match reader.string().filter(|_| what == 0) {
-            Some(value) => drop(self.rows.insert(key, value.to_vec())),
-            None => drop(self.rows.remove(&key)),
-        }
-    }
-}
-
 /// The keys of which newer pages tell. Ranges that do not touch: where they begin, and where they end; an empty end is
 /// behind all keys.
 #[derive(Default)]
@@ -409,54 +296,9 @@ impl Known {
     }
 }
 
-/// Takes the engine's numbers and strings off the front.
-struct Reader<'a>(&'a [u8]);
-
-impl<'a> Reader<'a> {
-    fn take(&mut self, len: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn octet(&mut self) -> Option<u8> {
-        self.take(1).map(|octet| octet[0])
-    }
-
-    /// One octet up to 240, two up to 2,287, three up to 67,823; beyond, the length and so many octets, the lowest first.
-    fn number(&mut self) -> Option<u64> {
-        let first = self.octet()?;
-        match first {
-            0..=240 => Some(u64::from(first)),
-            241..=248 => Some(240 + 256 * (u64::from(first) - 241) + u64::from(self.octet()?)),
-            249 => Some(2288 + 256 * u64::from(self.octet()?) + u64::from(self.octet()?)),
-            250.. => {
-                let octets = self.take(usize::from(first) - 247)?;
-                Some(octets.iter().rev().fold(0, |number, octet| number << 8 | u64::from(*octet)))
-            }
-        }
-    }
-
-    fn string(&mut self) -> Option<&'a [u8]> {
-        let len = self.number()?;
-        self.take(usize::try_from(len).ok()?)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn numbers_of_every_length() {
-        let read = |octets: &[u8]| Reader(octets).number();
-        assert_eq!(read(&[240]), Some(240));
-        assert_eq!((read(&[241, 1]), read(&[248, 255])), (Some(241), Some(2287)));
-        assert_eq!((read(&[249, 0, 0]), read(&[249, 255, 255])), (Some(2288), Some(67823)));
-        assert_eq!(read(&[250, 1, 2, 3]), Some(0x03_0201));
-        assert_eq!(read(&[255, 1, 0, 0, 0, 0, 0, 0, 128]), Some(1 << 63 | 1));
-        assert_eq!((read(&[]), read(&[241]), read(&[255, 1])), (None, None, None));
-    }
 
     #[test]
     fn ranges_grow_together() {
@@ -477,14 +319,40 @@ mod tests {
         assert_eq!(of(&known), "aefghklmnopqz");
     }
 
-    #[test]
-    fn what_is_no_message_is_none() {
-        let octets = vec![0; 100];
-        assert!(matches!(read(&octets, 20, Some(0)), Reading::Nothing));
-        let octets: Vec<u8> = (0..=255).cycle().take(600).collect();
-        for at in 0..octets.len() {
-            assert!(!matches!(read(&octets, at, None), Reading::Message { .. }));
-            let _ = Leaf::read(&octets[at..]);
+    /// A segment header as the engine writes it.
+    fn segment_header(position: u64, stable: u64) -> Vec<u8> {
+        let rest = [(position ^ POSITION_MASK).to_le_bytes(), (stable ^ POSITION_MASK).to_le_bytes()].concat();
+        [(crc32fast::hash(&rest) ^ u32::MAX).to_le_bytes().to_vec(), rest].concat()
+    }
+
+    /// A message as the engine writes it; numbers up to 240 only.
+    fn message(kind: u8, segment: u8, page: u8, body: &[u8]) -> Vec<u8> {
+        let header = [kind, body.len().min(240) as u8, segment, page];
+        let checksum = crc32fast::hash(&[body, &header].concat()) ^ u32::MAX;
+        [&checksum.to_le_bytes()[..], &header, body].concat()
+    }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(256))]
+
+        #[test]
+        fn whatever_stands_there_is_read_without_harm(
+            position in proptest::prelude::any::<u64>(),
+            stable in proptest::prelude::any::<u64>(),
+            bodies in proptest::collection::vec((1..12u8, 0..4u8, proptest::collection::vec(0..=255u8, 0..40)), 0..12),
+            noise in proptest::collection::vec(0..=255u8, 0..200),
+        ) {
+            let mut octets = segment_header(position / 512 * 512, stable);
+            let segment = (position / 512 % 200) as u8;
+            bodies.iter().for_each(|(kind, page, body)| octets.extend(message(*kind, segment, *page, body)));
+            octets.extend(&noise);
+            let mut file = tempfile::tempfile().unwrap();
+            io::Write::write_all(&mut file, &octets).unwrap();
+            let log = Log::new(&file, 512).unwrap();
+            for tail in [Tail::Whole, Tail::Written, Tail::Unknown] {
+                let look = log.look(tail).unwrap();
+                log.rows(&look, |_| true, |_, _| Ok(())).unwrap();
+            }
         }
     }
 }
