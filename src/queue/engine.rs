@@ -38,12 +38,17 @@ const GIVE_BACK_FACTOR: u64 = 4;
 #[derive(Debug)]
 pub(super) struct Open {
     pub(super) db: Db,
+    // After `db`, since that is the order in which they end.
+    state: OnDisk,
+}
+
+/// The database's files beside the engine, which says last that they are closed.
+#[derive(Debug)]
+struct OnDisk {
     /// A second handle to the database file, to sync it.
     file: File,
     path: PathBuf,
-    /// A commit failed. The engine holds changes that are not on disk and must not get there, since they were reported as
-    /// failed; what was stored before can still be read.
-    pub(super) is_spoiled: bool,
+    is_spoiled: bool,
 }
 
 impl Open {
@@ -58,7 +63,7 @@ impl Open {
             .flush_every_ms(None);
         let db = open_patiently(&config).map_err(|error| open_error(error, path))?;
         let file = OpenOptions::new().read(true).write(true).open(path.join("db")).map_err(|e| io_error(&e))?;
-        let open = Self { db, file, path: path.to_owned(), is_spoiled: false };
+        let open = Self { db, state: OnDisk { file, path: path.to_owned(), is_spoiled: false } };
         open.sync()?;
         // The engine syncs neither its settings, without which it does not open again, nor the names of its files.
         File::open(path.join("conf")).and_then(|settings| settings.sync_all()).map_err(|e| io_error(&e))?;
@@ -74,7 +79,7 @@ impl Open {
 
     /// Copies what is live to a database of its own, and closes that; false where it is not worth while.
     pub(super) fn copy_to(&self, path: &Path, len_min: u64, rows_max: usize) -> Result<bool, StoreError> {
-        let len = self.file.metadata().map_err(|e| io_error(&e))?.len();
+        let len = self.state.file.metadata().map_err(|e| io_error(&e))?.len();
         if len < len_min {
             return Ok(false);
         }
@@ -97,7 +102,18 @@ impl Open {
 
     pub(super) fn sync(&self) -> Result<(), StoreError> {
         self.db.flush().map_err(engine_error)?;
-        self.file.sync_data().map_err(|e| io_error(&e))
+        self.state.file.sync_data().map_err(|e| io_error(&e))
+    }
+
+    /// A commit failed. The engine holds changes that are not on disk and must not get there, since they were reported as
+    /// failed; what was stored before can still be read.
+    pub(super) fn is_spoiled(&self) -> bool {
+        self.state.is_spoiled
+    }
+
+    /// Says so.
+    pub(super) fn spoil(&mut self) {
+        self.state.is_spoiled = true;
     }
 }
 
@@ -133,9 +149,9 @@ impl Filling {
     }
 }
 
-impl Drop for Open {
+impl Drop for OnDisk {
     fn drop(&mut self) {
-        if !self.is_spoiled {
+        if !self.is_spoiled && self.file.sync_data().is_ok() {
             // Without the word the next start knows less of the file's end, and nothing is lost.
             let _ = files::replace(&self.path.join(STATE), CLOSED.as_bytes());
         }

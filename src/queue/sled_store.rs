@@ -69,7 +69,7 @@ impl SledStore {
         if fs::exists(&new).map_err(|e| io_error(&e))? {
             fs::remove_dir_all(&new).map_err(|e| io_error(&e))?;
         }
-        let Some(open) = self.open.as_ref().filter(|open| !open.is_spoiled) else { return Ok(()) };
+        let Some(open) = self.open.as_ref().filter(|open| !open.is_spoiled()) else { return Ok(()) };
         if !guarded(|| open.copy_to(&new, len_min, rows_max))? {
             return Ok(());
         }
@@ -82,7 +82,7 @@ impl SledStore {
 
     /// Whether it is open and takes commits.
     fn is_sound(&self) -> bool {
-        self.open.as_ref().is_some_and(|open| !open.is_spoiled)
+        self.open.as_ref().is_some_and(|open| !open.is_spoiled())
     }
 
     fn db(&self) -> Result<&Db, StoreError> {
@@ -92,12 +92,12 @@ impl SledStore {
 
 impl Store for SledStore {
     fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
-        let open = self.open.as_mut().filter(|open| !open.is_spoiled).ok_or(StoreError::Full)?;
+        let open = self.open.as_mut().filter(|open| !open.is_spoiled()).ok_or(StoreError::Full)?;
         let mut removed = HashMap::new();
         let result = guarded(|| apply(&open.db, &mut self.ring, groups, &mut removed).and_then(|()| open.sync()));
         match result {
             Ok(()) => removed.into_values().for_each(|bucket| self.ring.removed(bucket)),
-            Err(_) => open.is_spoiled = true,
+            Err(_) => open.spoil(),
         }
         result
     }
