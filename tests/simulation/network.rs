@@ -273,11 +273,13 @@ impl Inner {
     async fn take(&self, content: &[u8], recipient: &str, mood: Mood) -> String {
         tokio::time::sleep(mood.latency).await;
         let text = String::from_utf8_lossy(content);
-        let number =
-            text.split("X-Number: ").nth(1).and_then(|rest| rest.split("\r\n").next()).unwrap().parse().unwrap();
+        let number = text.split("X-Number: ").nth(1).and_then(|rest| rest.split("\r\n").next());
         let reply = self.say(mood, "250 2.0.0 taken");
         let is_lost = self.chance(mood.drop_percent);
-        if reply.starts_with("250") {
+        // A notification has none; the laws are about what apps send.
+        if let Some(number) = number.map(|number| number.parse().unwrap())
+            && reply.starts_with("250")
+        {
             self.laws.arrived(number, recipient);
             self.laws.reply_lost(number, recipient, is_lost);
         }
