@@ -281,7 +281,8 @@ async def main(port, mx_port, pid, seconds, only=""):
     for name, coroutine, attackers in ATTACKS:
         if coroutine and only not in name:
             continue
-        counter = multiprocessing.Value("Q", 0)
+        # Without a lock: the one that writes it is killed, maybe while it would hold it.
+        counter = multiprocessing.Value("Q", 0, lock=False)
         attacker = multiprocessing.Process(target=attack, args=(coroutine, port, attackers, counter), daemon=True)
         if coroutine:
             attacker.start()
