@@ -1,0 +1,122 @@
+//! What an earlier version left in its data folder is taken up: live messages, side tables, traces, tokens.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::sync::Arc;
+
+use otp_relay::app::Relay;
+use otp_relay::clock::{ManualClock, Timestamp};
+use otp_relay::event::Kind;
+use support::client::{Client, mail};
+use support::fake_mx::FakeMx;
+use support::http::Http;
+use support::{Events, copy_folder, start_relay_by};
+
+/// 2026-11-28T15:40:00Z: the waits in the folder are over, the lives of a day and the suppressions of an hour are not.
+const LATER: Timestamp = Timestamp::from_millis(1_795_880_400_000);
+const BUDGET: &str = "[otp]\nrecipient_budget = \"3/1d\"";
+
+/// A relay on a copy of the folder of version 0.1.
+struct Upgraded {
+    _folder: tempfile::TempDir,
+    relay: Relay,
+    events: Events,
+    mx: FakeMx,
+    operator: Http,
+}
+
+impl Upgraded {
+    async fn start() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/0.1/data");
+        copy_folder(&kept, &folder.path().join("data"));
+        let mx = FakeMx::start(&["PIPELINING", "8BITMIME"]).await;
+        let clock = Arc::new(ManualClock::new(LATER));
+        let (relay, events) = start_relay_by(clock, folder.path(), mx.address, BUDGET);
+        let token = std::fs::read_to_string(folder.path().join("data/api.token")).unwrap().trim().to_owned();
+        let operator = Http { address: relay.http_address().unwrap(), token };
+        Self { _folder: folder, relay, events, mx, operator }
+    }
+
+    async fn client(&self) -> Client {
+        Client::connect(self.relay.addresses()[0]).await
+    }
+
+    /// The reply to RCPT.
+    async fn rcpt(&self, recipient: &str) -> String {
+        let mut client = self.client().await;
+        client.say("MAIL FROM:<otp@app.test>").await;
+        client.say(&format!("RCPT TO:<{recipient}>")).await
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn live_messages_are_delivered_as_they_were_accepted() {
+    let mut upgraded = Upgraded::start().await;
+    let mut expected: BTreeSet<String> = (0..4).map(|number| format!("later{number}")).collect();
+    expected.extend((0..3).map(|number| format!("grey{number}")));
+    expected.extend(["key", "idem", "reset"].map(|name| format!("later-{name}")));
+    for _ in 0..expected.len() {
+        let end = upgraded.events.next_end().await;
+        assert_eq!((end.kind, end.attempt >= 2), (Kind::Delivered, true), "{end:?}");
+    }
+    let received = upgraded.mx.received();
+    let names = received.iter().map(|mail| mail.rcpt["RCPT TO:<".len()..].split('@').next().unwrap().to_owned());
+    assert_eq!(names.collect::<BTreeSet<_>>(), expected);
+    assert_eq!(received.len(), expected.len(), "none twice");
+    for mail in &received {
+        let content = String::from_utf8(mail.content.clone()).unwrap();
+        let recipient = mail.rcpt["RCPT TO:<".len()..].split('>').next().unwrap();
+        assert!(content.ends_with(&format!("\r\n\r\n481516 is your code, {recipient}.\r\n")), "{content}");
+        assert!(!content.contains("X-OTP-"), "{content}");
+    }
+    upgraded.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn budgets_keys_and_suppressions_count_on() {
+    let upgraded = Upgraded::start().await;
+    for (recipient, expected) in [
+        ("budget@example.test", "450 4.7.28 3 codes in 24h for this recipient"),
+        ("nobody@example.test", "550 5.1.1 suppressed"),
+        ("blocked@example.test", "550 5.1.1 suppressed"),
+        ("somebody@blocked.test", "550 5.1.1 suppressed"),
+        ("somebody@example.test", "250 "),
+    ] {
+        let mut client = upgraded.client().await;
+        client.say("MAIL FROM:<otp@app.test>").await;
+        let reply = client.say(&format!("RCPT TO:<{recipient}>")).await;
+        // A budget in which a reset still has room is refused behind the content.
+        let reply = if recipient.starts_with("budget") && reply.starts_with("250") {
+            client.say("DATA").await;
+            client.say(&format!("{}\r\n.", mail("code"))).await
+        } else {
+            reply
+        };
+        assert!(reply.starts_with(expected), "{recipient}: {reply}");
+    }
+    let mut client = upgraded.client().await;
+    let repeat = "Date: Sat, 28 Nov 2026 15:30:00 +0000\r\nFrom: otp@app.test\r\nTo: done@example.test\r\n\
+                  Subject: another\r\nX-OTP-Idempotency-Key: 7f3b\r\n\r\nanother\r\n";
+    let reply = client.submit(&["done@example.test"], repeat).await;
+    assert!(reply.starts_with("554 5.6.0"), "the key was used for other content: {reply}");
+    upgraded.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn traces_and_facts_can_be_read() {
+    let upgraded = Upgraded::start().await;
+    let answer = upgraded.operator.ask("GET", "/v1/messages/01M8HCBBC8DRZ59YM6YRMJE6ZA", "", "").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    let entry = answer.json()["entries"][0].clone();
+    assert_eq!((entry["state"].as_str(), entry["recipient"].as_str()), (Some("delivered"), Some("done@example.test")));
+    assert_eq!(entry["last_reply"], "250 2.0.0 kept");
+    let answer = upgraded.operator.ask("GET", "/v1/destinations/example.test", "", "").await;
+    assert_eq!(answer.status, 200, "{}", answer.body);
+    assert_eq!(upgraded.rcpt("somebody@example.test").await, "250 2.1.5 recipient ok");
+    upgraded.relay.shut_down().await;
+}
