@@ -1,10 +1,14 @@
 //! The only place that reads a clock.
 //!
 //! Two times exist: [`Instant`] for deadlines inside one connection, and [`Timestamp`] (UTC milliseconds) for
-//! whatever is stored or told to people. A decision takes both as arguments and uses one value throughout.
+//! everything else. A decision takes both as arguments and uses one value throughout.
+//!
+//! [`Clock::now`] begins with the wall clock and goes on evenly from there, also while the machine is suspended: lives,
+//! retries, rates and budgets are counted by it, so that they neither stand still nor end when the wall clock is set.
+//! [`Clock::step`] says how far the wall clock has been set since; what is stored or told to people is moved by it.
 
 use std::fmt;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use time::OffsetDateTime;
@@ -99,26 +103,93 @@ impl fmt::Debug for Timestamp {
     }
 }
 
+/// How far the wall clock has been set from the relay's time since the relay started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Step {
+    ahead_ms: i64,
+}
+
+impl Step {
+    /// The wall clock shows the relay's time.
+    pub const NONE: Self = Self { ahead_ms: 0 };
+
+    /// The wall clock is ahead by so many milliseconds, or behind where it is negative.
+    pub const fn ahead_by_millis(ahead_ms: i64) -> Self {
+        Self { ahead_ms }
+    }
+
+    /// What the wall clock shows at this time of the relay's. [`Timestamp::MAX`] stays "never".
+    pub fn wall(self, at: Timestamp) -> Timestamp {
+        if at == Timestamp::MAX { at } else { Timestamp(at.0.saturating_add_signed(self.ahead_ms)).min(Timestamp::MAX) }
+    }
+
+    /// How far `later` has been set from this one, in words for the operator; none if it has not.
+    pub fn change_to(self, later: Self) -> Option<String> {
+        let ahead_ms = later.ahead_ms.saturating_sub(self.ahead_ms);
+        let direction = if ahead_ms < 0 { "back" } else { "forward" };
+        (ahead_ms != 0)
+            .then(|| format!("{direction} by {:.1} s", Duration::from_millis(ahead_ms.unsigned_abs()).as_secs_f64()))
+    }
+}
+
 /// Where the time comes from.
 pub trait Clock: Send + Sync {
-    /// The time of day.
+    /// The relay's time, which never jumps.
     fn now(&self) -> Timestamp;
+    /// How far the wall clock is from it.
+    fn step(&self) -> Step {
+        Step::NONE
+    }
+    /// What the wall clock shows now.
+    fn wall(&self) -> Timestamp {
+        self.step().wall(self.now())
+    }
     /// Time that never jumps, for deadlines within the process.
     fn instant(&self) -> Instant;
 }
 
-/// The machine's clocks. The time of day never steps back within one process.
-#[derive(Debug, Default)]
+/// A difference that two readings one after the other can have, or that a clock is led over gradually.
+const STEP_MIN_MS: u64 = 500;
+
+/// The machine's clocks: the wall clock at the start, and the one that counts from boot on, suspended or not.
+#[derive(Debug)]
 pub struct SystemClock {
-    latest: AtomicU64,
+    start: Timestamp,
+    origin: Duration,
+    ahead_ms: AtomicI64,
+}
+
+impl Default for SystemClock {
+    fn default() -> Self {
+        Self { start: wall_clock(), origin: since_boot(), ahead_ms: AtomicI64::new(0) }
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this is the source")]
+fn wall_clock() -> Timestamp {
+    let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp(u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX)).min(Timestamp::MAX)
+}
+
+/// Time since boot, suspension included (`CLOCK_BOOTTIME`). Every kernel that this runs on has it.
+fn since_boot() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "this is the source")]
     fn now(&self) -> Timestamp {
-        let elapsed = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let millis = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
-        Timestamp(self.latest.fetch_max(millis, Ordering::Relaxed).max(millis))
+        self.start.plus(since_boot().saturating_sub(self.origin))
+    }
+
+    /// Changes only where the wall clock was set, so that times told one after the other keep their distance.
+    fn step(&self) -> Step {
+        let ahead = i64::try_from(wall_clock().0).unwrap_or(i64::MAX) - i64::try_from(self.now().0).unwrap_or(i64::MAX);
+        let known = self.ahead_ms.load(Ordering::Relaxed);
+        if ahead.abs_diff(known) < STEP_MIN_MS {
+            return Step { ahead_ms: known };
+        }
+        self.ahead_ms.store(ahead, Ordering::Relaxed);
+        Step { ahead_ms: ahead }
     }
 
     /// Follows the timer of the runtime, so that a paused runtime pauses deadlines too.
@@ -135,13 +206,20 @@ pub struct ManualClock {
     start: Timestamp,
     origin: tokio::time::Instant,
     ahead_ms: AtomicU64,
+    step_ms: AtomicI64,
 }
 
 impl ManualClock {
     /// A clock that shows `start` now.
     #[expect(clippy::disallowed_methods, reason = "this is the source")]
     pub fn new(start: Timestamp) -> Self {
-        Self { start, origin: tokio::time::Instant::now(), ahead_ms: AtomicU64::new(0) }
+        let origin = tokio::time::Instant::now();
+        Self { start, origin, ahead_ms: AtomicU64::new(0), step_ms: AtomicI64::new(0) }
+    }
+
+    /// Sets the wall clock, so many milliseconds ahead of the relay's time; behind it where negative.
+    pub fn set_wall_clock(&self, ahead_ms: i64) {
+        self.step_ms.store(ahead_ms, Ordering::Relaxed);
     }
 
     /// Moves this clock forward, apart from the runtime's timer.
@@ -157,6 +235,10 @@ impl ManualClock {
 impl Clock for ManualClock {
     fn now(&self) -> Timestamp {
         self.start.plus(self.origin.elapsed()).plus(self.ahead())
+    }
+
+    fn step(&self) -> Step {
+        Step { ahead_ms: self.step_ms.load(Ordering::Relaxed) }
     }
 
     #[expect(clippy::disallowed_methods, reason = "this is the source")]

@@ -153,6 +153,7 @@ impl Relay {
             Some(also) => Arc::new(Both(reporter.clone(), also)),
             None => reporter.clone(),
         };
+        let sink: Arc<dyn Sink> = Arc::new(ByWallClock { clock: clock.clone(), sink });
         let ring = KeyRing::open(&folder.keys(), config.seal, clock.now())
             .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
         let store = Box::new(SledStore::open(&folder.queue(), ring)?);
@@ -221,12 +222,14 @@ impl Relay {
             draining: draining.clone(),
         };
         let api = Api::new(parts, http_settings);
+        let watched = clock.clone();
         let submission = Submission::new(door.clone(), credentials.clone(), clock, live, acceptor, draining.clone());
         let depth = queue.depth();
         if depth.messages > 0 {
             tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
         }
         tokio::spawn(queue.clone().run_timers());
+        tokio::spawn(while_running(draining.clone(), watch_clock(watched, queue.clone())));
         tokio::spawn(while_running(draining.clone(), async move { policies.keep_fresh().await }));
         for (socket, settings) in listeners {
             tokio::spawn(submission.clone().serve(socket, settings));
@@ -374,6 +377,38 @@ fn live(config: &Config) -> LiveSettings {
             idle_timeout: config.submission.idle_timeout,
         },
         limits: config.submission.limits,
+    }
+}
+
+/// How often the clock is looked at: after a suspension nothing is later by more than this.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+
+/// Says when somebody has set the wall clock, and wakes the timers that slept through a suspension.
+async fn watch_clock(clock: Arc<dyn Clock>, queue: Arc<Queue>) {
+    let mut known = clock.step();
+    loop {
+        tokio::time::sleep(CLOCK_LOOK).await;
+        let step = clock.step();
+        if let Some(change) = known.change_to(step) {
+            tracing::warn!("the system clock was set {change}; lives and retries go on as before");
+        }
+        known = step;
+        queue.look_at_timers();
+    }
+}
+
+/// Events are told with times of the wall clock.
+struct ByWallClock {
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn Sink>,
+}
+
+impl Sink for ByWallClock {
+    fn emit(&self, event: Event) {
+        let step = self.clock.step();
+        let next_attempt_at = event.next_attempt_at.map(|at| step.wall(at));
+        let (time, expires_at) = (step.wall(event.time), step.wall(event.expires_at));
+        self.sink.emit(Event { time, next_attempt_at, expires_at, ..event });
     }
 }
 

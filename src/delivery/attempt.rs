@@ -266,7 +266,7 @@ impl Delivery {
         let signatures = match keys {
             None => bytes::Bytes::new(),
             Some(keys) => {
-                let time = message.accepted_at.as_secs();
+                let time = self.parts.clock.step().wall(message.accepted_at).as_secs();
                 self.parts.signing.sign(message.lane, &keys, &content, time).await.ok_or(Withheld)?
             }
         };

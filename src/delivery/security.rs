@@ -108,7 +108,7 @@ impl Handshake<'_> {
 
     fn judged(&self, host: &str, connection: &ClientConnection) -> Result<Encryption, String> {
         let chain: Vec<_> = connection.peer_certificates().unwrap_or_default().to_vec();
-        let verified = self.demand.judge(host, Some(&chain), self.roots, self.clock.now())?;
+        let verified = self.demand.judge(host, Some(&chain), self.roots, self.clock.wall())?;
         if let Demand::Tested { .. } = self.demand.as_ref() {
             tracing::info!(host, verified = verified.as_ref(), "the domain tests its MTA-STS policy");
         }

@@ -120,7 +120,7 @@ impl Connection {
 
     /// Whether it is good enough for a message that demands this.
     pub(super) fn fulfils(&mut self, demand: &Arc<Demand>, roots: &Roots) -> bool {
-        let now = self.clock.now();
+        let now = self.clock.wall();
         match &mut self.encryption {
             None => demand.allows_clear_text(),
             Some(encryption) => encryption.fulfils(&self.host, demand, roots, now),

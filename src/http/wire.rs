@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
 use crate::destination::demand::{Demand, Strictness, Wish};
 use crate::destination::route::Route;
 use crate::event::{Kind, Step};
@@ -276,8 +275,8 @@ impl MessageJson {
         };
         Self {
             id: message.id.to_string(),
-            accepted_at: message.accepted_at.rfc3339(),
-            expires_at: message.expires_at.rfc3339(),
+            accepted_at: door.wall(message.accepted_at).rfc3339(),
+            expires_at: door.wall(message.expires_at).rfc3339(),
             user: message.user.clone(),
             lane: message.lane.name(),
             tag: message.tag.clone(),
@@ -319,13 +318,13 @@ impl EntryJson {
             recipient: message.recipient(entry.id.index).mailbox.to_string(),
             state: entry.state.map_or("unknown", State::name),
             attempts: entry.progress.attempts,
-            next_attempt_at: is_waiting.then(|| entry.progress.next_attempt_at.rfc3339()),
+            next_attempt_at: is_waiting.then(|| door.wall(entry.progress.next_attempt_at).rfc3339()),
             destination: None,
             last_reply: entry.progress.last_reply.clone(),
             cause: entry.progress.cause.clone(),
             may_have_arrived: entry.may_have_arrived,
             at_risk: entry.progress.at_risk,
-            predicted_at: predicted_at.map(Timestamp::rfc3339),
+            predicted_at: predicted_at.map(|at| door.wall(at).rfc3339()),
             ended_at: None,
         }
     }

@@ -193,6 +193,11 @@ impl Door {
         }
     }
 
+    /// What the wall clock shows at a time of the relay's.
+    pub fn wall(&self, at: Timestamp) -> Timestamp {
+        self.parts.clock.step().wall(at)
+    }
+
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
     pub fn predicted_at(&self, message: &Message, index: u16) -> Option<Timestamp> {
         let now = self.parts.clock.now();
@@ -260,7 +265,9 @@ impl Door {
         for author in &header.from {
             self.check_author(user, author, "From")?;
         }
-        let life = now..terms::expires_at(user, &wishes, &envelope, &content, now)?;
+        let today = self.wall(now);
+        let life = terms::expires_at(user, &wishes, &envelope, &content, today)?.since(today);
+        let life = now..now.plus(life);
         let reservation = match &wishes.idempotency_key {
             None => None,
             Some(key) => match self.idempotency.ask(&user.name, key, (&envelope, &content), now).await? {
@@ -270,7 +277,7 @@ impl Door {
         };
         let id = self.parts.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
-        let trace = Trace { hostname: &settings.hostname, client, protocol, id, now };
+        let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from, &envelope);
         let is_lowered = terms::wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
@@ -344,7 +351,7 @@ impl Door {
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
-            Some(keys) => signing.sign(message.lane, &keys, &content, message.accepted_at.as_secs()).await,
+            Some(keys) => signing.sign(message.lane, &keys, &content, self.wall(message.accepted_at).as_secs()).await,
             None => Some(bytes::Bytes::new()),
         };
         queue.stored(&mut pending.commit).await?;

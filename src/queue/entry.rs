@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::clock::{Step, Timestamp};
 use crate::lane::Lane;
 use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
@@ -85,6 +85,12 @@ impl Message {
         let by = self.envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Notify)?;
         let seconds = u64::try_from(by.seconds).ok().filter(|seconds| *seconds > 0)?;
         Some(self.accepted_at.plus(Duration::from_secs(seconds))).filter(|at| *at < self.expires_at)
+    }
+
+    /// As it is stored while the wall clock differs from the relay's time.
+    pub(super) fn moved(&self, step: Step) -> Self {
+        let (accepted_at, expires_at) = (step.wall(self.accepted_at), step.wall(self.expires_at));
+        Self { accepted_at, expires_at, ..self.clone() }
     }
 
     /// The recipient of an entry.
@@ -185,6 +191,39 @@ pub struct Progress {
     /// The entry has ended; kept only while others of its message live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+}
+
+impl Progress {
+    /// As it is stored while the wall clock differs from the relay's time.
+    pub(super) fn moved(&self, step: Step) -> Self {
+        Self {
+            first_deferred_at: self.first_deferred_at.map(|at| step.wall(at)),
+            next_attempt_at: step.wall(self.next_attempt_at),
+            lease: self.lease.map(|lease| Lease { ends_at: step.wall(lease.ends_at), ..lease }),
+            ..self.clone()
+        }
+    }
+}
+
+/// A message as it is taken up at start, with those of its entries that are not fresh. One that was accepted by a clock
+/// that was ahead has the life left that it was accepted for.
+pub(super) fn taken_up(
+    message: Message,
+    entries: Vec<(u16, Progress)>,
+    now: Timestamp,
+) -> (Box<Message>, Vec<(u16, Progress)>) {
+    let ahead = message.accepted_at.since(now);
+    if ahead.is_zero() {
+        return (Box::new(message), entries);
+    }
+    let earlier = |progress: Progress| Progress {
+        first_deferred_at: progress.first_deferred_at.map(|at| at.minus(ahead)),
+        next_attempt_at: progress.next_attempt_at.minus(ahead),
+        ..progress
+    };
+    let entries = entries.into_iter().map(|(index, progress)| (index, earlier(progress))).collect();
+    let (accepted_at, expires_at) = (message.accepted_at.minus(ahead), message.expires_at.minus(ahead));
+    (Box::new(Message { accepted_at, expires_at, ..message }), entries)
 }
 
 /// An entry as it is found in the store at start.

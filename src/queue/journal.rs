@@ -15,7 +15,7 @@ use tokio::sync::oneshot;
 
 use super::inbox::{Haste, Inbox, Waited};
 use super::store::{Change, Store, StoreError, Table};
-use crate::clock::Clock;
+use crate::clock::{Clock, Step, Timestamp};
 use crate::lane::{Lane, Lanes};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
@@ -280,16 +280,22 @@ impl Keeper {
     }
 
     fn note_tending(&mut self) {
-        let now = self.clock.now();
+        let now = self.store_time();
         self.tend_at = self.store.due_at(now).map(|at| self.clock.instant() + at.since(now));
     }
 
     /// Has the store do what was due `patience` ago.
     fn tend(&mut self, patience: Duration) {
         if self.tend_at.is_some_and(|at| at + patience <= self.clock.instant()) {
-            self.store.tend(self.clock.now());
+            self.store.tend(self.store_time());
             self.note_tending();
         }
+    }
+
+    /// By which keys go: the earlier of both times. Content stored before the wall clock was set forward ends by the
+    /// relay's time, content stored after it was set back by the wall clock.
+    fn store_time(&self) -> Timestamp {
+        self.clock.now().min(self.clock.wall())
     }
 
     fn work(&mut self, jobs: Vec<Job>) {
@@ -342,6 +348,8 @@ impl Keeper {
         }
         let groups: Vec<&[Change]> =
             self.later.iter().map(Vec::as_slice).chain(waiting.iter().map(|(changes, _)| changes.as_slice())).collect();
+        let moved: Option<Vec<Vec<Change>>> = moved_to_wall(&groups, self.clock.step());
+        let groups = moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
         match self.store.commit(&groups) {
             Ok(()) => {
                 self.later.clear();
@@ -418,6 +426,19 @@ fn gather(jobs: &mut Lanes<Job>) -> Vec<Job> {
 fn job_len(job: &Job) -> usize {
     let (Job::Commit(changes, _) | Job::Later(changes)) = job else { return 0 };
     changes.iter().map(|change| if let Change::Accept(_, content) = change { content.len() } else { 0 }).sum()
+}
+
+/// What is stored carries times of the wall clock, by which the next start goes; none where that shows the relay's time.
+fn moved_to_wall(groups: &[&[Change]], step: Step) -> Option<Vec<Vec<Change>>> {
+    if step == Step::NONE {
+        return None;
+    }
+    let moved = |change: &Change| match change {
+        Change::Accept(message, content) => Change::Accept(Arc::new(message.moved(step)), content.clone()),
+        Change::Update(entry, progress) => Change::Update(*entry, Box::new(progress.moved(step))),
+        Change::Remove(_) | Change::Side(..) => change.clone(),
+    };
+    Some(groups.iter().map(|group| group.iter().map(moved).collect()).collect())
 }
 
 /// What undoes an acceptance: the message goes, and with it the key by which a repeat would be taken for done. Other rows

@@ -163,7 +163,8 @@ impl Queue {
         let mut side = Vec::new();
         let mut common = Common::default();
         store.scan(&mut |found| match found {
-            Found::Message(mut message, mut progress) => {
+            Found::Message(message, progress) => {
+                let (mut message, mut progress) = entry::taken_up(*message, progress, now);
                 common.share(&mut message, &mut progress);
                 schedule.restore(Arc::from(message), progress, now, settings.supersede, &mut restored);
             }
@@ -325,6 +326,11 @@ impl Queue {
     /// When it could not be.
     pub async fn flush(&self) -> Result<(), JournalError> {
         self.journal.flush().await
+    }
+
+    /// Looks at the timers anew: while the machine was suspended, more time passed than the runtime's timer knows of.
+    pub fn look_at_timers(&self) {
+        self.timers_changed.notify_one();
     }
 
     /// Tells the workers that a message is about to come.

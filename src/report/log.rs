@@ -254,7 +254,7 @@ where
         if metadata.target() == EVENT_TARGET {
             return writeln!(writer, "{}", collected.message);
         }
-        let time = self.clock.now().rfc3339();
+        let time = self.clock.wall().rfc3339();
         match self.format {
             Format::Text => {
                 write!(writer, "{:<28} {} {:<5}", "-", &time[11..23], metadata.level())?;

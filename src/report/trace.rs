@@ -314,7 +314,7 @@ impl Shared {
                 memory.is_closed
             };
             self.write();
-            self.stored(|records| records.forget(&limits, clock.now()).map_err(engine_error));
+            self.stored(|records| records.forget(&limits, clock.wall()).map_err(engine_error));
             if is_closed {
                 return;
             }

@@ -2,11 +2,12 @@
 """A mail host for one test: takes everything and keeps the exact octets. Only mail for an address that starts with "echo"
 is refused, with a reply that quotes its subject and its last line.
 
-    sink.py FOLDER [--chunking] [--keep index|content] [--pause-ms N]
+    sink.py FOLDER [--chunking] [--keep index|content] [--pause-ms N] [--busy-first]
 
 Listens on 127.0.0.1 and prints the port. Each message becomes FOLDER/NNNNNN.eml (unless `--keep index`) and a line of
 FOLDER/index: {"at": seconds, "file", "from", "to": [...], "verb": "DATA" or "BDAT", "body": SHA-256 of it}. 250 is said
-after the line is written, and N milliseconds later.
+after the line is written, and N milliseconds later. With `--busy-first` the first RCPT of each address that starts with
+"busy", and every one of those that start with "never", is answered 450.
 """
 
 import argparse
@@ -26,6 +27,7 @@ class Sink:
         self.pause_s = options.pause_ms / 1000
         self.index = open(self.folder / "index", "a", encoding="utf-8")
         self.count = 0
+        self.busy_first, self.refused = options.busy_first, set()
 
     async def take(self, mail, recipients, verb, content):
         if recipients[0].startswith("echo"):
@@ -41,6 +43,13 @@ class Sink:
         self.index.flush()
         await asyncio.sleep(self.pause_s)
         return "250 2.0.0 kept"
+
+    def is_busy(self, recipient):
+        if not self.busy_first or recipient in self.refused or not recipient.startswith(("busy", "never")):
+            return False
+        if recipient.startswith("busy"):
+            self.refused.add(recipient)
+        return True
 
     async def serve(self, reader, writer):
         def say(*lines):
@@ -64,8 +73,13 @@ class Sink:
                     mail, recipients, chunks = path_of(line), [], b""
                     say("250 2.1.0 ok")
                 elif verb == "RCPT":
-                    recipients.append(path_of(line))
-                    say("250 2.1.5 ok")
+                    if self.is_busy(path_of(line)):
+                        say("450 4.3.2 system busy")
+                    else:
+                        recipients.append(path_of(line))
+                        say("250 2.1.5 ok")
+                elif verb == "DATA" and not recipients:
+                    say("554 5.5.1 no valid recipients")
                 elif verb == "DATA":
                     say("354 go on")
                     await writer.drain()
@@ -105,6 +119,7 @@ async def main():
     parser.add_argument("--chunking", action="store_true")
     parser.add_argument("--keep", choices=["index", "content"], default="content")
     parser.add_argument("--pause-ms", type=int, default=0)
+    parser.add_argument("--busy-first", action="store_true")
     sink = Sink(parser.parse_args())
     server = await asyncio.start_server(sink.serve, "127.0.0.1", 0, limit=LINE_MAX, backlog=512)
     print(server.sockets[0].getsockname()[1], flush=True)

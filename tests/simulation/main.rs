@@ -44,6 +44,8 @@ const SEEDS_DEFAULT: u64 = 300;
 const LIFE_MAX_S: u64 = 904;
 /// Sessions with one destination, few enough that entries wait.
 const SESSIONS_MAX: usize = 3;
+/// How far the wall clock is set from the relay's time, in milliseconds.
+const STEPS_MS: [i64; 5] = [-86_400_000, -600_000, 0, 600_000, 86_400_000];
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
 /// Everything in memory is gone at once; what attempts were doing stays undone.
@@ -62,9 +64,12 @@ async fn play(seed: u64) {
     let store = MemoryStore::default();
     let begin = || Life::begin_with(&store, &network, &clock, laws.clone(), SESSIONS_MAX, network.smart_hosts());
     let mut life = begin();
+    // A crash takes up what is stored by the wall clock; here the laws go by one time from beginning to end.
+    let wall_clock_is_set = random.below(4) == 0;
     for _ in 0..random.below(40) + 5 {
         laws.check();
         match random.below(16) {
+            0 if wall_clock_is_set => clock.set_wall_clock(STEPS_MS[random.index(STEPS_MS.len())]),
             0 => {
                 crash(life, &network, &laws).await;
                 life = begin();

@@ -1,0 +1,134 @@
+//! The wall clock is set while the relay runs: lives, retries and sealed content go on as before, what is told and
+//! stored follows the wall clock.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+mod support;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::app::Relay;
+use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::event::Kind;
+use support::client::{Client, mail};
+use support::fake_mx::{FakeMx, Trick};
+use support::{Events, start_relay_by};
+
+/// 2026-11-21T10:00:00Z.
+const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+const MINUTE: Duration = Duration::from_secs(60);
+const HOUR_MS: i64 = 3_600_000;
+/// How far the wall clock is set: back and forward, by minutes and by a day.
+const STEPS_MS: [i64; 4] = [-HOUR_MS / 6, -24 * HOUR_MS, HOUR_MS / 6, 24 * HOUR_MS];
+
+struct World {
+    folder: tempfile::TempDir,
+    mx: FakeMx,
+}
+
+impl World {
+    async fn new() -> Self {
+        Self { folder: tempfile::tempdir().unwrap(), mx: FakeMx::start(&["PIPELINING"]).await }
+    }
+
+    fn start(&self, clock: &Arc<ManualClock>) -> (Relay, Events) {
+        start_relay_by(clock.clone(), self.folder.path(), self.mx.address, "")
+    }
+
+    async fn submit(relay: &Relay) {
+        let mut app = Client::connect(relay.addresses()[0]).await;
+        let reply = app.submit(&["alice@example.test"], &mail("481516 is your code")).await;
+        assert!(reply.starts_with("250"), "{reply}");
+    }
+}
+
+fn moved(at: Timestamp, ms: i64) -> Timestamp {
+    Timestamp::from_millis(at.as_millis().strict_add_signed(ms))
+}
+
+/// Whether two times are at most a minute apart: what the test itself takes.
+fn is_about(at: Timestamp, expected: Timestamp) -> bool {
+    at.since(expected).max(expected.since(at)) < MINUTE
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn retries_and_ends_come_at_their_time_and_are_told_by_the_wall_clock() {
+    for step_ms in STEPS_MS {
+        let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START)));
+        world.mx.trick("content", Trick::Say("451 4.3.0 try again"), 100);
+        let (relay, mut events) = world.start(&clock);
+        World::submit(&relay).await;
+        let deferred = events.next(Kind::Deferred).await;
+        assert!(is_about(deferred.time, START) && is_about(deferred.expires_at, START.plus(10 * MINUTE)));
+
+        clock.set_wall_clock(step_ms);
+        clock.advance(2 * MINUTE);
+        relay.queue().look_at_timers();
+        let deferred = events.next(Kind::Deferred).await;
+        assert_eq!(deferred.attempt, 2, "{step_ms}");
+        assert!(is_about(deferred.time, moved(START.plus(2 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
+        assert!(is_about(deferred.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
+
+        clock.advance(8 * MINUTE);
+        relay.queue().look_at_timers();
+        let end = events.next_end().await;
+        assert_eq!(end.kind, Kind::Expired, "{step_ms}");
+        relay.shut_down().await;
+    }
+}
+
+/// What is accepted after the clock was set, before and after a restart by the new wall clock.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_stored_outlives_a_restart_by_the_new_wall_clock() {
+    for step_ms in STEPS_MS {
+        let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START)));
+        world.mx.trick("content", Trick::Say("451 4.3.0 try again"), 1);
+        let (relay, mut events) = world.start(&clock);
+        clock.set_wall_clock(step_ms);
+        World::submit(&relay).await;
+        events.next(Kind::Deferred).await;
+        relay.shut_down().await;
+
+        let clock = Arc::new(ManualClock::new(clock.wall().plus(MINUTE)));
+        let (relay, mut events) = world.start(&clock);
+        let end = events.next_end().await;
+        assert_eq!(end.kind, Kind::Delivered, "{step_ms}");
+        assert!(is_about(end.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {end:?}");
+        relay.shut_down().await;
+        let received = world.mx.received();
+        assert!(String::from_utf8_lossy(&received[0].content).contains("481516 is your code"), "{step_ms}");
+    }
+}
+
+/// The clock was ahead when it was accepted, and right at the next start: its life is no longer than it was meant to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_life_begun_by_a_clock_that_was_ahead_is_no_longer() {
+    let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START.plus(1440 * MINUTE))));
+    world.mx.trick("content", Trick::Say("451 4.3.0 try again"), 100);
+    let (relay, mut events) = world.start(&clock);
+    World::submit(&relay).await;
+    events.next(Kind::Deferred).await;
+    relay.shut_down().await;
+
+    let clock = Arc::new(ManualClock::new(START));
+    let (relay, mut events) = world.start(&clock);
+    let deferred = events.next(Kind::Deferred).await;
+    assert!(is_about(deferred.expires_at, START.plus(10 * MINUTE)), "{deferred:?}");
+    clock.advance(11 * MINUTE);
+    relay.queue().look_at_timers();
+    assert_eq!(events.next_end().await.kind, Kind::Expired);
+    relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn date_and_received_carry_the_wall_clock() {
+    let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START)));
+    let (relay, mut events) = world.start(&clock);
+    clock.set_wall_clock(24 * HOUR_MS);
+    World::submit(&relay).await;
+    assert_eq!(events.next_end().await.kind, Kind::Delivered);
+    relay.shut_down().await;
+    let content = String::from_utf8(world.mx.received()[0].content.clone()).unwrap();
+    assert!(content.contains("\r\n\tSun, 22 Nov 2026 10:0"), "{content}");
+}
