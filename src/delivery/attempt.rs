@@ -1,5 +1,6 @@
-//! One attempt, stage by stage.
+//! One attempt, stage by stage: gate, load, then connect and transact until the outcome is known, conclude.
 
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -20,16 +21,72 @@ use crate::mail::envelope::DeliverBy;
 use crate::mail::id::EntryId;
 use crate::plan::cause::{Cause, of_failure};
 use crate::plan::greylist::Greylister;
-use crate::queue::claim::{Claim, Report, Settlement};
+use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, Transaction};
+use crate::smtp::reply::Reply;
 
 /// The answer to the content is awaited to the end of life, within these bounds.
 const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
 /// Content cannot be had for now.
 struct Withheld;
+
+/// An entry that may be tried now.
+struct Gated {
+    claim: Claim,
+    ways: Ways,
+    route: Arc<Route>,
+    /// What greylisting at the destination knows the entry by; none on the way to a smart host.
+    triplet: Option<Triplet>,
+    steps: Steps,
+}
+
+/// An attempt under way.
+struct Attempt<'a> {
+    delivery: &'a Arc<Delivery>,
+    site: &'a Arc<Site>,
+    claim: Claim,
+    ways: Ways,
+    triplet: Option<Triplet>,
+    content: Arc<SignedContent>,
+    caller: Caller,
+    candidates: Candidates,
+    steps: Steps,
+}
+
+/// How an attempt ended.
+enum End {
+    /// The receiver took the message.
+    Delivered { reply: Reply, from: Peer },
+    /// The receiver did not take it, or nobody knows.
+    NotDelivered { failure: Failure, from: Peer },
+    /// No session came about.
+    Nobody,
+    /// The entry is not to be sent any more.
+    Gone(Gone, Option<Peer>),
+    /// The note that the content goes could not be written.
+    NotNoted(Peer),
+}
+
+/// What is told and learned of the session in which an attempt ended.
+struct Peer {
+    report: Report,
+    lesson: Option<Lesson>,
+}
+
+/// What follows a failed transaction.
+enum Then {
+    /// The idle session had ended: a new one with the same addresses.
+    Reconnect,
+    /// Another address, in the same attempt.
+    NextAddress,
+    /// Another host, in the same attempt.
+    NextHost,
+    /// The attempt ends with it.
+    Conclude,
+}
 
 impl Delivery {
     /// Tries to deliver one entry, on the connection that is there or on a new one; leaves the connection for the next.
@@ -39,106 +96,73 @@ impl Delivery {
         connection: &mut Option<Box<Connection>>,
         taken: Taken,
     ) {
+        let Some(gated) = self.gate(site, connection.is_some(), taken).await else { return };
+        let Some(mut attempt) = self.load(site, gated).await else { return };
+        self.keep_if_constant(connection, &attempt.candidates).await;
+        let end = loop {
+            let current = match attempt.connect(connection.take()).await {
+                Ok(current) => current,
+                Err(end) => break end,
+            };
+            if let ControlFlow::Break(end) = attempt.transact(current, connection).await {
+                break end;
+            }
+        };
+        attempt.conclude(end);
+    }
+
+    /// Claims an entry and finds its route; none where the attempt is over before it began.
+    async fn gate(self: &Arc<Self>, site: &Arc<Site>, has_session: bool, taken: Taken) -> Option<Gated> {
         let now = self.parts.clock.now();
-        let Ok(claim) = self.parts.queue.claim(taken.entry, now) else { return };
+        let claim = self.parts.queue.claim(taken.entry, now).ok()?;
         let domain = claim.domain();
         let ways = self.ways(&domain, site.carrier.clone(), now);
         let route = match self.route_at(site, &domain).await {
             Ok(Some(route)) => route,
-            Ok(None) => return claim.settle(&Settlement::Released, Report::default(), now),
+            Ok(None) => {
+                claim.settle(&Settlement::Released, Report::default(), now);
+                return None;
+            }
             Err(error) => {
                 claim.tell(Kind::Attempted, None, now);
-                return settle::without_route(claim, &error, &ways, self.parts.clock.now());
+                settle::without_route(claim, &error, &ways, self.parts.clock.now());
+                return None;
             }
         };
-        let mut steps = Steps::new(self.parts.clock.instant());
+        let steps = Steps::new(self.parts.clock.instant());
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
-        if connection.is_none()
-            && let Some(down) = site.down()
-        {
+        if let Some(down) = site.down().filter(|_| !has_session) {
             let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
             settle::not_tried(claim, destination, &ways, now);
-            return site.wait(taken.entry);
+            site.wait(taken.entry);
+            return None;
         }
-        let Some(claim) = settle::unless_resting(claim, &ways, now) else { return };
+        let claim = settle::unless_resting(claim, &ways, now)?;
         // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
         let triplet = ways.by.is_none().then(|| self.triplet(&claim, &route));
-        let Some(mut claim) = settle::unless_held_back(claim, triplet.as_ref(), now) else { return };
+        let claim = settle::unless_held_back(claim, triplet.as_ref(), now)?;
+        Some(Gated { claim, ways, route, triplet, steps })
+    }
+
+    /// Gets the content, and the addresses to try; none where the content cannot be had.
+    async fn load<'a>(self: &'a Arc<Self>, site: &'a Arc<Site>, gated: Gated) -> Option<Attempt<'a>> {
+        let Gated { claim, ways, route, triplet, steps } = gated;
         let content = match self.content(&claim).await {
             Ok(Some(content)) => content,
-            Ok(None) => return settle::without_content(claim, self.parts.clock.now()),
-            Err(Withheld) => return settle::content_withheld(claim, self.parts.clock.now()),
+            Ok(None) => {
+                settle::without_content(claim, self.parts.clock.now());
+                return None;
+            }
+            Err(Withheld) => {
+                settle::content_withheld(claim, self.parts.clock.now());
+                return None;
+            }
         };
         let require_tls = claim.message().envelope.parameters.require_tls;
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
         let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
         candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
-        self.keep_if_constant(connection, &candidates).await;
-        loop {
-            let mut current = match connection.take() {
-                Some(mut current) => {
-                    current.take_opening().into_iter().for_each(|opening| steps.absorb(opening));
-                    current
-                }
-                None => match self.connect_for(&mut claim, &mut candidates, &mut steps).await {
-                    Connected::Session(current) => {
-                        self.answered(site);
-                        current
-                    }
-                    Connected::Nobody => {
-                        self.settle_unreachable(claim, &candidates, &content, steps, &ways);
-                        return self.nobody_answered(site, candidates.last_failure, &caller, Some(taken.entry));
-                    }
-                    Connected::Gone(gone) => {
-                        let report = Report { steps: steps.finish(&content), ..Report::default() };
-                        return settle::gone(claim, gone, report, self.parts.clock.now());
-                    }
-                },
-            };
-            let is_reused = current.transactions() > 0 || current.has_rested();
-            let (began, began_at) = (self.parts.clock.now(), self.parts.clock.instant());
-            let transaction = self.transaction(&claim, &content, began);
-            let by = Greylister { host: current.host.clone(), address: current.address.ip() };
-            let lesson = triplet.clone().map(|triplet| Lesson { triplet, by, began });
-            let transacted = current.transact(&mut claim, &transaction, &content, &mut steps).await;
-            let now = self.parts.clock.now();
-            if let Transacted::Outcome(Err(failure)) = &transacted {
-                steps.add_failure(failure, &current.host, self.parts.clock.instant());
-                self.bore(site, &current, failure, began_at);
-            }
-            match transacted {
-                Transacted::Outcome(Ok(reply)) => {
-                    if site.went_well(caller) {
-                        self.clone().start_waiting(site);
-                    }
-                    let report = report(&current, steps, &content);
-                    *connection = Some(current);
-                    return settle::delivered(claim, &reply, &content, report, lesson.as_ref(), &ways, now);
-                }
-                Transacted::Outcome(Err(failure)) if is_reused && is_stale(&failure) => {
-                    tracing::debug!(host = %current.host, "an idle session had ended; connecting anew");
-                }
-                Transacted::Outcome(Err(failure)) if tries_next_address(&failure) => {
-                    candidates.skip(current.address);
-                    candidates.failed(current.host.clone(), failure);
-                }
-                Transacted::Outcome(Err(failure))
-                    if next_host_may_do(&failure) && candidates.skip_host(&current.host) =>
-                {
-                    candidates.failed(current.host.clone(), failure);
-                    current.quit().await;
-                }
-                Transacted::Outcome(Err(failure)) => {
-                    let report = report(&current, steps, &content);
-                    *connection = Some(current);
-                    return settle::not_delivered(claim, &failure, &content, report, lesson, &ways, now);
-                }
-                Transacted::Gone(gone) => {
-                    return settle::gone(claim, gone, report(&current, steps, &content), now);
-                }
-                Transacted::NotNoted => return drop(claim),
-            }
-        }
+        Some(Attempt { delivery: self, site, claim, ways, triplet, content, caller, candidates, steps })
     }
 
     /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
@@ -155,15 +179,6 @@ impl Delivery {
     fn caller(&self, claim: &Claim) -> Caller {
         let recipient = &claim.message().recipient(claim.id().index).mailbox;
         Caller::new(&self.own_reverse_path(&claim.message().envelope.reverse_path), recipient)
-    }
-
-    /// A connection for a claim that is still good.
-    async fn connect_for(&self, claim: &mut Claim, candidates: &mut Candidates, steps: &mut Steps) -> Connected {
-        let permit = || {
-            let now = self.parts.clock.now();
-            claim.check(now).map(|()| claim.renew(now, self.settings.connect_timeout))
-        };
-        self.connect(candidates, permit, steps).await
     }
 
     /// What strangers are told by at the destination.
@@ -184,24 +199,6 @@ impl Delivery {
         if let Some(other) = other {
             other.quit().await;
         }
-    }
-
-    fn settle_unreachable(
-        &self,
-        claim: Claim,
-        candidates: &Candidates,
-        content: &SignedContent,
-        steps: Steps,
-        ways: &Ways,
-    ) {
-        let now = self.parts.clock.now();
-        let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
-        let (host, failure) = match &candidates.last_failure {
-            Some((host, failure)) => (Some(host.clone()), failure),
-            None => (None, &nobody),
-        };
-        let report = Report { destination: host, steps: steps.finish(content), ..Report::default() };
-        settle::not_delivered(claim, failure, content, report, None, ways, now);
     }
 
     /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
@@ -296,13 +293,121 @@ impl Delivery {
     }
 }
 
-fn report(connection: &Connection, steps: Steps, content: &SignedContent) -> Report {
-    Report {
-        destination: Some(connection.host.clone()),
-        note: connection.security(),
-        steps: steps.finish(content),
-        notifies: connection.offers_dsn(),
-        ..Report::default()
+impl Attempt<'_> {
+    /// A session for the next transaction: the one at hand, or a new one while the claim is good.
+    async fn connect(&mut self, at_hand: Option<Box<Connection>>) -> Result<Box<Connection>, End> {
+        if let Some(mut current) = at_hand {
+            current.take_opening().into_iter().for_each(|opening| self.steps.absorb(opening));
+            return Ok(current);
+        }
+        let (delivery, claim) = (self.delivery, &mut self.claim);
+        let permit = || {
+            let now = delivery.parts.clock.now();
+            claim.check(now).map(|()| claim.renew(now, delivery.settings.connect_timeout))
+        };
+        match delivery.connect(&mut self.candidates, permit, &mut self.steps).await {
+            Connected::Session(current) => {
+                delivery.answered(self.site);
+                Ok(current)
+            }
+            Connected::Nobody => Err(End::Nobody),
+            Connected::Gone(gone) => Err(End::Gone(gone, None)),
+        }
+    }
+
+    /// One transaction. `kept` is where a session goes that may serve the next entry.
+    async fn transact(&mut self, mut current: Box<Connection>, kept: &mut Option<Box<Connection>>) -> ControlFlow<End> {
+        let clock = &self.delivery.parts.clock;
+        let is_reused = current.transactions() > 0 || current.has_rested();
+        let (began, began_at) = (clock.now(), clock.instant());
+        let transaction = self.delivery.transaction(&self.claim, &self.content, began);
+        let transacted = current.transact(&mut self.claim, &transaction, &self.content, &mut self.steps).await;
+        let failure = match transacted {
+            Transacted::Outcome(Err(failure)) => failure,
+            Transacted::Outcome(Ok(reply)) => {
+                let from = self.peer(&current, began);
+                *kept = Some(current);
+                return ControlFlow::Break(End::Delivered { reply, from });
+            }
+            Transacted::Gone(gone) => return ControlFlow::Break(End::Gone(gone, Some(self.peer(&current, began)))),
+            Transacted::NotNoted => return ControlFlow::Break(End::NotNoted(self.peer(&current, began))),
+        };
+        self.steps.add_failure(&failure, &current.host, clock.instant());
+        self.delivery.bore(self.site, &current, &failure, began_at);
+        match self.then(&failure, &current, is_reused) {
+            Then::Reconnect => tracing::debug!(host = %current.host, "an idle session had ended; connecting anew"),
+            Then::NextAddress => {
+                self.candidates.skip(current.address);
+                self.candidates.failed(current.host.clone(), failure);
+            }
+            Then::NextHost => {
+                self.candidates.failed(current.host.clone(), failure);
+                current.quit().await;
+            }
+            Then::Conclude => {
+                let from = self.peer(&current, began);
+                *kept = Some(current);
+                return ControlFlow::Break(End::NotDelivered { failure, from });
+            }
+        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether a failed transaction ends the attempt, or what is tried before that.
+    fn then(&mut self, failure: &Failure, current: &Connection, is_reused: bool) -> Then {
+        if is_reused && is_stale(failure) {
+            Then::Reconnect
+        } else if tries_next_address(failure) {
+            Then::NextAddress
+        } else if next_host_may_do(failure) && self.candidates.skip_host(&current.host) {
+            Then::NextHost
+        } else {
+            Then::Conclude
+        }
+    }
+
+    /// Settles the claim.
+    fn conclude(self, end: End) {
+        let Self { delivery, site, claim, ways, content, caller, candidates, steps, .. } = self;
+        let entry = claim.id();
+        let now = delivery.parts.clock.now();
+        let steps = steps.finish(&content);
+        match end {
+            End::Delivered { reply, from: Peer { report, lesson } } => {
+                if site.went_well(caller) {
+                    delivery.clone().start_waiting(site);
+                }
+                settle::delivered(claim, &reply, &content, Report { steps, ..report }, lesson.as_ref(), &ways, now);
+            }
+            End::NotDelivered { failure, from: Peer { report, lesson } } => {
+                settle::not_delivered(claim, &failure, &content, Report { steps, ..report }, lesson, &ways, now);
+            }
+            End::Nobody => {
+                let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
+                let last = candidates.last_failure;
+                let (destination, failure) = last.clone().map_or((None, nobody), |(host, why)| (Some(host), why));
+                let report = Report { destination, steps, ..Report::default() };
+                settle::not_delivered(claim, &failure, &content, report, None, &ways, now);
+                delivery.nobody_answered(site, last, &caller, Some(entry));
+            }
+            End::Gone(gone, from) => {
+                let report = from.map_or_else(Report::default, |from| from.report);
+                settle::gone(claim, gone, Report { steps, ..report }, now);
+            }
+            End::NotNoted(from) => settle::not_noted(claim, Report { steps, ..from.report }, now),
+        }
+    }
+
+    fn peer(&self, connection: &Connection, began: Timestamp) -> Peer {
+        let report = Report {
+            destination: Some(connection.host.clone()),
+            note: connection.security(),
+            notifies: connection.offers_dsn(),
+            ..Report::default()
+        };
+        let by = Greylister { host: connection.host.clone(), address: connection.address.ip() };
+        let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, by, began });
+        Peer { report, lesson }
     }
 }
 

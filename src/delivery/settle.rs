@@ -18,7 +18,7 @@ use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::Reply;
 
-/// How long to leave a store alone that did not hand out content.
+/// How long to leave a store alone that did not hand out content, or did not take a note.
 const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
@@ -164,12 +164,18 @@ pub(super) fn content_withheld(claim: Claim, now: Timestamp) {
     claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
 }
 
+/// The note that the content goes could not be written, so nothing was sent: the store is in trouble.
+pub(super) fn not_noted(claim: Claim, mut report: Report, now: Timestamp) {
+    report.note = Some("the attempt cannot be stored just now".into());
+    claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
+}
+
 /// The entry's life ended during the attempt, or it was taken away.
 pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
     match gone {
         Gone::Expired => claim.settle(&Settlement::Expired, report, now),
-        // Whoever took it away has said so.
-        Gone::Ended => drop(claim),
+        // Whoever took it away has said so; what is released here is no longer ours, and stays as it is.
+        Gone::Ended => claim.settle(&Settlement::Released, report, now),
     }
 }
 
