@@ -4,4 +4,5 @@ pub mod address;
 pub mod envelope;
 pub mod id;
 pub mod message;
+pub mod registrable;
 pub mod text;
