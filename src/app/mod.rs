@@ -125,11 +125,13 @@ impl Relay {
         let folder = DataFolder::open(&config.data_dir)?;
         let draining = CancellationToken::new();
         let mut listeners = Vec::new();
+        let others: Vec<SocketAddr> =
+            config.listeners.iter().map(|listener| listener.address).chain(config.http.address).collect();
         for settings in &config.listeners {
-            listeners.push((listener::bind(settings.address)?, settings.clone()));
+            listeners.push((listener::bind(settings.address, &others)?, settings.clone()));
         }
         let addresses = listeners.iter().map(|(socket, _)| socket.local_addr()).collect::<Result<_, _>>()?;
-        let http = config.http.address.map(listener::bind).transpose()?;
+        let http = config.http.address.map(|address| listener::bind(address, &others)).transpose()?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
         let operator = match http {
             Some(_) => folder::token(&config.http.token_file)?,

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use sd_notify::NotifyState;
@@ -92,10 +93,15 @@ enum Asked {
     Stop,
 }
 
+/// Signals of this kind that come so soon after the first are one: service managers and process groups repeat them.
+const TOGETHER: Duration = Duration::from_secs(1);
+
 struct Signals {
     hangup: Signal,
     terminate: Signal,
     interrupt: Signal,
+    /// Those that would end a process that has no use for them.
+    unused: [(&'static str, Signal); 3],
 }
 
 impl Signals {
@@ -104,18 +110,34 @@ impl Signals {
             hangup: signal(SignalKind::hangup())?,
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
+            unused: [
+                ("SIGUSR1", signal(SignalKind::user_defined1())?),
+                ("SIGUSR2", signal(SignalKind::user_defined2())?),
+                ("SIGQUIT", signal(SignalKind::quit())?),
+            ],
         })
     }
 
     async fn next(&mut self) -> Asked {
-        tokio::select! {
-            _ = self.hangup.recv() => Asked::Reload,
-            _ = self.terminate.recv() => Asked::Stop,
-            _ = self.interrupt.recv() => Asked::Stop,
+        loop {
+            let [first, second, third] = &mut self.unused;
+            let unused = tokio::select! {
+                _ = self.hangup.recv() => return Asked::Reload,
+                _ = self.terminate.recv() => return Asked::Stop,
+                _ = self.interrupt.recv() => return Asked::Stop,
+                _ = first.1.recv() => first.0,
+                _ = second.1.recv() => second.0,
+                _ = third.1.recv() => third.0,
+            };
+            tracing::info!("{unused} means nothing here: SIGHUP reloads, SIGTERM stops");
         }
     }
 
+    /// A stop that is asked for again, later than with the first.
     async fn stop(&mut self) {
+        // Those of the first second belong to the one that was heard.
+        let repeated = async { while let Asked::Reload | Asked::Stop = self.next().await {} };
+        let _ = tokio::time::timeout(TOGETHER, repeated).await;
         while let Asked::Reload = self.next().await {}
     }
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
+use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
@@ -93,12 +94,19 @@ impl std::fmt::Debug for Submission {
 
 /// Binds a listening socket, so that a port in use ends the program before anything is said to be ready.
 ///
+/// An IPv6 address takes IPv4 clients too where it stands for all, unless one of `others` is an IPv4 address with the
+/// same port (RFC 3493 section 5.3).
+///
 /// # Errors
 /// What the system says, with the address.
-pub fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+pub fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListener> {
+    let has_ipv4 = others.iter().any(|other| other.is_ipv4() && other.port() == address.port());
     let bind = || {
         let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
         socket.set_reuseaddr(true)?;
+        if address.is_ipv6() && has_ipv4 {
+            SockRef::from(&socket).set_only_v6(true)?;
+        }
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };

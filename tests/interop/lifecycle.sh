@@ -159,9 +159,28 @@ wait_for 10 "a client in the middle of DATA" grep -qs half "$work/hang.log"
 kill -TERM "${pids[relay]}"
 wait_for 5 "the log to say: stopping" says "stopping"
 kill -TERM "${pids[relay]}"
+sleep 1.2
+ended "${pids[relay]}" && fail "two SIGTERMs within a second to be one" "the relay ended"
+ok "second SIGTERM within a second: counts as one"
+kill -TERM "${pids[relay]}"
 ends_within 2
-[ "$status" = 1 ] || fail "exit status 1 after a second SIGTERM" "$status"
-ok "second SIGTERM: ends at once, $took ms"
+[ "$status" = 1 ] || fail "exit status 1 after a later SIGTERM" "$status"
+ok "a later SIGTERM: ends at once, $took ms"
+
+# --- What a relay has no use for, and two families on one port
+other_port=$(free_port)
+{ cat "$work/common.toml"; printf '[[listener]]\naddress = "%s"\n' "0.0.0.0:$other_port" "[::]:$other_port"; user shop secret; } >"$config"
+start_relay
+for signal in USR1 USR2 QUIT; do kill -"$signal" "${pids[relay]}"; done
+wait_for 5 "the log to name SIGQUIT" says "SIGQUIT means nothing here"
+answers "$smtp_port" || fail "the relay to go on after SIGUSR1, SIGUSR2 and SIGQUIT" "no answer"
+ok "SIGUSR1, SIGUSR2, SIGQUIT: told, and nothing else"
+for address in 127.0.0.1 ::1; do
+  swaks --server "$address" --port "$other_port" --quit-after EHLO >>"$work/swaks.log" 2>&1 || fail "an answer at $address" "none"
+done
+ok "listeners at 0.0.0.0 and [::] with one port: both answer"
+stop relay || true
+{ cat "$work/common.toml"; user shop secret; } >"$config"
 
 # --- What stays
 modes=$(find "$work/data" \( -type d ! -perm 0700 \) -o \( -type f ! -perm 0600 \) | head -n 3)
