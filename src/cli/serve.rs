@@ -136,8 +136,12 @@ impl Signals {
     /// A stop that is asked for again, later than with the first.
     async fn stop(&mut self) {
         // Those of the first second belong to the one that was heard.
-        let repeated = async { while let Asked::Reload | Asked::Stop = self.next().await {} };
-        let _ = tokio::time::timeout(TOGETHER, repeated).await;
+        let repeated = async {
+            loop {
+                self.next().await;
+            }
+        };
+        let _: Result<(), _> = tokio::time::timeout(TOGETHER, repeated).await;
         while let Asked::Reload = self.next().await {}
     }
 }
