@@ -256,13 +256,14 @@ impl Door {
         let now = self.parts.clock.now();
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
+        stamp::check_first_line(&content)?;
         let Content { head, body } = Content::split(content);
         stamp::check_size(&head)?;
         let (wished, head) = wishes::take(head)?;
         let wishes = wishes.or(wished);
-        let content = Content { head, body };
+        let content = Content { head: stamp::without_private_fields(head), body };
         let header = stamp::read(&content.head)?;
-        for author in &header.from {
+        for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
             self.check_author(user, author, "From")?;
         }
         let today = self.wall(now);
@@ -279,7 +280,7 @@ impl Door {
         let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
-        let signing_domain = self.signing_domain(&header.from, &envelope);
+        let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
         let is_lowered = terms::wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
         let message = Arc::new(terms::message(id, user, envelope, &content, &wishes, signing_domain, life));
         let mut places = self.take_places(&message, reservation.is_some())?;

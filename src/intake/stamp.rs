@@ -2,13 +2,13 @@
 //! section 8). And what a message must have to be sent at all.
 
 use bytes::{BufMut, Bytes, BytesMut};
-use mail_parser::{HeaderValue, MessageParser};
 
 use super::refusal::Refusal;
 use crate::clock::Timestamp;
 use crate::mail::address::Mailbox;
+use crate::mail::authors::{Authors, AuthorsError};
 use crate::mail::id::MessageId;
-use crate::mail::message::{Content, fields, wiped, without_space_before_colons};
+use crate::mail::message::{Content, Field, fields, wiped, without_space_before_colons};
 use crate::smtp::server_session::Protocol;
 
 /// Received fields from which on a message counts as going round in circles (RFC 5321 section 6.3 asks for at least
@@ -18,19 +18,23 @@ const HOPS_MAX: usize = 50;
 /// person has some dozen.
 const HEAD_LEN_MAX: usize = 128 << 10;
 const FIELDS_MAX: usize = 1000;
+/// Fields that do not leave.
+const DROPPED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
+/// In front of UTF-8 text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 /// What the header section says.
 #[derive(Debug)]
 pub(super) struct Header {
     /// The authors.
-    pub(super) from: Vec<Mailbox>,
+    pub(super) from: Authors,
     has_date: bool,
     has_message_id: bool,
 }
 
 /// Reads what matters of the header section.
 pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
-    let mut header = Header { from: Vec::new(), has_date: false, has_message_id: false };
+    let mut header = Header { from: Authors::default(), has_date: false, has_message_id: false };
     let mut hops = 0;
     let mut has_from = false;
     for (number, field) in fields(head).enumerate() {
@@ -42,7 +46,7 @@ pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
                 return Err(Refusal::Message("more than one From field"));
             }
             has_from = true;
-            header.from = authors(field.raw)?;
+            header.from = Authors::read(field.value)?;
         } else if field.is("Date") {
             header.has_date = true;
         } else if field.is("Message-ID") {
@@ -60,17 +64,45 @@ pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
     Ok(header)
 }
 
-fn authors(field: &[u8]) -> Result<Vec<Mailbox>, Refusal> {
-    const MALFORMED: Refusal = Refusal::Message("the From field holds no valid address");
-    let mut raw = field.to_vec();
-    raw.extend_from_slice(b"\r\n");
-    let message = MessageParser::new().with_address_headers().parse_headers(&raw).ok_or(MALFORMED)?;
-    let Some(HeaderValue::Address(address)) = message.header("From") else { return Err(MALFORMED) };
-    let authors: Vec<Mailbox> = address
-        .iter()
-        .map(|author| author.address().and_then(|text| Mailbox::parse(text).ok()).ok_or(MALFORMED))
-        .collect::<Result<_, _>>()?;
-    if authors.is_empty() { Err(MALFORMED) } else { Ok(authors) }
+impl From<AuthorsError> for Refusal {
+    fn from(error: AuthorsError) -> Self {
+        Self::Message(match error {
+            AuthorsError::Malformed => "the From field holds no valid address",
+            AuthorsError::UnquotedAt => {
+                "an unquoted @ in a display or group name of the From field; put the name in quotes"
+            }
+            AuthorsError::EncodedAddress => "an encoded word in an address of the From field",
+        })
+    }
+}
+
+/// Whether content begins with a header field. What else begins a message is a sign that it is no message, and programs
+/// disagree about the fields behind it.
+pub(super) fn check_first_line(content: &[u8]) -> Result<(), Refusal> {
+    if content.is_empty() || content.starts_with(b"\r\n") || fields(content).next().is_some() {
+        return Ok(());
+    }
+    Err(Refusal::Message(if content.starts_with(BYTE_ORDER_MARK) {
+        "the first line is no header field: a byte-order mark stands before it"
+    } else if content.starts_with(b"From ") || content.starts_with(b">From ") {
+        "the first line is no header field but the line that separates messages in a mailbox file"
+    } else {
+        "the first line is no header field"
+    }))
+}
+
+/// The header section without the fields that are nobody's business but the sender's (Bcc), or that only the last host
+/// writes (Return-Path).
+pub(super) fn without_private_fields(head: Bytes) -> Bytes {
+    let is_dropped = |field: &Field<'_>| DROPPED.iter().any(|name| field.is(name));
+    if !fields(&head).any(|field| is_dropped(&field)) {
+        return head;
+    }
+    let mut rest = BytesMut::with_capacity(head.len());
+    for field in fields(&head).filter(|field| !is_dropped(field)) {
+        rest.put_slice(field.raw);
+    }
+    rest.freeze()
 }
 
 /// Whether a header section is small enough to be looked at.
@@ -105,7 +137,7 @@ pub(super) fn stamp(content: Content, header: &Header, trace: &Trace<'_>) -> Con
         head.put_slice(format!("Date: {}\r\n", trace.now.rfc5322()).as_bytes());
     }
     if !header.has_message_id {
-        let domain = header.from.first().map_or_else(|| trace.hostname.to_owned(), Mailbox::domain_key);
+        let domain = header.from.mailboxes.first().map_or_else(|| trace.hostname.to_owned(), Mailbox::domain_key);
         head.put_slice(format!("Message-ID: <{}@{domain}>\r\n", trace.id).as_bytes());
     }
     head.put_slice(&without_space_before_colons(content.head));
@@ -169,10 +201,40 @@ mod tests {
     }
 
     #[test]
+    fn a_message_begins_with_a_field() {
+        let check = |content: &str, expected: Option<&str>| {
+            let refusal = check_first_line(content.as_bytes()).err().map(|refusal| refusal.reply().text.into_owned());
+            assert_eq!(refusal.as_deref(), expected, "{content:?}");
+        };
+        let none = "the first line is no header field";
+        let mark = "the first line is no header field: a byte-order mark stands before it";
+        let mailbox = "the first line is no header field but the line that separates messages in a mailbox file";
+        check("From: a@b.example\r\n\r\n", None);
+        check("From : a@b.example\r\n\r\n", None);
+        check("\r\nbody", None);
+        check("", None);
+        check("\u{feff}From: a@b.example\r\n\r\n", Some(mark));
+        check("From otp Sat Nov 21 10:00:00 2026\r\nFrom: a@b.example\r\n\r\n", Some(mailbox));
+        check(">From otp Sat Nov 21 10:00:00 2026\r\nFrom: a@b.example\r\n\r\n", Some(mailbox));
+        check(" folded\r\nFrom: a@b.example\r\n\r\n", Some(none));
+        check("hello\r\n", Some(none));
+    }
+
+    #[test]
+    fn what_is_private_does_not_leave() {
+        let rest = |head: &'static str| without_private_fields(head.into());
+        assert_eq!(
+            rest("Return-Path: <x@y.example>\r\nFrom: a\r\nBCC: b,\r\n c\r\nbcc : d\r\nResent-Bcc: e\r\nTo: f\r\n"),
+            "From: a\r\nTo: f\r\n"
+        );
+        assert_eq!(rest("From: a\r\nX-Bcc: b\r\n"), "From: a\r\nX-Bcc: b\r\n");
+    }
+
+    #[test]
     fn authors_are_read() {
         let from = |text: &str| {
             let header = read(text.as_bytes()).unwrap();
-            header.from.iter().map(ToString::to_string).collect::<Vec<_>>()
+            header.from.mailboxes.iter().map(ToString::to_string).collect::<Vec<_>>()
         };
         assert_eq!(from("From: \"A, B\" <a@example.com>, c@example.org\r\n"), ["a@example.com", "c@example.org"]);
         assert_eq!(from("From :\r\n =?utf-8?q?=C3=BC?= <a@example.com>\r\n"), ["a@example.com"]);

@@ -1,6 +1,7 @@
 //! Values of mail: addresses, envelopes, header lines, ids. Nothing here does input or output.
 
 pub mod address;
+pub mod authors;
 pub mod envelope;
 pub mod id;
 pub mod message;
