@@ -8,12 +8,11 @@ use axum::body::{Body, Bytes};
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, request};
 use axum::response::{IntoResponse, Response};
-use http_body_util::{BodyExt as _, Limited};
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 
 use super::Api;
 use super::auth::Who;
+use super::body;
 use super::compose::{self, Occasion, Person};
 use super::problem::Problem;
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
@@ -28,12 +27,8 @@ use crate::queue::steer::{Cancelled, Filter, Snapshot};
 use crate::report::trace::Trace;
 use crate::smtp::server_session::{Protocol, Submission};
 
-/// How long a request's body may take.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long `wait` holds an answer.
 const WAIT_MAX: Duration = Duration::from_secs(30);
-/// Octets of a request that is no message.
-const SMALL_BODY_LEN_MAX: usize = 64 << 10;
 /// What JSON and the envelope may take beyond twice the message.
 const BODY_SLACK: usize = 64 << 10;
 /// Messages in an answer about a recipient.
@@ -122,26 +117,6 @@ pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
     text.parse().map_err(|_| Problem::unknown_message())
 }
 
-async fn read_body(body: Body, len_max: usize) -> Result<Bytes, Problem> {
-    match tokio::time::timeout(BODY_TIMEOUT, Limited::new(body, len_max).collect()).await {
-        Err(_) => Err(Problem::too_slow()),
-        Ok(Ok(collected)) => Ok(collected.to_bytes()),
-        Ok(Err(error)) if error.is::<http_body_util::LengthLimitError>() => {
-            Err(Problem::too_large(format!("a request of more than {len_max} octets")))
-        }
-        Ok(Err(_)) => Err(Problem::invalid("the request's body did not come whole")),
-    }
-}
-
-fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, Problem> {
-    serde_json::from_slice(body).map_err(|error| Problem::unreadable(&error))
-}
-
-/// The JSON of a small request.
-pub(super) async fn small_body<T: DeserializeOwned>(body: Body) -> Result<T, Problem> {
-    parse(&read_body(body, SMALL_BODY_LEN_MAX).await?)
-}
-
 /// `POST /v1/messages`.
 pub(super) async fn submit(
     State(api): State<Arc<Api>>,
@@ -153,8 +128,8 @@ pub(super) async fn submit(
         return Err(Problem::draining());
     }
     let settings = **api.settings.load();
-    let new: NewMessage = parse(&read_body(body, 2 * settings.message_size_max + BODY_SLACK).await?)?;
-    let from = Person::parse(&new.from, "from")?;
+    let new: NewMessage = body::json(&headers, body, 2 * settings.message_size_max + BODY_SLACK).await?;
+    let from = Person::author(&new.from)?;
     let reverse_path = ReversePath(Some(from.mailbox.clone()));
     let user = who.sender(&api, &reverse_path)?;
     let to = recipients(&new, settings.recipients_max)?;

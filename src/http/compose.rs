@@ -18,6 +18,8 @@ use crate::mail::message::wiped;
 const SUBJECT_LEN_MAX: usize = 500;
 /// Longest name of a person or an app, in characters.
 const NAME_LEN_MAX: usize = 100;
+/// Characters that programs take for an `@`.
+const LIKE_AT: [char; 3] = ['@', '\u{ff20}', '\u{fe6b}'];
 /// Longest code, in characters.
 const CODE_LEN_MAX: usize = 32;
 
@@ -44,6 +46,23 @@ impl Person {
             return Err(malformed("a name is at most 100 characters, none of them control characters"));
         }
         Ok(Self { name: (!name.is_empty()).then(|| name.to_owned()), mailbox })
+    }
+
+    /// Reads the author, who may not look like two.
+    pub(super) fn author(text: &str) -> Result<Self, Problem> {
+        let author = Self::parse(text, "from")?;
+        let name = text.trim().rsplit_once('<').map_or("", |(name, _)| name.trim());
+        let is_quoted = name.len() > 1 && name.starts_with('"') && name.ends_with('"');
+        if !is_quoted && name.contains(LIKE_AT) {
+            return Err(Problem::invalid("from: an unquoted @ in the name; put the name in quotes"));
+        }
+        Ok(author)
+    }
+
+    /// For a header field: the domain in A-labels, without which nothing but a local part needs SMTPUTF8.
+    fn address(&self, name: Option<&str>) -> Address<'static> {
+        let text = self.mailbox.to_ascii().unwrap_or_else(|| self.mailbox.as_str().to_owned());
+        Address::new_address(name.map(str::to_owned), text)
     }
 }
 
@@ -99,16 +118,13 @@ fn build(
     if subject.chars().count() > SUBJECT_LEN_MAX || subject.chars().any(char::is_control) {
         return Err(Problem::invalid("subject: at most 500 characters, none of them control characters"));
     }
-    let Person { name, mailbox } = occasion.from;
-    let address = |name: Option<&str>, mailbox: &Mailbox| {
-        Address::new_address(name.map(str::to_owned), mailbox.as_str().to_owned())
-    };
-    let to = occasion.to.iter().map(|to| address(to.name.as_deref(), &to.mailbox)).collect();
+    let author = occasion.from;
+    let to = occasion.to.iter().map(|to| to.address(to.name.as_deref())).collect();
     let mut message = MessageBuilder::new()
-        .from(address(name.as_deref().or(app), mailbox))
+        .from(author.address(author.name.as_deref().or(app)))
         .to(Address::new_list(to))
         .subject(subject)
-        .message_id(format!("{}@{}", ulid::Ulid::generate(), mailbox.domain_key()))
+        .message_id(format!("{}@{}", ulid::Ulid::generate(), author.mailbox.domain_key()))
         .date(i64::try_from(occasion.now.as_secs()).unwrap_or(0))
         .header("Auto-Submitted", mail_builder::headers::raw::Raw::new("auto-generated"));
     if let Some(text) = text {
@@ -190,6 +206,60 @@ mod tests {
         }
         for text in ["", "m", "10w", "-5s", "1.5m", "99999999999999999999m", "\u{e4}"] {
             assert_eq!(life_seconds(text), None, "{text}");
+        }
+    }
+
+    /// Octets above 127 are for an address whose local part has them, and for nothing else.
+    #[test]
+    fn what_is_composed_is_clean() {
+        let people = |to: &str| vec![Person::parse(to, "to").unwrap()];
+        let composed = |from: &str, to: &str, more: serde_json::Value| {
+            let mut json = serde_json::json!({"from": from, "to": to});
+            json.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
+            let new: NewMessage = serde_json::from_value(json).unwrap();
+            let (from, to) = (Person::author(from).unwrap(), people(to));
+            let now = Timestamp::from_millis(1_795_255_200_000);
+            let occasion = Occasion { from: &from, to: &to, now, life: Duration::from_secs(600) };
+            content(&new, &occasion).unwrap_or_else(|problem| panic!("{problem:?}"))
+        };
+        let long = "\u{fc}x ".repeat(2000);
+        let bodies = [
+            serde_json::json!({"subject": "\u{dc}bung", "text": "Gr\u{fc}\u{df}e"}),
+            serde_json::json!({"subject": "x", "text": "a".repeat(5000), "html": format!("<p>{long}</p>")}),
+            serde_json::json!({"subject": "\u{65e5}\u{672c} ".repeat(100), "html": "x ".repeat(4000)}),
+            serde_json::json!({"otp": {"code": "481516", "app": "Caf\u{e9} \"x\" @ home", "locale": "fr"}}),
+        ];
+        for body in bodies {
+            for (from, to) in [
+                ("otp@app.test", "alice@example.test"),
+                ("Caf\u{e9} <otp@b\u{fc}cher.test>", "\u{c4}nne <alice@b\u{fc}cher.test>"),
+            ] {
+                let octets = composed(from, to, body.clone());
+                assert!(octets.is_ascii(), "{}", String::from_utf8_lossy(&octets));
+                assert!(octets.split(|octet| *octet == b'\n').all(|line| line.len() <= 999));
+            }
+        }
+        let octets = composed("\u{fc}@b\u{fc}cher.test", "alice@example.test", serde_json::json!({"subject": "x", "text": "x"}));
+        let text = std::str::from_utf8(&octets).unwrap();
+        assert!(text.contains("From: <\u{fc}@b\u{fc}cher.test>\r\n"), "{text}");
+    }
+
+    #[test]
+    fn an_author_is_one() {
+        for text in [
+            "Shop <otp@app.test>",
+            "\"ceo@bank.test\" <otp@app.test>",
+            "otp@app.test",
+            " <otp@app.test>",
+        ] {
+            assert_eq!(Person::author(text).unwrap().mailbox.as_str(), "otp@app.test", "{text}");
+        }
+        for text in [
+            "ceo@bank.test <otp@app.test>",
+            "\" ceo@bank.test <otp@app.test>",
+            "ceo\u{ff20}bank.test <otp@app.test>",
+        ] {
+            assert!(Person::author(text).is_err(), "{text}");
         }
     }
 

@@ -5,6 +5,7 @@
 
 mod api;
 mod auth;
+mod body;
 mod compose;
 mod destinations;
 mod events;

@@ -80,6 +80,12 @@ impl Problem {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
     }
 
+    /// 415 for a body that is packed in another way than gzip.
+    pub(super) fn unsupported_coding() -> Self {
+        let detail = "Content-Encoding: gzip or none; the body is packed in another way";
+        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Unknown content coding", detail)
+    }
+
     /// 422.
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
@@ -177,6 +183,10 @@ impl IntoResponse for Problem {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
+            // RFC 9110 section 15.5.16.
+            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
         }
         response
     }

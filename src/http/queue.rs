@@ -5,11 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
+use axum::http::HeaderMap;
 use serde::Deserialize;
 
 use super::Api;
-use super::api::{Asked, Need, asked, small_body};
+use super::api::{Asked, Need, asked};
 use super::auth::Who;
+use super::body::small_json;
 use super::problem::Problem;
 use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
 use crate::mail::address::domain_key;
@@ -60,8 +62,13 @@ pub(super) async fn list(
 
 /// `POST /v1/queue/retry` with `id` (of a message or an entry) or `destination`: what waits for its next attempt gets
 /// it now.
-pub(super) async fn retry(State(api): State<Arc<Api>>, who: Who, body: Body) -> Result<Json<RetriedJson>, Problem> {
-    let filter = match small_body(body).await? {
+pub(super) async fn retry(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<RetriedJson>, Problem> {
+    let filter = match small_json(&headers, body).await? {
         Retry { id: Some(id), destination: None } => {
             let id = message_id(&id)?;
             api.known(&who, id, Need::State).await?;

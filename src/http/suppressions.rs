@@ -5,12 +5,13 @@ use std::sync::Arc;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
-use super::api::{Segment, small_body};
+use super::api::Segment;
 use super::auth::Who;
+use super::body::small_json;
 use super::problem::Problem;
 use crate::intake::suppression::{Source, Suppression, suppression_key};
 
@@ -78,10 +79,11 @@ pub(super) async fn put(
     State(api): State<Arc<Api>>,
     who: Who,
     Segment(text): Segment,
+    headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SuppressionJson>, Problem> {
     operator_only(&who)?;
-    let Put { reason, source } = small_body(body).await?;
+    let Put { reason, source } = small_json(&headers, body).await?;
     let source = source.unwrap_or(Source::Manual);
     if source == Source::Learned {
         return Err(Problem::invalid("source: manual or complaint"));
