@@ -81,7 +81,7 @@ impl Bench {
             self.queue.abandon(&message, &mut pending);
             return Err(error);
         }
-        self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, &[]);
+        self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, Default::default());
         Ok(EntryId { message: message.id, index: 0 })
     }
 

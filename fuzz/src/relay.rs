@@ -123,6 +123,7 @@ impl Relay {
             hostname: HOSTNAME.to_owned(),
             verify_domain: true,
             received_client: false,
+            long_lines: Default::default(),
             only_to: Vec::new(),
             recipient_budget,
         };

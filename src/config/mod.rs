@@ -18,6 +18,7 @@ use crate::delivery::smart_host::SmartHost;
 use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
 use crate::intake::rate::Rate;
+use crate::intake::stamp::LongLines;
 use crate::intake::user::TRUSTED;
 use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
@@ -105,6 +106,8 @@ pub struct Submission {
     pub verify_domain: bool,
     /// Whether the client's address is told in Received.
     pub received_client: bool,
+    /// What is done about lines of more than 998 octets.
+    pub long_lines: LongLines,
 }
 
 /// `[delivery]`.
@@ -172,6 +175,7 @@ impl Config {
             hostname: self.hostname.clone(),
             verify_domain: self.submission.verify_domain,
             received_client: self.submission.received_client,
+            long_lines: self.submission.long_lines,
             only_to: self.delivery.only_to.clone(),
             recipient_budget: self.otp.recipient_budget,
         }

@@ -16,6 +16,7 @@ use crate::destination::demand::Strictness;
 use crate::destination::resolver::{self, Dnssec};
 use crate::dkim::{Key, Keys};
 use crate::intake::rate::Rate;
+use crate::intake::stamp::LongLines;
 use crate::intake::user::{DEFAULT_LIFE, Senders, TRUSTED, User};
 use crate::intake::wishes::LIFE;
 use crate::lane::Lane;
@@ -212,6 +213,11 @@ pub(super) fn submission(section: Section<'_>) -> Submission {
         idle_timeout: section.duration("idle_timeout", 300 * SECOND, (SECOND, 24 * HOUR)),
         verify_domain: section.flag("verify_domain", true),
         received_client: section.flag("received_client", false),
+        long_lines: section.choice(
+            "long_lines",
+            LongLines::Encode,
+            &[("encode", LongLines::Encode), ("refuse", LongLines::Refuse)],
+        ),
     };
     section.finish();
     submission

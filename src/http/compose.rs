@@ -239,26 +239,20 @@ mod tests {
                 assert!(octets.split(|octet| *octet == b'\n').all(|line| line.len() <= 999));
             }
         }
-        let octets = composed("\u{fc}@b\u{fc}cher.test", "alice@example.test", serde_json::json!({"subject": "x", "text": "x"}));
+        let octets =
+            composed("\u{fc}@b\u{fc}cher.test", "alice@example.test", serde_json::json!({"subject": "x", "text": "x"}));
         let text = std::str::from_utf8(&octets).unwrap();
         assert!(text.contains("From: <\u{fc}@b\u{fc}cher.test>\r\n"), "{text}");
     }
 
     #[test]
     fn an_author_is_one() {
-        for text in [
-            "Shop <otp@app.test>",
-            "\"ceo@bank.test\" <otp@app.test>",
-            "otp@app.test",
-            " <otp@app.test>",
-        ] {
+        for text in ["Shop <otp@app.test>", "\"ceo@bank.test\" <otp@app.test>", "otp@app.test", " <otp@app.test>"] {
             assert_eq!(Person::author(text).unwrap().mailbox.as_str(), "otp@app.test", "{text}");
         }
-        for text in [
-            "ceo@bank.test <otp@app.test>",
-            "\" ceo@bank.test <otp@app.test>",
-            "ceo\u{ff20}bank.test <otp@app.test>",
-        ] {
+        for text in
+            ["ceo@bank.test <otp@app.test>", "\" ceo@bank.test <otp@app.test>", "ceo\u{ff20}bank.test <otp@app.test>"]
+        {
             assert!(Person::author(text).is_err(), "{text}");
         }
     }

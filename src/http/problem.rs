@@ -153,7 +153,7 @@ impl From<Refusal> for Problem {
             | Refusal::NotInOnlyTo => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
             }
-            Refusal::Message(_) | Refusal::Wish(_) | Refusal::Loop => Self::invalid(detail),
+            Refusal::Message(_) | Refusal::LongLine { .. } | Refusal::Wish(_) | Refusal::Loop => Self::invalid(detail),
             Refusal::Full => Self::unavailable("full", "queue or disk full; nothing accepted is lost"),
             Refusal::Internal => Self::unavailable("internal", "the message could not be stored or signed"),
             Refusal::ShuttingDown => Self::draining(),

@@ -11,7 +11,7 @@ use super::dsn;
 use super::idempotency::{self, Asked, DailySecrets};
 use super::rate::{Buckets, Rate};
 use super::refusal::Refusal;
-use super::stamp::{self, Trace};
+use super::stamp::{self, LongLines, Trace};
 use super::suppression::{Source, Suppression, Suppressions};
 use super::terms;
 use super::user::User;
@@ -30,11 +30,14 @@ use crate::queue::entry::{Message, SignedContent, State};
 use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
-use crate::queue::{Aftermath, AppendError, Consequences, Ending, Queue, Risk};
+use crate::queue::{Aftermath, AppendError, Consequences, Ending, Foreknowledge, Queue, Risk};
 use crate::smtp::server_session::Submission;
 
 /// How long RCPT waits for DNS.
 const DNS_WAIT: Duration = Duration::from_secs(2);
+
+/// What is told of a message with long lines.
+const ENCODED: &str = "lines of more than 998 octets were encoded";
 
 /// What intake needs to know; can change while it works.
 #[derive(Debug, Clone)]
@@ -45,6 +48,8 @@ pub struct Settings {
     pub verify_domain: bool,
     /// Whether the client's address goes into Received.
     pub received_client: bool,
+    /// What is done about lines of more than 998 octets.
+    pub long_lines: LongLines,
     /// Recipient patterns outside which nothing is taken; empty: everything is.
     pub only_to: Vec<String>,
     /// What a user may send to one recipient; none: no limit.
@@ -257,6 +262,7 @@ impl Door {
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
         stamp::check_first_line(&content)?;
+        let (content, is_encoded) = stamp::without_long_lines(content, settings.long_lines).await?;
         let Content { head, body } = Content::split(content);
         stamp::check_size(&head)?;
         let (wished, head) = wishes::take(head)?;
@@ -287,7 +293,7 @@ impl Door {
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
         let mut side = std::mem::take(&mut places.changes);
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
-        self.store(&message, content, side).await?;
+        self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
         places.are_kept = true;
         if let Some(reservation) = reservation {
             reservation.taken(id);
@@ -347,7 +353,14 @@ impl Door {
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
-    async fn store(&self, message: &Arc<Message>, content: Content, side: Vec<Change>) -> Result<(), Refusal> {
+    /// `note` is what there is to tell of the message.
+    async fn store(
+        &self,
+        message: &Arc<Message>,
+        content: Content,
+        side: Vec<Change>,
+        note: Option<&'static str>,
+    ) -> Result<(), Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
@@ -361,7 +374,11 @@ impl Door {
         if message.signing_domain.is_none() {
             tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
         }
-        queue.admit(message, SignedContent { signatures, content }, &self.risks(message));
+        queue.admit(
+            message,
+            SignedContent { signatures, content },
+            Foreknowledge { risks: &self.risks(message), note },
+        );
         Ok(())
     }
 }

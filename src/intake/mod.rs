@@ -7,7 +7,7 @@ mod dsn;
 pub mod idempotency;
 pub mod rate;
 pub mod refusal;
-mod stamp;
+pub mod stamp;
 pub mod suppression;
 mod terms;
 pub mod user;

@@ -29,6 +29,13 @@ pub enum Refusal {
     NotInOnlyTo,
     /// The message is malformed.
     Message(&'static str),
+    /// A line of more than 998 octets.
+    LongLine {
+        /// Which, from 1.
+        number: usize,
+        /// Why it is not encoded.
+        why: &'static str,
+    },
     /// A wish cannot be understood.
     Wish(&'static str),
     /// Other content came under the same idempotency key.
@@ -90,6 +97,9 @@ impl Refusal {
             Self::AddressLiteral => permanent(550, 1, 2, "addresses in brackets are not served"),
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),
             Self::Message(text) => permanent(554, 6, 0, *text),
+            Self::LongLine { number, why } => {
+                Reply::new(554, EnhancedCode(5, 6, 0), format!("line {number} has more than 998 octets, {why}"))
+            }
             Self::Wish(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
             Self::Suppressed { what, since, until, address } => {

@@ -8,6 +8,7 @@ use crate::clock::Timestamp;
 use crate::mail::address::Mailbox;
 use crate::mail::authors::{Authors, AuthorsError};
 use crate::mail::id::MessageId;
+use crate::mail::long_lines::{self, LongLine};
 use crate::mail::message::{Content, Field, fields, wiped, without_space_before_colons};
 use crate::smtp::server_session::Protocol;
 
@@ -108,6 +109,35 @@ pub(super) fn without_private_fields(head: Bytes) -> Bytes {
 /// Whether a header section is small enough to be looked at.
 pub(super) fn check_size(head: &[u8]) -> Result<(), Refusal> {
     if head.len() <= HEAD_LEN_MAX { Ok(()) } else { Err(Refusal::Message("a header section of more than 128 KiB")) }
+}
+
+/// What is done about lines of more than 998 octets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LongLines {
+    /// They are encoded, or folded, so that the message says the same.
+    #[default]
+    Encode,
+    /// They are refused.
+    Refuse,
+}
+
+/// Octets of content that are encoded where the message is taken; longer content is, off the threads that move mail.
+const ENCODED_HERE_MAX: usize = 16 << 10;
+
+/// Content without long lines, and whether that took encoding.
+pub(super) async fn without_long_lines(content: Bytes, policy: LongLines) -> Result<(Bytes, bool), Refusal> {
+    let Some(number) = long_lines::first(&content) else { return Ok((content, false)) };
+    if policy == LongLines::Refuse {
+        return Err(Refusal::LongLine { number, why: "and submission.long_lines is \"refuse\"" });
+    }
+    let shortened = if content.len() <= ENCODED_HERE_MAX {
+        long_lines::shortened(&content)
+    } else {
+        let encoding = tokio::task::spawn_blocking(move || long_lines::shortened(&content));
+        encoding.await.map_err(|_| Refusal::Internal)?
+    };
+    let refused = |LongLine { number, why }| Refusal::LongLine { number, why };
+    shortened.map(|content| (content, true)).map_err(refused)
 }
 
 /// What goes into the Received field.

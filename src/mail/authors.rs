@@ -299,7 +299,8 @@ fn addresses_in(text: &str) -> Result<Vec<Mailbox>, AuthorsError> {
     let mut found = Vec::new();
     for (at, _) in text.match_indices('@') {
         let before = text[..at].trim_end();
-        let local = before.rsplit(|c: char| c.is_whitespace() || "<>()[]\",:;@\\".contains(c)).next().unwrap_or_default();
+        let local =
+            before.rsplit(|c: char| c.is_whitespace() || "<>()[]\",:;@\\".contains(c)).next().unwrap_or_default();
         let behind = text[at + 1..].trim_start();
         let domain = behind.split(|c: char| !c.is_alphanumeric() && c != '-' && c != '.' && c != '_').next();
         let domain = domain.unwrap_or_default().trim_end_matches('.');

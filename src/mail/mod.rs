@@ -4,6 +4,7 @@ pub mod address;
 pub mod authors;
 pub mod envelope;
 pub mod id;
+pub mod long_lines;
 pub mod message;
 pub mod registrable;
 pub mod text;

@@ -31,6 +31,15 @@ pub struct Risk {
     pub forecast: Forecast,
 }
 
+/// What is known of a message at its admission.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Foreknowledge<'a> {
+    /// Of entries that come too late.
+    pub risks: &'a [Risk],
+    /// More for people, told with the acceptance.
+    pub note: Option<&'static str>,
+}
+
 impl Queue {
     /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
@@ -68,8 +77,8 @@ impl Queue {
         self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
     }
 
-    /// Brings a stored message to life: its entries are offered to the workers, also those `risks` speaks of.
-    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, risks: &[Risk]) {
+    /// Brings a stored message to life: its entries are offered to the workers, also those at risk.
+    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) {
         let recipients = message.envelope.recipients.len();
         let mut schedule = self.schedule.lock();
         let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
@@ -93,12 +102,14 @@ impl Queue {
         let now = self.clock.now();
         let superseded = self.take_slots(&mut schedule, message, now);
         let foreseen: Vec<_> =
-            risks.iter().filter_map(|risk| self.foresee(&mut schedule, message, risk, now)).collect();
+            known.risks.iter().filter_map(|risk| self.foresee(&mut schedule, message, risk, now)).collect();
         drop(schedule);
         if is_first {
             self.timers_changed.notify_one();
         }
-        let note = (recipients > 1).then(|| format!("{recipients} recipients").into());
+        let several = (recipients > 1).then(|| format!("{recipients} recipients"));
+        let notes: Vec<String> = several.into_iter().chain(known.note.map(str::to_owned)).collect();
+        let note = (!notes.is_empty()).then(|| notes.join("; ").into());
         self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
         superseded.into_iter().chain(foreseen).for_each(|event| self.events.emit(event));
         for entry in entries_of(message) {

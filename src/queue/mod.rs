@@ -38,7 +38,7 @@ use crate::event::{Event, Kind, Sink};
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
-pub use admission::Risk;
+pub use admission::{Foreknowledge, Risk};
 use claim::{Claim, Gone};
 pub use ending::{Aftermath, Consequences, Ending};
 use entry::{LEASE, Lease, Message, Progress, State};

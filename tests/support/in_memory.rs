@@ -105,6 +105,7 @@ impl Life {
             hostname: "relay.test".into(),
             verify_domain: true,
             received_client: false,
+            long_lines: Default::default(),
             only_to: Vec::new(),
             recipient_budget: None,
         };
