@@ -14,6 +14,7 @@ use crate::event::Kind;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
 use crate::mail::id::MessageId;
+use crate::mail::long_lines::quoted_printable;
 use crate::mail::message::{Content, fields};
 use crate::mail::text::one_line;
 use crate::queue::Ending;
@@ -79,7 +80,7 @@ pub(super) fn notification(
     let content = content(ending, action, hostname, id, sender)?;
     let envelope = Envelope {
         reverse_path: ReversePath::NULL,
-        parameters: MailParameters { smtputf8: !sender.as_str().is_ascii(), ..MailParameters::default() },
+        parameters: MailParameters { smtputf8: !sender.has_ascii_local_part(), ..MailParameters::default() },
         recipients: vec![Recipient::new(sender.clone())],
     };
     let life = ending.now..ending.now.plus(super::wishes::LIFE.1);
@@ -110,9 +111,9 @@ fn action(ending: &Ending<'_>, notify: Option<Notify>) -> Option<Action> {
 
 fn content(ending: &Ending<'_>, action: Action, hostname: &str, id: MessageId, sender: &Mailbox) -> Option<Content> {
     let recipient = ending.message.recipient(ending.index);
-    let is_utf8 = !recipient.mailbox.as_str().is_ascii();
+    let is_utf8 = !recipient.mailbox.has_ascii_local_part();
     let part = |content_type: &'static str, text: String| {
-        let encoding = if text.is_ascii() { "7bit" } else { "8bit" };
+        let (encoding, text) = if text.is_ascii() { ("7bit", text) } else { ("quoted-printable", encoded(&text)) };
         MimePart::raw("").header("Content-Type", Raw::new(content_type)).transfer_encoding(encoding).body_text(text)
     };
     let (status, headers) = if is_utf8 {
@@ -120,22 +121,36 @@ fn content(ending: &Ending<'_>, action: Action, hostname: &str, id: MessageId, s
     } else {
         ("message/delivery-status", "text/rfc822-headers")
     };
+    let fields = status_fields(ending, action, hostname);
     let parts = vec![
         part("text/plain; charset=utf-8", explanation(ending, action, hostname)),
-        part(status, status_fields(ending, action, hostname)),
+        // The type for ASCII addresses may not be encoded (RFC 3464 section 2.1).
+        part(status, if is_utf8 { fields } else { in_ascii(&fields) }),
         part(headers, ending.message.returned_fields.as_deref().unwrap_or_default().to_owned()),
     ];
     let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
     let seconds = i64::try_from(ending.now.as_secs()).unwrap_or(0);
     let message = MessageBuilder::new()
         .from(("Mail Delivery".to_owned(), format!("MAILER-DAEMON@{hostname}")))
-        .to(sender.as_str())
+        .to(sender.to_ascii().unwrap_or_else(|| sender.as_str().to_owned()))
         .subject(subject(action, &recipient.mailbox))
         .date(Date::new(seconds))
         .message_id(format!("{id}@{hostname}"))
         .header("Auto-Submitted", Raw::new("auto-replied"))
         .body(MimePart::new(report, BodyPart::Multipart(parts)));
     message.write_to_vec().ok().map(|octets| Content::split(Bytes::from(octets)))
+}
+
+fn encoded(text: &str) -> String {
+    let mut octets = Vec::with_capacity(text.len() * 2);
+    quoted_printable(text.as_bytes(), &mut octets);
+    // Quoted-printable is ASCII.
+    String::from_utf8(octets).unwrap_or_default()
+}
+
+/// Text for a field that takes nothing but ASCII.
+fn in_ascii(text: &str) -> String {
+    text.chars().map(|c| if c.is_ascii() { c } else { '?' }).collect()
 }
 
 /// A part whose body is set after its header fields, so that no type is made up for it.
@@ -190,8 +205,11 @@ fn status_fields(ending: &Ending<'_>, action: Action, hostname: &str) -> String 
     fields.push(("Arrival-Date", message.accepted_at.rfc5322()));
     fields.push(("", String::new()));
     fields.extend(recipient.orcpt.clone().map(|orcpt| ("Original-Recipient", orcpt)));
-    let address_type = if recipient.mailbox.as_str().is_ascii() { "rfc822" } else { "utf-8" };
-    fields.push(("Final-Recipient", format!("{address_type}; {}", recipient.mailbox)));
+    let address = match recipient.mailbox.to_ascii() {
+        Some(address) => format!("rfc822; {address}"),
+        None => format!("utf-8; {}", recipient.mailbox),
+    };
+    fields.push(("Final-Recipient", address));
     fields.push(("Action", action.name().to_owned()));
     let EnhancedCode(class, subject, detail) = status(ending, action);
     fields.push(("Status", format!("{class}.{subject}.{detail}")));
@@ -306,25 +324,29 @@ mod tests {
         })
     }
 
+    fn ending_of(message: &Arc<Message>, kind: Kind) -> Ending<'_> {
+        Ending {
+            message,
+            index: 0,
+            kind,
+            cause: None,
+            reply: None,
+            destination: Some("mx.example.org".into()),
+            suppress: Default::default(),
+            was_sent: false,
+            is_passed_on: false,
+            is_late: false,
+            now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
+        }
+    }
+
     fn told(kind: Kind, notify: Option<Notify>, reply: Option<&str>) -> Option<String> {
         told_of(kind, notify, reply, false)
     }
 
     fn told_of(kind: Kind, notify: Option<Notify>, reply: Option<&str>, is_late: bool) -> Option<String> {
         let message = original(notify);
-        let ending = Ending {
-            message: &message,
-            index: 0,
-            kind,
-            cause: None,
-            reply: reply.map(Arc::from),
-            destination: Some("mx.example.org".into()),
-            suppress: Default::default(),
-            was_sent: false,
-            is_passed_on: false,
-            is_late,
-            now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
-        };
+        let ending = Ending { reply: reply.map(Arc::from), is_late, ..ending_of(&message, kind) };
         let id = IdSource::with_random(|| 2).next(ending.now);
         let (notification, content) = notification(&ending, "relay.example.com", id, None)?;
         assert_eq!(notification.envelope.reverse_path, ReversePath::NULL);
@@ -407,6 +429,38 @@ mod tests {
                 && text.contains("xxxx")
                 && !text.contains('y'.to_string().repeat(9).as_str())
         );
+    }
+
+    /// A host without 8BITMIME takes it, and one without SMTPUTF8 unless the sender's local part needs that.
+    #[test]
+    fn a_notification_is_clean() {
+        let head = "From: Gr\u{fc}\u{df}e <otp@example.com>\r\nTo: \u{e4}@example.org\r\n".as_bytes();
+        for (sender, recipient, is_ascii) in [
+            ("bounces@example.com", "a@example.org", true),
+            ("bounces@b\u{fc}cher.example", "a@b\u{fc}cher.example", true),
+            ("bounces@example.com", "\u{e4}@example.org", true),
+            ("\u{e4}@example.com", "a@example.org", false),
+        ] {
+            let envelope = Envelope {
+                reverse_path: ReversePath::parse(&format!("<{sender}>")).unwrap(),
+                parameters: MailParameters::default(),
+                recipients: vec![Recipient::new(Mailbox::parse(recipient).unwrap())],
+            };
+            let base = original(None);
+            let returned_fields = returned_fields(head, &envelope);
+            let message = Arc::new(Message { envelope, returned_fields, ..Message::clone(&base) });
+            let reply = Some("550 5.1.1 unbekannter Empf\u{e4}nger".into());
+            let ending = Ending { reply, ..ending_of(&message, Kind::Failed) };
+            let id = IdSource::with_random(|| 2).next(ending.now);
+            let (notification, content) = notification(&ending, "relay.example.com", id, None).unwrap();
+            let text = String::from_utf8([content.head.as_ref(), content.body.as_ref()].concat()).unwrap();
+            assert_eq!((notification.eight_bit, notification.utf8_fields), (!is_ascii, !is_ascii), "{text}");
+            assert_eq!(notification.envelope.parameters.smtputf8, !is_ascii, "{text}");
+            assert_eq!(text.is_ascii(), is_ascii, "{text}");
+            let parsed = MessageParser::default().parse(&text).unwrap();
+            assert!(parsed.body_text(0).unwrap().contains("Empf\u{e4}nger"), "{text}");
+            assert_eq!(text.contains("unbekannter Empf?nger"), recipient.starts_with('a'));
+        }
     }
 
     #[test]

@@ -185,7 +185,7 @@ fn without_end(line: &[u8]) -> &[u8] {
 }
 
 /// Text as quoted-printable; its line ends stay.
-fn quoted_printable(text: &[u8], output: &mut Vec<u8>) {
+pub fn quoted_printable(text: &[u8], output: &mut Vec<u8>) {
     for line in lines(text) {
         let content = without_end(line);
         let mut column = 0;
