@@ -101,17 +101,7 @@ impl Connection {
                     self.user = self.trusted.clone();
                     self.handle(Event::TlsEstablished)
                 }
-                Step::CheckPassword { user, password } => {
-                    let now = self.shared.clock.instant();
-                    let shared = self.shared.clone();
-                    let trial = shared.throttle.begin(self.peer.ip());
-                    let checked = match (shared.credentials.remembered(&user, &password, now), &trial) {
-                        (Some(known), _) => Checked::Accepted(known),
-                        (None, None) => Checked::Busy,
-                        (None, Some(_)) => shared.credentials.check(&user, &password, now).await,
-                    };
-                    self.authenticated(&user, checked).await?
-                }
+                Step::CheckPassword { user, password } => self.check_password(&user, &password).await?,
                 Step::NeedVerifier { user } => match self.shared.credentials.nonce() {
                     Ok(nonce) => self.handle(Event::Verifier(self.shared.credentials.scram_verifier(&user), &nonce)),
                     Err(_) => self.handle(Event::Authenticated(Err(reply::AUTHENTICATION_BUSY))),
@@ -135,6 +125,22 @@ impl Connection {
                 Step::Drain => return self.drain(&mut buffer).await,
             };
         }
+    }
+
+    /// A password that was right lately is right at once; any other is checked.
+    async fn check_password(&mut self, user: &str, password: &str) -> Result<Step, Over> {
+        let shared = self.shared.clone();
+        let now = shared.clock.instant();
+        if let Some(known) = shared.credentials.remembered(user, password, now) {
+            return self.authenticated(user, Checked::Accepted(known)).await;
+        }
+        let turn = shared.throttle.checks.take(self.peer.ip()).await;
+        let checked = match &turn {
+            Some(_) => shared.credentials.check(user, password, now).await,
+            None => Checked::Busy,
+        };
+        drop(turn);
+        self.authenticated(user, checked).await
     }
 
     fn handle(&mut self, event: Event<'_>) -> Step {
@@ -208,15 +214,30 @@ impl Connection {
                 Ok(())
             }
             Checked::Refused => {
-                let delay = self.shared.throttle.refused(address, name, self.shared.clock.instant());
-                tracing::info!(peer = %address, delay_ms = delay.as_millis(), "authentication failed");
                 self.flush().await?;
-                tokio::time::sleep(delay).await;
-                Err(reply::BAD_CREDENTIALS)
+                Err(self.wait_to_refuse(name).await)
             }
             Checked::Busy => Err(reply::AUTHENTICATION_BUSY),
         };
         Ok(self.handle(Event::Authenticated(result)))
+    }
+
+    /// The answer to a wrong password, by whatever mechanism it came, once it has waited for its turn and for its time. The
+    /// client's going away ends neither.
+    async fn wait_to_refuse(&self, name: &str) -> Reply {
+        let (shared, address) = (&self.shared, self.peer.ip());
+        let delay = shared.throttle.refused(address, name, shared.clock.instant());
+        tracing::info!(peer = %address, delay_ms = delay.as_millis(), "authentication failed");
+        let turn = tokio::select! {
+            biased;
+            turn = shared.throttle.refusals.take(address) => turn,
+            () = shared.draining.cancelled() => None,
+        };
+        if turn.is_none() {
+            return reply::AUTHENTICATION_BUSY;
+        }
+        tokio::time::sleep(delay).await;
+        reply::BAD_CREDENTIALS
     }
 
     fn check_sender(&mut self, mail: &Mail) -> Result<(), Reply> {

@@ -1,12 +1,15 @@
-//! Slows down who guesses passwords. Only refusals wait, so a right password is never held up by what others try; but one
-//! address has only so many guesses under way, each until its refusal was told.
+//! Slows down who guesses passwords, by whatever mechanism. Only refusals wait, so a right password is never held up by what
+//! others try. Of one address only so many refusals wait out their time at once; the others wait for their turn, in silence:
+//! an answer that came sooner would tell as much as the refusal.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::net::network;
 
@@ -24,51 +27,77 @@ struct Failures {
     last: Instant,
 }
 
-/// Passwords of one address that are being checked, or wait to be refused.
-const TRIALS_MAX: usize = 16;
+/// Passwords of one address that are checked, and refusals that wait out their time, at once.
+const TURNS_MAX: usize = 16;
+/// How long a turn is waited for at most.
+const TURN_WAIT: Duration = Duration::from_secs(60);
 
 /// Failures by client address and by account. Keys are hashes: a table of what strangers sent is kept by nobody.
 #[derive(Debug, Default)]
 pub(super) struct Throttle {
     hasher: RandomState,
     failures: Mutex<HashMap<u64, Failures>>,
+    /// Who may ask for a check, so that no address keeps those of others from it.
+    pub(super) checks: Turns,
+    /// Who waits out the time of a refusal.
+    pub(super) refusals: Turns,
+}
+
+/// So many at once of each address, the others in turn.
+#[derive(Debug, Default)]
+pub(super) struct Turns {
     /// By address; as many as there are connections at most.
-    trials: Mutex<HashMap<IpAddr, usize>>,
+    by_network: Mutex<HashMap<IpAddr, Arc<Semaphore>>>,
 }
 
-/// A password that is being checked, or waits to be refused.
+/// The turn of one of an address.
 #[derive(Debug)]
-pub(super) struct Trial<'a> {
-    throttle: &'a Throttle,
-    network: IpAddr,
+pub(super) struct Turn<'a> {
+    /// None once it is given back.
+    permit: Option<OwnedSemaphorePermit>,
+    _place: Place<'a>,
 }
 
-impl Drop for Trial<'_> {
+impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        let mut trials = self.throttle.trials.lock();
-        if let Some(count) = trials.get_mut(&self.network) {
-            *count -= 1;
-            if *count == 0 {
-                trials.remove(&self.network);
-            }
+        // Before the place looks whether it was the last.
+        self.permit = None;
+    }
+}
+
+/// Whoever has, or waits for, a turn of an address.
+#[derive(Debug)]
+struct Place<'a> {
+    turns: &'a Turns,
+    network: IpAddr,
+    own: Option<Arc<Semaphore>>,
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        let mut by_network = self.turns.by_network.lock();
+        self.own = None;
+        if by_network.get(&self.network).is_some_and(|of_table| Arc::strong_count(of_table) == 1) {
+            by_network.remove(&self.network);
+        }
+    }
+}
+
+impl Turns {
+    /// A turn among those of the address; none: it took too long.
+    pub(super) async fn take(&self, address: IpAddr) -> Option<Turn<'_>> {
+        let network = network(address);
+        let fresh = || Arc::new(Semaphore::new(TURNS_MAX));
+        let own = self.by_network.lock().entry(network).or_insert_with(fresh).clone();
+        let place = Place { turns: self, network, own: Some(own.clone()) };
+        match tokio::time::timeout(TURN_WAIT, own.acquire_owned()).await {
+            Ok(Ok(permit)) => Some(Turn { permit: Some(permit), _place: place }),
+            Ok(Err(_)) | Err(_) => None,
         }
     }
 }
 
 impl Throttle {
-    /// Begins to check a password; none: there are too many from this address already. Hold it until the client has its
-    /// answer.
-    pub(super) fn begin(&self, address: IpAddr) -> Option<Trial<'_>> {
-        let network = network(address);
-        let mut trials = self.trials.lock();
-        let count = trials.entry(network).or_insert(0);
-        if *count >= TRIALS_MAX {
-            return None;
-        }
-        *count += 1;
-        Some(Trial { throttle: self, network })
-    }
-
     /// Notes a refusal; returns how long its reply has to wait.
     pub(super) fn refused(&self, address: IpAddr, user: &str, now: Instant) -> Duration {
         let keys = [self.hasher.hash_one(network(address)), self.hasher.hash_one(("user", user))];
@@ -120,17 +149,39 @@ mod tests {
         assert_eq!(throttle.refused(address, "shop", now + MEMORY), DELAY_MIN);
     }
 
-    #[test]
-    fn one_address_has_so_many_trials() {
-        let throttle = Throttle::default();
+    #[tokio::test(start_paused = true)]
+    async fn one_address_has_so_many_turns() {
+        let turns_of = Turns::default();
         let address = |host: u8| IpAddr::from([192, 0, 2, host]);
-        let mut trials: Vec<_> = (0..TRIALS_MAX).map(|_| throttle.begin(address(1)).unwrap()).collect();
-        assert!(throttle.begin(address(1)).is_none());
-        assert!(throttle.begin(address(2)).is_some());
-        trials.pop();
-        assert!(throttle.begin(address(1)).is_some());
-        trials.clear();
-        assert!(throttle.trials.lock().is_empty());
+        let mut turns = Vec::new();
+        for _ in 0..TURNS_MAX {
+            turns.push(turns_of.take(address(1)).await.unwrap());
+        }
+        assert!(turns_of.take(address(1)).await.is_none(), "after a wait in vain");
+        assert!(turns_of.take(address(2)).await.is_some());
+        turns.pop();
+        assert!(turns_of.take(address(1)).await.is_some());
+        turns.clear();
+        assert!(turns_of.by_network.lock().is_empty());
+    }
+
+    /// Refusals beyond wait in turn, and who gives up leaves nothing behind.
+    #[tokio::test(start_paused = true)]
+    async fn refusals_take_turns() {
+        let turns_of = Turns::default();
+        let address = IpAddr::from([192, 0, 2, 1]);
+        let began = tokio::time::Instant::now();
+        let guess = || async {
+            let _turn = turns_of.take(address).await.unwrap();
+            tokio::time::sleep(DELAY_MAX).await;
+            began.elapsed().as_secs()
+        };
+        let told = futures_util::future::join_all((0..50).map(|_| guess())).await;
+        let by = |seconds: u64| told.iter().filter(|at| **at <= seconds).count();
+        assert_eq!((by(8), by(16), by(24), by(32)), (16, 32, 48, 50));
+        let impatient = tokio::time::timeout(DELAY_MIN, futures_util::future::join_all((0..20).map(|_| guess())));
+        assert!(impatient.await.is_err());
+        assert!(turns_of.by_network.lock().is_empty());
     }
 
     #[test]
