@@ -118,6 +118,7 @@ impl Relay {
             clock: clock.clone(),
             reverse_path: None,
             goes_straight: Box::new(|_| true),
+            may_be_carried: Box::new(|_| false),
         };
         let settings = door::Settings {
             hostname: HOSTNAME.to_owned(),

@@ -193,6 +193,7 @@ impl Relay {
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
         let ways = Arc::downgrade(&delivery);
+        let carriers = ways.clone();
         let parts = door::Parts {
             queue: queue.clone(),
             router,
@@ -204,6 +205,9 @@ impl Relay {
             reverse_path,
             goes_straight: Box::new(move |domain| {
                 ways.upgrade().is_none_or(|ways| !ways.smart_hosts().take_all(domain))
+            }),
+            may_be_carried: Box::new(move |domain| {
+                carriers.upgrade().is_some_and(|carriers| carriers.smart_hosts().cover(domain))
             }),
         };
         let door = Door::new(parts, intake_settings);

@@ -263,8 +263,8 @@ impl Delivery {
         let signatures = match keys {
             None => bytes::Bytes::new(),
             Some(keys) => {
-                let time = self.parts.clock.step().wall(message.accepted_at).as_secs();
-                self.parts.signing.sign(message.lane, &keys, &content, time).await.ok_or(Withheld)?
+                let terms = message.signature_terms(self.parts.clock.step());
+                self.parts.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?
             }
         };
         Ok(Some(Arc::new(SignedContent { signatures, content })))

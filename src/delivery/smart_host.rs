@@ -123,6 +123,11 @@ impl SmartHosts {
         self.0.load().iter().any(|carrier| carrier.host.when == When::Always && carrier.host.covers(domain))
     }
 
+    /// Whether one of them may come to carry mail for a domain.
+    pub fn cover(&self, domain: &str) -> bool {
+        self.0.load().iter().any(|carrier| carrier.host.covers(domain))
+    }
+
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.0.load().is_empty()

@@ -1,7 +1,7 @@
 //! DKIM signing (RFC 6376, 8463) over mail-auth: keys, and the signature of one message.
 //!
-//! Signatures are a function of key, content and time of acceptance, so a message recovered after a restart gets the
-//! same bytes again and need not be stored with them.
+//! Signatures are a function of key, content and [`Terms`], which are stored with the message, so one recovered after a
+//! restart gets the same bytes again and need not be stored with them.
 
 pub mod pool;
 pub mod record;
@@ -10,6 +10,7 @@ pub mod verify;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use mail_auth::common::crypto::{Ed25519Key, HashOutput, RsaKey, Sha256, SigningKey};
@@ -19,10 +20,11 @@ use mail_auth::dkim::{Canonicalization, DkimSigner, Signature};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
+use crate::clock::Timestamp;
 use crate::mail::message::{Content, Field, fields};
 
 /// Signed, and named once more than they occur, so that adding one breaks the signature (RFC 6376 section 8.15).
-const OVERSIGNED: [&str; 10] = [
+const OVERSIGNED: [&str; 11] = [
     "From",
     "To",
     "Cc",
@@ -33,17 +35,36 @@ const OVERSIGNED: [&str; 10] = [
     "MIME-Version",
     "Content-Type",
     "Content-Transfer-Encoding",
-];
-/// Signed where they occur.
-const SIGNED: [&str; 7] = [
-    "Sender",
-    "In-Reply-To",
-    "References",
     "Auto-Submitted",
-    "List-Unsubscribe",
-    "List-Unsubscribe-Post",
-    "Feedback-ID",
 ];
+/// Signed where it occurs, and once more where nobody on the way has a reason to add it: see [`SenderField`].
+const SENDER: &str = "Sender";
+/// Signed where they occur.
+const SIGNED: [&str; 5] = ["In-Reply-To", "References", "List-Unsubscribe", "List-Unsubscribe-Post", "Feedback-ID"];
+
+/// How long after the end of a message's life its signatures hold: what arrives on the last second is verified later.
+const HOLDS_AFTER_LIFE: Duration = Duration::from_secs(86_400);
+
+/// Whether a Sender field may be added on the way. A smart host may, for the account it was given the message by; a mail
+/// host of the recipient's does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SenderField {
+    /// Adding one breaks the signature.
+    Closed,
+    /// Adding one where there is none leaves the signature good.
+    Open,
+}
+
+/// What a signature says beside what key and content make of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Terms {
+    /// `t=`: when the message was accepted.
+    pub signed_at: Timestamp,
+    /// The end of the message's life; `x=` is a day later.
+    pub life_ends_at: Timestamp,
+    /// Whether `h=` names Sender once more than it occurs.
+    pub sender: SenderField,
+}
 
 /// Why a key cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -116,12 +137,11 @@ impl Key {
         }
     }
 
-    /// The DKIM-Signature field with its CRLF, stamped with `time` (seconds since the epoch); none if the message has
-    /// no field to sign, or signing failed.
-    pub fn sign(&self, content: &Content, time: u64) -> Option<String> {
+    /// The DKIM-Signature field with its CRLF; none if the message has no field to sign, or signing failed.
+    pub fn sign(&self, content: &Content, terms: Terms) -> Option<String> {
         match &self.signer {
-            Signer::Rsa(signer) => sign(&signer.key, &signer.template, content, time),
-            Signer::Ed25519(signer) => sign(&signer.key, &signer.template, content, time),
+            Signer::Rsa(signer) => sign(&signer.key, &signer.template, content, terms),
+            Signer::Ed25519(signer) => sign(&signer.key, &signer.template, content, terms),
         }
     }
 }
@@ -143,8 +163,13 @@ fn template<K: SigningKey>(key: K, domain: &str, selector: &str) -> DkimSigner<K
         .body_canonicalization(Canonicalization::Simple)
 }
 
-fn sign<K: SigningKey>(key: &K, template: &Signature, content: &Content, time: u64) -> Option<String> {
-    let signature = Signature { h: names_to_sign(&content.head), t: time, ..template.clone() };
+fn sign<K: SigningKey>(key: &K, template: &Signature, content: &Content, terms: Terms) -> Option<String> {
+    let signature = Signature {
+        h: names_to_sign(&content.head, terms.sender),
+        t: terms.signed_at.as_secs(),
+        x: terms.life_ends_at.plus(HOLDS_AFTER_LIFE).as_secs(),
+        ..template.clone()
+    };
     let (_, headers, names, body): (_, CanonicalHeaders<'_>, _, CanonicalBody<'_>) =
         signature.canonicalize(Parts { fields: fields(&content.head), body: body_of(content) });
     let hash: HashOutput = key.hash(body);
@@ -167,10 +192,15 @@ fn without_last_fold(mut field: String) -> String {
 
 /// The names for `h=` as mail-auth takes them: one that occurs is signed as often as it does, and once more if it is
 /// named twice; one that does not occur is signed as absent.
-fn names_to_sign(head: &[u8]) -> Vec<String> {
+fn names_to_sign(head: &[u8], sender: SenderField) -> Vec<String> {
     let occurs = |name: &str| fields(head).any(|field| field.is(name));
-    let oversigned = OVERSIGNED.into_iter().flat_map(|name| std::iter::repeat_n(name, 1 + usize::from(occurs(name))));
-    oversigned.chain(SIGNED.into_iter().filter(|name| occurs(name))).map(str::to_owned).collect()
+    let (closed, open) = match sender {
+        SenderField::Closed => (Some(SENDER), None),
+        SenderField::Open => (None, Some(SENDER).filter(|name| occurs(name))),
+    };
+    let oversigned = OVERSIGNED.into_iter().chain(closed);
+    let oversigned = oversigned.flat_map(|name| std::iter::repeat_n(name, 1 + usize::from(occurs(name))));
+    oversigned.chain(open).chain(SIGNED.into_iter().filter(|name| occurs(name))).map(str::to_owned).collect()
 }
 
 /// The body behind the empty line.
@@ -230,6 +260,14 @@ impl Keys {
         self.by_domain.get(domain)
     }
 
+    /// The domain whose keys sign for mail from this one (in lower case, A-labels): itself, or the nearest above it that
+    /// has a key, with which receivers find it aligned unless its DMARC record says `adkim=s` (RFC 7489 section 3.1.1). A
+    /// name of one label is above everybody's and signs for nobody else.
+    pub fn signing_domain<'a>(&self, domain: &'a str) -> Option<&'a str> {
+        let is_fit = |name: &&str| self.of(name).is_some() && (*name == domain || name.contains('.'));
+        std::iter::successors(Some(domain), |name| name.split_once('.').map(|(_, parent)| parent)).find(is_fit)
+    }
+
     /// The domains with a key.
     pub fn domains(&self) -> impl Iterator<Item = &str> {
         self.by_domain.keys().map(String::as_str)
@@ -242,10 +280,10 @@ impl Keys {
 }
 
 /// One DKIM-Signature field for each key.
-pub fn signatures(keys: &[Key], content: &Content, time: u64) -> Bytes {
+pub fn signatures(keys: &[Key], content: &Content, terms: Terms) -> Bytes {
     let mut all = String::new();
     for key in keys {
-        all.extend(key.sign(content, time));
+        all.extend(key.sign(content, terms));
     }
     all.into()
 }
@@ -271,6 +309,18 @@ mod tests {
         !verdicts.is_empty() && verdicts.iter().all(|verdict| verdict.result.is_ok())
     }
 
+    fn terms(seconds: u64) -> Terms {
+        // The verifier looks at the real time.
+        let signed_at = Timestamp::from_millis(seconds * 1000);
+        Terms { signed_at, life_ends_at: Timestamp::from_millis(32_503_680_000_000), sender: SenderField::Closed }
+    }
+
+    fn names(signature: &str) -> Vec<String> {
+        let unfolded = signature.replace(['\r', '\n', '\t', ' '], "");
+        let names = unfolded.split(';').find_map(|tag| tag.strip_prefix("h=")).unwrap().to_owned();
+        names.split(':').map(str::to_owned).collect()
+    }
+
     fn pair(pem: &str) -> Key {
         Key::from_pem("example.com", "otp1", pem).unwrap()
     }
@@ -279,7 +329,7 @@ mod tests {
     fn both_algorithms_verify() {
         for pem in [record::generate_rsa().unwrap(), record::generate_ed25519().unwrap()] {
             let wire = format!("{HEAD}\r\nhello\r\n");
-            let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), 1_795_255_200).unwrap();
+            let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), terms(1_795_255_200)).unwrap();
             assert!(signature.starts_with("DKIM-Signature: ") && signature.ends_with("\r\n"));
             assert!(signature.contains("t=1795255200") && signature.contains("c=relaxed/simple"));
             assert!(verifies(&signature, &wire, &pem));
@@ -296,7 +346,7 @@ mod tests {
             let head: String = SIGNED.iter().take(fields).map(|name| format!("{name}: x\r\n")).collect();
             let head = format!("{HEAD}{head}");
             for digits in 0..10 {
-                let signature = key.sign(&content(&head, "hello\r\n"), 10_u64.pow(digits)).unwrap();
+                let signature = key.sign(&content(&head, "hello\r\n"), terms(10_u64.pow(digits))).unwrap();
                 assert!(signature.ends_with("=;\r\n"), "{signature}");
                 assert!(verifies(&signature, &format!("{head}\r\nhello\r\n"), &pem), "{signature}");
             }
@@ -306,18 +356,77 @@ mod tests {
     #[test]
     fn a_second_signature_is_the_same() {
         let key = pair(&record::generate_ed25519().unwrap());
-        let sign = || key.sign(&content(HEAD, "hello\r\n"), 7);
+        let sign = || key.sign(&content(HEAD, "hello\r\n"), terms(7));
         assert_eq!(sign(), sign());
     }
 
     #[test]
     fn nothing_can_be_added_to_what_is_signed() {
         let pem = record::generate_ed25519().unwrap();
-        let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), 7).unwrap();
-        for added in ["From: other@example.org", "Subject: other", "Cc: x@example.org", "Reply-To: x@example.org"] {
+        let signature = pair(&pem).sign(&content(HEAD, "hello\r\n"), terms(7)).unwrap();
+        for added in [
+            "From: other@example.org",
+            "Subject: other",
+            "Cc: x@example.org",
+            "Reply-To: x@example.org",
+            "Auto-Submitted: no",
+            "Sender: x@example.org",
+        ] {
             assert!(!verifies(&signature, &format!("{added}\r\n{HEAD}\r\nhello\r\n"), &pem), "{added}");
         }
         assert!(verifies(&signature, &format!("Received: by x\r\n{HEAD}\r\nhello\r\n"), &pem));
+    }
+
+    #[test]
+    fn a_signature_ends_a_day_after_the_life() {
+        let key = pair(&record::generate_ed25519().unwrap());
+        let signed_at = Timestamp::from_millis(1_795_255_200_000);
+        let terms =
+            Terms { signed_at, life_ends_at: signed_at.plus(Duration::from_secs(600)), sender: SenderField::Open };
+        let signature = key.sign(&content(HEAD, "hello\r\n"), terms).unwrap();
+        let unfolded = signature.replace("\r\n\t", " ");
+        assert!(unfolded.contains("t=1795255200; x=1795342200;"), "{signature}");
+    }
+
+    /// A smart host that adds a Sender leaves the signature good; where none is on the way, nobody may add one.
+    #[test]
+    fn a_sender_is_signed_where_it_is_or_where_nobody_adds_one() {
+        let pem = record::generate_ed25519().unwrap();
+        let with = format!("Sender: otp@example.com\r\n{HEAD}");
+        for (head, sender, count, may_be_added) in [
+            (HEAD, SenderField::Open, 0, true),
+            (HEAD, SenderField::Closed, 1, false),
+            (&with, SenderField::Open, 1, true),
+            (&with, SenderField::Closed, 2, false),
+        ] {
+            let signature = pair(&pem).sign(&content(head, "x\r\n"), Terms { sender, ..terms(7) }).unwrap();
+            assert_eq!(names(&signature).iter().filter(|name| *name == SENDER).count(), count, "{signature}");
+            assert!(verifies(&signature, &format!("{head}\r\nx\r\n"), &pem));
+            let added = format!("Sender: other@example.org\r\n{head}\r\nx\r\n");
+            assert_eq!(verifies(&signature, &added, &pem), may_be_added, "{head} {sender:?}");
+            let changed = format!("{head}\r\nx\r\n").replace("Sender: otp", "Sender: other");
+            assert_eq!(verifies(&signature, &changed, &pem), head == HEAD);
+        }
+    }
+
+    #[test]
+    fn a_parents_key_signs_for_those_below() {
+        let key = |domain: &str| Key::from_pem(domain, "s", &record::generate_ed25519().unwrap()).unwrap();
+        let keys = Keys::new(vec![key("example.com"), key("own.example.com"), key("test")]);
+        for (domain, expected) in [
+            ("example.com", Some("example.com")),
+            ("mail.example.com", Some("example.com")),
+            ("a.b.example.com", Some("example.com")),
+            ("own.example.com", Some("own.example.com")),
+            ("below.own.example.com", Some("own.example.com")),
+            ("test", Some("test")),
+            ("app.test", None),
+            ("notexample.com", None),
+            ("com", None),
+            ("[192.0.2.1]", None),
+        ] {
+            assert_eq!(keys.signing_domain(domain), expected, "{domain}");
+        }
     }
 
     /// A body that ends in a line of blanks: the library's relaxed body hash would be wrong.
@@ -325,7 +434,7 @@ mod tests {
     fn odd_bodies_verify() {
         let pem = record::generate_ed25519().unwrap();
         for body in ["", "\r\n", "\r\n\r\n\r\n", " \r\n", "x\r\n \t \r\n", "x", "x\r\n\r\n", ".\r\n", "\u{fc}\r\n"] {
-            let signature = pair(&pem).sign(&content(HEAD, body), 7).unwrap();
+            let signature = pair(&pem).sign(&content(HEAD, body), terms(7)).unwrap();
             let mut wire = format!("{HEAD}\r\n{body}");
             if !wire.ends_with("\r\n") {
                 wire.push_str("\r\n");

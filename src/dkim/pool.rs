@@ -7,14 +7,14 @@ use std::thread::JoinHandle;
 use bytes::Bytes;
 use tokio::sync::oneshot;
 
-use super::{Key, signatures};
+use super::{Key, Terms, signatures};
 use crate::lane::{Lane, LaneQueue, Waited};
 use crate::mail::message::Content;
 
 struct Job {
     keys: Arc<[Key]>,
     content: Content,
-    time: u64,
+    terms: Terms,
     answer: oneshot::Sender<Bytes>,
 }
 
@@ -55,10 +55,10 @@ impl SigningPool {
 
     /// The DKIM-Signature fields of a message. As many signatures wait at once as callers do, and each caller is a
     /// connection or an attempt, whose number is bounded.
-    pub async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, time: u64) -> Option<Bytes> {
-        let Some(jobs) = &self.jobs else { return Some(signatures(keys, content, time)) };
+    pub async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, terms: Terms) -> Option<Bytes> {
+        let Some(jobs) = &self.jobs else { return Some(signatures(keys, content, terms)) };
         let (answer, receiver) = oneshot::channel();
-        let job = Job { keys: keys.clone(), content: content.clone(), time, answer };
+        let job = Job { keys: keys.clone(), content: content.clone(), terms, answer };
         jobs.push(lane, job).ok()?;
         receiver.await.ok()
     }
@@ -68,7 +68,7 @@ fn start_thread(number: usize, jobs: Arc<LaneQueue<Job>>) -> std::io::Result<Joi
     std::thread::Builder::new().name(format!("sign-{number}")).spawn(move || {
         while let Waited::Item(job) = jobs.wait(None) {
             // Whoever asked may have gone away.
-            let _ = job.answer.send(signatures(&job.keys, &job.content, job.time));
+            let _ = job.answer.send(signatures(&job.keys, &job.content, job.terms));
         }
     })
 }

@@ -76,6 +76,8 @@ pub struct Parts {
     pub reverse_path: Option<Mailbox>,
     /// Whether mail for a domain (as `domain_key` writes it) goes to its own hosts first; otherwise to a smart host.
     pub goes_straight: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// Whether a smart host may carry mail for a domain, first or later.
+    pub may_be_carried: Box<dyn Fn(&str) -> bool + Send + Sync>,
 }
 
 /// The door.
@@ -288,7 +290,9 @@ impl Door {
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
         let is_lowered = terms::wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
-        let message = Arc::new(terms::message(id, user, envelope, &content, &wishes, signing_domain, life));
+        let message = terms::message(id, user, envelope, &content, &wishes, signing_domain, life);
+        let is_direct = self.is_direct(&message.envelope);
+        let message = Arc::new(Message { is_direct, ..message });
         let mut places = self.take_places(&message, reservation.is_some())?;
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
         let mut side = std::mem::take(&mut places.changes);
@@ -345,11 +349,17 @@ impl Door {
         Ok(true)
     }
 
-    /// The author's domain if it has a key, since DMARC looks at it; else the reverse-path's.
+    /// The domain that signs for the author's, since DMARC looks at that; else the one for the reverse-path's.
     fn signing_domain(&self, from: &[Mailbox], envelope: &Envelope) -> Option<Arc<str>> {
         let keys = self.parts.keys.load();
-        let candidates = from.iter().chain(envelope.reverse_path.mailbox());
-        candidates.map(Mailbox::domain_key).find(|domain| keys.of(domain).is_some()).map(Arc::from)
+        let mut candidates = from.iter().chain(envelope.reverse_path.mailbox());
+        candidates.find_map(|mailbox| keys.signing_domain(&mailbox.domain_key()).map(Arc::from))
+    }
+
+    /// Whether no smart host can come to carry it to any recipient, as far as is known now.
+    fn is_direct(&self, envelope: &Envelope) -> bool {
+        let mut recipients = envelope.recipients.iter();
+        !recipients.any(|recipient| (self.parts.may_be_carried)(&recipient.mailbox.domain_key()))
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
@@ -365,7 +375,7 @@ impl Door {
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
-            Some(keys) => signing.sign(message.lane, &keys, &content, self.wall(message.accepted_at).as_secs()).await,
+            Some(keys) => signing.sign(message.lane, &keys, &content, message.signature_terms(self.parts.clock.step())).await,
             None => Some(bytes::Bytes::new()),
         };
         queue.stored(&mut pending.commit).await?;
@@ -423,7 +433,7 @@ impl Aftermath for Door {
         if sender.is_some_and(|sender| is_covered(&settings.only_to, sender)) {
             let id = self.parts.ids.next(ending.now);
             let keys = self.parts.keys.load();
-            let signing_domain = dsn::signing_domain(&settings.hostname, |domain| keys.of(domain).is_some());
+            let signing_domain = keys.signing_domain(&settings.hostname).map(Arc::from);
             consequences.notification = dsn::notification(ending, &settings.hostname, id, signing_domain);
         }
         consequences

@@ -288,12 +288,6 @@ fn folded(name: &str, value: &str) -> String {
     field
 }
 
-/// The domain that signs notifications: the relay's own, or the one above it.
-pub(super) fn signing_domain(hostname: &str, has_key: impl Fn(&str) -> bool) -> Option<Arc<str>> {
-    let parent = hostname.split_once('.').map(|(_, parent)| parent);
-    [Some(hostname), parent].into_iter().flatten().find(|domain| has_key(domain)).map(Arc::from)
-}
-
 #[cfg(test)]
 mod tests {
     use mail_parser::{MessageParser, MimeHeaders as _};
@@ -461,12 +455,5 @@ mod tests {
             assert!(parsed.body_text(0).unwrap().contains("Empf\u{e4}nger"), "{text}");
             assert_eq!(text.contains("unbekannter Empf?nger"), recipient.starts_with('a'));
         }
-    }
-
-    #[test]
-    fn the_relays_own_domain_signs() {
-        let has = |domain: &str| domain == "example.com";
-        assert_eq!(signing_domain("relay.example.com", has).as_deref(), Some("example.com"));
-        assert_eq!(signing_domain("relay.example.org", has), None);
     }
 }

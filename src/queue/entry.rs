@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
 use crate::clock::{Step, Timestamp};
+use crate::dkim::{SenderField, Terms};
 use crate::lane::Lane;
 use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
@@ -52,6 +53,10 @@ pub struct Message {
     /// The domain that signs it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_domain: Option<Arc<str>>,
+    /// Whether, when it was accepted, no smart host could come to carry it. Kept because its signatures say so, and have to
+    /// be the same again.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_direct: bool,
 }
 
 impl Message {
@@ -71,7 +76,14 @@ impl Message {
             eight_bit: false,
             utf8_fields: false,
             signing_domain: None,
+            is_direct: false,
         }
+    }
+
+    /// What its signatures say, while the wall clock differs so far from the relay's time.
+    pub fn signature_terms(&self, step: Step) -> Terms {
+        let sender = if self.is_direct { SenderField::Closed } else { SenderField::Open };
+        Terms { signed_at: step.wall(self.accepted_at), life_ends_at: step.wall(self.expires_at), sender }
     }
 
     /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.
@@ -233,4 +245,30 @@ pub struct StoredEntry {
     pub id: EntryId,
     /// How far it got.
     pub progress: Progress,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mail::address::ReversePath;
+    use crate::mail::envelope::MailParameters;
+    use crate::mail::id::IdSource;
+
+    /// What an earlier version stored has no word of the way; its signatures leave Sender open.
+    #[test]
+    fn a_message_of_before_can_be_read() {
+        let accepted_at = Timestamp::from_millis(1_795_255_200_000);
+        let envelope =
+            Envelope { reverse_path: ReversePath::NULL, parameters: MailParameters::default(), recipients: Vec::new() };
+        let id = IdSource::with_random(|| 1).next(accepted_at);
+        let life = accepted_at..accepted_at.plus(Duration::from_secs(600));
+        let before = Message::new(id, "shop".into(), envelope, life);
+        let json = serde_json::to_string(&before).unwrap();
+        assert!(!json.contains("is_direct"), "{json}");
+        assert_eq!(serde_json::from_str::<Message>(&json).unwrap(), before);
+        assert_eq!(before.signature_terms(Step::NONE).sender, SenderField::Open);
+        let direct = Message { is_direct: true, ..before };
+        let json = serde_json::to_string(&direct).unwrap();
+        assert_eq!(serde_json::from_str::<Message>(&json).unwrap().signature_terms(Step::NONE).sender, SenderField::Closed);
+    }
 }

@@ -122,6 +122,7 @@ impl Life {
             clock,
             reverse_path: None,
             goes_straight,
+            may_be_carried: Box::new(|_| false),
         };
         let door = Door::new(parts, settings);
         let timers = tokio::spawn(queue.clone().run_timers());
