@@ -13,8 +13,9 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use zeroize::Zeroizing;
 
-use super::read_config;
+use super::{read_config, secret};
 use crate::config::Config;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
@@ -31,9 +32,28 @@ pub(super) struct Access {
     /// The relay's HTTP API [default: http.address of the configuration]
     #[arg(long, value_name = "URL", global = true)]
     url: Option<String>,
-    /// A user's token or the operator's [default: the operator's, from `http.token_file`]
+    /// A user's token or the operator's, seen by whoever lists processes [default: the operator's, from `http.token_file`]
     #[arg(long, value_name = "TOKEN", global = true)]
     token: Option<String>,
+    /// A file with the token in its first line, or - for standard input
+    #[arg(long, value_name = "FILE", global = true, conflicts_with = "token")]
+    token_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// Whether the token is to be read from standard input.
+    pub(super) fn reads_stdin(&self) -> bool {
+        self.token_file.as_deref() == Some(Path::new("-"))
+    }
+
+    /// The token that the options name.
+    fn token(&self) -> anyhow::Result<Option<Zeroizing<String>>> {
+        match (&self.token, &self.token_file) {
+            (Some(token), _) => Ok(Some(Zeroizing::new(token.clone()))),
+            (None, Some(file)) => secret::read(file, "token").map(Some),
+            (None, None) => Ok(None),
+        }
+    }
 }
 
 /// A relay that can be asked.
@@ -41,13 +61,14 @@ pub(super) struct Access {
 pub(super) struct Client {
     /// Host and port.
     authority: String,
-    token: String,
+    token: Zeroizing<String>,
 }
 
 impl Client {
     /// From the options and, for what they do not say, the configuration.
     pub(super) fn new(file: Option<&Path>, access: &Access) -> anyhow::Result<Self> {
-        if let (Some(url), Some(token)) = (&access.url, &access.token) {
+        let token = access.token()?;
+        if let (Some(url), Some(token)) = (&access.url, &token) {
             return Ok(Self { authority: authority(url)?, token: token.clone() });
         }
         let config = configuration(file)?;
@@ -55,8 +76,8 @@ impl Client {
             Some(url) => authority(url)?,
             None => own_authority(&config)?,
         };
-        let token = match &access.token {
-            Some(token) => token.clone(),
+        let token = match token {
+            Some(token) => token,
             None => read_token(&config.http.token_file)?,
         };
         Ok(Self { authority, token })
@@ -74,7 +95,7 @@ impl Client {
             .method(method)
             .uri(path)
             .header("Host", &self.authority)
-            .header("Authorization", format!("Bearer {}", self.token))
+            .header("Authorization", format!("Bearer {}", *self.token))
             .header("Content-Type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .context("the token or the address has characters that no request can carry")?;
@@ -159,7 +180,7 @@ impl Stream {
 /// The configuration, whose findings are the business of other commands.
 pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
     let (config, _) = read_config(file)?;
-    config.context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token")
+    config.context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token-file")
 }
 
 fn own_authority(config: &Config) -> anyhow::Result<String> {
@@ -171,11 +192,12 @@ fn own_authority(config: &Config) -> anyhow::Result<String> {
     Ok(address.to_string())
 }
 
-fn read_token(path: &PathBuf) -> anyhow::Result<String> {
+fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let shown = path.display();
     let token = std::fs::read_to_string(path)
+        .map(Zeroizing::new)
         .with_context(|| format!("the token file {shown} cannot be read; the relay makes it at its start"))?;
-    Ok(token.trim().to_owned())
+    Ok(Zeroizing::new(token.trim().to_owned()))
 }
 
 /// Host and port of a URL.

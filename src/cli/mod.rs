@@ -6,6 +6,7 @@ mod dkim;
 mod explain;
 mod plan;
 mod queue;
+mod secret;
 mod send;
 mod serve;
 mod suppression;

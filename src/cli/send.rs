@@ -1,14 +1,15 @@
 //! `send`: a code by mail, followed to its end.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use hyper::Method;
 use serde_json::json;
+use zeroize::Zeroizing;
 
 use super::client::{Access, Client, configuration, wait_for};
-use super::say;
+use super::{say, secret};
 use super::timeline::{Event, Message};
 use crate::app::folder::fill_random;
 use crate::config::Config;
@@ -26,9 +27,12 @@ pub(super) struct Options {
     /// The sender [default: one that the configuration allows]
     #[arg(long, value_name = "ADDRESS")]
     from: Option<String>,
-    /// The code [default: six random digits]
+    /// The code, seen by whoever lists processes [default: six random digits]
     #[arg(long)]
     code: Option<String>,
+    /// A file with the code in its first line, or - for standard input
+    #[arg(long, value_name = "FILE", conflicts_with = "code")]
+    code_file: Option<PathBuf>,
     /// The name of the app in the mail
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
@@ -47,14 +51,19 @@ pub(super) struct Options {
 
 /// Succeeds only if it was delivered.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
+    let code_from_stdin = options.code_file.as_deref() == Some(Path::new("-"));
+    anyhow::ensure!(
+        !(code_from_stdin && options.access.reads_stdin()),
+        "standard input holds one secret: --code-file - or --token-file -, not both"
+    );
     let client = Client::new(file, &options.access)?;
     let from = match &options.from {
         Some(from) => from.clone(),
         None => default_sender(&configuration(file)?)
             .context("say --from ADDRESS: the configuration names no sender to choose")?,
     };
-    let code = options.code.clone().map_or_else(random_code, Ok)?;
-    let mut otp = json!({"code": code, "locale": options.locale});
+    let code = code(options)?;
+    let mut otp = json!({"code": *code, "locale": options.locale});
     if let Some(app) = &options.app {
         otp["app"] = json!(app);
     }
@@ -89,10 +98,18 @@ async fn follow(client: &Client, body: &serde_json::Value, as_json: bool) -> any
     Ok(message)
 }
 
-fn random_code() -> anyhow::Result<String> {
+fn code(options: &Options) -> anyhow::Result<Zeroizing<String>> {
+    match (&options.code, &options.code_file) {
+        (Some(code), _) => Ok(Zeroizing::new(code.clone())),
+        (None, Some(file)) => secret::read(file, "code"),
+        (None, None) => random_code(),
+    }
+}
+
+fn random_code() -> anyhow::Result<Zeroizing<String>> {
     let mut bytes = [0; 4];
     fill_random(&mut bytes)?;
-    Ok(format!("{:06}", u32::from_be_bytes(bytes) % 1_000_000))
+    Ok(Zeroizing::new(format!("{:06}", u32::from_be_bytes(bytes) % 1_000_000)))
 }
 
 /// An address that some user may send as; a relay without a file has a user for its own name.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::clock::Timestamp;
+use crate::mail::text::shell_argument;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// A refusal.
@@ -105,8 +106,9 @@ impl Refusal {
             Self::Suppressed { what, since, until, address } => {
                 let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16])).unwrap_or_default();
                 let text = format!(
-                    "suppressed: {what} on {}{until}; to override: otp-relay suppression remove {address}",
-                    since.date()
+                    "suppressed: {what} on {}{until}; to override: otp-relay suppression remove {}",
+                    since.date(),
+                    shell_argument(address)
                 );
                 Reply::new(550, EnhancedCode(5, 1, 1), text)
             }
