@@ -34,6 +34,54 @@ async fn a_relay_starts_with_it() {
     relay.shut_down().await;
 }
 
+/// Told, and the relay starts all the same.
+#[test]
+fn files_that_others_can_read_are_named() {
+    use std::os::unix::fs::PermissionsExt as _;
+    // Not in memory, where a file of root's passes for a mounted secret.
+    let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let set = |path: &Path, mode: u32| std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    let write = |name: &str, text: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    };
+    set(folder.path(), 0o755);
+    let key = write("o'key.pem", &otp_relay::dkim::record::generate_ed25519().unwrap());
+    let password = write("password", "secret\n");
+    let token = write("token", &"t".repeat(43));
+    let hash = "0".repeat(64);
+    let file = write(
+        "relay.toml",
+        &format!(
+            "[[user]]\nname = \"shop\"\ntoken_hash = \"{hash}\"\nsenders = [\"*@app.test\"]\n[[dkim]]\ndomain = \"app.test\"\n\
+             selector = \"s\"\nprivate_key = \"o'key.pem\"\n[[smart_host]]\naddress = \"a.test:587\"\nusername = \"u\"\n\
+             password_file = \"password\"\n[http]\ntoken_file = \"{}\"\n",
+            token.display()
+        ),
+    );
+    let told = || {
+        let (config, findings) = Config::load(&file).unwrap();
+        assert!(config.is_some(), "{findings}");
+        let warnings = findings.0.into_iter().filter(|finding| finding.severity == Severity::Warning);
+        warnings.map(|finding| finding.text).filter(|text| text.contains("chmod")).collect::<Vec<_>>()
+    };
+    for path in [&key, &password, &token, &file] {
+        set(path, 0o600);
+    }
+    assert_eq!(told(), Vec::<String>::new());
+    for path in [&key, &password, &token, &file] {
+        set(path, 0o644);
+    }
+    let all = told();
+    assert_eq!(all.len(), 4, "{all:#?}");
+    let shown = format!("{}/o'\\''key.pem", folder.path().display());
+    let expected = format!("anybody on this machine can read or change it; `chmod 600 '{shown}'`");
+    assert!(all[0].starts_with("[dkim] private_key: ") && all[0].contains(&expected), "{all:#?}");
+    set(folder.path(), 0o700);
+    assert_eq!(told(), Vec::<String>::new(), "nobody else gets into the folder");
+}
+
 /// Uncommented, every line is a known setting with a valid value; only the example files are missing.
 #[test]
 fn every_setting_in_it_is_known() {

@@ -180,7 +180,8 @@ impl Stream {
 /// The configuration, whose findings are the business of other commands.
 pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
     let (config, _) = read_config(file)?;
-    config.context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token-file")
+    config
+        .context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token-file")
 }
 
 fn own_authority(config: &Config) -> anyhow::Result<String> {

@@ -45,6 +45,8 @@ mod tests {
         assert_eq!(read_of(" 481516 \r\nmore\n").as_deref(), Ok("481516"));
         assert_eq!(read_of("481516").as_deref(), Ok("481516"));
         assert!(read_of("\n").unwrap_err().starts_with("there is no code in "));
-        assert!(read(&folder.path().join("none"), "code").unwrap_err().to_string().starts_with("the code cannot be read"));
+        assert!(
+            read(&folder.path().join("none"), "code").unwrap_err().to_string().starts_with("the code cannot be read")
+        );
     }
 }

@@ -9,8 +9,8 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Access, Client, configuration, wait_for};
-use super::{say, secret};
 use super::timeline::{Event, Message};
+use super::{say, secret};
 use crate::app::folder::fill_random;
 use crate::config::Config;
 use crate::intake::user::Senders;

@@ -28,18 +28,40 @@ pub(super) struct Source<'a> {
     /// Relative paths start here.
     folder: &'a Path,
     findings: RefCell<Findings>,
+    secret_files: RefCell<Vec<SecretFile>>,
     variable: fn(&str) -> Option<String>,
+}
+
+/// A file with a secret, and where it is named.
+#[derive(Debug, Clone)]
+pub(super) struct SecretFile {
+    /// Where it is.
+    pub(super) path: PathBuf,
+    /// The line that names it, from 1.
+    pub(super) line: usize,
+    /// The key that names it, with its section.
+    pub(super) key: String,
 }
 
 impl<'a> Source<'a> {
     /// A file's text; `variable` gives the values of `${NAME}`.
     pub(super) fn new(text: &'a str, folder: &'a Path, variable: fn(&str) -> Option<String>) -> Self {
-        Self { text, folder, findings: RefCell::default(), variable }
+        Self { text, folder, findings: RefCell::default(), secret_files: RefCell::default(), variable }
     }
 
     /// What is wrong.
     pub(super) fn into_findings(self) -> Findings {
         self.findings.into_inner()
+    }
+
+    /// The files with secrets that were named so far.
+    pub(super) fn secret_files(&self) -> Vec<SecretFile> {
+        self.secret_files.borrow().clone()
+    }
+
+    /// Reads the environment.
+    pub(super) fn variable(&self) -> fn(&str) -> Option<String> {
+        self.variable
     }
 
     /// Notes something.
@@ -269,6 +291,14 @@ impl<'a> Section<'a> {
     /// A path, relative to the file's folder.
     pub(super) fn path(&self, key: &'static str) -> Option<Located<PathBuf>> {
         self.text(key).map(|text| Located { value: self.source.path(&text.value), line: text.line })
+    }
+
+    /// The path of a file with a secret.
+    pub(super) fn secret_path(&self, key: &'static str) -> Option<Located<PathBuf>> {
+        let path = self.path(key)?;
+        let file = SecretFile { path: path.value.clone(), line: path.line, key: format!("{}{key}", self.prefix()) };
+        self.source.secret_files.borrow_mut().push(file);
+        Some(path)
     }
 
     /// Notes something about a key that is written in the file.

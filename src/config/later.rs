@@ -27,7 +27,7 @@ fn existing_file(section: &Section<'_>, key: &'static str) -> Option<PathBuf> {
     if section.text(key).is_none_or(|text| text.value.is_empty()) {
         return None;
     }
-    let path = section.path(key)?;
+    let path = section.secret_path(key)?;
     if let Err(error) = std::fs::File::open(&path.value) {
         section.error(path.line, key, &format!("{}: {error}", path.value.display()));
     }

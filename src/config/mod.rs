@@ -4,6 +4,7 @@
 mod file;
 pub mod findings;
 mod later;
+mod modes;
 mod sections;
 mod smart_hosts;
 pub mod units;
@@ -27,8 +28,9 @@ use crate::submission::credentials::Account;
 use crate::submission::listener::{ListenerSettings, ListenerTls};
 use crate::submission::places::Limits;
 use crate::{destination, intake, queue};
-use file::{Section, Source};
-use findings::Findings;
+use file::{SecretFile, Section, Source};
+use findings::{Findings, Severity};
+use modes::{Keeps, Own};
 
 /// Where a file is looked for when none is named.
 pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
@@ -230,7 +232,26 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<C
         log,
     };
     advise(&config, source);
+    look_at_modes(&config, source);
     Some(config)
+}
+
+/// Whether anybody else can get at what the relay keeps.
+fn look_at_modes(config: &Config, source: &Source<'_>) {
+    let own = Own::new(&config.data_dir, source.variable());
+    for SecretFile { path, line, key } in source.secret_files() {
+        if let Some(text) = own.finding(&path, Keeps::Secret) {
+            source.find(Severity::Warning, line, format!("{key}: {}: {text}", path.display()));
+        }
+    }
+    let holds_hashes = config.accounts.values().any(|account| account.password.is_some() || account.token.is_some());
+    let keeps = if holds_hashes { Keeps::Secret } else { Keeps::Shape };
+    let others = config.file.iter().map(|file| (file, keeps)).chain([(&config.http.token_file, Keeps::Secret)]);
+    for (path, keeps) in others {
+        if let Some(text) = own.finding(path, keeps) {
+            source.advise(format!("{}: {text}", path.display()));
+        }
+    }
 }
 
 /// What is allowed and yet probably not meant.

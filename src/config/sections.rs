@@ -97,7 +97,7 @@ fn networks(section: &Section<'_>, key: &'static str) -> Vec<IpNet> {
 
 pub(super) fn certificate(section: &Section<'_>) -> Option<(PathBuf, PathBuf)> {
     let certificate = section.path("certificate");
-    let private_key = section.path("private_key");
+    let private_key = section.secret_path("private_key");
     let files = match (certificate, private_key) {
         (Some(certificate), Some(private_key)) => {
             if let Err(error) = tls::acceptor(&certificate.value, &private_key.value) {
@@ -246,7 +246,7 @@ pub(super) fn dkim(top: &Section<'_>) -> Keys {
         if !section.has("private_key") {
             section.error(section.line(), "private_key", "is missing");
         }
-        let path = section.path("private_key");
+        let path = section.secret_path("private_key");
         if let (Some(domain), Some(selector), Some(path)) = (domain, selector, path) {
             keys.extend(dkim_key(&section, &domain, &selector, &path));
         }

@@ -2,8 +2,6 @@
 
 use std::fs;
 use std::net::IpAddr;
-use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
@@ -80,7 +78,7 @@ fn account(section: &Section<'_>, tls: Tls) -> Option<Arc<Account>> {
         let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
         fits.then(|| text.to_owned())
     });
-    let file = section.path("password_file");
+    let file = section.secret_path("password_file");
     match (user, file) {
         (None, None) => None,
         (Some(user), None) => {
@@ -115,10 +113,6 @@ fn password(section: &Section<'_>, file: &Located<std::path::PathBuf>) -> Option
             return None;
         }
     };
-    if is_open_to_others(&file.value) {
-        let text = format!("{shown}: others than its owner can read it; `chmod 600 {shown}`");
-        section.warn(file.line, "password_file", &text);
-    }
     let password = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
     let fits = !password.is_empty() && password.len() <= PASSWORD_MAX && !password.contains(char::is_control);
     if !fits {
@@ -129,12 +123,11 @@ fn password(section: &Section<'_>, file: &Located<std::path::PathBuf>) -> Option
     Some(password)
 }
 
-fn is_open_to_others(path: &Path) -> bool {
-    fs::metadata(path).is_ok_and(|metadata| metadata.permissions().mode() & 0o077 != 0)
-}
-
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+    use std::path::Path;
+
     use super::super::Config;
     use super::*;
 
@@ -170,7 +163,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), "pencil\nand more\n").unwrap();
         fs::write(folder.path().join("empty"), "\n").unwrap();
-        fs::set_permissions(folder.path().join("secret"), fs::Permissions::from_mode(0o644)).unwrap();
         let check = |body: &str, expected: &str| {
             let (_, lines) = lines(folder.path(), &format!("[[smart_host]]\n{body}\n"));
             assert!(lines.iter().any(|line| line.contains(expected)), "{body}\n{lines:#?}");
@@ -187,7 +179,6 @@ mod tests {
         check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"none\"", "No such file");
         check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"empty\"", "one line with a password");
         check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"secret\"", "one line with a password");
-        check("address = \"a.example:25\"\nusername = \"u\"\npassword_file = \"secret\"", "`chmod 600 ");
         check(
             "address = \"a.example:25\"\ntls = \"opportunistic\"\nusername = \"u\"\npassword_file = \"secret\"",
             "only over a verified session",

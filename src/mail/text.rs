@@ -49,7 +49,9 @@ mod tests {
     /// Read back by a shell, which is what counts.
     #[test]
     fn a_shell_reads_what_was_meant() {
-        for text in ["$HOME", "a'b", "'", "''", "\\", "a\"b", "`id`", "!x", "a b", "#", "&|;<>(){}[]*?~", "\\'", "-n", "--"] {
+        for text in
+            ["$HOME", "a'b", "'", "''", "\\", "a\"b", "`id`", "!x", "a b", "#", "&|;<>(){}[]*?~", "\\'", "-n", "--"]
+        {
             let command = format!("printf '%s\n' {}", shell_argument(text).trim_start_matches("-- "));
             let output = std::process::Command::new("sh").arg("-c").arg(&command).output().unwrap();
             assert_eq!(String::from_utf8(output.stdout).unwrap(), format!("{text}\n"), "{command}");
