@@ -4,7 +4,8 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::client::wait_for;
-use super::{config_file, read_config, say};
+use super::{alignment, config_file, read_config, say};
+use crate::config::Config;
 use crate::config::findings::Severity;
 use crate::destination::resolver::{Dnssec, HickoryDns, Settings};
 
@@ -21,10 +22,13 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let (config, mut findings) = read_config(file)?;
     let path = config_file(file);
     if !options.offline {
-        let text = "of DNS and the network, only DNSSEC was looked at: this version checks the configuration \
-                    (say --offline to leave this line out)";
+        let text = "of DNS and the network, only DNSSEC and the alignment of signatures were looked at: this version \
+                    checks the configuration (say --offline to leave this line out)";
         findings.add(Severity::Note, None, text);
         if let Some(text) = config.as_ref().and_then(|config| dnssec(&config.resolver)) {
+            findings.add(Severity::Warning, None, &text);
+        }
+        for text in config.as_ref().map(unaligned).unwrap_or_default() {
             findings.add(Severity::Warning, None, &text);
         }
     }
@@ -40,6 +44,16 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     }
     say(&format!("{shown}: {errors} errors, {warnings} warnings"));
     Ok(ExitCode::FAILURE)
+}
+
+/// Signatures that receivers find unaligned, as far as DNS tells.
+fn unaligned(config: &Config) -> Vec<String> {
+    let look = wait_for(async {
+        // What is published for everybody to see need not be vouched for.
+        let dns = HickoryDns::new(&Settings { dnssec: Dnssec::Off, ..config.resolver.clone() })?;
+        Ok(alignment::findings(config, &dns).await)
+    });
+    look.unwrap_or_default()
 }
 
 /// What keeps DANE from working, and how to mend it.

@@ -1,5 +1,6 @@
 //! The command line: one file a command.
 
+mod alignment;
 mod check;
 mod client;
 mod dkim;

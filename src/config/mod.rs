@@ -9,7 +9,7 @@ mod sections;
 mod smart_hosts;
 pub mod units;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -20,7 +20,9 @@ use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
 use crate::intake::rate::Rate;
 use crate::intake::stamp::LongLines;
-use crate::intake::user::TRUSTED;
+use crate::intake::user::{Senders, TRUSTED};
+use crate::mail::address::domain_key;
+use crate::mail::text::shell_argument;
 use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
@@ -38,6 +40,9 @@ pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay
 pub const DEFAULT_LISTENER: &str = "127.0.0.1:2525";
 /// Where the HTTP API listens when nothing is said.
 pub const DEFAULT_HTTP: &str = "127.0.0.1:8587";
+
+/// Domains named in one finding.
+const NAMED_MAX: usize = 5;
 
 /// Everything that can be said.
 #[derive(Debug)]
@@ -144,7 +149,37 @@ pub struct Http {
     pub token_file: PathBuf,
 }
 
+/// A domain from which somebody may send.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct SenderDomain {
+    /// In lower case, A-labels.
+    pub domain: String,
+    /// Whether it is every domain below it that is meant, not itself.
+    pub is_below: bool,
+}
+
+impl std::fmt::Display for SenderDomain {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}{}", if self.is_below { "*." } else { "" }, self.domain)
+    }
+}
+
 impl Config {
+    /// The domains that the users' patterns name, without repeats. A user that may send as anybody names none.
+    pub fn sender_domains(&self) -> Vec<SenderDomain> {
+        let patterns = self.accounts.values().filter_map(|account| match &account.user.senders {
+            Senders::Patterns(patterns) => Some(patterns),
+            Senders::SigningDomains => None,
+        });
+        let domains = patterns.flatten().filter_map(|pattern| {
+            let domain = pattern.rsplit_once('@').map_or(pattern.as_str(), |(_, domain)| domain);
+            let below = domain.strip_prefix("*.");
+            let domain = domain_key(below.unwrap_or(domain))?;
+            Some(SenderDomain { domain, is_below: below.is_some() })
+        });
+        domains.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
     /// Reads a file. There is a configuration only if there is no error among the findings.
     ///
     /// # Errors
@@ -267,11 +302,7 @@ fn advise(config: &Config, source: &Source<'_>) {
                     auth = \"trusted\" and trusted_networks";
         source.advise(text);
     }
-    if config.keys.domains().next().is_none() {
-        let text = "no [[dkim]] key: mail goes out unsigned, and many receivers will refuse it; \
-                    `otp-relay dkim generate DOMAIN SELECTOR` makes keys";
-        source.advise(text);
-    }
+    advise_of_keys(config, source);
     for listener in &config.listeners {
         let is_public = !listener.address.ip().is_loopback();
         if is_public && listener.tls == ListenerTls::None && listener.trusted_networks.is_empty() {
@@ -292,6 +323,33 @@ fn advise(config: &Config, source: &Source<'_>) {
     if !config.accounts.contains_key(TRUSTED) && somebody_is_trusted {
         tracing::debug!("trusted networks act as the user `trusted`, which is not declared");
     }
+}
+
+/// Whose mail goes out unsigned.
+fn advise_of_keys(config: &Config, source: &Source<'_>) {
+    let is_unsigned = |sender: &SenderDomain| {
+        let below = format!(".{}", sender.domain);
+        let has_keys_below = || sender.is_below && config.keys.domains().any(|domain| domain.ends_with(&below));
+        config.keys.signing_domain(&sender.domain).is_none() && !has_keys_below()
+    };
+    let unsigned: Vec<SenderDomain> = config.sender_domains().into_iter().filter(is_unsigned).collect();
+    let Some(first) = unsigned.first() else {
+        if config.keys.domains().next().is_none() {
+            let text = "no [[dkim]] key: mail goes out unsigned, and many receivers will refuse it; \
+                        `otp-relay dkim generate DOMAIN SELECTOR` makes keys";
+            source.advise(text);
+        }
+        return;
+    };
+    let names: Vec<String> = unsigned.iter().take(NAMED_MAX).map(ToString::to_string).collect();
+    let more = unsigned.len().saturating_sub(NAMED_MAX);
+    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+    source.advise(format!(
+        "no [[dkim]] key signs for senders of {}{more}: their mail goes out unsigned, and many receivers will refuse it; \
+         `otp-relay dkim generate {} otp1` makes keys",
+        names.join(", "),
+        shell_argument(&first.domain)
+    ));
 }
 
 /// The default listening address.
@@ -369,6 +427,31 @@ mod tests {
         let all = lines("[otp]\nsupersede = \"of\"\n[[webhook]]\nurl = \"https://app.example\"\n");
         assert!(all.iter().any(|line| line.starts_with("error: relay.toml:2: [otp] supersede: one of \"by-key\"")));
         assert!(all.iter().any(|line| line.starts_with("note: relay.toml:4: [webhook] url: has no effect")));
+    }
+
+    #[test]
+    fn senders_without_a_key_are_named() {
+        let told = |senders: &str, key: &str| {
+            let folder = tempfile::tempdir().unwrap();
+            std::fs::write(folder.path().join("k"), crate::dkim::record::generate_ed25519().unwrap()).unwrap();
+            let text = format!(
+                "[[user]]\nname = \"shop\"\nsenders = [{senders}]\n[[dkim]]\ndomain = \"{key}\"\nselector = \"s\"\nprivate_key = \"k\"\n"
+            );
+            let (_, findings) = Config::from_text(&text, folder.path(), Some(Path::new("relay.toml")));
+            let text = findings.0.into_iter().map(|finding| finding.text).find(|text| text.contains("[[dkim]]"));
+            text.map(|text| text.split([':', ';']).next().unwrap().replace("no [[dkim]] key signs for senders of ", ""))
+        };
+        assert_eq!(told("\"*@example.com\", \"*\", \"a@mail.Example.com\"", "example.com"), None);
+        assert_eq!(told("\"*@*.example.com\"", "example.com"), None);
+        assert_eq!(told("\"*@*.example.com\"", "mail.example.com"), None);
+        assert_eq!(told("\"*@example.com\"", "mail.example.com").as_deref(), Some("example.com"));
+        assert_eq!(
+            told("\"*@b.example\", \"*@*.a.example\", \"x@b.example\", \"a.example\"", "example.com").as_deref(),
+            Some("a.example, *.a.example, b.example")
+        );
+        let many: Vec<String> = (0..7).map(|number| format!("\"*@d{number}.example\"")).collect();
+        let told = told(&many.join(", "), "example.com").unwrap();
+        assert!(told.ends_with("d4.example and 2 more"), "{told}");
     }
 
     #[test]
