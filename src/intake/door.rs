@@ -264,9 +264,9 @@ impl Door {
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
         stamp::check_first_line(&content)?;
+        stamp::check_size(&content)?;
         let (content, is_encoded) = stamp::without_long_lines(content, settings.long_lines).await?;
         let Content { head, body } = Content::split(content);
-        stamp::check_size(&head)?;
         let (wished, head) = wishes::take(head)?;
         let wishes = wishes.or(wished);
         let content = Content { head: stamp::without_private_fields(head), body };

@@ -106,9 +106,10 @@ pub(super) fn without_private_fields(head: Bytes) -> Bytes {
     rest.freeze()
 }
 
-/// Whether a header section is small enough to be looked at.
-pub(super) fn check_size(head: &[u8]) -> Result<(), Refusal> {
-    if head.len() <= HEAD_LEN_MAX { Ok(()) } else { Err(Refusal::Message("a header section of more than 128 KiB")) }
+/// Whether the header section of content is small enough to be looked at.
+pub(super) fn check_size(content: &[u8]) -> Result<(), Refusal> {
+    let head_len: usize = fields(content).map(|field| field.raw.len()).sum();
+    if head_len <= HEAD_LEN_MAX { Ok(()) } else { Err(Refusal::Message("a header section of more than 128 KiB")) }
 }
 
 /// What is done about lines of more than 998 octets.
@@ -226,7 +227,11 @@ mod tests {
         assert!(matches!(refused("From: nobody\r\n"), Refusal::Message(_)));
         assert!(matches!(refused("From: \r\n"), Refusal::Message(_)));
         assert_eq!(refused(&"X: y\r\n".repeat(1001)), Refusal::Message("more than 1000 header fields"));
-        assert!(check_size(&[b'x'; HEAD_LEN_MAX]).is_ok() && check_size(&[b'x'; HEAD_LEN_MAX + 1]).is_err());
+        let head = |len: usize| format!("X:{}", "x".repeat(len - 2));
+        assert!(
+            check_size(head(HEAD_LEN_MAX).as_bytes()).is_ok() && check_size(head(HEAD_LEN_MAX + 1).as_bytes()).is_err()
+        );
+        assert!(check_size(format!("X: y\r\n\r\n{}", head(HEAD_LEN_MAX)).as_bytes()).is_ok());
         assert_eq!(refused(&("Received: x\r\n".repeat(51) + "From: a@b.com\r\n")), Refusal::Loop);
     }
 

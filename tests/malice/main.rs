@@ -3,6 +3,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 
+mod authors;
+mod content;
 mod hosts;
 mod injection;
 mod logs;

@@ -163,7 +163,17 @@ fn start_on(ground: Ground, folder: &Path, mx: SocketAddr, more: &str, delivery:
          [delivery]\nport = {}\nallow_private_destinations = true\n{delivery}",
         mx.port()
     );
-    let (config, findings) = Config::from_text(&text, folder, None);
+    start_from(ground, folder, &text)
+}
+
+/// A relay with this configuration and nothing else in it.
+pub fn start_relay_from(folder: &Path, text: &str) -> (Relay, Events) {
+    let output = Output::new(std::io::sink());
+    start_from(Ground { dns: Some(Arc::new(TableDns)), output, ..Ground::default() }, folder, text)
+}
+
+fn start_from(ground: Ground, folder: &Path, text: &str) -> (Relay, Events) {
+    let (config, findings) = Config::from_text(text, folder, None);
     let config = config.unwrap_or_else(|| panic!("{findings}"));
     let (sender, receiver) = mpsc::unbounded_channel();
     let ground = Ground { events: Some(Arc::new(Channel(sender))), ..ground };
