@@ -5,11 +5,12 @@
 
 The third word is how the mail host wants its mail. Each message goes in by DATA, by BDAT in one chunk, and by BDAT in
 several. Of what arrives, the fields that the relay adds on top are taken off; the rest has to be what was sent. Their
-two DKIM signatures are verified by dkimpy.
+two DKIM signatures are verified by dkimpy. Fields that do not leave, and lines that are too long, are as README.md says.
 """
 
 import json
 import pathlib
+import quopri
 import random
 import sys
 import time
@@ -26,6 +27,9 @@ HEAD = (
     b"Message-ID: <odd@app.test>\r\n"
 )
 BLANK_BEFORE_COLON = b"X-Odd \t: value\r\n"
+# What does not leave.
+PRIVATE = b"Return-Path: <x@app.test>\r\nBcc: hidden@example.test\r\n"
+LONG = b"z" * 5000
 CONTROLS = bytes(octet for octet in range(1, 32) if octet not in b"\r\n") + b"\x7f"
 
 
@@ -63,7 +67,7 @@ def named_messages(rng):
         "998-octets": body(b"x" * 998 + b"\r\n"),
         "998-octets-often": body(100 * (b"y" * 998 + b"\r\n")),
         "998-octets-of-utf8": body("ж".encode() * 499 + b"\r\n"),
-        "longer-than-allowed": body(b"z" * 5000 + b"\r\n"),
+        "longer-than-allowed": body(LONG + b"\r\n.=\t \r\n"),
         "998-octets-in-a-field": head(b"X-Long: " + b"v" * 990 + b"\r\n"),
         "empty-body": body(b""),
         "only-fields": HEAD,
@@ -104,7 +108,7 @@ def named_messages(rng):
         ),
         "received-before": body(b"x\r\n", b"Received: from a by b; Sat, 21 Nov 2026 10:00:00 +0000\r\n" + HEAD),
         "signed-before": body(b"x\r\n", b"DKIM-Signature: v=1; a=rsa-sha256; d=else.test; s=x; b=\r\n\tAAAA\r\n" + HEAD),
-        "return-path": body(b"x\r\n", b"Return-Path: <x@app.test>\r\nBcc: hidden@example.test\r\n" + HEAD),
+        "return-path": body(b"x\r\n", PRIVATE + HEAD),
         "two-authors": body(b"x\r\n", b"From: otp@app.test, Other <two@app.test>\r\n"),
         "comments-in-from": body(b"x\r\n", b"From: (a comment) otp@app.test (another)\r\n"),
         "only-from": body(b"no date, no id\r\n", FROM),
@@ -171,6 +175,12 @@ def submit(client, rng, name, content, way):
 
 def expected(content, verb):
     """The content as it should arrive, but for what is added on top."""
+    content = content.replace(PRIVATE, b"")
+    if LONG in content:
+        # The one part is encoded before it is signed, as Python encodes it too.
+        fields, text = content.split(b"\r\n\r\n", 1)
+        text = quopri.encodestring(text.replace(b"\r\n", b"\n")).replace(b"\n", b"\r\n")
+        content = fields + b"\r\nMIME-Version: 1.0\r\nContent-Transfer-Encoding: quoted-printable\r\n\r\n" + text
     # Receivers disagree about the name of such a field, so its colon is put where RFC 5322 wants it.
     content = content.replace(BLANK_BEFORE_COLON, b"X-Odd: value\r\n")
     if b"\r\n\r\n" not in content:
