@@ -12,7 +12,7 @@ use super::idempotency::{self, Asked, DailySecrets};
 use super::rate::{Buckets, Rate};
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
-use super::suppression::{Source, Suppression, Suppressions};
+use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::user::User;
 use super::wishes::{self, Wishes};
@@ -327,6 +327,11 @@ impl Door {
     /// The addresses that are not sent to.
     pub fn suppressions(&self) -> &Suppressions {
         &self.suppressions
+    }
+
+    /// Whether an address is sent to, and if not, until when: what a user may ask, one address at a time.
+    pub fn standing(&self, address: &Mailbox) -> Standing {
+        self.suppressions.standing(address, self.parts.clock.now())
     }
 
     /// Puts an address (as `suppression_key` writes it) on the list of those.

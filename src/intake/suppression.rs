@@ -45,6 +45,18 @@ pub enum Source {
     Complaint,
 }
 
+/// Whether an address is sent to: all that its sender may know of what others did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// It is.
+    Open,
+    /// It is not.
+    Suppressed {
+        /// Until when; none: it stays.
+        until: Option<Timestamp>,
+    },
+}
+
 /// Why an address is not sent to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Suppression {
@@ -177,6 +189,16 @@ impl Suppressions {
     pub fn get(&self, address: &str, now: Timestamp) -> Option<Suppression> {
         let entries = self.0.lock();
         entries.get(address).filter(|entry| !entry.is_silent() && entry.holds(now)).cloned()
+    }
+
+    /// How an address stands, by an entry of its own or one of its domain.
+    pub fn standing(&self, mailbox: &Mailbox, now: Timestamp) -> Standing {
+        let entries = self.0.lock();
+        let held = keys(mailbox).into_iter().filter_map(|key| entries.get(key.as_str()));
+        let held = held.filter(|entry| !entry.is_silent() && entry.holds(now));
+        // What stays outlasts what has an end.
+        let longest = held.map(|entry| entry.until).max_by_key(|until| (until.is_none(), *until));
+        longest.map_or(Standing::Open, |until| Standing::Suppressed { until })
     }
 
     /// Puts an address or `@domain` on the list; the change is to be stored.
@@ -356,6 +378,18 @@ mod tests {
         assert!(!world.is_open(2));
         world.list.release(&mailbox(), id);
         assert!(world.is_open(2));
+    }
+
+    #[test]
+    fn an_address_is_open_or_suppressed_until() {
+        let world = World::new();
+        let standing = |at_h| world.list.standing(&mailbox(), at(at_h));
+        assert_eq!(standing(0), Standing::Open);
+        world.end(Kind::Failed, Suppress::Address, 0);
+        assert_eq!(standing(0), Standing::Suppressed { until: Some(at(1)) });
+        assert_eq!(standing(1), Standing::Open);
+        world.list.put("@example.com", Source::Manual, "traps", at(0));
+        assert_eq!(standing(0), Standing::Suppressed { until: None });
     }
 
     #[test]
