@@ -80,9 +80,27 @@ impl Mailbox {
         domain_key(self.domain()).unwrap_or_else(|| self.domain().to_ascii_lowercase())
     }
 
-    /// Local part and domain in lower case, needless quotes taken off: equal for what people take to be one address.
+    /// The address form: the local part without quotes, ASCII letters in lower case, the domain in A-labels. Equal for
+    /// what every mail host takes for one address. Letters beyond ASCII stay as they are: some of them have an ASCII
+    /// letter for their lower case (KELVIN SIGN has `k`), and nobody may pass for somebody else by them.
     pub fn plain_key(&self) -> String {
-        format!("{}@{}", unquoted(self.local_part()).to_lowercase(), self.domain_key())
+        format!("{}@{}", self.plain_local_part(), self.domain_key())
+    }
+
+    /// The local part as the address form has it.
+    pub fn plain_local_part(&self) -> String {
+        unquoted(self.local_part()).to_ascii_lowercase()
+    }
+
+    /// Whether it is written, octet for octet, in its address form; then it leaves in this form too.
+    pub fn is_plain(&self) -> bool {
+        *self.text == self.plain_key()
+    }
+
+    /// Whether some mail hosts read another address in the local part, and would pass mail on to it: `user%host`,
+    /// `host!user`, or an `@` in quotes.
+    pub fn is_routed(&self) -> bool {
+        unquoted(self.local_part()).contains(['%', '!', '@'])
     }
 
     /// Whether it can travel without SMTPUTF8 once its domain is written in A-labels.
@@ -207,7 +225,7 @@ pub fn domain_key(domain: &str) -> Option<String> {
 }
 
 /// Whether `pattern` covers the address: `*@example.com` (any local part), `*@*.example.com` (any name below),
-/// `*` (all), or one address. Case does not count.
+/// `*` (all), or one address. The case of ASCII letters does not count.
 pub fn pattern_covers(pattern: &str, mailbox: &Mailbox) -> bool {
     if pattern == "*" {
         return true;
@@ -215,7 +233,7 @@ pub fn pattern_covers(pattern: &str, mailbox: &Mailbox) -> bool {
     let Some((local, domain)) = pattern.rsplit_once('@') else {
         return domain_pattern_covers(pattern, &mailbox.domain_key());
     };
-    let local_fits = local == "*" || unquoted(local).to_lowercase() == unquoted(mailbox.local_part()).to_lowercase();
+    let local_fits = local == "*" || unquoted(local).eq_ignore_ascii_case(&unquoted(mailbox.local_part()));
     local_fits && domain_pattern_covers(domain, &mailbox.domain_key())
 }
 
@@ -379,9 +397,50 @@ mod tests {
         let key = |text: &str| Mailbox::parse(text).unwrap().plain_key();
         assert_eq!(key("User@Example.COM"), "user@example.com");
         assert_eq!(key("\"user\"@example.com"), "user@example.com");
+        assert_eq!(key("\"u\\ser\"@example.com"), "user@example.com");
         assert_eq!(key("user@BÜCHER.example"), "user@xn--bcher-kva.example");
         assert_eq!(Mailbox::parse("u@bücher.example").unwrap().to_ascii().unwrap(), "u@xn--bcher-kva.example");
         assert_eq!(Mailbox::parse("ü@bücher.example").unwrap().to_ascii(), None);
+    }
+
+    #[test]
+    fn letters_beyond_ascii_become_no_ascii_letters() {
+        // KELVIN SIGN, LATIN CAPITAL I WITH DOT ABOVE, LATIN SMALL LETTER LONG S.
+        for (look_alike, victim) in [("\u{212a}ate", "kate"), ("\u{130}ris", "iris"), ("\u{17f}am", "sam")] {
+            let look_alike = Mailbox::parse(&format!("{look_alike}@example.com")).unwrap();
+            let victim = Mailbox::parse(&format!("{victim}@example.com")).unwrap();
+            assert_ne!(look_alike.plain_key(), victim.plain_key());
+            assert!(!look_alike.plain_key().is_ascii(), "{look_alike}");
+            assert!(!pattern_covers(victim.as_str(), &look_alike) && !pattern_covers(look_alike.as_str(), &victim));
+        }
+    }
+
+    #[test]
+    fn the_address_form_is_known_when_it_is_written() {
+        let check =
+            |text: &str, expected: bool| assert_eq!(Mailbox::parse(text).unwrap().is_plain(), expected, "{text}");
+        check("kate@example.com", true);
+        check("kate+x@example.com", true);
+        check("kate@xn--bcher-kva.example", true);
+        check("größe@example.com", true);
+        check("Kate@example.com", false);
+        check("kate@Example.com", false);
+        check("\"kate\"@example.com", false);
+        check("\"a b\"@example.com", false);
+        check("kate@bücher.example", false);
+    }
+
+    #[test]
+    fn routes_in_local_parts_are_seen() {
+        let check =
+            |text: &str, expected: bool| assert_eq!(Mailbox::parse(text).unwrap().is_routed(), expected, "{text}");
+        for text in ["a%b@c.example", "b!a@c.example", "\"a@b\"@c.example", "\"a\\@b\"@c.example", "\"b!a\"@c.example"]
+        {
+            check(text, true);
+        }
+        for text in ["a@c.example", "a+b=c.example@c.example", "\"a b\"@c.example", "\"a..b\"@c.example"] {
+            check(text, false);
+        }
     }
 
     #[test]
