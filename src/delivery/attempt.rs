@@ -406,7 +406,8 @@ impl Attempt<'_> {
             ..Report::default()
         };
         let by = Greylister { host: connection.host.clone(), address: connection.address.ip() };
-        let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, by, began });
+        let sender = self.delivery.own_reverse_path(&self.claim.message().envelope.reverse_path);
+        let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, sender, by, began });
         Peer { report, lesson }
     }
 }

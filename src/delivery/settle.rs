@@ -7,10 +7,12 @@ use super::mask::mask_reply;
 use super::smart_host::{Tls, Ways};
 use crate::clock::Timestamp;
 use crate::destination::route::RouteError;
-use crate::plan::action::{Action, Finality, Retry, action};
+use crate::mail::address::ReversePath;
+use crate::plan::action::{Action, Finality, Retry, Suppress, action};
 use crate::plan::cause::{self, Cause, Verdict, concerns_message};
 use crate::plan::greylist::{Facts, Greylister, Refusal};
 use crate::plan::next::{History, Next, believable, decide, held_back};
+use crate::plan::parties::Parties;
 use crate::plan::way::{self, Choice, Detour, Life};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::SignedContent;
@@ -24,6 +26,8 @@ const STORE_PAUSE: Duration = Duration::from_secs(2);
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
 pub(super) struct Lesson {
     pub(super) triplet: Triplet,
+    /// What MAIL said.
+    pub(super) sender: ReversePath,
     /// Who replied.
     pub(super) by: Greylister,
     /// When the transaction began.
@@ -69,7 +73,7 @@ pub(super) fn not_delivered(
             Some(told(failure))
         }
     };
-    let verdict = cause::of_failure(failure);
+    let verdict = verdict_on(failure, &claim, lesson.as_ref());
     report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
     if let Some(by) = &ways.by {
         if is_of_host(failure, by.host.tls) {
@@ -80,6 +84,16 @@ pub(super) fn not_delivered(
     }
     let about = if is_about_message(failure) { About::Message } else { About::Host };
     put_off(claim, (verdict, about), report, lesson, ways, now);
+}
+
+/// What a failure comes to. Without a transaction at the recipient's own hosts nothing was said of the recipient.
+fn verdict_on(failure: &Failure, claim: &Claim, lesson: Option<&Lesson>) -> Verdict {
+    let Some(lesson) = lesson else {
+        let verdict = cause::of_failure(failure);
+        return Verdict { action: Action { suppress: Suppress::No, ..verdict.action }, ..verdict };
+    };
+    let recipient = &claim.message().recipient(claim.id().index).mailbox;
+    cause::of_failure_between(failure, &Parties { sender: &lesson.sender, recipient })
 }
 
 /// What went wrong, for people. A reply about a message is to be masked first.
@@ -328,7 +342,7 @@ fn learn(
         let action = Action { next_mx: false, ..action(verdict.cause, Finality::Temporary) };
         return (Verdict { action, ..verdict }, None, Facts::default());
     }
-    let Lesson { triplet, by, began } = lesson;
+    let Lesson { triplet, by, began, .. } = lesson;
     let refusal = Refusal { asked: believable(verdict.hint), by: Some(by), began, ended: now };
     let (wait, facts, rows) = greylists.refused(&triplet, refusal);
     claim.note(rows);

@@ -4,6 +4,10 @@
 //! What is learned is forgotten soon at first, so that a directory that was down for an hour locks nobody out for long:
 //! the first hard bounce counts for an hour, the next for a week, each further one for a month. After each, one message
 //! passes as a try; if it is delivered, all is forgotten.
+//!
+//! Whoever types addresses into an app's form chooses their spelling, and with it what a host answers. So an address is
+//! learned only where what was sent is, octet for octet, its address form, and no host reads another address in it. A
+//! domain is never learned: only people put one here.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -21,7 +25,6 @@ use crate::queue::Ending;
 use crate::queue::store::{Change, Row, Table};
 
 const HOUR: Duration = Duration::from_secs(3600);
-const DAY: Duration = Duration::from_secs(86_400);
 /// How long the first, the second and each further hard bounce counts.
 const TERMS: [Duration; 3] = [HOUR, Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
 /// So many refusals that say nothing of the address for certain count as a hard bounce.
@@ -30,6 +33,8 @@ const SOFT_MAX: u32 = 3;
 const MEMORY: Duration = Duration::from_secs(60 * 86_400);
 /// Addresses kept at most; beyond that nothing more is learned.
 const ADDRESSES_MAX: usize = 500_000;
+/// How often a full list is looked through for what can be forgotten.
+const SWEEP: Duration = HOUR;
 /// Longest reason.
 const REASON_LEN_MAX: usize = 200;
 
@@ -103,19 +108,34 @@ impl Suppression {
 
 /// The list.
 #[derive(Debug, Default)]
-pub struct Suppressions(Mutex<HashMap<Box<str>, Suppression>>);
+pub struct Suppressions(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    entries: HashMap<Box<str>, Suppression>,
+    swept_at: Timestamp,
+    /// Rows of an earlier version that count no more, to be removed with the next change.
+    leftovers: Vec<Change>,
+}
 
 impl Suppressions {
-    /// Takes up the rows found at start.
+    /// Takes up the rows found at start. Domains that version 0.1 learned from a reply are dropped.
     pub(super) fn new(rows: Vec<Row>) -> Self {
-        let read = |(_, value): Row| serde_json::from_slice::<Suppression>(&value).ok();
-        let entries = rows.into_iter().filter_map(read).map(|entry| (entry.address.clone().into(), entry));
-        Self(Mutex::new(entries.collect()))
+        let mut state = State::default();
+        for (key, value) in rows {
+            let Ok(entry) = serde_json::from_slice::<Suppression>(&value) else { continue };
+            if entry.source == Source::Learned && entry.address.starts_with('@') {
+                state.leftovers.push(Change::Side(Table::Suppression, key, None));
+            } else {
+                state.entries.insert(entry.address.clone().into(), entry);
+            }
+        }
+        Self(Mutex::new(state))
     }
 
     /// Whether mail may go there; where a term is over, one message at a time may, as a try.
     pub(super) fn check(&self, mailbox: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
-        let entries = self.0.lock();
+        let entries = &self.0.lock().entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get(key.as_str()).filter(|entry| !entry.is_silent())
                 && (entry.holds(now) || entry.trying.is_some())
@@ -129,7 +149,7 @@ impl Suppressions {
     /// As [`Suppressions::check`]; if it passes, this message is the try.
     pub(super) fn try_with(&self, mailbox: &Mailbox, id: MessageId, now: Timestamp) -> Result<(), Refusal> {
         self.check(mailbox, now)?;
-        let mut entries = self.0.lock();
+        let entries = &mut self.0.lock().entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
                 entry.trying = Some(id);
@@ -141,8 +161,9 @@ impl Suppressions {
     /// Learns from the end of an entry; the changes are to be stored.
     pub(super) fn learn(&self, ending: &Ending<'_>) -> Vec<Change> {
         let mailbox = &ending.message.recipient(ending.index).mailbox;
-        let mut entries = self.0.lock();
-        let mut changes = Vec::new();
+        let mut state = self.0.lock();
+        let mut changes = std::mem::take(&mut state.leftovers);
+        let entries = &mut state.entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
                 entry.trying = entry.trying.filter(|id| *id != ending.message.id);
@@ -152,13 +173,12 @@ impl Suppressions {
                 }
             }
         }
-        let [address, domain] = keys(mailbox);
+        let [address, _] = keys(mailbox);
         let learned = match ending.suppress {
-            _ if ending.kind != Kind::Failed => None,
+            _ if ending.kind != Kind::Failed || !teaches(mailbox) => None,
             Suppress::No => None,
-            Suppress::Count => bounced(&mut entries, address, ending, false),
-            Suppress::Address => bounced(&mut entries, address, ending, true),
-            Suppress::Domain => bounced(&mut entries, domain, ending, true),
+            Suppress::Count => state.bounced(address, ending, Bounce::Soft),
+            Suppress::Address => state.bounced(address, ending, Bounce::Hard),
         };
         changes.extend(learned);
         changes
@@ -166,7 +186,7 @@ impl Suppressions {
 
     /// Gives up a try that came to nothing.
     pub(super) fn release(&self, mailbox: &Mailbox, id: MessageId) {
-        let mut entries = self.0.lock();
+        let entries = &mut self.0.lock().entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
                 entry.trying = entry.trying.filter(|trying| *trying != id);
@@ -176,7 +196,7 @@ impl Suppressions {
 
     /// All that hold, the latest first, at most `limit`; and how many there are.
     pub fn list(&self, now: Timestamp, limit: usize) -> (Vec<Suppression>, usize) {
-        let entries = self.0.lock();
+        let entries = &self.0.lock().entries;
         let mut held: Vec<Suppression> =
             entries.values().filter(|entry| !entry.is_silent() && entry.holds(now)).cloned().collect();
         let count = held.len();
@@ -187,13 +207,13 @@ impl Suppressions {
 
     /// The suppression of exactly this address or `@domain`, if it holds.
     pub fn get(&self, address: &str, now: Timestamp) -> Option<Suppression> {
-        let entries = self.0.lock();
+        let entries = &self.0.lock().entries;
         entries.get(address).filter(|entry| !entry.is_silent() && entry.holds(now)).cloned()
     }
 
     /// How an address stands, by an entry of its own or one of its domain.
     pub fn standing(&self, mailbox: &Mailbox, now: Timestamp) -> Standing {
-        let entries = self.0.lock();
+        let entries = &self.0.lock().entries;
         let held = keys(mailbox).into_iter().filter_map(|key| entries.get(key.as_str()));
         let held = held.filter(|entry| !entry.is_silent() && entry.holds(now));
         // What stays outlasts what has an end.
@@ -213,14 +233,14 @@ impl Suppressions {
             soft: 0,
             trying: None,
         };
-        self.0.lock().insert(address.into(), entry.clone());
+        self.0.lock().entries.insert(address.into(), entry.clone());
         let change = row(address, Some(&entry));
         (entry, change)
     }
 
     /// Takes it off the list; the change is to be stored. None if it was not there.
     pub(super) fn remove(&self, address: &str) -> Option<Change> {
-        self.0.lock().remove(address).map(|_| row(address, None))
+        self.0.lock().entries.remove(address).map(|_| row(address, None))
     }
 }
 
@@ -236,53 +256,69 @@ fn keys(mailbox: &Mailbox) -> [String; 2] {
     [mailbox.plain_key(), format!("@{}", mailbox.domain_key())]
 }
 
-/// Counts a refusal for this address or domain.
-fn bounced(
-    entries: &mut HashMap<Box<str>, Suppression>,
-    key: String,
-    ending: &Ending<'_>,
-    is_hard: bool,
-) -> Option<Change> {
-    let now = ending.now;
-    if entries.len() >= ADDRESSES_MAX {
-        entries.retain(|_, entry| entry.source != Source::Learned || now.since(entry.since) < MEMORY);
+/// Whether what a host says of the address it was sent is said of this mailbox: hosts may fold other spellings into one
+/// that is somebody else's, and what routes is answered by rules about routes.
+fn teaches(mailbox: &Mailbox) -> bool {
+    mailbox.is_plain() && !mailbox.is_routed()
+}
+
+/// A refusal for good.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Bounce {
+    /// It says that there is no such address.
+    Hard,
+    /// It may pass; several count as a hard one.
+    Soft,
+}
+
+impl State {
+    /// Counts a refusal for this address.
+    fn bounced(&mut self, key: String, ending: &Ending<'_>, bounce: Bounce) -> Option<Change> {
+        let now = ending.now;
+        self.make_room(now);
+        if self.entries.len() >= ADDRESSES_MAX && !self.entries.contains_key(key.as_str()) {
+            return None;
+        }
+        let entry = self.entries.entry(key.clone().into()).or_insert_with(|| Suppression {
+            address: key.clone(),
+            source: Source::Learned,
+            reason: String::new(),
+            since: now,
+            until: Some(now),
+            bounces: 0,
+            soft: 0,
+            trying: None,
+        });
+        // What was under way when it began to hold says nothing new, and what somebody put there stays.
+        if entry.source != Source::Learned || (entry.bounces > 0 && entry.holds(now)) {
+            return None;
+        }
+        if now.since(entry.since) >= MEMORY {
+            (entry.bounces, entry.soft) = (0, 0);
+        }
+        entry.since = now;
+        entry.soft += u32::from(bounce == Bounce::Soft);
+        if bounce == Bounce::Hard || entry.soft >= SOFT_MAX {
+            let term = TERMS[usize::try_from(entry.bounces).unwrap_or(usize::MAX).min(TERMS.len() - 1)];
+            entry.bounces += 1;
+            entry.soft = 0;
+            entry.until = Some(now.plus(term));
+            let said = ending.reply.as_deref().unwrap_or("no reply");
+            let reason = format!("{}: {said}", ending.cause.unwrap_or("failed"));
+            entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
+            let until = entry.until.map(Timestamp::rfc3339);
+            tracing::warn!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
+        }
+        Some(row(&key, Some(entry)))
     }
-    if entries.len() >= ADDRESSES_MAX && !entries.contains_key(key.as_str()) {
-        return None;
+
+    /// Forgets what was not confirmed for long, where the list is full.
+    fn make_room(&mut self, now: Timestamp) {
+        if self.entries.len() >= ADDRESSES_MAX && now.since(self.swept_at) >= SWEEP {
+            self.swept_at = now;
+            self.entries.retain(|_, entry| entry.source != Source::Learned || now.since(entry.since) < MEMORY);
+        }
     }
-    let entry = entries.entry(key.clone().into()).or_insert_with(|| Suppression {
-        address: key.clone(),
-        source: Source::Learned,
-        reason: String::new(),
-        since: now,
-        until: Some(now),
-        bounces: 0,
-        soft: 0,
-        trying: None,
-    });
-    // What was under way when it began to hold says nothing new, and what somebody put there stays.
-    if entry.source != Source::Learned || (entry.bounces > 0 && entry.holds(now)) {
-        return None;
-    }
-    if now.since(entry.since) >= MEMORY {
-        (entry.bounces, entry.soft) = (0, 0);
-    }
-    entry.since = now;
-    entry.soft += u32::from(!is_hard);
-    if is_hard || entry.soft >= SOFT_MAX {
-        let term = match key.strip_prefix('@') {
-            Some(_) => DAY,
-            None => TERMS[usize::try_from(entry.bounces).unwrap_or(usize::MAX).min(TERMS.len() - 1)],
-        };
-        entry.bounces += 1;
-        entry.soft = 0;
-        entry.until = Some(now.plus(term));
-        let said = ending.reply.as_deref().unwrap_or("no reply");
-        entry.reason = format!("{}: {said}", ending.cause.unwrap_or("failed")).chars().take(REASON_LEN_MAX).collect();
-        let until = entry.until.map(Timestamp::rfc3339);
-        tracing::warn!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
-    }
-    Some(row(&key, Some(entry)))
 }
 
 fn row(key: &str, entry: Option<&Suppression>) -> Change {
@@ -307,7 +343,7 @@ mod tests {
     }
 
     fn mailbox() -> Mailbox {
-        Mailbox::parse("Alice@example.com").unwrap()
+        Mailbox::parse("alice@example.com").unwrap()
     }
 
     impl World {
@@ -316,11 +352,15 @@ mod tests {
         }
 
         fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
+            self.end_for(mailbox(), kind, suppress, at_h)
+        }
+
+        fn end_for(&self, mailbox: Mailbox, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
             let now = at(at_h);
             let envelope = Envelope {
                 reverse_path: ReversePath::NULL,
                 parameters: MailParameters::default(),
-                recipients: vec![Recipient::new(mailbox())],
+                recipients: vec![Recipient::new(mailbox)],
             };
             let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now));
             self.list.learn(&Ending {
@@ -403,16 +443,56 @@ mod tests {
     }
 
     #[test]
-    fn domains_manual_entries_and_restarts() {
+    fn other_spellings_and_routes_teach_nothing() {
         let world = World::new();
-        let changes = world.end(Kind::Failed, Suppress::Domain, 0);
-        assert!(!world.is_open(23) && world.is_open(24));
+        for text in [
+            "ALICE@example.com",
+            "\"alice\"@example.com",
+            "\"a\\lice\"@example.com",
+            "alice@EXAMPLE.com",
+            "alice%x@example.com",
+            "x!alice@example.com",
+            "\"alice@x\"@example.com",
+            "alice@b\u{fc}cher.example",
+        ] {
+            let changes = world.end_for(Mailbox::parse(text).unwrap(), Kind::Failed, Suppress::Address, 0);
+            assert!(changes.is_empty(), "{text}: {changes:?}");
+        }
+        assert!(world.is_open(0));
+        // The address itself does, and counts for every spelling of it.
+        world.end(Kind::Failed, Suppress::Address, 0);
+        for text in ["ALICE@example.com", "\"alice\"@EXAMPLE.com"] {
+            assert!(world.list.check(&Mailbox::parse(text).unwrap(), at(0)).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn domains_that_an_earlier_version_learned_hold_no_more() {
+        let stored = |address: &str, source: Source| {
+            let (entry, _) = Suppressions::default().put(address, source, "554 5.7.1 Relay access denied", at(0));
+            let entry = Suppression { until: (source == Source::Learned).then(|| at(24)), ..entry };
+            (address.as_bytes().into(), serde_json::to_vec(&entry).unwrap().into_boxed_slice())
+        };
+        let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];
+        let world = World { list: Suppressions::new(rows), ..World::new() };
+        assert!(world.is_open(1));
+        assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), at(1)).is_err());
+        // Its row goes with the next end.
+        let changes = world.end(Kind::Delivered, Suppress::No, 1);
+        assert!(matches!(&changes[..], [Change::Side(Table::Suppression, key, None)] if **key == *b"@example.com"));
+        assert!(world.end(Kind::Delivered, Suppress::No, 1).is_empty());
+    }
+
+    #[test]
+    fn manual_entries_and_restarts() {
+        let world = World::new();
+        let changes = world.end(Kind::Failed, Suppress::Address, 0);
         let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else {
             panic!()
         };
-        assert_eq!(key.as_ref(), b"@example.com");
+        assert_eq!(key.as_ref(), b"alice@example.com");
         let again = World { list: Suppressions::new(vec![(key, value)]), ..World::new() };
-        assert!(!again.is_open(23));
+        assert!(!again.is_open(0));
         again.list.put("alice@example.com", Source::Manual, "asked for it", at(0));
         assert!(!again.is_open(10_000));
         again.end(Kind::Delivered, Suppress::No, 10_000);

@@ -25,10 +25,8 @@ pub enum Suppress {
     No,
     /// It counts; several of its kind suppress the address for a while.
     Count,
-    /// The address is suppressed.
+    /// The address is suppressed. Nothing that a host says suppresses a domain.
     Address,
-    /// All addresses of the domain are.
-    Domain,
 }
 
 /// Who can mend it.
@@ -98,7 +96,6 @@ impl Suppress {
             Self::No => "no",
             Self::Count => "count",
             Self::Address => "address",
-            Self::Domain => "domain",
         }
     }
 }
@@ -162,9 +159,9 @@ pub fn action(cause: Cause, finality: Finality) -> Action {
         // A limit passes, whatever digit it comes with.
         Cause::RateLimited => temporary,
         Cause::BadMailbox | Cause::InactiveMailbox => never(S::Address, B::Recipient),
-        Cause::BadDomain => never(S::Domain, B::Recipient),
+        Cause::BadDomain => never(S::No, B::Recipient),
         Cause::MailboxFull => never(S::Count, B::Recipient),
-        Cause::OtherPerm => never(S::Count, B::Receiver),
+        Cause::OtherPerm => never(S::No, B::Receiver),
         Cause::DnsFailure => never(S::No, B::Relay),
         Cause::Accepted
         | Cause::Greylisted
@@ -199,9 +196,12 @@ mod tests {
     #[test]
     fn only_what_speaks_of_the_recipient_suppresses() {
         for cause in Cause::ALL {
-            let suppresses = matches!(action(*cause, Finality::Final).suppress, Suppress::Address | Suppress::Domain);
-            let of_recipient = matches!(cause, Cause::BadMailbox | Cause::InactiveMailbox | Cause::BadDomain);
-            assert_eq!(suppresses, of_recipient, "{cause:?}");
+            let expected = match cause {
+                Cause::BadMailbox | Cause::InactiveMailbox => Suppress::Address,
+                Cause::MailboxFull => Suppress::Count,
+                _ => Suppress::No,
+            };
+            assert_eq!(action(*cause, Finality::Final).suppress, expected, "{cause:?}");
         }
     }
 

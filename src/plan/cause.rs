@@ -3,6 +3,8 @@
 use std::time::Duration;
 
 use super::action::{Action, Finality, Retry, Suppress, action};
+use super::parties::{Parties, speaks_of_sender};
+use super::rules::Evidence;
 use super::{hint, rules};
 use crate::destination::route::RouteError;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
@@ -110,6 +112,17 @@ impl Verdict {
         Self { cause, action: action(cause, finality), hint: None }
     }
 
+    /// The same where it is our sender that is refused.
+    fn of_sender(self, stage: Stage) -> Self {
+        let finality = if self.outlook() == Outlook::Never { Finality::Final } else { Finality::Temporary };
+        let (cause, action) = match self.cause {
+            cause if is_of_recipient(cause) => (Cause::PolicyRejected, action(Cause::PolicyRejected, finality)),
+            cause => (cause, self.action),
+        };
+        let next_mx = action.next_mx && stage != Stage::Content;
+        Self { cause, action: Action { suppress: Suppress::No, next_mx, ..action }, ..self }
+    }
+
     /// Whether there is to be another attempt.
     pub fn outlook(&self) -> Outlook {
         if self.action.retry == Retry::Never { Outlook::Never } else { Outlook::Again }
@@ -144,6 +157,23 @@ pub fn of_failure(failure: &Failure) -> Verdict {
     }
 }
 
+/// As [`of_failure`], where it is known who sends to whom: a refusal that names our sender or its domain says nothing of
+/// the recipient.
+pub fn of_failure_between(failure: &Failure, parties: &Parties<'_>) -> Verdict {
+    let verdict = of_failure(failure);
+    match &failure.fault {
+        Fault::Reply(reply) if concerns_message(failure.stage) && parties.names_sender(&reply.text) => {
+            verdict.of_sender(failure.stage)
+        }
+        Fault::Reply(_)
+        | Fault::Timeout
+        | Fault::Closed
+        | Fault::Malformed(_)
+        | Fault::Tls(_)
+        | Fault::Unsupported(_) => verdict,
+    }
+}
+
 /// The cause of having no route.
 pub fn of_route(error: &RouteError) -> Verdict {
     match error {
@@ -160,7 +190,8 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
         Severity::Success | Severity::Intermediate => return Verdict::of(Cause::Accepted, Finality::Final),
         Severity::Transient | Severity::Permanent => {}
     }
-    let cause = said_of_whom(stage, reply.severity(), rules::cause_of_refusal(stage, reply));
+    let (named, evidence) = rules::cause_of_refusal(stage, reply);
+    let cause = said_of_whom(stage, reply, named);
     // A host that greets with 5xx, or refuses EHLO, speaks for itself and not for the recipient.
     let is_final = reply.severity() == Severity::Permanent && concerns_message(stage);
     let mut action = action(cause, if is_final { Finality::Final } else { Finality::Temporary });
@@ -168,6 +199,10 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
         action = Action { next_mx: true, suppress: Suppress::No, ..action };
     } else if may_be_greylisting(stage, reply, cause) {
         action = Action { retry: Retry::Ladder, next_mx: false, ..action };
+    }
+    // A code by itself names nobody.
+    if evidence == Evidence::Code || speaks_of_sender(&reply.text) {
+        action.suppress = Suppress::No;
     }
     action.next_mx &= stage != Stage::Content;
     let hint = if action.retry == Retry::Never { None } else { hint::wait(&reply.text) };
@@ -179,23 +214,34 @@ pub fn concerns_message(stage: Stage) -> bool {
     matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content)
 }
 
-/// Before RCPT nothing is said of a recipient: an unknown user at MAIL is our sender, at the banner a figure of speech.
-fn said_of_whom(stage: Stage, severity: Severity, cause: Cause) -> Cause {
-    let of_recipient = matches!(
+/// Whether a cause says something of the recipient.
+fn is_of_recipient(cause: Cause) -> bool {
+    matches!(
         cause,
         Cause::BadMailbox
             | Cause::BadDomain
             | Cause::InactiveMailbox
             | Cause::MailboxFull
             | Cause::MailboxUnavailableTemp
-    );
+    )
+}
+
+/// Before RCPT nothing is said of a recipient: an unknown user at MAIL is our sender, at the banner a figure of speech.
+/// Behind it, too, hosts speak of our sender: they check it late, so that they can log whom it wrote to.
+fn said_of_whom(stage: Stage, reply: &Reply, cause: Cause) -> Cause {
+    let is_permanent = reply.severity() == Severity::Permanent;
     match stage {
+        Stage::Auth if is_permanent => Cause::PolicyRejected,
+        _ if !is_of_recipient(cause) => cause,
+        Stage::Rcpt | Stage::Data | Stage::Content if speaks_of_sender(&reply.text) => Cause::PolicyRejected,
         Stage::Rcpt | Stage::Data | Stage::Content => cause,
-        Stage::Auth if severity == Severity::Permanent => Cause::PolicyRejected,
-        _ if !of_recipient => cause,
         Stage::Mail => Cause::PolicyRejected,
         Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Auth | Stage::Reset => {
-            if severity == Severity::Permanent { Cause::OtherPerm } else { Cause::OtherTemp }
+            if is_permanent {
+                Cause::OtherPerm
+            } else {
+                Cause::OtherTemp
+            }
         }
     }
 }
@@ -252,6 +298,59 @@ mod tests {
         let mail = check(S::Mail, 550, Some(E(5, 1, 1)), "user unknown", C::PolicyRejected, O::Never);
         assert_eq!(mail.suppress, Suppress::No);
         check(S::Content, 550, None, "no", C::OtherPerm, O::Never);
+    }
+
+    #[test]
+    fn what_is_said_of_our_sender_touches_no_recipient() {
+        use {Cause as C, EnhancedCode as E, Outlook as O, Stage as S};
+        for stage in [S::Rcpt, S::Data, S::Content] {
+            for (enhanced, text) in [
+                (Some(E(5, 1, 0)), "<otp@app.test>: Sender address rejected: User unknown in virtual mailbox table"),
+                (None, "Verification failed for <otp@app.test>\nNo Such User Here\nSender verify failed"),
+                (Some(E(5, 1, 1)), "Callback: user unknown"),
+                (Some(E(5, 1, 2)), "reverse-path: no such domain"),
+            ] {
+                let action = check(stage, 550, enhanced, text, C::PolicyRejected, O::Never);
+                assert_eq!(action.suppress, Suppress::No, "{text}");
+            }
+        }
+        check(S::Rcpt, 550, Some(E(5, 1, 8)), "Domain of sender address does not exist", C::DnsFailure, O::Never);
+    }
+
+    #[test]
+    fn who_is_named_is_meant() {
+        let sender = crate::mail::address::ReversePath::parse("<otp@app.test>").unwrap();
+        let recipient = crate::mail::address::Mailbox::parse("kate@victim.test").unwrap();
+        let verdict = |text: &'static str| {
+            let reply = Reply { code: 550, enhanced: Some(EnhancedCode(5, 1, 1)), text: text.into() };
+            let failure = Failure { stage: Stage::Rcpt, fault: Fault::Reply(reply) };
+            let verdict = of_failure_between(&failure, &Parties { sender: &sender, recipient: &recipient });
+            (verdict.cause, verdict.action.suppress)
+        };
+        assert_eq!(verdict("<kate@victim.test> user unknown"), (Cause::BadMailbox, Suppress::Address));
+        assert_eq!(verdict("user unknown"), (Cause::BadMailbox, Suppress::Address));
+        assert_eq!(verdict("<otp@app.test> user unknown"), (Cause::PolicyRejected, Suppress::No));
+        assert_eq!(verdict("app.test: domain unknown"), (Cause::PolicyRejected, Suppress::No));
+        assert_eq!(
+            verdict("<otp@app.test> to <kate@victim.test>: user unknown"),
+            (Cause::PolicyRejected, Suppress::No)
+        );
+    }
+
+    #[test]
+    fn no_reply_suppresses_a_domain_and_a_bare_code_nobody() {
+        use {Cause as C, EnhancedCode as E, Outlook as O, Stage as S};
+        let suppress = |code, enhanced, text, cause| check(S::Rcpt, code, enhanced, text, cause, O::Never).suppress;
+        assert_eq!(
+            suppress(554, Some(E(5, 7, 1)), "<a%x@victim.test>: Relay access denied", C::BadDomain),
+            Suppress::No
+        );
+        assert_eq!(suppress(550, Some(E(5, 1, 2)), "no such domain here", C::BadDomain), Suppress::No);
+        assert_eq!(suppress(556, None, "gone", C::BadDomain), Suppress::No);
+        assert_eq!(suppress(550, None, "no", C::BadMailbox), Suppress::No);
+        assert_eq!(suppress(554, None, "no", C::OtherPerm), Suppress::No);
+        assert_eq!(suppress(550, None, "user unknown", C::BadMailbox), Suppress::Address);
+        assert_eq!(suppress(550, Some(E(5, 1, 1)), "no", C::BadMailbox), Suppress::Address);
     }
 
     #[test]

@@ -6,6 +6,7 @@ pub mod facts;
 pub mod greylist;
 pub mod hint;
 pub mod next;
+pub mod parties;
 mod rules;
 mod strangers;
 pub mod way;

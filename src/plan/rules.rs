@@ -27,8 +27,17 @@ pub(super) fn prepare() {
     LazyLock::force(&RULES);
 }
 
+/// What a cause was told by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Evidence {
+    /// By words, or by a code that means one thing only.
+    Said,
+    /// By a basic code that means several things.
+    Code,
+}
+
 /// The cause that a refusal names: that of the first rule that holds.
-pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> Cause {
+pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> (Cause, Evidence) {
     RULES.cause(stage, reply)
 }
 
@@ -45,6 +54,13 @@ struct Rule {
     codes: Vec<u16>,
     enhanced: Vec<EnhancedPattern>,
     says: Range<usize>,
+}
+
+impl Rule {
+    fn evidence(&self) -> Evidence {
+        let names_enhanced = self.enhanced.iter().any(|pattern| matches!(pattern, EnhancedPattern::Like(..)));
+        if self.says.is_empty() && !names_enhanced { Evidence::Code } else { Evidence::Said }
+    }
 }
 
 /// What a rule expects of the enhanced code.
@@ -104,7 +120,7 @@ impl Rules {
         Ok(Self { rules, patterns })
     }
 
-    fn cause(&self, stage: Stage, reply: &Reply) -> Cause {
+    fn cause(&self, stage: Stage, reply: &Reply) -> (Cause, Evidence) {
         let severity = reply.severity();
         let text = folded(&reply.text);
         let enhanced = reply.enhanced.or_else(|| enhanced_within(&text));
@@ -118,7 +134,10 @@ impl Rules {
         };
         let of_rule = |rule: &Rule| if severity == Severity::Permanent { rule.cause } else { rule.temporary };
         // The last rule of the file asks for nothing.
-        self.rules.iter().find(holds).map_or(Cause::OtherTemp, of_rule)
+        self.rules
+            .iter()
+            .find(holds)
+            .map_or((Cause::OtherTemp, Evidence::Code), |rule| (of_rule(rule), rule.evidence()))
     }
 }
 
