@@ -26,6 +26,9 @@ fn check_keys(mailbox: &Mailbox) {
     assert!(mailbox.as_str().len() + 2 <= PATH_MAX && !mailbox.as_str().contains(is_deceptive));
     assert!(mailbox.masked().ends_with(&format!("@{}", mailbox.domain())));
     let plain = mailbox.plain_key();
+    assert!(!mailbox.is_plain() || plain == mailbox.as_str());
+    // No letter beyond ASCII turns into one of ASCII.
+    assert_eq!(mailbox.plain_local_part().is_ascii(), mailbox.local_part().is_ascii());
     assert_eq!(suppression_key(mailbox.as_str()).as_deref(), Some(&*plain));
     assert!(pattern_covers(mailbox.as_str(), mailbox) && pattern_covers("*", mailbox));
     if mailbox.address_literal().is_none() {

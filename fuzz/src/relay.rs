@@ -125,6 +125,7 @@ impl Relay {
             verify_domain: true,
             received_client: false,
             long_lines: Default::default(),
+            routed_addresses: true,
             only_to: Vec::new(),
             recipient_budget,
         };

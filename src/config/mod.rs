@@ -115,6 +115,8 @@ pub struct Submission {
     pub received_client: bool,
     /// What is done about lines of more than 998 octets.
     pub long_lines: LongLines,
+    /// Whether local parts that route elsewhere are taken.
+    pub routed_addresses: bool,
 }
 
 /// `[delivery]`.
@@ -213,6 +215,7 @@ impl Config {
             verify_domain: self.submission.verify_domain,
             received_client: self.submission.received_client,
             long_lines: self.submission.long_lines,
+            routed_addresses: self.submission.routed_addresses,
             only_to: self.delivery.only_to.clone(),
             recipient_budget: self.otp.recipient_budget,
         }

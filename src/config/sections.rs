@@ -218,6 +218,7 @@ pub(super) fn submission(section: Section<'_>) -> Submission {
             LongLines::Encode,
             &[("encode", LongLines::Encode), ("refuse", LongLines::Refuse)],
         ),
+        routed_addresses: section.flag("routed_addresses", false),
     };
     section.finish();
     submission

@@ -150,6 +150,7 @@ impl From<Refusal> for Problem {
             | Refusal::NoMailHost
             | Refusal::PrivateHosts
             | Refusal::AddressLiteral
+            | Refusal::Routed
             | Refusal::NotInOnlyTo => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
             }

@@ -50,6 +50,8 @@ pub struct Settings {
     pub received_client: bool,
     /// What is done about lines of more than 998 octets.
     pub long_lines: LongLines,
+    /// Whether local parts in which a host may read another address (`%`, `!`, `@`) are taken.
+    pub routed_addresses: bool,
     /// Recipient patterns outside which nothing is taken; empty: everything is.
     pub only_to: Vec<String>,
     /// What a user may send to one recipient; none: no limit.
@@ -158,7 +160,7 @@ impl Door {
     pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings.load();
         let now = self.parts.clock.now();
-        let room = self.suppressions.check(recipient, now);
+        let room = check_form(&settings, recipient).and_then(|()| self.suppressions.check(recipient, now));
         let room = room.and_then(|()| self.buckets.check(user, now));
         let room = room.and_then(|()| self.budgets.check(user, recipient, now));
         if room.is_err() {
@@ -266,6 +268,7 @@ impl Door {
         stamp::check_first_line(&content)?;
         stamp::check_size(&content)?;
         let (content, is_encoded) = stamp::without_long_lines(content, settings.long_lines).await?;
+        envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
         let Content { head, body } = Content::split(content);
         let (wished, head) = wishes::take(head)?;
         let wishes = wishes.or(wished);
@@ -460,6 +463,11 @@ impl Drop for Pending<'_> {
             self.queue.abandon(self.message, &mut self.commit);
         }
     }
+}
+
+/// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
+fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
+    if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { Ok(()) }
 }
 
 /// Whether `only_to` lets mail to this recipient through.

@@ -6,6 +6,10 @@ use crate::clock::Timestamp;
 use crate::mail::text::shell_argument;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
+/// What a routed address is told.
+const ROUTED: &str = "the part before the @ routes elsewhere (%, ! or a quoted @); such addresses are not taken \
+                      (submission.routed_addresses)";
+
 /// A refusal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -26,6 +30,8 @@ pub enum Refusal {
     PrivateHosts,
     /// The recipient's domain is an address.
     AddressLiteral,
+    /// Its local part routes elsewhere.
+    Routed,
     /// `delivery.only_to` does not cover it.
     NotInOnlyTo,
     /// The message is malformed.
@@ -96,6 +102,7 @@ impl Refusal {
                 permanent(550, 1, 2, "the mail hosts of the recipient's domain have private addresses")
             }
             Self::AddressLiteral => permanent(550, 1, 2, "addresses in brackets are not served"),
+            Self::Routed => Reply::new(501, EnhancedCode(5, 1, 3), ROUTED),
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),
             Self::Message(text) => permanent(554, 6, 0, *text),
             Self::LongLine { number, why } => {

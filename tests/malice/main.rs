@@ -2,9 +2,12 @@
 //! is enough.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "modules of one test program")]
 
 mod authors;
 mod content;
+mod addresses;
+mod doors;
 mod hosts;
 mod injection;
 mod logs;

@@ -32,7 +32,7 @@ impl Bench {
         let more = format!(
             "[[listener]]\naddress = \"127.0.0.1:0\"\n\
              [[user]]\nname = \"shop\"\npassword_hash = \"{hash}\"\nsenders = [\"*@app.test\"]\n\
-             [otp]\nrecipient_budget = \"off\"\n"
+             [otp]\nrecipient_budget = \"off\"\n[submission]\nrouted_addresses = true\n"
         );
         let (relay, events) = start_relay(folder.path(), mx.address, &more);
         let address = relay.addresses()[1];
@@ -108,7 +108,8 @@ async fn nothing_is_relayed_for_strangers() {
     assert!(bench.mx.received().is_empty());
 }
 
-/// Users may send anywhere; where it goes is what stands behind the last `@`, and no other host reads the rest.
+/// Users may send anywhere, also, where that is configured, to local parts that route; where it goes is what stands
+/// behind the last `@`, and no other host reads the rest.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_spelling_leads_elsewhere() {
     let mut bench = Bench::new().await;

@@ -106,6 +106,7 @@ impl Life {
             verify_domain: true,
             received_client: false,
             long_lines: Default::default(),
+            routed_addresses: false,
             only_to: Vec::new(),
             recipient_budget: None,
         };
