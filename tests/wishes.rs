@@ -214,7 +214,10 @@ async fn a_recipient_gets_only_so_many() {
     scene.accepted("alice@example.test", "").await;
     scene.accepted("alice+x@example.test", "").await;
     let refused = scene.submit("Alice@example.test", "").await;
-    assert!(refused.starts_with("450 4.7.28 2 codes in 10m for this recipient; next in "), "{refused}");
+    assert!(
+        refused.starts_with("450 4.7.28 2 codes in 10m for this recipient (otp.recipient_budget); next in "),
+        "{refused}"
+    );
     scene.accepted("alice@example.test", "X-OTP-Lane: reset\r\n").await;
     // No lane could pass any more.
     scene.app.say("MAIL FROM:<otp@app.test>").await;

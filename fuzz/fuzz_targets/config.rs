@@ -35,7 +35,10 @@ fn check(config: &Config) {
     assert!(span(60, 365 * 86_400).contains(&config.trace_retention));
     assert!((1..=1000).contains(&config.delivery.connections_per_destination_max) && config.delivery.port > 0);
     assert!(span(0, 60).contains(&config.delivery.connect_timeout) && !config.delivery.connect_timeout.is_zero());
-    assert!(config.otp.recipient_budget.is_none_or(|rate| rate.count > 0 && !rate.span.is_zero()));
+    let budgets = config.otp.budgets;
+    for budget in [budgets.own, budgets.total] {
+        assert!(budget.is_none_or(|rate| rate.count > 0 && !rate.span.is_zero()));
+    }
     for listener in &config.listeners {
         let mut trusted = listener.trusted_networks.iter().chain(&listener.proxy_protocol_from);
         assert!(trusted.all(|network| network.prefix_len() > 0));

@@ -15,6 +15,7 @@ use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records}
 use otp_relay::dkim::Keys;
 use otp_relay::dkim::pool::SigningPool;
 use otp_relay::event::{Event, Sink};
+use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
 use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::intake::rate::Rate;
@@ -127,7 +128,7 @@ impl Relay {
             long_lines: Default::default(),
             routed_addresses: true,
             only_to: Vec::new(),
-            recipient_budget,
+            budgets: Limits { own: recipient_budget, total: recipient_budget },
         };
         Self { door: Door::new(parts, settings), queue, clock, store }
     }

@@ -18,7 +18,6 @@ use crate::delivery::Exception;
 use crate::delivery::smart_host::SmartHost;
 use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
-use crate::intake::rate::Rate;
 use crate::intake::stamp::LongLines;
 use crate::intake::user::{Senders, TRUSTED};
 use crate::mail::address::domain_key;
@@ -90,8 +89,8 @@ pub struct Config {
 pub struct Otp {
     /// Which newer message takes the place of which older one.
     pub supersede: Supersede,
-    /// What a user may send to one recipient; none: no limit.
-    pub recipient_budget: Option<Rate>,
+    /// What may go to one recipient, of a user and of all; none: no limit.
+    pub budgets: intake::budget::Limits,
     /// Whether an attempt with an unknown outcome is the last.
     pub deliver_at_most_once: bool,
 }
@@ -217,7 +216,7 @@ impl Config {
             long_lines: self.submission.long_lines,
             routed_addresses: self.submission.routed_addresses,
             only_to: self.delivery.only_to.clone(),
-            recipient_budget: self.otp.recipient_budget,
+            budgets: self.otp.budgets,
         }
     }
 
@@ -455,6 +454,26 @@ mod tests {
         let many: Vec<String> = (0..7).map(|number| format!("\"*@d{number}.example\"")).collect();
         let told = told(&many.join(", "), "example.com").unwrap();
         assert!(told.ends_with("d4.example and 2 more"), "{told}");
+    }
+
+    #[test]
+    fn all_users_together_may_send_at_least_what_one_may() {
+        let total = |text: &str| {
+            let (config, findings) = Config::from_text(text, Path::new(""), None);
+            let limits = config.unwrap_or_else(|| panic!("{findings}")).otp.budgets;
+            limits.total.map(|rate| (rate.count, rate.span.as_secs()))
+        };
+        assert_eq!(total(""), Some((20, 600)));
+        assert_eq!(total("[otp]\nrecipient_budget = \"50/10m\"\n"), Some((50, 600)));
+        assert_eq!(total("[otp]\nrecipient_budget = \"off\"\n"), None);
+        assert_eq!(total("[otp]\nrecipient_budget_total = \"off\"\n"), None);
+        assert_eq!(total("[otp]\nrecipient_budget = \"off\"\nrecipient_budget_total = \"9/1m\"\n"), Some((9, 60)));
+        for too_few in ["4/10m", "29/1h", "4/1m"] {
+            let lines = lines(&format!("[otp]\nrecipient_budget_total = \"{too_few}\"\n"));
+            let expected =
+                "error: relay.toml:2: [otp] recipient_budget_total: has to allow at least what otp.recipient_budget";
+            assert!(lines.iter().any(|line| line.starts_with(expected)), "{too_few}: {lines:?}");
+        }
     }
 
     #[test]

@@ -15,6 +15,7 @@ use crate::delivery::Exception;
 use crate::destination::demand::Strictness;
 use crate::destination::resolver::{self, Dnssec};
 use crate::dkim::{Key, Keys};
+use crate::intake::budget;
 use crate::intake::rate::Rate;
 use crate::intake::stamp::LongLines;
 use crate::intake::user::{DEFAULT_LIFE, Senders, TRUSTED, User};
@@ -34,6 +35,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 const DEFAULT_BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
+const DEFAULT_BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
 
 pub(super) fn hostname(top: &Section<'_>) -> Option<String> {
     let is_name = |text: &str| is_domain_or_literal(text).then(|| text.to_ascii_lowercase());
@@ -227,16 +229,36 @@ pub(super) fn submission(section: Section<'_>) -> Submission {
 pub(super) fn otp(section: Section<'_>) -> Otp {
     let supersede =
         [("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)];
-    let budget = section.parsed("recipient_budget", "a rate like \"5/10m\", or \"off\",", |text| {
-        if text == "off" { Some(None) } else { units::rate(text).map(Some) }
-    });
+    let budgets = budgets(&section);
     let otp = Otp {
         supersede: section.choice("supersede", Supersede::ByKey, &supersede),
-        recipient_budget: budget.map_or(Some(DEFAULT_BUDGET), |budget| budget.value),
+        budgets,
         deliver_at_most_once: section.flag("deliver_at_most_once", false),
     };
     section.finish();
     otp
+}
+
+/// `recipient_budget` and `recipient_budget_total`.
+fn budgets(section: &Section<'_>) -> budget::Limits {
+    let read = |key| {
+        section.parsed(key, "a rate like \"5/10m\", or \"off\",", |text| {
+            if text == "off" { Some(None) } else { units::rate(text).map(Some) }
+        })
+    };
+    let own = read("recipient_budget").map_or(Some(DEFAULT_BUDGET), |budget| budget.value);
+    let Some(total) = read("recipient_budget_total") else {
+        // Never less than what one user may, whatever that is.
+        let least = own.map(|own| DEFAULT_BUDGET_TOTAL.allowing(own));
+        return budget::Limits { own, total: least };
+    };
+    if let (Some(own), Some(rate)) = (own, total.value)
+        && rate.allowing(own) != rate
+    {
+        let text = "has to allow at least what otp.recipient_budget allows one user";
+        section.error(total.line, "recipient_budget_total", text);
+    }
+    budget::Limits { own, total: total.value }
 }
 
 pub(super) fn dkim(top: &Section<'_>) -> Keys {

@@ -177,7 +177,11 @@ fn recipients(new: &NewMessage, recipients_max: usize) -> Result<Vec<Person>, Pr
 async fn check_recipients(door: &Door, user: &User, to: &[Person], may_be_repeat: bool) -> Result<(), Problem> {
     let checks = to.iter().map(|person| async {
         let result = match door.check_recipient(user, &person.mailbox) {
-            RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::Rate { .. })) if may_be_repeat => Ok(()),
+            RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::TotalBudget | Refusal::Rate { .. }))
+                if may_be_repeat =>
+            {
+                Ok(())
+            }
             RecipientCheck::Done(result) => result,
             RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox).await,
         };

@@ -138,7 +138,7 @@ impl From<Refusal> for Problem {
             Refusal::IdempotencyConflict => {
                 Self::new(StatusCode::CONFLICT, "idempotency-conflict", "The key was used for another message", detail)
             }
-            Refusal::Budget { .. } => {
+            Refusal::Budget { .. } | Refusal::TotalBudget => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now", detail)
             }
             Refusal::Rate { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail),

@@ -1,12 +1,13 @@
-//! How many messages a user may send to one recipient within a time: a sliding window, so that nobody's mailbox can be
-//! flooded with codes through an app's login form. Survives a restart.
+//! How many messages may go to one mailbox within a time, of one user and of all together: sliding windows, so that
+//! nobody's mailbox can be flooded with codes through an app's login form, in whatever spelling of the address. Survives
+//! a restart.
 
-use std::collections::HashMap;
-use std::sync::Arc;
-
-use arc_swap::ArcSwapOption;
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 
+use super::budget_form::budget_form;
+pub use super::budget_table::Limits;
+use super::budget_table::{Place, Table, Taken, Windows, within};
 use super::rate::Rate;
 use super::refusal::Refusal;
 use super::user::User;
@@ -15,110 +16,18 @@ use crate::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::envelope::Recipient;
 use crate::mail::id::{EntryId, MessageId};
-use crate::queue::store::{Change, Row, Table};
+use crate::queue::store::{Change, Row};
 
-/// Recipients counted at most; beyond that, those that come are let through uncounted.
-const RECIPIENTS_MAX: usize = 500_000;
-/// Domains where dots in the local part do not count, and the one they all are.
-const DOTLESS: [(&str, &str); 2] = [("gmail.com", "gmail.com"), ("googlemail.com", "gmail.com")];
-/// Version of the rows.
-const VERSION: u8 = 1;
-const PLACE_LEN: usize = 8 + 16 + 2 + 1;
-
-/// A place taken in a budget.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Place {
-    at: Timestamp,
-    entry: EntryId,
-    /// It may be asked for again under the same idempotency key, which does not count.
-    is_repeatable: bool,
-}
-
-#[derive(Debug, Default)]
-struct Taken {
-    places: HashMap<Box<str>, Vec<Place>>,
-    swept_at: Timestamp,
-}
+/// Mailboxes counted at most; beyond that, the oldest that has room left goes.
+const MAILBOXES_MAX: usize = 500_000;
+/// So many of a user's messages to a mailbox the budget over all users never refuses.
+const OWN_MIN: usize = 2;
 
 /// What was sent to whom lately.
 #[derive(Debug)]
 pub(super) struct Budgets {
-    limit: ArcSwapOption<Rate>,
-    taken: Mutex<Taken>,
-}
-
-impl Budgets {
-    /// Takes up the rows found at start.
-    pub(super) fn new(limit: Option<Rate>, rows: Vec<Row>) -> Self {
-        let places = rows.into_iter().filter_map(|(key, value)| {
-            let key = String::from_utf8(key.into()).ok()?;
-            Some((key.into_boxed_str(), decode(&value)?))
-        });
-        let taken = Taken { places: places.collect(), swept_at: Timestamp::default() };
-        Self { limit: ArcSwapOption::from_pointee(limit), taken: Mutex::new(taken) }
-    }
-
-    /// Changes the limit.
-    pub(super) fn set_limit(&self, limit: Option<Rate>) {
-        self.limit.store(limit.map(Arc::new));
-    }
-
-    /// Whether a message to this recipient could pass in any lane that the user may use, or as a repeat.
-    ///
-    /// # Errors
-    /// Where none could.
-    pub(super) fn check(&self, user: &User, recipient: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
-        let Some(limit) = self.limit.load_full() else { return Ok(()) };
-        let most = most(*limit, user.lane.max(Lane::Reset));
-        let taken = self.taken.lock();
-        let Some(places) = taken.places.get(key(&user.name, recipient).as_str()) else { return Ok(()) };
-        let places: Vec<Place> = current(places, *limit, now).collect();
-        if places.iter().any(|place| place.is_repeatable) { Ok(()) } else { room(&places, *limit, most, now) }
-    }
-
-    /// Takes a place for each recipient, all or none; the changes are to be stored with the message.
-    ///
-    /// # Errors
-    /// Where a recipient has had too many.
-    pub(super) fn take(&self, request: &Request<'_>, recipients: &[Recipient]) -> Result<Vec<Change>, Refusal> {
-        let Some(limit) = self.limit.load_full() else { return Ok(Vec::new()) };
-        let Request { now, lane, user, .. } = *request;
-        let mut taken = self.taken.lock();
-        let mut changes = taken.sweep(*limit, now);
-        let keys: Vec<Box<str>> =
-            recipients.iter().map(|recipient| key(user, &recipient.mailbox).into_boxed_str()).collect();
-        for (index, wanted) in keys.iter().enumerate() {
-            let before = keys[..index].iter().filter(|other| *other == wanted).count();
-            let places: Vec<Place> = taken.places.get(wanted).map_or(Vec::new(), |p| current(p, *limit, now).collect());
-            let most = most(*limit, lane).saturating_sub(before);
-            room(&places, *limit, most, now)?;
-        }
-        for (wanted, index) in keys.into_iter().zip(0..) {
-            if taken.places.len() >= RECIPIENTS_MAX && !taken.places.contains_key(&wanted) {
-                continue;
-            }
-            let entry = EntryId { message: request.id, index };
-            let places = taken.places.entry(wanted.clone()).or_default();
-            places.retain(|place| now.since(place.at) < limit.span);
-            places.push(Place { at: now, entry, is_repeatable: request.is_repeatable });
-            changes.push(row(&wanted, places));
-        }
-        Ok(changes)
-    }
-
-    /// Gives a place back; the change is to be stored.
-    pub(super) fn give_back(&self, user: &str, recipient: &Mailbox, entry: EntryId) -> Option<Change> {
-        let key = key(user, recipient);
-        let mut taken = self.taken.lock();
-        let places = taken.places.get_mut(key.as_str())?;
-        let before = places.len();
-        places.retain(|place| place.entry != entry);
-        let change = (places.len() < before).then(|| row(&key, places));
-        if places.is_empty() {
-            taken.places.remove(key.as_str());
-        }
-        change
-    }
+    limits: ArcSwap<Limits>,
+    table: Mutex<Table>,
 }
 
 /// What places are taken for.
@@ -131,23 +40,94 @@ pub(super) struct Request<'a> {
     pub(super) now: Timestamp,
 }
 
-impl Taken {
-    /// Once a window, forgets what lies before it.
-    fn sweep(&mut self, limit: Rate, now: Timestamp) -> Vec<Change> {
-        if now.since(self.swept_at) < limit.span {
-            return Vec::new();
-        }
-        self.swept_at = now;
-        let mut changes = Vec::new();
-        self.places.retain(|key, places| {
-            places.retain(|place| now.since(place.at) < limit.span);
-            if places.is_empty() {
-                changes.push(row(key, places));
-            }
-            !places.is_empty()
-        });
-        changes
+impl Budgets {
+    /// Takes up the rows found at start.
+    pub(super) fn new(limits: Limits, rows: Vec<Row>) -> Self {
+        Self::bounded(limits, rows, MAILBOXES_MAX)
     }
+
+    fn bounded(limits: Limits, rows: Vec<Row>, mailboxes_max: usize) -> Self {
+        Self { limits: ArcSwap::from_pointee(limits), table: Mutex::new(Table::new(rows, mailboxes_max)) }
+    }
+
+    /// Changes the limits.
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.limits.store(limits.into());
+    }
+
+    /// Whether a message to this recipient could pass in any lane that the user may use, or as a repeat.
+    ///
+    /// # Errors
+    /// Where none could.
+    pub(super) fn check(&self, user: &User, recipient: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
+        let Some(windows) = Windows::of(**self.limits.load()) else { return Ok(()) };
+        let table = self.table.lock();
+        let Some(taken) = table.of(&budget_form(recipient)) else { return Ok(()) };
+        let is_repeatable = |one: &Taken| one.place.is_repeatable && *one.user == *user.name;
+        if within(taken, windows.longest, now).any(is_repeatable) {
+            return Ok(());
+        }
+        let asking = Asking { user: &user.name, lane: user.lane.max(Lane::Reset), before: 0, now };
+        room(taken, windows.limits, asking)
+    }
+
+    /// Takes a place for each recipient, all or none; the changes are to be stored with the message.
+    ///
+    /// # Errors
+    /// Where a recipient has had too many.
+    pub(super) fn take(&self, request: &Request<'_>, recipients: &[Recipient]) -> Result<Vec<Change>, Refusal> {
+        let Some(windows) = Windows::of(**self.limits.load()) else { return Ok(Vec::new()) };
+        let Request { now, lane, user, .. } = *request;
+        let mut table = self.table.lock();
+        let forms: Vec<String> = recipients.iter().map(|recipient| budget_form(&recipient.mailbox)).collect();
+        for (index, wanted) in forms.iter().enumerate() {
+            let before = forms[..index].iter().filter(|other| *other == wanted).count();
+            room(table.of(wanted).unwrap_or_default(), windows.limits, Asking { user, lane, before, now })?;
+        }
+        let mut changes = table.sweep(&windows, now);
+        for (wanted, index) in forms.iter().zip(0..) {
+            let entry = EntryId { message: request.id, index };
+            let place = Place { at: now, entry, is_repeatable: request.is_repeatable };
+            table.add(wanted, user, place, &windows, &mut changes);
+        }
+        Ok(changes)
+    }
+
+    /// Gives a place back; the change is to be stored.
+    pub(super) fn give_back(&self, user: &str, recipient: &Mailbox, entry: EntryId) -> Option<Change> {
+        self.table.lock().give_back(&budget_form(recipient), user, entry)
+    }
+}
+
+/// Who wants a place.
+#[derive(Clone, Copy)]
+struct Asking<'a> {
+    user: &'a str,
+    lane: Lane,
+    /// Places that the same message takes besides.
+    before: usize,
+    now: Timestamp,
+}
+
+/// Whether one more may go to a mailbox that has had these.
+fn room(taken: &[Taken], limits: Limits, asking: Asking<'_>) -> Result<(), Refusal> {
+    let Asking { user, lane, before, now } = asking;
+    let is_own = |one: &&Taken| *one.user == *user;
+    if let Some(limit) = limits.own {
+        let own: Vec<Timestamp> = within(taken, limit.span, now).filter(is_own).map(|one| one.place.at).collect();
+        if let Some(first_to_go) = own.len().checked_sub(most(limit, lane).saturating_sub(before)) {
+            let wait = own.get(first_to_go).map_or(limit.span, |at| at.plus(limit.span).since(now));
+            return Err(Refusal::Budget { count: limit.count, window: limit.span, wait });
+        }
+    }
+    if let Some(limit) = limits.total {
+        let own = within(taken, limit.span, now).filter(is_own).count() + before;
+        let all = within(taken, limit.span, now).count() + before;
+        if own >= OWN_MIN && all >= most(limit, lane) {
+            return Err(Refusal::TotalBudget);
+        }
+    }
+    Ok(())
 }
 
 /// One more for `reset`: who has asked for codes until nothing went any more resets the password.
@@ -156,66 +136,15 @@ fn most(limit: Rate, lane: Lane) -> usize {
     if lane == Lane::Reset { most.saturating_add(1) } else { most }
 }
 
-fn current(places: &[Place], limit: Rate, now: Timestamp) -> impl Iterator<Item = Place> + '_ {
-    places.iter().copied().filter(move |place| now.since(place.at) < limit.span)
-}
-
-fn room(places: &[Place], limit: Rate, most: usize, now: Timestamp) -> Result<(), Refusal> {
-    let Some(first_to_go) = places.len().checked_sub(most) else { return Ok(()) };
-    let wait = places.get(first_to_go).map_or(limit.span, |place| place.at.plus(limit.span).since(now));
-    Err(Refusal::Budget { count: limit.count, window: limit.span, wait })
-}
-
-/// The user and the mailbox that an address belongs to: no case, no plus-tag, no dots where they do not count.
-fn key(user: &str, recipient: &Mailbox) -> String {
-    let local = recipient.local_part().to_lowercase();
-    let mut local = local.split_once('+').map_or(local.as_str(), |(box_name, _)| box_name).to_owned();
-    let mut domain = recipient.domain_key();
-    if let Some((_, name)) = DOTLESS.iter().find(|(dotless, _)| *dotless == domain) {
-        local.retain(|c| c != '.');
-        (*name).clone_into(&mut domain);
-    }
-    format!("{user}\n{local}@{domain}")
-}
-
-fn row(key: &str, places: &[Place]) -> Change {
-    let value = (!places.is_empty()).then(|| encode(places));
-    Change::Side(Table::Budget, key.as_bytes().into(), value)
-}
-
-fn encode(places: &[Place]) -> Box<[u8]> {
-    let mut value = vec![VERSION];
-    for place in places {
-        value.extend_from_slice(&place.at.as_millis().to_be_bytes());
-        value.extend_from_slice(&place.entry.message.to_bytes());
-        value.extend_from_slice(&place.entry.index.to_be_bytes());
-        value.push(u8::from(place.is_repeatable));
-    }
-    value.into()
-}
-
-fn decode(value: &[u8]) -> Option<Vec<Place>> {
-    let (&version, places) = value.split_first()?;
-    if version != VERSION || !places.len().is_multiple_of(PLACE_LEN) {
-        return None;
-    }
-    let place = |raw: &[u8]| {
-        let at = Timestamp::from_millis(u64::from_be_bytes(raw[..8].try_into().ok()?));
-        let message = MessageId::from_bytes(raw[8..24].try_into().ok()?);
-        let index = u16::from_be_bytes(raw[24..26].try_into().ok()?);
-        Some(Place { at, entry: EntryId { message, index }, is_repeatable: raw[26] != 0 })
-    };
-    places.chunks(PLACE_LEN).map(place).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
     use crate::mail::id::IdSource;
+    use crate::queue::store::Table as SideTable;
 
-    const LIMIT: Rate = Rate { count: 2, span: Duration::from_secs(600) };
+    const SPAN: Duration = Duration::from_secs(600);
 
     struct World {
         budgets: Budgets,
@@ -224,13 +153,29 @@ mod tests {
 
     impl World {
         fn new() -> Self {
-            Self { budgets: Budgets::new(Some(LIMIT), Vec::new()), ids: IdSource::with_random(|| 7) }
+            Self::with(2, None, 1000, Vec::new())
+        }
+
+        fn with(own: u32, total: Option<u32>, mailboxes_max: usize, rows: Vec<Row>) -> Self {
+            let rate = |count| Rate { count, span: SPAN };
+            let limits = Limits { own: Some(rate(own)), total: total.map(rate) };
+            Self { budgets: Budgets::bounded(limits, rows, mailboxes_max), ids: IdSource::with_random(|| 7) }
         }
 
         fn take(&self, lane: Lane, recipients: &[&str], at_s: u64) -> Result<(EntryId, Vec<Change>), Refusal> {
+            self.take_as("shop", lane, recipients, at_s)
+        }
+
+        fn take_as(
+            &self,
+            user: &str,
+            lane: Lane,
+            recipients: &[&str],
+            at_s: u64,
+        ) -> Result<(EntryId, Vec<Change>), Refusal> {
             let now = Timestamp::from_millis(at_s * 1000);
             let id = self.ids.next(now);
-            let request = Request { user: "shop", lane, id, is_repeatable: false, now };
+            let request = Request { user, lane, id, is_repeatable: false, now };
             let recipients: Vec<Recipient> =
                 recipients.iter().map(|text| Recipient::new(Mailbox::parse(text).unwrap())).collect();
             let changes = self.budgets.take(&request, &recipients)?;
@@ -245,6 +190,15 @@ mod tests {
 
     fn wait(result: Result<impl Sized, Refusal>) -> Option<u64> {
         result.err().and_then(|refusal| refusal.retry_after()).map(|wait| wait.as_secs())
+    }
+
+    /// What is on disk after these changes.
+    fn stored(rows: &mut Vec<Row>, changes: Vec<Change>) {
+        for change in changes {
+            let Change::Side(SideTable::Budget, key, value) = change else { panic!("{change:?}") };
+            rows.retain(|(known, _)| *known != key);
+            rows.extend(value.map(|value| (key, value)));
+        }
     }
 
     #[test]
@@ -271,22 +225,119 @@ mod tests {
     #[test]
     fn spellings_of_one_mailbox_share_its_budget() {
         let world = World::new();
-        world.take(Lane::Otp, &["J.Doe+a@gmail.com", "jdoe@googlemail.com"], 0).unwrap();
+        world.take(Lane::Otp, &["J.Doe+a@gmail.com", "\"j..doe\"@googlemail.com"], 0).unwrap();
         assert!(world.take(Lane::Otp, &["jd.oe@gmail.com"], 1).is_err());
-        assert!(world.take(Lane::Otp, &["x@b.example", "x+1@b.example", "x+2@b.example"], 1).is_err());
+        assert!(world.take(Lane::Otp, &["x@b.example", "\"x\"@b.example", "x+2@b.example"], 1).is_err());
         assert!(world.take(Lane::Otp, &["j.doe@b.example", "jdoe@b.example", "jdoe@b.example"], 1).is_ok());
     }
 
     #[test]
     fn places_are_given_back_and_survive_a_restart() {
-        let world = World::new();
-        let (first, _) = world.take(Lane::Otp, &["a@example.com"], 0).unwrap();
-        let (_, changes) = world.take(Lane::Otp, &["a@example.com"], 1).unwrap();
-        let Some(Change::Side(Table::Budget, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
-        let again = World { budgets: Budgets::new(Some(LIMIT), vec![(key, value)]), ids: IdSource::with_random(|| 8) };
+        let (world, mut rows) = (World::new(), Vec::new());
+        let (first, changes) = world.take(Lane::Otp, &["\"a\"@example.com"], 0).unwrap();
+        stored(&mut rows, changes);
+        stored(&mut rows, world.take(Lane::Otp, &["a@example.com"], 1).unwrap().1);
+        let again = World { ids: IdSource::with_random(|| 8), ..World::with(2, None, 1000, rows.clone()) };
         assert!(again.take(Lane::Otp, &["a@example.com"], 2).is_err());
-        assert!(again.budgets.give_back("shop", &Mailbox::parse("a@example.com").unwrap(), first).is_some());
-        assert!(again.take(Lane::Otp, &["a@example.com"], 2).is_ok());
+        let change = again.budgets.give_back("shop", &Mailbox::parse("a@example.com").unwrap(), first);
+        stored(&mut rows, change.into_iter().collect());
+        assert_eq!(rows.len(), 1);
+        stored(&mut rows, again.take(Lane::Otp, &["a@example.com"], 2).unwrap().1);
         assert!(again.take(Lane::Otp, &["a@example.com"], 2).is_err());
+        // When all of it is over, nothing is left of it.
+        let rest = World::with(2, None, 1000, rows.clone());
+        stored(&mut rows, rest.take(Lane::Otp, &["b@example.com"], 2000).unwrap().1);
+        assert_eq!(rows.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), [&b"shop\nb@example.com"[..]]);
+    }
+
+    #[test]
+    fn the_rows_of_version_0_1_still_count() {
+        let mut value = vec![1];
+        for at_s in [0_u64, 1] {
+            value.extend_from_slice(&(at_s * 1000).to_be_bytes());
+            value.extend_from_slice(&[9; 16]);
+            value.extend_from_slice(&[0, 0, 0]);
+        }
+        for (written, spelling) in [
+            ("a@example.com", "A@example.com"),
+            ("\"a\"@example.com", "a@example.com"),
+            ("j.doe@yandex.com", "j-doe@ya.ru"),
+            ("\"a b@example.com", "\"a b\"@example.com"),
+        ] {
+            let row: Row = (format!("shop\n{written}").into_bytes().into(), value.clone().into());
+            let world = World::with(2, None, 1000, vec![row]);
+            let is_cut = written.starts_with("\"a b");
+            assert_eq!(world.take(Lane::Otp, &[spelling], 2).is_err(), !is_cut, "{written}");
+        }
+        // Rows that turn out to be one mailbox's come together, under its name.
+        let row = |written: &str| -> Row { (format!("shop\n{written}").into_bytes().into(), value.clone().into()) };
+        let mut rows = vec![row("a@example.com"), row("\"a\"@example.com")];
+        let world = World::with(5, None, 1000, rows.clone());
+        stored(&mut rows, world.take(Lane::Otp, &["a@example.com"], 2).unwrap().1);
+        assert_eq!(rows.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), [&b"shop\na@example.com"[..]]);
+        assert!(World::with(5, None, 1000, rows).take(Lane::Otp, &["a@example.com"], 3).is_err());
+    }
+
+    #[test]
+    fn all_users_share_a_budget_that_leaves_each_its_first_two() {
+        let world = World::with(3, Some(4), 1000, Vec::new());
+        let take = |user: &str, at| world.take_as(user, Lane::Otp, &["a@example.com"], at).map(|_| ());
+        for at in 0..3 {
+            assert_eq!(take("shop", at), Ok(()));
+        }
+        assert_eq!(take("bank", 3), Ok(()));
+        // The fourth of all was the first of the bank's; its second passes, its third does not.
+        assert_eq!(take("bank", 4), Ok(()));
+        assert_eq!(take("bank", 5), Err(Refusal::TotalBudget));
+        assert_eq!((take("game", 6), take("game", 7)), (Ok(()), Ok(())));
+        assert_eq!(take("game", 8), Err(Refusal::TotalBudget));
+        // Its own budget is told with its own count.
+        assert!(matches!(take("shop", 9), Err(Refusal::Budget { count: 3, .. })));
+        assert_eq!(take("game", 604), Ok(()));
+    }
+
+    #[test]
+    fn the_budget_of_all_survives_a_restart() {
+        let (world, mut rows) = (World::with(3, Some(4), 1000, Vec::new()), Vec::new());
+        for (user, at) in [("shop", 0), ("shop", 1), ("bank", 2), ("bank", 3)] {
+            stored(&mut rows, world.take_as(user, Lane::Otp, &["a@example.com"], at).unwrap().1);
+        }
+        let again = World::with(3, Some(4), 1000, rows);
+        assert_eq!(again.take_as("bank", Lane::Otp, &["a@example.com"], 4).err(), Some(Refusal::TotalBudget));
+        assert!(again.take_as("game", Lane::Otp, &["a@example.com"], 4).is_ok());
+    }
+
+    /// Who names many recipients cannot make the relay forget whom it protects, nor stop counting.
+    #[test]
+    fn a_full_table_forgets_the_oldest_that_have_room() {
+        let (world, mut rows) = (World::with(2, None, 100, Vec::new()), Vec::new());
+        for at in [0, 1] {
+            stored(&mut rows, world.take(Lane::Otp, &["victim@example.com"], at).unwrap().1);
+        }
+        for number in 0..1000 {
+            let name = format!("a{number}@example.com");
+            stored(&mut rows, world.take(Lane::Otp, &[&name], 2 + number / 10).unwrap().1);
+        }
+        assert!(world.take(Lane::Otp, &["victim@example.com"], 200).is_err());
+        assert_eq!(rows.len(), 100);
+        // The latest are counted as ever.
+        assert!(world.take(Lane::Otp, &["a999@example.com"], 200).is_ok());
+        assert!(world.take(Lane::Otp, &["a999@example.com"], 200).is_err());
+        // Where nobody has room left, the oldest goes all the same: the table has its bound.
+        for number in 0..200 {
+            let name = format!("b{number}@example.com");
+            stored(&mut rows, world.take(Lane::Otp, &[&name, &name], 300).unwrap().1);
+        }
+        assert_eq!(rows.len(), 100);
+    }
+
+    #[test]
+    fn who_is_counted_no_more_leaves_no_row() {
+        let (world, mut rows) = (World::with(2, Some(9), 1000, Vec::new()), Vec::new());
+        stored(&mut rows, world.take_as("bank", Lane::Otp, &["a@example.com"], 0).unwrap().1);
+        for at in [500, 900, 1300, 1700] {
+            stored(&mut rows, world.take(Lane::Otp, &["a@example.com"], at).unwrap().1);
+        }
+        assert_eq!(rows.iter().map(|(key, _)| &**key).collect::<Vec<_>>(), [&b"shop\na@example.com"[..]]);
     }
 }

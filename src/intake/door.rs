@@ -7,9 +7,10 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 
 use super::budget::{self, Budgets};
+use super::budget_form;
 use super::dsn;
 use super::idempotency::{self, Asked, DailySecrets};
-use super::rate::{Buckets, Rate};
+use super::rate::Buckets;
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
@@ -54,8 +55,8 @@ pub struct Settings {
     pub routed_addresses: bool,
     /// Recipient patterns outside which nothing is taken; empty: everything is.
     pub only_to: Vec<String>,
-    /// What a user may send to one recipient; none: no limit.
-    pub recipient_budget: Option<Rate>,
+    /// What may go to one recipient, of a user and of all.
+    pub budgets: budget::Limits,
 }
 
 /// What intake works with.
@@ -123,7 +124,8 @@ impl Door {
     /// A door, which also sees to what ends in the queue.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         let queue = parts.queue.clone();
-        let budgets = Budgets::new(settings.recipient_budget, queue.take_side(Table::Budget));
+        budget_form::prepare();
+        let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget));
         let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone());
         let suppressions = Suppressions::new(queue.take_side(Table::Suppression));
         let settings = ArcSwap::from_pointee(settings);
@@ -135,7 +137,7 @@ impl Door {
 
     /// Changes the settings.
     pub fn reconfigure(&self, settings: Settings) {
-        self.budgets.set_limit(settings.recipient_budget);
+        self.budgets.set_limits(settings.budgets);
         self.settings.store(Arc::new(settings));
     }
 

@@ -6,6 +6,9 @@ use crate::clock::Timestamp;
 use crate::mail::text::shell_argument;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
+/// When it is worth asking again where all users together sent too much.
+const TOTAL_BUDGET_PAUSE: Duration = Duration::from_secs(60);
+
 /// What a routed address is told.
 const ROUTED: &str = "the part before the @ routes elsewhere (%, ! or a quoted @); such addresses are not taken \
                       (submission.routed_addresses)";
@@ -67,6 +70,8 @@ pub enum Refusal {
         /// When the next may come.
         wait: Duration,
     },
+    /// The recipient has had what all users together may send to it for now. Says no more: the others are nobody's concern.
+    TotalBudget,
     /// The user sends faster than it may.
     Rate {
         /// When the next may come.
@@ -85,7 +90,27 @@ pub enum Refusal {
 impl Refusal {
     /// When it is worth trying again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
-        if let Self::Budget { wait, .. } | Self::Rate { wait } = self { Some(*wait) } else { None }
+        match self {
+            Self::Budget { wait, .. } | Self::Rate { wait } => Some(*wait),
+            // Always the same, since the true one would tell when others sent.
+            Self::TotalBudget => Some(TOTAL_BUDGET_PAUSE),
+            Self::Sender { .. }
+            | Self::NoSuchDomain
+            | Self::NullMx
+            | Self::NoMailHost
+            | Self::PrivateHosts
+            | Self::AddressLiteral
+            | Self::Routed
+            | Self::NotInOnlyTo
+            | Self::Message(_)
+            | Self::Wish(_)
+            | Self::IdempotencyConflict
+            | Self::Suppressed { .. }
+            | Self::Loop
+            | Self::Full
+            | Self::Internal
+            | Self::ShuttingDown => None,
+        }
     }
 
     /// What an SMTP client hears.
@@ -121,9 +146,12 @@ impl Refusal {
             }
             Self::Budget { count, window, wait } => {
                 let window = spoken(*window);
-                let text = format!("{count} codes in {window} for this recipient; next in {} s", seconds(*wait));
+                let next = seconds(*wait);
+                let text =
+                    format!("{count} codes in {window} for this recipient (otp.recipient_budget); next in {next} s");
                 Reply::new(450, EnhancedCode(4, 7, 28), text)
             }
+            Self::TotalBudget => Reply::new(450, EnhancedCode(4, 7, 28), "too many codes for this recipient"),
             Self::Rate { wait } => {
                 let text = format!("this user's rate is used up; next in {} s", seconds(*wait));
                 Reply::new(452, EnhancedCode(4, 7, 0), text)

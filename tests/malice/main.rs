@@ -7,6 +7,7 @@
 mod authors;
 mod content;
 mod addresses;
+mod budgets;
 mod doors;
 mod hosts;
 mod injection;

@@ -16,6 +16,7 @@ use otp_relay::destination::resolver::Dns;
 use otp_relay::dkim::Keys;
 use otp_relay::dkim::pool::SigningPool;
 use otp_relay::event::Sink;
+use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
 use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::mail::id::IdSource;
@@ -108,7 +109,7 @@ impl Life {
             long_lines: Default::default(),
             routed_addresses: false,
             only_to: Vec::new(),
-            recipient_budget: None,
+            budgets: Limits::default(),
         };
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
         let secrets = Arc::new(Secrets);
