@@ -385,7 +385,9 @@ impl Door {
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
         let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
-            Some(keys) => signing.sign(message.lane, &keys, &content, message.signature_terms(self.parts.clock.step())).await,
+            Some(keys) => {
+                signing.sign(message.lane, &keys, &content, message.signature_terms(self.parts.clock.step())).await
+            }
             None => Some(bytes::Bytes::new()),
         };
         queue.stored(&mut pending.commit).await?;

@@ -101,6 +101,7 @@ impl Refusal {
             | Self::PrivateHosts
             | Self::AddressLiteral
             | Self::Routed
+            | Self::LongLine { .. }
             | Self::NotInOnlyTo
             | Self::Message(_)
             | Self::Wish(_)

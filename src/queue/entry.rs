@@ -269,6 +269,9 @@ mod tests {
         assert_eq!(before.signature_terms(Step::NONE).sender, SenderField::Open);
         let direct = Message { is_direct: true, ..before };
         let json = serde_json::to_string(&direct).unwrap();
-        assert_eq!(serde_json::from_str::<Message>(&json).unwrap().signature_terms(Step::NONE).sender, SenderField::Closed);
+        assert_eq!(
+            serde_json::from_str::<Message>(&json).unwrap().signature_terms(Step::NONE).sender,
+            SenderField::Closed
+        );
     }
 }

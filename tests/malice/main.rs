@@ -4,10 +4,10 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
-mod authors;
-mod content;
 mod addresses;
+mod authors;
 mod budgets;
+mod content;
 mod doors;
 mod hosts;
 mod injection;
