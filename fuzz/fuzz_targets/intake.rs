@@ -51,9 +51,9 @@ fn check(content: &[u8], life: Duration) {
     assert!(!own.iter().any(|(name, _)| name.starts_with("x-otp-")));
     let from = message.from().expect("there is a From");
     for author in from.iter() {
-        let address = author.address().expect("authors have addresses");
-        let mailbox = Mailbox::parse(address).expect("authors have been read");
-        assert!(user().may_send_as(&mailbox, |_| false), "{address}");
+        // Of odd forms (`otp @ example.com`) it makes no address.
+        let Some(mailbox) = author.address().and_then(|address| Mailbox::parse(address).ok()) else { continue };
+        assert!(user().may_send_as(&mailbox, |_| false), "{mailbox}");
     }
     assert!(life <= LIFE.1);
     if let [HeaderValue::Text(text)] = message.header_values("Expires").collect::<Vec<_>>()[..]

@@ -409,4 +409,29 @@ mod tests {
         }
         assert_eq!(Authors::read(b" \xff <otp@app.test>"), Err(Malformed));
     }
+
+    proptest::proptest! {
+        #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4000))]
+        /// Another parser, which is lenient, reads nobody in what is let through but those who are checked.
+        #[test]
+        fn another_parser_reads_nobody_else(
+            pieces in proptest::collection::vec(
+                proptest::sample::select(vec![
+                    "ceo@bank.test", "otp@app.test", "otp@app.test", "<", ">", "<otp@app.test>", "\"", "(", ")", ",", ":", ";", " ", "\\", "x",
+                    "[", "]", "@", ".", "=?utf-8?q?ceo=40bank.test?=", "=?utf-8?q?x?=",
+                ]),
+                1..9,
+            )
+        ) {
+            let value = pieces.concat();
+            let Ok(authors) = Authors::read(value.as_bytes()) else { return Ok(()) };
+            let field = format!("From: {value}\r\n");
+            let message = MessageParser::new().with_address_headers().parse_headers(field.as_bytes()).unwrap();
+            let read = message.from().into_iter().flat_map(|from| from.iter()).filter_map(|author| author.address());
+            for address in read.filter_map(|address| Mailbox::parse(address).ok()) {
+                let is_checked = authors.mailboxes.iter().chain(&authors.also_readable).any(|author| *author == address);
+                proptest::prop_assert!(is_checked, "{:?} in {:?}", address.as_str(), value);
+            }
+        }
+    }
 }
