@@ -10,8 +10,10 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use tokio_rustls::TlsAcceptor;
 
 use super::daily::FileSecrets;
+use crate::clock::Timestamp;
 use crate::config::Config;
 use crate::files;
+use crate::intake::idempotency::latest_day;
 use crate::submission::credentials::TokenHash;
 use crate::tls;
 
@@ -87,8 +89,8 @@ impl DataFolder {
     }
 
     /// Secrets that are replaced daily.
-    pub fn daily_secrets(&self) -> FileSecrets {
-        FileSecrets::new(self.path.join("daily-secrets"))
+    pub fn daily_secrets(&self, now: Timestamp) -> FileSecrets {
+        FileSecrets::new(self.path.join("daily-secrets"), latest_day(now))
     }
 
     /// The acceptor with the configured certificate, or with one made up and kept here.

@@ -200,7 +200,7 @@ impl Relay {
             keys: keys.clone(),
             signing,
             ids: IdSource::new(),
-            secrets: Arc::new(folder.daily_secrets()),
+            secrets: Arc::new(folder.daily_secrets(clock.now())),
             clock: clock.clone(),
             reverse_path,
             goes_straight: Box::new(move |domain| {

@@ -126,7 +126,8 @@ impl Door {
         let queue = parts.queue.clone();
         budget_form::prepare();
         let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget));
-        let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone());
+        let idempotency =
+            idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), parts.clock.now());
         let suppressions = Suppressions::new(queue.take_side(Table::Suppression));
         let settings = ArcSwap::from_pointee(settings);
         let buckets = Buckets::default();

@@ -28,11 +28,24 @@ const KEYS_MAX: usize = 500_000;
 const VERSION: u8 = 1;
 const DIGEST_LEN: usize = 32;
 const DAY_S: u64 = 86_400;
+/// What was taken later than this from now was taken by a clock that was ahead, and is forgotten.
+const AHEAD_MAX: Duration = Duration::from_secs(3600);
+/// Longest content that is hashed where it came in.
+const SHORT_LEN: usize = 32 << 10;
 
 /// Secrets that are kept for two days and then destroyed.
 pub trait DailySecrets: Send + Sync {
-    /// The secret of a day since 1970; none if it is gone, or could not be made.
+    /// The secret of a day since 1970; none if it is gone.
     fn of(&self, day: u64) -> Option<[u8; 32]>;
+    /// The secret of the day that it is, made if there is none; none if that failed.
+    fn of_today(&self, day: u64) -> Option<[u8; 32]> {
+        self.of(day)
+    }
+}
+
+/// Since 1970, the latest day that it can be: clocks are set by less than [`AHEAD_MAX`] every now and then.
+pub fn latest_day(now: Timestamp) -> u64 {
+    now.plus(AHEAD_MAX).as_secs() / DAY_S
 }
 
 /// A message taken under a key.
@@ -91,11 +104,12 @@ pub(super) struct Reservation<'a> {
 }
 
 impl Keys {
-    /// Takes up the rows found at start.
-    pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn DailySecrets>) -> Self {
+    /// Takes up the rows found at start, but for those that cannot have been taken yet.
+    pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn DailySecrets>, now: Timestamp) -> Self {
         let mut records: Vec<(Box<str>, Record)> = rows
             .into_iter()
             .filter_map(|(key, value)| Some((String::from_utf8(key.into()).ok()?.into(), decode(&value)?)))
+            .filter(|(_, record): &(_, Record)| record.at <= now.plus(AHEAD_MAX))
             .collect();
         records.sort_by_key(|(_, record)| record.at);
         let order = records.iter().map(|(key, record)| (record.at, key.clone())).collect();
@@ -115,39 +129,69 @@ impl Keys {
         now: Timestamp,
     ) -> Result<Asked<'_>, Refusal> {
         let key: Box<str> = format!("{user}\n{key}").into();
-        let digest_of = |at: Timestamp| {
-            let secret = self.secrets.of(at.as_secs() / DAY_S)?;
-            Some(digest(&secret, envelope, content))
-        };
+        let mut hashed = None;
         loop {
-            let mut pending = {
-                let mut known = self.known.lock();
-                match known.slots.get(&key) {
-                    Some(Slot::Pending(pending)) => pending.clone(),
-                    Some(Slot::Taken(record)) if now.since(record.at) < MEMORY => {
-                        let is_same = digest_of(record.at).is_none_or(|digest| digest == record.digest);
-                        return if is_same { Ok(Asked::Repeat(record.id)) } else { Err(Refusal::IdempotencyConflict) };
-                    }
-                    Some(Slot::Taken(_)) | None => {
-                        let digest = digest_of(now).ok_or(Refusal::Internal)?;
-                        let (waking, pending) = watch::channel(());
-                        known.slots.insert(key.clone(), Slot::Pending(pending));
-                        let is_taken = false;
-                        return Ok(Asked::First(Reservation {
-                            keys: self,
-                            key,
-                            digest,
-                            now,
-                            is_taken,
-                            _waking: waking,
-                        }));
-                    }
+            match self.look(&key, hashed.take(), now)? {
+                Look::Settled(asked) => return Ok(asked),
+                // Nothing is ever sent: it ends with the reservation.
+                Look::Wait(mut pending) => _ = pending.changed().await,
+                Look::Hash(day) => {
+                    let is_today = day == now.as_secs() / DAY_S;
+                    let secret = if is_today { self.secrets.of_today(day) } else { self.secrets.of(day) };
+                    let digest = match secret {
+                        Some(secret) => Some(digest_of(secret, envelope, content).await),
+                        None => None,
+                    };
+                    hashed = Some(Hashed { day, digest });
                 }
-            };
-            // Nothing is ever sent: it ends with the reservation.
-            let _ = pending.changed().await;
+            }
         }
     }
+
+    /// What there is to a key now; `hashed` was asked for by an earlier look.
+    fn look(&self, key: &str, hashed: Option<Hashed>, now: Timestamp) -> Result<Look<'_>, Refusal> {
+        let mut known = self.known.lock();
+        let record = match known.slots.get(key) {
+            Some(Slot::Pending(pending)) => return Ok(Look::Wait(pending.clone())),
+            Some(Slot::Taken(record)) if is_current(record.at, now) => Some(record),
+            Some(Slot::Taken(_)) | None => None,
+        };
+        let day = record.map_or(now, |record| record.at).as_secs() / DAY_S;
+        let Some(Hashed { digest, .. }) = hashed.filter(|hashed| hashed.day == day) else { return Ok(Look::Hash(day)) };
+        if let Some(record) = record {
+            let is_same = digest.is_none_or(|digest| digest == record.digest);
+            return if is_same {
+                Ok(Look::Settled(Asked::Repeat(record.id)))
+            } else {
+                Err(Refusal::IdempotencyConflict)
+            };
+        }
+        let digest = digest.ok_or(Refusal::Internal)?;
+        let (waking, pending) = watch::channel(());
+        known.slots.insert(key.into(), Slot::Pending(pending));
+        let (key, is_taken) = (key.into(), false);
+        Ok(Look::Settled(Asked::First(Reservation { keys: self, key, digest, now, is_taken, _waking: waking })))
+    }
+}
+
+/// What follows from a look at a key.
+enum Look<'a> {
+    Settled(Asked<'a>),
+    /// For what becomes of another submission.
+    Wait(watch::Receiver<()>),
+    /// The content, under the secret of this day, without the lock.
+    Hash(u64),
+}
+
+/// The content under the secret of a day, if there is one.
+struct Hashed {
+    day: u64,
+    digest: Option<[u8; DIGEST_LEN]>,
+}
+
+/// Whether something taken at a time is still remembered; what a clock took that was ahead is not.
+fn is_current(at: Timestamp, now: Timestamp) -> bool {
+    now.since(at) < MEMORY && at <= now.plus(AHEAD_MAX)
 }
 
 impl Reservation<'_> {
@@ -156,7 +200,8 @@ impl Reservation<'_> {
         let record = Record { id, at: self.now, digest: self.digest };
         let mut changes = vec![Change::Side(Table::Idempotency, self.key.as_bytes().into(), Some(encode(&record)))];
         let mut known = self.keys.known.lock();
-        while known.order.front().is_some_and(|(at, _)| self.now.since(*at) >= MEMORY || known.order.len() > KEYS_MAX) {
+        let is_full = |known: &Known| known.order.len() > KEYS_MAX;
+        while known.order.front().is_some_and(|(at, _)| !is_current(*at, self.now) || is_full(&known)) {
             let Some((at, key)) = known.order.pop_front() else { break };
             if matches!(known.slots.get(&key), Some(Slot::Taken(record)) if record.at == at) {
                 known.slots.remove(&key);
@@ -181,6 +226,18 @@ impl Drop for Reservation<'_> {
         if !self.is_taken {
             self.keys.known.lock().slots.remove(&self.key);
         }
+    }
+}
+
+/// Long content is taken apart and hashed where no mail waits for the thread.
+async fn digest_of(secret: [u8; 32], envelope: &Envelope, content: &Content) -> [u8; DIGEST_LEN] {
+    if content.len() <= SHORT_LEN {
+        return digest(&secret, envelope, content);
+    }
+    let (of_envelope, of_content) = (envelope.clone(), content.clone());
+    match tokio::task::spawn_blocking(move || digest(&secret, &of_envelope, &of_content)).await {
+        Ok(digest) => digest,
+        Err(_) => digest(&secret, envelope, content),
     }
 }
 
@@ -274,7 +331,7 @@ mod tests {
     }
 
     fn keys() -> Keys {
-        Keys::new(Vec::new(), Arc::new(Secrets))
+        Keys::new(Vec::new(), Arc::new(Secrets), Timestamp::default())
     }
 
     fn some_id() -> MessageId {
@@ -291,11 +348,35 @@ mod tests {
         assert!(matches!(ask(&keys, &mail("y2", "654321"), 1).await, Err(Refusal::IdempotencyConflict)));
         // After a restart too.
         let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
-        let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets));
+        let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
         assert!(matches!(ask(&again, &mail("y2", "123456"), 5).await, Ok(Asked::Repeat(first)) if first == id));
         let Ok(Asked::First(reservation)) = ask(&again, &mail("y2", "123456"), 86_400).await else { panic!() };
         // What is stored anew is not removed.
         assert_eq!(reservation.changes(id).len(), 1);
+    }
+
+    #[tokio::test]
+    async fn what_a_clock_took_that_was_ahead_is_not_remembered_for_days() {
+        let (keys, id, week) = (keys(), some_id(), 7 * 86_400);
+        let Ok(Asked::First(reservation)) = ask(&keys, &mail("x1", "123456"), week).await else { panic!() };
+        let rows = reservation.changes(id);
+        reservation.taken(id);
+        let set_back_a_little = ask(&keys, &mail("x1", "123456"), week - 3600).await;
+        assert!(matches!(set_back_a_little, Ok(Asked::Repeat(_))));
+        assert!(matches!(ask(&keys, &mail("x1", "123456"), 0).await, Ok(Asked::First(_))), "while the relay runs");
+        let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
+        let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
+        assert!(matches!(ask(&again, &mail("x1", "123456"), 0).await, Ok(Asked::First(_))), "over a restart");
+    }
+
+    #[tokio::test]
+    async fn long_content_is_known_again_too() {
+        let (keys, id) = (keys(), some_id());
+        let long = |last: &str| mail("x", &format!("{}{last}", "0123456789 ".repeat(10_000)));
+        let Ok(Asked::First(reservation)) = ask(&keys, &long("1"), 0).await else { panic!() };
+        reservation.taken(id);
+        assert!(matches!(ask(&keys, &long("1"), 1).await, Ok(Asked::Repeat(_))));
+        assert!(matches!(ask(&keys, &long("2"), 1).await, Err(Refusal::IdempotencyConflict)));
     }
 
     #[tokio::test]
