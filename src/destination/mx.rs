@@ -330,10 +330,10 @@ mod tests {
     async fn hosts_come_by_preference() {
         let table = Arc::new(Table::default());
         table.set("example.com", "MX", Ok(&["20 b.example.com", "10 z.example.com", "10 a.example.com"]));
-        for (host, address) in [("a", "192.0.2.1"), ("b", "192.0.2.2"), ("z", "192.0.2.3")] {
+        for (host, address) in [("a", "93.184.215.1"), ("b", "93.184.215.2"), ("z", "93.184.215.3")] {
             table.set(&format!("{host}.example.com"), "A", Ok(&[address]));
         }
-        table.set("a.example.com", "AAAA", Ok(&["2001:db8::1"]));
+        table.set("a.example.com", "AAAA", Ok(&["2606:2800::1"]));
         let (router, _) = router(&table, false);
         let route = router.route("example.com").await.unwrap();
         let names: Vec<&str> = route.hosts.iter().map(|host| host.name.as_ref()).collect();
@@ -347,8 +347,8 @@ mod tests {
     async fn a_host_that_is_named_twice_is_one_host() {
         let table = Arc::new(Table::default());
         table.set("example.com", "MX", Ok(&["30 a.example.com", "20 b.example.com", "10 a.example.com"]));
-        table.set("a.example.com", "A", Ok(&["192.0.2.1"]));
-        table.set("b.example.com", "A", Ok(&["192.0.2.2"]));
+        table.set("a.example.com", "A", Ok(&["93.184.215.1"]));
+        table.set("b.example.com", "A", Ok(&["93.184.215.2"]));
         let route = router(&table, false).0.route("example.com").await.unwrap();
         let hosts: Vec<_> = route.hosts.iter().map(|host| (host.preference, host.name.as_ref())).collect();
         assert_eq!(hosts, [(10, "a.example.com"), (20, "b.example.com")]);
@@ -371,7 +371,7 @@ mod tests {
     #[tokio::test]
     async fn domains_without_mx_and_without_mail() {
         let table = Arc::new(Table::default());
-        table.set("implicit.example", "A", Ok(&["192.0.2.1"]));
+        table.set("implicit.example", "A", Ok(&["93.184.215.1"]));
         table.set("null.example", "MX", Ok(&["0 "]));
         table.set("gone.example", "MX", Err(DnsError::NoSuchName));
         table.set("inside.example", "A", Ok(&["10.0.0.1"]));
@@ -393,7 +393,7 @@ mod tests {
     async fn what_is_known_is_not_asked_again_and_outlives_trouble() {
         let table = Arc::new(Table::default());
         table.set("example.com", "MX", Ok(&["10 a.example.com"]));
-        table.set("a.example.com", "A", Ok(&["192.0.2.1"]));
+        table.set("a.example.com", "A", Ok(&["93.184.215.1"]));
         let (router, clock) = router(&table, false);
         let first = router.route("example.com").await.unwrap();
         let asked = table.asked.lock().len();

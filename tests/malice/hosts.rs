@@ -88,7 +88,7 @@ impl Dns for Plenty {
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         self.lookups.fetch_add(1, Ordering::SeqCst);
         let last = u8::try_from(host.len() % 256).unwrap_or(0);
-        found((0..2000).map(|_| IpAddr::V4(Ipv4Addr::new(192, 0, 2, last))).collect())
+        found((0..2000).map(|_| IpAddr::V4(Ipv4Addr::new(93, 184, 215, last))).collect())
     }
 
     fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
@@ -119,7 +119,7 @@ impl Dns for Inward {
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         let mut addresses: Vec<IpAddr> =
             ["127.0.0.1", "10.0.0.1", "169.254.169.254", "0.0.0.0"].iter().map(|text| text.parse().unwrap()).collect();
-        addresses.extend(host.contains("mixed").then(|| "192.0.2.1".parse::<IpAddr>().unwrap()));
+        addresses.extend(host.contains("mixed").then(|| "93.184.215.1".parse::<IpAddr>().unwrap()));
         found(addresses)
     }
 
@@ -137,7 +137,7 @@ async fn no_mail_goes_inward() {
     let router = Router::new(Arc::new(Inward), Arc::new(SystemClock::default()), false);
     assert_eq!(router.route("inward.test").await, Err(RouteError::Private));
     let route = router.route("mixed.test").await.unwrap();
-    assert_eq!(route.hosts[0].addresses, ["192.0.2.1".parse::<IpAddr>().unwrap()]);
+    assert_eq!(route.hosts[0].addresses, ["93.184.215.1".parse::<IpAddr>().unwrap()]);
 }
 
 /// A name server over UDP that answers every question with these octets behind the question: each `RECORD` once.
