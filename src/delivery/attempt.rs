@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::candidates::{Caller, Candidates};
 use super::connect::Connected;
+use super::mask::Mask;
 use super::pool::{Site, Taken};
 use super::settle::Lesson;
 use super::smart_host::Ways;
@@ -70,6 +71,18 @@ enum End {
     NotNoted(Peer),
 }
 
+impl End {
+    /// The reply with which it ended.
+    fn reply<'a>(&'a self, candidates: &'a Candidates) -> Option<&'a Reply> {
+        match self {
+            Self::Delivered { reply, .. } => Some(reply),
+            Self::NotDelivered { failure, .. } => failure.reply(),
+            Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, failure)| failure.reply()),
+            Self::Gone(..) | Self::NotNoted(_) => None,
+        }
+    }
+}
+
 /// What is told and learned of the session in which an attempt ended.
 struct Peer {
     report: Report,
@@ -108,7 +121,7 @@ impl Delivery {
                 break end;
             }
         };
-        attempt.conclude(end);
+        attempt.conclude(end).await;
     }
 
     /// Claims an entry and finds its route; none where the attempt is over before it began.
@@ -367,27 +380,29 @@ impl Attempt<'_> {
     }
 
     /// Settles the claim.
-    fn conclude(self, end: End) {
+    async fn conclude(self, end: End) {
         let Self { delivery, site, claim, ways, content, caller, candidates, steps, .. } = self;
         let entry = claim.id();
         let now = delivery.parts.clock.now();
-        let steps = steps.finish(&content);
+        let last = end.reply(&candidates).map(Reply::to_string);
+        let mask = Mask::of(steps.results().chain(last.as_deref()), &content).await;
+        let steps = steps.finish(&mask);
         match end {
             End::Delivered { reply, from: Peer { report, lesson } } => {
                 if site.went_well(caller) {
                     delivery.clone().start_waiting(site);
                 }
-                settle::delivered(claim, &reply, &content, Report { steps, ..report }, lesson.as_ref(), &ways, now);
+                settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
             }
             End::NotDelivered { failure, from: Peer { report, lesson } } => {
-                settle::not_delivered(claim, &failure, &content, Report { steps, ..report }, lesson, &ways, now);
+                settle::not_delivered(claim, &failure, &mask, Report { steps, ..report }, lesson, &ways, now);
             }
             End::Nobody => {
                 let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
                 let last = candidates.last_failure;
                 let (destination, failure) = last.clone().map_or((None, nobody), |(host, why)| (Some(host), why));
                 let report = Report { destination, steps, ..Report::default() };
-                settle::not_delivered(claim, &failure, &content, report, None, &ways, now);
+                settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
                 delivery.nobody_answered(site, last, &caller, Some(entry));
             }
             End::Gone(gone, from) => {

@@ -1,4 +1,10 @@
 //! Some servers quote the message in their replies. What could be its code must not get into a log.
+//!
+//! A host chooses what it replies, and an app how long its message is; so the message is gone through once for all replies of an
+//! attempt, and only for the words that they hold.
+
+use std::collections::HashSet;
+use std::sync::Arc;
 
 use mail_parser::PartType;
 
@@ -8,34 +14,93 @@ use crate::queue::entry::SignedContent;
 /// A word shorter than this is no code.
 const CODE_LEN_MIN: usize = 4;
 const MASK: &str = "***";
+/// Longer content is gone through where no other mail waits for the thread.
+const SHORT_LEN: usize = 32 << 10;
 
-/// The text of a reply with the subject masked where it is quoted whole, and every word that looks like a code and occurs
-/// in the subject or the body.
-pub(super) fn mask_reply(reply: &str, content: &SignedContent) -> String {
-    match content.content.subject().filter(|subject| subject.chars().count() >= CODE_LEN_MIN && reply.contains(subject))
-    {
-        Some(subject) => mask_codes(&reply.replace(&subject, MASK), content),
-        None => mask_codes(reply, content),
+/// What of a message is not to be seen in the replies of one attempt.
+#[derive(Default)]
+pub(super) struct Mask {
+    subject: Option<String>,
+    /// Words of these replies that look like codes and occur in the message.
+    own: HashSet<String>,
+}
+
+impl Mask {
+    /// For these replies to an attempt with this content.
+    pub(super) async fn of(replies: impl Iterator<Item = &str>, content: &Arc<SignedContent>) -> Self {
+        let wanted = wanted(replies);
+        if content.len() <= SHORT_LEN {
+            return Self::with(wanted, content).0;
+        }
+        let long = content.clone();
+        match tokio::task::spawn_blocking(move || Self::with(wanted, &long).0).await {
+            Ok(mask) => mask,
+            // Nobody knows what was in it.
+            Err(_) => Self { subject: Some(String::new()), own: HashSet::new() },
+        }
+    }
+
+    /// With the words of the message that are among those wanted; and how many octets were gone through for them.
+    fn with(mut wanted: HashSet<String>, content: &SignedContent) -> (Self, usize) {
+        let mut octets = 0;
+        let mut own = HashSet::new();
+        let subject = content.content.subject();
+        if !wanted.is_empty() {
+            let mut look = |text: &str| {
+                octets += text.len();
+                own.extend(words(text).filter_map(|word| wanted.take(word)));
+            };
+            subject.iter().for_each(|subject| look(subject));
+            let whole = [content.content.head.as_ref(), content.content.body.as_ref()].concat();
+            let parsed = body_parser().parse(&whole);
+            for part in parsed.iter().flat_map(|message| &message.parts) {
+                if let PartType::Text(text) | PartType::Html(text) = &part.body {
+                    look(text);
+                }
+            }
+        }
+        let subject = subject.filter(|subject| subject.chars().count() >= CODE_LEN_MIN);
+        (Self { subject, own }, octets)
+    }
+
+    /// A reply with the subject masked where it is quoted whole, or as far as the reply goes, and every word that looks like a
+    /// code and occurs in the subject or the body.
+    pub(super) fn apply(&self, reply: &str) -> String {
+        let Some(subject) = &self.subject else { return self.without_codes(reply) };
+        if subject.is_empty() {
+            return MASK.to_owned();
+        }
+        let cut = (CODE_LEN_MIN..subject.len().min(reply.len() + 1))
+            .rev()
+            .find(|len| subject.is_char_boundary(*len) && reply.ends_with(&subject[..*len]));
+        match cut {
+            Some(len) => format!("{}{MASK}", self.without_codes(&self.without_subject(&reply[..reply.len() - len]))),
+            None => self.without_codes(&self.without_subject(reply)),
+        }
+    }
+
+    fn without_subject(&self, reply: &str) -> String {
+        self.subject.as_ref().map_or_else(|| reply.to_owned(), |subject| reply.replace(subject, MASK))
+    }
+
+    fn without_codes(&self, reply: &str) -> String {
+        let mut masked = String::with_capacity(reply.len());
+        let mut rest = reply;
+        while let Some(word) = words(rest).next() {
+            // A word is a slice of `rest`; its place follows from the addresses.
+            let at = word.as_ptr() as usize - rest.as_ptr() as usize;
+            masked.push_str(&rest[..at]);
+            masked.push_str(if self.own.contains(word) { MASK } else { word });
+            rest = &rest[at + word.len()..];
+        }
+        masked.push_str(rest);
+        masked
     }
 }
 
-fn mask_codes(reply: &str, content: &SignedContent) -> String {
-    if !words(reply).any(looks_like_code) {
-        return reply.to_owned();
-    }
-    let own = own_text(content);
-    let mut masked = String::with_capacity(reply.len());
-    let mut rest = reply;
-    while let Some(word) = words(rest).next() {
-        // A word is a slice of `rest`; its place follows from the addresses.
-        let at = word.as_ptr() as usize - rest.as_ptr() as usize;
-        masked.push_str(&rest[..at]);
-        let is_own = looks_like_code(word) && own.iter().any(|text| words(text).any(|own_word| own_word == word));
-        masked.push_str(if is_own { MASK } else { word });
-        rest = &rest[at + word.len()..];
-    }
-    masked.push_str(rest);
-    masked
+/// The words of replies that look like codes.
+fn wanted<'a>(replies: impl Iterator<Item = &'a str>) -> HashSet<String> {
+    replies.flat_map(words).filter(|word| looks_like_code(word)).map(str::to_owned).collect()
 }
 
 fn words(text: &str) -> impl Iterator<Item = &str> {
@@ -48,23 +113,14 @@ fn looks_like_code(word: &str) -> bool {
         && (word.bytes().any(|b| b.is_ascii_digit()) || word.chars().skip(1).any(char::is_uppercase))
 }
 
-/// Subject and text parts, decoded.
-fn own_text(content: &SignedContent) -> Vec<String> {
-    let whole = [content.content.head.as_ref(), content.content.body.as_ref()].concat();
-    let mut own: Vec<String> = content.content.subject().into_iter().collect();
-    let Some(message) = body_parser().parse(&whole) else { return own };
-    for part in &message.parts {
-        if let PartType::Text(text) | PartType::Html(text) = &part.body {
-            own.push(text.to_string());
-        }
-    }
-    own
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mail::message::Content;
+
+    fn mask_reply(reply: &str, content: &SignedContent) -> String {
+        Mask::with(wanted([reply].into_iter()), content).0.apply(reply)
+    }
 
     fn check(reply: &str, body: &str, expected: &str) {
         let text = format!("Subject: 481516 is your code\r\n{body}");
@@ -103,5 +159,35 @@ mod tests {
         assert_eq!(mask("=?utf-8?q?Gr=C3=B6=C3=9Fe?=", "554 spam: Größe!"), "554 spam: ***!");
         assert_eq!(mask("no", "554 no"), "554 no");
         assert_eq!(mask("", "554 no"), "554 no");
+    }
+
+    #[test]
+    fn the_message_is_gone_through_once_for_all_replies() {
+        let body = "Your code is 774411\r\n".repeat(1000);
+        let content = Content::split(format!("Subject: 774411 for you\r\n\r\n{body}").into());
+        let content = SignedContent { signatures: Default::default(), content };
+        let replies: Vec<String> = (0..64).map(|n| format!("550 {n}: 774411 and AB{n}CD no")).collect();
+        let (mask, octets) = Mask::with(wanted(replies.iter().map(String::as_str)), &content);
+        assert_eq!(octets, "774411 for you".len() + body.len());
+        assert_eq!((mask.own.len(), mask.apply(&replies[7]).as_str()), (1, "550 7: *** and AB7CD no"));
+        let harmless = wanted(["550 no such user here", "421 busy"].into_iter());
+        assert_eq!(Mask::with(harmless, &content).1, 0, "nothing looks like a code");
+    }
+
+    #[test]
+    fn a_subject_is_masked_as_far_as_the_reply_goes() {
+        let content = Content::split("Subject: Zebrafish sign-in for Alice\r\n\r\nx\r\n".to_owned().into());
+        let content = SignedContent { signatures: Default::default(), content };
+        assert_eq!(mask_reply("554 spam: Zebrafish sign", &content), "554 spam: ***");
+        assert_eq!(mask_reply("554 spam: Zeb", &content), "554 spam: Zeb", "three letters are none");
+    }
+
+    #[tokio::test]
+    async fn long_content_is_masked_too() {
+        let body = format!("{}\r\nYour code is 774411\r\n", "filler line\r\n".repeat(10_000));
+        let content = Content::split(format!("Subject: x\r\n\r\n{body}").into());
+        let content = Arc::new(SignedContent { signatures: Default::default(), content });
+        let mask = Mask::of(["550 spam 774411"].into_iter(), &content).await;
+        assert_eq!(mask.apply("550 spam 774411"), "550 spam ***");
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::mask::mask_reply;
+use super::mask::Mask;
 use super::smart_host::{Tls, Ways};
 use crate::clock::Timestamp;
 use crate::destination::route::RouteError;
@@ -15,7 +15,6 @@ use crate::plan::next::{History, Next, believable, decide, held_back};
 use crate::plan::parties::Parties;
 use crate::plan::way::{self, Choice, Detour, Life};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
-use crate::queue::entry::SignedContent;
 use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::Reply;
@@ -38,13 +37,13 @@ pub(super) struct Lesson {
 pub(super) fn delivered(
     claim: Claim,
     reply: &Reply,
-    content: &SignedContent,
+    mask: &Mask,
     mut report: Report,
     lesson: Option<&Lesson>,
     ways: &Ways,
     now: Timestamp,
 ) {
-    report.reply = Some(kept(reply, content));
+    report.reply = Some(kept(reply, mask));
     if let Some(lesson) = lesson {
         claim.note(claim.greylists().accepted(&lesson.triplet, lesson.began));
     }
@@ -61,14 +60,14 @@ pub(super) fn delivered(
 pub(super) fn not_delivered(
     claim: Claim,
     failure: &Failure,
-    content: &SignedContent,
+    mask: &Mask,
     mut report: Report,
     lesson: Option<Lesson>,
     ways: &Ways,
     now: Timestamp,
 ) {
     report.reply = match &failure.fault {
-        Fault::Reply(reply) => Some(kept(reply, content)),
+        Fault::Reply(reply) => Some(kept(reply, mask)),
         Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
             Some(told(failure))
         }
@@ -365,8 +364,8 @@ fn is_down(cause: Cause) -> bool {
     matches!(cause, Cause::Unreachable | Cause::DnsFailure | Cause::ConnectionLost)
 }
 
-fn kept(reply: &Reply, content: &SignedContent) -> Arc<str> {
-    mask_reply(&reply.to_string(), content).into()
+fn kept(reply: &Reply, mask: &Mask) -> Arc<str> {
+    mask.apply(&reply.to_string()).into()
 }
 
 fn lacking(requirement: Requirement) -> &'static str {

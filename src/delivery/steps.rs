@@ -3,9 +3,8 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::mask::mask_reply;
+use super::mask::Mask;
 use crate::event::Step;
-use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{ClientSession, Failure, Fault, Stage};
 
 /// Steps kept of one attempt at most.
@@ -62,11 +61,16 @@ impl Steps {
         }
     }
 
+    /// The replies among them, and what else there is to be told.
+    pub(super) fn results(&self) -> impl Iterator<Item = &str> {
+        self.taken.iter().map(|(_, _, _, result)| result.as_str())
+    }
+
     /// The steps, with what could be words of the message masked in the replies.
-    pub(super) fn finish(self, content: &SignedContent) -> Option<Arc<[Step]>> {
+    pub(super) fn finish(self, mask: &Mask) -> Option<Arc<[Step]>> {
         let step = |(stage, host, ms, result): (Stage, Arc<str>, u32, String)| {
             // Half a code would not be known for one.
-            let masked = mask_reply(&result, content);
+            let masked = mask.apply(&result);
             let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();
             Step { stage: stage.name().into(), host, ms, result }
         };

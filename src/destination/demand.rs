@@ -16,6 +16,9 @@ use crate::clock::Timestamp;
 use crate::mail::message::fields;
 use crate::tls::verify::Roots;
 
+/// Certificates of a chain that are looked at.
+const CHAIN_MAX: usize = 10;
+
 /// `tls` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Strictness {
@@ -200,6 +203,8 @@ impl Demand {
         let Some(chain) = chain else {
             return if self.allows_clear_text() { Ok("clear text".into()) } else { Err("not encrypted".to_owned()) };
         };
+        // What lies behind is no part of a chain, and each certificate may cost a check of a signature for each other one.
+        let chain = &chain[..chain.len().min(CHAIN_MAX)];
         match self {
             Self::Clear | Self::Opportunistic | Self::Encrypted => Ok("not verified".into()),
             Self::Tested { is_named: false } => Ok("not verified; MTA-STS would refuse: not in the policy".into()),

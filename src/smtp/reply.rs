@@ -13,6 +13,9 @@ pub const REPLY_LINE_MAX: usize = 8 * 1024;
 /// Longest reply that is read, all lines together.
 pub const REPLY_MAX: usize = 64 * 1024;
 
+/// Longest text of a reply that is kept: whoever has to say something says it in fewer octets.
+pub const REPLY_KEPT_MAX: usize = 1024;
+
 /// An enhanced status code, `class.subject.detail` (RFC 3463).
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct EnhancedCode(pub u8, pub u16, pub u16);
@@ -91,6 +94,19 @@ impl Reply {
             5 => Severity::Permanent,
             _ => Severity::Transient,
         }
+    }
+
+    /// With the first [`REPLY_KEPT_MAX`] octets of its text, without a word that goes on behind them: half a code would not be known
+    /// for one.
+    #[must_use]
+    pub fn cut(self) -> Self {
+        if self.text.len() <= REPLY_KEPT_MAX {
+            return self;
+        }
+        let kept = &self.text[..self.text.floor_char_boundary(REPLY_KEPT_MAX)];
+        let goes_on = self.text[kept.len()..].starts_with(char::is_alphanumeric);
+        let kept = if goes_on { kept.trim_end_matches(char::is_alphanumeric) } else { kept };
+        Self { text: kept.to_owned().into(), ..self }
     }
 
     /// Writes the reply as it goes over the wire.
@@ -388,6 +404,20 @@ mod tests {
         reader.feed(b" go\r\n");
         assert_eq!(reader.next_reply().unwrap().unwrap().code, 354);
         assert!(!reader.has_leftover());
+    }
+
+    #[test]
+    fn long_replies_are_cut_between_words() {
+        let check = |text: String, expected: usize| {
+            let cut = Reply::plain(550, text.clone()).cut().text;
+            assert!(text.starts_with(cut.as_ref()));
+            assert_eq!(cut.len(), expected, "{}", &text[..10]);
+        };
+        check("a".repeat(REPLY_KEPT_MAX), REPLY_KEPT_MAX);
+        check(format!("{} 123456", "a".repeat(REPLY_KEPT_MAX - 4)), REPLY_KEPT_MAX - 3);
+        check(format!("{} 123 456", "a".repeat(REPLY_KEPT_MAX - 4)), REPLY_KEPT_MAX);
+        check("a".repeat(REPLY_KEPT_MAX + 1), 0);
+        check("ü ".repeat(REPLY_KEPT_MAX), REPLY_KEPT_MAX - 1);
     }
 
     #[test]

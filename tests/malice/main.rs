@@ -13,6 +13,7 @@ mod hosts;
 mod injection;
 mod logs;
 mod proxies;
+mod replies;
 mod smuggling;
 mod strangers;
 #[path = "../support/mod.rs"]

@@ -199,11 +199,16 @@ impl ClientSession {
 
     fn reply(&mut self, reply: Reply, now: Instant) -> Step {
         let reply = if self.state == State::Auth { self.without_password(reply) } else { reply };
+        // What a server offers is read to its end, and challenges too.
+        let reply = match (self.state, reply.severity()) {
+            (State::Ehlo, Severity::Success) | (State::Auth, Severity::Intermediate) => reply,
+            _ => reply.cut(),
+        };
         // Challenges tell people nothing.
         let is_challenge = self.state == State::Auth && reply.severity() == Severity::Intermediate;
         if self.heard.len() < HEARD_MAX && !is_challenge {
             let text = reply.text.split('\n').next().unwrap_or_default().to_owned().into();
-            self.heard.push((self.stage(), Reply { code: reply.code, enhanced: reply.enhanced, text }));
+            self.heard.push((self.stage(), Reply { code: reply.code, enhanced: reply.enhanced, text }.cut()));
         }
         match self.state {
             State::Banner => match reply.severity() {

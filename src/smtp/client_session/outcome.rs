@@ -57,6 +57,16 @@ pub struct Failure {
     pub fault: Fault,
 }
 
+impl Failure {
+    /// What the server said, if that is what went wrong.
+    pub fn reply(&self) -> Option<&Reply> {
+        match &self.fault {
+            Fault::Reply(reply) => Some(reply),
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => None,
+        }
+    }
+}
+
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
