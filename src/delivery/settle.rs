@@ -303,7 +303,9 @@ fn is_of_host(failure: &Failure, tls: Tls) -> bool {
         Fault::Reply(reply) => !concerns_message(failure.stage) || reply.code == 421,
         Fault::Unsupported(Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size) => false,
         Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => tls == Tls::Verify,
-        Fault::Unsupported(Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof)
+        Fault::Unsupported(
+            Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds,
+        )
         | Fault::Timeout
         | Fault::Closed
         | Fault::Malformed(_) => true,
@@ -377,5 +379,6 @@ fn lacking(requirement: Requirement) -> &'static str {
         Requirement::VerifiedTls => "the password is only for a host with a verified certificate",
         Requirement::Login => "the host offers no AUTH mechanism that is known here",
         Requirement::ServerProof => "the host does not keep to its AUTH mechanism",
+        Requirement::FewerRounds => "the host asks for more than 1,000,000 rounds of PBKDF2 at AUTH",
     }
 }

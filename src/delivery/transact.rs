@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
 use zeroize::Zeroize as _;
 
 use super::security::{Encryption, Handshake};
@@ -16,8 +17,8 @@ use crate::net::BoxStream;
 use crate::queue::claim::{Claim, Gone, NotReleased};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
-    COMMAND_TIMEOUT, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Outcome, Stage, Step, Transaction,
-    Trust,
+    COMMAND_TIMEOUT, ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step,
+    Transaction, Trust,
 };
 use crate::smtp::data;
 use crate::tls::verify::Roots;
@@ -31,6 +32,8 @@ const WRITE_LEN: usize = 64 << 10;
 const REFUSED_MAX: u32 = 2;
 /// How long QUIT may take to be sent.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
+/// Who may derive keys for a login now.
+static DERIVING: Semaphore = Semaphore::const_new(1);
 
 /// A connection with a session that can take transactions.
 pub(super) struct Connection {
@@ -98,6 +101,7 @@ impl Connection {
                     let now = connection.clock.instant();
                     connection.session.handle(Event::TlsEstablished(trust), now)
                 }
+                Step::DeriveKeys(derivation) => connection.derive(derivation).await,
                 Step::Ready => return Ok(connection),
                 Step::Failed(failure) => return Err(failure),
                 Step::SendContent(_) | Step::Done(_) => {
@@ -105,6 +109,22 @@ impl Connection {
                 }
             };
         }
+    }
+
+    /// Derives keys on a thread on which no mail waits, one at a time: a smart host may ask for other ones in each session.
+    async fn derive(&mut self, derivation: Derivation) -> Step {
+        let deriving = async {
+            let _turn = DERIVING.acquire().await.ok()?;
+            tokio::task::spawn_blocking(|| derivation.run()).await.ok()
+        };
+        let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
+        let event = match tokio::time::timeout_at(deadline.into(), deriving).await {
+            Ok(Some(keys)) => Event::KeysDerived(keys),
+            // A panic is a bug of its own.
+            Ok(None) => Event::Closed,
+            Err(_) => Event::Timeout,
+        };
+        self.session.handle(event, self.clock.instant())
     }
 
     async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<(Self, Trust), Failure> {
@@ -203,7 +223,7 @@ impl Connection {
                     return Transacted::Outcome(outcome);
                 }
                 Step::Failed(failure) => return Transacted::Outcome(Err(failure)),
-                Step::StartTls | Step::Ready => {
+                Step::StartTls | Step::DeriveKeys(_) | Step::Ready => {
                     let fault = Fault::Closed;
                     return Transacted::Outcome(Err(Failure { stage: Stage::Mail, fault }));
                 }

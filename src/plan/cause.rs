@@ -151,7 +151,9 @@ pub fn of_failure(failure: &Failure) -> Verdict {
         Fault::Unsupported(Requirement::RequireTls) => never(Cause::TlsRequired),
         // Configuration, here or there: it says nothing of the message.
         Fault::Unsupported(Requirement::VerifiedTls) => again(Cause::TlsRequired),
-        Fault::Unsupported(Requirement::Login | Requirement::ServerProof) => again(Cause::PolicyRejected),
+        Fault::Unsupported(Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds) => {
+            again(Cause::PolicyRejected)
+        }
         Fault::Unsupported(Requirement::SmtpUtf8) => never(Cause::ProtocolError),
         Fault::Unsupported(Requirement::Size) => never(Cause::MessageTooLarge),
     }

@@ -65,15 +65,41 @@ impl Account {
         text.contains(self.password.as_str()) || sent.iter().any(|sent| text.contains(sent.trim_end_matches('=')))
     }
 
-    fn keys(&self, salt: &[u8], iterations: NonZeroU32) -> Arc<ScramKeys> {
-        let mut derived = self.derived.lock();
+    /// The keys, if they are those last derived.
+    fn known_keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<Arc<ScramKeys>> {
+        let derived = self.derived.lock();
         let is_same = |known: &&Derived| known.salt == salt && known.iterations == iterations;
-        if let Some(known) = derived.as_ref().filter(is_same) {
-            return known.keys.clone();
+        derived.as_ref().filter(is_same).map(|known| known.keys.clone())
+    }
+}
+
+/// Keys that a session needs. The server says how much work it is to derive them, so that belongs on a thread of its own.
+#[derive(Debug)]
+pub struct Derivation {
+    account: Arc<Account>,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+}
+
+/// Derived keys.
+#[derive(Debug, Clone)]
+pub struct DerivedKeys(Arc<ScramKeys>);
+
+impl Derivation {
+    /// Rounds of PBKDF2, unless others have derived the same meanwhile.
+    pub fn rounds(&self) -> u32 {
+        self.iterations.get()
+    }
+
+    /// Derives them, and keeps them for the sessions to come.
+    pub fn run(self) -> DerivedKeys {
+        let Self { account, salt, iterations } = self;
+        if let Some(keys) = account.known_keys(&salt, iterations) {
+            return DerivedKeys(keys);
         }
-        let keys = Arc::new(ScramKeys::derive(&self.password, salt, iterations));
-        *derived = Some(Derived { salt: salt.to_vec(), iterations, keys: keys.clone() });
-        keys
+        let keys = Arc::new(ScramKeys::derive(&account.password, &salt, iterations));
+        *account.derived.lock() = Some(Derived { salt, iterations, keys: keys.clone() });
+        DerivedKeys(keys)
     }
 }
 
@@ -94,10 +120,31 @@ pub(super) enum Exchange {
     LoginPassword,
     ScramFirst,
     ScramFinal,
+    /// Keys are being derived for the answer to this.
+    ScramKeys(Box<ServerFirst>),
     /// The server has to prove that it knows the password, too.
     ScramProof([u8; KEY_LEN]),
     /// Nothing more is asked; only the outcome may follow.
     Answered,
+}
+
+/// The server's first message, as far as it counts.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) struct ServerFirst {
+    text: String,
+    nonce: String,
+    salt: Vec<u8>,
+    iterations: NonZeroU32,
+}
+
+/// What follows from a challenge.
+enum Answered {
+    /// This is said.
+    Say(Zeroizing<Vec<u8>>),
+    /// Keys are needed first.
+    Derive(Derivation),
+    /// It is none of the mechanism, or asks for too much.
+    Refused(Requirement),
 }
 
 impl std::fmt::Debug for Exchange {
@@ -123,8 +170,8 @@ impl Exchange {
         *self == Self::Answered
     }
 
-    /// Answers a challenge; none if it is none of the mechanism.
-    fn answer(&mut self, login: &Login, challenge: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+    /// Answers a challenge.
+    fn answer(&mut self, login: &Login, challenge: &[u8]) -> Answered {
         let Login { account, nonce } = login;
         let (answer, next) = match self {
             Self::Plain => (Zeroizing::new(account.plain().as_bytes().to_vec()), Self::Answered),
@@ -135,18 +182,39 @@ impl Exchange {
                 (Zeroizing::new(first.into_bytes()), Self::ScramFinal)
             }
             Self::ScramFinal => {
-                let (last, signature) = client_final(account, nonce, std::str::from_utf8(challenge).ok()?)?;
-                (Zeroizing::new(last.into_bytes()), Self::ScramProof(signature))
+                let first = match ServerFirst::parse(nonce, challenge) {
+                    Ok(first) => first,
+                    Err(requirement) => return Answered::Refused(requirement),
+                };
+                let Some(keys) = account.known_keys(&first.salt, first.iterations) else {
+                    let derivation =
+                        Derivation { account: account.clone(), salt: first.salt.clone(), iterations: first.iterations };
+                    *self = Self::ScramKeys(Box::new(first));
+                    return Answered::Derive(derivation);
+                };
+                return Answered::Say(self.prove(login, &first, &keys));
             }
             Self::ScramProof(expected) => {
-                let proof = BASE64.decode(challenge.strip_prefix(b"v=")?).ok()?;
-                verify_slices_are_equal(&proof, expected.as_slice()).ok()?;
+                let proof = challenge.strip_prefix(b"v=").and_then(|proof| BASE64.decode(proof).ok());
+                if proof.is_none_or(|proof| verify_slices_are_equal(&proof, expected.as_slice()).is_err()) {
+                    return Answered::Refused(Requirement::ServerProof);
+                }
                 (Zeroizing::default(), Self::Answered)
             }
-            Self::Answered => return None,
+            Self::ScramKeys(_) | Self::Answered => return Answered::Refused(Requirement::ServerProof),
         };
         *self = next;
-        Some(answer)
+        Answered::Say(answer)
+    }
+
+    /// The client's last message of SCRAM; the server's signature has to follow.
+    fn prove(&mut self, login: &Login, first: &ServerFirst, keys: &ScramKeys) -> Zeroizing<Vec<u8>> {
+        let without_proof = format!("c=biws,r={}", first.nonce);
+        let bare = client_first_bare(&login.account, &login.nonce);
+        let auth_message = format!("{bare},{},{without_proof}", first.text);
+        *self = Self::ScramProof(hmac_sha256(keys.server_key(), auth_message.as_bytes()));
+        let proof = BASE64.encode(keys.proof(auth_message.as_bytes()));
+        Zeroizing::new(format!("{without_proof},p={proof}").into_bytes())
     }
 }
 
@@ -155,21 +223,27 @@ fn client_first_bare(account: &Account, nonce: &str) -> String {
     format!("n={user},r={nonce}")
 }
 
-/// The client's last message, and the server's signature that has to follow.
-fn client_final(account: &Account, nonce: &str, server_first: &str) -> Option<(String, [u8; KEY_LEN])> {
-    let mut attributes = server_first.split(',');
-    let joined = attributes.next()?.strip_prefix("r=")?;
-    let salt = BASE64.decode(attributes.next()?.strip_prefix("s=")?).ok()?;
-    let iterations: NonZeroU32 = attributes.next()?.strip_prefix("i=")?.parse().ok()?;
-    let is_ours = joined.strip_prefix(nonce).is_some_and(|theirs| !theirs.is_empty());
-    if !is_ours || salt.is_empty() || !(ITERATIONS.0..=ITERATIONS.1).contains(&iterations.get()) {
-        return None;
+impl ServerFirst {
+    /// Reads it; `nonce` is ours, with which that of both has to begin.
+    fn parse(nonce: &str, challenge: &[u8]) -> Result<Self, Requirement> {
+        let first = Self::read(challenge).ok_or(Requirement::ServerProof)?;
+        let is_ours = first.nonce.strip_prefix(nonce).is_some_and(|theirs| !theirs.is_empty());
+        if !is_ours || first.salt.is_empty() || first.iterations.get() < ITERATIONS.0 {
+            return Err(Requirement::ServerProof);
+        }
+        if first.iterations.get() > ITERATIONS.1 { Err(Requirement::FewerRounds) } else { Ok(first) }
     }
-    let keys = account.keys(&salt, iterations);
-    let without_proof = format!("c=biws,r={joined}");
-    let auth_message = format!("{},{server_first},{without_proof}", client_first_bare(account, nonce));
-    let proof = BASE64.encode(keys.proof(auth_message.as_bytes()));
-    Some((format!("{without_proof},p={proof}"), hmac_sha256(keys.server_key(), auth_message.as_bytes())))
+
+    fn read(challenge: &[u8]) -> Option<Self> {
+        let text = std::str::from_utf8(challenge).ok()?;
+        let mut attributes = text.split(',');
+        Some(Self {
+            text: text.to_owned(),
+            nonce: attributes.next()?.strip_prefix("r=")?.to_owned(),
+            salt: BASE64.decode(attributes.next()?.strip_prefix("s=")?).ok()?,
+            iterations: attributes.next()?.strip_prefix("i=")?.parse().ok()?,
+        })
+    }
 }
 
 impl ClientSession {
@@ -190,7 +264,10 @@ impl ClientSession {
         let mut line = Zeroizing::new(format!("AUTH {mechanism}"));
         if exchange != Exchange::LoginUser {
             let mut begun = exchange.clone();
-            let initial = begun.answer(login, b"").unwrap_or_default();
+            let initial = match begun.answer(login, b"") {
+                Answered::Say(initial) => initial,
+                Answered::Derive(_) | Answered::Refused(_) => Zeroizing::default(),
+            };
             let encoded = Zeroizing::new(BASE64.encode(&initial));
             if line.len() + encoded.len() + 3 <= COMMAND_LEN_MAX {
                 line.push(' ');
@@ -218,16 +295,35 @@ impl ClientSession {
             Severity::Intermediate => {
                 // For PLAIN and LOGIN it does not matter what it says.
                 let challenge = BASE64.decode(reply.text.trim()).unwrap_or_default();
-                let Some(answer) = exchange.answer(login, &challenge) else {
-                    return self.end(Fault::Unsupported(Requirement::ServerProof));
-                };
                 self.timer = now + COMMAND_TIMEOUT;
-                let line = Zeroizing::new(BASE64.encode(&answer));
-                self.say(&line);
-                Step::Read
+                match exchange.answer(login, &challenge) {
+                    Answered::Say(answer) => self.answer(&answer),
+                    Answered::Derive(derivation) => Step::DeriveKeys(derivation),
+                    Answered::Refused(requirement) => self.end(Fault::Unsupported(requirement)),
+                }
             }
             Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
         }
+    }
+
+    /// The keys that were asked for.
+    pub(super) fn keys_derived(&mut self, keys: &DerivedKeys, now: Instant) -> Step {
+        let (Some(exchange), Some(login)) = (&mut self.exchange, &self.settings.login) else {
+            return self.end(Fault::Unsupported(Requirement::ServerProof));
+        };
+        let Exchange::ScramKeys(first) = exchange else {
+            return self.end(Fault::Unsupported(Requirement::ServerProof));
+        };
+        let first = first.clone();
+        let answer = exchange.prove(login, &first, &keys.0);
+        self.timer = now + COMMAND_TIMEOUT;
+        self.answer(&answer)
+    }
+
+    fn answer(&mut self, answer: &[u8]) -> Step {
+        let line = Zeroizing::new(BASE64.encode(answer));
+        self.say(&line);
+        Step::Read
     }
 
     /// Some servers quote what they were told.
@@ -261,8 +357,18 @@ mod tests {
         Login { account, nonce: "rOprNGfwEbeRWgbNEkqO".to_owned() }
     }
 
-    fn answer(exchange: &mut Exchange, login: &Login, challenge: &str) -> Option<String> {
-        exchange.answer(login, challenge.as_bytes()).map(|answer| String::from_utf8(answer.to_vec()).unwrap())
+    /// What is said to a challenge; where keys are needed, with those, and how many rounds they took.
+    fn answer(exchange: &mut Exchange, login: &Login, challenge: &str) -> Result<(String, u32), Requirement> {
+        let text = |answer: Zeroizing<Vec<u8>>| String::from_utf8(answer.to_vec()).unwrap();
+        match exchange.answer(login, challenge.as_bytes()) {
+            Answered::Say(answer) => Ok((text(answer), 0)),
+            Answered::Derive(derivation) => {
+                let (rounds, keys) = (derivation.rounds(), derivation.run());
+                let Exchange::ScramKeys(first) = exchange.clone() else { panic!() };
+                Ok((text(exchange.prove(login, &first, &keys.0)), rounds))
+            }
+            Answered::Refused(requirement) => Err(requirement),
+        }
     }
 
     const SERVER_FIRST: &str = "r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096";
@@ -271,15 +377,17 @@ mod tests {
     fn scram_as_in_rfc_7677() {
         let login = login("user", "pencil");
         let mut exchange = Exchange::ScramFirst;
-        assert_eq!(answer(&mut exchange, &login, "").unwrap(), "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
-        let last = answer(&mut exchange, &login, SERVER_FIRST).unwrap();
+        assert_eq!(answer(&mut exchange, &login, "").unwrap().0, "n,,n=user,r=rOprNGfwEbeRWgbNEkqO");
+        let (last, rounds) = answer(&mut exchange, &login, SERVER_FIRST).unwrap();
         let expected = "c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,p=dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=";
-        assert_eq!(last, expected);
+        assert_eq!((last.as_str(), rounds), (expected, 4096));
+        let again = answer(&mut Exchange::ScramFinal, &login, SERVER_FIRST).unwrap();
+        assert_eq!((again.0.as_str(), again.1), (expected, 0), "the keys are known");
         assert!(!exchange.is_complete());
         let proof = "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=";
-        assert_eq!(answer(&mut exchange, &login, proof).unwrap(), "");
+        assert_eq!(answer(&mut exchange, &login, proof).unwrap().0, "");
         assert!(exchange.is_complete());
-        assert_eq!(answer(&mut exchange, &login, ""), None);
+        assert_eq!(answer(&mut exchange, &login, ""), Err(Requirement::ServerProof));
     }
 
     #[test]
@@ -287,16 +395,20 @@ mod tests {
         let login = login("user", "pencil");
         for (bad, why) in [
             (SERVER_FIRST.replace("i=4096", "i=1"), "too few rounds"),
-            (SERVER_FIRST.replace("i=4096", "i=4000000000"), "too many rounds"),
             (SERVER_FIRST.replace("r=rOpr", "r=xOpr"), "another's nonce"),
             ("r=rOprNGfwEbeRWgbNEkqO,s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096".to_owned(), "only our nonce"),
             (SERVER_FIRST.replace("s=", "x="), "no salt"),
             (String::new(), "nothing"),
         ] {
-            assert_eq!(answer(&mut Exchange::ScramFinal, &login, &bad), None, "{why}");
+            assert_eq!(answer(&mut Exchange::ScramFinal, &login, &bad), Err(Requirement::ServerProof), "{why}");
+        }
+        for rounds in ["1000001", "4000000000"] {
+            let bad = SERVER_FIRST.replace("4096", rounds);
+            assert_eq!(answer(&mut Exchange::ScramFinal, &login, &bad), Err(Requirement::FewerRounds), "{rounds}");
         }
         let mut proof = Exchange::ScramProof([1; KEY_LEN]);
-        assert_eq!(answer(&mut proof, &login, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="), None);
+        let wrong = answer(&mut proof, &login, "v=6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4=");
+        assert_eq!(wrong, Err(Requirement::ServerProof));
     }
 
     #[test]

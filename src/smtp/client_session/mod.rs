@@ -13,7 +13,7 @@ mod outcome;
 mod talk;
 
 use auth::Exchange;
-pub use auth::{Account, Login};
+pub use auth::{Account, Derivation, DerivedKeys, Login};
 pub use outcome::{Failure, Fault, Outcome, Requirement, Stage};
 pub use talk::{ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust};
 
@@ -164,6 +164,7 @@ impl ClientSession {
                 self.ehlo(now);
                 Step::Read
             }
+            Event::KeysDerived(keys) => self.keys_derived(&keys, now),
             Event::Transact(transaction) => self.begin(transaction, now),
             Event::Probe => {
                 self.state = State::Probe;

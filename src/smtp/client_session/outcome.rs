@@ -101,4 +101,6 @@ pub enum Requirement {
     Login,
     /// That it keeps to the mechanism and proves that it knows the password (RFC 5802).
     ServerProof,
+    /// That it asks for fewer rounds of PBKDF2.
+    FewerRounds,
 }

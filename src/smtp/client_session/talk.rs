@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::auth::Login;
+use super::auth::{Derivation, DerivedKeys, Login};
 use super::outcome::{Failure, Outcome};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{DeliverBy, MailParameters, Recipient};
@@ -66,6 +66,8 @@ pub enum Event<'a> {
     Received(&'a [u8]),
     /// The handshake asked for by [`Step::StartTls`] succeeded, with this for its result.
     TlsEstablished(Trust),
+    /// The keys asked for by [`Step::DeriveKeys`].
+    KeysDerived(DerivedKeys),
     /// Begin a transaction; only after [`Step::Ready`] or [`Step::Done`] of a usable session.
     Transact(&'a Transaction),
     /// Ask whether the server is still there; only in an idle session. [`Step::Ready`] says that it is.
@@ -85,6 +87,8 @@ pub enum Step {
     Read,
     /// Do the TLS handshake.
     StartTls,
+    /// Run this on a thread on which no mail waits.
+    DeriveKeys(Derivation),
     /// The session can take a transaction.
     Ready,
     /// Send the content in this form, in one write with the output where that is possible.

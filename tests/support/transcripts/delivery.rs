@@ -91,6 +91,10 @@ impl Delivery {
                     Handshake::Stalls => None,
                 };
             }
+            Step::DeriveKeys(derivation) => {
+                self.done.push(format!("= derive {} rounds", derivation.rounds()));
+                return Some(Event::KeysDerived(derivation.run()));
+            }
             Step::SendContent(framing) => {
                 self.done.push(match framing {
                     Framing::Dotted => "C: <content and final dot>".to_owned(),
