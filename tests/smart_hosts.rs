@@ -89,7 +89,7 @@ async fn a_smart_host_takes_over_while_there_is_time_and_then_mail_goes_straight
     assert_eq!(note(delivered), expected);
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     // What the smart host did was not learned about the destination.
-    let facts = relay.queue().greylists().facts("mx.test").unwrap();
+    let facts = relay.queue().greylists().facts("example.test", "mx.test", delivered.time).unwrap();
     assert_eq!((facts.bounds().1, facts.contacts()), (None, (1, 1)));
     submit(&relay, "bob@example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;

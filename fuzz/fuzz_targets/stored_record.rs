@@ -52,10 +52,10 @@ fn start(found: Vec<Found>, id: Option<MessageId>) {
     assert!(relay.door.suppressions().list(NOW, 10).0.len() <= 10);
     let triplet = Triplet::new(path.as_str(), &alice.plain_key(), "mx.example");
     let greylists = relay.queue.greylists();
-    if let Some(facts) = greylists.facts("mx.example") {
+    if let Some(facts) = greylists.facts("example.com", "mx.example", NOW) {
         let _ = (facts.between().count(), facts.opens(), facts.hints(), facts.restart_pause());
     }
-    let _ = (greylists.forecast(&triplet, NOW), greylists.standing(&triplet), greylists.greylister(&triplet));
+    let _ = (greylists.forecast(&triplet, NOW), greylists.standing(&triplet, NOW), greylists.greylister(&triplet));
     let by = Some(Greylister { host: "mx.example".into(), address: [192, 0, 2, 1].into() });
     let _ = greylists.accepted(&triplet, NOW);
     let _ = greylists.refused(&triplet, Refusal { asked: None, by, began: NOW, ended: NOW });

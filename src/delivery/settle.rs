@@ -135,7 +135,7 @@ pub(super) fn not_tried(claim: Claim, destination: Arc<str>, ways: &Ways, now: T
 /// Otherwise the claim comes back.
 pub(super) fn unless_held_back(claim: Claim, triplet: Option<&Triplet>, now: Timestamp) -> Option<Claim> {
     let triplet = triplet.filter(|_| claim.progress().attempts == 1);
-    let standing = triplet.and_then(|triplet| claim.greylists().standing(triplet));
+    let standing = triplet.and_then(|triplet| claim.greylists().standing(triplet, now));
     let Some((facts, wait)) = standing else { return Some(claim) };
     let Some(next_attempt_at) = held_back(&history(&claim, wait.first_refused_at), &facts, &wait, now) else {
         return Some(claim);

@@ -249,7 +249,7 @@ impl Door {
     /// Why nobody serves it.
     pub async fn learned(&self, domain: &str) -> Result<(Arc<Route>, Option<Facts>), RouteError> {
         let route = self.parts.router.route(domain).await?;
-        let facts = self.parts.queue.greylists().facts(&route.destination);
+        let facts = self.parts.queue.greylists().facts(domain, &route.destination, self.parts.clock.now());
         Ok((route, facts))
     }
 

@@ -34,11 +34,28 @@ pub(super) const SAME: Duration = Duration::from_secs(2);
 /// The wait without early attempts that is tried first where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// After a refusal that is meant for strangers, or may be.
+/// After a refusal that is meant for strangers, or may be. The first retry comes no later than the shortest wait that passed
+/// lately for another domain behind the same hosts.
 pub(super) fn greylisted(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
+    let step = by_facts(hint, history, facts, now);
+    let soonest = facts.soonest().filter(|_| history.attempts <= 1 && quiet_pause(facts, history).is_none());
+    let at = soonest.map(|wait| history.first_deferred_at.plus(wait + SPREAD_KNOWN.mul_f64(history.spread)));
+    match at {
+        Some(at) if at < step.at && at > now.plus(PAUSE_MIN / 2) => Step::new(at, Reason::Learned),
+        Some(_) | None => step,
+    }
+}
+
+/// The pause that it takes where early attempts begin the wait anew. For a short life it counts only if the recipient's own
+/// domain was seen to do so.
+pub(super) fn quiet_pause(facts: &Facts, history: &History) -> Option<Duration> {
+    facts.restart_pause().filter(|_| !(facts.is_of_others() && is_short(history)))
+}
+
+fn by_facts(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
     let first = history.first_deferred_at;
     let worth = facts.hints();
-    if let Some(pause) = facts.restart_pause() {
+    if let Some(pause) = quiet_pause(facts, history) {
         // The wait began anew with the attempt that has just failed.
         let wait = hint.filter(|_| worth != HintWorth::TooShort).map_or(pause, |hint| hint + MARGIN);
         return Step::known(now.plus(wait + SPREAD_KNOWN.mul_f64(history.spread)), Reason::Quiet);
@@ -99,7 +116,9 @@ fn learned(facts: &Facts, history: &History, now: Timestamp) -> Option<Step> {
         waits.extend(facts.between());
     }
     waits.extend(AGAIN_AFTER_S.map(|s| passed + Duration::from_secs_f64(s)));
-    let early = early.into_iter().filter(|_| !facts.is_confirmed());
+    // For a short life a wrong delay is the end of it: what only others saw leaves nothing out.
+    let is_sure = facts.is_confirmed() && !(facts.is_of_others() && is_short(history));
+    let early = early.into_iter().filter(|_| !is_sure);
     let at = early.chain(waits).map(|wait| first.plus(wait)).find(|at| *at > now.plus(PAUSE_MIN / 2))?;
     Some(Step::new(at.plus(SPREAD_KNOWN.mul_f64(history.spread)), Reason::Learned))
 }

@@ -1,5 +1,6 @@
-//! What destinations were seen to do with strangers, and which triplets wait since when: kept in memory, and as rows of
-//! a side table that go to disk along with whatever else changes. `plan::facts` and `plan::strangers` say what follows from it.
+//! What destinations were seen to do with strangers, by recipient domain, and which triplets wait since when: kept in memory, and
+//! as rows of a side table that go to disk along with whatever else changes. `plan::facts` and `plan::strangers` say what follows
+//! from it.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -12,11 +13,16 @@ use serde::de::DeserializeOwned;
 
 use super::store::{Change, Row, Table};
 use crate::clock::Timestamp;
+use crate::mail::registrable::registrable_domain;
 use crate::plan::greylist::{Facts, Forecast, Refusal, Wait};
 
-/// Destinations and waits remembered at most; beyond, those used longest ago are forgotten.
+/// Facts and waits remembered at most; beyond, those used longest ago are forgotten.
 const FACTS_MAX: usize = 10_000;
 const WAITS_MAX: usize = 50_000;
+/// Recipient domains whose facts about one destination are kept, and destinations of one such domain. Whoever owns a zone
+/// makes as many of both as they like.
+const SOURCES_MAX: usize = 256;
+const DESTINATIONS_MAX: usize = 64;
 /// How often what is too old is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
 /// A triplet that has passed is known for longer than this everywhere.
@@ -30,6 +36,8 @@ const VERSION: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Triplet {
     destination: Box<str>,
+    /// The registrable part of the recipient's domain, whose facts these are.
+    source: Box<str>,
     key: Box<str>,
     sender: u64,
 }
@@ -39,14 +47,28 @@ impl Triplet {
     pub fn new(reverse_path: &str, recipient: &str, destination: &str) -> Self {
         let sender = reverse_path.to_ascii_lowercase();
         let destination = name(destination);
+        let source = source(recipient.rsplit_once('@').map_or(recipient, |(_, domain)| domain));
         let key = format!("{sender}\n{recipient}\n{destination}").into();
-        Self { destination, key, sender: hash(&sender) }
+        Self { destination, source, key, sender: hash(&sender) }
     }
 }
 
+/// Facts about destinations, by the registrable part of recipients' domains.
+#[derive(Debug, Default)]
+struct Learned {
+    of: HashMap<Box<str>, HashMap<Box<str>, Facts>>,
+    /// How many a domain has.
+    counts: HashMap<Box<str>, usize>,
+    len: usize,
+}
+
+/// Whose facts those are that version 0.1 stored of a destination, without saying by whose mail they came about: one more
+/// source among others.
+const UNKNOWN_SOURCE: &str = "";
+
 #[derive(Debug, Default)]
 struct Memory {
-    facts: HashMap<Box<str>, Facts>,
+    facts: Learned,
     waits: HashMap<Box<str>, Wait>,
     swept_at: Timestamp,
 }
@@ -61,10 +83,12 @@ impl Greylists {
         let mut memory = Memory::default();
         for (key, value) in rows {
             let Ok(key) = String::from_utf8(key.into()) else { continue };
+            let facts = || decode(&value).filter(Facts::is_plausible);
             match key.split_at_checked(1) {
-                Some(("d", name)) => {
-                    let facts = decode(&value).filter(Facts::is_plausible);
-                    memory.facts.extend(facts.map(|facts| (name.into(), facts)));
+                Some(("d", destination)) => memory.facts.take_up(destination, UNKNOWN_SOURCE, facts()),
+                Some(("f", key)) => {
+                    let Some((source, destination)) = key.split_once('\n') else { continue };
+                    memory.facts.take_up(destination, source, facts());
                 }
                 Some(("w", key)) => {
                     let wait = decode(&value).filter(Wait::is_plausible);
@@ -76,17 +100,20 @@ impl Greylists {
         Self(Mutex::new(memory))
     }
 
-    /// A triplet was refused as a stranger. Returns its wait, what is known of the destination now, and what is to be
+    /// A triplet was refused as a stranger. Returns its wait, what counts for its recipient's domain now, and what is to be
     /// stored.
     pub fn refused(&self, triplet: &Triplet, refusal: Refusal) -> (Wait, Facts, Vec<Change>) {
         let mut memory = self.0.lock();
-        let mut changes = memory.make_room(refusal.ended);
-        let before = memory.waits.remove(&triplet.key);
-        let facts = memory.facts.entry(triplet.destination.clone()).or_default();
-        let wait = facts.refused(before, refusal, triplet.sender);
-        let facts = facts.clone();
-        memory.waits.insert(triplet.key.clone(), wait.clone());
-        changes.extend([row('d', &triplet.destination, Some(&facts)), row('w', &triplet.key, Some(&wait))]);
+        let now = refusal.ended;
+        let mut changes = memory.make_room(now);
+        let Memory { facts, waits, .. } = &mut *memory;
+        changes.extend(facts.make_room_for(&triplet.destination, &triplet.source));
+        let before = waits.remove(&triplet.key);
+        let own = facts.begin(&triplet.destination, &triplet.source);
+        let wait = own.refused(before, refusal, triplet.sender);
+        changes.extend([row(&fact_key(&triplet.destination, &triplet.source), Some(own)), wait_row(triplet, &wait)]);
+        waits.insert(triplet.key.clone(), wait.clone());
+        let facts = facts.counting(&triplet.destination, &triplet.source, now).unwrap_or_default();
         (wait, facts, changes)
     }
 
@@ -94,14 +121,15 @@ impl Greylists {
     pub fn accepted(&self, triplet: &Triplet, now: Timestamp) -> Vec<Change> {
         let mut memory = self.0.lock();
         let Memory { facts, waits, .. } = &mut *memory;
-        let Some(facts) = facts.get_mut(&triplet.destination) else { return Vec::new() };
+        let Some(facts) = facts.of_mut(&triplet.destination, &triplet.source) else { return Vec::new() };
+        let key = fact_key(&triplet.destination, &triplet.source);
         match waits.get_mut(&triplet.key) {
             Some(wait) if wait.passed_at.is_none() => {
                 facts.passed(wait, triplet.sender, now);
-                vec![row('d', &triplet.destination, Some(facts)), row('w', &triplet.key, Some(wait))]
+                vec![row(&key, Some(facts)), wait_row(triplet, wait)]
             }
             Some(_) => Vec::new(),
-            None if facts.accepted_at_once(triplet.sender, now) => vec![row('d', &triplet.destination, Some(facts))],
+            None if facts.accepted_at_once(triplet.sender, now) => vec![row(&key, Some(facts))],
             None => Vec::new(),
         }
     }
@@ -112,11 +140,11 @@ impl Greylists {
         Some((by.host, by.address))
     }
 
-    /// What is known where a triplet waits.
-    pub fn standing(&self, triplet: &Triplet) -> Option<(Facts, Wait)> {
+    /// What counts where a triplet waits.
+    pub fn standing(&self, triplet: &Triplet, now: Timestamp) -> Option<(Facts, Wait)> {
         let memory = self.0.lock();
         let wait = memory.waits.get(&triplet.key)?;
-        Some((memory.facts.get(&triplet.destination)?.clone(), wait.clone()))
+        Some((memory.facts.counting(&triplet.destination, &triplet.source, now)?, wait.clone()))
     }
 
     /// Whether a triplet has passed lately: then it is no stranger, whatever it is refused for now.
@@ -126,22 +154,106 @@ impl Greylists {
         passed_at.is_some_and(|at| now.since(at) < KNOWN_FOR)
     }
 
-    /// What is known of a destination, by the name it has in routes.
-    pub fn facts(&self, destination: &str) -> Option<Facts> {
-        self.0.lock().facts.get(&name(destination)).cloned()
+    /// What counts of a destination, by the name it has in routes, for a recipient domain.
+    pub fn facts(&self, domain: &str, destination: &str, now: Timestamp) -> Option<Facts> {
+        self.0.lock().facts.counting(&name(destination), &source(domain), now)
     }
 
     /// Whether something is known of a destination, by the name it has in routes.
     pub fn knows(&self, destination: &str) -> bool {
         let memory = self.0.lock();
-        !memory.facts.is_empty() && memory.facts.contains_key(&name(destination))
+        memory.facts.len > 0 && memory.facts.of.contains_key(&name(destination))
     }
 
     /// What a message has to expect.
     pub fn forecast(&self, triplet: &Triplet, now: Timestamp) -> Forecast {
         let memory = self.0.lock();
-        let Some(facts) = memory.facts.get(&triplet.destination) else { return Forecast::Unknown };
+        let Some(facts) = memory.facts.counting(&triplet.destination, &triplet.source, now) else {
+            return Forecast::Unknown;
+        };
         facts.forecast(memory.waits.get(&triplet.key), triplet.sender, now)
+    }
+}
+
+impl Learned {
+    fn take_up(&mut self, destination: &str, source: &str, facts: Option<Facts>) {
+        if let Some(facts) = facts {
+            self.add(destination.into(), source.into(), facts);
+        }
+    }
+
+    fn add(&mut self, destination: Box<str>, source: Box<str>, facts: Facts) {
+        if self.of.entry(destination).or_default().insert(source.clone(), facts).is_none() {
+            self.len += 1;
+            *self.counts.entry(source).or_default() += 1;
+        }
+    }
+
+    fn remove(&mut self, destination: &str, source: &str) -> Option<Change> {
+        let sources = self.of.get_mut(destination)?;
+        sources.remove(source)?;
+        if sources.is_empty() {
+            self.of.remove(destination);
+        }
+        self.len -= 1;
+        if let Some(count) = self.counts.get_mut(source) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(source);
+            }
+        }
+        Some(row::<Facts>(&fact_key(destination, source), None))
+    }
+
+    fn of_mut(&mut self, destination: &str, source: &str) -> Option<&mut Facts> {
+        self.of.get_mut(destination)?.get_mut(source)
+    }
+
+    /// A domain's own facts, to be added to. Where all hosts are its own, what is known of them without a source is its own.
+    fn begin(&mut self, destination: &str, source: &str) -> &mut Facts {
+        if self.of_mut(destination, source).is_none() {
+            let known = self.own(destination, source).cloned().unwrap_or_default();
+            self.add(destination.into(), source.into(), known);
+        }
+        self.of.entry(destination.into()).or_default().entry(source.into()).or_default()
+    }
+
+    fn own(&self, destination: &str, source: &str) -> Option<&Facts> {
+        let sources = self.of.get(destination)?;
+        let is_its_own = || destination.split(',').all(|host| registrable_domain(host) == source);
+        sources.get(source).or_else(|| sources.get(UNKNOWN_SOURCE).filter(|_| is_its_own()))
+    }
+
+    /// What counts for a domain.
+    fn counting(&self, destination: &str, source: &str, now: Timestamp) -> Option<Facts> {
+        let sources = self.of.get(destination)?;
+        let others = sources.iter().filter(|(name, _)| name.as_ref() != source).map(|(_, facts)| facts);
+        Some(Facts::for_domain(self.own(destination, source), others, now))
+    }
+
+    /// Where a destination has too many sources, or a domain too many destinations, one of them goes.
+    fn make_room_for(&mut self, destination: &str, source: &str) -> Option<Change> {
+        let sources = self.of.get(destination);
+        if sources.is_some_and(|sources| sources.contains_key(source)) {
+            return None;
+        }
+        let oldest = match sources {
+            _ if self.counts.get(source).is_some_and(|count| *count >= DESTINATIONS_MAX) => {
+                let of_source = self.of.iter().filter_map(|(name, sources)| Some((name, sources.get(source)?)));
+                let (oldest, _) = of_source.min_by_key(|(_, facts)| facts.last_seen())?;
+                (oldest.clone(), source.into())
+            }
+            Some(sources) if sources.len() >= SOURCES_MAX => {
+                let (oldest, _) = sources.iter().min_by_key(|(_, facts)| facts.last_seen())?;
+                (destination.into(), oldest.clone())
+            }
+            Some(_) | None => return None,
+        };
+        self.remove(&oldest.0, &oldest.1)
+    }
+
+    fn times(&self) -> impl Iterator<Item = Timestamp> {
+        self.of.values().flat_map(HashMap::values).map(Facts::last_seen)
     }
 }
 
@@ -149,23 +261,25 @@ impl Memory {
     /// Forgets what is too old now and then, and where there is too much, an eighth of it.
     fn make_room(&mut self, now: Timestamp) -> Vec<Change> {
         let mut changes = Vec::new();
-        let is_full = self.facts.len() >= FACTS_MAX || self.waits.len() >= WAITS_MAX;
+        let is_full = self.facts.len >= FACTS_MAX || self.waits.len() >= WAITS_MAX;
         if !is_full && now.since(self.swept_at) < SWEEP {
             return changes;
         }
         self.swept_at = now;
         let (facts_oldest, waits_oldest) = (
-            oldest_kept(self.facts.values().map(Facts::last_seen), FACTS_MAX),
+            oldest_kept(self.facts.times(), FACTS_MAX),
             oldest_kept(self.waits.values().map(|wait| wait.last_refused_at), WAITS_MAX),
         );
-        self.facts.retain(|name, facts| {
-            let is_kept = facts.is_current(now) && facts.last_seen() >= facts_oldest;
-            changes.extend((!is_kept).then(|| row::<Facts>('d', name, None)));
-            is_kept
-        });
+        let is_over = |facts: &Facts| !facts.is_current(now) || facts.last_seen() < facts_oldest;
+        let of_all = self.facts.of.iter().flat_map(|(name, sources)| sources.iter().map(move |of| (name, of)));
+        let over: Vec<(Box<str>, Box<str>)> = of_all
+            .filter(|(_, (_, facts))| is_over(facts))
+            .map(|(name, (source, _))| (name.clone(), source.clone()))
+            .collect();
+        changes.extend(over.iter().filter_map(|(name, source)| self.facts.remove(name, source)));
         self.waits.retain(|key, wait| {
             let is_kept = wait.is_current(now) && wait.last_refused_at >= waits_oldest;
-            changes.extend((!is_kept).then(|| row::<Wait>('w', key, None)));
+            changes.extend((!is_kept).then(|| row::<Wait>(&format!("w{key}"), None)));
             is_kept
         });
         changes
@@ -183,6 +297,19 @@ fn oldest_kept(times: impl Iterator<Item = Timestamp>, most: usize) -> Timestamp
     *times.select_nth_unstable(eighth).1
 }
 
+/// Whose facts those are that mail for a domain brings about.
+fn source(domain: &str) -> Box<str> {
+    registrable_domain(domain).into()
+}
+
+fn fact_key(destination: &str, source: &str) -> String {
+    if source == UNKNOWN_SOURCE { format!("d{destination}") } else { format!("f{source}\n{destination}") }
+}
+
+fn wait_row(triplet: &Triplet, wait: &Wait) -> Change {
+    row(&format!("w{}", triplet.key), Some(wait))
+}
+
 fn name(destination: &str) -> Box<str> {
     if destination.len() <= NAME_LEN_MAX {
         return destination.into();
@@ -196,14 +323,14 @@ fn hash(text: &str) -> u64 {
     text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-fn row<T: Serialize>(kind: char, key: &str, value: Option<&T>) -> Change {
+fn row<T: Serialize>(key: &str, value: Option<&T>) -> Change {
     let value = value.map(|value| {
         let mut encoded = vec![VERSION];
         // Neither has a map with keys that are not text, nor anything else that could fail.
         let _ = serde_json::to_writer(&mut encoded, value);
         encoded.into_boxed_slice()
     });
-    Change::Side(Table::Greylist, format!("{kind}{key}").into_bytes().into(), value)
+    Change::Side(Table::Greylist, key.as_bytes().into(), value)
 }
 
 fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
@@ -263,13 +390,13 @@ mod tests {
         assert_eq!(memory.forecast(&triplet("a@example.com"), passed_at), Forecast::AtOnce);
         let expected = Forecast::After(Duration::from_secs(300));
         assert_eq!(memory.forecast(&triplet("b@example.com"), passed_at), expected);
-        assert!(memory.facts("mx.example.com,mx2.example.com").is_some());
+        assert!(memory.facts("example.com", "mx.example.com,mx2.example.com", passed_at).is_some());
         let much_later = START.plus(Duration::from_secs(40 * 86_400));
         let stranger = Triplet::new("<otp@app.example>", "c@example.org", "mx.example.org");
         let (_, _, changes) = memory.refused(&stranger, refusal(None, much_later));
         let removed = changes.iter().filter(|change| matches!(change, Change::Side(_, _, None))).count();
         assert_eq!(removed, 2);
-        assert_eq!(memory.facts("mx.example.com,mx2.example.com"), None);
+        assert_eq!(memory.facts("example.com", "mx.example.com,mx2.example.com", much_later), None);
     }
 
     #[test]
@@ -289,8 +416,9 @@ mod tests {
             ),
         ];
         let greylists = Greylists::new(rows);
-        assert_eq!(greylists.facts("good.example").map(|facts| facts.contacts()), Some((5, 0)));
-        assert_eq!((greylists.facts("many.example"), greylists.facts("long.example")), (None, None));
+        let facts = |name: &str| greylists.facts(name, name, START);
+        assert_eq!(facts("good.example").map(|facts| facts.contacts()), Some((5, 0)));
+        assert_eq!((facts("many.example"), facts("long.example")), (None, None));
         let (wait, ..) = greylists.refused(&Triplet::new("", "alice@example.com", "mx.example"), refusal(None, START));
         assert_eq!(wait.refusals, 1);
     }
@@ -300,11 +428,59 @@ mod tests {
         let memory = Greylists::default();
         for number in 0..FACTS_MAX as u64 + 10 {
             let destination = format!("mx{number}.example");
-            let stranger = Triplet::new("<>", "a@example.com", &destination);
+            let stranger = Triplet::new("<>", &format!("a@{destination}"), &destination);
             memory.refused(&stranger, refusal(None, START.plus(Duration::from_millis(number))));
         }
-        assert!(memory.0.lock().facts.len() <= FACTS_MAX);
-        assert!(memory.facts("mx0.example").is_none() && memory.facts("mx9999.example").is_some());
+        assert!(memory.0.lock().facts.len <= FACTS_MAX);
+        let facts = |name: &str| memory.facts(name, name, START);
+        assert!(facts("mx0.example").is_none() && facts("mx9999.example").is_some());
+    }
+
+    #[test]
+    fn one_zone_pushes_nothing_out() {
+        let memory = Greylists::default();
+        let refuse = |recipient: &str, destination: &str, at: u64| {
+            let at = START.plus(Duration::from_millis(at));
+            memory.refused(&Triplet::new("<>", recipient, destination), refusal(None, at)).2
+        };
+        refuse("a@honest.example", "mx.honest.example", 0);
+        let mut removed = 0;
+        for number in 1..FACTS_MAX as u64 {
+            let host = format!("mx{number}.stranger.example");
+            let changes = refuse(&format!("a@{number}.stranger.example"), &host, number);
+            removed += changes.iter().filter(|change| matches!(change, Change::Side(_, _, None))).count();
+        }
+        assert_eq!(memory.0.lock().facts.len, 1 + DESTINATIONS_MAX);
+        assert_eq!(removed, FACTS_MAX - 1 - DESTINATIONS_MAX, "and they leave the disk");
+        for number in 0..1000 {
+            refuse(&format!("a@stranger{number}.example"), "mx.shared.example", 20_000 + number);
+        }
+        let memory = memory.0.lock();
+        assert_eq!(memory.facts.of["mx.shared.example"].len(), SOURCES_MAX);
+        assert!(memory.facts.of.contains_key("mx.honest.example"));
+        assert_eq!(memory.facts.counts.values().sum::<usize>(), memory.facts.len);
+    }
+
+    /// Rows of version 0.1 name a destination and nothing else.
+    #[test]
+    fn what_version_0_1_learned_is_taken_up() {
+        let json = "{\"refused\":{\"secs\":240,\"nanos\":0},\"passed\":{\"secs\":300,\"nanos\":0},\"agreeing\":2,\
+                    \"contacts\":3,\"contacts_refused\":3,\"last_seen\":1795255200000,\"last_pass\":[1795255200000,1]}";
+        let row = |key: &str| (key.as_bytes().into(), [&[VERSION], json.as_bytes()].concat().into_boxed_slice());
+        let memory = Greylists::new(vec![row("dmx.example.com,mx2.example.com"), row("dmx.shared.example")]);
+        let passed = |domain: &str, destination: &str| memory.facts(domain, destination, START).unwrap().bounds().1;
+        let s300 = Some(Duration::from_secs(300));
+        assert_eq!(passed("example.com", "mx.example.com,mx2.example.com"), s300, "its own hosts");
+        assert_eq!(passed("example.com", "mx.shared.example"), None, "one source among others");
+        assert_eq!(memory.facts("example.com", "mx.shared.example", START).unwrap().soonest(), s300);
+        let own = Triplet::new("<otp@app.example>", "a@example.com", "mx.example.com,mx2.example.com");
+        let (_, facts, changes) = memory.refused(&own, refusal(None, START));
+        assert_eq!(facts.bounds().1, s300);
+        assert!(
+            changes
+                .iter()
+                .any(|change| matches!(change, Change::Side(_, key, Some(_)) if key.starts_with(b"fexample.com\n")))
+        );
     }
 
     #[test]

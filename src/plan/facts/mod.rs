@@ -2,6 +2,7 @@
 
 mod forecast;
 mod observations;
+mod shared;
 
 use std::time::Duration;
 
@@ -48,7 +49,7 @@ pub(super) fn is_plausible(span: Duration) -> bool {
     span <= SPAN_MAX
 }
 
-/// What is known of a destination.
+/// What is known of a destination, for one recipient domain.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
@@ -81,6 +82,11 @@ pub struct Facts {
     /// When something was last seen, when a wait last passed, and for which sender.
     last_seen: Timestamp,
     last_pass: Option<(Timestamp, u64)>,
+    /// What [`Facts::for_domain`] adds: others' facts, and the shortest wait that passed lately for one of them.
+    #[serde(skip)]
+    is_of_others: bool,
+    #[serde(skip)]
+    soonest: Option<Duration>,
 }
 
 impl Facts {
