@@ -90,8 +90,8 @@ impl Handshake<'_> {
         address: SocketAddr,
         steps: &mut Steps,
     ) -> Result<(BoxStream, Encryption), Failure> {
-        let name =
-            ServerName::try_from(host.to_string()).unwrap_or_else(|_| ServerName::IpAddress(address.ip().into()));
+        let name = ServerName::try_from(self.demand.server_name(host).to_owned())
+            .unwrap_or_else(|_| ServerName::IpAddress(address.ip().into()));
         let handshake = self.connector.connect(name, stream);
         let encrypted = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
             Err(_) => Err("the handshake took too long".to_owned()),

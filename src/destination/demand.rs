@@ -81,6 +81,8 @@ pub enum Demand {
     Dane {
         /// What it may be, all usable.
         records: Arc<[TlsaRecord]>,
+        /// The name at which the records are, for which an authority has issued it.
+        base: Arc<str>,
         /// The recipient's domain, for which an authority may have issued it too.
         domain: Arc<str>,
     },
@@ -157,7 +159,8 @@ impl Demand {
                 return Err(Refusal::TlsaTrouble(error.clone()));
             }
             Tlsa::Usable(records) if heeds_domain || strictness != Strictness::Opportunistic => {
-                return Ok(Self::Dane { records: records.clone(), domain: route.domain.clone() });
+                let (base, domain) = (host.tlsa_base.clone(), route.domain.clone());
+                return Ok(Self::Dane { records: records.clone(), base, domain });
             }
             Tlsa::None | Tlsa::Unusable | Tlsa::Usable(_) | Tlsa::Failed(_) => {}
         }
@@ -181,6 +184,14 @@ impl Demand {
             (Mode::Testing, _, _) => Self::Tested { is_named },
             (Mode::None, _, _) => Self::Opportunistic,
         })
+    }
+
+    /// The name that a host is asked for in the handshake: with DANE that at which its records are (RFC 7672 section 8.1).
+    pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+        match self {
+            Self::Dane { base, .. } => base,
+            Self::Clear | Self::Opportunistic | Self::Tested { .. } | Self::Encrypted | Self::Named(_) => host,
+        }
     }
 
     /// Whether a session in clear text will do.
@@ -221,7 +232,7 @@ impl Demand {
                 }
                 .into())
             }
-            Self::Dane { records, domain } => match dane::verify(records, chain, &[host, domain], now)? {
+            Self::Dane { records, base, domain } => match dane::verify(records, chain, &[base, host, domain], now)? {
                 Usage::EndEntity => Ok("verified by DANE-EE".into()),
                 Usage::TrustAnchor => Ok("verified by DANE-TA".into()),
             },
@@ -263,9 +274,11 @@ mod tests {
         assert_eq!(of(&testing), [Ok(D::Tested { is_named: true }), Ok(D::Tested { is_named: false })]);
         let none = route(Some("none"), Tlsa::None, true);
         assert_eq!(of(&none), [Ok(D::Opportunistic), Ok(D::Opportunistic)]);
-        let dane = D::Dane { records: usable(), domain: "example".into() };
+        let dane = |base: &str| D::Dane { records: usable(), base: base.into(), domain: "example".into() };
         let both = route(Some("enforce"), Tlsa::Usable(usable()), true);
-        assert_eq!(of(&both), [Ok(dane.clone()), Ok(dane)], "DANE goes before MTA-STS");
+        assert_eq!(of(&both), [Ok(dane("mx.example")), Ok(dane("other.example"))], "DANE goes before MTA-STS");
+        assert_eq!(dane("end.example").server_name("mx.example"), "end.example");
+        assert_eq!(D::Encrypted.server_name("mx.example"), "mx.example");
         let unusable = route(None, Tlsa::Unusable, true);
         assert_eq!(of(&unusable), [Ok(D::Encrypted), Ok(D::Encrypted)]);
         let unusable = route(Some("enforce"), Tlsa::Unusable, true);
@@ -327,7 +340,7 @@ mod tests {
         let judge = |demand: &Demand, chain| demand.judge("mx.example", chain, &roots, Timestamp::from_millis(0));
         let made = rcgen::generate_simple_self_signed(vec!["mx.example".to_owned()]).unwrap();
         let chain = [made.cert.der().clone()];
-        let dane = Demand::Dane { records: usable(), domain: "example".into() };
+        let dane = Demand::Dane { records: usable(), base: "mx.example".into(), domain: "example".into() };
         for (demand, in_clear, self_signed) in [
             (Demand::Clear, true, true),
             (Demand::Opportunistic, true, true),

@@ -9,10 +9,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
+use super::by_owner::ByOwner;
 use super::dane::{self, Tlsa};
 use super::policies::Policies;
 use super::public::is_public;
-use super::resolver::{Dns, DnsError, MxRecord};
+use super::resolver::{Denial, Dns, MxRecord};
 use super::route::{Host, Route, RouteError};
 use crate::clock::{Clock, Timestamp};
 
@@ -23,8 +24,8 @@ const ADDRESSES_MAX: usize = 8;
 const CACHE_MAX: usize = 20_000;
 /// How long a found route holds at least and at most, whatever DNS says.
 const FOUND_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
-/// How long "no such domain" and the like hold.
-const REFUSED_TTL: Duration = Duration::from_secs(60);
+/// "No such domain" and the like hold for as long as the answer says, but no longer than this.
+const REFUSED_TTL_MAX: Duration = Duration::from_secs(600);
 /// How long trouble with DNS is not looked into again.
 const TROUBLE_TTL: Duration = Duration::from_secs(2);
 /// How long an outdated route still serves while DNS is in trouble.
@@ -34,6 +35,16 @@ const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 const HOST_KEY: &str = "host ";
 
 type Found = Result<Arc<Route>, RouteError>;
+
+/// A route, or why there is none, and for how long that holds.
+type LookedUp = Result<(Route, Duration), (RouteError, Duration)>;
+
+/// Whether what the resolver remembers will do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Asking {
+    Remembered,
+    Anew,
+}
 
 #[derive(Debug, Clone)]
 struct Cached {
@@ -55,7 +66,7 @@ pub struct Router {
     clock: Arc<dyn Clock>,
     allow_private: bool,
     policies: Option<Arc<Policies>>,
-    cache: Mutex<HashMap<String, Cached>>,
+    cache: Mutex<ByOwner<Cached>>,
     /// Look-ups under way, so that many messages for a domain ask once.
     flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
 }
@@ -103,12 +114,20 @@ impl Router {
         found
     }
 
+    /// What ends an entry, and refuses codes of others for a while, is believed when a second look-up says it too.
     async fn ask(&self, domain: &str) -> Found {
-        let (found, ttl) = match self.look_up(domain).await {
+        let answer = match self.look_up(domain, Asking::Remembered).await {
+            Err((error, first)) if !error.is_temporary() => {
+                let again = self.look_up(domain, Asking::Anew).await;
+                again.map_err(|(error, second)| (error, second.min(first)))
+            }
+            answer => answer,
+        };
+        let (found, ttl) = match answer {
             Ok((route, _)) if route.has_trouble() => (Ok(Arc::new(route)), TROUBLE_TTL),
             Ok((route, ttl)) => (Ok(Arc::new(route)), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),
-            Err(error) if error.is_temporary() => (Err(error), TROUBLE_TTL),
-            Err(error) => (Err(error), REFUSED_TTL),
+            Err((error, _)) if error.is_temporary() => (Err(error), TROUBLE_TTL),
+            Err((error, ttl)) => (Err(error), ttl.min(REFUSED_TTL_MAX)),
         };
         self.remember(domain, found, ttl)
     }
@@ -125,18 +144,15 @@ impl Router {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        if cache.len() >= CACHE_MAX {
-            cache.retain(|_, cached| cached.valid_until > now);
-        }
-        if cache.len() < CACHE_MAX {
-            cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
-        }
+        cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
+        // Who asks for many domains of one zone pushes out these, sooner than what others will ask for again.
+        cache.shrink(CACHE_MAX, |cached| cached.valid_until);
         found
     }
 
-    async fn look_up(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
+    async fn look_up(&self, domain: &str, asking: Asking) -> LookedUp {
         if let Some(host) = domain.strip_prefix(HOST_KEY) {
-            return self.one_host(host).await;
+            return self.one_host(host, asking).await;
         }
         let policy = async {
             match &self.policies {
@@ -144,24 +160,29 @@ impl Router {
                 None => None,
             }
         };
-        let (found, policy) = tokio::join!(self.hosts_of(domain), policy);
+        let (found, policy) = tokio::join!(self.hosts_of(domain, asking), policy);
         let (route, ttl) = found?;
         Ok((Route { policy, ..route }, ttl))
     }
 
-    async fn hosts_of(&self, domain: &str) -> Result<(Route, Duration), RouteError> {
+    async fn hosts_of(&self, domain: &str, asking: Asking) -> LookedUp {
+        if asking == Asking::Anew {
+            self.dns.forget(domain);
+        }
         let (mut records, ttl, is_secure) = match self.dns.mx(domain).await {
             Ok(found) => (found.records, found.ttl, found.secure),
-            // RFC 5321 section 5.1: without MX the domain itself is the host. Where DNSSEC vouches for its addresses, it has
-            // vouched for there being no MX.
-            Err(DnsError::NoRecords) => {
-                (vec![MxRecord { preference: 0, exchange: domain.to_owned() }], FOUND_TTL.1, true)
-            }
-            Err(DnsError::NoSuchName | DnsError::BadName) => return Err(RouteError::NoSuchDomain),
-            Err(error @ (DnsError::Failed(_) | DnsError::Timeout)) => return Err(RouteError::Trouble(error)),
+            Err(error) => match error.denial() {
+                // RFC 5321 section 5.1: without MX the domain itself is the host. Where DNSSEC vouches for its addresses, it
+                // has vouched for there being no MX.
+                Some((Denial::Records, _)) => {
+                    (vec![MxRecord { preference: 0, exchange: domain.to_owned() }], FOUND_TTL.1, true)
+                }
+                Some((Denial::Name, ttl)) => return Err((RouteError::NoSuchDomain, ttl)),
+                None => return Err((RouteError::Trouble(error), TROUBLE_TTL)),
+            },
         };
         if records.iter().all(|record| record.exchange.is_empty()) {
-            return Err(RouteError::NullMx);
+            return Err((RouteError::NullMx, ttl));
         }
         records.retain(|record| !record.exchange.is_empty());
         records.sort_by(|a, b| (a.preference, &a.exchange).cmp(&(b.preference, &b.exchange)));
@@ -169,56 +190,63 @@ impl Router {
         let mut known = HashSet::new();
         records.retain(|record| known.insert(record.exchange.clone()));
         records.truncate(HOSTS_MAX);
-        self.hosts(domain, records, ttl, is_secure).await
+        let names = Names { domain, is_secure, asking };
+        self.hosts(names, records, ttl).await
     }
 
-    async fn one_host(&self, host: &str) -> Result<(Route, Duration), RouteError> {
+    async fn one_host(&self, host: &str, asking: Asking) -> LookedUp {
         let route = |addresses| Route::new(host, host, vec![Host::new(host, 0, addresses)]);
         if let Ok(address) = host.parse() {
             return Ok((route(vec![address]), FOUND_TTL.1));
         }
+        if asking == Asking::Anew {
+            self.dns.forget(host);
+        }
         let found = host_facts(self.dns.as_ref(), host, true, false).await;
         if found.usable.is_empty() {
-            return Err(found.problem.unwrap_or(RouteError::NoHost));
+            return Err((found.problem.unwrap_or(RouteError::NoHost), found.ttl));
         }
         Ok((route(found.usable), found.ttl))
     }
 
     async fn hosts(
         &self,
-        domain: &str,
+        Names { domain, is_secure, asking }: Names<'_>,
         records: Vec<MxRecord>,
         ttl: Duration,
-        is_secure: bool,
-    ) -> Result<(Route, Duration), RouteError> {
+    ) -> LookedUp {
         let mut names: Vec<&str> = records.iter().map(|record| record.exchange.as_str()).collect();
         names.sort_unstable();
         let destination = names.join(",");
         let mut lookups = tokio::task::JoinSet::new();
         for (index, record) in records.iter().enumerate() {
             let (dns, host, allow_private) = (self.dns.clone(), record.exchange.clone(), self.allow_private);
+            if asking == Asking::Anew && host != domain {
+                dns.forget(&host);
+            }
             lookups.spawn(async move { (index, host_facts(dns.as_ref(), &host, allow_private, is_secure).await) });
         }
         let mut found: Vec<Option<HostFacts>> = records.iter().map(|_| None).collect();
         while let Some(Ok((index, facts))) = lookups.join_next().await {
             found[index] = Some(facts);
         }
-        let mut least_ttl = ttl;
+        let (mut least_ttl, mut denied_ttl) = (ttl, ttl);
         let mut hosts = Vec::new();
         let mut problem = None;
         let mut addresses_are_secure = true;
         for (record, found) in records.into_iter().zip(found) {
             let Some(found) = found else { continue };
+            denied_ttl = denied_ttl.min(found.ttl);
             if !found.usable.is_empty() {
                 least_ttl = least_ttl.min(found.ttl);
                 addresses_are_secure &= found.is_secure;
             }
             problem = problem.or(found.problem);
             let host = Host::new(&record.exchange, record.preference, found.usable);
-            hosts.push(Host { tlsa: found.tlsa, ..host });
+            hosts.push(Host { tlsa: found.tlsa, tlsa_base: found.tlsa_base, ..host });
         }
         if hosts.iter().all(|host| host.addresses.is_empty()) {
-            return Err(problem.unwrap_or(RouteError::NoHost));
+            return Err((problem.unwrap_or(RouteError::NoHost), denied_ttl));
         }
         // The domain itself was taken for the host: then its addresses say what there is to say.
         let is_itself = destination == domain;
@@ -227,11 +255,19 @@ impl Router {
     }
 }
 
+/// Whose hosts they are, whether DNSSEC vouches for their names, and how they are looked up.
+struct Names<'a> {
+    domain: &'a str,
+    is_secure: bool,
+    asking: Asking,
+}
+
 struct HostFacts {
     usable: Vec<IpAddr>,
     ttl: Duration,
     is_secure: bool,
     tlsa: Tlsa,
+    tlsa_base: Arc<str>,
     problem: Option<RouteError>,
 }
 
@@ -241,7 +277,7 @@ async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secu
     let (ipv4, ipv6) = tokio::join!(dns.ipv4(host), dns.ipv6(host));
     let mut all = Vec::new();
     let mut ttl = FOUND_TTL.1;
-    let mut problem = None;
+    let (mut problem, mut denied_ttl) = (None, None);
     let mut is_secure = true;
     for answer in [ipv4, ipv6] {
         match answer {
@@ -250,8 +286,10 @@ async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secu
                 is_secure &= records.secure;
                 all.extend(records.records.into_iter().take(ADDRESSES_MAX));
             }
-            Err(error) if error.is_answer() => {}
-            Err(error) => problem = Some(RouteError::Trouble(error)),
+            Err(error) => match error.denial() {
+                Some((_, denied)) => denied_ttl = Some(denied_ttl.map_or(denied, |ttl: Duration| ttl.min(denied))),
+                None => problem = Some(RouteError::Trouble(error)),
+            },
         }
     }
     let has_any = !all.is_empty();
@@ -259,18 +297,43 @@ async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secu
     if has_any && all.is_empty() {
         problem = Some(RouteError::Private);
     }
-    let mut tlsa = Tlsa::None;
+    let (mut tlsa, mut tlsa_base) = (Tlsa::None, host.into());
     if is_name_secure && is_secure && !all.is_empty() {
-        let answer = dns.tlsa(&dane::name_of(host)).await;
-        ttl = answer.as_ref().map_or(ttl, |found| ttl.min(found.ttl));
-        tlsa = Tlsa::of(answer);
+        let tlsa_ttl;
+        (tlsa, tlsa_base, tlsa_ttl) = tlsa_of(dns, host).await;
+        ttl = ttl.min(tlsa_ttl);
     }
-    HostFacts { usable: all, ttl, is_secure, tlsa, problem }
+    // A family that a host does not have ends nothing while it has the other.
+    if all.is_empty() {
+        ttl = ttl.min(denied_ttl.unwrap_or(ttl));
+    }
+    HostFacts { usable: all, ttl, is_secure, tlsa, tlsa_base, problem }
+}
+
+/// The TLSA records of a host for which DNSSEC vouches, where they are, and for how long that holds: at the end of its CNAMEs, if
+/// there are any, else at its own name (RFC 7672 section 2.2.2).
+async fn tlsa_of(dns: &dyn Dns, host: &str) -> (Tlsa, Arc<str>, Duration) {
+    let mut ttl = FOUND_TTL.1;
+    let end = match dns.alias(host).await {
+        Ok(found) => found.records.into_iter().next().filter(|_| found.secure),
+        Err(error) if error.is_answer() => None,
+        Err(error) => return (Tlsa::Failed(error), host.into(), ttl),
+    };
+    for name in end.as_deref().into_iter().chain([host]) {
+        let answer = dns.tlsa(&dane::name_of(name)).await;
+        ttl = answer.as_ref().map_or(ttl, |found| ttl.min(found.ttl));
+        let tlsa = Tlsa::of(answer);
+        if tlsa != Tlsa::None {
+            return (tlsa, name.into(), ttl);
+        }
+    }
+    (Tlsa::None, host.into(), ttl)
 }
 
 #[cfg(test)]
 mod tests {
-    use super::super::resolver::{Answer, Records};
+    use super::super::dane::TlsaRecord;
+    use super::super::resolver::{Answer, DnsError, Records};
     use super::*;
     use crate::clock::ManualClock;
 
@@ -281,6 +344,7 @@ mod tests {
     struct Table {
         rows: Mutex<HashMap<(String, &'static str), Rows>>,
         asked: Mutex<Vec<String>>,
+        is_secure: bool,
     }
 
     impl Table {
@@ -296,7 +360,7 @@ mod tests {
             Ok(Records {
                 records: found.iter().map(|row| read(row)).collect(),
                 ttl: Duration::from_secs(300),
-                secure: false,
+                secure: self.is_secure,
             })
         }
     }
@@ -317,6 +381,16 @@ mod tests {
 
         fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
             let found = self.get(host, "AAAA", |row| row.parse().unwrap());
+            Box::pin(async move { found })
+        }
+
+        fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
+            let found = self.get(name, "TLSA", |row| row.parse().unwrap());
+            Box::pin(async move { found })
+        }
+
+        fn alias<'a>(&'a self, host: &'a str) -> Answer<'a, String> {
+            let found = self.get(host, "CNAME", str::to_owned);
             Box::pin(async move { found })
         }
     }
@@ -409,5 +483,37 @@ mod tests {
         table.set("example.com", "MX", Err(DnsError::NoSuchName));
         clock.advance(Duration::from_secs(3));
         assert_eq!(router.route("example.com").await, Err(RouteError::NoSuchDomain));
+    }
+
+    #[tokio::test]
+    async fn tlsa_records_are_looked_for_at_the_end_of_aliases_first() {
+        let digest = |octet: &str| format!("3 1 1 {}", octet.repeat(32));
+        let of = async |rows: &[(&str, &'static str, Result<&[&str], DnsError>)]| {
+            let table = Arc::new(Table { is_secure: true, ..Table::default() });
+            table.set("example.com", "MX", Ok(&["10 mx.example.com"]));
+            table.set("mx.example.com", "A", Ok(&["93.184.215.1"]));
+            rows.iter().for_each(|(name, kind, found)| table.set(name, kind, found.clone()));
+            let route = router(&table, false).0.route("example.com").await.unwrap();
+            let Host { tlsa, tlsa_base, .. } = route.hosts[0].clone();
+            let found = match tlsa {
+                Tlsa::Usable(records) => records[0].to_string(),
+                other => format!("{other:?}"),
+            };
+            (found, tlsa_base.to_string())
+        };
+        let (one, two) = (digest("01"), digest("02"));
+        let (alias, at_end) = (("mx.example.com", "CNAME", Ok(&["host.example.net"][..])), "_25._tcp.host.example.net");
+        let at_first = "_25._tcp.mx.example.com";
+        let is = |found: &str, base: &str| (found.to_owned(), base.to_owned());
+        let both = [alias.clone(), (at_end, "TLSA", Ok(&[&*one])), (at_first, "TLSA", Ok(&[&*two]))];
+        assert_eq!(of(&both).await, is(&one, "host.example.net"));
+        let first_only = [alias.clone(), (at_first, "TLSA", Ok(&[&*two]))];
+        assert_eq!(of(&first_only).await, is(&two, "mx.example.com"));
+        assert_eq!(of(&first_only[1..]).await, is(&two, "mx.example.com"), "no alias");
+        assert_eq!(of(&[alias.clone()]).await, is("None", "mx.example.com"));
+        let hidden = [alias.clone(), (at_end, "TLSA", Err(DnsError::Timeout)), (at_first, "TLSA", Ok(&[&*two]))];
+        assert_eq!(of(&hidden).await, is("Failed(Timeout)", "host.example.net"), "it never downgrades");
+        let unknown = [("mx.example.com", "CNAME", Err(DnsError::Timeout)), (at_first, "TLSA", Ok(&[&*two][..]))];
+        assert_eq!(of(&unknown).await, is("Failed(Timeout)", "mx.example.com"));
     }
 }

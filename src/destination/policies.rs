@@ -1,7 +1,6 @@
 //! MTA-STS policies: fetched when a domain announces a new one, kept on disk, fetched anew daily. What was fetched stays in
 //! force until its `max_age`, whatever DNS and the web server say meanwhile (RFC 8461 sections 3.3 and 5.1).
 
-use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
@@ -12,14 +11,18 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
+use super::by_owner::ByOwner;
 use super::fetch::Fetch;
 use super::mta_sts::{Fetched, POLICY_LEN_MAX, Policy, announced_id};
 use super::resolver::Dns;
 use crate::clock::{Clock, Timestamp};
 use crate::mail::address::domain_key;
 
-/// Policies kept at most; beyond, those used longest ago are forgotten.
+/// Policies kept at most. Beyond, of the registrable domain that has most, one goes: of those that were not used for a day yet,
+/// else of all, the one used longest ago.
 const POLICIES_MAX: usize = 10_000;
+/// A policy that was used over this time is of a domain to which mail goes again and again.
+const PROVEN: Duration = Duration::from_secs(24 * 3600);
 /// How long a policy that could not be fetched is not asked for again.
 const FAILED_PAUSE: Duration = Duration::from_secs(300);
 /// After this time a policy is fetched anew, if its domain was sent to lately.
@@ -34,7 +37,16 @@ const UNFINISHED: &str = ".";
 struct Known {
     fetched: Fetched,
     policy: Arc<Policy>,
+    /// When it was used first and last.
+    used_since: Timestamp,
     used_at: Timestamp,
+}
+
+impl Known {
+    /// What goes first where there are too many is worth least.
+    fn worth(&self) -> (bool, Timestamp) {
+        (self.used_at.since(self.used_since) >= PROVEN, self.used_at)
+    }
 }
 
 /// A policy on disk.
@@ -44,15 +56,18 @@ struct Stored {
     id: String,
     at: Timestamp,
     used_at: Timestamp,
+    /// Version 0.1 did not write it: its policies count as used for long.
+    #[serde(default)]
+    used_since: Timestamp,
     /// As it was published.
     policy: String,
 }
 
 #[derive(Default)]
 struct State {
-    known: HashMap<String, Known>,
+    known: ByOwner<Known>,
     /// Ids whose policy could not be fetched, and when.
-    failed: HashMap<String, (String, Timestamp)>,
+    failed: ByOwner<(String, Timestamp)>,
 }
 
 /// The policies of all domains.
@@ -152,13 +167,9 @@ impl Policies {
             }
             Err(error) => {
                 tracing::warn!(domain, error, "the MTA-STS policy cannot be fetched");
-                let mut state = self.state.lock();
-                if state.failed.len() >= POLICIES_MAX {
-                    state.failed.retain(|_, (_, at)| now < at.plus(FAILED_PAUSE));
-                }
-                if state.failed.len() < POLICIES_MAX {
-                    state.failed.insert(domain.to_owned(), (id.to_owned(), now));
-                }
+                let failed = &mut self.state.lock().failed;
+                failed.insert(domain.to_owned(), (id.to_owned(), now));
+                failed.shrink(POLICIES_MAX, |(_, at)| *at);
                 false
             }
         }
@@ -166,22 +177,21 @@ impl Policies {
 
     async fn keep(&self, domain: &str, fetched: Fetched, now: Timestamp) {
         let policy = Arc::new(fetched.policy.clone());
-        let used_at = self.state.lock().known.get(domain).map_or(now, |known| known.used_at);
+        let used = self.state.lock().known.get(domain).map(|known| (known.used_since, known.used_at));
+        let (used_since, used_at) = used.unwrap_or((now, now));
         let stored = Stored {
             domain: domain.to_owned(),
             id: fetched.id.clone(),
             at: fetched.at,
             used_at,
+            used_since,
             policy: policy.to_string(),
         };
         let forgotten = {
             let mut state = self.state.lock();
             state.failed.remove(domain);
-            state.known.insert(domain.to_owned(), Known { fetched, policy, used_at });
-            let is_full = state.known.len() > POLICIES_MAX;
-            let oldest = is_full.then(|| state.known.iter().min_by_key(|(_, known)| known.used_at)).flatten();
-            let oldest = oldest.map(|(domain, _)| domain.clone());
-            oldest.inspect(|oldest| _ = state.known.remove(oldest))
+            state.known.insert(domain.to_owned(), Known { fetched, policy, used_since, used_at });
+            state.known.shrink(POLICIES_MAX, Known::worth)
         };
         let folder = self.folder.clone();
         let write = move || {
@@ -209,8 +219,7 @@ impl Policies {
         let now = self.clock.now();
         let (due, over) = {
             let mut state = self.state.lock();
-            let over: Vec<String> =
-                state.known.extract_if(|_, known| !known.fetched.is_in_force(now)).map(|(domain, _)| domain).collect();
+            let over = state.known.retain(|known| known.fetched.is_in_force(now));
             let is_due = |known: &Known| known.fetched.at.plus(FRESH) <= now && now < known.used_at.plus(LATELY);
             let due = state.known.iter().filter(|(_, known)| is_due(known));
             let due: Vec<(String, String)> =
@@ -245,6 +254,7 @@ fn read(path: &Path) -> Result<(String, Known), &'static str> {
     let known = Known {
         policy: Arc::new(policy.clone()),
         fetched: Fetched { id: stored.id, policy, at: stored.at },
+        used_since: stored.used_since,
         used_at: stored.used_at,
     };
     Ok((stored.domain, known))
@@ -400,6 +410,48 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn many_new_policies_do_not_push_out_those_of_busy_domains() {
+        let place = Place::new();
+        place.world.set(Some("1"), Some("enforce"));
+        place.mode().await;
+        place.clock.advance(DAY);
+        place.mode().await;
+        place.clock.advance(Duration::from_secs(60));
+        let now = place.clock.now();
+        let fetched = || {
+            let policy = Policy::parse(b"version: STSv1\nmode: enforce\nmx: mx.example\nmax_age: 604800\n").unwrap();
+            Fetched { id: "1".to_owned(), policy, at: now }
+        };
+        let new = |domain: String| {
+            let fetched = fetched();
+            let policy = Arc::new(fetched.policy.clone());
+            (domain, Known { fetched, policy, used_since: now, used_at: now })
+        };
+        for number in 0..POLICIES_MAX {
+            let (domain, known) = new(format!("registered{number}.test"));
+            let mut state = place.policies.state.lock();
+            state.known.insert(domain, known);
+            state.known.shrink(POLICIES_MAX, Known::worth);
+        }
+        place.policies.keep("one-more.test", fetched(), now.plus(Duration::from_secs(1))).await;
+        let known = &place.policies.state.lock().known;
+        assert_eq!(known.len(), POLICIES_MAX);
+        assert!(known.get("example").is_some() && known.get("one-more.test").is_some());
+    }
+
+    /// As version 0.1 wrote it.
+    #[tokio::test]
+    async fn a_policy_of_version_0_1_is_read() {
+        let place = Place::new();
+        let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
+        let stored =
+            format!("{{\"domain\":\"example\",\"id\":\"1\",\"at\":1000000,\"used_at\":1000000,\"policy\":\"{text}\"}}");
+        fs::write(place.folder.path().join("mta-sts/example"), stored).unwrap();
+        let again = open(&place.folder, &place.world, &place.clock);
+        assert_eq!(again.of("example").await.map(|policy| policy.mode), Some(Mode::Enforce));
+    }
+
+    #[tokio::test]
     async fn files_are_private_and_damaged_ones_passed_over() {
         let place = Place::new();
         place.world.set(Some("1"), Some("enforce"));
@@ -413,7 +465,7 @@ mod tests {
         fs::write(folder.join(".third.example"), &text).unwrap();
         fs::write(&path, &text[..text.len() / 2]).unwrap();
         let again = open(&place.folder, &place.world, &place.clock);
-        assert!(again.state.lock().known.is_empty());
+        assert_eq!(again.state.lock().known.len(), 0);
         assert_eq!(again.of("example").await.map(|policy| policy.mode), Some(Mode::Enforce));
         assert_eq!(place.fetched(), 2);
     }

@@ -90,12 +90,36 @@ pub enum DnsError {
     /// Not a domain name.
     #[error("not a domain name")]
     BadName,
+    /// One of the first two, for as long as the answer says.
+    #[error("{0}")]
+    Denied(Denial, Duration),
+}
+
+/// What there is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Denial {
+    /// The name (NXDOMAIN).
+    #[error("no such name")]
+    Name,
+    /// Records of this type (NODATA).
+    #[error("no records of this type")]
+    Records,
 }
 
 impl DnsError {
     /// Whether the answer is that there is none, rather than that something is broken.
     pub fn is_answer(&self) -> bool {
-        matches!(self, Self::NoSuchName | Self::NoRecords | Self::BadName)
+        self.denial().is_some()
+    }
+
+    /// What there is not, and for how long that holds; no time at all if the answer does not say (RFC 2308 section 5).
+    pub fn denial(&self) -> Option<(Denial, Duration)> {
+        match self {
+            Self::NoSuchName | Self::BadName => Some((Denial::Name, Duration::ZERO)),
+            Self::NoRecords => Some((Denial::Records, Duration::ZERO)),
+            Self::Denied(denial, ttl) => Some((*denial, *ttl)),
+            Self::Failed(_) | Self::Timeout => None,
+        }
     }
 }
 
@@ -120,6 +144,14 @@ pub trait Dns: Send + Sync {
     fn tlsa<'a>(&'a self, _name: &'a str) -> Answer<'a, TlsaRecord> {
         Box::pin(async { Err(DnsError::NoRecords) })
     }
+
+    /// The name that a host's CNAMEs lead to, one record at most. Without an answer of its own, it has none.
+    fn alias<'a>(&'a self, _host: &'a str) -> Answer<'a, String> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+
+    /// Drops what is remembered of a domain or host, so that the next look-up asks.
+    fn forget(&self, _name: &str) {}
 }
 
 /// DNS by hickory-resolver.
@@ -199,23 +231,32 @@ impl HickoryDns {
         &self,
         name: &str,
         kind: RecordType,
-        read: fn(&[Record]) -> Result<Records<T>, DnsError>,
+        read: impl Fn(&[Record]) -> Result<Records<T>, DnsError>,
     ) -> Result<Records<T>, DnsError> {
-        let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
-        name.set_fqdn(true);
+        let name = complete(name)?;
         let resolver = if self.validates().await? { &self.validating } else { &self.plain };
         match lookup(resolver, name, kind).await {
             Ok(lookup) => read(lookup.answers()),
             // That there is no more to it than this answer is not proved, nor has it to be: the zone allows it.
             Err(NetError::Dns(HickoryDnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
+                let ttl = Duration::from_secs(response.negative_ttl().unwrap_or(0).into());
                 match read(&response.answers) {
-                    Err(_) if response.metadata.response_code == ResponseCode::NXDomain => Err(DnsError::NoSuchName),
+                    Err(_) if response.metadata.response_code == ResponseCode::NXDomain => {
+                        Err(DnsError::Denied(Denial::Name, ttl))
+                    }
+                    Err(DnsError::NoRecords) => Err(DnsError::Denied(Denial::Records, ttl)),
                     found => Ok(Records { secure: false, ..found? }),
                 }
             }
             Err(error) => Err(dns_error(error)),
         }
     }
+}
+
+fn complete(name: &str) -> Result<Name, DnsError> {
+    let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
+    name.set_fqdn(true);
+    Ok(name)
 }
 
 async fn lookup(resolver: &TokioResolver, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
@@ -290,6 +331,18 @@ pub fn read_txt(answers: &[Record]) -> Result<Records<String>, DnsError> {
     })
 }
 
+/// The name at which the addresses of an answer are, where aliases led there from `host`.
+///
+/// # Errors
+/// That there are no addresses, or no aliases, or that the answer is forged.
+pub fn read_alias(answers: &[Record], kind: RecordType, host: &Name) -> Result<Records<String>, DnsError> {
+    let found = picked(answers, kind, RData::ip_addr)?;
+    let end = answers.iter().rfind(|record| record.record_type() == kind).map(|record| &record.name);
+    let end = end.filter(|end| *end != host).ok_or(DnsError::NoRecords)?;
+    let name = end.to_ascii().trim_end_matches('.').to_ascii_lowercase();
+    Ok(Records { records: vec![name], ttl: found.ttl, secure: found.secure })
+}
+
 /// The TLSA records of an answer.
 ///
 /// # Errors
@@ -321,6 +374,30 @@ impl Dns for HickoryDns {
 
     fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
         Box::pin(self.records(name, RecordType::TLSA, read_tlsa))
+    }
+
+    fn alias<'a>(&'a self, host: &'a str) -> Answer<'a, String> {
+        Box::pin(async move {
+            let name = complete(host)?;
+            let end = |kind| {
+                let name = name.clone();
+                self.records(host, kind, move |answers| read_alias(answers, kind, &name))
+            };
+            // The addresses have just been looked up, so that the resolver remembers them.
+            match end(RecordType::A).await {
+                Err(error) if error.is_answer() => end(RecordType::AAAA).await,
+                found => found,
+            }
+        })
+    }
+
+    fn forget(&self, name: &str) {
+        let Ok(name) = complete(name) else { return };
+        for resolver in [&self.plain, &self.validating] {
+            for kind in [RecordType::MX, RecordType::A, RecordType::AAAA, RecordType::CNAME] {
+                resolver.clear_lookup_cache(name.clone(), kind);
+            }
+        }
     }
 }
 
@@ -388,10 +465,13 @@ fn build_with(config: ResolverConfig, anchors: Option<Arc<TrustAnchors>>) -> Res
 fn dns_error(error: NetError) -> DnsError {
     if let NetError::Dns(HickoryDnsError::NoRecordsFound(missing)) = &error {
         let code = missing.response_code;
+        // Denials that were validated carry the SOA record, and say of themselves that they hold for no time.
+        let of_zone = missing.soa.as_ref().map_or(0, |soa| soa.ttl.min(soa.data.minimum));
+        let ttl = Duration::from_secs(missing.negative_ttl.unwrap_or(0).max(of_zone).into());
         return if code == ResponseCode::NXDomain {
-            DnsError::NoSuchName
+            DnsError::Denied(Denial::Name, ttl)
         } else if code == ResponseCode::NoError {
-            DnsError::NoRecords
+            DnsError::Denied(Denial::Records, ttl)
         } else {
             DnsError::Failed(code.to_string())
         };

@@ -50,12 +50,14 @@ pub struct Host {
     pub addresses: Vec<IpAddr>,
     /// What DNS says of its certificates, if DNSSEC vouches for its name and its addresses.
     pub tlsa: Tlsa,
+    /// The name at which the TLSA records are: its own, or the one that its CNAMEs lead to.
+    pub tlsa_base: Arc<str>,
 }
 
 impl Host {
     /// A host to which DANE does not apply.
     pub fn new(name: &str, preference: u16, addresses: Vec<IpAddr>) -> Self {
-        Self { name: name.into(), preference, addresses, tlsa: Tlsa::None }
+        Self { name: name.into(), preference, addresses, tlsa: Tlsa::None, tlsa_base: name.into() }
     }
 }
 

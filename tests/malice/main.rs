@@ -9,6 +9,7 @@ mod authors;
 mod budgets;
 mod content;
 mod doors;
+mod dns;
 mod greylists;
 mod hosts;
 mod injection;
