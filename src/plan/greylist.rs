@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::facts::is_plausible;
 pub use super::facts::{Facts, Forecast, HintWorth};
+use super::facts::{is_plausible, is_recent};
 use crate::clock::Timestamp;
 
 /// A wait is remembered for so long after its last refusal: longer than most programs remember a first attempt.
@@ -72,6 +72,6 @@ impl Wait {
 
     /// Whether it is worth keeping.
     pub fn is_current(&self, now: Timestamp) -> bool {
-        now.since(self.last_refused_at.max(self.passed_at.unwrap_or_default())) < WAIT_KEPT
+        is_recent(self.last_refused_at.max(self.passed_at.unwrap_or_default()), WAIT_KEPT, now)
     }
 }

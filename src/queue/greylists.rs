@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::learned::{Learned, UNKNOWN_SOURCE, row_key};
 use super::store::{Change, Row, Table};
 use crate::clock::Timestamp;
 use crate::mail::registrable::registrable_domain;
@@ -19,10 +20,6 @@ use crate::plan::greylist::{Facts, Forecast, Refusal, Wait};
 /// Facts and waits remembered at most; beyond, those used longest ago are forgotten.
 const FACTS_MAX: usize = 10_000;
 const WAITS_MAX: usize = 50_000;
-/// Recipient domains whose facts about one destination are kept, and destinations of one such domain. Whoever owns a zone
-/// makes as many of both as they like.
-const SOURCES_MAX: usize = 256;
-const DESTINATIONS_MAX: usize = 64;
 /// How often what is too old is looked for.
 const SWEEP: Duration = Duration::from_secs(3600);
 /// A triplet that has passed is known for longer than this everywhere.
@@ -52,19 +49,6 @@ impl Triplet {
         Self { destination, source, key, sender: hash(&sender) }
     }
 }
-
-/// Facts about destinations, by the registrable part of recipients' domains.
-#[derive(Debug, Default)]
-struct Learned {
-    of: HashMap<Box<str>, HashMap<Box<str>, Facts>>,
-    /// How many a domain has.
-    counts: HashMap<Box<str>, usize>,
-    len: usize,
-}
-
-/// Whose facts those are that version 0.1 stored of a destination, without saying by whose mail they came about: one more
-/// source among others.
-const UNKNOWN_SOURCE: &str = "";
 
 #[derive(Debug, Default)]
 struct Memory {
@@ -107,11 +91,11 @@ impl Greylists {
         let now = refusal.ended;
         let mut changes = memory.make_room(now);
         let Memory { facts, waits, .. } = &mut *memory;
-        changes.extend(facts.make_room_for(&triplet.destination, &triplet.source));
+        changes.extend(facts.make_room_for(&triplet.destination, &triplet.source).map(|key| row::<Facts>(&key, None)));
         let before = waits.remove(&triplet.key);
         let own = facts.begin(&triplet.destination, &triplet.source);
         let wait = own.refused(before, refusal, triplet.sender);
-        changes.extend([row(&fact_key(&triplet.destination, &triplet.source), Some(own)), wait_row(triplet, &wait)]);
+        changes.extend([row(&row_key(&triplet.destination, &triplet.source), Some(own)), wait_row(triplet, &wait)]);
         waits.insert(triplet.key.clone(), wait.clone());
         let facts = facts.counting(&triplet.destination, &triplet.source, now).unwrap_or_default();
         (wait, facts, changes)
@@ -122,7 +106,7 @@ impl Greylists {
         let mut memory = self.0.lock();
         let Memory { facts, waits, .. } = &mut *memory;
         let Some(facts) = facts.of_mut(&triplet.destination, &triplet.source) else { return Vec::new() };
-        let key = fact_key(&triplet.destination, &triplet.source);
+        let key = row_key(&triplet.destination, &triplet.source);
         match waits.get_mut(&triplet.key) {
             Some(wait) if wait.passed_at.is_none() => {
                 facts.passed(wait, triplet.sender, now);
@@ -143,14 +127,15 @@ impl Greylists {
     /// What counts where a triplet waits.
     pub fn standing(&self, triplet: &Triplet, now: Timestamp) -> Option<(Facts, Wait)> {
         let memory = self.0.lock();
-        let wait = memory.waits.get(&triplet.key)?;
+        let wait = memory.waits.get(&triplet.key).filter(|wait| wait.is_current(now))?;
         Some((memory.facts.counting(&triplet.destination, &triplet.source, now)?, wait.clone()))
     }
 
     /// Whether a triplet has passed lately: then it is no stranger, whatever it is refused for now.
     pub fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
         let memory = self.0.lock();
-        let passed_at = memory.waits.get(&triplet.key).and_then(|wait| wait.passed_at);
+        let wait = memory.waits.get(&triplet.key).filter(|wait| wait.is_current(now));
+        let passed_at = wait.and_then(|wait| wait.passed_at);
         passed_at.is_some_and(|at| now.since(at) < KNOWN_FOR)
     }
 
@@ -175,88 +160,6 @@ impl Greylists {
     }
 }
 
-impl Learned {
-    fn take_up(&mut self, destination: &str, source: &str, facts: Option<Facts>) {
-        if let Some(facts) = facts {
-            self.add(destination.into(), source.into(), facts);
-        }
-    }
-
-    fn add(&mut self, destination: Box<str>, source: Box<str>, facts: Facts) {
-        if self.of.entry(destination).or_default().insert(source.clone(), facts).is_none() {
-            self.len += 1;
-            *self.counts.entry(source).or_default() += 1;
-        }
-    }
-
-    fn remove(&mut self, destination: &str, source: &str) -> Option<Change> {
-        let sources = self.of.get_mut(destination)?;
-        sources.remove(source)?;
-        if sources.is_empty() {
-            self.of.remove(destination);
-        }
-        self.len -= 1;
-        if let Some(count) = self.counts.get_mut(source) {
-            *count -= 1;
-            if *count == 0 {
-                self.counts.remove(source);
-            }
-        }
-        Some(row::<Facts>(&fact_key(destination, source), None))
-    }
-
-    fn of_mut(&mut self, destination: &str, source: &str) -> Option<&mut Facts> {
-        self.of.get_mut(destination)?.get_mut(source)
-    }
-
-    /// A domain's own facts, to be added to. Where all hosts are its own, what is known of them without a source is its own.
-    fn begin(&mut self, destination: &str, source: &str) -> &mut Facts {
-        if self.of_mut(destination, source).is_none() {
-            let known = self.own(destination, source).cloned().unwrap_or_default();
-            self.add(destination.into(), source.into(), known);
-        }
-        self.of.entry(destination.into()).or_default().entry(source.into()).or_default()
-    }
-
-    fn own(&self, destination: &str, source: &str) -> Option<&Facts> {
-        let sources = self.of.get(destination)?;
-        let is_its_own = || destination.split(',').all(|host| registrable_domain(host) == source);
-        sources.get(source).or_else(|| sources.get(UNKNOWN_SOURCE).filter(|_| is_its_own()))
-    }
-
-    /// What counts for a domain.
-    fn counting(&self, destination: &str, source: &str, now: Timestamp) -> Option<Facts> {
-        let sources = self.of.get(destination)?;
-        let others = sources.iter().filter(|(name, _)| name.as_ref() != source).map(|(_, facts)| facts);
-        Some(Facts::for_domain(self.own(destination, source), others, now))
-    }
-
-    /// Where a destination has too many sources, or a domain too many destinations, one of them goes.
-    fn make_room_for(&mut self, destination: &str, source: &str) -> Option<Change> {
-        let sources = self.of.get(destination);
-        if sources.is_some_and(|sources| sources.contains_key(source)) {
-            return None;
-        }
-        let oldest = match sources {
-            _ if self.counts.get(source).is_some_and(|count| *count >= DESTINATIONS_MAX) => {
-                let of_source = self.of.iter().filter_map(|(name, sources)| Some((name, sources.get(source)?)));
-                let (oldest, _) = of_source.min_by_key(|(_, facts)| facts.last_seen())?;
-                (oldest.clone(), source.into())
-            }
-            Some(sources) if sources.len() >= SOURCES_MAX => {
-                let (oldest, _) = sources.iter().min_by_key(|(_, facts)| facts.last_seen())?;
-                (destination.into(), oldest.clone())
-            }
-            Some(_) | None => return None,
-        };
-        self.remove(&oldest.0, &oldest.1)
-    }
-
-    fn times(&self) -> impl Iterator<Item = Timestamp> {
-        self.of.values().flat_map(HashMap::values).map(Facts::last_seen)
-    }
-}
-
 impl Memory {
     /// Forgets what is too old now and then, and where there is too much, an eighth of it.
     fn make_room(&mut self, now: Timestamp) -> Vec<Change> {
@@ -276,7 +179,8 @@ impl Memory {
             .filter(|(_, (_, facts))| is_over(facts))
             .map(|(name, (source, _))| (name.clone(), source.clone()))
             .collect();
-        changes.extend(over.iter().filter_map(|(name, source)| self.facts.remove(name, source)));
+        let gone = over.iter().filter_map(|(name, source)| self.facts.remove(name, source));
+        changes.extend(gone.map(|key| row::<Facts>(&key, None)));
         self.waits.retain(|key, wait| {
             let is_kept = wait.is_current(now) && wait.last_refused_at >= waits_oldest;
             changes.extend((!is_kept).then(|| row::<Wait>(&format!("w{key}"), None)));
@@ -300,10 +204,6 @@ fn oldest_kept(times: impl Iterator<Item = Timestamp>, most: usize) -> Timestamp
 /// Whose facts those are that mail for a domain brings about.
 fn source(domain: &str) -> Box<str> {
     registrable_domain(domain).into()
-}
-
-fn fact_key(destination: &str, source: &str) -> String {
-    if source == UNKNOWN_SOURCE { format!("d{destination}") } else { format!("f{source}\n{destination}") }
 }
 
 fn wait_row(triplet: &Triplet, wait: &Wait) -> Change {
@@ -340,6 +240,7 @@ fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::learned::{DESTINATIONS_MAX, SOURCES_MAX};
     use super::*;
     use crate::plan::greylist::Greylister;
 
@@ -406,12 +307,15 @@ mod tests {
             (key.as_bytes().into(), value.into_boxed_slice())
         };
         let rows = vec![
-            row("dgood.example", "{\"contacts\":5}"),
-            row("dmany.example", "{\"opened_for_sender\":65535,\"opened_for_client\":1}"),
-            row("dlong.example", "{\"passed\":{\"secs\":18446744073709551615,\"nanos\":0}}"),
+            row("dgood.example", "{\"contacts\":5,\"last_seen\":1795255200000}"),
+            row("dmany.example", "{\"opened_for_sender\":65535,\"opened_for_client\":1,\"last_seen\":1795255200000}"),
+            row(
+                "dlong.example",
+                "{\"passed\":{\"secs\":18446744073709551615,\"nanos\":0},\"last_seen\":1795255200000}",
+            ),
             row(
                 "w\nalice@example.com\nmx.example",
-                "{\"first_refused_at\":0,\"last_refused_at\":0,\"refusals\":1,\
+                "{\"first_refused_at\":0,\"last_refused_at\":1795255200000,\"refusals\":1,\
                  \"asked\":{\"secs\":18446744073709551615,\"nanos\":0}}",
             ),
         ];
@@ -421,6 +325,21 @@ mod tests {
         assert_eq!((facts("many.example"), facts("long.example")), (None, None));
         let (wait, ..) = greylists.refused(&Triplet::new("", "alice@example.com", "mx.example"), refusal(None, START));
         assert_eq!(wait.refusals, 1);
+    }
+
+    #[test]
+    fn what_a_clock_saw_that_was_ahead_does_not_count() {
+        let (memory, triplet) = (Greylists::default(), triplet("a@example.com"));
+        let ahead = START.plus(Duration::from_secs(7 * 86_400));
+        memory.refused(&triplet, refusal(None, ahead));
+        let changes = memory.accepted(&triplet, ahead.plus(Duration::from_secs(300)));
+        let memory = Greylists::new(rows(changes));
+        assert!(!memory.has_passed(&triplet, START) && memory.standing(&triplet, START).is_none());
+        assert_eq!(memory.forecast(&triplet, START), Forecast::Unknown);
+        let (wait, facts, changes) = memory.refused(&triplet, refusal(None, START));
+        assert_eq!((wait.first_refused_at, facts.bounds()), (START, (None, None)));
+        let removed = changes.iter().filter(|change| matches!(change, Change::Side(_, _, None))).count();
+        assert_eq!(removed, 2, "it leaves the disk");
     }
 
     #[test]

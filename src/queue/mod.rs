@@ -13,6 +13,7 @@ pub mod greylists;
 mod inbox;
 pub mod journal;
 pub mod key_ring;
+mod learned;
 pub mod memory_store;
 pub mod order;
 pub mod record;

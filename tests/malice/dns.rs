@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use otp_relay::app::Ground;
-use otp_relay::clock::{Clock as _, ManualClock, SystemClock, Timestamp};
+use otp_relay::clock::{ManualClock, SystemClock, Timestamp};
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::{Answer, Denial, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
 use otp_relay::destination::route::RouteError;

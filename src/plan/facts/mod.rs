@@ -17,6 +17,8 @@ pub const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 const COUNT_MAX: u16 = 2000;
 /// Longer than anything here is remembered.
 const SPAN_MAX: Duration = Duration::from_secs(100 * 365 * 86_400);
+/// Clocks are set by less than this every now and then.
+const AHEAD_MAX: Duration = Duration::from_secs(3600);
 /// For so long after a pass, that others pass at once is put down to it.
 const OPEN_FOR: Duration = Duration::from_secs(86_400);
 /// So many passes that agree, and attempts that were always refused are not made any more.
@@ -47,6 +49,11 @@ pub enum HintWorth {
 /// Whether nobody can have waited for longer.
 pub(super) fn is_plausible(span: Duration) -> bool {
     span <= SPAN_MAX
+}
+
+/// Whether something was seen so lately. What lies ahead was seen by a clock that was ahead, and says nothing about when.
+pub(super) fn is_recent(at: Timestamp, kept: Duration, now: Timestamp) -> bool {
+    now.since(at) < kept && at <= now.plus(AHEAD_MAX)
 }
 
 /// What is known of a destination, for one recipient domain.
@@ -103,7 +110,7 @@ impl Facts {
 
     /// Whether they are worth keeping.
     pub fn is_current(&self, now: Timestamp) -> bool {
-        now.since(self.last_seen) < FACTS_KEPT
+        is_recent(self.last_seen, FACTS_KEPT, now)
     }
 
     /// When something was last seen.
