@@ -73,6 +73,8 @@ struct World {
     tlsa: Mutex<Option<Result<Vec<TlsaRecord>, DnsError>>>,
     /// The id of the policy of all domains that begin with `sts`.
     id: Mutex<Option<String>>,
+    /// Whether mx.test is an alias of end.test, where the TLSA records are then.
+    is_alias: bool,
 }
 
 impl World {
@@ -101,8 +103,16 @@ impl Dns for World {
     }
 
     fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
-        assert_eq!(name, "_25._tcp.mx.test");
+        if self.is_alias && name == "_25._tcp.mx.test" {
+            return self.answer(Err(DnsError::NoRecords));
+        }
+        assert_eq!(name, if self.is_alias { "_25._tcp.end.test" } else { "_25._tcp.mx.test" });
         self.answer(self.tlsa.lock().unwrap().clone().unwrap_or(Err(DnsError::NoRecords)))
+    }
+
+    fn alias<'a>(&'a self, host: &'a str) -> Answer<'a, String> {
+        assert_eq!(host, "mx.test");
+        self.answer(if self.is_alias { Ok(vec!["end.test".into()]) } else { Err(DnsError::NoRecords) })
     }
 }
 
@@ -309,6 +319,21 @@ async fn a_policy_outlives_its_publication_and_a_restart() {
     let mx = stage.host(&Authority::new().issue("mx.test")).await;
     let event = first_attempt(&stage, &mx, "a@sts.test", &mail("two")).await;
     assert_held(&event, &mx, "invalid peer certificate");
+}
+
+/// The host's name is an alias, and the records, the certificate and the name asked for are those of its end.
+#[tokio::test(flavor = "multi_thread")]
+async fn records_stand_at_the_end_of_an_alias() {
+    let (stage, stranger) = (Stage::new(), Authority::new());
+    let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(stranger.issuer.der()) };
+    let world = World { secure: true, tlsa: Mutex::new(Some(Ok(vec![record]))), is_alias: true, ..World::default() };
+    let stage = Stage { world: Arc::new(world), ..stage };
+    let mx = stage.host(&stranger.issue("end.test")).await;
+    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
+    assert_delivered(&event, &mx, "verified by DANE-TA");
+    let mx = stage.host(&Authority::new().issue("mx.test")).await;
+    let event = first_attempt(&stage, &mx, "b@dane.test", &mail("one")).await;
+    assert_held(&event, &mx, "not one of those in DNS");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -12,6 +12,8 @@ use super::resolver::{DnsError, Records};
 use crate::clock::Timestamp;
 use crate::tls::verify::{leads_to, public_key_info};
 
+/// Authorities that a chain may lead to, of those in DNS: each costs checks of signatures.
+const ANCHORS_MAX: usize = 4;
 /// Records of one host that are looked at.
 const RECORDS_MAX: usize = 32;
 /// Longest association data: a certificate.
@@ -50,24 +52,45 @@ impl TlsaRecord {
         };
         matches!(self.usage, 2 | 3) && matches!(self.selector, 0 | 1) && data_fits
     }
+}
 
-    fn matches(&self, certificate: &CertificateDer<'_>) -> bool {
-        let key;
-        let selected = match self.selector {
-            0 => certificate.as_ref(),
-            _ => match public_key_info(certificate) {
-                Some(info) => {
-                    key = info;
-                    &key
-                }
-                None => return false,
-            },
-        };
-        match self.matching {
-            0 => self.data == selected,
-            1 => self.data == digest(&SHA256, selected).as_ref(),
-            _ => self.data == digest(&SHA512, selected).as_ref(),
+/// What records are compared with: of a certificate or its key, each made once however many records there are.
+struct Shown<'a> {
+    certificate: &'a CertificateDer<'a>,
+    made: Vec<((u8, u8), Option<Vec<u8>>)>,
+}
+
+impl<'a> Shown<'a> {
+    fn new(certificate: &'a CertificateDer<'a>) -> Self {
+        Self { certificate, made: Vec::new() }
+    }
+
+    fn is_one_of<'r>(&mut self, mut records: impl Iterator<Item = &'r TlsaRecord>) -> bool {
+        records.any(|record| self.as_in(record.selector, record.matching).is_some_and(|shown| shown == record.data))
+    }
+
+    fn as_in(&mut self, selector: u8, matching: u8) -> Option<&[u8]> {
+        let wanted = (selector, matching);
+        if !self.made.iter().any(|(kind, _)| *kind == wanted) {
+            self.made.push((wanted, self.make(selector, matching)));
         }
+        self.made.iter().find(|(kind, _)| *kind == wanted)?.1.as_deref()
+    }
+
+    fn make(&self, selector: u8, matching: u8) -> Option<Vec<u8>> {
+        let key;
+        let selected = match selector {
+            0 => self.certificate.as_ref(),
+            _ => {
+                key = public_key_info(self.certificate)?;
+                &key
+            }
+        };
+        Some(match matching {
+            0 => selected.to_vec(),
+            1 => digest(&SHA256, selected).as_ref().to_vec(),
+            _ => digest(&SHA512, selected).as_ref().to_vec(),
+        })
     }
 }
 
@@ -177,15 +200,15 @@ pub fn verify(
 ) -> Result<Usage, String> {
     let (own, issuers) = chain.split_first().ok_or("the host shows no certificate")?;
     let of_usage = |usage| records.iter().filter(move |record| record.usage == usage);
-    if of_usage(3).any(|record| record.matches(own)) {
+    if Shown::new(own).is_one_of(of_usage(3)) {
         return Ok(Usage::EndEntity);
     }
-    let shown = issuers.iter().filter(|issuer| of_usage(2).any(|record| record.matches(issuer))).cloned();
+    let shown = issuers.iter().filter(|issuer| Shown::new(issuer).is_one_of(of_usage(2))).cloned();
     // An authority whose certificate stands in DNS itself need not be shown.
     let published = of_usage(2).filter(|record| (record.selector, record.matching) == (0, 0));
     let published = published.map(|record| CertificateDer::from(record.data.clone()));
     let mut result = Err("the certificate is not one of those in DNS (TLSA)".to_owned());
-    for anchor in shown.chain(published) {
+    for anchor in shown.chain(published).take(ANCHORS_MAX) {
         match leads_to(&anchor, chain, names, now) {
             Ok(()) => return Ok(Usage::TrustAnchor),
             Err(error) => result = Err(error),
@@ -240,6 +263,16 @@ mod tests {
         let key = KeyPair::generate().unwrap();
         let own = host.signed_by(&key, &Issuer::new(authority, authority_key)).unwrap();
         vec![own.der().clone(), root.der().clone()]
+    }
+
+    #[test]
+    fn a_certificate_is_hashed_once_for_all_records() {
+        let certificate = CertificateDer::from(vec![0; 60_000]);
+        let record = |n: u8| TlsaRecord { usage: 3, selector: n % 2, matching: n % 3, data: vec![n; 32] };
+        let records: Vec<TlsaRecord> = (0..32).map(record).collect();
+        let mut shown = Shown::new(&certificate);
+        assert!(!shown.is_one_of(records.iter()));
+        assert_eq!(shown.made.len(), 6);
     }
 
     #[test]

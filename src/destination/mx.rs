@@ -9,7 +9,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use super::by_owner::ByOwner;
 use super::dane::{self, Tlsa};
 use super::policies::Policies;
 use super::public::is_public;
@@ -66,7 +65,7 @@ pub struct Router {
     clock: Arc<dyn Clock>,
     allow_private: bool,
     policies: Option<Arc<Policies>>,
-    cache: Mutex<ByOwner<Cached>>,
+    cache: Mutex<HashMap<String, Cached>>,
     /// Look-ups under way, so that many messages for a domain ask once.
     flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
 }
@@ -144,9 +143,12 @@ impl Router {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
-        // Who asks for many domains of one zone pushes out these, sooner than what others will ask for again.
-        cache.shrink(CACHE_MAX, |cached| cached.valid_until);
+        if cache.len() >= CACHE_MAX {
+            cache.retain(|_, cached| cached.valid_until > now);
+        }
+        if cache.len() < CACHE_MAX {
+            cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
+        }
         found
     }
 
