@@ -14,6 +14,8 @@ use crate::queue::entry::SignedContent;
 /// A word shorter than this is no code.
 const CODE_LEN_MIN: usize = 4;
 const MASK: &str = "***";
+/// Less of a subject than this, where a reply was cut, tells nothing.
+const CUT_LEN_MIN: usize = 8;
 /// Longer content is gone through where no other mail waits for the thread.
 const SHORT_LEN: usize = 32 << 10;
 
@@ -70,17 +72,13 @@ impl Mask {
         if subject.is_empty() {
             return MASK.to_owned();
         }
-        let cut = (CODE_LEN_MIN..subject.len().min(reply.len() + 1))
-            .rev()
-            .find(|len| subject.is_char_boundary(*len) && reply.ends_with(&subject[..*len]));
+        let reply = reply.replace(subject, MASK);
+        let ends = (CUT_LEN_MIN..subject.len().min(reply.len() + 1)).rev();
+        let cut = ends.into_iter().find(|len| subject.is_char_boundary(*len) && reply.ends_with(&subject[..*len]));
         match cut {
-            Some(len) => format!("{}{MASK}", self.without_codes(&self.without_subject(&reply[..reply.len() - len]))),
-            None => self.without_codes(&self.without_subject(reply)),
+            Some(len) => self.without_codes(&reply[..reply.len() - len]) + MASK,
+            None => self.without_codes(&reply),
         }
-    }
-
-    fn without_subject(&self, reply: &str) -> String {
-        self.subject.as_ref().map_or_else(|| reply.to_owned(), |subject| reply.replace(subject, MASK))
     }
 
     fn without_codes(&self, reply: &str) -> String {
@@ -179,7 +177,10 @@ mod tests {
         let content = Content::split("Subject: Zebrafish sign-in for Alice\r\n\r\nx\r\n".to_owned().into());
         let content = SignedContent { signatures: Default::default(), content };
         assert_eq!(mask_reply("554 spam: Zebrafish sign", &content), "554 spam: ***");
-        assert_eq!(mask_reply("554 spam: Zeb", &content), "554 spam: Zeb", "three letters are none");
+        assert_eq!(mask_reply("554 spam: Zebra", &content), "554 spam: Zebra", "too little of it");
+        let content = Content::split("Subject: xxxxxxxxxxxx\r\n\r\nx\r\n".to_owned().into());
+        let content = SignedContent { signatures: Default::default(), content };
+        assert_eq!(mask_reply("554 xxxxxxxxxxxx", &content), "554 ***");
     }
 
     #[tokio::test]

@@ -133,9 +133,13 @@ pub(super) async fn submit(
     let reverse_path = ReversePath(Some(from.mailbox.clone()));
     let user = who.sender(&api, &reverse_path)?;
     let to = recipients(&new, settings.recipients_max)?;
-    let wishes = compose::wishes(&new, idempotency_key(&headers)?)?;
-    let life = wishes.life.unwrap_or(user.life);
-    let content = compose::content(&new, &Occasion { from: &from, to: &to, now: api.parts.clock.now(), life })?;
+    let (wishes, wait) = (compose::wishes(&new, idempotency_key(&headers)?)?, new.wait);
+    let (life, now) = (wishes.life.unwrap_or(user.life), api.parts.clock.now());
+    let people = (from, to.clone());
+    let content = body::apart(compose::len(&new), move || {
+        compose::content(&new, &Occasion { from: &people.0, to: &people.1, now, life })
+    });
+    let content = content.await?;
     if content.len() > settings.message_size_max {
         return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
     }
@@ -143,7 +147,7 @@ pub(super) async fn submit(
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
     let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
-    let is_over = new.wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;
+    let is_over = wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;
     let status = if is_over { StatusCode::OK } else { StatusCode::ACCEPTED };
     match api.json(&Who::Operator, receipt.id).await {
         Ok(json) => Ok((status, Json(json)).into_response()),

@@ -10,11 +10,14 @@ use http_body_util::{BodyExt as _, Limited};
 use serde::de::DeserializeOwned;
 
 use super::problem::Problem;
+use crate::intake::refusal::Refusal;
 
 /// How long a request's body may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
 /// Octets of a request that is no message.
 const SMALL_LEN_MAX: usize = 64 << 10;
+/// Longest request that is worked on where it came in.
+const SHORT_LEN: usize = 32 << 10;
 /// What some programs put in front of JSON, against RFC 8259 section 8.1, which lets it be passed over.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
@@ -43,7 +46,10 @@ impl Coding {
 }
 
 /// The JSON of a request of at most so many octets, packed or unpacked.
-pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, len_max: usize) -> Result<T, Problem> {
+pub(super) async fn json<T>(headers: &HeaderMap, body: Body, len_max: usize) -> Result<T, Problem>
+where
+    T: DeserializeOwned + Send + 'static,
+{
     let coding = Coding::of(headers)?;
     let packed = whole(body, len_max).await?;
     let text = match coding {
@@ -54,12 +60,30 @@ pub(super) async fn json<T: DeserializeOwned>(headers: &HeaderMap, body: Body, l
             unpacking.await.unwrap_or_else(|_| Err(Problem::invalid("the body cannot be unpacked")))?
         }
     };
-    let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
-    serde_json::from_slice(text).map_err(|error| Problem::unreadable(&error))
+    apart(text.len(), move || {
+        let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
+        serde_json::from_slice(text).map_err(|error| Problem::unreadable(&error))
+    })
+    .await
+}
+
+/// Work on so many octets that a client sent; on those of a long request off the threads that move mail.
+pub(super) async fn apart<T: Send + 'static>(
+    len: usize,
+    work: impl FnOnce() -> Result<T, Problem> + Send + 'static,
+) -> Result<T, Problem> {
+    if len <= SHORT_LEN {
+        return work();
+    }
+    // A panic is a bug of its own.
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Problem::from(Refusal::Internal)))
 }
 
 /// The JSON of a small request.
-pub(super) async fn small_json<T: DeserializeOwned>(headers: &HeaderMap, body: Body) -> Result<T, Problem> {
+pub(super) async fn small_json<T>(headers: &HeaderMap, body: Body) -> Result<T, Problem>
+where
+    T: DeserializeOwned + Send + 'static,
+{
     json(headers, body, SMALL_LEN_MAX).await
 }
 

@@ -75,6 +75,11 @@ pub(super) struct Occasion<'a> {
     pub(super) life: Duration,
 }
 
+/// Octets from which the content is made.
+pub(super) fn len(new: &NewMessage) -> usize {
+    [&new.raw, &new.text, &new.html].into_iter().flatten().map(String::len).sum()
+}
+
 /// The content, lines ending in CRLF.
 pub(super) fn content(new: &NewMessage, occasion: &Occasion<'_>) -> Result<Bytes, Problem> {
     let has_parts = new.text.is_some() || new.html.is_some();

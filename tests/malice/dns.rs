@@ -65,7 +65,7 @@ fn router(dns: Arc<dyn Dns>) -> (Router, Arc<ManualClock>) {
     (Router::new(dns, clock.clone(), true), clock)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_denial_refuses_nobody() {
     let dns = Denying::new(1, 600);
     let (router, _) = router(dns.clone());
@@ -74,7 +74,7 @@ async fn one_denial_refuses_nobody() {
     assert!(dns.forgotten.load(Ordering::SeqCst) > 0, "asked again past what the resolver remembers");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_denial_holds_for_its_own_time_and_ten_minutes_at_most() {
     for (ttl_s, holds_s) in [(30, 30), (0, 0), (86_400, 600)] {
         let dns = Denying::new(2, ttl_s);
