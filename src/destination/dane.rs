@@ -57,7 +57,13 @@ impl TlsaRecord {
 /// What records are compared with: of a certificate or its key, each made once however many records there are.
 struct Shown<'a> {
     certificate: &'a CertificateDer<'a>,
-    made: Vec<((u8, u8), Option<Vec<u8>>)>,
+    made: Vec<Made>,
+}
+
+/// By selector and matching type; nothing where the key cannot be read.
+struct Made {
+    of: (u8, u8),
+    octets: Option<Vec<u8>>,
 }
 
 impl<'a> Shown<'a> {
@@ -71,10 +77,10 @@ impl<'a> Shown<'a> {
 
     fn as_in(&mut self, selector: u8, matching: u8) -> Option<&[u8]> {
         let wanted = (selector, matching);
-        if !self.made.iter().any(|(kind, _)| *kind == wanted) {
-            self.made.push((wanted, self.make(selector, matching)));
+        if !self.made.iter().any(|made| made.of == wanted) {
+            self.made.push(Made { of: wanted, octets: self.make(selector, matching) });
         }
-        self.made.iter().find(|(kind, _)| *kind == wanted)?.1.as_deref()
+        self.made.iter().find(|made| made.of == wanted)?.octets.as_deref()
     }
 
     fn make(&self, selector: u8, matching: u8) -> Option<Vec<u8>> {

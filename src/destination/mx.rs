@@ -487,10 +487,12 @@ mod tests {
         assert_eq!(router.route("example.com").await, Err(RouteError::NoSuchDomain));
     }
 
+    type Row<'a> = (&'a str, &'static str, Result<&'a [&'a str], DnsError>);
+
     #[tokio::test]
     async fn tlsa_records_are_looked_for_at_the_end_of_aliases_first() {
         let digest = |octet: &str| format!("3 1 1 {}", octet.repeat(32));
-        let of = async |rows: &[(&str, &'static str, Result<&[&str], DnsError>)]| {
+        let of = async |rows: &[Row]| {
             let table = Arc::new(Table { is_secure: true, ..Table::default() });
             table.set("example.com", "MX", Ok(&["10 mx.example.com"]));
             table.set("mx.example.com", "A", Ok(&["93.184.215.1"]));
@@ -512,7 +514,7 @@ mod tests {
         let first_only = [alias.clone(), (at_first, "TLSA", Ok(&[&*two]))];
         assert_eq!(of(&first_only).await, is(&two, "mx.example.com"));
         assert_eq!(of(&first_only[1..]).await, is(&two, "mx.example.com"), "no alias");
-        assert_eq!(of(&[alias.clone()]).await, is("None", "mx.example.com"));
+        assert_eq!(of(std::slice::from_ref(&alias)).await, is("None", "mx.example.com"));
         let hidden = [alias.clone(), (at_end, "TLSA", Err(DnsError::Timeout)), (at_first, "TLSA", Ok(&[&*two]))];
         assert_eq!(of(&hidden).await, is("Failed(Timeout)", "host.example.net"), "it never downgrades");
         let unknown = [("mx.example.com", "CNAME", Err(DnsError::Timeout)), (at_first, "TLSA", Ok(&[&*two][..]))];
