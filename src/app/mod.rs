@@ -19,6 +19,7 @@ use crate::config::Config;
 use crate::delivery::smart_host::SmartHosts;
 use crate::delivery::{self, Delivery};
 use crate::destination::fetch::HttpsFetch;
+use crate::destination::lookups::{BoundedDns, BoundedFetch};
 use crate::destination::mx::Router;
 use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
@@ -148,6 +149,7 @@ impl Relay {
                 dns
             }
         };
+        let dns: Arc<dyn Dns> = Arc::new(BoundedDns::new(dns, clock.clone()));
         let roots = Roots::load(config.delivery.ca_file.as_deref())?;
         let ears = Ears::new(&folder, &config, clock.clone())?;
         let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
@@ -168,7 +170,8 @@ impl Relay {
             port: policy_port,
             allow_private: config.delivery.allow_private_destinations,
         };
-        let policies = Policies::open(folder.policies(), dns.clone(), Arc::new(fetch), clock.clone())?;
+        let fetch = Arc::new(BoundedFetch::new(Arc::new(fetch), clock.clone()));
+        let policies = Policies::open(folder.policies(), dns.clone(), fetch, clock.clone())?;
         let router = Router::new(dns, clock.clone(), config.delivery.allow_private_destinations);
         let router = Arc::new(router.with_policies(policies.clone()));
         let signing = Arc::new(SigningPool::start()?);

@@ -14,13 +14,17 @@ use super::policies::Policies;
 use super::public::is_public;
 use super::resolver::{Denial, Dns, MxRecord};
 use super::route::{Host, Route, RouteError};
+use super::shares::{Shares, Standing};
 use crate::clock::{Clock, Timestamp};
+use crate::mail::registrable::registrable_domain;
 
 /// Hosts of one destination that are considered at most, and addresses of each.
 const HOSTS_MAX: usize = 16;
 const ADDRESSES_MAX: usize = 8;
 /// Routes kept at most.
 const CACHE_MAX: usize = 20_000;
+/// How often outdated routes are looked for where there is no room for another.
+const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 /// How long a found route holds at least and at most, whatever DNS says.
 const FOUND_TTL: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(3600));
 /// "No such domain" and the like hold for as long as the answer says, but no longer than this.
@@ -53,6 +57,48 @@ struct Cached {
     stale: Option<(Arc<Route>, Timestamp)>,
 }
 
+/// Routes, shared out by registrable domain: names made up in one zone do not push out those of others.
+#[derive(Debug)]
+struct Cache {
+    routes: HashMap<String, Cached>,
+    shares: Shares<Box<str>>,
+    /// When outdated routes were last looked for, for want of room.
+    swept_at: Timestamp,
+}
+
+impl Cache {
+    fn new(most: usize) -> Self {
+        Self { routes: HashMap::new(), shares: Shares::without_kept(most), swept_at: Timestamp::default() }
+    }
+
+    fn insert(&mut self, domain: &str, cached: Cached, now: Timestamp) {
+        if let Some(known) = self.routes.get_mut(domain) {
+            *known = cached;
+            return;
+        }
+        let zone = [zone_of(domain)];
+        let mut has_room = self.shares.take(&zone, Standing::Known).is_ok();
+        if !has_room && now.since(self.swept_at) >= SWEEP_PAUSE {
+            self.sweep(now);
+            has_room = self.shares.take(&zone, Standing::Known).is_ok();
+        }
+        if has_room {
+            self.routes.insert(domain.to_owned(), cached);
+        }
+    }
+
+    fn sweep(&mut self, now: Timestamp) {
+        self.swept_at = now;
+        for (domain, _) in self.routes.extract_if(|_, cached| cached.valid_until <= now) {
+            self.shares.give_back(&[zone_of(&domain)], Standing::Known);
+        }
+    }
+}
+
+fn zone_of(domain: &str) -> Box<str> {
+    registrable_domain(domain.strip_prefix(HOST_KEY).unwrap_or(domain)).into()
+}
+
 /// What [`Router::route`] is asked for the route to one host, whatever domains it serves: a name in A-labels or an
 /// address. It was named by whoever runs the relay, so its address may be private.
 pub fn key_of_host(host: &str) -> String {
@@ -65,7 +111,7 @@ pub struct Router {
     clock: Arc<dyn Clock>,
     allow_private: bool,
     policies: Option<Arc<Policies>>,
-    cache: Mutex<HashMap<String, Cached>>,
+    cache: Mutex<Cache>,
     /// Look-ups under way, so that many messages for a domain ask once.
     flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
 }
@@ -79,7 +125,8 @@ impl std::fmt::Debug for Router {
 impl Router {
     /// A router with an empty memory. `allow_private`: hosts at private and loopback addresses may be used.
     pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>, allow_private: bool) -> Self {
-        Self { dns, clock, allow_private, policies: None, cache: Mutex::default(), flights: Mutex::default() }
+        let cache = Mutex::new(Cache::new(CACHE_MAX));
+        Self { dns, clock, allow_private, policies: None, cache, flights: Mutex::default() }
     }
 
     /// The same with MTA-STS.
@@ -92,7 +139,7 @@ impl Router {
     pub fn remembered(&self, domain: &str) -> Option<Found> {
         let now = self.clock.now();
         let cache = self.cache.lock();
-        let cached = cache.get(domain).filter(|cached| cached.valid_until > now)?;
+        let cached = cache.routes.get(domain).filter(|cached| cached.valid_until > now)?;
         Some(cached.found.clone())
     }
 
@@ -134,7 +181,7 @@ impl Router {
     fn remember(&self, domain: &str, found: Found, ttl: Duration) -> Found {
         let now = self.clock.now();
         let mut cache = self.cache.lock();
-        let stale = match (&found, cache.get(domain)) {
+        let stale = match (&found, cache.routes.get(domain)) {
             (Ok(route), _) => Some((route.clone(), now.plus(ttl).plus(STALE_MAX))),
             (Err(error), Some(old)) if error.is_temporary() => old.stale.clone(),
             (Err(_), _) => None,
@@ -143,12 +190,7 @@ impl Router {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        if cache.len() >= CACHE_MAX {
-            cache.retain(|_, cached| cached.valid_until > now);
-        }
-        if cache.len() < CACHE_MAX {
-            cache.insert(domain.to_owned(), Cached { found: found.clone(), valid_until: now.plus(ttl), stale });
-        }
+        cache.insert(domain, Cached { found: found.clone(), valid_until: now.plus(ttl), stale }, now);
         found
     }
 
@@ -463,6 +505,23 @@ mod tests {
         assert_eq!(router.route("inside.example").await, Err(RouteError::Private));
         assert!(router.route("ill.example").await.unwrap_err().is_temporary());
         assert!(router.route("lame.example").await.unwrap_err().is_temporary());
+    }
+
+    #[test]
+    fn routes_of_one_zone_leave_room_for_those_of_others() {
+        let mut cache = Cache::new(300);
+        let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
+        let cached = |until| Cached { found: Err(RouteError::NoHost), valid_until: until, stale: None };
+        (0..1000).for_each(|number| cache.insert(&format!("{number}.zone.test"), cached(at(50)), at(20)));
+        assert_eq!(cache.routes.len(), 200);
+        for number in 0..50 {
+            let domain = format!("example{number}.test");
+            cache.insert(&domain, cached(at(100)), at(21));
+            assert!(cache.routes.contains_key(&domain), "{domain}");
+        }
+        cache.insert("more.zone.test", cached(at(100)), at(51));
+        assert!(cache.routes.contains_key("more.zone.test"), "the old ones are outdated");
+        assert_eq!((cache.routes.len(), cache.shares.used()), (51, 51));
     }
 
     #[tokio::test]
