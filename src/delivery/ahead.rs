@@ -2,21 +2,24 @@
 //! needed of late, in place of one that a busy destination has closed, and to look whether a destination is back.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::Delivery;
 use super::candidates::{Caller, Candidates};
 use super::connect::Connected;
+use super::places::Held;
 use super::pool::{Look, Site};
 use super::steps::Steps;
 use super::transact::Connection;
 use super::worker::Beginning;
 use crate::destination::mx::key_of_host;
+use crate::destination::route::Route;
+use crate::destination::shares::Standing;
 use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::registrable::registrable_domain;
 use crate::queue::greylists::Triplet;
 
 /// Destinations that are looked up for entries that are about to come, at once.
-const EXPECTED_MAX: usize = 64;
+pub(super) const EXPECTED_MAX: usize = 64;
 
 impl Delivery {
     /// A message for this recipient is about to come: finds the way and opens a session, unless one is at hand.
@@ -42,20 +45,22 @@ impl Delivery {
     }
 
     fn expect_at(self: Arc<Self>, site: &Arc<Site>, caller: Caller) {
-        if site.prepare(|| self.take_connection()) {
-            self.begin(site.clone(), Beginning::Ahead(caller));
+        let route = site.route();
+        let mut taking = self.taking(site, &route);
+        if site.prepare(|| taking.take()) {
+            taking.begin_all(|| Beginning::Ahead(caller.clone()));
         }
     }
 
     fn look_up_for(self: Arc<Self>, caller: Caller) {
-        let is_one_more = |expected| (expected < EXPECTED_MAX).then_some(expected + 1);
-        if self.expected.fetch_update(Ordering::Relaxed, Ordering::Relaxed, is_one_more).is_err() {
+        let zone = [Arc::<str>::from(registrable_domain(caller.domain()))];
+        if self.expected.lock().take(&zone, Standing::Unknown).is_err() {
             return;
         }
         let this = self.clone();
         self.spawn(async move {
             let found = this.parts.router.route(caller.domain()).await;
-            this.expected.fetch_sub(1, Ordering::Relaxed);
+            this.expected.lock().give_back(&zone, Standing::Unknown);
             if let Ok(route) = found {
                 let site = this.site(&route, None);
                 this.expect_at(&site, caller);
@@ -64,23 +69,29 @@ impl Delivery {
     }
 
     /// Opens as many sessions as were needed of late, when an entry has come.
-    pub(super) fn open_spares(self: &Arc<Self>, site: &Arc<Site>, caller: impl Fn() -> Caller) {
-        let spares = site.prepare_spares(|| self.take_connection());
-        for _ in 0..spares {
-            self.clone().begin(site.clone(), Beginning::Ahead(caller()));
-        }
+    pub(super) fn open_spares(self: &Arc<Self>, site: &Arc<Site>, route: &Route, caller: impl Fn() -> Caller) {
+        let mut taking = self.taking(site, route);
+        site.prepare_spares(|| taking.take());
+        taking.begin_all(|| Beginning::Ahead(caller()));
     }
 
     /// Opens a session in place of an idle one that has ended, where the next entry is to be expected.
     pub(super) fn replace(self: &Arc<Self>, site: &Arc<Site>) {
         let now = self.parts.clock.instant();
-        if let Some(caller) = site.replace(self.settings.idle_timeout, now, || self.take_connection()) {
-            self.clone().begin(site.clone(), Beginning::Ahead(caller));
+        let route = site.route();
+        let mut taking = self.taking(site, &route);
+        if let Some(caller) = site.replace(self.settings.idle_timeout, now, || taking.take()) {
+            taking.begin_all(|| Beginning::Ahead(caller.clone()));
         }
     }
 
     /// A session up to the point before MAIL, for nobody yet.
-    pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller) -> Option<Box<Connection>> {
+    pub(super) async fn open_ahead(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        caller: &Caller,
+        held: &Held,
+    ) -> Option<Box<Connection>> {
         let route = self.route_at(site, caller.domain()).await.ok()??;
         let mut candidates = Candidates::new(&route, caller, site.carrier.clone(), self);
         if site.carrier.is_none() {
@@ -91,10 +102,12 @@ impl Delivery {
         let connecting = self.connect(&mut candidates, || Ok(()), &mut steps);
         let connected = tokio::select! {
             connected = connecting => connected,
+            () = held.gives_way() => return None,
             () = self.draining.cancelled() => return None,
         };
         match connected {
             Connected::Session(mut connection) => {
+                held.is_at(connection.address.ip());
                 connection.opened_by(steps);
                 self.answered(site);
                 Some(connection)
@@ -124,8 +137,14 @@ impl Delivery {
                     () = tokio::time::sleep(pause) => {}
                     () = this.draining.cancelled() => return,
                 }
-                match site.look(|entry| this.parts.queue.is_live(entry.message), || this.take_connection()) {
-                    Look::Open(caller) => this.clone().run(site.clone(), Beginning::Ahead(caller)).await,
+                let route = site.route();
+                let mut taking = this.taking(&site, &route);
+                match site.look(|entry| this.parts.queue.is_live(entry.message), || taking.take()) {
+                    Look::Open(caller) => {
+                        if let Some(tenure) = taking.one() {
+                            this.clone().run(site.clone(), Beginning::Ahead(caller), tenure).await;
+                        }
+                    }
                     Look::Later => {}
                     Look::NoMore => return,
                 }

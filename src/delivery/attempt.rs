@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use super::candidates::{Caller, Candidates};
 use super::connect::Connected;
 use super::mask::Mask;
+use super::places::Held;
 use super::pool::{Site, Taken};
 use super::settle::Lesson;
 use super::smart_host::Ways;
@@ -31,6 +32,9 @@ use crate::smtp::reply::Reply;
 /// The answer to the content is awaited to the end of life, within these bounds.
 const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
+/// What is told of an attempt that ended for want of places.
+const GAVE_WAY: &str = "gave way: all places for sessions were taken, and this one was waiting longest";
+
 /// Content cannot be had for now.
 struct Withheld;
 
@@ -48,6 +52,8 @@ struct Gated {
 struct Attempt<'a> {
     delivery: &'a Arc<Delivery>,
     site: &'a Arc<Site>,
+    /// The place of its session.
+    held: &'a Held,
     claim: Claim,
     ways: Ways,
     triplet: Option<Triplet>,
@@ -65,6 +71,8 @@ enum End {
     NotDelivered { failure: Failure, from: Peer },
     /// No session came about.
     Nobody,
+    /// The session gave way to another before it came about.
+    GaveWay,
     /// The entry is not to be sent any more.
     Gone(Gone, Option<Peer>),
     /// The note that the content goes could not be written.
@@ -108,9 +116,10 @@ impl Delivery {
         site: &Arc<Site>,
         connection: &mut Option<Box<Connection>>,
         taken: Taken,
+        held: &Held,
     ) {
         let Some(gated) = self.gate(site, connection.is_some(), taken).await else { return };
-        let Some(mut attempt) = self.load(site, gated).await else { return };
+        let Some(mut attempt) = self.load(site, gated, held).await else { return };
         self.keep_if_constant(connection, &attempt.candidates).await;
         let end = loop {
             let current = match attempt.connect(connection.take()).await {
@@ -158,7 +167,7 @@ impl Delivery {
     }
 
     /// Gets the content, and the addresses to try; none where the content cannot be had.
-    async fn load<'a>(self: &'a Arc<Self>, site: &'a Arc<Site>, gated: Gated) -> Option<Attempt<'a>> {
+    async fn load<'a>(self: &'a Arc<Self>, site: &'a Arc<Site>, gated: Gated, held: &'a Held) -> Option<Attempt<'a>> {
         let Gated { claim, ways, route, triplet, steps } = gated;
         let content = match self.content(&claim).await {
             Ok(Some(content)) => content,
@@ -175,7 +184,7 @@ impl Delivery {
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
         let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
         candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
-        Some(Attempt { delivery: self, site, claim, ways, triplet, content, caller, candidates, steps })
+        Some(Attempt { delivery: self, site, held, claim, ways, triplet, content, caller, candidates, steps })
     }
 
     /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
@@ -318,8 +327,14 @@ impl Attempt<'_> {
             let now = delivery.parts.clock.now();
             claim.check(now).map(|()| claim.renew(now, delivery.settings.connect_timeout))
         };
-        match delivery.connect(&mut self.candidates, permit, &mut self.steps).await {
+        let connected = tokio::select! {
+            biased;
+            connected = delivery.connect(&mut self.candidates, permit, &mut self.steps) => connected,
+            () = self.held.gives_way() => return Err(End::GaveWay),
+        };
+        match connected {
             Connected::Session(current) => {
+                self.held.is_at(current.address.ip());
                 delivery.answered(self.site);
                 Ok(current)
             }
@@ -334,7 +349,8 @@ impl Attempt<'_> {
         let is_reused = current.transactions() > 0 || current.has_rested();
         let (began, began_at) = (clock.now(), clock.instant());
         let transaction = self.delivery.transaction(&self.claim, &self.content, began);
-        let transacted = current.transact(&mut self.claim, &transaction, &self.content, &mut self.steps).await;
+        let transacted =
+            current.transact(&mut self.claim, &transaction, &self.content, &mut self.steps, self.held).await;
         let failure = match transacted {
             Transacted::Outcome(Err(failure)) => failure,
             Transacted::Outcome(Ok(reply)) => {
@@ -346,6 +362,11 @@ impl Attempt<'_> {
             Transacted::NotNoted => return ControlFlow::Break(End::NotNoted(self.peer(&current, began))),
         };
         self.steps.add_failure(&failure, &current.host, clock.instant());
+        if self.held.has_to_go() {
+            let mut from = self.peer(&current, began);
+            from.report.note = Some(GAVE_WAY.into());
+            return ControlFlow::Break(End::NotDelivered { failure, from });
+        }
         self.delivery.bore(self.site, &current, &failure, began_at);
         match self.then(&failure, &current, is_reused) {
             Then::Reconnect => tracing::debug!(host = %current.host, "an idle session had ended; connecting anew"),
@@ -381,7 +402,7 @@ impl Attempt<'_> {
 
     /// Settles the claim.
     async fn conclude(self, end: End) {
-        let Self { delivery, site, claim, ways, content, caller, candidates, steps, .. } = self;
+        let Self { delivery, site, held, claim, ways, content, caller, candidates, steps, .. } = self;
         let entry = claim.id();
         let now = delivery.parts.clock.now();
         let last = end.reply(&candidates).map(Reply::to_string);
@@ -389,6 +410,7 @@ impl Attempt<'_> {
         let steps = steps.finish(&mask);
         match end {
             End::Delivered { reply, from: Peer { report, lesson } } => {
+                held.took_mail(delivery.parts.clock.instant());
                 if site.went_well(caller) {
                     delivery.clone().start_waiting(site);
                 }
@@ -404,6 +426,12 @@ impl Attempt<'_> {
                 let report = Report { destination, steps, ..Report::default() };
                 settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
                 delivery.nobody_answered(site, last, &caller, Some(entry));
+            }
+            End::GaveWay => {
+                let silent = Failure { stage: Stage::Connect, fault: Fault::Timeout };
+                let destination = candidates.last_failure.map(|(host, _)| host);
+                let report = Report { destination, steps, note: Some(GAVE_WAY.into()), ..Report::default() };
+                settle::not_delivered(claim, &silent, &mask, report, None, &ways, now);
             }
             End::Gone(gone, from) => {
                 let report = from.map_or_else(Report::default, |from| from.report);

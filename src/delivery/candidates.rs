@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Delivery;
+use super::places::Applicant;
 use super::security::Demands;
 use super::smart_host::Carrier;
 use crate::destination::demand::{Demand, Wish};
@@ -70,6 +71,8 @@ pub(super) struct Candidate {
 /// The addresses still to be tried in one attempt.
 pub(super) struct Candidates {
     rest: std::vec::IntoIter<(Arc<str>, SocketAddr)>,
+    /// The recipient's domain.
+    domain: Arc<str>,
     /// The IPv4 and the IPv6 address to send from, where there is a choice.
     sources: (Option<IpAddr>, Option<IpAddr>),
     /// Who makes the triplet wait.
@@ -106,7 +109,8 @@ impl Candidates {
         delivery.reach.sort(&mut rest, delivery.parts.clock.instant());
         rest.truncate(CANDIDATES_MAX);
         let last_failure = demands.refused.take();
-        Self { rest: rest.into_iter(), sources, greylister: None, demands, carrier: by, last_failure }
+        let domain = route.domain.clone();
+        Self { rest: rest.into_iter(), domain, sources, greylister: None, demands, carrier: by, last_failure }
     }
 
     /// The next one.
@@ -114,6 +118,13 @@ impl Candidates {
         let (host, address) = self.rest.next()?;
         let demand = self.demands.of(&host)?.clone();
         Some(Candidate { host, address, source: self.source_for(address), demand })
+    }
+
+    /// What a connection to the next one counts for.
+    pub(super) fn applicant(&self) -> Option<Applicant> {
+        let (host, address) = self.rest.as_slice().first()?;
+        let of_route = || Applicant::new(&self.domain, host, Some(address.ip()));
+        Some(self.carrier.as_ref().map_or_else(of_route, |_| Applicant::chosen()))
     }
 
     /// What a session with this host has to fulfil; none if it is not to be used.
@@ -236,6 +247,7 @@ mod tests {
             let demands = Demands::default();
             let mut candidates = Candidates {
                 rest,
+                domain: "d.example".into(),
                 sources: (None, None),
                 greylister: None,
                 demands,

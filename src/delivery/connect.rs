@@ -13,6 +13,7 @@ use futures_util::stream::FuturesUnordered;
 
 use super::Delivery;
 use super::candidates::{Candidate, Candidates};
+use super::places::Beside;
 use super::security::{Handshake, starttls};
 use super::smart_host::Carrier;
 use super::steps::Steps;
@@ -49,6 +50,8 @@ struct Racer<'a> {
     /// Set when it has taken the connection.
     has_answered: &'a AtomicBool,
     steps: Steps,
+    /// Room for it, if it is not the only one.
+    _beside: Option<Beside>,
 }
 
 /// A connection being made. Whoever is overtaken by another is not heard of again: it counts as silent.
@@ -82,7 +85,14 @@ impl Delivery {
         let mut patience_ends = self.parts.clock.instant();
         let mut is_next_due = true;
         loop {
-            if is_next_due && (racers.is_empty() || candidates.may_race()) {
+            // Those beside the first one have a bound of their own, since each takes a descriptor.
+            let may_race = is_next_due && !racers.is_empty() && candidates.may_race();
+            let next = if may_race { candidates.applicant() } else { None };
+            let beside = next.and_then(|next| self.places.beside(&next));
+            if may_race && beside.is_none() {
+                (is_next_due, patience_ends) = (false, self.parts.clock.instant() + PATIENCE);
+            }
+            if is_next_due && (racers.is_empty() || may_race) {
                 let Some(Candidate { host, address, source, demand }) = candidates.next() else {
                     return Connected::Nobody;
                 };
@@ -92,7 +102,16 @@ impl Delivery {
                 has_answered.store(false, Ordering::Relaxed);
                 let steps = Steps::new(self.parts.clock.instant());
                 let (carrier, has_answered) = (candidates.carrier.clone(), &has_answered);
-                racers.push(self.race(Racer { host, address, source, demand, carrier, has_answered, steps }));
+                racers.push(self.race(Racer {
+                    host,
+                    address,
+                    source,
+                    demand,
+                    carrier,
+                    has_answered,
+                    steps,
+                    _beside: beside,
+                }));
                 (is_next_due, patience_ends) = (false, self.parts.clock.instant() + PATIENCE);
             }
             tokio::select! {

@@ -10,20 +10,23 @@ mod candidates;
 mod connect;
 mod habits;
 mod health;
+mod hungry;
 mod mask;
+mod places;
 mod pool;
 mod reach;
 mod security;
 mod settle;
 pub mod smart_host;
 mod steps;
+mod taking;
 mod transact;
 mod worker;
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -36,6 +39,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::Strictness;
 use crate::destination::mx::{Router, key_of_host};
 use crate::destination::route::{Route, RouteError};
+use crate::destination::shares::Shares;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::Kind;
@@ -45,6 +49,8 @@ use crate::queue::{Offer, Queue, Workers};
 use crate::tls::verify::Roots;
 use arc_swap::ArcSwap;
 use candidates::Caller;
+use hungry::Hungry;
+use places::{Places, Tenure};
 use pool::{Placed, Site, Taken};
 use reach::Reach;
 use smart_host::{Carrier, SmartHosts, Ways};
@@ -141,11 +147,13 @@ pub struct Delivery {
     sites: Mutex<HashMap<Arc<str>, Arc<Site>>>,
     /// Entries that wait for the route to a domain.
     looking_up: Mutex<HashMap<String, Vec<Offer>>>,
-    /// Sites with entries that wait for a connection within `connections_max`.
-    hungry: Mutex<VecDeque<Arc<Site>>>,
-    connections: AtomicUsize,
-    /// Look-ups for entries that are about to come.
-    expected: AtomicUsize,
+    /// Sites with entries that wait for a place among all sessions: those at hosts that are known, and the others.
+    hungry: [Mutex<Hungry<Site>>; 2],
+    /// Somebody sees to it that room is made for them.
+    is_pressing: AtomicBool,
+    places: Arc<Places>,
+    /// Look-ups for entries that are about to come, by registrable domain.
+    expected: Mutex<Shares<Arc<str>>>,
     reach: Reach,
     tasks: TaskTracker,
     /// No new attempts; sessions without work end.
@@ -156,22 +164,24 @@ pub struct Delivery {
 
 impl std::fmt::Debug for Delivery {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery").field("connections", &self.connections).finish_non_exhaustive()
+        f.debug_struct("Delivery").field("connections", &self.connections()).finish_non_exhaustive()
     }
 }
 
 impl Delivery {
     /// An engine that waits for offers.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        let places = Places::new(settings.connections_max);
         Arc::new_cyclic(|this| Self {
             this: this.clone(),
             parts,
             settings,
             sites: Mutex::default(),
             looking_up: Mutex::default(),
-            hungry: Mutex::default(),
-            connections: AtomicUsize::new(0),
-            expected: AtomicUsize::new(0),
+            hungry: Default::default(),
+            is_pressing: AtomicBool::new(false),
+            places,
+            expected: Mutex::new(Shares::new(ahead::EXPECTED_MAX)),
             reach: Reach::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
@@ -191,7 +201,7 @@ impl Delivery {
 
     /// Connections open, idle ones included.
     pub fn connections(&self) -> usize {
-        self.connections.load(Ordering::Relaxed)
+        self.places.used()
     }
 
     /// Destinations where nobody answers for some time now.
@@ -221,18 +231,18 @@ impl Delivery {
         let site = loop {
             let site = self.site(route, carrier);
             let now = self.parts.clock.instant();
-            match site.place(taken, offer.expires_at, route, now, || self.take_connection()) {
+            let mut taking = self.taking(&site, route);
+            match site.place(taken, offer.expires_at, route, now, || taking.take()) {
                 Placed::Retired => {}
                 Placed::Handed | Placed::Coming => break site,
                 Placed::Start => {
-                    self.clone().begin(site.clone(), Beginning::Entry(taken));
+                    taking.begin_all(|| Beginning::Entry(taken));
                     break site;
                 }
                 Placed::Waits { for_connection } => {
                     self.parts.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
                     if for_connection {
-                        self.hungry.lock().push_back(site);
-                        self.end_an_idle_session();
+                        taking.wait();
                     }
                     return;
                 }
@@ -240,20 +250,24 @@ impl Delivery {
         };
         let envelope = &offer.message.envelope;
         let recipient = &offer.message.recipient(offer.entry.index).mailbox;
-        self.open_spares(&site, || Caller::new(&self.own_reverse_path(&envelope.reverse_path), recipient));
+        self.open_spares(&site, route, || Caller::new(&self.own_reverse_path(&envelope.reverse_path), recipient));
     }
 
     /// Starts a session.
-    fn begin(self: Arc<Self>, site: Arc<Site>, beginning: Beginning) {
+    fn begin(self: Arc<Self>, site: Arc<Site>, beginning: Beginning, tenure: Tenure) {
         let worker = self.clone();
-        self.spawn(async move { worker.run(site, beginning).await });
+        self.spawn(async move { worker.run(site, beginning, tenure).await });
     }
 
-    /// Starts a session for an entry that waits for one, if there may be one more; whether there was.
-    fn start_waiting(self: Arc<Self>, site: &Arc<Site>) -> bool {
-        let taken = site.start_waiting(|| self.take_connection());
-        if let Some(taken) = taken {
-            self.begin(site.clone(), Beginning::Entry(taken));
+    /// Starts a session for an entry that waits for one, if there may be one more; whether there was. If there is no
+    /// place for it, the site waits for one.
+    fn start_waiting(self: &Arc<Self>, site: &Arc<Site>) -> bool {
+        let route = site.route();
+        let mut taking = self.taking(site, &route);
+        let taken = site.start_waiting(|| taking.take());
+        match taken {
+            Some(taken) => taking.begin_all(|| Beginning::Entry(taken)),
+            None => taking.wait_again(),
         }
         taken.is_some()
     }
@@ -278,35 +292,6 @@ impl Delivery {
         }
         site.limit(limit);
         site.clone()
-    }
-
-    /// Counts one more connection, if there may be one.
-    fn take_connection(&self) -> bool {
-        let limit = self.settings.connections_max;
-        self.connections
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |open| (open < limit).then_some(open + 1))
-            .is_ok()
-    }
-
-    /// A session with nothing to do makes room for one that has.
-    fn end_an_idle_session(&self) {
-        let sites = self.sites.lock();
-        if !sites.values().any(|site| site.end_idle_session()) {
-            tracing::debug!("all connections are busy");
-        }
-    }
-
-    /// A session ended; its connection goes to a site that waits for one.
-    fn connection_ended(self: Arc<Self>, site: &Arc<Site>) {
-        self.connections.fetch_sub(1, Ordering::Relaxed);
-        let mut next = Some(site.clone());
-        while let Some(waiting) = next {
-            if self.clone().start_waiting(&waiting) {
-                return;
-            }
-            self.retire_if_empty(&waiting);
-            next = self.hungry.lock().pop_front();
-        }
     }
 
     /// Forgets a destination that is not used, when there are many; what was learned of it goes too.

@@ -1,6 +1,7 @@
 //! The sessions with one destination, and the entries that wait for one of them.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -57,6 +58,8 @@ pub(super) struct Site {
     pub(super) destination: Arc<str>,
     /// The smart host that it is, if it is one.
     pub(super) carrier: Option<Arc<Carrier>>,
+    /// It stands among those that wait for a place.
+    is_hungry: AtomicBool,
     state: Mutex<State>,
 }
 
@@ -116,6 +119,11 @@ impl State {
         may
     }
 
+    fn wants_session(&self) -> bool {
+        let has_next = self.busy_lower < self.habits.lower_max() || self.ready.most_urgent() == Some(Lane::Otp);
+        self.ready.len() > self.opening && has_next
+    }
+
     fn drop_ended(&mut self) {
         self.idle.retain(|idle| !idle.is_closed());
     }
@@ -127,6 +135,7 @@ impl Site {
         Self {
             destination: route.destination.clone(),
             carrier: None,
+            is_hungry: AtomicBool::new(false),
             state: Mutex::new(State {
                 route,
                 ready: ReadyList::default(),
@@ -196,11 +205,11 @@ impl Site {
     }
 
     /// Begins to open sessions until as many are there as were needed of late; how many the caller has to open.
-    pub(super) fn prepare_spares(&self, take_connection: impl Fn() -> bool) -> usize {
+    pub(super) fn prepare_spares(&self, mut take_connection: impl FnMut() -> bool) -> usize {
         let mut state = self.state.lock();
         let wanted = state.habits.sessions_wanted();
         let mut spares = 0;
-        while state.sessions < wanted && state.prepare(&take_connection) {
+        while state.sessions < wanted && state.prepare(&mut take_connection) {
             spares += 1;
         }
         spares
@@ -272,25 +281,26 @@ impl Site {
     /// Starts a session for an entry that waits, if there may be one more.
     pub(super) fn start_waiting(&self, take_connection: impl FnOnce() -> bool) -> Option<Taken> {
         let mut state = self.state.lock();
-        if state.ready.len() <= state.opening {
-            return None;
-        }
-        let has_next = state.busy_lower < state.habits.lower_max() || state.ready.most_urgent() == Some(Lane::Otp);
-        if !has_next || !state.open(take_connection) {
+        if !state.wants_session() || !state.open(take_connection) {
             return None;
         }
         state.next()
     }
 
-    /// Ends a session without work; whether there was one.
-    pub(super) fn end_idle_session(&self) -> bool {
-        let mut state = self.state.lock();
-        while let Some(idle) = state.idle.pop() {
-            if !idle.is_closed() {
-                return true;
-            }
-        }
-        false
+    /// Whether an entry waits that a session more could take.
+    pub(super) fn wants_session(&self) -> bool {
+        let state = self.state.lock();
+        state.wants_session() && state.sessions < state.habits.sessions_max()
+    }
+
+    /// Notes that it waits for a place; whether that is news.
+    pub(super) fn begins_to_wait(&self) -> bool {
+        !self.is_hungry.swap(true, Ordering::Relaxed)
+    }
+
+    /// Notes that it does not wait for a place any more.
+    pub(super) fn ends_to_wait(&self) {
+        self.is_hungry.store(false, Ordering::Relaxed);
     }
 
     /// The route to its hosts, as last found.

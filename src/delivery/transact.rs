@@ -9,6 +9,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use zeroize::Zeroize as _;
 
+use super::places::Held;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
 use crate::clock::Clock;
@@ -49,6 +50,8 @@ pub(super) struct Connection {
     refused: u32,
     /// It was there before there was an entry for it.
     has_rested: bool,
+    /// Its place, while it carries an entry.
+    held: Option<Held>,
     /// How it came about, if that was ahead of its first entry, for whose trace it is.
     opening: Option<Steps>,
     clock: Arc<dyn Clock>,
@@ -87,6 +90,7 @@ impl Connection {
             taken: 0,
             refused: 0,
             has_rested: false,
+            held: None,
             opening: None,
             clock,
             buffer,
@@ -195,8 +199,22 @@ impl Connection {
         self.session.extensions().dsn
     }
 
-    /// One transaction.
+    /// One transaction. Where its place is wanted for others, it goes as if the host had been silent for too long.
     pub(super) async fn transact(
+        &mut self,
+        claim: &mut Claim,
+        transaction: &Transaction,
+        content: &SignedContent,
+        steps: &mut Steps,
+        held: &Held,
+    ) -> Transacted {
+        self.held = Some(held.clone());
+        let transacted = self.transact_held(claim, transaction, content, steps).await;
+        self.held = None;
+        transacted
+    }
+
+    async fn transact_held(
         &mut self,
         claim: &mut Claim,
         transaction: &Transaction,
@@ -236,6 +254,9 @@ impl Connection {
         frame(framing, content, &mut wire);
         let written = self.write(&wire).await;
         let now = self.clock.instant();
+        if let Some(held) = &self.held {
+            held.sent(now);
+        }
         match written {
             Ok(()) => self.session.handle(Event::ContentSent, now),
             Err(event) => self.session.handle(event, now),
@@ -256,11 +277,16 @@ impl Connection {
                 }
             }
             let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
-            let read = self.stream.read(self.buffer.as_mut_slice());
-            let event = match tokio::time::timeout_at(deadline.into(), read).await {
-                Err(_) => Event::Timeout,
-                Ok(Ok(0) | Err(_)) => Event::Closed,
-                Ok(Ok(len)) => Event::Received(&self.buffer[..len]),
+            let read = tokio::time::timeout_at(deadline.into(), self.stream.read(self.buffer.as_mut_slice()));
+            let read = tokio::select! {
+                biased;
+                read = read => read.ok(),
+                () = has_to_go(self.held.as_ref()) => None,
+            };
+            let event = match read {
+                None => Event::Timeout,
+                Some(Ok(0) | Err(_)) => Event::Closed,
+                Some(Ok(len)) => Event::Received(&self.buffer[..len]),
             };
             let now = self.clock.instant();
             let step = self.session.handle(event, now);
@@ -300,6 +326,13 @@ impl Connection {
             let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.write_all(&output)).await;
             let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.shutdown()).await;
         }
+    }
+}
+
+async fn has_to_go(held: Option<&Held>) {
+    match held {
+        Some(held) => held.gives_way().await,
+        None => std::future::pending().await,
     }
 }
 

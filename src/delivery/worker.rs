@@ -7,6 +7,7 @@ use tokio::sync::oneshot;
 
 use super::Delivery;
 use super::candidates::Caller;
+use super::places::{Held, Tenure};
 use super::pool::{Next, Site, Taken};
 use super::transact::Connection;
 use crate::lane::Lane;
@@ -39,12 +40,12 @@ enum Rested {
 
 impl Delivery {
     /// Works for a site until there is nothing to do for a while.
-    pub(super) async fn run(self: Arc<Self>, site: Arc<Site>, beginning: Beginning) {
-        let mut place = Place::new(&self, site, &beginning);
+    pub(super) async fn run(self: Arc<Self>, site: Arc<Site>, beginning: Beginning, tenure: Tenure) {
+        let mut place = Place::new(&self, site, &beginning, tenure);
         let mut connection = None;
         let mut next = match beginning {
             Beginning::Entry(taken) => Some(taken),
-            Beginning::Ahead(caller) => match self.open_ahead(&place.site, &caller).await {
+            Beginning::Ahead(caller) => match self.open_ahead(&place.site, &caller, &place.held).await {
                 Some(opened) => {
                     place.opened();
                     self.rest(&mut place, &mut connection, opened).await
@@ -53,7 +54,11 @@ impl Delivery {
             },
         };
         while let Some(taken) = next {
-            self.attempt(&place.site, &mut connection, taken).await;
+            place.held.works(self.parts.clock.instant());
+            self.attempt(&place.site, &mut connection, taken, &place.held).await;
+            if place.held.has_to_go() {
+                break;
+            }
             let bears_another = |connection: &mut Box<Connection>| {
                 connection.is_usable() && place.site.bears_another(connection.transactions())
             };
@@ -90,9 +95,13 @@ impl Delivery {
             };
             resting.rests();
             let now = self.parts.clock.instant();
+            place.held.rests(now);
+            if self.is_wanted(&place.held) {
+                place.held.go();
+            }
             let rest =
                 place.site.rest(self.settings.idle_timeout, now).saturating_sub(now.saturating_duration_since(since));
-            let outcome = self.wait_idle(resting, promise, rest).await;
+            let outcome = self.wait_idle(resting, promise, rest, &place.held).await;
             let now = self.parts.clock.instant();
             let rested = now.saturating_duration_since(since);
             match outcome {
@@ -112,7 +121,7 @@ impl Delivery {
                 }
                 Rested::Over(over) => {
                     over.quit().await;
-                    return place.next_or_leave();
+                    return if place.held.has_to_go() { None } else { place.next_or_leave() };
                 }
             }
         }
@@ -132,6 +141,7 @@ impl Delivery {
         mut idle: Box<Connection>,
         mut promise: oneshot::Receiver<Taken>,
         rest: Duration,
+        held: &Held,
     ) -> Rested {
         let rested = tokio::select! {
             biased;
@@ -141,6 +151,7 @@ impl Delivery {
             },
             _ = idle.until_peer_speaks() => Rested::Ended,
             () = tokio::time::sleep(rest.min(PROBE_EVERY)) => if rest > PROBE_EVERY { Rested::Probed(idle) } else { Rested::Enough(idle) },
+            () = held.gives_way() => Rested::Over(idle),
             () = self.draining.cancelled() => Rested::Over(idle),
         };
         // An entry may have been handed over at the same moment. From here on it goes to others.
@@ -166,6 +177,9 @@ impl Delivery {
 struct Place {
     delivery: Arc<Delivery>,
     site: Arc<Site>,
+    /// Among all sessions. It is given back before the site is asked whether it needs another.
+    tenure: Option<Tenure>,
+    held: Held,
     /// The lane of the entry in work.
     busy: Option<Lane>,
     /// It is being opened ahead of its entry.
@@ -174,12 +188,13 @@ struct Place {
 }
 
 impl Place {
-    fn new(delivery: &Arc<Delivery>, site: Arc<Site>, beginning: &Beginning) -> Self {
+    fn new(delivery: &Arc<Delivery>, site: Arc<Site>, beginning: &Beginning, tenure: Tenure) -> Self {
         let (busy, is_opening) = match beginning {
             Beginning::Entry(taken) => (Some(taken.lane), false),
             Beginning::Ahead(_) => (None, true),
         };
-        Self { delivery: delivery.clone(), site, busy, is_opening, has_left: false }
+        let held = tenure.held().clone();
+        Self { delivery: delivery.clone(), site, tenure: Some(tenure), held, busy, is_opening, has_left: false }
     }
 
     fn opened(&mut self) {
@@ -224,6 +239,7 @@ impl Drop for Place {
         if !self.has_left {
             self.site.leave(self.busy, self.is_opening);
         }
-        self.delivery.clone().connection_ended(&self.site);
+        drop(self.tenure.take());
+        self.delivery.connection_ended(&self.site);
     }
 }
