@@ -13,6 +13,7 @@ use super::settle::Lesson;
 use super::smart_host::Ways;
 use super::steps::Steps;
 use super::transact::{Connection, Transacted};
+use super::window::is_overload;
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
 use crate::destination::demand::Wish;
@@ -21,7 +22,7 @@ use crate::event::Kind;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
 use crate::mail::id::EntryId;
-use crate::plan::cause::{Cause, of_failure};
+use crate::plan::cause::of_failure;
 use crate::plan::greylist::Greylister;
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
@@ -66,7 +67,7 @@ struct Attempt<'a> {
 /// How an attempt ended.
 enum End {
     /// The receiver took the message.
-    Delivered { reply: Reply, from: Peer },
+    Delivered { reply: Reply, from: Peer, began: Instant },
     /// The receiver did not take it, or nobody knows.
     NotDelivered { failure: Failure, from: Peer },
     /// No session came about.
@@ -240,9 +241,9 @@ impl Delivery {
             return;
         }
         if let Some((_, failure @ Failure { fault: Fault::Reply(_), .. })) = &last {
-            if is_too_much(failure) {
+            if is_overload(failure) {
                 let now = self.parts.clock.instant();
-                site.was_too_much(now, now);
+                site.overloaded(caller, now, now);
             }
             return self.answered(site);
         }
@@ -264,13 +265,13 @@ impl Delivery {
     }
 
     /// Learns from a failed transaction what the host bears.
-    fn bore(&self, site: &Site, connection: &Connection, failure: &Failure, began: Instant) {
+    fn bore(&self, site: &Site, connection: &Connection, failure: &Failure, caller: &Caller, began: Instant) {
         let is_closing = matches!(&failure.fault, Fault::Reply(reply) if reply.code == 421);
         if is_closing && connection.taken() > 0 && matches!(failure.stage, Stage::Reset | Stage::Mail) {
             // It has taken some in this session: not too much at once, but enough.
             site.ended_after(connection.taken());
-        } else if is_too_much(failure) {
-            site.was_too_much(began, self.parts.clock.instant());
+        } else if is_overload(failure) {
+            site.overloaded(caller, began, self.parts.clock.instant());
         }
     }
 
@@ -356,7 +357,7 @@ impl Attempt<'_> {
             Transacted::Outcome(Ok(reply)) => {
                 let from = self.peer(&current, began);
                 *kept = Some(current);
-                return ControlFlow::Break(End::Delivered { reply, from });
+                return ControlFlow::Break(End::Delivered { reply, from, began: began_at });
             }
             Transacted::Gone(gone) => return ControlFlow::Break(End::Gone(gone, Some(self.peer(&current, began)))),
             Transacted::NotNoted => return ControlFlow::Break(End::NotNoted(self.peer(&current, began))),
@@ -367,7 +368,7 @@ impl Attempt<'_> {
             from.report.note = Some(GAVE_WAY.into());
             return ControlFlow::Break(End::NotDelivered { failure, from });
         }
-        self.delivery.bore(self.site, &current, &failure, began_at);
+        self.delivery.bore(self.site, &current, &failure, &self.caller, began_at);
         match self.then(&failure, &current, is_reused) {
             Then::Reconnect => tracing::debug!(host = %current.host, "an idle session had ended; connecting anew"),
             Then::NextAddress => {
@@ -409,9 +410,10 @@ impl Attempt<'_> {
         let mask = Mask::of(steps.results().chain(last.as_deref()), &content).await;
         let steps = steps.finish(&mask);
         match end {
-            End::Delivered { reply, from: Peer { report, lesson } } => {
-                held.took_mail(delivery.parts.clock.instant());
-                if site.went_well(caller) {
+            End::Delivered { reply, from: Peer { report, lesson }, began } => {
+                let instant = delivery.parts.clock.instant();
+                held.took_mail(instant);
+                if site.succeeded(caller, began, instant) {
                     delivery.clone().start_waiting(site);
                 }
                 settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
@@ -464,18 +466,6 @@ fn is_stale(failure: &Failure) -> bool {
             Fault::Timeout | Fault::Closed | Fault::Malformed(_) => true,
             Fault::Unsupported(_) | Fault::Tls(_) => false,
         }
-}
-
-/// The host has more work than it wants from us, or cannot keep up.
-fn is_too_much(failure: &Failure) -> bool {
-    match &failure.fault {
-        Fault::Reply(reply) => {
-            let cause = of_failure(failure).cause;
-            reply.code == 421 || matches!(cause, Cause::RateLimited | Cause::ServerBusy)
-        }
-        Fault::Timeout => failure.stage != Stage::Connect,
-        Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => false,
-    }
 }
 
 /// Silence, noise or a lost connection before the content was sent: another address may do better at once.

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-/// Sessions at once with a destination of which nothing is known.
-const WINDOW_FIRST: f64 = 4.0;
+use super::window::Window;
+
 /// How long the most that was needed at once counts; then it is halved.
 const PEAK_SPAN: Duration = Duration::from_secs(600);
 /// How long a session rests for the next entry where nothing is known of how often they come.
@@ -21,10 +21,8 @@ pub(super) const REST_WANTED: Duration = Duration::from_secs(5);
 /// One destination's.
 #[derive(Debug)]
 pub(super) struct Habits {
-    most: usize,
-    /// Sessions at once, found by going up slowly and down fast (additive increase, multiplicative decrease).
-    window: f64,
-    shrunk_at: Option<Instant>,
+    /// Sessions at once.
+    pub(super) window: Window,
     /// The most entries at once, and when that was.
     peak: (usize, Option<Instant>),
     /// The mean time between entries, recent ones counting more, and when the last one came.
@@ -41,11 +39,8 @@ pub(super) struct Habits {
 impl Habits {
     /// Nothing is known; `most`: sessions at once at most.
     pub(super) fn new(most: usize) -> Self {
-        let most = most.max(1);
         Self {
-            most,
-            window: WINDOW_FIRST.min(as_f64(most)),
-            shrunk_at: None,
+            window: Window::new(most),
             peak: (0, None),
             gap: None,
             last_entry: None,
@@ -55,17 +50,9 @@ impl Habits {
         }
     }
 
-    /// Lowers the most sessions at once.
-    pub(super) fn limit(&mut self, most: usize) {
-        self.most = self.most.min(most.max(1));
-    }
-
     /// Sessions at once at most, 1 or more.
     pub(super) fn sessions_max(&self) -> usize {
-        // The window is between 1 and `most`.
-        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a small positive number")]
-        let window = self.window as usize;
-        window.clamp(1, self.most)
+        self.window.sessions_max()
     }
 
     /// Sessions at once that entries of lower lanes may use; the rest is kept for codes.
@@ -73,24 +60,6 @@ impl Habits {
         let all = self.sessions_max();
         let kept_for_codes = if all > 1 { (all / 4).max(1) } else { 0 };
         all - kept_for_codes
-    }
-
-    /// A message was taken. If all sessions were needed, there may be more; says whether there may be one more now.
-    pub(super) fn went_well(&mut self, is_full: bool) -> bool {
-        let before = self.sessions_max();
-        if is_full {
-            self.window = (self.window + 1.0 / self.window).min(as_f64(self.most));
-        }
-        self.sessions_max() > before
-    }
-
-    /// The host said that it was too much, or fell silent, at an attempt that began at `began`. What began before the
-    /// last reduction says nothing new.
-    pub(super) fn was_too_much(&mut self, began: Instant, now: Instant) {
-        if self.shrunk_at.is_none_or(|at| began >= at) {
-            self.window = (self.window / 2.0).max(1.0);
-            self.shrunk_at = Some(now);
-        }
     }
 
     /// An entry came, with which `at_once` are being sent or wait.
@@ -181,10 +150,6 @@ impl Habits {
     }
 }
 
-fn as_f64(number: usize) -> f64 {
-    u32::try_from(number).map_or(f64::MAX, f64::from)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -197,27 +162,9 @@ mod tests {
     }
 
     #[test]
-    fn sessions_go_up_one_by_one_and_down_by_half() {
-        let (mut habits, start) = (Habits::new(20), start());
-        assert_eq!((habits.sessions_max(), habits.lower_max()), (4, 3));
-        assert!(!habits.went_well(false), "nobody waited");
-        assert_eq!((0..5).filter(|_| habits.went_well(true)).count(), 1);
-        assert_eq!(habits.sessions_max(), 5);
-        assert!((0..1000).any(|_| habits.went_well(true)));
-        while habits.went_well(true) || habits.sessions_max() < 20 {}
-        assert_eq!((habits.sessions_max(), habits.lower_max()), (20, 15));
-        habits.was_too_much(start, start + SECOND);
-        habits.was_too_much(start, start + SECOND);
-        assert_eq!(habits.sessions_max(), 10, "attempts that ran together count once");
-        (2..20).for_each(|n| habits.was_too_much(start + SECOND * n, start + SECOND * n));
-        assert_eq!((habits.sessions_max(), habits.lower_max()), (1, 1), "never none");
-        for (limit, sessions_max) in [(3, 3), (30, 3), (0, 1)] {
-            habits.limit(limit);
-            while habits.went_well(true) {}
-            let _: Vec<bool> = (0..100).map(|_| habits.went_well(true)).collect();
-            assert_eq!(habits.sessions_max(), sessions_max, "limited to {limit}");
-        }
-        assert_eq!(Habits::new(1).lower_max(), 1);
+    fn a_quarter_of_the_sessions_is_kept_for_codes() {
+        let kept = |most: usize| Habits::new(most).sessions_max() - Habits::new(most).lower_max();
+        assert_eq!([1, 2, 3, 4, 20].map(kept), [0, 1, 1, 1, 1]);
     }
 
     #[test]

@@ -21,6 +21,7 @@ pub mod smart_host;
 mod steps;
 mod taking;
 mod transact;
+mod window;
 mod worker;
 
 use std::collections::HashMap;

@@ -15,6 +15,7 @@ use crate::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::lane::Lane;
 use crate::mail::id::EntryId;
+use crate::mail::registrable::registrable_domain;
 use crate::queue::order::ReadyList;
 use crate::smtp::client_session::Failure;
 
@@ -322,22 +323,24 @@ impl Site {
 
 /// What is learned of it.
 impl Site {
-    /// A message was taken; says whether one that waits may get a session more.
-    pub(super) fn went_well(&self, caller: Caller) -> bool {
+    /// A message was taken, at an attempt that began at `began`; says whether one that waits may get a session more.
+    pub(super) fn succeeded(&self, caller: Caller, began: Instant, now: Instant) -> bool {
+        let domain = registrable(&caller);
         let mut state = self.state.lock();
         state.last_caller = Some(caller);
         let is_full = state.busy >= state.habits.sessions_max() || !state.ready.is_empty();
-        state.habits.went_well(is_full)
+        state.habits.window.succeeded(&domain, is_full, began, now)
     }
 
-    /// It was too much for the host, at an attempt that began at `began`.
-    pub(super) fn was_too_much(&self, began: Instant, now: Instant) {
-        self.state.lock().habits.was_too_much(began, now);
+    /// It was too much for the host, at an attempt for this caller that began at `began`.
+    pub(super) fn overloaded(&self, caller: &Caller, began: Instant, now: Instant) {
+        let domain = registrable(caller);
+        self.state.lock().habits.window.overloaded(&domain, began, now);
     }
 
     /// There are to be so many sessions at most; more than before are not granted.
     pub(super) fn limit(&self, sessions_max: usize) {
-        self.state.lock().habits.limit(sessions_max);
+        self.state.lock().habits.window.limit(sessions_max);
     }
 
     /// How long a session rests for the next entry; `most`: at most.
@@ -410,6 +413,10 @@ impl Site {
     }
 }
 
+fn registrable(caller: &Caller) -> Arc<str> {
+    registrable_domain(caller.domain()).into()
+}
+
 /// Whether to look if a destination is back.
 pub(super) enum Look {
     /// Open a session, for this one.
@@ -424,6 +431,7 @@ pub(super) enum Look {
 mod tests {
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
+    use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::id::MessageId;
 
     fn taken(number: u8, lane: Lane) -> Taken {
@@ -442,6 +450,11 @@ mod tests {
             Next::Entry(next) => Some(next.entry),
             Next::Idle(_) | Next::Leave => None,
         }
+    }
+
+    fn caller() -> Caller {
+        let sender = ReversePath::parse("<otp@app.test>").unwrap();
+        Caller::new(&sender, &Mailbox::parse("a@example").unwrap())
     }
 
     fn site(sessions_max: usize) -> Site {
@@ -517,7 +530,7 @@ mod tests {
         assert_eq!(site.prepare_spares(|| true), 1);
         assert_eq!(site.prepare_spares(|| true), 0);
         let now = SystemClock::default().instant();
-        site.was_too_much(now, now);
+        site.overloaded(&caller(), now, now);
         assert!(matches!(site.next_or_idle(Some(Lane::Otp)), Next::Leave), "more than it bears");
     }
 }
