@@ -118,8 +118,10 @@ impl Delivery {
     /// Starts sessions for those that wait for a place, where there is one.
     fn feed(self: &Arc<Self>) {
         for hungry in &self.hungry {
-            for _ in 0..TRIES.min(hungry.lock().groups()) {
-                let Some(site) = hungry.lock().pop() else { break };
+            let groups = hungry.lock().groups();
+            for _ in 0..groups.min(TRIES) {
+                let next = hungry.lock().pop();
+                let Some(site) = next else { break };
                 site.ends_to_wait();
                 if self.start_waiting(&site) && site.wants_session() {
                     // It has another one, or its next turn.

@@ -12,11 +12,16 @@ mod dns;
 mod doors;
 mod greylists;
 mod hosts;
+#[path = "../support/in_memory.rs"]
+mod in_memory;
 mod injection;
 mod logs;
 mod proxies;
 mod replies;
+mod shared_limits;
+mod silent_zone;
 mod smuggling;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
+mod world;

@@ -1,0 +1,229 @@
+//! A relay on simulated time among mail hosts of which some are somebody's who means harm.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::intake::user::{Senders, User};
+use otp_relay::intake::wishes::Wishes;
+use otp_relay::lane::Lane;
+use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::net::{BoxStream, Connecting, Network};
+use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::smtp::server_session::{Protocol, Submission};
+use parking_lot::Mutex;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
+
+use crate::in_memory::Life;
+
+/// How long each reply takes.
+pub const LATENCY: Duration = Duration::from_millis(50);
+
+/// What a host does.
+#[derive(Clone, Copy, PartialEq)]
+pub enum Manner {
+    /// It takes everything.
+    Takes,
+    /// It takes everything and says nothing behind the final dot.
+    SilentBehindDot,
+    /// It takes everything but mail for addresses that begin so, which it refuses with this reply to RCPT.
+    Refuses(&'static str, &'static str),
+}
+
+/// From a domain to its host's name, and how that one behaves.
+type Places = fn(&str) -> (String, Manner);
+
+/// The network; clones are the same one.
+#[derive(Clone)]
+pub struct Hosts(Arc<Inner>);
+
+struct Inner {
+    clock: Arc<ManualClock>,
+    serves: Places,
+    /// By name, each in a network of its own.
+    addresses: Mutex<Vec<String>>,
+    manners: Mutex<HashMap<String, Manner>>,
+    arrived: Mutex<HashMap<String, Timestamp>>,
+}
+
+impl Hosts {
+    fn address(&self, host: &str) -> Ipv4Addr {
+        let mut addresses = self.0.addresses.lock();
+        let number = addresses.iter().position(|known| known == host).unwrap_or_else(|| {
+            addresses.push(host.to_owned());
+            addresses.len() - 1
+        });
+        let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
+        Ipv4Addr::new(192, high, low, 1)
+    }
+}
+
+fn found<T: Send + 'static>(records: Vec<T>) -> Answer<'static, T> {
+    Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
+}
+
+impl Dns for Hosts {
+    fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
+        let (host, manner) = (self.0.serves)(domain);
+        self.0.manners.lock().insert(host.clone(), manner);
+        found(vec![MxRecord { preference: 10, exchange: host }])
+    }
+
+    fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+        found(vec![self.address(host).into()])
+    }
+
+    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+}
+
+impl Network for Hosts {
+    fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> Connecting<'_> {
+        let inner = self.0.clone();
+        Box::pin(async move {
+            let IpAddr::V4(ip) = to.ip() else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
+            let [_, high, low, _] = ip.octets();
+            let host = inner.addresses.lock()[usize::from(high) * 256 + usize::from(low)].clone();
+            let manner = inner.manners.lock()[&host];
+            let (ours, theirs) = duplex(64 << 10);
+            // A connection that ends is the relay's business.
+            tokio::spawn(async move { drop(inner.serve(theirs, manner).await) });
+            Ok(Box::new(ours) as BoxStream)
+        })
+    }
+}
+
+impl Inner {
+    async fn serve(&self, stream: DuplexStream, manner: Manner) -> io::Result<()> {
+        let mut stream = BufReader::new(stream);
+        stream.write_all(b"220 mx ESMTP\r\n").await?;
+        let mut recipient = String::new();
+        loop {
+            let mut line = String::new();
+            if stream.read_line(&mut line).await? == 0 {
+                return Ok(());
+            }
+            tokio::time::sleep(LATENCY).await;
+            let reply = match (line.split(' ').next().unwrap_or_default().trim(), manner) {
+                ("EHLO", _) => "250 mx",
+                ("RCPT", manner) => {
+                    recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
+                    match manner {
+                        Manner::Refuses(start, reply) if recipient.starts_with(start) => reply,
+                        _ => "250 ok",
+                    }
+                }
+                ("DATA", manner) => {
+                    stream.write_all(b"354 go\r\n").await?;
+                    while line != ".\r\n" {
+                        line.clear();
+                        if stream.read_line(&mut line).await? == 0 {
+                            return Ok(());
+                        }
+                    }
+                    if manner == Manner::SilentBehindDot {
+                        return std::future::pending().await;
+                    }
+                    tokio::time::sleep(LATENCY).await;
+                    self.arrived.lock().insert(std::mem::take(&mut recipient), self.clock.now());
+                    "250 taken"
+                }
+                _ => "250 ok",
+            };
+            stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
+        }
+    }
+}
+
+/// Remembers what was told.
+#[derive(Default)]
+pub struct Told(Mutex<Vec<Event>>);
+
+impl Sink for Told {
+    fn emit(&self, event: Event) {
+        self.0.lock().push(event);
+    }
+}
+
+impl Told {
+    /// Events of a kind, by which this holds.
+    pub fn count(&self, kind: Kind, holds: impl Fn(&Event) -> bool) -> usize {
+        self.0.lock().iter().filter(|event| event.kind == kind && holds(event)).count()
+    }
+}
+
+/// A relay among hosts.
+pub struct World {
+    pub life: Life,
+    pub told: Arc<Told>,
+    hosts: Hosts,
+    clock: Arc<ManualClock>,
+}
+
+impl World {
+    pub fn new(serves: Places) -> Self {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
+        let hosts = Hosts(Arc::new(Inner {
+            clock: clock.clone(),
+            serves,
+            addresses: Mutex::default(),
+            manners: Mutex::default(),
+            arrived: Mutex::default(),
+        }));
+        let told = Arc::new(Told::default());
+        let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), 20);
+        Self { life, told, hosts, clock }
+    }
+
+    pub async fn submit(&self, recipient: &str) {
+        let user = User {
+            name: "app".into(),
+            senders: Senders::Patterns(vec!["*@app.test".into()]),
+            lane: Lane::Otp,
+            life: Duration::from_secs(600),
+            rate: None,
+        };
+        let submission = Submission {
+            envelope: Envelope {
+                reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
+                parameters: MailParameters::default(),
+                recipients: vec![Recipient::new(Mailbox::parse(recipient).unwrap())],
+            },
+            content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
+            client_name: "app.test".into(),
+            protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
+        };
+        self.life.door.submit(&user, submission, Wishes::default(), None).await.unwrap();
+    }
+
+    /// From the submission of a message to its arrival; none: it did not arrive within ten minutes.
+    pub async fn cost(&self, recipient: &str) -> Option<Duration> {
+        let before = self.clock.now();
+        self.submit(recipient).await;
+        self.arrival(recipient, before).await
+    }
+
+    /// How long after `before` a message arrives.
+    pub async fn arrival(&self, recipient: &str, before: Timestamp) -> Option<Duration> {
+        loop {
+            if let Some(at) = self.hosts.0.arrived.lock().get(recipient) {
+                return Some(at.since(before));
+            }
+            if self.now().since(before) > Duration::from_secs(600) {
+                return None;
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+}
