@@ -87,7 +87,7 @@ impl End {
             Self::Delivered { reply, .. } => Some(reply),
             Self::NotDelivered { failure, .. } => failure.reply(),
             Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, failure)| failure.reply()),
-            Self::Gone(..) | Self::NotNoted(_) => None,
+            Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
         }
     }
 }

@@ -55,7 +55,13 @@ impl BoundedDns {
             Ok(_) => Ended::Found,
             Err(DnsError::Timeout) => Ended::Silent,
             Err(DnsError::Failed(_)) if self.clock.instant().saturating_duration_since(began) >= SLOW => Ended::Silent,
-            Err(DnsError::NoSuchName | DnsError::NoRecords | DnsError::BadName | DnsError::Failed(_)) => Ended::Nothing,
+            Err(
+                DnsError::NoSuchName
+                | DnsError::NoRecords
+                | DnsError::Denied(..)
+                | DnsError::BadName
+                | DnsError::Failed(_),
+            ) => Ended::Nothing,
         }
     }
 }
@@ -79,6 +85,14 @@ impl Dns for BoundedDns {
 
     fn tlsa<'a>(&'a self, name: &'a str) -> Answer<'a, TlsaRecord> {
         Box::pin(self.bounded(name, self.dns.tlsa(name)))
+    }
+
+    fn alias<'a>(&'a self, host: &'a str) -> Answer<'a, String> {
+        Box::pin(self.bounded(host, self.dns.alias(host)))
+    }
+
+    fn forget(&self, name: &str) {
+        self.dns.forget(name);
     }
 }
 
@@ -195,5 +209,48 @@ mod tests {
         assert!(most <= LOOKUPS_MAX, "{most} at once");
         // Of a zone of which nothing is known as well: it waits for one of them, not for all.
         assert!(took <= Duration::from_millis(2500), "{took:?}");
+    }
+
+    /// What the trait answers by itself is not what the resolver would have answered.
+    #[tokio::test(start_paused = true)]
+    async fn every_question_is_passed_on() {
+        #[derive(Default)]
+        struct Asked(parking_lot::Mutex<Vec<&'static str>>);
+        impl Asked {
+            fn note<T: Send>(&self, what: &'static str) -> Answer<'_, T> {
+                self.0.lock().push(what);
+                Box::pin(async { Err(DnsError::Timeout) })
+            }
+        }
+        impl Dns for Asked {
+            fn mx<'a>(&'a self, _: &'a str) -> Answer<'a, MxRecord> {
+                self.note("mx")
+            }
+            fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+                self.note("ipv4")
+            }
+            fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+                self.note("ipv6")
+            }
+            fn txt<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
+                self.note("txt")
+            }
+            fn tlsa<'a>(&'a self, _: &'a str) -> Answer<'a, TlsaRecord> {
+                self.note("tlsa")
+            }
+            fn alias<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
+                self.note("alias")
+            }
+            fn forget(&self, _: &str) {
+                self.0.lock().push("forget");
+            }
+        }
+        let dns = Arc::new(Asked::default());
+        let bounded = BoundedDns::new(dns.clone(), Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000))));
+        assert!(bounded.mx("a.test").await.is_err() && bounded.txt("b.test").await.is_err());
+        assert!(bounded.ipv4("c.test").await.is_err() && bounded.ipv6("d.test").await.is_err());
+        assert!(bounded.tlsa("e.test").await.is_err() && bounded.alias("f.test").await.is_err());
+        bounded.forget("g.test");
+        assert_eq!(*dns.0.lock(), ["mx", "txt", "ipv4", "ipv6", "tlsa", "alias", "forget"]);
     }
 }
