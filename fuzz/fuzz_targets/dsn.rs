@@ -13,7 +13,7 @@ use otp_relay::mail::envelope::Envelope;
 use otp_relay::mail::message::fields;
 use otp_relay::plan::action::Suppress;
 use otp_relay::queue::entry::Message;
-use otp_relay::queue::{Aftermath as _, Ending};
+use otp_relay::queue::{Aftermath as _, Ending, Telling};
 use otp_relay::smtp::command::Command;
 use otp_relay::smtp::data::line_fault;
 use otp_relay::smtp::reply::parse_reply;
@@ -118,6 +118,7 @@ fuzz_target!(|input: &[u8]| {
         is_passed_on: choice & 4 != 0,
         is_late: choice & 8 != 0,
         now: NOW,
+        telling: Telling::Now(Vec::new()),
     };
     let notification = relay.door.ended(&ending).notification;
     relay.forget(receipt.id);

@@ -239,6 +239,8 @@ impl Relay {
         }
         tokio::spawn(queue.clone().run_timers());
         tokio::spawn(while_running(draining.clone(), watch_clock(watched, queue.clone())));
+        let digests = door.clone();
+        tokio::spawn(while_running(draining.clone(), async move { digests.run_digests().await }));
         tokio::spawn(while_running(draining.clone(), async move { policies.keep_fresh().await }));
         for (socket, settings) in listeners {
             tokio::spawn(submission.clone().serve(socket, settings));
@@ -309,6 +311,7 @@ impl Relay {
             tracing::warn!("some clients were still connected");
         }
         self.api.close(HTTP_PATIENCE).await;
+        self.door.send_digests();
         let (queue, reporter, traces) = (self.queue.clone(), self.reporter.clone(), self.traces.clone());
         // Waits for their threads.
         let closing = tokio::task::spawn_blocking(move || queue.close());

@@ -1,15 +1,18 @@
 //! The door: nothing but this puts mail into the queue.
 
+mod aftermath;
+
 use std::net::IpAddr;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::sync::Notify;
 
 use super::budget::{self, Budgets};
 use super::budget_form;
-use super::dsn;
 use super::idempotency::{self, Asked, DailySecrets};
+use super::notices::Notices;
 use super::rate::Buckets;
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
@@ -31,7 +34,7 @@ use crate::queue::entry::{Message, SignedContent, State};
 use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
-use crate::queue::{Aftermath, AppendError, Consequences, Ending, Foreknowledge, Queue, Risk};
+use crate::queue::{Aftermath, AppendError, Foreknowledge, Queue, Risk};
 use crate::smtp::server_session::Submission;
 
 /// How long RCPT waits for DNS.
@@ -91,6 +94,8 @@ pub struct Door {
     buckets: Buckets,
     idempotency: idempotency::Keys,
     suppressions: Suppressions,
+    notices: Notices,
+    digests_changed: Notify,
 }
 
 impl std::fmt::Debug for Door {
@@ -131,7 +136,9 @@ impl Door {
         let suppressions = Suppressions::new(queue.take_side(Table::Suppression));
         let settings = ArcSwap::from_pointee(settings);
         let buckets = Buckets::default();
-        let door = Arc::new(Self { parts, settings, budgets, buckets, idempotency, suppressions });
+        let (notices, digests_changed) = (Notices::default(), Notify::new());
+        let door = Self { parts, settings, budgets, buckets, idempotency, suppressions, notices, digests_changed };
+        let door = Arc::new(door);
         queue.set_aftermath(Arc::downgrade(&door) as Weak<dyn Aftermath>);
         door
     }
@@ -426,30 +433,6 @@ impl Drop for Places<'_> {
             let _ = self.door.budgets.give_back(&self.message.user, &recipient.mailbox, entry);
             self.door.suppressions.release(&recipient.mailbox, self.message.id);
         }
-    }
-}
-
-impl Aftermath for Door {
-    fn ended(&self, ending: &Ending<'_>) -> Consequences {
-        let settings = self.settings.load();
-        let message = ending.message;
-        let recipient = &message.recipient(ending.index).mailbox;
-        let entry = EntryId { message: message.id, index: ending.index };
-        let mut consequences = Consequences::default();
-        if ending.kind.is_end() {
-            consequences.changes.extend(self.suppressions.learn(ending));
-        }
-        if ending.kind.is_end() && !ending.was_sent {
-            consequences.changes.extend(self.budgets.give_back(&message.user, recipient, entry));
-        }
-        let sender = message.envelope.reverse_path.mailbox();
-        if sender.is_some_and(|sender| is_covered(&settings.only_to, sender)) {
-            let id = self.parts.ids.next(ending.now);
-            let keys = self.parts.keys.load();
-            let signing_domain = keys.signing_domain(&settings.hostname).map(Arc::from);
-            consequences.notification = dsn::notification(ending, &settings.hostname, id, signing_domain);
-        }
-        consequences
     }
 }
 

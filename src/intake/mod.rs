@@ -7,6 +7,7 @@ mod budget_table;
 pub mod door;
 mod dsn;
 pub mod idempotency;
+mod notices;
 pub mod rate;
 pub mod refusal;
 pub mod stamp;

@@ -335,6 +335,7 @@ mod tests {
     use crate::mail::address::ReversePath;
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
+    use crate::queue::Telling;
     use crate::queue::entry::Message;
 
     struct World {
@@ -375,6 +376,7 @@ mod tests {
                 is_passed_on: false,
                 is_late: false,
                 now,
+                telling: Telling::Not,
             })
         }
 

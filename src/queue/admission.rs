@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use super::ending::Known;
+use super::ending::{Delay, Known};
 use super::entry::{Message, Progress, SignedContent, State};
 use super::journal::PendingCommit;
 use super::schedule::{Entry, Held, Schedule, entries_of};
@@ -120,7 +120,9 @@ impl Queue {
     /// An entry is at risk from the beginning. Noted before it can be claimed, so that no attempt tells it again.
     fn foresee(&self, schedule: &mut Schedule, message: &Arc<Message>, risk: &Risk, now: Timestamp) -> Option<Event> {
         let id = EntryId { message: message.id, index: risk.index };
-        let entry = schedule.held.get_mut(&message.id)?.entries.get_mut(usize::from(risk.index))?;
+        let held = schedule.held.get_mut(&message.id)?;
+        let telling = held.telling_of_delay(risk.index, Delay::AtRisk, now);
+        let entry = held.entries.get_mut(usize::from(risk.index))?;
         entry.progress.at_risk = true;
         let progress = entry.progress.clone();
         let event = Event {
@@ -131,7 +133,7 @@ impl Queue {
             ..self.entry_event(message, id, &progress, Kind::AtRisk, now)
         };
         let mut changes = vec![Change::Update(id, Box::new(progress))];
-        changes.extend(self.consequences(schedule, message, &event, Known::default()));
+        changes.extend(self.consequences(schedule, message, &event, Known { telling, ..Known::default() }));
         self.journal.commit_later(changes);
         Some(event)
     }

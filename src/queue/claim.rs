@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Queue;
-use super::ending::{End, Known};
+use super::ending::{Delay, End, Known};
 use super::entry::{LEASE, Lease, Message, Progress, SignedContent, State};
 use super::greylists::Greylists;
 use super::journal::JournalError;
@@ -288,7 +288,9 @@ impl Claim {
         if is_news {
             let at_risk = Event { kind: Kind::AtRisk, note: None, steps: None, ..event };
             let was_sent = self.progress.was_sent;
-            let known = Known { was_sent, ..Known::default() };
+            let held = schedule.held.get(&self.id.message);
+            let telling = held.map(|held| held.telling_of_delay(self.id.index, Delay::AtRisk, now)).unwrap_or_default();
+            let known = Known { was_sent, telling, ..Known::default() };
             let changes = self.queue.consequences(schedule, &self.message, &at_risk, known);
             if !changes.is_empty() {
                 self.queue.journal.commit_later(changes);

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
-use super::entry::{Message, Progress};
-use super::schedule::{Restored, Schedule};
+use super::entry::{Message, Outcome, Progress};
+use super::schedule::{Entry, Held, Restored, Schedule};
 use super::store::Change;
 use super::{Queue, Supersede};
 use crate::clock::Timestamp;
@@ -38,6 +38,18 @@ pub struct Ending<'a> {
     pub is_late: bool,
     /// When.
     pub now: Timestamp,
+    /// Whether the sender is told now.
+    pub telling: Telling,
+}
+
+/// One notification tells of a message: of its ends when the last entry has ended, and once that it is late.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum Telling {
+    /// With the end of another entry, or it was told already.
+    #[default]
+    Not,
+    /// Now, together with these other entries.
+    Now(Vec<(u16, Outcome)>),
 }
 
 /// What the end of an entry entails, stored together with it.
@@ -56,12 +68,13 @@ pub trait Aftermath: Send + Sync {
 }
 
 /// What the queue knows beside the event; as in [`Ending`].
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Known {
     pub(super) was_sent: bool,
     pub(super) is_passed_on: bool,
     pub(super) suppress: Suppress,
     pub(super) is_late: bool,
+    pub(super) telling: Telling,
 }
 
 /// How an entry ends.
@@ -95,6 +108,45 @@ impl End {
     }
 }
 
+/// How the entries of a message ended that are to be told of.
+fn outcomes(entries: &mut [Entry]) -> Vec<(u16, Outcome)> {
+    let outcomes = entries.iter_mut().zip(0..);
+    outcomes.filter_map(|(entry, index)| Some((index, *entry.progress.outcome.take()?))).collect()
+}
+
+impl Held {
+    /// Whether the sender is told that an entry is late or at risk: with all that are late at this moment, once.
+    pub(super) fn telling_of_delay(&self, index: u16, delay: Delay, now: Timestamp) -> Telling {
+        let others = || self.entries.iter().zip(0..).filter(move |(_, other)| *other != index);
+        let is_wanted = |other: u16| {
+            let notify = self.message.recipient(other).notify;
+            notify.map_or(delay == Delay::Late, |notify| notify.delay)
+        };
+        let is_told = |progress: &Progress| match delay {
+            Delay::Late => progress.late,
+            Delay::AtRisk => progress.at_risk,
+        };
+        if others().any(|(entry, other)| is_told(&entry.progress) && is_wanted(other)) {
+            return Telling::Not;
+        }
+        let is_late_too = |entry: &Entry| delay == Delay::Late && entry.state.is_some() && !entry.is_out;
+        let outcome = |(entry, other): (&Entry, u16)| {
+            let reply = entry.progress.last_reply.clone();
+            (other, Outcome { kind: Kind::AtRisk, at: now, reply, destination: None, is_passed_on: false })
+        };
+        Telling::Now(others().filter(|(entry, _)| is_late_too(entry)).map(outcome).collect())
+    }
+}
+
+/// What a sender can be told before the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Delay {
+    /// The time of `BY=` is over.
+    Late,
+    /// It may not arrive in time.
+    AtRisk,
+}
+
 impl Queue {
     /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. Returns
     /// the event; none if the entry had ended already.
@@ -108,26 +160,38 @@ impl Queue {
         let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
         let may_have_arrived = end.may_have_arrived || is_unknown && end.kind != Kind::Delivered;
         self.entries.fetch_sub(1, Ordering::Relaxed);
-        if is_last && let Some(held) = schedule.held.remove(&id.message) {
-            schedule.content_len -= held.content.map_or(0, |content| content.len());
-        }
-        schedule.forget(id, &message, &progress, self.settings.supersede);
-        let mut changes = vec![if is_last {
-            Change::Remove(id.message)
+        let reply = end.reply.clone().or_else(|| progress.last_reply.clone());
+        let (change, telling) = if is_last {
+            let held = schedule.held.remove(&id.message);
+            schedule.content_len -= held.as_ref().and_then(|held| held.content.as_ref()).map_or(0, |c| c.len());
+            let others = held.map_or_else(Vec::new, |mut held| outcomes(&mut held.entries));
+            (Change::Remove(id.message), Telling::Now(others))
         } else {
-            Change::Update(id, Box::new(Progress { ended: true, ..Progress::default() }))
-        }];
+            let outcome = Outcome {
+                kind: end.kind,
+                at: now,
+                reply: reply.clone(),
+                destination: end.destination.clone(),
+                is_passed_on: end.notifies,
+            };
+            let outcome = message.may_tell(id.index, end.kind).then(|| Box::new(outcome));
+            let Progress { at_risk, late, .. } = progress;
+            entry.progress = Progress { ended: true, at_risk, late, outcome, ..Progress::default() };
+            (Change::Update(id, Box::new(entry.progress.clone())), Telling::Not)
+        };
+        schedule.forget(id, &message, &progress, self.settings.supersede);
+        let mut changes = vec![change];
         let event = Event {
             destination: end.destination,
             cause: end.cause,
-            reply: end.reply.or_else(|| progress.last_reply.clone()),
+            reply,
             note: end.note,
             steps: end.steps,
             may_have_arrived,
             ..self.entry_event(&message, id, &progress, end.kind, now)
         };
         let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        let known = Known { was_sent, is_passed_on: end.notifies, suppress: end.suppress, is_late: false };
+        let known = Known { was_sent, is_passed_on: end.notifies, suppress: end.suppress, is_late: false, telling };
         changes.extend(self.consequences(schedule, &message, &event, known));
         self.journal.commit_later(changes);
         Some(event)
@@ -142,7 +206,7 @@ impl Queue {
         known: Known,
     ) -> Vec<Change> {
         let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
-        let Known { was_sent, is_passed_on, suppress, is_late } = known;
+        let Known { was_sent, is_passed_on, suppress, is_late, telling } = known;
         let ending = Ending {
             message,
             index: event.entry.unwrap_or_default(),
@@ -155,6 +219,7 @@ impl Queue {
             is_passed_on,
             is_late,
             now: event.time,
+            telling,
         };
         let Consequences { mut changes, notification } = aftermath.ended(&ending);
         if let Some((notification, content)) = notification {
@@ -162,6 +227,14 @@ impl Queue {
             self.adopt(schedule, notification, event.time);
         }
         changes
+    }
+
+    /// Takes in a message of the relay's own that no end entails.
+    pub fn take_in(&self, message: Arc<Message>, content: Content) {
+        let now = self.clock.now();
+        let mut schedule = self.schedule.lock();
+        self.journal.commit_later(vec![Change::Accept(message.clone(), content)]);
+        self.adopt(&mut schedule, message, now);
     }
 
     /// Takes a message in that the relay itself has to send; it is stored soon, and read back when its turn comes.

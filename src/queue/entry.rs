@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::clock::{Step, Timestamp};
 use crate::dkim::{SenderField, Terms};
+use crate::event::Kind;
 use crate::lane::Lane;
 use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
@@ -89,6 +90,14 @@ impl Message {
     /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.
     pub fn is_supersedable(&self) -> bool {
         self.envelope.reverse_path.mailbox().is_some()
+    }
+
+    /// Whether the sender may want to know that an entry ended so. What a newer message or the app itself ended is no
+    /// failure, and an arrival is told where that was asked for.
+    pub fn may_tell(&self, index: u16, kind: Kind) -> bool {
+        let wants_arrival = || self.recipient(index).notify.is_some_and(|notify| notify.success);
+        let is_news = matches!(kind, Kind::Failed | Kind::Expired) || kind == Kind::Delivered && wants_arrival();
+        is_news && self.envelope.reverse_path.mailbox().is_some()
     }
 
     /// When the sender wants to be told that it is not delivered yet: the time of `BY=` with mode `N`. One that was over
@@ -203,6 +212,27 @@ pub struct Progress {
     /// The entry has ended; kept only while others of its message live.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub ended: bool,
+    /// How it ended, where the sender may want to know: one notification tells of the whole message.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub outcome: Option<Box<Outcome>>,
+}
+
+/// What a notification says of an entry.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// How it ended, or that it is late.
+    pub kind: Kind,
+    /// When.
+    pub at: Timestamp,
+    /// What the remote server said last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Arc<str>>,
+    /// The host that said it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Arc<str>>,
+    /// Whether the host that took it sees to telling the sender.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_passed_on: bool,
 }
 
 impl Progress {
@@ -212,6 +242,7 @@ impl Progress {
             first_deferred_at: self.first_deferred_at.map(|at| step.wall(at)),
             next_attempt_at: step.wall(self.next_attempt_at),
             lease: self.lease.map(|lease| Lease { ends_at: step.wall(lease.ends_at), ..lease }),
+            outcome: self.outcome.clone().map(|outcome| Box::new(Outcome { at: step.wall(outcome.at), ..*outcome })),
             ..self.clone()
         }
     }
@@ -231,6 +262,7 @@ pub(super) fn taken_up(
     let earlier = |progress: Progress| Progress {
         first_deferred_at: progress.first_deferred_at.map(|at| at.minus(ahead)),
         next_attempt_at: progress.next_attempt_at.minus(ahead),
+        outcome: progress.outcome.map(|outcome| Box::new(Outcome { at: outcome.at.minus(ahead), ..*outcome })),
         ..progress
     };
     let entries = entries.into_iter().map(|(index, progress)| (index, earlier(progress))).collect();

@@ -41,7 +41,7 @@ use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
 pub use admission::{Foreknowledge, Risk};
 use claim::{Claim, Gone};
-pub use ending::{Aftermath, Consequences, Ending};
+pub use ending::{Aftermath, Consequences, Ending, Telling};
 use entry::{LEASE, Lease, Message, Progress, State};
 use greylists::Greylists;
 use journal::{Journal, JournalError};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Queue;
-use super::ending::{End, Known};
+use super::ending::{Delay, End, Known};
 use super::entry::{Message, State};
 use super::schedule::Schedule;
 use super::store::Change;
@@ -129,12 +129,14 @@ impl Queue {
             return None;
         }
         let (message, progress) = (held.message.clone(), entry.progress.clone());
+        let telling = held.telling_of_delay(id.index, Delay::Late, now);
+        let entry = &held.entries[usize::from(id.index)];
         let cause = progress.cause.as_deref().and_then(known_cause);
         let next_attempt_at = (entry.state == Some(State::Deferred)).then_some(progress.next_attempt_at);
         let note = Some("not delivered within the time of BY=".into());
         let event = self.entry_event(&message, id, &progress, Kind::AtRisk, now);
         let event = Event { cause, next_attempt_at, note, ..event };
-        let known = Known { was_sent: progress.was_sent, is_late: true, ..Known::default() };
+        let known = Known { was_sent: progress.was_sent, is_late: true, telling, ..Known::default() };
         let mut changes = vec![Change::Update(id, Box::new(progress))];
         changes.extend(self.consequences(schedule, &message, &event, known));
         self.journal.commit_later(changes);

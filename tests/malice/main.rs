@@ -16,6 +16,10 @@ mod hosts;
 mod in_memory;
 mod injection;
 mod logs;
+#[allow(dead_code, reason = "made for another test program")]
+#[path = "../fast_path/network.rs"]
+mod network;
+mod notifications;
 mod proxies;
 mod replies;
 mod shared_limits;

@@ -37,6 +37,7 @@ pub struct Life {
     pub door: Arc<Door>,
     pub delivery: Arc<Delivery>,
     timers: tokio::task::JoinHandle<()>,
+    digests: tokio::task::JoinHandle<()>,
 }
 
 /// The same secret every day.
@@ -128,12 +129,15 @@ impl Life {
         };
         let door = Door::new(parts, settings);
         let timers = tokio::spawn(queue.clone().run_timers());
-        Self { queue, door, delivery, timers }
+        let own = door.clone();
+        let digests = tokio::spawn(async move { own.run_digests().await });
+        Self { queue, door, delivery, timers, digests }
     }
 
     /// Everything in memory is gone at once; what attempts were doing stays undone.
     pub async fn end(self) {
         self.timers.abort();
+        self.digests.abort();
         self.queue.freeze();
         self.delivery.drain(Duration::ZERO).await;
     }
