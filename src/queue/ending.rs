@@ -13,6 +13,9 @@ use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::plan::action::Suppress;
 
+/// Ended entries, of messages with live ones, whose end is remembered for a notification.
+const OUTCOMES_MAX: usize = 100_000;
+
 /// The end of an entry, or that it is at risk, for those who have to do something about it.
 #[derive(Debug, Clone)]
 pub struct Ending<'a> {
@@ -165,6 +168,7 @@ impl Queue {
             let held = schedule.held.remove(&id.message);
             schedule.content_len -= held.as_ref().and_then(|held| held.content.as_ref()).map_or(0, |c| c.len());
             let others = held.map_or_else(Vec::new, |mut held| outcomes(&mut held.entries));
+            schedule.outcomes = schedule.outcomes.saturating_sub(others.len());
             (Change::Remove(id.message), Telling::Now(others))
         } else {
             let outcome = Outcome {
@@ -174,7 +178,9 @@ impl Queue {
                 destination: end.destination.clone(),
                 is_passed_on: end.notifies,
             };
-            let outcome = message.may_tell(id.index, end.kind).then(|| Box::new(outcome));
+            let is_kept = message.may_tell(id.index, end.kind) && schedule.outcomes < OUTCOMES_MAX;
+            schedule.outcomes += usize::from(is_kept);
+            let outcome = is_kept.then(|| Box::new(outcome));
             let Progress { at_risk, late, .. } = progress;
             entry.progress = Progress { ended: true, at_risk, late, outcome, ..Progress::default() };
             (Change::Update(id, Box::new(entry.progress.clone())), Telling::Not)

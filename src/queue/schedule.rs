@@ -44,6 +44,8 @@ pub(super) struct Schedule {
     pub(super) timers: BTreeSet<(Timestamp, EntryId, Timer)>,
     pub(super) content_len: usize,
     pub(super) next_token: u64,
+    /// How many ended entries are remembered for the notification of their message.
+    pub(super) outcomes: usize,
     /// Who holds the place that a newer message would take.
     pub(super) slots: HashMap<Box<str>, EntryId>,
 }
@@ -119,11 +121,13 @@ impl Schedule {
         for (index, progress) in stored {
             if let Some(entry) = entries.get_mut(usize::from(index)) {
                 entry.state = (!progress.ended).then_some(State::Deferred);
+                self.outcomes += usize::from(progress.outcome.is_some());
                 entry.progress = Progress { lease: None, ..progress };
             }
         }
         let live = entries.iter().filter(|entry| entry.state.is_some()).count();
         if live == 0 {
+            self.outcomes -= entries.iter().filter(|entry| entry.progress.outcome.is_some()).count();
             restored.empty.push(message.id);
             return;
         }
