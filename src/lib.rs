@@ -22,6 +22,7 @@ pub mod net;
 pub mod plan;
 pub mod queue;
 pub mod report;
+pub mod shares;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

@@ -24,7 +24,7 @@ const LAYERS: &[&[&str]] = &[
     &["smtp"],
     &["mail"],
     &["lane"],
-    &["clock", "files"],
+    &["clock", "files", "shares"],
 ];
 
 fn layer_of(module: &str) -> usize {

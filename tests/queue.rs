@@ -17,6 +17,7 @@ use otp_relay::queue::journal::JournalError;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
 use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Supersede, Workers};
+use otp_relay::shares::Sharing;
 use parking_lot::Mutex;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
@@ -320,6 +321,60 @@ async fn a_deferred_entry_can_be_made_due() {
     pass(Duration::from_secs(31)).await;
     assert!(bench.offers().is_empty(), "the old time is forgotten");
     bench.queue.claim(entry, bench.clock.now()).unwrap();
+}
+
+/// Whoever may ask as often as it likes would have a mail host called as often as it likes.
+#[tokio::test(start_paused = true)]
+async fn a_user_has_an_entry_tried_again_now_and_then() {
+    let bench = Bench::new();
+    let minute = Duration::from_secs(60);
+    let entry = bench.accept(1).await.unwrap();
+    let all = Filter::default();
+    let defer = |entry: EntryId| {
+        let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
+        let next_attempt_at = bench.clock.now().plus(Duration::from_secs(300));
+        claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    };
+    let ask = || {
+        let retried = bench.queue.retry_after(&all, minute, bench.clock.now());
+        (retried.entries, retried.kept_back.map(|wait| wait.as_secs()))
+    };
+    defer(entry);
+    assert_eq!(ask(), (vec![entry], None));
+    defer(entry);
+    pass(Duration::from_secs(20)).await;
+    assert_eq!(ask(), (vec![], Some(40)));
+    // Others are tried, and the operator is free.
+    let other = bench.accept(1).await.unwrap();
+    defer(other);
+    assert_eq!(ask(), (vec![other], Some(40)));
+    assert_eq!(bench.queue.retry_now(&all, bench.clock.now()), [entry]);
+    defer(entry);
+    defer(other);
+    pass(Duration::from_secs(41)).await;
+    assert_eq!(ask(), (vec![entry], Some(19)));
+}
+
+/// One user leaves a quarter of the queue to others; what it is told of its own mail counts too.
+#[tokio::test(start_paused = true)]
+async fn one_user_does_not_fill_the_queue() {
+    let bench = Bench::new();
+    bench.queue.set_sharing(Sharing::Several);
+    let portion = Sharing::Several.of(3);
+    assert_eq!(bench.accept(3).await.unwrap_err(), AppendError::ShareFull(portion));
+    let first = bench.accept(2).await.unwrap();
+    assert_eq!(bench.accept(1).await.unwrap_err(), AppendError::ShareFull(portion));
+    bench.queue.cancel(&Filter::of_message(first.message), bench.clock.now());
+    bench.accept(1).await.unwrap();
+    // What a start finds counts as well.
+    let again = Bench::on(bench.store.clone(), bench.clock.clone());
+    again.queue.set_sharing(Sharing::Several);
+    again.accept(1).await.unwrap();
+    assert_eq!(again.accept(1).await.unwrap_err(), AppendError::ShareFull(portion));
+    // Alone, it may have all.
+    again.queue.set_sharing(Sharing::Alone);
+    again.accept(1).await.unwrap();
+    assert_eq!(again.accept(1).await.unwrap_err(), AppendError::QueueFull);
 }
 
 #[tokio::test(start_paused = true)]

@@ -176,6 +176,7 @@ impl Relay {
         let router = Arc::new(router.with_policies(policies.clone()));
         let signing = Arc::new(SigningPool::start()?);
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
+        queue.set_sharing(config.sharing());
         let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
         let http_settings = http_settings(&config);
         let reverse_path = config.delivery.reverse_path.clone();
@@ -288,6 +289,7 @@ impl Relay {
         let acceptor = self.folder.acceptor(&config)?;
         self.submission.reconfigure(live(&config), acceptor);
         self.door.reconfigure(config.intake());
+        self.queue.set_sharing(config.sharing());
         self.api.reconfigure(http_settings(&config));
         self.delivery.smart_hosts().replace(config.smart_hosts);
         self.keys.store(Arc::new(config.keys));
@@ -389,6 +391,7 @@ fn live(config: &Config) -> LiveSettings {
             idle_timeout: config.submission.idle_timeout,
         },
         limits: config.submission.limits,
+        sharing: config.sharing(),
     }
 }
 

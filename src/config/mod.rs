@@ -22,12 +22,13 @@ use crate::intake::stamp::LongLines;
 use crate::intake::user::{Senders, TRUSTED};
 use crate::mail::address::domain_key;
 use crate::mail::text::shell_argument;
+use crate::net::places::Limits;
 use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
+use crate::shares::Sharing;
 use crate::submission::credentials::Account;
 use crate::submission::listener::{ListenerSettings, ListenerTls};
-use crate::submission::places::Limits;
 use crate::{destination, intake, queue};
 use file::{SecretFile, Section, Source};
 use findings::{Findings, Severity};
@@ -218,6 +219,16 @@ impl Config {
             only_to: self.delivery.only_to.clone(),
             budgets: self.otp.budgets,
         }
+    }
+
+    /// Whether several users have to leave room for each other: those who can log in or show a token, and whoever comes
+    /// from trusted networks.
+    pub fn sharing(&self) -> Sharing {
+        let is_trusting = self.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
+        let is_one = |(name, account): &(&String, &Account)| {
+            account.password.is_some() || account.token.is_some() || *name == TRUSTED && is_trusting
+        };
+        Sharing::among(self.accounts.iter().filter(is_one).count())
     }
 
     /// What the queue needs.
@@ -473,6 +484,25 @@ mod tests {
             let expected =
                 "error: relay.toml:2: [otp] recipient_budget_total: has to allow at least what otp.recipient_budget";
             assert!(lines.iter().any(|line| line.starts_with(expected)), "{too_few}: {lines:?}");
+        }
+    }
+
+    #[test]
+    fn users_share_where_there_are_several() {
+        let user = |name: &str| {
+            format!("[[user]]\nname = \"{name}\"\nsenders = [\"*@a.test\"]\ntoken_hash = \"{}\"\n", "0".repeat(64))
+        };
+        let trusting =
+            "[[listener]]\naddress = \"127.0.0.1:25\"\nauth = \"trusted\"\ntrusted_networks = [\"10.0.0.0/8\"]\n";
+        let mute = "[[user]]\nname = \"mute\"\nsenders = [\"*@b.test\"]\n";
+        for (text, expected) in [
+            (user("shop") + mute, Sharing::Alone),
+            (trusting.to_owned(), Sharing::Alone),
+            (user("shop") + &user("bank"), Sharing::Several),
+            (user("shop") + trusting, Sharing::Several),
+        ] {
+            let (config, findings) = Config::from_text(&text, Path::new(""), None);
+            assert_eq!(config.unwrap_or_else(|| panic!("{findings}")).sharing(), expected, "{text}");
         }
     }
 

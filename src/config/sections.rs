@@ -22,13 +22,13 @@ use crate::intake::user::{DEFAULT_LIFE, Senders, TRUSTED, User};
 use crate::intake::wishes::LIFE;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, domain_key, is_domain_or_literal};
+use crate::net::places::Limits;
 use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
 use crate::report::recipients::Disclosure;
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
 use crate::submission::listener::{ListenerSettings, ListenerTls};
-use crate::submission::places::Limits;
 use crate::tls;
 
 const SECOND: Duration = Duration::from_secs(1);

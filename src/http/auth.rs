@@ -72,10 +72,10 @@ impl FromRequestParts<Arc<Api>> for Who {
         }
         let hash = TokenHash::of(token.trim());
         // Both are compared, whichever it is.
-        let (is_operator, user) = (api.parts.operator.is(&hash), api.parts.credentials.user_of_token(&hash));
-        match user {
+        let (is_operator, login) = (api.parts.operator.is(&hash), api.parts.credentials.login_by_token(&hash));
+        match login {
             _ if is_operator => Ok(Self::Operator),
-            Some(user) => Ok(Self::User(user)),
+            Some(login) => Ok(Self::User(login.user)),
             None => Err(Problem::unauthorized()),
         }
     }

@@ -103,6 +103,12 @@ impl Problem {
         problem.retry_after(BUSY_PAUSE)
     }
 
+    /// 429, where a user has as much of something as it may have beside others.
+    pub(super) fn share(detail: impl Into<String>) -> Self {
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "share", "This user's share is in use", detail);
+        problem.retry_after(BUSY_PAUSE)
+    }
+
     /// 503 for a reason that passes.
     fn unavailable(name: &'static str, detail: &str) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, name, "Not now", detail);
@@ -141,6 +147,7 @@ impl From<Refusal> for Problem {
             Refusal::Budget { .. } | Refusal::TotalBudget => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now", detail)
             }
+            Refusal::Share(_) => Self::share(detail),
             Refusal::Rate { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail),
             Refusal::Suppressed { .. } => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "suppressed", "This recipient is suppressed", detail)

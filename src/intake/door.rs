@@ -477,6 +477,7 @@ impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
             AppendError::QueueFull | AppendError::Journal(JournalError::Full) => Self::Full,
+            AppendError::ShareFull(portion) => Self::Share(portion),
             AppendError::Journal(JournalError::Failed) => Self::Internal,
             AppendError::Journal(JournalError::Closed) => Self::ShuttingDown,
         }

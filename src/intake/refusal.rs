@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use crate::clock::Timestamp;
 use crate::mail::text::shell_argument;
+use crate::shares::Portion;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// When it is worth asking again where all users together sent too much.
@@ -81,6 +82,8 @@ pub enum Refusal {
     Loop,
     /// `queue.entries_max` is reached, or the disk is full.
     Full,
+    /// The user has as much of `queue.entries_max` as it may have beside others.
+    Share(Portion),
     /// The store or the signer failed.
     Internal,
     /// The relay shuts down.
@@ -109,6 +112,7 @@ impl Refusal {
             | Self::Suppressed { .. }
             | Self::Loop
             | Self::Full
+            | Self::Share(_)
             | Self::Internal
             | Self::ShuttingDown => None,
         }
@@ -159,6 +163,10 @@ impl Refusal {
             }
             Self::Loop => permanent(554, 4, 6, "too many Received fields; this looks like a mail loop"),
             Self::Full => reply::STORAGE_FULL,
+            Self::Share(Portion { whole, share }) => {
+                let text = format!("this user's share of the queue is full: {share} of {whole} (queue.entries_max)");
+                Reply::new(452, EnhancedCode(4, 3, 1), text)
+            }
             Self::Internal => reply::INTERNAL_ERROR,
             Self::ShuttingDown => reply::SHUTTING_DOWN,
         }

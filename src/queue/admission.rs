@@ -1,7 +1,6 @@
 //! The way into the queue: stored first, then brought to life.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use super::ending::{Delay, Known};
 use super::entry::{Message, Progress, SignedContent, State};
@@ -16,6 +15,7 @@ use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::plan::cause::Cause;
 use crate::plan::greylist::Forecast;
+use crate::shares::Beyond;
 
 /// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
 const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
@@ -45,7 +45,7 @@ impl Queue {
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
     ///
     /// # Errors
-    /// When there are too many entries already.
+    /// When there are too many entries already, in all or of the message's user.
     pub fn append(
         &self,
         message: &Arc<Message>,
@@ -54,11 +54,12 @@ impl Queue {
         at_once: bool,
     ) -> Result<PendingCommit, AppendError> {
         let recipients = message.envelope.recipients.len();
-        let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
-        if before + recipients > self.settings.entries_max {
-            self.entries.fetch_sub(recipients, Ordering::Relaxed);
-            return Err(AppendError::QueueFull);
-        }
+        let portion = self.sharing.lock().of(self.settings.entries_max);
+        let taken = self.entries.lock().take(&message.user, recipients, portion);
+        taken.map_err(|beyond| match beyond {
+            Beyond::Whole => AppendError::QueueFull,
+            Beyond::Share => AppendError::ShareFull(portion),
+        })?;
         side.insert(0, Change::Accept(message.clone(), content));
         Ok(self.journal.begin_commit(message.lane, side, at_once))
     }
@@ -73,7 +74,7 @@ impl Queue {
 
     /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
     pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
-        self.entries.fetch_sub(message.envelope.recipients.len(), Ordering::Relaxed);
+        self.entries.lock().give_back(&message.user, message.envelope.recipients.len());
         self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
     }
 

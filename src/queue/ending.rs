@@ -1,6 +1,5 @@
 //! The end of an entry, and what it entails: rows of side tables, a notification to the sender.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use super::entry::{Message, Outcome, Progress};
@@ -162,7 +161,7 @@ impl Queue {
         let (message, progress) = (held.message.clone(), std::mem::take(&mut entry.progress));
         let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
         let may_have_arrived = end.may_have_arrived || is_unknown && end.kind != Kind::Delivered;
-        self.entries.fetch_sub(1, Ordering::Relaxed);
+        self.entries.lock().give_back(&message.user, 1);
         let reply = end.reply.clone().or_else(|| progress.last_reply.clone());
         let (change, telling) = if is_last {
             let held = schedule.held.remove(&id.message);
@@ -243,9 +242,10 @@ impl Queue {
         self.adopt(&mut schedule, message, now);
     }
 
-    /// Takes a message in that the relay itself has to send; it is stored soon, and read back when its turn comes.
+    /// Takes a message in that the relay itself has to send; it is stored soon, and read back when its turn comes. It
+    /// counts for the user whose message it is about, and is never refused.
     fn adopt(&self, schedule: &mut Schedule, message: Arc<Message>, now: Timestamp) {
-        self.entries.fetch_add(message.envelope.recipients.len(), Ordering::Relaxed);
+        self.entries.lock().add(&message.user, message.envelope.recipients.len());
         self.events.emit(self.event(&message, Kind::Accepted, now));
         schedule.restore(message, Vec::new(), now, Supersede::Off, &mut Restored::default());
         self.timers_changed.notify_one();

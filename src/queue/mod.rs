@@ -28,7 +28,7 @@ pub mod store;
 mod supersede;
 mod timers;
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
@@ -39,6 +39,7 @@ use crate::event::{Event, Kind, Sink};
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
+use crate::shares::{Portion, Shares, Sharing};
 pub use admission::{Foreknowledge, Risk};
 use claim::{Claim, Gone};
 pub use ending::{Aftermath, Consequences, Ending, Telling};
@@ -89,6 +90,9 @@ pub enum AppendError {
     /// `queue.entries_max` is reached.
     #[error("the queue is full")]
     QueueFull,
+    /// The user has its share of `queue.entries_max` already: so many.
+    #[error("the user's share of the queue is full")]
+    ShareFull(Portion),
     /// The store did not take it.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -120,8 +124,9 @@ pub struct Queue {
     greylists: Greylists,
     /// Rows of side tables found at start, until somebody takes them.
     side: Mutex<Vec<(Table, Row)>>,
-    /// Live entries and those about to be accepted.
-    entries: AtomicUsize,
+    /// Live entries and those about to be accepted, by user. Locked last.
+    entries: Mutex<Shares>,
+    sharing: Mutex<Sharing>,
     owner: u64,
     /// What `open` found to have no future.
     restored: Mutex<Restored>,
@@ -178,7 +183,8 @@ impl Queue {
             Storage::Threaded => Journal::start(store, clock.clone()).map_err(|e| StoreError::Failed(e.to_string()))?,
             Storage::Inline => Journal::inline(store, clock.clone()),
         };
-        let entries = schedule.held.values().map(|held| usize::from(held.live)).sum();
+        let mut entries = Shares::default();
+        schedule.held.values().for_each(|held| entries.add(&held.message.user, usize::from(held.live)));
         let greylists = side.extract_if(.., |(of, _)| *of == Table::Greylist).map(|(_, row)| row).collect();
         let queue = Arc::new(Self {
             journal,
@@ -192,7 +198,8 @@ impl Queue {
             greylists: Greylists::new(greylists),
             side: Mutex::new(side),
             restored: Mutex::new(restored),
-            entries: AtomicUsize::new(entries),
+            entries: Mutex::new(entries),
+            sharing: Mutex::default(),
             owner,
             stopped: AtomicBool::new(false),
         });
@@ -210,6 +217,11 @@ impl Queue {
     pub fn take_side(&self, table: Table) -> Vec<Row> {
         let mut side = self.side.lock();
         side.extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
+    }
+
+    /// Says whether there are several users, none of whom may fill the queue.
+    pub fn set_sharing(&self, sharing: Sharing) {
+        *self.sharing.lock() = sharing;
     }
 
     /// What destinations were seen to do with strangers.
@@ -280,16 +292,18 @@ impl Queue {
 
     /// Messages and entries by state.
     pub fn depth(&self) -> Depth {
-        let schedule = self.schedule.lock();
-        let mut depth = Depth { messages: schedule.held.len(), ..Depth::default() };
-        for entry in schedule.held.values().flat_map(|held| held.entries.iter()) {
-            match entry.state {
-                Some(State::Queued) => depth.queued += 1,
-                Some(State::Sending) => depth.sending += 1,
-                Some(State::Deferred) => depth.deferred += 1,
-                None => {}
+        let mut depth = Depth::default();
+        self.in_slices(None, |schedule, ids| {
+            depth.messages += ids.len();
+            for entry in ids.iter().filter_map(|id| schedule.held.get(id)).flat_map(|held| held.entries.iter()) {
+                match entry.state {
+                    Some(State::Queued) => depth.queued += 1,
+                    Some(State::Sending) => depth.sending += 1,
+                    Some(State::Deferred) => depth.deferred += 1,
+                    None => {}
+                }
             }
-        }
+        });
         depth
     }
 

@@ -1,6 +1,6 @@
 //! What is in memory of live messages: who is due when, whose life ends when, who holds which place.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::Hash;
 use std::sync::Arc;
 
@@ -30,17 +30,20 @@ pub(super) struct Entry {
     pub(super) is_out: bool,
     /// An earlier attempt sent it and got no answer; known to this process only.
     pub(super) may_have_arrived: bool,
+    /// When somebody asked for an attempt; known to this process only.
+    pub(super) retried_at: Option<Timestamp>,
 }
 
 impl Entry {
     pub(super) fn new(state: Option<State>, progress: Progress) -> Self {
-        Self { state, progress, is_out: false, may_have_arrived: false }
+        Self { state, progress, is_out: false, may_have_arrived: false, retried_at: None }
     }
 }
 
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
-    pub(super) held: HashMap<MessageId, Held>,
+    /// By age.
+    pub(super) held: BTreeMap<MessageId, Held>,
     pub(super) timers: BTreeSet<(Timestamp, EntryId, Timer)>,
     pub(super) content_len: usize,
     pub(super) next_token: u64,

@@ -345,6 +345,8 @@ ready_made! {
     SHUTTING_DOWN: 421 (4, 3, 2) "shutting down, try again in a moment";
     /// To a client that makes error after error.
     TOO_MANY_ERRORS: 421 (4, 7, 0) "too many errors, closing";
+    /// At MAIL, when the user was removed or its password changed since it logged in.
+    LOGIN_ENDED: 421 (4, 7, 0) "this login does not hold any more, log in again";
     /// To a connection beyond the limits.
     TOO_MANY_CONNECTIONS: 421 (4, 7, 0) "too many connections";
     /// When the disk or the queue is full.

@@ -8,18 +8,19 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::credentials::{Checked, Credentials};
-use super::places::Place;
+use super::credentials::{Checked, Credentials, Login};
 use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::{Door, Receipt, RecipientCheck};
-use crate::intake::user::{TRUSTED, User};
 use crate::intake::wishes::Wishes;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
+use crate::net::places::Place;
+use crate::shares::Portion;
 use crate::smtp::command::Mail;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
+use crate::smtp::sasl::ScramVerifier;
 use crate::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
 
 /// Octets read at once.
@@ -49,6 +50,8 @@ pub(super) struct Whose {
     pub(super) peer: Peer,
     /// Its place among all connections.
     pub(super) place: Place,
+    /// How many of those one user may have.
+    pub(super) portion: Portion,
 }
 
 /// One connection.
@@ -58,10 +61,13 @@ pub(super) struct Connection {
     session: ServerSession,
     peer: SocketAddr,
     place: Place,
+    portion: Portion,
     acceptor: Option<TlsAcceptor>,
-    /// Whom the client acts as without logging in.
-    trusted: Option<Arc<User>>,
-    user: Option<Arc<User>>,
+    /// As whom the client acts without logging in.
+    trusted: Option<Login>,
+    login: Option<Login>,
+    /// What the SCRAM exchange under way is held to.
+    verifier: Option<ScramVerifier>,
     /// Of the message that is being sent.
     reverse_path: Option<ReversePath>,
 }
@@ -78,12 +84,22 @@ impl Connection {
         settings: Arc<SessionSettings>,
         acceptor: Option<TlsAcceptor>,
     ) {
-        let Whose { address, peer, place } = whose;
+        let Whose { address, peer, place, portion } = whose;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
-        let trusted = if peer.access == Access::Trusted { shared.credentials.user(TRUSTED) } else { None };
-        let user = trusted.clone();
-        let mut connection =
-            Self { shared, stream, session, peer: address, place, acceptor, trusted, user, reverse_path: None };
+        let trusted = if peer.access == Access::Trusted { shared.credentials.trusted() } else { None };
+        let mut connection = Self {
+            shared,
+            stream,
+            session,
+            peer: address,
+            place,
+            portion,
+            acceptor,
+            login: trusted.clone(),
+            trusted,
+            verifier: None,
+            reverse_path: None,
+        };
         // Over is not a failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
     }
@@ -98,16 +114,21 @@ impl Connection {
                     self.flush().await?;
                     self.encrypt().await?;
                     // Who logged in before the handshake has not logged in.
-                    self.user = self.trusted.clone();
+                    self.login = self.trusted.clone();
                     self.handle(Event::TlsEstablished)
                 }
                 Step::CheckPassword { user, password } => self.check_password(&user, &password).await?,
                 Step::NeedVerifier { user } => match self.shared.credentials.nonce() {
-                    Ok(nonce) => self.handle(Event::Verifier(self.shared.credentials.scram_verifier(&user), &nonce)),
+                    Ok(nonce) => {
+                        let verifier = self.shared.credentials.scram_verifier(&user);
+                        self.verifier = Some(verifier.clone());
+                        self.handle(Event::Verifier(verifier, &nonce))
+                    }
                     Err(_) => self.handle(Event::Authenticated(Err(reply::AUTHENTICATION_BUSY))),
                 },
                 Step::Proved { user, accepted } => {
-                    let known = self.shared.credentials.user(&user).filter(|_| accepted);
+                    let verifier = self.verifier.take().filter(|_| accepted);
+                    let known = verifier.and_then(|verifier| self.shared.credentials.proved(&user, verifier));
                     let checked = known.map_or(Checked::Refused, Checked::Accepted);
                     self.authenticated(&user, checked).await?
                 }
@@ -207,11 +228,10 @@ impl Connection {
     async fn authenticated(&mut self, name: &str, checked: Checked) -> Result<Step, Over> {
         let address = self.peer.ip();
         let result = match checked {
-            Checked::Accepted(user) => {
+            Checked::Accepted(login) => {
                 self.shared.throttle.accepted(address, name);
-                self.place.is_known();
-                self.user = Some(user);
-                Ok(())
+                let place = self.place.belongs_to(&login.user.name, self.portion);
+                place.map(|()| self.login = Some(login)).map_err(|_| share_in_use(self.portion))
             }
             Checked::Refused => {
                 self.flush().await?;
@@ -241,14 +261,16 @@ impl Connection {
     }
 
     fn check_sender(&mut self, mail: &Mail) -> Result<(), Reply> {
-        let user = self.user.as_ref().ok_or(reply::AUTHENTICATION_REQUIRED)?;
-        self.shared.door.check_sender(user, &mail.reverse_path).map_err(|refusal| refusal.reply())?;
+        let login = self.login.as_mut().ok_or(reply::AUTHENTICATION_REQUIRED)?;
+        // Since it logged in, or since its last message, it may have been removed or changed.
+        login.user = self.shared.credentials.renewed(login).ok_or(reply::LOGIN_ENDED)?;
+        self.shared.door.check_sender(&login.user, &mail.reverse_path).map_err(|refusal| refusal.reply())?;
         self.reverse_path = Some(mail.reverse_path.clone());
         Ok(())
     }
 
     async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Over> {
-        let Some(user) = &self.user else {
+        let Some(Login { user, .. }) = &self.login else {
             return Ok(self.handle(Event::Checked(Err(reply::AUTHENTICATION_REQUIRED))));
         };
         let checked = self.shared.door.check_recipient(user, &recipient.mailbox);
@@ -268,7 +290,7 @@ impl Connection {
     }
 
     async fn hand_over(&self, submission: Submission) -> Reply {
-        let Some(user) = &self.user else { return reply::AUTHENTICATION_REQUIRED };
+        let Some(Login { user, .. }) = &self.login else { return reply::AUTHENTICATION_REQUIRED };
         let client: Option<IpAddr> = Some(self.peer.ip());
         match self.shared.door.submit(user, submission, Wishes::default(), client).await {
             Ok(receipt) => accepted(&receipt),
@@ -302,6 +324,12 @@ impl Connection {
         };
         tokio::time::timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Err(Over))
     }
+}
+
+/// What a client hears whose user has as many connections as it may have beside others.
+pub(super) fn share_in_use(Portion { whole, share }: Portion) -> Reply {
+    let text = format!("this user's share of connections is in use: {share} of {whole} (submission.connections_max)");
+    Reply::new(421, EnhancedCode(4, 7, 0), text)
 }
 
 fn accepted(receipt: &Receipt) -> Reply {

@@ -14,9 +14,9 @@ use argon2::PasswordVerifier as _;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use parking_lot::Mutex;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
-use crate::intake::user::{User, token_hash};
+use crate::intake::user::{TRUSTED, User, token_hash};
 use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
 
 /// Rounds for new hashes, and for users that do not exist where no user has any.
@@ -31,7 +31,7 @@ const REMEMBERED_MAX: usize = 10_000;
 const WAITING_MAX: usize = 256;
 
 /// A password as the configuration holds it.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum PasswordHash {
     /// Serves every mechanism.
     Scram(ScramVerifier),
@@ -109,11 +109,30 @@ impl TokenHash {
     }
 }
 
+/// Who is there, and by what. It holds while the configuration says the same: see [`Credentials::renewed`].
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Who, as it was at the time.
+    pub user: Arc<User>,
+    by: Proof,
+}
+
+/// What somebody showed to be a user.
+#[derive(Debug, Clone)]
+enum Proof {
+    /// An address in a trusted network.
+    Address,
+    /// What this was made of.
+    Password(PasswordHash),
+    /// What this was made of.
+    Token(TokenHash),
+}
+
 /// What a password check came to.
 #[derive(Debug, Clone)]
 pub enum Checked {
     /// Right.
-    Accepted(Arc<User>),
+    Accepted(Login),
     /// Wrong, or no such user; nobody is told which.
     Refused,
     /// Too many checks are waiting.
@@ -133,6 +152,7 @@ pub struct Credentials {
     running: Arc<Semaphore>,
     waiting: Semaphore,
     random: SystemRandom,
+    changes: watch::Sender<()>,
 }
 
 impl std::fmt::Debug for Credentials {
@@ -159,6 +179,7 @@ impl Credentials {
             running: Arc::new(Semaphore::new((cores - 1).max(1))),
             waiting: Semaphore::new(WAITING_MAX),
             random,
+            changes: watch::Sender::new(()),
         }
     }
 
@@ -167,6 +188,36 @@ impl Credentials {
         self.examples.store(Arc::new(examples(&accounts)));
         self.accounts.store(Arc::new(accounts));
         self.remembered.lock().clear();
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every change of the users.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Who is there by an address in a trusted network.
+    pub fn trusted(&self) -> Option<Login> {
+        Some(Login { user: self.user(TRUSTED)?, by: Proof::Address })
+    }
+
+    /// Who is there by a SCRAM proof that was good for this verifier.
+    pub fn proved(&self, name: &str, verifier: ScramVerifier) -> Option<Login> {
+        let login = Login { user: self.user(name)?, by: Proof::Password(PasswordHash::Scram(verifier)) };
+        let user = self.renewed(&login)?;
+        Some(Login { user, ..login })
+    }
+
+    /// The user of a login as it is now; none: it was removed, or what it logged in by is not its own any more.
+    pub fn renewed(&self, login: &Login) -> Option<Arc<User>> {
+        let accounts = self.accounts.load();
+        let account = accounts.get(&*login.user.name)?;
+        let holds = match &login.by {
+            Proof::Address => true,
+            Proof::Password(hash) => account.password.as_ref() == Some(hash),
+            Proof::Token(hash) => account.token.is_some_and(|own| own.is(hash)),
+        };
+        holds.then(|| account.user.clone())
     }
 
     /// The user of this name.
@@ -181,36 +232,39 @@ impl Credentials {
         users
     }
 
-    /// The user with this token. All are compared, whichever it is.
-    pub fn user_of_token(&self, token: &TokenHash) -> Option<Arc<User>> {
+    /// Who is there by this token. All are compared, whichever it is.
+    pub fn login_by_token(&self, token: &TokenHash) -> Option<Login> {
         let accounts = self.accounts.load();
         let with_token = accounts.values().filter(|account| account.token.is_some_and(|own| own.is(token)));
-        with_token.fold(None, |_, account| Some(account.user.clone()))
+        let user = with_token.fold(None, |_, account| Some(account.user.clone()))?;
+        Some(Login { user, by: Proof::Token(*token) })
     }
 
-    /// The user, if this password was right not long ago.
-    pub fn remembered(&self, name: &str, password: &str, now: Instant) -> Option<Arc<User>> {
-        let user = self.user(name)?;
-        self.is_remembered(&self.fingerprint(name, password), now).then_some(user)
+    /// Who is there by this password, if it was right not long ago.
+    pub fn remembered(&self, name: &str, password: &str, now: Instant) -> Option<Login> {
+        let Account { user, password: hash, .. } = self.accounts.load().get(name)?.clone();
+        let hash = hash?;
+        let is_remembered = self.is_remembered(&self.fingerprint(name, password, &hash), now);
+        is_remembered.then(|| Login { user, by: Proof::Password(hash) })
     }
 
     /// Checks a password, remembered or not. A user that does not exist takes as long as one that does.
     pub async fn check(&self, name: &str, password: &str, now: Instant) -> Checked {
         let account = self.accounts.load().get(name).cloned();
-        let fingerprint = self.fingerprint(name, password);
         let Ok(_waiting) = self.waiting.try_acquire() else { return Checked::Busy };
         let Ok(running) = self.running.clone().acquire_owned().await else { return Checked::Busy };
-        let hash = account.as_ref().and_then(|account| account.password.clone());
-        let hash = hash.unwrap_or_else(|| self.made_up_hash(name));
+        let own = account.and_then(|account| Some((account.user, account.password?)));
+        let hash = own.as_ref().map_or_else(|| self.made_up_hash(name), |(_, hash)| hash.clone());
+        let fingerprint = self.fingerprint(name, password, &hash);
         let password = zeroize::Zeroizing::new(password.to_owned());
         let check = tokio::task::spawn_blocking(move || {
             let _running = running;
             hash.is_password(&password)
         });
-        match (check.await, account) {
-            (Ok(true), Some(account)) if account.password.is_some() => {
+        match (check.await, own) {
+            (Ok(true), Some((user, hash))) => {
                 self.remember(fingerprint, now);
-                Checked::Accepted(account.user)
+                Checked::Accepted(Login { user, by: Proof::Password(hash) })
             }
             (Ok(_), _) => Checked::Refused,
             (Err(_), _) => Checked::Busy,
@@ -272,11 +326,17 @@ impl Credentials {
         }
     }
 
-    fn fingerprint(&self, name: &str, password: &str) -> [u8; KEY_LEN] {
+    /// Of a password that was checked against this hash: one that has another hash by now is another password.
+    fn fingerprint(&self, name: &str, password: &str, hash: &PasswordHash) -> [u8; KEY_LEN] {
         let mut context = hmac::Context::with_key(&self.memory_key);
-        context.update(name.as_bytes());
-        context.update(&[0]);
-        context.update(password.as_bytes());
+        match hash {
+            PasswordHash::Scram(verifier) => context.update(&verifier.stored_key),
+            PasswordHash::Argon2(text) => context.update(text.as_bytes()),
+        }
+        for part in [name, password] {
+            context.update(&[0]);
+            context.update(part.as_bytes());
+        }
         context.sign().as_ref().try_into().unwrap_or([0; KEY_LEN])
     }
 
@@ -338,11 +398,50 @@ mod tests {
         assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Refused));
     }
 
+    /// A login holds as long as its user has what it was made by; the user's rights are those of now.
+    #[tokio::test]
+    async fn logins_end_with_what_they_were_made_by() {
+        let credentials = credentials();
+        let now = SystemClock::default().instant();
+        let Checked::Accepted(by_password) = credentials.check("shop", "secret", now).await else {
+            panic!("it is right")
+        };
+        let by_memory = credentials.remembered("shop", "secret", now).unwrap();
+        let verifier = credentials.scram_verifier("shop");
+        let by_scram = credentials.proved("shop", verifier.clone()).unwrap();
+        let by_token = credentials.login_by_token(&TokenHash::of("token")).unwrap();
+        let all = [&by_password, &by_memory, &by_scram, &by_token];
+        let hold = |credentials: &Credentials| all.map(|login| credentials.renewed(login).is_some());
+        let accounts = HashMap::clone(&credentials.accounts.load());
+        let changed = |change: &dyn Fn(&mut Account)| {
+            let mut accounts = accounts.clone();
+            change(accounts.get_mut("shop").unwrap());
+            accounts
+        };
+        credentials.reconfigure(changed(&|account| {
+            account.user = Arc::new(User { lane: Lane::Notice, ..User::unlimited("shop") })
+        }));
+        assert_eq!(hold(&credentials), [true; 4]);
+        assert!(all.iter().all(|login| credentials.renewed(login).unwrap().lane == Lane::Notice));
+        let other = ScramVerifier::derive("secret", b"other salt", NonZeroU32::new(1000).unwrap());
+        credentials.reconfigure(changed(&|account| account.password = Some(PasswordHash::Scram(other.clone()))));
+        assert_eq!(hold(&credentials), [false, false, false, true]);
+        // A check, or an exchange, that began with the hash of before.
+        credentials.remember(credentials.fingerprint("shop", "secret", &PasswordHash::Scram(verifier.clone())), now);
+        assert!(credentials.remembered("shop", "secret", now).is_none());
+        assert!(credentials.proved("shop", verifier).is_none());
+        credentials.reconfigure(changed(&|account| account.token = Some(TokenHash::of("other"))));
+        assert_eq!(hold(&credentials), [true, true, true, false]);
+        credentials.reconfigure(HashMap::new());
+        assert_eq!(hold(&credentials), [false; 4]);
+        assert!(credentials.trusted().is_none());
+    }
+
     #[test]
     fn tokens_name_their_user() {
         let credentials = credentials();
-        assert_eq!(credentials.user_of_token(&TokenHash::of("token")).unwrap().name.as_ref(), "shop");
-        assert!(credentials.user_of_token(&TokenHash::of("Token")).is_none());
+        assert_eq!(credentials.login_by_token(&TokenHash::of("token")).unwrap().user.name.as_ref(), "shop");
+        assert!(credentials.login_by_token(&TokenHash::of("Token")).is_none());
         assert!(TokenHash::from_text("abc").is_none() && TokenHash::from_text(&"g".repeat(64)).is_none());
         assert_eq!(credentials.users().len(), 1);
     }

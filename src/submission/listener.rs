@@ -14,15 +14,17 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, Shared, Whose};
+use super::connection::{Connection, Shared, Whose, share_in_use};
 use super::credentials::Credentials;
-use super::places::{Limits, Place, Places};
 use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::Door;
+use crate::intake::user::TRUSTED;
 use crate::net::BoxStream;
-use crate::smtp::reply;
+use crate::net::places::{Limits, Place, Places};
+use crate::shares::Sharing;
+use crate::smtp::reply::{self, Reply};
 use crate::smtp::server_session::{Access, Peer, SessionSettings};
 
 /// Connections that the kernel may hold for us.
@@ -75,6 +77,8 @@ pub struct LiveSettings {
     pub session: SessionSettings,
     /// How much is let in.
     pub limits: Limits,
+    /// Whether several users share that.
+    pub sharing: Sharing,
 }
 
 /// The submission side of the relay.
@@ -173,7 +177,7 @@ impl Submission {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let live = self.settings.load_full();
         let Some(place) = self.places.take(address.ip(), live.limits) else {
-            return refuse(stream, address.ip()).await;
+            return refuse(stream, address.ip(), &reply::TOO_MANY_CONNECTIONS).await;
         };
         let given_up = place.given_up();
         tokio::select! {
@@ -195,10 +199,11 @@ impl Submission {
     ) {
         let Some(client) = self.who(&mut stream, peer, listener).await else { return };
         if !place.counts_for(client.address.ip(), live.limits) {
-            return refuse(stream, client.address.ip()).await;
+            return refuse(stream, client.address.ip(), &reply::TOO_MANY_CONNECTIONS).await;
         }
-        if client.is_trusted {
-            place.is_known();
+        let portion = live.sharing.of(live.limits.connections_max);
+        if client.is_trusted && place.belongs_to(&TRUSTED.into(), portion).is_err() {
+            return refuse(stream, client.address.ip(), &share_in_use(portion)).await;
         }
         // Replies are small and waited for; without this they would wait for company.
         let _ = stream.set_nodelay(true);
@@ -218,7 +223,7 @@ impl Submission {
         let starttls = listener.tls == ListenerTls::StartTls;
         let session = Arc::new(SessionSettings { starttls, ..live.session.clone() });
         let acceptor = starttls.then(|| (*acceptor).clone());
-        let whose = Whose { address: client.address, peer, place };
+        let whose = Whose { address: client.address, peer, place, portion };
         Connection::serve(self.shared.clone(), boxed, whose, session, acceptor).await;
     }
 
@@ -282,10 +287,10 @@ async fn read_header(stream: &mut TcpStream) -> Result<Origin, HeaderFault> {
 }
 
 /// One word to a client for whom there is no room; it is not waited for.
-async fn refuse(mut stream: TcpStream, client: IpAddr) {
+async fn refuse(mut stream: TcpStream, client: IpAddr, reply: &Reply) {
     tracing::info!(peer = %client, "too many connections; one is refused");
     let mut line = Vec::new();
-    reply::TOO_MANY_CONNECTIONS.write_to(&mut line);
+    reply.write_to(&mut line);
     // Whether it reads the reply is its own affair.
     let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&line)).await;
 }

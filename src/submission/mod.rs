@@ -3,6 +3,5 @@
 mod connection;
 pub mod credentials;
 pub mod listener;
-pub mod places;
 pub mod proxy_header;
 mod throttle;

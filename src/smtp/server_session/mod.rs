@@ -190,6 +190,7 @@ impl ServerSession {
                     return step;
                 }
             }
+            Event::Checked(Err(last)) if last.code == 421 => return self.drain(&last),
             Event::Checked(result) => self.checked(result),
             Event::HandedOver(reply) => {
                 self.state = State::Ready;

@@ -60,7 +60,7 @@ pub enum Event<'a> {
     Authenticated(Result<(), Reply>),
     /// The answer to [`Step::NeedVerifier`], with a fresh nonce.
     Verifier(ScramVerifier, &'a str),
-    /// The answer to [`Step::CheckSender`] and [`Step::CheckRecipient`].
+    /// The answer to [`Step::CheckSender`] and [`Step::CheckRecipient`]; 421 ends the session.
     Checked(Result<(), Reply>),
     /// The answer to [`Step::HandOver`]: what to tell the client.
     HandedOver(Reply),

@@ -1,8 +1,9 @@
 //! How many connections are open, in all and from one address, and who gives way when there is no room.
 //!
-//! Connections whose client has neither logged in nor a trusted address cost nobody anything to open. When all places are
-//! taken, one of those gives way to whoever comes: of the address that has most of them, the one that waited longest. So
-//! strangers cannot keep an app out by being many.
+//! Connections whose client has neither logged in, nor shown a valid token, nor a trusted address cost nobody anything to
+//! open. When all places are taken, one of those gives way to whoever comes: of the address that has most of them, the one
+//! that waited longest. So unknown clients cannot keep an app out by being many. Of the others each belongs to a user, who
+//! has only so many.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -11,7 +12,8 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
-use crate::net::network;
+use super::network;
+use crate::shares::{Beyond, Portion, Shares};
 
 /// How much is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -24,12 +26,14 @@ pub struct Limits {
 
 /// The connections that are open.
 #[derive(Debug, Default)]
-pub(super) struct Places(Mutex<Open>);
+pub(crate) struct Places(Mutex<Open>);
 
 #[derive(Debug, Default)]
 struct Open {
     total: usize,
     next: u64,
+    /// Of those that are known.
+    by_user: Shares,
     by_network: HashMap<IpAddr, usize>,
     /// By age.
     strangers: BTreeMap<u64, (IpAddr, CancellationToken)>,
@@ -38,17 +42,20 @@ struct Open {
 
 /// A connection that is counted, until it is dropped.
 #[derive(Debug)]
-pub(super) struct Place {
+pub(crate) struct Place {
     places: Arc<Places>,
     number: u64,
-    /// Whose connections it is one of, once that is known.
-    network: Option<IpAddr>,
+    network: IpAddr,
+    /// It counts among the connections of its network.
+    is_counted: bool,
+    /// Whose it is, once that is known.
+    user: Option<Arc<str>>,
     given_up: CancellationToken,
 }
 
 impl Places {
     /// A place for a connection from `peer`, by somebody of whom no more is known; none: all are taken by known clients.
-    pub(super) fn take(self: &Arc<Self>, peer: IpAddr, limits: Limits) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, limits: Limits) -> Option<Place> {
         let mut open = self.0.lock();
         if open.total >= limits.connections_max && !open.make_room() {
             return None;
@@ -56,9 +63,10 @@ impl Places {
         let (number, given_up) = (open.next, CancellationToken::new());
         open.next += 1;
         open.total += 1;
-        open.add_stranger(number, network(peer), given_up.clone());
+        let network = network(peer);
+        open.add_stranger(number, network, given_up.clone());
         drop(open);
-        Some(Place { places: self.clone(), number, network: None, given_up })
+        Some(Place { places: self.clone(), number, network, is_counted: false, user: None, given_up })
     }
 }
 
@@ -98,7 +106,7 @@ fn decrement(counts: &mut HashMap<IpAddr, usize>, network: IpAddr) {
 
 impl Place {
     /// Counts the connection among those of its client; says whether that may have one more.
-    pub(super) fn counts_for(&mut self, client: IpAddr, limits: Limits) -> bool {
+    pub(crate) fn counts_for(&mut self, client: IpAddr, limits: Limits) -> bool {
         let client = network(client);
         let mut open = self.places.0.lock();
         let count = open.by_network.get(&client).copied().unwrap_or(0);
@@ -109,17 +117,33 @@ impl Place {
         if let Some(given_up) = open.remove_stranger(self.number) {
             open.add_stranger(self.number, client, given_up);
         }
-        self.network = Some(client);
+        (self.network, self.is_counted) = (client, true);
         true
     }
 
-    /// The client is trusted, or has logged in: it keeps its place.
-    pub(super) fn is_known(&self) {
-        self.places.0.lock().remove_stranger(self.number);
+    /// The client has shown that it is this user, who may hold so much of all places: it keeps its place.
+    ///
+    /// # Errors
+    /// Why the user gets no more places; then this one stays whose it was.
+    pub(crate) fn belongs_to(&mut self, user: &Arc<str>, portion: Portion) -> Result<(), Beyond> {
+        if self.user.as_ref() == Some(user) {
+            return Ok(());
+        }
+        let mut open = self.places.0.lock();
+        let former = self.user.as_deref();
+        former.iter().for_each(|former| open.by_user.give_back(former, 1));
+        if let Err(beyond) = open.by_user.take(user, 1, portion) {
+            self.user.iter().for_each(|former| open.by_user.add(former, 1));
+            return Err(beyond);
+        }
+        if self.user.replace(user.clone()).is_none() {
+            open.remove_stranger(self.number);
+        }
+        Ok(())
     }
 
     /// Cancelled when the place is given to somebody else.
-    pub(super) fn given_up(&self) -> CancellationToken {
+    pub(crate) fn given_up(&self) -> CancellationToken {
         self.given_up.clone()
     }
 }
@@ -131,8 +155,11 @@ impl Drop for Place {
         if !self.given_up.is_cancelled() {
             open.total -= 1;
         }
-        if let Some(network) = self.network {
-            decrement(&mut open.by_network, network);
+        if let Some(user) = &self.user {
+            open.by_user.give_back(user, 1);
+        }
+        if self.is_counted {
+            decrement(&mut open.by_network, self.network);
         }
     }
 }
@@ -140,6 +167,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::shares::Sharing;
 
     const LIMITS: Limits = Limits { connections_max: 4, connections_per_address_max: 3 };
 
@@ -192,9 +220,33 @@ mod tests {
     #[test]
     fn who_is_known_keeps_its_place() {
         let places = Arc::new(Places::default());
-        let known: Vec<_> = (1..5).map(|host| take(&places, &format!("192.0.2.{host}")).unwrap()).collect();
-        known.iter().for_each(Place::is_known);
+        let mut known: Vec<_> = (1..5).map(|host| take(&places, &format!("192.0.2.{host}")).unwrap()).collect();
+        let portion = Sharing::Alone.of(4);
+        known.iter_mut().for_each(|place| place.belongs_to(&"shop".into(), portion).unwrap());
         assert!(take(&places, "192.0.2.9").is_none());
         assert!(known.iter().all(|place| !place.given_up().is_cancelled()));
+        known.clear();
+        let open = places.0.lock();
+        assert_eq!((open.total, open.by_user.of("shop"), open.strangers.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn a_user_has_its_share_and_the_rest_are_for_others() {
+        let places = Arc::new(Places::default());
+        let (shop, bank) = ("shop".into(), "bank".into());
+        let portion = Sharing::Several.of(4);
+        let mut open: Vec<_> = (1..5).map(|host| take(&places, &format!("192.0.2.{host}")).unwrap()).collect();
+        for place in &mut open[..3] {
+            place.belongs_to(&shop, portion).unwrap();
+            place.belongs_to(&shop, portion).unwrap();
+        }
+        assert_eq!(open[3].belongs_to(&shop, portion), Err(Beyond::Share));
+        let mut of_bank = take(&places, "192.0.2.9").unwrap();
+        assert!(open[3].given_up().is_cancelled(), "whom its share is refused stays unknown");
+        of_bank.belongs_to(&bank, portion).unwrap();
+        // Another login on the same connection.
+        open[0].belongs_to(&bank, portion).unwrap();
+        let held = |name: &str| places.0.lock().by_user.of(name);
+        assert_eq!((held("shop"), held("bank")), (2, 2));
     }
 }
