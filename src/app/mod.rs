@@ -361,6 +361,8 @@ fn http_settings(config: &Config) -> http::Settings {
     http::Settings {
         message_size_max: usize::try_from(config.submission.message_size_max).unwrap_or(usize::MAX / 4),
         recipients_max: config.submission.recipients_max,
+        hosts: config.http.hosts.iter().cloned().chain([config.hostname.to_ascii_lowercase()]).collect(),
+        sharing: config.sharing(),
     }
 }
 

@@ -149,6 +149,8 @@ pub struct Http {
     pub address: Option<SocketAddr>,
     /// Where the operator's token is kept.
     pub token_file: PathBuf,
+    /// Names by which it is asked, in lower case.
+    pub hosts: Vec<String>,
 }
 
 /// A domain from which somebody may send.

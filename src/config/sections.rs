@@ -320,8 +320,12 @@ pub(super) fn http(section: Section<'_>, data_dir: &Path) -> Http {
         if text == "off" { Some(None) } else { text.parse().ok().map(Some) }
     });
     let token_file = section.text("token_file").map_or_else(|| "api.token".to_owned(), |file| file.value);
+    let hosts = section.parsed_list("hosts", "a host name like \"relay.example.com\"", |text| {
+        domain_key(text).filter(|name| !name.starts_with('['))
+    });
     section.finish();
     Http {
+        hosts,
         address: address.map_or_else(|| Some(default_http()), |address| address.value),
         token_file: data_dir.join(token_file),
     }

@@ -15,6 +15,7 @@ use super::auth::Who;
 use super::body;
 use super::compose::{self, Occasion, Person};
 use super::problem::Problem;
+use super::seats::OPERATOR;
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
 use crate::event::{Event, Kind};
 use crate::intake::door::{Door, RecipientCheck};
@@ -23,6 +24,7 @@ use crate::intake::user::User;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::MessageId;
+use crate::queue::Queue;
 use crate::queue::steer::{Cancelled, Filter, Snapshot};
 use crate::report::trace::Trace;
 use crate::smtp::server_session::{Protocol, Submission};
@@ -127,8 +129,10 @@ pub(super) async fn submit(
     if api.parts.draining.is_cancelled() {
         return Err(Problem::draining());
     }
-    let settings = **api.settings.load();
+    let settings = api.settings.load_full();
     let new: NewMessage = body::json(&headers, body, 2 * settings.message_size_max + BODY_SLACK).await?;
+    // While the body came, the user may have been removed.
+    let who = who.renewed(&api)?;
     let from = Person::author(&new.from)?;
     let reverse_path = ReversePath(Some(from.mailbox.clone()));
     let user = who.sender(&api, &reverse_path)?;
@@ -144,10 +148,15 @@ pub(super) async fn submit(
         return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
     }
     check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
+    let seat =
+        new.wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
     let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
-    let is_over = wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;
+    let is_over = match seat {
+        Some(_seat) => wait_for_end(&api, &who, receipt.id).await?,
+        None => false,
+    };
     let status = if is_over { StatusCode::OK } else { StatusCode::ACCEPTED };
     match api.json(&Who::Operator, receipt.id).await {
         Ok(json) => Ok((status, Json(json)).into_response()),
@@ -209,8 +218,8 @@ fn submission(reverse_path: ReversePath, to: &[Person], content: Bytes) -> Submi
     }
 }
 
-/// Whether all entries ended in time.
-async fn wait_for_end(api: &Api, id: MessageId) -> bool {
+/// Whether all entries ended in time, while somebody may hear it.
+async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<bool, Problem> {
     let mut waiter = api.parts.ends.wait_for(id);
     let ended = async {
         while api.parts.queue.is_live(id) {
@@ -219,9 +228,10 @@ async fn wait_for_end(api: &Api, id: MessageId) -> bool {
     };
     tokio::select! {
         biased;
-        () = ended => true,
-        () = api.parts.draining.cancelled() => false,
-        () = tokio::time::sleep(WAIT_MAX) => false,
+        () = who.gone(api) => Err(Problem::unauthorized()),
+        () = ended => Ok(true),
+        () = api.parts.draining.cancelled() => Ok(false),
+        () = tokio::time::sleep(WAIT_MAX) => Ok(false),
     }
 }
 
@@ -269,13 +279,12 @@ pub(super) async fn list(
     };
     let recipient = plain(&recipient)?;
     let filter = Filter { recipient: Some(recipient.clone()), user: who.only_user(), ..Filter::default() };
-    let mut ids: Vec<MessageId> =
-        api.parts.queue.list(&filter, LIST_MAX).messages.iter().map(|live| live.message.id).collect();
+    let live = api.scan(&who, move |queue| queue.list(&filter, LIST_MAX)).await;
+    let mut ids: Vec<MessageId> = live.messages.iter().map(|live| live.message.id).collect();
     api.parts.reporter.settled().await;
-    let traces = api.parts.traces.clone();
-    let stored = tokio::task::spawn_blocking(move || traces.of_recipient(&recipient, LIST_MAX));
-    let stored = stored.await.unwrap_or_default();
-    ids.extend(stored.iter().filter(|trace| who.may_see(&trace.user)).map(|trace| trace.id));
+    let (traces, user) = (api.parts.traces.clone(), who.only_user());
+    let stored = api.scan(&who, move |_| traces.of_recipient(&recipient, user.as_deref(), LIST_MAX)).await;
+    ids.extend(stored.iter().map(|trace| trace.id));
     ids.sort_unstable_by(|a, b| b.cmp(a));
     ids.dedup();
     let mut messages = Vec::new();
@@ -286,9 +295,34 @@ pub(super) async fn list(
 }
 
 impl Api {
+    /// Does what looks through the whole queue, on a thread that may take its time: of each user one after the other.
+    pub(super) async fn scan<T: Default + Send + 'static>(
+        &self,
+        who: &Who,
+        work: impl FnOnce(&Queue) -> T + Send + 'static,
+    ) -> T {
+        self.scan_as(who.only_user().unwrap_or_else(|| OPERATOR.into()), work).await
+    }
+
+    pub(super) async fn scan_as<T: Default + Send + 'static>(
+        &self,
+        name: Arc<str>,
+        work: impl FnOnce(&Queue) -> T + Send + 'static,
+    ) -> T {
+        let turn = self.turns.next(name).await;
+        let queue = self.parts.queue.clone();
+        let work = move || {
+            // It ends with the work, also where nobody waits for the answer any more.
+            let _turn = turn;
+            work(&queue)
+        };
+        tokio::task::spawn_blocking(work).await.unwrap_or_default()
+    }
+
     /// Takes back what the filter covers. What was answered holds after a crash too.
-    async fn take_back(&self, filter: &Filter) -> Result<Vec<Cancelled>, Problem> {
-        let cancelled = self.parts.queue.cancel(filter, self.parts.clock.now());
+    async fn take_back(&self, who: &Who, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
+        let now = self.parts.clock.now();
+        let cancelled = self.scan(who, move |queue| queue.cancel(&filter, now)).await;
         if !cancelled.is_empty()
             && let Err(error) = self.parts.queue.flush().await
         {
@@ -310,7 +344,7 @@ pub(super) async fn cancel(
     let id = id(&text)?;
     api.known(&who, id, Need::State).await?;
     let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
-    let cancelled = api.take_back(&filter).await?;
+    let cancelled = api.take_back(&who, filter).await?;
     let after = api.json(&who, id).await?;
     Ok(Json(CancelledJson::new(&cancelled, after.entries)))
 }
@@ -328,7 +362,7 @@ pub(super) async fn cancel_many(
     let recipient = recipient.as_deref().map(plain).transpose()?;
     let key = key.map(Arc::from);
     let filter = Filter { recipient, key, user: who.only_user(), ..Filter::default() };
-    let cancelled = api.take_back(&filter).await?;
+    let cancelled = api.take_back(&who, filter).await?;
     Ok(Json(CancelledJson::new(&cancelled, Vec::<EntryJson>::new())))
 }
 

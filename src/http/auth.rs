@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
-use axum::http::header;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, header};
 
 use super::Api;
 use super::problem::Problem;
 use crate::intake::user::{Senders, User};
 use crate::mail::address::ReversePath;
-use crate::submission::credentials::TokenHash;
+use crate::submission::credentials::{Login, TokenHash};
 
 /// Longest token that is looked at.
 const TOKEN_LEN_MAX: usize = 256;
@@ -21,7 +21,18 @@ pub(super) enum Who {
     /// The operator: sees and does everything.
     Operator,
     /// A user: sees and does what is its own.
-    User(Arc<User>),
+    User(Login),
+}
+
+/// What a request shows of who asks.
+#[derive(Debug)]
+pub(super) enum Shown {
+    /// A valid token.
+    Token(Who),
+    /// No token.
+    Nothing,
+    /// A token, or something in its place, that is worth nothing.
+    Nonsense,
 }
 
 impl Who {
@@ -29,7 +40,7 @@ impl Who {
     pub(super) fn may_see(&self, user: &str) -> bool {
         match self {
             Self::Operator => true,
-            Self::User(own) => &*own.name == user,
+            Self::User(own) => &*own.user.name == user,
         }
     }
 
@@ -37,7 +48,34 @@ impl Who {
     pub(super) fn only_user(&self) -> Option<Arc<str>> {
         match self {
             Self::Operator => None,
-            Self::User(user) => Some(user.name.clone()),
+            Self::User(own) => Some(own.user.name.clone()),
+        }
+    }
+
+    /// The same one as it is now.
+    ///
+    /// # Errors
+    /// When the user was removed, or has another token by now.
+    pub(super) fn renewed(&self, api: &Api) -> Result<Self, Problem> {
+        match self {
+            Self::Operator => Ok(Self::Operator),
+            Self::User(login) => {
+                let user = api.parts.credentials.renewed(login).ok_or_else(Problem::unauthorized)?;
+                let mut login = login.clone();
+                login.user = user;
+                Ok(Self::User(login))
+            }
+        }
+    }
+
+    /// Returns when it is nobody any more.
+    pub(super) async fn gone(&self, api: &Api) {
+        let mut changes = api.parts.credentials.watch();
+        while self.renewed(api).is_ok() {
+            if changes.changed().await.is_err() {
+                // The users outlive the API.
+                std::future::pending().await
+            }
         }
     }
 
@@ -45,7 +83,7 @@ impl Who {
     pub(super) fn sender(&self, api: &Api, reverse_path: &ReversePath) -> Result<Arc<User>, Problem> {
         let may = |user: &User| api.parts.door.check_sender(user, reverse_path);
         match self {
-            Self::User(user) => {
+            Self::User(Login { user, .. }) => {
                 may(user)?;
                 Ok(user.clone())
             }
@@ -61,22 +99,30 @@ impl Who {
     }
 }
 
+/// Whose token is in a request's head.
+pub(super) fn shown(api: &Api, headers: &HeaderMap) -> Shown {
+    let Some(value) = headers.get(header::AUTHORIZATION) else { return Shown::Nothing };
+    let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
+        return Shown::Nonsense;
+    };
+    if !scheme.eq_ignore_ascii_case("bearer") || token.len() > TOKEN_LEN_MAX {
+        return Shown::Nonsense;
+    }
+    let hash = TokenHash::of(token.trim());
+    // Both are compared, whichever it is.
+    let (is_operator, login) = (api.parts.operator.is(&hash), api.parts.credentials.login_by_token(&hash));
+    match login {
+        _ if is_operator => Shown::Token(Who::Operator),
+        Some(login) => Shown::Token(Who::User(login)),
+        None => Shown::Nonsense,
+    }
+}
+
+/// Who asks, as it was found when the request was let in.
 impl FromRequestParts<Arc<Api>> for Who {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
-        let header = parts.headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-        let (scheme, token) = header.and_then(|text| text.split_once(' ')).ok_or_else(Problem::unauthorized)?;
-        if !scheme.eq_ignore_ascii_case("bearer") || token.len() > TOKEN_LEN_MAX {
-            return Err(Problem::unauthorized());
-        }
-        let hash = TokenHash::of(token.trim());
-        // Both are compared, whichever it is.
-        let (is_operator, login) = (api.parts.operator.is(&hash), api.parts.credentials.login_by_token(&hash));
-        match login {
-            _ if is_operator => Ok(Self::Operator),
-            Some(login) => Ok(Self::User(login.user)),
-            None => Err(Problem::unauthorized()),
-        }
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Problem> {
+        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthorized)
     }
 }

@@ -13,12 +13,13 @@ use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use tokio::sync::{OwnedSemaphorePermit, watch};
+use tokio::sync::watch;
 
 use super::Api;
 use super::api::{Asked, Need, asked, id};
 use super::auth::Who;
 use super::problem::Problem;
+use super::seats::Seat;
 use crate::event::Event;
 use crate::mail::id::MessageId;
 use crate::report::feed::Next;
@@ -48,8 +49,7 @@ pub(super) async fn follow(
     if let Some(message) = only {
         api.known(&who, message, Need::State).await?;
     }
-    let place = api.followers.clone().try_acquire_owned();
-    let place = place.map_err(|_| Problem::too_many("too many connections follow events already"))?;
+    let seat = api.followers.take(&who, api.settings.load().sharing, "connections that follow events")?;
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
     let feed = &api.parts.feed;
     let (at, has_missed) = match (last_id, only) {
@@ -57,8 +57,8 @@ pub(super) async fn follow(
         (None, Some(_)) => (feed.before_oldest(), false),
         (None, None) => (feed.newest(), false),
     };
-    let watch = feed.watch();
-    let follower = Follower { api, who, only, at, has_missed, watch, is_over: false, _place: place };
+    let (watch, users) = (feed.watch(), api.parts.credentials.watch());
+    let follower = Follower { api, who, only, at, has_missed, watch, users, is_over: false, _seat: seat };
     let pieces = futures_util::stream::unfold(follower, Follower::next);
     let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
@@ -91,8 +91,9 @@ struct Follower {
     /// It has still to be told that events are gone.
     has_missed: bool,
     watch: watch::Receiver<u64>,
+    users: watch::Receiver<()>,
     is_over: bool,
-    _place: OwnedSemaphorePermit,
+    _seat: Seat,
 }
 
 impl Follower {
@@ -104,6 +105,10 @@ impl Follower {
             return Some((Ok(missed()), self));
         }
         loop {
+            self.users.borrow_and_update();
+            if self.who.renewed(&self.api).is_err() {
+                return Some(self.bye("this token is not valid any more"));
+            }
             self.watch.borrow_and_update();
             match self.api.parts.feed.after(self.at, PIECE_MAX) {
                 Next::Missed => {
@@ -122,15 +127,19 @@ impl Follower {
                     tokio::select! {
                         biased;
                         _ = self.watch.changed() => {}
-                        () = self.api.closing.cancelled() => {
-                            self.is_over = true;
-                            return Some((Ok(Bytes::from_static(b"event: bye\ndata: {\"reason\":\"shutting down\"}\n\n")), self));
-                        }
+                        _ = self.users.changed() => {}
+                        () = self.api.closing.cancelled() => return Some(self.bye("shutting down")),
                         () = tokio::time::sleep(HEARTBEAT) => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
                     }
                 }
             }
         }
+    }
+
+    /// The last event.
+    fn bye(mut self, reason: &str) -> (Result<Bytes, Infallible>, Self) {
+        self.is_over = true;
+        (Ok(format!("event: bye\ndata: {{\"reason\":\"{reason}\"}}\n\n").into()), self)
     }
 
     /// Whether the one message has ended and nothing of it is still to come.

@@ -9,15 +9,18 @@ mod body;
 mod compose;
 mod destinations;
 mod events;
+mod gate;
 mod guard;
 mod health;
+mod host;
 mod problem;
 mod queue;
+mod seats;
 mod suppressions;
 mod template;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -25,11 +28,10 @@ use arc_swap::ArcSwap;
 use axum::Router;
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -37,22 +39,35 @@ use crate::clock::Clock;
 use crate::delivery::Delivery;
 use crate::event::Sink;
 use crate::intake::door::Door;
+use crate::net::places::{Limits, Place, Places};
 use crate::queue::Queue;
 use crate::report::Reporter;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
 use crate::report::trace::Traces;
+use crate::shares::Sharing;
 use crate::submission::credentials::{Credentials, TokenHash};
+use gate::Caller;
 use guard::Guarded;
 use problem::Problem;
+use seats::{Bounds, Seats, Turns};
 
-/// Connections at once. Each carries one request at a time.
-const CONNECTIONS_MAX: usize = 256;
+/// Connections that showed a valid token last. Each carries one request at a time.
+const CONNECTIONS: Bounds = Bounds { users: 256, user: 256, operator: 48 };
+/// Connections that nobody with a token can take: what checks health comes in by these.
+const CONNECTIONS_KEPT: usize = 16;
+/// Connections in all; of those without a token one gives way to whoever comes.
+const PLACES: Limits = Limits {
+    connections_max: CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT,
+    connections_per_address_max: usize::MAX,
+};
 /// Connections that follow events at once.
-const FOLLOWERS_MAX: usize = 64;
-/// How long a request's head may take, and a connection may idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+const FOLLOWERS: Bounds = Bounds { users: 64, user: 8, operator: 16 };
+/// Answers that wait for the end of a message at once.
+const WAITS: Bounds = Bounds { users: 128, user: 32, operator: 32 };
+/// How long a connection may idle between two requests.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
 /// Header fields of a request.
 const FIELDS_MAX: usize = 64;
 /// Octets of a request's head.
@@ -62,15 +77,19 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refusal may take to be written.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
 const BUSY: &[u8] =
-    b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
 /// What the API needs to know; can change while it works.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Settings {
     /// Octets of one message.
     pub message_size_max: usize,
     /// Recipients of one message.
     pub recipients_max: usize,
+    /// Names by which the relay is asked, in lower case.
+    pub hosts: Vec<String>,
+    /// Whether several users share what the API has.
+    pub sharing: Sharing,
 }
 
 /// What the API works with.
@@ -109,8 +128,11 @@ pub struct Api {
     settings: ArcSwap<Settings>,
     /// Tells this process's event numbers from those of others.
     life: u64,
-    followers: Arc<Semaphore>,
-    connections: Arc<Semaphore>,
+    followers: Arc<Seats>,
+    waits: Arc<Seats>,
+    places: Arc<Places>,
+    /// Of those who look through the whole queue.
+    turns: Turns,
     tasks: TaskTracker,
     /// No new requests; those under way end soon.
     closing: CancellationToken,
@@ -131,8 +153,10 @@ impl Api {
             life: parts.clock.now().as_millis(),
             parts,
             settings: ArcSwap::from_pointee(settings),
-            followers: Arc::new(Semaphore::new(FOLLOWERS_MAX)),
-            connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)),
+            followers: Seats::new(FOLLOWERS),
+            waits: Seats::new(WAITS),
+            places: Arc::default(),
+            turns: Turns::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             aborting: CancellationToken::new(),
@@ -164,7 +188,7 @@ impl Api {
     }
 
     fn accept(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr, router: Router) {
-        let Ok(place) = self.connections.clone().try_acquire_owned() else {
+        let Some(place) = self.places.take(peer.ip().to_canonical(), PLACES) else {
             tracing::warn!(%peer, "too many connections to the HTTP API");
             self.tasks.spawn(async move {
                 // Whether it is read changes nothing.
@@ -174,26 +198,31 @@ impl Api {
         };
         let api = self.clone();
         self.tasks.spawn(async move {
-            let _place = place;
+            let given_up = place.given_up();
             tokio::select! {
                 biased;
                 () = api.aborting.cancelled() => {}
-                () = api.answer(stream, router) => {}
+                () = given_up.cancelled() => {
+                    tracing::info!(peer = %peer.ip(), "too many connections to the HTTP API; one without a token gives way");
+                }
+                () = api.answer(stream, place, router) => {}
             }
         });
     }
 
     /// Answers the requests that come over one stream, until it ends or [`Api::close`].
     pub async fn converse(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        self.answer(stream, router(self.clone())).await;
+        let Some(place) = self.places.take(IpAddr::from([127, 0, 0, 1]), PLACES) else { return };
+        self.answer(stream, place, router(self.clone())).await;
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
-        let io = TokioIo::new(Guarded::new(stream));
+    async fn answer(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, place: Place, router: Router) {
+        let caller = Caller::new(self.clone(), place, router);
+        let io = TokioIo::new(Guarded::new(stream, caller.phase()));
         let mut http = http1::Builder::new();
-        http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(FIELDS_MAX);
+        http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_headers(FIELDS_MAX);
         http.max_buf_size(HEAD_LEN_MAX);
-        let connection = http.serve_connection(io, TowerToHyperService::new(router));
+        let connection = http.serve_connection(io, service_fn(|request| caller.answer(request)));
         tokio::pin!(connection);
         let result = tokio::select! {
             biased;

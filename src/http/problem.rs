@@ -36,6 +36,11 @@ impl Problem {
         Self { status, name, title, detail: one_line(&detail.into()), retry_after: None }
     }
 
+    /// 400: not what HTTP asks of a request.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad-request", "No proper request", detail)
+    }
+
     /// 401.
     pub(super) fn unauthorized() -> Self {
         let detail = "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's";
@@ -86,6 +91,12 @@ impl Problem {
         Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Unknown content coding", detail)
     }
 
+    /// 421.
+    pub(super) fn unknown_host() -> Self {
+        let detail = "the relay does not know itself by the name in Host; add it to hosts in [http], or send a token";
+        Self::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Not for this host", detail)
+    }
+
     /// 422.
     pub(super) fn invalid(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
@@ -107,6 +118,13 @@ impl Problem {
     pub(super) fn share(detail: impl Into<String>) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "share", "This user's share is in use", detail);
         problem.retry_after(BUSY_PAUSE)
+    }
+
+    /// 429 for entries that a user had tried again a moment ago.
+    pub(super) fn retried_lately(wait: Duration) -> Self {
+        let detail = "a user has an entry tried again once a minute at most";
+        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail);
+        problem.retry_after(wait)
     }
 
     /// 503 for a reason that passes.

@@ -1,6 +1,7 @@
 //! The live queue, for those who steer it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Json;
 use axum::body::Body;
@@ -17,11 +18,13 @@ use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
 use crate::mail::address::domain_key;
 use crate::mail::id::{EntryId, MessageId};
 use crate::queue::entry::State as EntryState;
-use crate::queue::steer::Filter;
+use crate::queue::steer::{Filter, Retried};
 
 /// Messages in one answer.
 const LIST_MAX: usize = 1000;
 const LIST_DEFAULT: usize = 100;
+/// How often a user may have an entry tried again.
+const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Deserialize)]
@@ -55,13 +58,14 @@ pub(super) async fn list(
         user: who.only_user(),
         ..Filter::default()
     };
-    let listing = api.parts.queue.list(&filter, limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX));
+    let limit = limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX);
+    let listing = api.scan(&who, move |queue| queue.list(&filter, limit)).await;
     let messages = listing.messages.iter().map(|snapshot| MessageJson::live(snapshot, None, &api.parts.door)).collect();
     Ok(Json(QueueJson { entries: listing.entries, messages }))
 }
 
 /// `POST /v1/queue/retry` with `id` (of a message or an entry) or `destination`: what waits for its next attempt gets
-/// it now.
+/// it now, for a user if it has not had that for a while.
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -77,9 +81,14 @@ pub(super) async fn retry(
         Retry { id: None, destination: Some(name) } => Filter { domain: Some(domain(&name)?), ..Filter::default() },
         Retry { .. } => return Err(Problem::invalid("either id or destination")),
     };
-    let filter = Filter { user: who.only_user(), ..filter };
-    let retried = api.parts.queue.retry_now(&filter, api.parts.clock.now());
-    Ok(Json(RetriedJson { retried: retried.iter().map(ToString::to_string).collect() }))
+    let (user, now) = (who.only_user(), api.parts.clock.now());
+    let pause = if user.is_some() { RETRY_PAUSE } else { Duration::ZERO };
+    let filter = Filter { user, ..filter };
+    let Retried { entries, kept_back } = api.scan(&who, move |queue| queue.retry_after(&filter, pause, now)).await;
+    match kept_back {
+        Some(wait) if entries.is_empty() => Err(Problem::retried_lately(wait)),
+        Some(_) | None => Ok(Json(RetriedJson { retried: entries.iter().map(ToString::to_string).collect() })),
+    }
 }
 
 fn message_id(text: &str) -> Result<MessageId, Problem> {

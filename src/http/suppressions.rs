@@ -6,6 +6,7 @@ use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
 use super::Api;
@@ -13,10 +14,13 @@ use super::api::Segment;
 use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
-use crate::intake::suppression::{Source, Suppression, suppression_key};
+use crate::clock::Timestamp;
+use crate::intake::suppression::{Source, Standing, Suppression, suppression_key};
+use crate::mail::address::Mailbox;
 
 /// Entries in one answer.
 const LIST_MAX: usize = 10_000;
+const CHANGES: &str = "only the operator changes what is suppressed, for it concerns all users";
 
 /// One entry.
 #[derive(Serialize)]
@@ -25,6 +29,15 @@ pub(super) struct SuppressionJson {
     source: Source,
     reason: String,
     since: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    until: Option<String>,
+}
+
+/// What a user hears of an address.
+#[derive(Serialize)]
+struct AnswerJson {
+    address: String,
+    suppressed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
     until: Option<String>,
 }
@@ -58,20 +71,28 @@ fn address(text: &str) -> Result<String, Problem> {
         .ok_or_else(|| Problem::invalid("address: like alice@example.com, or @example.com for all of it"))
 }
 
-/// `GET /v1/suppressions`.
-pub(super) async fn list(State(api): State<Arc<Api>>, _: Who) -> Json<ListJson> {
+/// `GET /v1/suppressions`; the operator only: what hosts said of all users' recipients stands in it.
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<ListJson>, Problem> {
+    operator_only(&who, "only the operator sees the list; ask for one address")?;
     let (entries, count) = api.parts.door.suppressions().list(api.parts.clock.now(), LIST_MAX);
-    Json(ListJson { count, suppressions: entries.into_iter().map(SuppressionJson::from).collect() })
+    Ok(Json(ListJson { count, suppressions: entries.into_iter().map(SuppressionJson::from).collect() }))
 }
 
-/// `GET /v1/suppressions/{address}`.
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    _: Who,
-    Segment(text): Segment,
-) -> Result<Json<SuppressionJson>, Problem> {
-    let entry = api.parts.door.suppressions().get(&address(&text)?, api.parts.clock.now());
-    entry.map(|entry| Json(entry.into())).ok_or_else(Problem::not_suppressed)
+/// `GET /v1/suppressions/{address}`: to the operator the entry, to a user whether this address is sent to, and from when
+/// on again.
+pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): Segment) -> Result<Response, Problem> {
+    let now = api.parts.clock.now();
+    let suppressions = api.parts.door.suppressions();
+    if operator_only(&who, "").is_ok() {
+        let entry = suppressions.get(&address(&text)?, now).map(SuppressionJson::from);
+        return entry.map(|entry| Json(entry).into_response()).ok_or_else(Problem::not_suppressed);
+    }
+    let mailbox = Mailbox::parse(text.trim()).map_err(|error| Problem::invalid(format!("address: {error}")))?;
+    let (suppressed, until) = match api.parts.door.standing(&mailbox) {
+        Standing::Open => (false, None),
+        Standing::Suppressed { until } => (true, until.map(Timestamp::rfc3339)),
+    };
+    Ok(Json(AnswerJson { address: mailbox.plain_key(), suppressed, until }).into_response())
 }
 
 /// `PUT /v1/suppressions/{address}` with `reason` and `source` ("manual" or "complaint"); the operator only.
@@ -82,7 +103,7 @@ pub(super) async fn put(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<SuppressionJson>, Problem> {
-    operator_only(&who)?;
+    operator_only(&who, CHANGES)?;
     let Put { reason, source } = small_json(&headers, body).await?;
     let source = source.unwrap_or(Source::Manual);
     if source == Source::Learned {
@@ -98,7 +119,7 @@ pub(super) async fn remove(
     who: Who,
     Segment(text): Segment,
 ) -> Result<StatusCode, Problem> {
-    operator_only(&who)?;
+    operator_only(&who, CHANGES)?;
     if api.parts.door.unsuppress(&address(&text)?).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
@@ -106,9 +127,9 @@ pub(super) async fn remove(
     }
 }
 
-fn operator_only(who: &Who) -> Result<(), Problem> {
+fn operator_only(who: &Who, detail: &str) -> Result<(), Problem> {
     match who.only_user() {
         None => Ok(()),
-        Some(_) => Err(Problem::forbidden("only the operator changes what is suppressed, for it concerns all users")),
+        Some(_) => Err(Problem::forbidden(detail)),
     }
 }

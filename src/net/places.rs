@@ -142,6 +142,16 @@ impl Place {
         Ok(())
     }
 
+    /// What the client shows is worth nothing (any more): it gives way like others who are not known.
+    pub(crate) fn is_nobodys(&mut self) {
+        let Some(user) = self.user.take() else { return };
+        let mut open = self.places.0.lock();
+        open.by_user.give_back(&user, 1);
+        if !self.given_up.is_cancelled() {
+            open.add_stranger(self.number, self.network, self.given_up.clone());
+        }
+    }
+
     /// Cancelled when the place is given to somebody else.
     pub(crate) fn given_up(&self) -> CancellationToken {
         self.given_up.clone()
@@ -225,6 +235,10 @@ mod tests {
         known.iter_mut().for_each(|place| place.belongs_to(&"shop".into(), portion).unwrap());
         assert!(take(&places, "192.0.2.9").is_none());
         assert!(known.iter().all(|place| !place.given_up().is_cancelled()));
+        // Until what it shows is not valid any more.
+        known[2].is_nobodys();
+        assert!(take(&places, "192.0.2.9").is_some());
+        assert!(known[2].given_up().is_cancelled() && !known[1].given_up().is_cancelled());
         known.clear();
         let open = places.0.lock();
         assert_eq!((open.total, open.by_user.of("shop"), open.strangers.len()), (0, 0, 0));

@@ -243,16 +243,17 @@ impl Traces {
         self.shared.stored(|records| Ok(records.get(id))).flatten().map(Arc::new)
     }
 
-    /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`.
-    pub fn of_recipient(&self, plain: &str, limit: usize) -> Vec<Arc<Trace>> {
+    /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`; where a user is named, of its own only.
+    pub fn of_recipient(&self, plain: &str, user: Option<&str>, limit: usize) -> Vec<Arc<Trace>> {
         let is_to = |trace: &Trace| {
             let same = |mailbox: &Mailbox| mailbox.plain_key() == plain;
-            trace.events.iter().any(|event| event.recipient.as_ref().is_some_and(same))
+            user.is_none_or(|user| *trace.user == *user)
+                && trace.events.iter().any(|event| event.recipient.as_ref().is_some_and(same))
         };
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
         let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
-        let stored = self.shared.stored(|records| Ok(records.ids_of_recipient(plain, limit)));
+        let stored = self.shared.stored(|records| Ok(records.ids_of_recipient(plain, user, limit)));
         for id in stored.unwrap_or_default() {
             if !found.contains_key(&id) {
                 found.extend(self.get(id).map(|trace| (id, trace)));
@@ -428,14 +429,14 @@ mod tests {
         }
         let before = traces.get(id).unwrap();
         assert_eq!(before.events.len(), 3);
-        assert_eq!(traces.of_recipient("alice@example.com", 5).len(), 1);
+        assert_eq!(traces.of_recipient("alice@example.com", None, 5).len(), 1);
         traces.close();
         let traces = open(folder.path(), Limits::of(WEEK));
         assert_eq!(traces.get(id).unwrap(), before);
         traces.hear(&event(Kind::Verified, id, "alice@example.com"));
         assert_eq!(traces.get(id).unwrap().events.len(), 4);
-        assert_eq!(traces.of_recipient("alice@example.com", 5)[0].events.len(), 4);
-        assert!(traces.of_recipient("alice@example.co", 5).is_empty());
+        assert_eq!(traces.of_recipient("alice@example.com", None, 5)[0].events.len(), 4);
+        assert!(traces.of_recipient("alice@example.co", None, 5).is_empty());
         traces.close();
     }
 
@@ -480,7 +481,8 @@ mod tests {
         traces.close();
         let traces = open(folder.path(), limits);
         assert!(traces.get(old).is_none());
-        let kept: Vec<MessageId> = traces.of_recipient("alice@example.com", 9).iter().map(|trace| trace.id).collect();
+        let kept: Vec<MessageId> =
+            traces.of_recipient("alice@example.com", None, 9).iter().map(|trace| trace.id).collect();
         assert_eq!(kept, [young[4], young[3], young[2]]);
         traces.close();
     }

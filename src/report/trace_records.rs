@@ -1,8 +1,8 @@
 //! Traces on disk: a sled folder of their own, apart from the queue's, so that nothing about them touches mail.
 //!
 //! Nothing here is synced on purpose: the engine writes along by itself. Keys: `t` and the message's id, for the trace;
-//! `r`, the recipient and the id, to find it by; `m` for the number and size of what is stored, which changes in the
-//! same batch.
+//! `r`, the recipient and the id, to find it by, with its user; `m` for the number and size of what is stored, which changes
+//! in the same batch.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -77,12 +77,19 @@ impl Records {
         decode(&value)
     }
 
-    /// Messages to a recipient, the newest first.
-    pub(super) fn ids_of_recipient(&self, plain: &str, limit: usize) -> Vec<MessageId> {
+    /// Messages to a recipient, the newest first; where a user is named, of its own only.
+    pub(super) fn ids_of_recipient(&self, plain: &str, user: Option<&str>, limit: usize) -> Vec<MessageId> {
         let prefix = recipient_prefix(plain);
-        let keys = self.db.scan_prefix(&prefix).keys().rev().filter_map(Result::ok);
-        let ids = keys.filter_map(|key| Some(MessageId::from_bytes(key.get(prefix.len()..)?.try_into().ok()?)));
-        ids.take(limit).collect()
+        let rows = self.db.scan_prefix(&prefix).rev().filter_map(Result::ok);
+        let rows =
+            rows.filter_map(|(key, of)| Some((MessageId::from_bytes(key.get(prefix.len()..)?.try_into().ok()?), of)));
+        let is_asked = |id: MessageId, of: &[u8]| match user {
+            None => true,
+            // Version 0.1 wrote no user here.
+            Some(user) if of.is_empty() => self.get(id).is_some_and(|trace| *trace.user == *user),
+            Some(user) => of == user.as_bytes(),
+        };
+        rows.filter(|(id, of)| is_asked(*id, of)).map(|(id, _)| id).take(limit).collect()
     }
 
     /// Writes traces, in place of what was there of them.
@@ -103,7 +110,7 @@ impl Records {
                 next.octets += value.len() as u64;
                 batch.insert(&key, value);
                 for recipient in trace.recipients() {
-                    batch.insert(recipient_key(&recipient, trace.id), &[]);
+                    batch.insert(recipient_key(&recipient, trace.id), trace.user.as_bytes());
                 }
             }
             batch.insert(TOTALS, &next.encode());
@@ -180,4 +187,40 @@ fn recipient_prefix(plain: &str) -> Vec<u8> {
 
 fn recipient_key(plain: &str, id: MessageId) -> Vec<u8> {
     [recipient_prefix(plain), id.to_bytes().to_vec()].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::mail::id::IdSource;
+
+    fn trace(id: MessageId, user: &str) -> Arc<Trace> {
+        let now = SystemClock::default().now();
+        let event = serde_json::json!({"kind": "accepted", "time": now, "recipient": "alice@example.com", "attempt": 0, "since_accepted_ms": 0});
+        let trace = serde_json::json!({"id": id, "accepted_at": now, "expires_at": now, "user": user, "lane": "otp", "events": [event]});
+        Arc::new(serde_json::from_value(trace).unwrap())
+    }
+
+    /// Whatever others sent to the same address, one's own are found; also by rows that version 0.1 wrote, without a user.
+    #[test]
+    fn a_users_own_are_found_among_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let records = Records::open(folder.path()).unwrap();
+        let ids = IdSource::new();
+        let next = || ids.next(SystemClock::default().now());
+        let own: Vec<MessageId> = (0..3).map(|_| next()).collect();
+        records.put(&own.iter().map(|id| trace(*id, "shop")).collect::<Vec<_>>()).unwrap();
+        records.put(&(0..40).map(|_| trace(next(), "bank")).collect::<Vec<_>>()).unwrap();
+        let plain = "alice@example.com";
+        for _ in 0..2 {
+            assert_eq!(records.ids_of_recipient(plain, Some("shop"), 2), [own[2], own[1]]);
+            assert_eq!(records.ids_of_recipient(plain, Some("bank"), 100).len(), 40);
+            assert_eq!(records.ids_of_recipient(plain, None, 100).len(), 43);
+            assert!(records.ids_of_recipient(plain, Some("sho"), 100).is_empty());
+            for row in records.db.scan_prefix([RECIPIENT]).keys() {
+                records.db.insert(row.unwrap(), &[]).unwrap();
+            }
+        }
+    }
 }

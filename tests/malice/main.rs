@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
 mod addresses;
+mod api;
 mod authors;
 mod budgets;
 mod content;
@@ -29,3 +30,4 @@ mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
 mod world;
+mod users;

@@ -153,6 +153,11 @@ pub fn start_relay_delivering(
 }
 
 fn start_on(ground: Ground, folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
+    start_with(ground, configured(folder, mx, more, delivery))
+}
+
+/// The configuration of such a relay, to reload it with.
+pub fn configured(folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> Config {
     let text = format!(
         "hostname = \"relay.test\"\n\
          data_dir = \"data\"\n\
@@ -163,18 +168,22 @@ fn start_on(ground: Ground, folder: &Path, mx: SocketAddr, more: &str, delivery:
          [delivery]\nport = {}\nallow_private_destinations = true\n{delivery}",
         mx.port()
     );
-    start_from(ground, folder, &text)
+    configured_from(folder, &text)
 }
 
 /// A relay with this configuration and nothing else in it.
 pub fn start_relay_from(folder: &Path, text: &str) -> (Relay, Events) {
     let output = Output::new(std::io::sink());
-    start_from(Ground { dns: Some(Arc::new(TableDns)), output, ..Ground::default() }, folder, text)
+    let ground = Ground { dns: Some(Arc::new(TableDns)), output, ..Ground::default() };
+    start_with(ground, configured_from(folder, text))
 }
 
-fn start_from(ground: Ground, folder: &Path, text: &str) -> (Relay, Events) {
+fn configured_from(folder: &Path, text: &str) -> Config {
     let (config, findings) = Config::from_text(text, folder, None);
-    let config = config.unwrap_or_else(|| panic!("{findings}"));
+    config.unwrap_or_else(|| panic!("{findings}"))
+}
+
+fn start_with(ground: Ground, config: Config) -> (Relay, Events) {
     let (sender, receiver) = mpsc::unbounded_channel();
     let ground = Ground { events: Some(Arc::new(Channel(sender))), ..ground };
     let relay = Relay::start(config, ground).expect("the relay starts");

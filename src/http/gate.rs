@@ -1,0 +1,83 @@
+//! What every request passes first: is it one, for whom is it, who asks, and may that one ask for more at the moment.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::http::{HeaderValue, Request, header};
+use axum::response::{IntoResponse as _, Response};
+use hyper::body::Incoming;
+use hyper::service::Service as _;
+use hyper_util::service::TowerToHyperService;
+use parking_lot::Mutex;
+
+use super::auth::{self, Shown, Who};
+use super::guard::Phase;
+use super::host::Named;
+use super::problem::Problem;
+use super::{Api, CONNECTIONS};
+use crate::net::places::Place;
+
+/// Paths for which nobody has to show anything.
+const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
+
+/// Who is at the other end of a connection.
+pub(super) struct Caller {
+    api: Arc<Api>,
+    place: Mutex<Place>,
+    phase: Arc<Mutex<Phase>>,
+    router: TowerToHyperService<Router>,
+}
+
+impl Caller {
+    pub(super) fn new(api: Arc<Api>, place: Place, router: Router) -> Self {
+        let phase = Arc::new(Mutex::new(Phase::Head));
+        Self { api, place: Mutex::new(place), phase, router: TowerToHyperService::new(router) }
+    }
+
+    pub(super) fn phase(&self) -> Arc<Mutex<Phase>> {
+        self.phase.clone()
+    }
+
+    /// Answers one request.
+    pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
+        *self.phase.lock() = Phase::Answer;
+        let response = match self.let_in(&mut request) {
+            Ok(()) => self.router.call(request).await,
+            Err(response) => Ok(response),
+        };
+        *self.phase.lock() = Phase::Rest;
+        response
+    }
+
+    /// Notes who asks, and gives the connection the place that this one may have.
+    fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Response> {
+        let named = Named::of(request).map_err(Problem::into_response)?;
+        let settings = self.api.settings.load();
+        match auth::shown(&self.api, request.headers()) {
+            Shown::Token(who) => {
+                self.take_place(&who)?;
+                request.extensions_mut().insert(who);
+                return Ok(());
+            }
+            Shown::Nonsense => self.place.lock().is_nobodys(),
+            // A proxy brings requests of many clients over one connection, some of them without a token.
+            Shown::Nothing => {}
+        }
+        if OPEN_PATHS.contains(&request.uri().path()) || named.is_known(&settings.hosts) {
+            return Ok(());
+        }
+        Err(Problem::unknown_host().into_response())
+    }
+
+    fn take_place(&self, who: &Who) -> Result<(), Response> {
+        let (user, portion) = CONNECTIONS.of(who, self.api.settings.load().sharing);
+        self.place.lock().belongs_to(&user, portion).map_err(|_| {
+            let detail = format!("this token has as many connections to the API as it may, up to {}", portion.share);
+            let mut response = Problem::share(detail).into_response();
+            // So that the connection makes room, rather than asking again.
+            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            response
+        })
+    }
+}
