@@ -44,15 +44,15 @@ impl Caller {
         *self.phase.lock() = Phase::Answer;
         let response = match self.let_in(&mut request) {
             Ok(()) => self.router.call(request).await,
-            Err(response) => Ok(response),
+            Err(problem) => Ok(refusal(problem)),
         };
         *self.phase.lock() = Phase::Rest;
         response
     }
 
     /// Notes who asks, and gives the connection the place that this one may have.
-    fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Response> {
-        let named = Named::of(request).map_err(Problem::into_response)?;
+    fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
+        let named = Named::of(request)?;
         let settings = self.api.settings.load();
         match auth::shown(&self.api, request.headers()) {
             Shown::Token(who) => {
@@ -67,17 +67,20 @@ impl Caller {
         if OPEN_PATHS.contains(&request.uri().path()) || named.is_known(&settings.hosts) {
             return Ok(());
         }
-        Err(Problem::unknown_host().into_response())
+        Err(Problem::unknown_host())
     }
 
-    fn take_place(&self, who: &Who) -> Result<(), Response> {
+    fn take_place(&self, who: &Who) -> Result<(), Problem> {
         let (user, portion) = CONNECTIONS.of(who, self.api.settings.load().sharing);
         self.place.lock().belongs_to(&user, portion).map_err(|_| {
-            let detail = format!("this token has as many connections to the API as it may, up to {}", portion.share);
-            let mut response = Problem::share(detail).into_response();
-            // So that the connection makes room, rather than asking again.
-            response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
-            response
+            Problem::share(format!("this token has as many connections to the API as it may, up to {}", portion.share))
         })
     }
+}
+
+/// A refusal, behind which the connection closes: it makes room rather than asking again.
+fn refusal(problem: Problem) -> Response {
+    let mut response = problem.into_response();
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }

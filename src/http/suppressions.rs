@@ -15,6 +15,7 @@ use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
 use crate::clock::Timestamp;
+use crate::intake::door::Door;
 use crate::intake::suppression::{Source, Standing, Suppression, suppression_key};
 use crate::mail::address::Mailbox;
 
@@ -59,10 +60,11 @@ struct Put {
     source: Option<Source>,
 }
 
-impl From<Suppression> for SuppressionJson {
-    fn from(entry: Suppression) -> Self {
+impl SuppressionJson {
+    fn new(entry: Suppression, door: &Door) -> Self {
         let Suppression { address, source, reason, since, until, .. } = entry;
-        Self { address, source, reason, since: since.rfc3339(), until: until.map(|until| until.rfc3339()) }
+        let told = |at: Timestamp| door.wall(at).rfc3339();
+        Self { address, source, reason, since: told(since), until: until.map(told) }
     }
 }
 
@@ -74,23 +76,25 @@ fn address(text: &str) -> Result<String, Problem> {
 /// `GET /v1/suppressions`; the operator only: what hosts said of all users' recipients stands in it.
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<ListJson>, Problem> {
     operator_only(&who, "only the operator sees the list; ask for one address")?;
-    let (entries, count) = api.parts.door.suppressions().list(api.parts.clock.now(), LIST_MAX);
-    Ok(Json(ListJson { count, suppressions: entries.into_iter().map(SuppressionJson::from).collect() }))
+    let door = &api.parts.door;
+    let (entries, count) = door.suppressions().list(api.parts.clock.now(), LIST_MAX);
+    let suppressions = entries.into_iter().map(|entry| SuppressionJson::new(entry, door)).collect();
+    Ok(Json(ListJson { count, suppressions }))
 }
 
 /// `GET /v1/suppressions/{address}`: to the operator the entry, to a user whether this address is sent to, and from when
 /// on again.
 pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): Segment) -> Result<Response, Problem> {
-    let now = api.parts.clock.now();
-    let suppressions = api.parts.door.suppressions();
+    let (now, door) = (api.parts.clock.now(), &api.parts.door);
+    let suppressions = door.suppressions();
     if operator_only(&who, "").is_ok() {
-        let entry = suppressions.get(&address(&text)?, now).map(SuppressionJson::from);
+        let entry = suppressions.get(&address(&text)?, now).map(|entry| SuppressionJson::new(entry, door));
         return entry.map(|entry| Json(entry).into_response()).ok_or_else(Problem::not_suppressed);
     }
     let mailbox = Mailbox::parse(text.trim()).map_err(|error| Problem::invalid(format!("address: {error}")))?;
-    let (suppressed, until) = match api.parts.door.standing(&mailbox) {
+    let (suppressed, until) = match door.standing(&mailbox) {
         Standing::Open => (false, None),
-        Standing::Suppressed { until } => (true, until.map(Timestamp::rfc3339)),
+        Standing::Suppressed { until } => (true, until.map(|until| door.wall(until).rfc3339())),
     };
     Ok(Json(AnswerJson { address: mailbox.plain_key(), suppressed, until }).into_response())
 }
@@ -110,7 +114,7 @@ pub(super) async fn put(
         return Err(Problem::invalid("source: manual or complaint"));
     }
     let entry = api.parts.door.suppress(&address(&text)?, source, &reason).await?;
-    Ok(Json(entry.into()))
+    Ok(Json(SuppressionJson::new(entry, &api.parts.door)))
 }
 
 /// `DELETE /v1/suppressions/{address}`; the operator only.

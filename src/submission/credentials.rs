@@ -245,7 +245,7 @@ impl Credentials {
         let Account { user, password: hash, .. } = self.accounts.load().get(name)?.clone();
         let hash = hash?;
         let is_remembered = self.is_remembered(&self.fingerprint(name, password, &hash), now);
-        is_remembered.then(|| Login { user, by: Proof::Password(hash) })
+        is_remembered.then_some(Login { user, by: Proof::Password(hash) })
     }
 
     /// Checks a password, remembered or not. A user that does not exist takes as long as one that does.
