@@ -75,11 +75,14 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         Command::Cancel { .. } => cancelled(&answer),
         Command::Retry { .. } => {
             let retried = answer["retried"].as_array().map_or(0, Vec::len);
-            say(&match retried {
+            let tried = match retried {
                 0 => "nothing was waiting for its next attempt".to_owned(),
                 1 => "1 entry is tried now".to_owned(),
                 count => format!("{count} entries are tried now"),
-            });
+            };
+            let others = answer["others_in"].as_u64();
+            let others = others.map(|wait| format!("; others were tried within the last minute, again in {wait} s"));
+            say(&(tried + &others.unwrap_or_default()));
         }
     }
     Ok(ExitCode::SUCCESS)

@@ -30,7 +30,7 @@ use axum::routing::{get, post};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -74,11 +74,6 @@ const FIELDS_MAX: usize = 64;
 const HEAD_LEN_MAX: usize = 16 << 10;
 /// How long to rest when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a refusal may take to be written.
-const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
-const BUSY: &[u8] =
-    b"HTTP/1.1 429 Too Many Requests\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-
 /// What the API needs to know; can change while it works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -187,15 +182,9 @@ impl Api {
         }
     }
 
-    fn accept(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr, router: Router) {
-        let Some(place) = self.places.take(peer.ip().to_canonical(), PLACES) else {
-            tracing::warn!(%peer, "too many connections to the HTTP API");
-            self.tasks.spawn(async move {
-                // Whether it is read changes nothing.
-                let _ = tokio::time::timeout(REFUSAL_TIMEOUT, stream.write_all(BUSY)).await;
-            });
-            return;
-        };
+    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, router: Router) {
+        // Tokens hold fewer places than there are, so that somebody gives way if need be.
+        let Some(place) = self.places.take(peer.ip().to_canonical(), PLACES) else { return };
         let api = self.clone();
         self.tasks.spawn(async move {
             let given_up = place.given_up();

@@ -87,7 +87,10 @@ pub(super) async fn retry(
     let Retried { entries, kept_back } = api.scan(&who, move |queue| queue.retry_after(&filter, pause, now)).await;
     match kept_back {
         Some(wait) if entries.is_empty() => Err(Problem::retried_lately(wait)),
-        Some(_) | None => Ok(Json(RetriedJson { retried: entries.iter().map(ToString::to_string).collect() })),
+        Some(_) | None => Ok(Json(RetriedJson {
+            retried: entries.iter().map(ToString::to_string).collect(),
+            others_in: kept_back.map(|wait| wait.as_millis().div_ceil(1000)),
+        })),
     }
 }
 

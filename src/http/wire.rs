@@ -186,6 +186,9 @@ pub(super) struct QueueJson {
 #[derive(Serialize)]
 pub(super) struct RetriedJson {
     pub(super) retried: Vec<String>,
+    /// Seconds until the first of those may be that were left out, because the user had them tried again a moment ago.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) others_in: Option<u128>,
 }
 
 /// What was learned about a destination; spans in seconds.

@@ -282,6 +282,13 @@ async fn a_user_hurries_an_entry_once_a_minute() {
         assert!(again.status == 429 && (1..=60).contains(&wait), "{again:?}");
     }
     assert_eq!(bench.mx.connections(), before);
+    // What was not tried again lately is.
+    bench.shop.post("/v1/messages", mail("shop", "slow2@example.test")).await;
+    bench.events.next(Kind::Deferred).await;
+    let others = bench.shop.post("/v1/queue/retry", json!({"destination": "example.test"})).await.json();
+    assert_eq!(others["retried"].as_array().unwrap().len(), 1);
+    assert!(others["others_in"].as_u64().is_some_and(|wait| (1..=60).contains(&wait)), "{others}");
+    bench.events.next(Kind::Deferred).await;
     // The operator is free, as often as it likes.
     for _ in 0..2 {
         let retried = bench.operator.post("/v1/queue/retry", json!({"id": id})).await;
