@@ -148,8 +148,7 @@ pub(super) async fn submit(
         return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
     }
     check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
-    let seat =
-        new.wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
+    let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
     let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;

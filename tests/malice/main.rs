@@ -29,5 +29,5 @@ mod smuggling;
 mod strangers;
 #[path = "../support/mod.rs"]
 mod support;
-mod world;
 mod users;
+mod world;
