@@ -4,7 +4,8 @@
 
 mod support;
 
-use std::process::Command;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 
 use otp_relay::app::Relay;
 use otp_relay::event::Kind;
@@ -41,9 +42,21 @@ impl Bench {
     }
 
     async fn run(&self, arguments: &[&str]) -> Done {
+        self.run_reading(arguments, "").await
+    }
+
+    /// With something on standard input.
+    async fn run_reading(&self, arguments: &[&str], input: &'static str) -> Done {
         let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
         command.args(arguments).arg("-c").arg(self.folder.path().join("relay.toml"));
-        let output = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let run = move || {
+            let mut child = command.spawn().unwrap();
+            // One that reads nothing may be gone already.
+            let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+            child.wait_with_output().unwrap()
+        };
+        let output = tokio::task::spawn_blocking(run).await.unwrap();
         let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
         Done { status: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
     }
@@ -133,6 +146,40 @@ async fn the_queue_is_shown_and_steered() {
     assert_eq!(retried.out, format!("{{\"retried\":[\"{}-1\"]}}\n", ids[0]));
     bench.events.next(Kind::Delivered).await;
     assert_eq!(bench.run(&["queue", "retry", &ids[0]]).await.out, "nothing was waiting for its next attempt\n");
+    bench.relay.shut_down().await;
+}
+
+/// So that they stand in no list of processes.
+#[tokio::test(flavor = "multi_thread")]
+async fn secrets_come_from_files_or_standard_input() {
+    let bench = Bench::new().await;
+    let url = format!("http://{}", bench.relay.http_address().unwrap());
+    let token = bench.folder.path().join("data/api.token").display().to_string();
+    let code = bench.folder.path().join("code");
+    std::fs::write(&code, "481516\n").unwrap();
+    let send = ["send", "--to", "alice@example.test", "--from", "otp@app.test", "--url", &url, "--token-file", &token];
+    let code = code.display().to_string();
+    for (more, input) in [(["--code-file", &code], ""), (["--code-file", "-"], "481516\r\nmore\n")] {
+        let sent = bench.run_reading(&[&send[..], &more].concat(), input).await;
+        assert_eq!((sent.status, sent.err.as_str()), (0, ""), "{}", sent.out);
+        assert!(!sent.out.contains("481516"), "{}", sent.out);
+    }
+    for message in bench.mx.received() {
+        assert!(String::from_utf8_lossy(&message.content).contains("Subject: 481516 is your code\r\n"));
+    }
+    assert_eq!(bench.mx.received().len(), 2);
+    let list = bench.run_reading(&["queue", "list", "--token-file", "-"], "wrong\n").await;
+    assert!(list.status == 1 && list.err.contains("401"), "{}", list.err);
+    for (arguments, told) in [
+        (&["send", "--to", "a@example.test", "--code-file", "-", "--token-file", "-"][..], "holds one secret"),
+        (&["send", "--to", "a@example.test", "--code-file", "-"], "there is no code in standard input"),
+        (&["queue", "list", "--token-file", "/nowhere"], "the token cannot be read from /nowhere"),
+    ] {
+        let done = bench.run(arguments).await;
+        assert!(done.status == 1 && done.err.contains(told), "{}", done.err);
+    }
+    let both = bench.run(&["send", "--to", "a@example.test", "--code", "1", "--code-file", "-"]).await;
+    assert_eq!(both.status, 2, "{}", both.err);
     bench.relay.shut_down().await;
 }
 
