@@ -76,7 +76,7 @@ fn files_that_others_can_read_are_named() {
     let all = told();
     assert_eq!(all.len(), 4, "{all:#?}");
     let shown = format!("{}/o'\\''key.pem", folder.path().display());
-    let expected = format!("anybody on this machine can read or change it; `chmod 600 '{shown}'`");
+    let expected = format!("anybody on this machine can read it; `chmod 600 '{shown}'`");
     assert!(all[0].starts_with("[dkim] private_key: ") && all[0].contains(&expected), "{all:#?}");
     set(folder.path(), 0o700);
     assert_eq!(told(), Vec::<String>::new(), "nobody else gets into the folder");

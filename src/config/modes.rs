@@ -53,8 +53,12 @@ impl Own {
         if is_mounted(&absolute) || is_mounted(&real) {
             return None;
         }
-        let who = Facts::of(&real)?.exposed_to(keeps, &self.groups)?;
-        let what = if keeps == Keeps::Secret { "read or change it" } else { "change it" };
+        let facts = Facts::of(&real)?;
+        let (who, what) = match facts.exposed_to(Keeps::Shape, &self.groups) {
+            Some(who) => (who, "change it"),
+            None if keeps == Keeps::Secret => (facts.exposed_to(keeps, &self.groups)?, "read it"),
+            None => return None,
+        };
         let mode = if keeps == Keeps::Secret { "600" } else { "644" };
         Some(format!(
             "{who} can {what}; `chmod {mode} {}`, as the relay's user",

@@ -67,7 +67,7 @@ def named_messages(rng):
         "998-octets": body(b"x" * 998 + b"\r\n"),
         "998-octets-often": body(100 * (b"y" * 998 + b"\r\n")),
         "998-octets-of-utf8": body("ж".encode() * 499 + b"\r\n"),
-        "longer-than-allowed": body(LONG + b"\r\n.=\t \r\n"),
+        "longer-than-allowed": body(LONG + b"\r\na.=\t \r\n"),
         "998-octets-in-a-field": head(b"X-Long: " + b"v" * 990 + b"\r\n"),
         "empty-body": body(b""),
         "only-fields": HEAD,
