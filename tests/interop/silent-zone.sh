@@ -23,7 +23,7 @@ zone new.test "new.test. MX 10 mx.new.test." "mx.new.test. A 127.0.0.1"
   printf '%s\n' 'server:' "  ip-address: 127.0.0.1@$dns_port" '  username: ""' '  chroot: ""' "  zonesdir: \"$work/zones\"" \
     "  pidfile: \"$work/nsd.pid\"" '  database: ""' "  xfrdfile: \"$work/nsd.xfrd\"" "  xfrdir: \"$work\"" \
     "  zonelistfile: \"$work/nsd.zones\"" '  server-count: 1' 'remote-control:' '  control-enable: no'
-  for name in silent.test known.test new.test; do printf '%s\n' 'zone:' "  name: \"$name\"" "  zonefile: \"$name\""; done
+  for served in silent.test known.test new.test; do printf '%s\n' 'zone:' "  name: \"$served\"" "  zonefile: \"$served\""; done
 } >"$work/nsd.conf"
 start nsd nsd -d -c "$work/nsd.conf"
 wait_for 10 "NSD to listen" answers "$dns_port"
