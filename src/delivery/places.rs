@@ -239,8 +239,14 @@ impl Drop for Tenure {
 }
 
 impl Held {
-    /// It begins to carry an entry.
-    pub(super) fn works(&self, now: Instant) {
+    /// It begins to carry an entry. If it was to go while it had none, it stays: the entry came first.
+    pub(super) fn works(&mut self, now: Instant) {
+        if self.leaves.is_cancelled() {
+            self.leaves = CancellationToken::new();
+            if let Some(session) = self.places.state.lock().sessions.get_mut(&self.id) {
+                session.leaves = self.leaves.clone();
+            }
+        }
         self.does(Work::Works(now));
     }
 
@@ -390,8 +396,9 @@ impl State {
         };
         let chosen = there().filter(|session| helps(session) && may_go(session)).max_by_key(rank);
         let chosen = chosen.map(|session| session.leaves.clone());
-        if chosen.is_none() && why == Full::Places {
-            self.nobody_before = there().filter_map(Session::patience_ends).filter(|at| *at > now).min();
+        // Unless there are some that are only not for this applicant.
+        if chosen.is_none() && why == Full::Places && there().all(|session| session.patience_ends() > Some(now)) {
+            self.nobody_before = there().filter_map(Session::patience_ends).min();
         }
         chosen
     }
@@ -469,9 +476,9 @@ mod tests {
         // While a quarter of them hang, there are no more than for anybody.
         let later = now + PATIENCE;
         taken.drain(300..);
-        taken[100..].iter().for_each(|one| one.held().works(later));
+        taken[100..].iter().for_each(|one| one.held().clone().works(later));
         assert_eq!(places.take(&tenant(0), later).err(), Some(Full::Share(0)));
-        taken.iter().for_each(|one| one.held().works(later));
+        taken.iter().for_each(|one| one.held().clone().works(later));
         assert!(places.take(&tenant(0), later).is_ok());
         let tomorrow = now + KNOWN_FOR;
         assert_eq!(places.take(&tenant(0), tomorrow).err(), Some(Full::Share(0)), "long ago");
@@ -519,6 +526,32 @@ mod tests {
         (0..9).for_each(|_| places.make_room(&session("c.test", "mx.c.test", "192.0.2.1"), Full::Places, later));
         assert!(others.iter().all(|one| one.held().has_to_go()));
         assert!(kept.iter().all(|one| !one.held().has_to_go()));
+    }
+
+    #[test]
+    fn who_holds_most_does_not_keep_others_from_asking() {
+        let (places, now) = (Places::new(6), start());
+        let taken = fill(&places, now, |number| of_zone(&format!("zone{number}.test"), number));
+        assert_eq!(taken.len(), 4);
+        places.make_room(&of_zone("zone0.test", 9), Full::Places, now + PATIENCE);
+        assert!(taken.iter().all(|one| !one.held().has_to_go()), "it holds as many as any");
+        places.make_room(&of_zone("new.test", 9), Full::Places, now + PATIENCE);
+        assert!(taken.iter().any(|one| one.held().has_to_go()));
+    }
+
+    #[test]
+    fn an_entry_that_comes_to_a_session_about_to_go_keeps_it() {
+        let (places, now) = (Places::new(3), start());
+        let tenure = places.take(&of_zone("zone.test", 1), now).unwrap();
+        let mut held = tenure.held().clone();
+        held.rests(now);
+        let why = places.take(&of_zone("zone.test", 2), now).unwrap_err();
+        places.make_room(&of_zone("zone.test", 2), why, now);
+        assert!(held.has_to_go());
+        held.works(now);
+        assert!(!held.has_to_go());
+        places.make_room(&of_zone("new.test", 2), Full::Places, now + PATIENCE);
+        assert!(held.has_to_go(), "it can be asked again");
     }
 
     #[test]

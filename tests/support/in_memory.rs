@@ -11,6 +11,7 @@ use otp_relay::clock::{Clock, ManualClock};
 use otp_relay::delivery::smart_host::{SmartHost, SmartHosts};
 use otp_relay::delivery::{self, Delivery};
 use otp_relay::destination::demand::Strictness;
+use otp_relay::destination::lookups::BoundedDns;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::Dns;
 use otp_relay::dkim::Keys;
@@ -74,7 +75,8 @@ impl Life {
         let settings =
             queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
         let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
-        let router = Arc::new(Router::new(Arc::new(network.clone()), clock.clone(), true));
+        let dns = Arc::new(BoundedDns::new(Arc::new(network.clone()), clock.clone()));
+        let router = Arc::new(Router::new(dns, clock.clone(), true));
         let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
         let signing = Arc::new(SigningPool::inline());
         let parts = delivery::Parts {
