@@ -40,6 +40,5 @@ async fn median(refused: u32) -> Duration {
 #[tokio::test(start_paused = true)]
 async fn one_full_mailbox_slows_nobody_else_at_its_host() {
     let (without, with) = (median(0).await, median(1).await);
-    println!("thirty codes a second: half within {without:?}, beside one that is refused each second {with:?}");
     assert!(with <= without + without / 10, "{with:?} in place of {without:?}");
 }

@@ -32,7 +32,6 @@ async fn costs(world: &World, codes: usize, domain: impl Fn(usize) -> String) ->
 async fn one_zone_delays_nobody() {
     let world = World::new(serves);
     let costs = costs(&world, 1050, |number| format!("{number}.evil.test")).await;
-    println!("one zone, 1,050 codes: {costs:?}, {} sessions", world.life.delivery.connections());
     assert!(costs.iter().all(|cost| cost.is_some_and(|cost| cost <= HONEST)), "{costs:?}");
     assert!(world.life.delivery.connections() <= 80, "{} sessions", world.life.delivery.connections());
 }
@@ -42,7 +41,6 @@ async fn one_zone_delays_nobody() {
 async fn thirty_zones_delay_nobody() {
     let world = World::new(serves);
     let costs = costs(&world, 2000, |number| format!("{number}.evil{}.test", number % 30)).await;
-    println!("thirty zones, 2,000 codes: {costs:?}, {} sessions", world.life.delivery.connections());
     assert!(costs.iter().all(|cost| cost.is_some_and(|cost| cost <= HONEST)), "{costs:?}");
 }
 
@@ -52,7 +50,6 @@ async fn thirty_zones_delay_nobody() {
 async fn where_no_share_holds_the_oldest_give_way() {
     let world = World::new(serves);
     let [new, known] = costs(&world, 1050, |number| format!("evil{number}.test")).await;
-    println!("1,050 zones: {new:?}, {known:?}");
     assert!(new.is_some_and(|cost| cost <= SECOND * 62), "{new:?}");
     assert!(known.is_some_and(|cost| cost <= HONEST), "{known:?}");
     // What gave way is tried again, and that it may have arrived is told.

@@ -117,7 +117,7 @@ impl Inner {
                     recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
                     match manner {
                         Manner::Refuses(start, reply) if recipient.starts_with(start) => reply,
-                        _ => "250 ok",
+                        Manner::Takes | Manner::SilentBehindDot | Manner::Refuses(..) => "250 ok",
                     }
                 }
                 ("DATA", manner) => {
