@@ -187,7 +187,7 @@ async fn an_attempt_that_vanishes_gives_the_entry_back() {
 async fn a_full_queue_refuses_and_keeps_what_it_has() {
     let bench = Bench::new();
     let first = bench.accept(2).await.unwrap();
-    assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull));
+    assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull { entries_max: 3 }));
     bench.accept(1).await.unwrap();
     let claim = bench.queue.claim(first, bench.clock.now()).unwrap();
     claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());

@@ -205,7 +205,7 @@ impl Stage {
         say("     to        any address; it ends up as a file in the folder below. Recipients that start with");
         say("               greylisted, unknown, full, busy or spam are treated so: try unknown+1@example.test");
         say(&format!("     mail      {}\n", self.folder.join("mail").display()));
-        let lines = EventLog::new(&log::Settings::default(), Output::new(std::io::sink()));
+        let lines = EventLog::new(&log::Settings::default());
         {
             let mut events = self.events.lock().await;
             loop {

@@ -1,6 +1,6 @@
 //! Who asks: a user by its token, or the operator.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use axum::extract::FromRequestParts;
 use axum::http::header;
@@ -14,6 +14,24 @@ use crate::submission::credentials::TokenHash;
 
 /// Longest token that is looked at.
 const TOKEN_LEN_MAX: usize = 256;
+
+/// The name of whoever a request turns out to be from, for the log.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Asker(Arc<OnceLock<Arc<str>>>);
+
+impl Asker {
+    pub(super) fn name(&self) -> Option<&str> {
+        self.0.get().map(AsRef::as_ref)
+    }
+
+    fn is(&self, who: &Who) {
+        // A request has one.
+        let _ = self.0.set(match who {
+            Who::Operator => "operator".into(),
+            Who::User(user) => user.name.clone(),
+        });
+    }
+}
 
 /// Whose token came with a request.
 #[derive(Debug, Clone)]
@@ -73,10 +91,14 @@ impl FromRequestParts<Arc<Api>> for Who {
         let hash = TokenHash::of(token.trim());
         // Both are compared, whichever it is.
         let (is_operator, user) = (api.parts.operator.is(&hash), api.parts.credentials.user_of_token(&hash));
-        match user {
-            _ if is_operator => Ok(Self::Operator),
-            Some(user) => Ok(Self::User(user)),
-            None => Err(Problem::unauthorized()),
+        let who = match user {
+            _ if is_operator => Self::Operator,
+            Some(user) => Self::User(user),
+            None => return Err(Problem::unauthorized()),
+        };
+        if let Some(asker) = parts.extensions.get::<Asker>() {
+            asker.is(&who);
         }
+        Ok(who)
     }
 }

@@ -13,11 +13,12 @@ mod guard;
 mod health;
 mod problem;
 mod queue;
+mod refused;
 mod suppressions;
 mod template;
 mod wire;
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,13 +40,18 @@ use crate::event::Sink;
 use crate::intake::door::Door;
 use crate::queue::Queue;
 use crate::report::Reporter;
+use crate::report::destinations::Destinations;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
+use crate::report::output::Output;
+use crate::report::reasons::{Reason, Stage};
+use crate::report::refusals::Refusals;
 use crate::report::trace::Traces;
 use crate::submission::credentials::{Credentials, TokenHash};
 use guard::Guarded;
 use problem::Problem;
+use refused::{Origin, Watched};
 
 /// Connections at once. Each carries one request at a time.
 const CONNECTIONS_MAX: usize = 256;
@@ -61,6 +67,8 @@ const HEAD_LEN_MAX: usize = 16 << 10;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a refusal may take to be written.
 const REFUSAL_TIMEOUT: Duration = Duration::from_secs(1);
+/// For connections that came over no network.
+const NOBODY: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const BUSY: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nRetry-After: 1\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
 
@@ -93,8 +101,14 @@ pub struct Parts {
     pub ends: Arc<Ends>,
     /// Who delivers.
     pub delivery: Arc<Delivery>,
+    /// What was sent where.
+    pub destinations: Arc<Destinations>,
     /// Who tells traces, feed and metrics.
     pub reporter: Arc<Reporter>,
+    /// Who tells of what is refused.
+    pub refusals: Arc<Refusals>,
+    /// Where log lines go; counts those that were dropped.
+    pub log: Output,
     /// Where events go.
     pub events: Arc<dyn Sink>,
     /// The time.
@@ -147,6 +161,7 @@ impl Api {
     /// Serves until [`Api::close`].
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let router = router(self.clone());
+        let address = listener.local_addr().unwrap_or(NOBODY);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -154,7 +169,7 @@ impl Api {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.accept(stream, peer, router.clone()),
+                Ok((stream, peer)) => self.accept(stream, Origin { peer, listener: address }, router.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "the HTTP API cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -163,9 +178,9 @@ impl Api {
         }
     }
 
-    fn accept(self: &Arc<Self>, mut stream: TcpStream, peer: SocketAddr, router: Router) {
+    fn accept(self: &Arc<Self>, mut stream: TcpStream, origin: Origin, router: Router) {
         let Ok(place) = self.connections.clone().try_acquire_owned() else {
-            tracing::warn!(%peer, "too many connections to the HTTP API");
+            self.broken_off(origin, Stage::Connect, (503, Reason::TooMany), "too many connections to the HTTP API");
             self.tasks.spawn(async move {
                 // Whether it is read changes nothing.
                 let _ = tokio::time::timeout(REFUSAL_TIMEOUT, stream.write_all(BUSY)).await;
@@ -178,22 +193,23 @@ impl Api {
             tokio::select! {
                 biased;
                 () = api.aborting.cancelled() => {}
-                () = api.answer(stream, router) => {}
+                () = api.answer(stream, origin, router) => {}
             }
         });
     }
 
     /// Answers the requests that come over one stream, until it ends or [`Api::close`].
     pub async fn converse(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
-        self.answer(stream, router(self.clone())).await;
+        self.answer(stream, Origin { peer: NOBODY, listener: NOBODY }, router(self.clone())).await;
     }
 
-    async fn answer(&self, stream: impl AsyncRead + AsyncWrite + Unpin, router: Router) {
+    async fn answer(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, origin: Origin, router: Router) {
         let io = TokioIo::new(Guarded::new(stream));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(HEAD_TIMEOUT).max_headers(FIELDS_MAX);
         http.max_buf_size(HEAD_LEN_MAX);
-        let connection = http.serve_connection(io, TowerToHyperService::new(router));
+        let service = Watched { api: self.clone(), origin, router: TowerToHyperService::new(router) };
+        let connection = http.serve_connection(io, service);
         tokio::pin!(connection);
         let result = tokio::select! {
             biased;
@@ -205,6 +221,7 @@ impl Api {
         };
         if let Err(error) = result {
             tracing::debug!(%error, "an HTTP connection ended early");
+            self.head_refused(origin, &error);
         }
     }
 
@@ -225,6 +242,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
         .route("/v1/messages/{id}/verified", post(api::verified))
         .route("/v1/events", get(events::follow))
+        .route("/v1/destinations", get(destinations::list))
         .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))

@@ -57,7 +57,7 @@ impl Queue {
         let before = self.entries.fetch_add(recipients, Ordering::Relaxed);
         if before + recipients > self.settings.entries_max {
             self.entries.fetch_sub(recipients, Ordering::Relaxed);
-            return Err(AppendError::QueueFull);
+            return Err(AppendError::QueueFull { entries_max: self.settings.entries_max });
         }
         side.insert(0, Change::Accept(message.clone(), content));
         Ok(self.journal.begin_commit(message.lane, side, at_once))

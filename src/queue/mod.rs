@@ -88,7 +88,10 @@ pub struct Offer {
 pub enum AppendError {
     /// `queue.entries_max` is reached.
     #[error("the queue is full")]
-    QueueFull,
+    QueueFull {
+        /// So many entries.
+        entries_max: usize,
+    },
     /// The store did not take it.
     #[error(transparent)]
     Journal(#[from] JournalError),
