@@ -147,7 +147,8 @@ pub(super) async fn submit(
     check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
-    let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
+    let submitted = api.parts.door.submit(&user, submission, wishes, None).await;
+    let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(&to))?;
     let is_over = wait == Some(Wait::Delivered) && wait_for_end(&api, receipt.id).await;
     let status = if is_over { StatusCode::OK } else { StatusCode::ACCEPTED };
     match api.json(&Who::Operator, receipt.id).await {

@@ -7,6 +7,7 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::compose::Person;
 use crate::intake::refusal::Refusal;
 use crate::mail::address::Mailbox;
 use crate::mail::text::one_line;
@@ -162,6 +163,13 @@ impl Problem {
         let mut problem = self.about(recipient.as_str());
         problem.why.recipient = Some(recipient.clone());
         problem
+    }
+
+    /// For the log: about the first of these, if it is about nobody else.
+    pub(super) fn meant_for(mut self, recipients: &[Person]) -> Self {
+        let first = || recipients.first().map(|person| person.mailbox.clone());
+        self.why.recipient = self.why.recipient.or_else(first);
+        self
     }
 
     fn retry_after(self, pause: Duration) -> Self {

@@ -336,7 +336,12 @@ impl ServerSession {
         let limit = if matches!(self.state, State::Sasl(_)) { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
         match next_line(input, limit) {
             NextLine::Incomplete => (0, None),
-            NextLine::Fault(fault) => (input.len(), Some(self.line_fault(fault))),
+            NextLine::Fault(fault) => {
+                if !matches!(self.state, State::Sasl(_)) {
+                    (self.phase, self.named) = (Phase::of(input), None);
+                }
+                (input.len(), Some(self.line_fault(fault)))
+            }
             NextLine::Line(end) => {
                 self.waiting_since = now;
                 let step = if matches!(self.state, State::Sasl(_)) {
