@@ -23,6 +23,7 @@ use crate::destination::resolver;
 use crate::dkim::verify;
 use crate::event::{Event, Kind, Sink};
 use crate::report::log::{self, EventLog, Output};
+use crate::report::output::say;
 use dns::Answer;
 use mail_host::{Arrived, MailHost};
 
@@ -280,9 +281,4 @@ fn explain(event: &Event) -> String {
         | Kind::Complained
         | Kind::Verified => reply.to_owned(),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the demo is made to be read")]
-fn say(line: &str) {
-    println!("{line}");
 }

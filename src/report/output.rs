@@ -192,6 +192,27 @@ impl<'a> MakeWriter<'a> for Output {
     }
 }
 
+/// As a shell says of a program that SIGPIPE ended.
+const BROKEN_PIPE_STATUS: i32 = 141;
+
+/// One line on standard output, for people who wait for it. Where nobody reads any more, the program ends as `cat` does,
+/// without a word.
+pub fn say(line: &str) {
+    if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
+        if error.kind() != io::ErrorKind::BrokenPipe {
+            complain(&format!("otp-relay: standard output: {error}"));
+            std::process::exit(1);
+        }
+        std::process::exit(BROKEN_PIPE_STATUS);
+    }
+}
+
+/// One line on standard error, for people who need to know.
+pub fn complain(line: &str) {
+    // There is nowhere else to say it.
+    let _ = writeln!(io::stderr().lock(), "{line}");
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::{Receiver, Sender, channel};

@@ -71,6 +71,17 @@ pub enum ListenerTls {
     Implicit,
 }
 
+impl ListenerTls {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::StartTls => "starttls",
+            Self::Implicit => "implicit",
+        }
+    }
+}
+
 /// What can change while clients are served.
 #[derive(Debug, Clone)]
 pub struct LiveSettings {
