@@ -328,7 +328,7 @@ impl Relay {
         let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
         let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));
         if clients.is_err() {
-            tracing::warn!("some clients were still connected");
+            tracing::info!("some clients were still connected");
         }
         self.api.close(HTTP_PATIENCE).await;
         self.refusals.close();

@@ -262,7 +262,7 @@ impl Delivery {
             site.wait(entry);
         }
         if is_down {
-            tracing::warn!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
+            tracing::info!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
             self.look_after(site);
         }
     }

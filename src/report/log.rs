@@ -54,7 +54,7 @@ impl Default for Settings {
 
 /// Libraries are heard from `warn` on. The DNS library warns at each answer that has no signature, with all of it; what
 /// comes of that is for us to say.
-const LIBRARIES: &str = "warn,hickory_proto=error,hickory_resolver=error,hickory_net=error";
+const LIBRARIES: &str = "warn,hickory_net::dnssec=error";
 
 /// Sets the process's log up.
 pub fn init(settings: &Settings, output: Output) {
