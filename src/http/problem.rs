@@ -25,7 +25,8 @@ pub(super) struct Problem {
     title: &'static str,
     detail: String,
     retry_after: Option<Duration>,
-    why: Why,
+    /// In a box, since problems travel as errors.
+    why: Box<Why>,
 }
 
 /// What the log says of an error answer, which carries it: nothing of the request.
@@ -53,7 +54,7 @@ impl Problem {
         let detail = detail.into();
         let text = if let Cow::Borrowed(_) = detail { detail.clone() } else { Cow::Borrowed(title) };
         let why = Why { reason: Reason::of_status(status.as_u16()), text, recipient: None };
-        Self { status, name, title, detail: one_line(&detail), retry_after: None, why }
+        Self { status, name, title, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
     }
 
     /// The detail is made of our own words and of the configuration, so that the log may have it.
@@ -226,7 +227,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_string(&json).unwrap_or_default();
         let mut response = (self.status, body).into_response();
-        response.extensions_mut().insert(self.why);
+        response.extensions_mut().insert(*self.why);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {

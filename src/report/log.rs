@@ -198,9 +198,9 @@ where
                 write!(writer, "{:<28} {} {:<5}", "-", now.rfc3339(), metadata.level())?;
                 write!(writer, " {}", one_line(&collected.message))?;
                 for (name, value) in &collected.fields {
-                    match value {
-                        Value::String(text) => write!(writer, "  {name}={}", one_line(text))?,
-                        other => write!(writer, "  {name}={other}")?,
+                    match value.as_str() {
+                        Some(text) => write!(writer, "  {name}={}", one_line(text))?,
+                        None => write!(writer, "  {name}={value}")?,
                     }
                 }
                 writeln!(writer)

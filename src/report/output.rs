@@ -239,7 +239,9 @@ mod tests {
         }
     }
 
-    fn stalled() -> (Output, Receiver<()>, Sender<()>, Arc<Mutex<Vec<u8>>>) {
+    type Written = Arc<Mutex<Vec<u8>>>;
+
+    fn stalled() -> (Output, Receiver<()>, Sender<()>, Written) {
         let ((began, has_begun), (leave, may_go)) = (channel(), channel());
         let written = Arc::new(Mutex::default());
         let output = Output::new(Stalled { began, leave: may_go, written: written.clone() });

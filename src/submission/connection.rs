@@ -194,10 +194,10 @@ impl Connection {
         let About { reason, account, recipients } = std::mem::take(&mut self.about);
         let reply = &refused.reply;
         let user = account.or_else(|| self.user.clone());
-        let reason = match reason.unwrap_or_else(|| Reason::of_reply(refused.phase, reply)) {
-            Reason::Timeout if user.is_none() => Reason::LoginTimeout,
-            reason => reason,
-        };
+        let mut reason = reason.unwrap_or_else(|| Reason::of_reply(refused.phase, reply));
+        if reason == Reason::Timeout && user.is_none() {
+            reason = Reason::LoginTimeout;
+        }
         let (first, more_recipients) = recipients.map_or((None, 0), |(first, more)| (Some(first), more));
         self.shared.refusals.tell(&Refused {
             door: DoorName::Smtp,

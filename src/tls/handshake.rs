@@ -74,12 +74,14 @@ fn fault(error: &io::Error, start: &[u8]) -> Fault {
     if start.first().is_some_and(|first| *first != HANDSHAKE_RECORD) {
         return Fault::PlainText;
     }
-    match error {
-        Error::AlertReceived(alert) => untrusted(*alert).map_or(Fault::Alert, Fault::Untrusted),
-        Error::PeerIncompatible(incompatible) => of_incompatible(incompatible, start),
-        Error::InvalidMessage(InvalidMessage::InvalidContentType) => Fault::PlainText,
-        _ => Fault::Malformed,
+    if let Error::AlertReceived(alert) = error {
+        return untrusted(*alert).map_or(Fault::Alert, Fault::Untrusted);
     }
+    if let Error::PeerIncompatible(incompatible) = error {
+        return of_incompatible(incompatible, start);
+    }
+    let is_no_record = matches!(error, Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    if is_no_record { Fault::PlainText } else { Fault::Malformed }
 }
 
 /// The words of RFC 8446 section 6.2 for what concerns certificates.
