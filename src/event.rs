@@ -136,9 +136,9 @@ pub struct Event {
 /// One step of an attempt.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Step {
-    /// Which: `connect`, `banner`, `EHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA`, `content`.
+    /// Which: `DNS`, `connect`, `banner`, `EHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA`, `content`.
     pub stage: Arc<str>,
-    /// The host.
+    /// The host; of `DNS` the domain that was asked for.
     pub host: Arc<str>,
     /// Milliseconds since the step before, or since the attempt began.
     pub ms: u32,

@@ -136,6 +136,15 @@ async fn the_queue_is_shown_and_steered() {
     }
     let list = bench.run(&["queue", "list"]).await.out;
     assert!(list.contains(&ids[0]) && list.contains("bob@b.test") && list.ends_with("\n2 entries\n"), "{list}");
+    let heading = list.lines().next().unwrap();
+    assert!(heading.starts_with("entry ") && heading.contains(" expires ") && heading.contains(" at risk "), "{list}");
+    let column = heading.find("expires").unwrap();
+    let expiry = list.lines().nth(1).unwrap().get(column..column + 12).unwrap();
+    assert!(expiry.chars().filter(char::is_ascii_digit).count() == 9 && expiry.contains(':'), "{list}");
+    let sent = bench.run(&["destinations"]).await.out;
+    assert!(sent.starts_with("destination ") && sent.lines().count() == 3, "{sent}");
+    let row = sent.lines().find(|line| line.starts_with("a.test ")).unwrap();
+    assert!(row.contains("at mx.test: 451 4.3.0 later"), "{sent}");
     let list = bench.run(&["queue", "list", "--destination", "a.test", "--state", "deferred"]).await.out;
     assert!(list.contains("451 4.3.0 later") && list.ends_with("\n1 entry\n"), "{list}");
     let show = bench.run(&["queue", "show", &ids[1]]).await.out;
@@ -145,6 +154,15 @@ async fn the_queue_is_shown_and_steered() {
     let retried = bench.run(&["queue", "--json", "retry", "--destination", "a.test"]).await;
     assert_eq!(retried.out, format!("{{\"retried\":[\"{}-1\"]}}\n", ids[0]));
     bench.events.next(Kind::Delivered).await;
+    let sent = http.get("/v1/destinations").await.json();
+    let of = |name: &str| {
+        let rows = sent["destinations"].as_array().unwrap();
+        rows.iter().find(|row| row["destination"] == name).unwrap_or_else(|| panic!("{name} in {sent}"))
+    };
+    assert_eq!((&of("a.test")["sent"], &of("a.test")["waiting"]), (&1.into(), &0.into()), "{sent}");
+    assert!(of("a.test")["p50_ms"].is_u64() && of("b.test")["p50_ms"].is_null(), "{sent}");
+    assert_eq!((&of("b.test")["sent"], &of("b.test")["waiting"]), (&0.into(), &0.into()), "it was cancelled: {sent}");
+    assert_eq!(of("b.test")["last_refusal"]["reply"], "451 4.3.0 later");
     assert_eq!(bench.run(&["queue", "retry", &ids[0]]).await.out, "nothing was waiting for its next attempt\n");
     bench.relay.shut_down().await;
 }
@@ -180,6 +198,21 @@ async fn secrets_come_from_files_or_standard_input() {
     }
     let both = bench.run(&["send", "--to", "a@example.test", "--code", "1", "--code-file", "-"]).await;
     assert_eq!(both.status, 2, "{}", both.err);
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_that_has_gone_ends_a_command_quietly() {
+    let bench = Bench::new().await;
+    let config = bench.folder.path().join("relay.toml");
+    for arguments in [&["queue", "list"], &["destinations"][..], &["plan"], &["explain", "450 later"]] {
+        let (reader, writer) = std::io::pipe().unwrap();
+        drop(reader);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
+        command.args(arguments).arg("-c").arg(&config).stdout(writer);
+        let done = tokio::task::spawn_blocking(move || command.output().unwrap()).await.unwrap();
+        assert_eq!((done.status.code(), done.stderr.as_slice()), (Some(141), &b""[..]), "{arguments:?}: {done:?}");
+    }
     bench.relay.shut_down().await;
 }
 

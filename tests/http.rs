@@ -93,9 +93,10 @@ async fn a_message_goes_in_and_its_story_comes_out() {
     assert_eq!((names[0], *names.last().unwrap()), ("accepted", "delivered"));
     let steps = events.last().unwrap()["steps"].as_array().unwrap();
     let stages: Vec<&str> = steps.iter().map(|step| step["stage"].as_str().unwrap()).collect();
-    assert_eq!(stages, ["connect", "banner", "EHLO", "MAIL", "RCPT", "DATA", "content"]);
-    assert!(steps.iter().all(|step| step["ms"].is_u64() && step["host"] == "mx.test"));
-    assert_eq!(steps[4]["result"], "250 2.1.5 ok");
+    assert_eq!(stages, ["DNS", "connect", "banner", "EHLO", "MAIL", "RCPT", "DATA", "content"]);
+    assert_eq!((&steps[0]["host"], &steps[0]["result"]), (&json!("example.test"), &json!("mx.test")));
+    assert!(steps[1..].iter().all(|step| step["ms"].is_u64() && step["host"] == "mx.test"));
+    assert_eq!(steps[5]["result"], "250 2.1.5 ok");
     let received = &bench.mx.received()[0];
     let content = text(&received.content);
     assert!(received.mail.starts_with("MAIL FROM:<otp@shop.test>"));

@@ -188,7 +188,7 @@ async fn an_attempt_that_vanishes_gives_the_entry_back() {
 async fn a_full_queue_refuses_and_keeps_what_it_has() {
     let bench = Bench::new();
     let first = bench.accept(2).await.unwrap();
-    assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull));
+    assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull { entries_max: 3 }));
     bench.accept(1).await.unwrap();
     let claim = bench.queue.claim(first, bench.clock.now()).unwrap();
     claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
@@ -374,7 +374,7 @@ async fn one_user_does_not_fill_the_queue() {
     // Alone, it may have all.
     again.queue.set_sharing(Sharing::Alone);
     again.accept(1).await.unwrap();
-    assert_eq!(again.accept(1).await.unwrap_err(), AppendError::QueueFull);
+    assert_eq!(again.accept(1).await.unwrap_err(), AppendError::QueueFull { entries_max: 3 });
 }
 
 #[tokio::test(start_paused = true)]

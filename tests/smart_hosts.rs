@@ -85,7 +85,7 @@ async fn a_smart_host_takes_over_while_there_is_time_and_then_mail_goes_straight
     assert_eq!((delivered.kind, delivered.attempt), (Kind::Delivered, 2));
     assert!(delivered.time < delivered.expires_at);
     assert_eq!(delivered.destination.as_deref(), Some("127.0.0.1"));
-    let expected = format!("smart host {}: the direct way cannot make it in time", smart.address);
+    let expected = format!("in clear text; smart host {}: the direct way cannot make it in time", smart.address);
     assert_eq!(note(delivered), expected);
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     // What the smart host did was not learned about the destination.
@@ -122,7 +122,10 @@ async fn a_host_for_all_mail_is_the_first() {
     submit(&relay, "alice@sub.example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;
     assert_eq!(delivered.attempt, 1);
-    assert_eq!(note(&delivered), format!("smart host {}: it takes all mail for this domain", smart.address));
+    assert_eq!(
+        note(&delivered),
+        format!("in clear text; smart host {}: it takes all mail for this domain", smart.address)
+    );
     assert_eq!((mx.connections(), smart.received().len()), (0, 1));
     submit(&relay, "alice@example.test", 60).await;
     assert_eq!(events.next(Kind::Delivered).await.destination.as_deref(), Some("mx.test"));
@@ -138,7 +141,7 @@ async fn what_is_about_us_goes_by_another_sender_at_once() {
     let (relay, mut events) = start_relay(folder.path(), mx.address, &plain(&smart, "direct-failed"));
     submit(&relay, "alice@example.test", 600).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!(note(&delivered), format!("smart host {}: another sender may do better", smart.address));
+    assert_eq!(note(&delivered), format!("in clear text; smart host {}: another sender may do better", smart.address));
     // What is about the recipient does not.
     submit(&relay, "bob@example.test", 600).await;
     let failed = events.next_end().await;
@@ -337,7 +340,7 @@ async fn a_restart_keeps_the_way() {
     assert_eq!(revived.queue().retry_now(&Filter::default(), second.time).len(), 1);
     let delivered = events.next_end().await;
     assert_eq!((delivered.kind, delivered.attempt), (Kind::Delivered, 3));
-    assert_eq!(note(&delivered), format!("smart host {}: another sender may do better", smart.address));
+    assert_eq!(note(&delivered), format!("in clear text; smart host {}: another sender may do better", smart.address));
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     assert_eq!(revived.queue().list(&Filter { state: Some(State::Deferred), ..Filter::default() }, 1).entries, 0);
     revived.shut_down().await;

@@ -16,7 +16,7 @@ use otp_relay::mail::address::Mailbox;
 use otp_relay::mail::id::MessageId;
 use otp_relay::queue::entry::Message;
 use otp_relay::report::log::{EventLog, Format, Output};
-use otp_relay::report::recipients::Disclosure;
+use otp_relay::report::refusals::Refusals;
 use otp_relay::report::trace::{Limits, Traces};
 use otp_relay::report::{Reporter, log};
 use otp_relay::shares::Sharing;
@@ -59,8 +59,8 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let folder = tempfile::tempdir().expect("a folder");
     let relay = Relay::new();
     let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
-    let settings = log::Settings { format: Format::Text, recipients: Disclosure::Masked, ..log::Settings::default() };
-    let reporter = Reporter::start(EventLog::new(&settings, Output::new(std::io::sink())), Vec::new());
+    let settings = log::Settings { format: Format::Text, ..log::Settings::default() };
+    let reporter = Reporter::start(EventLog::new(&settings), Vec::new());
     let reporter = reporter.expect("a thread");
     let limits = Limits::of(Duration::from_secs(60));
     let parts = Parts {
@@ -72,6 +72,9 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         feed: Arc::default(),
         metrics: Arc::default(),
         ends: Arc::default(),
+        destinations: Arc::default(),
+        refusals: Refusals::new(relay.clock.clone(), settings.recipients.clone()),
+        log: Output::new(std::io::sink()),
         delivery: relay.delivery(),
         events: reporter.clone() as Arc<dyn Sink>,
         reporter,

@@ -34,10 +34,12 @@ use crate::net::{Network, TcpNetwork};
 use crate::queue::key_ring::KeyRing;
 use crate::queue::sled_store::SledStore;
 use crate::queue::{Queue, Storage, Workers};
+use crate::report::destinations::Destinations;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
 use crate::report::log::{EventLog, Output};
 use crate::report::metrics::Metrics;
+use crate::report::refusals::Refusals;
 use crate::report::trace::{Limits, Traces};
 use crate::report::{Listener, Reporter};
 use crate::smtp::server_session::SessionSettings;
@@ -50,6 +52,8 @@ use folder::DataFolder;
 pub const PATIENCE: Duration = Duration::from_secs(10);
 /// How long running HTTP requests get after that.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for lines that are still to be written.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// Sessions with mail hosts in all.
 const CONNECTIONS_OUT_MAX: usize = 1000;
 /// How long a session without work is kept.
@@ -105,6 +109,8 @@ pub struct Relay {
     http_address: Option<SocketAddr>,
     traces: Arc<Traces>,
     reporter: Arc<Reporter>,
+    refusals: Arc<Refusals>,
+    output: Output,
     draining: CancellationToken,
     folder: DataFolder,
 }
@@ -152,7 +158,8 @@ impl Relay {
         let dns: Arc<dyn Dns> = Arc::new(BoundedDns::new(dns, clock.clone()));
         let roots = Roots::load(config.delivery.ca_file.as_deref())?;
         let ears = Ears::new(&folder, &config, clock.clone())?;
-        let reporter = Reporter::start(EventLog::new(&config.log, output), ears.listeners())?;
+        let refusals = Refusals::new(clock.clone(), config.log.recipients.clone());
+        let reporter = Reporter::start(EventLog::new(&config.log), ears.listeners())?;
         let sink: Arc<dyn Sink> = match events {
             Some(also) => Arc::new(Both(reporter.clone(), also)),
             None => reporter.clone(),
@@ -215,7 +222,7 @@ impl Relay {
             }),
         };
         let door = Door::new(parts, intake_settings);
-        let traces = ears.traces.clone();
+        let (traces, destinations) = (ears.traces.clone(), ears.destinations.clone());
         let parts = http::Parts {
             door: door.clone(),
             queue: queue.clone(),
@@ -227,21 +234,34 @@ impl Relay {
             metrics: ears.metrics,
             ends: ears.ends,
             reporter: reporter.clone(),
+            refusals: refusals.clone(),
+            log: output.clone(),
+            destinations: destinations.clone(),
             events: sink,
             clock: clock.clone(),
             draining: draining.clone(),
         };
         let api = Api::new(parts, http_settings);
         let watched = clock.clone();
-        let submission = Submission::new(door.clone(), credentials.clone(), clock, live, acceptor, draining.clone());
+        let submission = Submission::new(
+            door.clone(),
+            credentials.clone(),
+            (clock, refusals.clone()),
+            live,
+            acceptor,
+            draining.clone(),
+        );
         let depth = queue.depth();
         if depth.messages > 0 {
+            queue.live_domains().iter().for_each(|(entry, domain)| destinations.waits(*entry, domain));
             tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
         }
         tokio::spawn(queue.clone().run_timers());
         tokio::spawn(while_running(draining.clone(), watch_clock(watched, queue.clone())));
         let digests = door.clone();
         tokio::spawn(while_running(draining.clone(), async move { digests.run_digests().await }));
+        let telling = refusals.clone();
+        tokio::spawn(while_running(draining.clone(), async move { telling.tell_what_was_left_out().await }));
         tokio::spawn(while_running(draining.clone(), async move { policies.keep_fresh().await }));
         for (socket, settings) in listeners {
             tokio::spawn(submission.clone().serve(socket, settings));
@@ -261,6 +281,8 @@ impl Relay {
             http_address,
             traces,
             reporter,
+            refusals,
+            output,
             draining,
             folder,
         })
@@ -310,10 +332,11 @@ impl Relay {
         let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
         let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));
         if clients.is_err() {
-            tracing::warn!("some clients were still connected");
+            tracing::info!("some clients were still connected");
         }
         self.api.close(HTTP_PATIENCE).await;
         self.door.send_digests();
+        self.refusals.close();
         let (queue, reporter, traces) = (self.queue.clone(), self.reporter.clone(), self.traces.clone());
         // Waits for their threads.
         let closing = tokio::task::spawn_blocking(move || queue.close());
@@ -327,9 +350,12 @@ impl Relay {
             reporter.close();
             traces.close();
         });
-        if closing.await.is_err() {
+        let (closing, output) = (closing.await, self.output.clone());
+        if closing.is_err() {
             tracing::error!("the traces could not be closed");
         }
+        // If nobody reads the log, what is left of it is lost.
+        let _ = tokio::task::spawn_blocking(move || output.settle(LOG_PATIENCE)).await;
     }
 }
 
@@ -339,6 +365,7 @@ struct Ears {
     feed: Arc<Feed>,
     metrics: Arc<Metrics>,
     ends: Arc<Ends>,
+    destinations: Arc<Destinations>,
 }
 
 impl Ears {
@@ -348,12 +375,13 @@ impl Ears {
             feed: Arc::default(),
             metrics: Arc::default(),
             ends: Arc::default(),
+            destinations: Arc::default(),
         })
     }
 
     /// In the order in which they hear: who is told that something happened finds it in the traces.
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
-        vec![self.traces.clone(), self.metrics.clone(), self.feed.clone(), self.ends.clone()]
+        vec![self.traces.clone(), self.metrics.clone(), self.destinations.clone(), self.feed.clone(), self.ends.clone()]
     }
 }
 

@@ -3,6 +3,7 @@
 mod alignment;
 mod check;
 mod client;
+mod destinations;
 mod dkim;
 mod explain;
 mod plan;
@@ -22,6 +23,7 @@ use clap::{Parser, Subcommand};
 
 use crate::config::findings::Severity;
 use crate::config::{Config, DEFAULT_FILES};
+use crate::report::output::{complain, say};
 
 /// An SMTP relay for one-time codes, login links and password resets.
 #[derive(Debug, Parser)]
@@ -52,6 +54,8 @@ enum Command {
     Trace(trace::Options),
     /// Look into the running relay's queue, and steer it
     Queue(queue::Options),
+    /// Show what was sent where: sent, waiting, failed, how long it took, the last refusal
+    Destinations(destinations::Options),
     /// See and change which addresses are not sent to
     Suppression(suppression::Options),
     /// Make DKIM keys, print their DNS records
@@ -75,6 +79,7 @@ pub fn run() -> ExitCode {
         Command::Send(options) => send::run(file, &options),
         Command::Trace(options) => trace::run(file, &options),
         Command::Queue(options) => queue::run(file, &options),
+        Command::Destinations(options) => destinations::run(file, &options),
         Command::Suppression(options) => suppression::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
@@ -113,15 +118,4 @@ fn read_config(named: Option<&Path>) -> anyhow::Result<(Option<Config>, crate::c
 /// Whether any finding is worth telling before serving.
 fn is_worth_telling(severity: Severity) -> bool {
     severity >= Severity::Warning
-}
-
-/// One line for people who wait for it.
-#[expect(clippy::print_stdout, reason = "commands answer on standard output")]
-fn say(line: &str) {
-    println!("{line}");
-}
-
-/// One line for people who need to know.
-fn complain(line: &str) {
-    eprintln!("{line}");
 }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use super::client::{Access, Client, encoded, wait_for};
 use super::say;
-use super::timeline::{Message, clock_time};
+use super::timeline::{Entry, Message, clock_time};
 use super::trace::{story, tell};
 
 /// Options of `queue`.
@@ -116,17 +116,34 @@ fn list(answer: Value) -> anyhow::Result<()> {
     let total = answer["entries"].as_u64().unwrap_or(0);
     let messages: Vec<Message> =
         serde_json::from_value(answer["messages"].clone()).context("what answers is no relay")?;
-    let mut shown = 0;
-    for entry in messages.iter().flat_map(|message| &message.entries) {
-        shown += 1;
-        let next = entry.next_attempt_at.as_deref().map_or("-", clock_time);
-        let (cause, reply) = (entry.cause.as_deref().unwrap_or("-"), entry.last_reply.as_deref().unwrap_or_default());
-        let (id, state, attempts, recipient) = (&entry.entry, &entry.state, entry.attempts, &entry.recipient);
-        say(&format!("{id:<29} {state:<8} {attempts:>2}  {next:<12} {recipient:<32} {cause:<16} {reply}"));
+    let lines: Vec<String> =
+        messages.iter().flat_map(|message| message.entries.iter().map(|entry| row(message, entry))).collect();
+    let shown = lines.len() as u64;
+    if shown > 0 {
+        let heading = ["entry", "state", "tries", "next", "expires", "at risk", "recipient", "cause"];
+        say(&columns(heading, "last reply"));
     }
+    lines.iter().for_each(|line| say(line));
     let entries = if total == 1 { "entry" } else { "entries" };
     say(&if shown == total { format!("{total} {entries}") } else { format!("{total} {entries}; {shown} shown") });
     Ok(())
+}
+
+fn row(message: &Message, entry: &Entry) -> String {
+    let next = entry.next_attempt_at.as_deref().map_or("-", clock_time);
+    let cause = entry.cause.as_deref().unwrap_or("-");
+    let (attempts, risk) = (entry.attempts.to_string(), if entry.at_risk { "at risk" } else { "-" });
+    let (id, state, recipient, expires) = (&entry.entry, &entry.state, &entry.recipient, &message.expires_at);
+    let fields = [id, state, &attempts, next, clock_time(expires), risk, recipient, cause];
+    columns(fields, entry.last_reply.as_deref().unwrap_or_default())
+}
+
+fn columns(fields: [&str; 8], reply: &str) -> String {
+    let [entry, state, tries, next, expires, risk, recipient, cause] = fields;
+    let line = format!(
+        "{entry:<29} {state:<8} {tries:>5}  {next:<12} {expires:<12} {risk:<7} {recipient:<32} {cause:<16} {reply}"
+    );
+    line.trim_end().to_owned()
 }
 
 fn cancelled(answer: &Value) {

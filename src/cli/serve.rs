@@ -45,7 +45,7 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     let hostname = config.hostname.clone();
     let relay = Relay::start(config, Ground { output, ..Ground::default() })?;
     for (address, settings) in relay.addresses().iter().zip(&listeners) {
-        tracing::info!(%address, tls = ?settings.tls, hostname, "listening");
+        tracing::info!(%address, tls = settings.tls.name(), hostname, "listening");
     }
     if let Some(address) = relay.http_address() {
         tracing::info!(%address, "listening for HTTP");

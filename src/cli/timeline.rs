@@ -9,7 +9,7 @@ use serde::Deserialize;
 pub(super) struct Message {
     pub(super) id: String,
     accepted_at: String,
-    expires_at: String,
+    pub(super) expires_at: String,
     user: String,
     lane: String,
     tag: Option<String>,
@@ -31,7 +31,7 @@ pub(super) struct Entry {
     #[serde(default)]
     may_have_arrived: bool,
     #[serde(default)]
-    at_risk: bool,
+    pub(super) at_risk: bool,
     predicted_at: Option<String>,
 }
 
@@ -71,6 +71,11 @@ struct Step {
 /// `10:00:00.004` of an RFC 3339 time.
 pub(super) fn clock_time(time: &str) -> &str {
     time.get(11..23).unwrap_or(time)
+}
+
+/// `2026-11-21 10:00:00` of an RFC 3339 time.
+pub(super) fn date_and_time(time: &str) -> String {
+    format!("{} {}", day(time), time.get(11..19).unwrap_or_default())
 }
 
 fn day(time: &str) -> &str {
@@ -141,8 +146,10 @@ impl Event {
             "queued" => return None,
             "accepted" => format!("accepted{}", self.note_in(", ")),
             "attempted" => format!("attempt {} begins at {host}", self.attempt),
+            "delivered" if self.is_in_clear_text() => format!("delivered: {host} took it{}", self.note_in(", ")),
             "delivered" => format!("delivered: {host} took it{}", self.note_in(", over ")),
             "greylisted" => format!("greylisted: {host} makes strangers wait"),
+            "deferred" if self.was_not_tried() => format!("put off{}", self.note_in(": ")),
             "deferred" => format!("put off{}", self.cause_in(": ")),
             "failed" => format!("failed{}", self.cause_in(": ")),
             "expired" => format!("expired: its life ended first{}", self.cause_in("; before, ")),
@@ -176,6 +183,14 @@ impl Event {
         Some(line)
     }
 
+    fn was_not_tried(&self) -> bool {
+        self.note.as_ref().is_some_and(|note| note.starts_with("not tried"))
+    }
+
+    fn is_in_clear_text(&self) -> bool {
+        self.note.as_ref().is_some_and(|note| note.starts_with("in clear text"))
+    }
+
     fn cause_in(&self, before: &str) -> String {
         self.cause.as_ref().map(|cause| format!("{before}{}", spoken(cause))).unwrap_or_default()
     }
@@ -199,6 +214,22 @@ fn spoken(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_was_not_tried_and_what_went_in_clear_text_is_told() {
+        let check = |json: serde_json::Value, expected: &str| {
+            let event: Event = serde_json::from_value(json).unwrap();
+            assert_eq!(event.line(false).unwrap().trim_start(), format!("0 ms  {expected}"));
+        };
+        check(
+            serde_json::json!({"event": "deferred", "destination": "mx.test", "cause": "unreachable",
+                "note": "not tried: nobody answers there; it is asked every 10 s whether it is back"}),
+            "put off: not tried: nobody answers there; it is asked every 10 s whether it is back",
+        );
+        let delivered = |note| serde_json::json!({"event": "delivered", "destination": "mx.test", "note": note});
+        check(delivered("in clear text"), "delivered: mx.test took it, in clear text");
+        check(delivered("TLSv1.3 X, unverified"), "delivered: mx.test took it, over TLSv1.3 X, unverified");
+    }
 
     #[test]
     fn a_story_reads_well() {

@@ -26,7 +26,7 @@ use crate::net::places::Limits;
 use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
-use crate::report::recipients::Disclosure;
+use crate::report::recipients::{Disclosure, Recipients};
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
 use crate::submission::listener::{ListenerSettings, ListenerTls};
 use crate::tls;
@@ -426,11 +426,11 @@ pub(super) fn log(section: Section<'_>) -> log::Settings {
             log::Format::Text,
             &[("text", log::Format::Text), ("json", log::Format::Json)],
         ),
-        recipients: section.choice(
+        recipients: Recipients::new(section.choice(
             "recipients",
             Disclosure::Masked,
             &[("masked", Disclosure::Masked), ("full", Disclosure::Full), ("hashed", Disclosure::Hashed)],
-        ),
+        )),
         level: section.choice(
             "level",
             Level::INFO,

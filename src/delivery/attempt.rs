@@ -35,6 +35,8 @@ const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::
 
 /// What is told of an attempt that ended for want of places.
 const GAVE_WAY: &str = "gave way: all places for sessions were taken, and this one was waiting longest";
+/// What is told of a session without TLS.
+const CLEAR_TEXT: &str = "in clear text";
 
 /// Content cannot be had for now.
 struct Withheld;
@@ -152,7 +154,8 @@ impl Delivery {
                 return None;
             }
         };
-        let steps = Steps::new(self.parts.clock.instant());
+        let mut steps = Steps::new(self.parts.clock.instant());
+        steps.add_route(&route, claim.message().accepted_at);
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
         if let Some(down) = site.down().filter(|_| !has_session) {
             let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
@@ -259,7 +262,7 @@ impl Delivery {
             site.wait(entry);
         }
         if is_down {
-            tracing::warn!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
+            tracing::info!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
             self.look_after(site);
         }
     }
@@ -446,7 +449,7 @@ impl Attempt<'_> {
     fn peer(&self, connection: &Connection, began: Timestamp) -> Peer {
         let report = Report {
             destination: Some(connection.host.clone()),
-            note: connection.security(),
+            note: Some(connection.security().unwrap_or_else(|| CLEAR_TEXT.into())),
             notifies: connection.offers_dsn(),
             ..Report::default()
         };

@@ -1,14 +1,20 @@
 //! What an attempt did, step by step, for its trace.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::mask::Mask;
+use crate::clock::Timestamp;
+use crate::destination::route::Route;
 use crate::event::Step;
 use crate::smtp::client_session::{ClientSession, Failure, Fault, Stage};
 
 /// Steps kept of one attempt at most.
 const STEPS_MAX: usize = 64;
+/// The stage before all others.
+const DNS: &str = "DNS";
+/// A look-up so long before the message was accepted was made for it, when its recipient was named.
+const ASKED_AHEAD: Duration = Duration::from_secs(5);
 /// Longest result that is kept, in octets.
 const RESULT_LEN_MAX: usize = 300;
 
@@ -16,7 +22,7 @@ const RESULT_LEN_MAX: usize = 300;
 #[derive(Debug)]
 pub(super) struct Steps {
     since: Instant,
-    taken: Vec<(Stage, Arc<str>, u32, String)>,
+    taken: Vec<(&'static str, Arc<str>, u32, String)>,
 }
 
 impl Steps {
@@ -30,8 +36,18 @@ impl Steps {
         let ms = now.saturating_duration_since(self.since).as_millis();
         self.since = now;
         if self.taken.len() < STEPS_MAX {
-            self.taken.push((stage, host.clone(), u32::try_from(ms).unwrap_or(u32::MAX), result));
+            self.taken.push((stage.name(), host.clone(), u32::try_from(ms).unwrap_or(u32::MAX), result));
         }
+    }
+
+    /// Takes down what DNS said; from memory it takes no time.
+    pub(super) fn add_route(&mut self, route: &Route, accepted_at: Timestamp) {
+        let Some(asked) = route.asked else { return };
+        let hosts: Vec<&str> = route.hosts.iter().map(|host| host.name.as_ref()).collect();
+        let was_known = asked.at.plus(ASKED_AHEAD) < accepted_at;
+        let (took, from) = if was_known { (Duration::ZERO, ", from memory") } else { (asked.took, "") };
+        let ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
+        self.taken.push((DNS, route.domain.clone(), ms, format!("{}{from}", hosts.join(", "))));
     }
 
     /// Takes over what another has taken down.
@@ -68,11 +84,11 @@ impl Steps {
 
     /// The steps, with what could be words of the message masked in the replies.
     pub(super) fn finish(self, mask: &Mask) -> Option<Arc<[Step]>> {
-        let step = |(stage, host, ms, result): (Stage, Arc<str>, u32, String)| {
+        let step = |(stage, host, ms, result): (&'static str, Arc<str>, u32, String)| {
             // Half a code would not be known for one.
             let masked = mask.apply(&result);
             let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();
-            Step { stage: stage.name().into(), host, ms, result }
+            Step { stage: stage.into(), host, ms, result }
         };
         (!self.taken.is_empty()).then(|| self.taken.into_iter().map(step).collect())
     }

@@ -23,6 +23,7 @@ use crate::destination::resolver;
 use crate::dkim::verify;
 use crate::event::{Event, Kind, Sink};
 use crate::report::log::{self, EventLog, Output};
+use crate::report::output::say;
 use dns::Answer;
 use mail_host::{Arrived, MailHost};
 
@@ -205,7 +206,7 @@ impl Stage {
         say("     to        any address; it ends up as a file in the folder below. Recipients that start with");
         say("               greylisted, unknown, full, busy or spam are treated so: try unknown+1@example.test");
         say(&format!("     mail      {}\n", self.folder.join("mail").display()));
-        let lines = EventLog::new(&log::Settings::default(), Output::new(std::io::sink()));
+        let lines = EventLog::new(&log::Settings::default());
         {
             let mut events = self.events.lock().await;
             loop {
@@ -280,9 +281,4 @@ fn explain(event: &Event) -> String {
         | Kind::Complained
         | Kind::Verified => reply.to_owned(),
     }
-}
-
-#[expect(clippy::print_stdout, reason = "the demo is made to be read")]
-fn say(line: &str) {
-    println!("{line}");
 }

@@ -13,7 +13,7 @@ use super::dane::{self, Tlsa};
 use super::policies::Policies;
 use super::public::is_public;
 use super::resolver::{Denial, Dns, MxRecord};
-use super::route::{Host, Route, RouteError};
+use super::route::{Asked, Host, Route, RouteError};
 use super::shares::{Shares, Standing};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::registrable::registrable_domain;
@@ -162,6 +162,7 @@ impl Router {
 
     /// What ends an entry, and refuses codes of others for a while, is believed when a second look-up says it too.
     async fn ask(&self, domain: &str) -> Found {
+        let began = self.clock.now();
         let answer = match self.look_up(domain, Asking::Remembered).await {
             Err((error, first)) if !error.is_temporary() => {
                 let again = self.look_up(domain, Asking::Anew).await;
@@ -169,9 +170,11 @@ impl Router {
             }
             answer => answer,
         };
+        let at = self.clock.now();
+        let asked = |route| Ok(Arc::new(Route { asked: Some(Asked { at, took: at.since(began) }), ..route }));
         let (found, ttl) = match answer {
-            Ok((route, _)) if route.has_trouble() => (Ok(Arc::new(route)), TROUBLE_TTL),
-            Ok((route, ttl)) => (Ok(Arc::new(route)), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),
+            Ok((route, _)) if route.has_trouble() => (asked(route), TROUBLE_TTL),
+            Ok((route, ttl)) => (asked(route), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),
             Err((error, _)) if error.is_temporary() => (Err(error), TROUBLE_TTL),
             Err((error, ttl)) => (Err(error), ttl.min(REFUSED_TTL_MAX)),
         };

@@ -166,7 +166,7 @@ impl Policies {
                 true
             }
             Err(error) => {
-                tracing::warn!(domain, error, "the MTA-STS policy cannot be fetched");
+                tracing::info!(domain, error, "the MTA-STS policy cannot be fetched");
                 let failed = &mut self.state.lock().failed;
                 failed.insert(domain.to_owned(), (id.to_owned(), now));
                 failed.shrink(POLICIES_MAX, |(_, at)| *at);

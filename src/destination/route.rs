@@ -2,10 +2,12 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::dane::Tlsa;
 use super::mta_sts::Policy;
 use super::resolver::DnsError;
+use crate::clock::Timestamp;
 
 /// Who takes mail for a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,12 +22,30 @@ pub struct Route {
     pub is_secure: bool,
     /// The domain's MTA-STS policy.
     pub policy: Option<Arc<Policy>>,
+    /// When DNS was asked, and how long it took.
+    pub asked: Option<Asked>,
+}
+
+/// A look-up that led to a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// When the answer was there.
+    pub at: Timestamp,
+    /// How long it took.
+    pub took: Duration,
 }
 
 impl Route {
     /// A route that DNSSEC does not vouch for, without a policy.
     pub fn new(domain: &str, destination: &str, hosts: Vec<Host>) -> Self {
-        Self { domain: domain.into(), destination: destination.into(), hosts, is_secure: false, policy: None }
+        Self {
+            domain: domain.into(),
+            destination: destination.into(),
+            hosts,
+            is_secure: false,
+            policy: None,
+            asked: None,
+        }
     }
 
     /// Whether something could not be looked up that it takes to use all hosts.

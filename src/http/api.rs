@@ -145,13 +145,15 @@ pub(super) async fn submit(
     });
     let content = content.await?;
     if content.len() > settings.message_size_max {
-        return Err(Problem::too_large(format!("a message of more than {} octets", settings.message_size_max)));
+        let text = format!("a message of more than {} bytes (submission.message_size_max)", settings.message_size_max);
+        return Err(Problem::too_large(text).in_our_words());
     }
     check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
-    let receipt = api.parts.door.submit(&user, submission, wishes, None).await?;
+    let submitted = api.parts.door.submit(&user, submission, wishes, None).await;
+    let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(&to))?;
     let is_over = match seat {
         Some(_seat) => wait_for_end(&api, &who, receipt.id).await?,
         None => false,
@@ -172,7 +174,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
 fn recipients(new: &NewMessage, recipients_max: usize) -> Result<Vec<Person>, Problem> {
     let to = new.to.as_slice();
     if to.is_empty() || to.len() > recipients_max {
-        return Err(Problem::invalid(format!("to: 1 to {recipients_max} addresses")));
+        let text = format!("to: 1 to {recipients_max} addresses (submission.recipients_max)");
+        return Err(Problem::invalid(text).in_our_words());
     }
     let mut people: Vec<Person> = Vec::with_capacity(to.len());
     for text in to {
@@ -197,7 +200,7 @@ async fn check_recipients(door: &Door, user: &User, to: &[Person], may_be_repeat
             RecipientCheck::Done(result) => result,
             RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox).await,
         };
-        result.map_err(|refusal| Problem::from(refusal).about(person.mailbox.as_str()))
+        result.map_err(|refusal| Problem::from(refusal).about_recipient(&person.mailbox))
     });
     futures_util::future::try_join_all(checks).await.map(|_| ())
 }
@@ -264,7 +267,7 @@ fn plain(recipient: &str) -> Result<String, Problem> {
     // In a query a plus means a blank; people who write one mean a plus.
     Mailbox::parse(&recipient.trim().replace(' ', "+"))
         .map(|mailbox| mailbox.plain_key())
-        .map_err(|error| Problem::invalid(format!("recipient: {error}")))
+        .map_err(|error| Problem::invalid(format!("recipient: {error}")).in_our_words())
 }
 
 /// `GET /v1/messages?recipient=`: the newest messages to a recipient, the newest first.

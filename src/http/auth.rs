@@ -44,6 +44,11 @@ impl Who {
         }
     }
 
+    /// By which name the log knows it.
+    pub(super) fn name(&self) -> Arc<str> {
+        self.only_user().unwrap_or_else(|| "operator".into())
+    }
+
     /// The only user whose messages it may see; none: all may be seen.
     pub(super) fn only_user(&self) -> Option<Arc<str>> {
         match self {

@@ -88,7 +88,7 @@ where
 }
 
 fn too_large(len_max: usize) -> Problem {
-    Problem::too_large(format!("a request of more than {len_max} octets"))
+    Problem::too_large(format!("a request of more than {len_max} bytes")).in_our_words()
 }
 
 async fn whole(body: Body, len_max: usize) -> Result<Bytes, Problem> {

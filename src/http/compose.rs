@@ -33,7 +33,7 @@ pub(super) struct Person {
 impl Person {
     /// Reads `alice@example.com` or `Alice <alice@example.com>`.
     pub(super) fn parse(text: &str, what: &str) -> Result<Self, Problem> {
-        let malformed = |why: &str| Problem::invalid(format!("{what}: {why}"));
+        let malformed = |why: &str| Problem::invalid(format!("{what}: {why}")).in_our_words();
         let text = text.trim();
         let Some(rest) = text.strip_suffix('>') else {
             let mailbox = Mailbox::parse(text).map_err(|error| malformed(&error.to_string()))?;
@@ -144,7 +144,7 @@ fn build(
 /// LF becomes CRLF; a CR by itself and a NUL are nothing that could be meant.
 fn with_crlf(text: &str, what: &str) -> Result<String, Problem> {
     if text.contains('\0') {
-        return Err(Problem::invalid(format!("{what}: a NUL")));
+        return Err(Problem::invalid(format!("{what}: a NUL")).in_our_words());
     }
     let mut lines = String::with_capacity(text.len() + text.len() / 32);
     for line in text.split_inclusive('\n') {
@@ -153,7 +153,7 @@ fn with_crlf(text: &str, what: &str) -> Result<String, Problem> {
             None => (line, ""),
         };
         if line.contains('\r') {
-            return Err(Problem::invalid(format!("{what}: a CR without LF")));
+            return Err(Problem::invalid(format!("{what}: a CR without LF")).in_our_words());
         }
         lines.push_str(line);
         lines.push_str(end);

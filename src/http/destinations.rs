@@ -9,8 +9,23 @@ use super::Api;
 use super::api::Segment;
 use super::auth::Who;
 use super::problem::Problem;
-use super::wire::DestinationJson;
+use super::wire::{DestinationJson, DestinationsJson};
 use crate::mail::address::domain_key;
+
+fn only_operator(who: &Who) -> Result<(), Problem> {
+    match who.only_user() {
+        None => Ok(()),
+        Some(_) => Err(Problem::forbidden("what was learned about destinations is the operator's business")),
+    }
+}
+
+/// `GET /v1/destinations`: what was sent to each recipient domain since the start.
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<DestinationsJson>, Problem> {
+    only_operator(&who)?;
+    // What an answer told of is counted.
+    api.parts.reporter.settled().await;
+    Ok(Json(DestinationsJson::new(api.parts.destinations.rows())))
+}
 
 /// `GET /v1/destinations/{domain}`: who serves the domain, and what its hosts do with strangers.
 pub(super) async fn show(
@@ -18,9 +33,7 @@ pub(super) async fn show(
     who: Who,
     Segment(domain): Segment,
 ) -> Result<Json<DestinationJson>, Problem> {
-    if who.only_user().is_some() {
-        return Err(Problem::forbidden("what was learned about destinations is the operator's business"));
-    }
+    only_operator(&who)?;
     let domain =
         domain_key(domain.trim()).ok_or_else(|| Problem::invalid("the domain of recipients, like example.com"))?;
     let (route, facts) = api.parts.door.learned(&domain).await.map_err(|error| Problem::invalid(error.to_string()))?;

@@ -23,7 +23,7 @@ use super::seats::Seat;
 use crate::event::Event;
 use crate::mail::id::MessageId;
 use crate::report::feed::Next;
-use crate::report::json::EventJson;
+use crate::report::json::{EventJson, Told};
 
 /// Events sent in one piece.
 const PIECE_MAX: usize = 64;
@@ -157,8 +157,7 @@ impl Follower {
         for (number, event) in (self.at + 1..).zip(events) {
             let is_asked = self.only.is_none_or(|id| id == event.id);
             if is_asked && self.who.may_see(&event.user) {
-                let recipient = event.recipient.as_ref().map(ToString::to_string);
-                let json = serde_json::to_string(&EventJson::new(event, recipient)).unwrap_or_default();
+                let json = serde_json::to_string(&EventJson::new(event, Told::all(event))).unwrap_or_default();
                 let (life, name) = (self.api.life, event.kind.name());
                 // Writing to a String cannot fail.
                 let _ = write!(piece, "id: {life}-{number}\nevent: {name}\ndata: {json}\n\n");

@@ -15,8 +15,10 @@ use super::auth::{self, Shown, Who};
 use super::guard::Phase;
 use super::host::Named;
 use super::problem::Problem;
+use super::refused::Origin;
 use super::{Api, CONNECTIONS};
 use crate::net::places::Place;
+use crate::report::reasons::Endpoint;
 
 /// Paths for which nobody has to show anything.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
@@ -25,29 +27,37 @@ const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 pub(super) struct Caller {
     api: Arc<Api>,
     place: Mutex<Place>,
+    origin: Origin,
     phase: Arc<Mutex<Phase>>,
     router: TowerToHyperService<Router>,
 }
 
 impl Caller {
-    pub(super) fn new(api: Arc<Api>, place: Place, router: Router) -> Self {
+    pub(super) fn new(api: Arc<Api>, (place, origin): (Place, Origin), router: Router) -> Self {
         let phase = Arc::new(Mutex::new(Phase::Head));
-        Self { api, place: Mutex::new(place), phase, router: TowerToHyperService::new(router) }
+        Self { api, place: Mutex::new(place), origin, phase, router: TowerToHyperService::new(router) }
     }
 
     pub(super) fn phase(&self) -> Arc<Mutex<Phase>> {
         self.phase.clone()
     }
 
-    /// Answers one request.
+    /// Answers one request, and tells where it is refused.
     pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
         *self.phase.lock() = Phase::Answer;
-        let response = match self.let_in(&mut request) {
-            Ok(()) => self.router.call(request).await,
-            Err(problem) => Ok(refusal(problem)),
+        let endpoint = Endpoint::of(request.uri().path());
+        let let_in = self.let_in(&mut request);
+        let asker = request.extensions().get::<Who>().map(Who::name);
+        let response = match let_in {
+            Ok(()) => self.router.call(request).await?,
+            Err(problem) => refusal(problem),
         };
+        // A probe that hears no is answered, not refused.
+        if response.status().as_u16() >= 400 && endpoint != Endpoint::Health {
+            self.api.refused(self.origin, endpoint, asker.as_deref(), &response);
+        }
         *self.phase.lock() = Phase::Rest;
-        response
+        Ok(response)
     }
 
     /// Notes who asks, and gives the connection the place that this one may have.
@@ -56,9 +66,8 @@ impl Caller {
         let settings = self.api.settings.load();
         match auth::shown(&self.api, request.headers()) {
             Shown::Token(who) => {
-                self.take_place(&who)?;
-                request.extensions_mut().insert(who);
-                return Ok(());
+                request.extensions_mut().insert(who.clone());
+                return self.take_place(&who);
             }
             Shown::Nonsense => self.place.lock().is_nobodys(),
             // A proxy brings requests of many clients over one connection, some of them without a token.

@@ -10,7 +10,7 @@ use super::Api;
 use super::problem::Problem;
 use super::seats::ANYBODY;
 use crate::queue::Queue;
-use crate::report::metrics::Gauge;
+use crate::report::metrics::{Gauge, write_counter};
 
 const PROMETHEUS: &str = "text/plain; version=0.0.4; charset=utf-8";
 
@@ -52,5 +52,10 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>) -> impl IntoResponse {
         one("destinations_down", "Destinations where nobody answers.", count(api.parts.delivery.destinations_down())),
         one("able_to_store", "Whether new mail can be stored.", u64::from(queue.is_able_to_store())),
     ];
-    ([(header::CONTENT_TYPE, PROMETHEUS)], api.parts.metrics.text(&gauges))
+    let mut text = api.parts.metrics.text(&gauges);
+    api.parts.refusals.write_metrics(&mut text);
+    let (dropped, lost) = (api.parts.log.dropped(), api.parts.reporter.lost());
+    write_counter(&mut text, "log_lines_dropped_total", "Log lines that nobody read in time.", dropped);
+    write_counter(&mut text, "events_lost_total", "Events that came faster than they could be passed on.", lost);
+    ([(header::CONTENT_TYPE, PROMETHEUS)], text)
 }

@@ -15,12 +15,13 @@ mod health;
 mod host;
 mod problem;
 mod queue;
+mod refused;
 mod seats;
 mod suppressions;
 mod template;
 mod wire;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -42,15 +43,20 @@ use crate::intake::door::Door;
 use crate::net::places::{Limits, Place, Places};
 use crate::queue::Queue;
 use crate::report::Reporter;
+use crate::report::destinations::Destinations;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
+use crate::report::output::Output;
+use crate::report::reasons::{Reason, Stage};
+use crate::report::refusals::Refusals;
 use crate::report::trace::Traces;
 use crate::shares::Sharing;
 use crate::submission::credentials::{Credentials, TokenHash};
 use gate::Caller;
 use guard::Guarded;
 use problem::Problem;
+use refused::Origin;
 use seats::{Bounds, Seats, Turns};
 
 /// Connections that showed a valid token last. Each carries one request at a time.
@@ -74,6 +80,11 @@ const FIELDS_MAX: usize = 64;
 const HEAD_LEN_MAX: usize = 16 << 10;
 /// How long to rest when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// For connections that came over no network.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+const CROWDED: &str = "too many connections to the HTTP API";
+const GAVE_WAY: &str = "too many connections to the HTTP API; one without a token gives way";
+
 /// What the API needs to know; can change while it works.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -107,8 +118,14 @@ pub struct Parts {
     pub ends: Arc<Ends>,
     /// Who delivers.
     pub delivery: Arc<Delivery>,
+    /// What was sent where.
+    pub destinations: Arc<Destinations>,
     /// Who tells traces, feed and metrics.
     pub reporter: Arc<Reporter>,
+    /// Who tells of what is refused.
+    pub refusals: Arc<Refusals>,
+    /// Where log lines go; counts those that were dropped.
+    pub log: Output,
     /// Where events go.
     pub events: Arc<dyn Sink>,
     /// The time.
@@ -166,6 +183,7 @@ impl Api {
     /// Serves until [`Api::close`].
     pub async fn serve(self: Arc<Self>, listener: TcpListener) {
         let router = router(self.clone());
+        let address = listener.local_addr().unwrap_or(NOBODY);
         loop {
             let accepted = tokio::select! {
                 biased;
@@ -173,7 +191,7 @@ impl Api {
                 accepted = listener.accept() => accepted,
             };
             match accepted {
-                Ok((stream, peer)) => self.accept(stream, peer, router.clone()),
+                Ok((stream, peer)) => self.accept(stream, Origin { peer, listener: address }, router.clone()),
                 Err(error) => {
                     tracing::warn!(%error, "the HTTP API cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -182,19 +200,20 @@ impl Api {
         }
     }
 
-    fn accept(self: &Arc<Self>, stream: TcpStream, peer: SocketAddr, router: Router) {
+    fn accept(self: &Arc<Self>, stream: TcpStream, origin: Origin, router: Router) {
+        let crowded = (503, Reason::TooMany);
         // Tokens hold fewer places than there are, so that somebody gives way if need be.
-        let Some(place) = self.places.take(peer.ip().to_canonical(), PLACES) else { return };
+        let Some(place) = self.places.take(origin.peer.ip().to_canonical(), PLACES) else {
+            return self.broken_off(origin, Stage::Connect, crowded, CROWDED);
+        };
         let api = self.clone();
         self.tasks.spawn(async move {
             let given_up = place.given_up();
             tokio::select! {
                 biased;
                 () = api.aborting.cancelled() => {}
-                () = given_up.cancelled() => {
-                    tracing::info!(peer = %peer.ip(), "too many connections to the HTTP API; one without a token gives way");
-                }
-                () = api.answer(stream, place, router) => {}
+                () = given_up.cancelled() => api.broken_off(origin, Stage::Connect, crowded, GAVE_WAY),
+                () = api.answer(stream, place, origin, router) => {}
             }
         });
     }
@@ -202,11 +221,18 @@ impl Api {
     /// Answers the requests that come over one stream, until it ends or [`Api::close`].
     pub async fn converse(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin) {
         let Some(place) = self.places.take(IpAddr::from([127, 0, 0, 1]), PLACES) else { return };
-        self.answer(stream, place, router(self.clone())).await;
+        let origin = Origin { peer: NOBODY, listener: NOBODY };
+        self.answer(stream, place, origin, router(self.clone())).await;
     }
 
-    async fn answer(self: &Arc<Self>, stream: impl AsyncRead + AsyncWrite + Unpin, place: Place, router: Router) {
-        let caller = Caller::new(self.clone(), place, router);
+    async fn answer(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        place: Place,
+        origin: Origin,
+        router: Router,
+    ) {
+        let caller = Caller::new(self.clone(), (place, origin), router);
         let io = TokioIo::new(Guarded::new(stream, caller.phase()));
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(IDLE_TIMEOUT).max_headers(FIELDS_MAX);
@@ -223,6 +249,7 @@ impl Api {
         };
         if let Err(error) = result {
             tracing::debug!(%error, "an HTTP connection ended early");
+            self.head_refused(origin, &error);
         }
     }
 
@@ -243,6 +270,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
         .route("/v1/messages/{id}/verified", post(api::verified))
         .route("/v1/events", get(events::follow))
+        .route("/v1/destinations", get(destinations::list))
         .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))

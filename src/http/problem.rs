@@ -1,13 +1,17 @@
 //! What went wrong, as problem details (RFC 9457).
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use super::compose::Person;
 use crate::intake::refusal::Refusal;
+use crate::mail::address::Mailbox;
 use crate::mail::text::one_line;
+use crate::report::reasons::Reason;
 
 /// When to come back to a queue that is full, or a relay that restarts.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
@@ -21,6 +25,18 @@ pub(super) struct Problem {
     title: &'static str,
     detail: String,
     retry_after: Option<Duration>,
+    /// In a box, since problems travel as errors.
+    why: Box<Why>,
+}
+
+/// What the log says of an error answer, which carries it: nothing of the request.
+#[derive(Debug, Clone)]
+pub(super) struct Why {
+    pub(super) reason: Reason,
+    /// Our own words.
+    pub(super) text: Cow<'static, str>,
+    /// Which recipient it is about.
+    pub(super) recipient: Option<Mailbox>,
 }
 
 #[derive(Serialize)]
@@ -32,12 +48,28 @@ struct ProblemJson<'a> {
 }
 
 impl Problem {
-    fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<String>) -> Self {
-        Self { status, name, title, detail: one_line(&detail.into()), retry_after: None }
+    /// A detail that is written in the source holds nothing of a request; of any other the log has the title, unless
+    /// [`Problem::in_our_words`] says so.
+    fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+        let detail = detail.into();
+        let text = if let Cow::Borrowed(_) = detail { detail.clone() } else { Cow::Borrowed(title) };
+        let why = Why { reason: Reason::of_status(status.as_u16()), text, recipient: None };
+        Self { status, name, title, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
+    }
+
+    /// The detail is made of our own words and of the configuration, so that the log may have it.
+    pub(super) fn in_our_words(mut self) -> Self {
+        self.why.text = self.detail.clone().into();
+        self
+    }
+
+    fn because(mut self, reason: Reason) -> Self {
+        self.why.reason = reason;
+        self
     }
 
     /// 400: not what HTTP asks of a request.
-    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+    pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, "bad-request", "No proper request", detail)
     }
 
@@ -48,7 +80,7 @@ impl Problem {
     }
 
     /// 403.
-    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+    pub(super) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
     }
 
@@ -81,7 +113,7 @@ impl Problem {
     }
 
     /// 413.
-    pub(super) fn too_large(detail: impl Into<String>) -> Self {
+    pub(super) fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
     }
 
@@ -98,7 +130,7 @@ impl Problem {
     }
 
     /// 422.
-    pub(super) fn invalid(detail: impl Into<String>) -> Self {
+    pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
     }
 
@@ -109,15 +141,15 @@ impl Problem {
     }
 
     /// 429, where not the mail but the API has a bound.
-    pub(super) fn too_many(detail: impl Into<String>) -> Self {
+    pub(super) fn too_many(detail: impl Into<Cow<'static, str>>) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many at once", detail);
         problem.retry_after(BUSY_PAUSE)
     }
 
     /// 429, where a user has as much of something as it may have beside others.
-    pub(super) fn share(detail: impl Into<String>) -> Self {
+    pub(super) fn share(detail: impl Into<Cow<'static, str>>) -> Self {
         let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "share", "This user's share is in use", detail);
-        problem.retry_after(BUSY_PAUSE)
+        problem.because(Reason::Share).retry_after(BUSY_PAUSE)
     }
 
     /// 429 for entries that a user had tried again a moment ago.
@@ -128,24 +160,40 @@ impl Problem {
     }
 
     /// 503 for a reason that passes.
-    fn unavailable(name: &'static str, detail: &str) -> Self {
+    fn unavailable(name: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, name, "Not now", detail);
         problem.retry_after(BUSY_PAUSE)
     }
 
     /// 503 while the relay stops.
     pub(super) fn draining() -> Self {
-        Self::unavailable("shutting-down", "the relay shuts down; try again in a moment")
+        Self::unavailable("shutting-down", "the relay shuts down; try again in a moment").because(Reason::ShuttingDown)
     }
 
     /// 503 while nothing can be stored.
     pub(super) fn cannot_store(fault: &str) -> Self {
-        Self::unavailable("full", &format!("new mail cannot be stored, nothing accepted is lost: {fault}"))
+        Self::unavailable("full", format!("new mail cannot be stored, nothing accepted is lost: {fault}"))
+            .in_our_words()
+            .because(Reason::DiskFull)
     }
 
     /// The same, about one of several things.
     pub(super) fn about(mut self, what: &str) -> Self {
         self.detail = format!("{what}: {}", self.detail);
+        self
+    }
+
+    /// The same, about one of several recipients.
+    pub(super) fn about_recipient(self, recipient: &Mailbox) -> Self {
+        let mut problem = self.about(recipient.as_str());
+        problem.why.recipient = Some(recipient.clone());
+        problem
+    }
+
+    /// For the log: about the first of these, if it is about nobody else.
+    pub(super) fn meant_for(mut self, recipients: &[Person]) -> Self {
+        let first = || recipients.first().map(|person| person.mailbox.clone());
+        self.why.recipient = self.why.recipient.or_else(first);
         self
     }
 
@@ -180,10 +228,13 @@ impl From<Refusal> for Problem {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
             }
             Refusal::Message(_) | Refusal::LongLine { .. } | Refusal::Wish(_) | Refusal::Loop => Self::invalid(detail),
-            Refusal::Full => Self::unavailable("full", "queue or disk full; nothing accepted is lost"),
+            Refusal::QueueFull { .. } | Refusal::DiskFull => {
+                Self::unavailable("full", format!("{detail}; nothing accepted is lost"))
+            }
             Refusal::Internal => Self::unavailable("internal", "the message could not be stored or signed"),
             Refusal::ShuttingDown => Self::draining(),
         };
+        let problem = problem.in_our_words().because(Reason::of_refusal(&refusal));
         match refusal.retry_after() {
             Some(wait) => problem.retry_after(wait),
             None => problem,
@@ -201,6 +252,7 @@ impl IntoResponse for Problem {
         };
         let body = serde_json::to_string(&json).unwrap_or_default();
         let mut response = (self.status, body).into_response();
+        response.extensions_mut().insert(*self.why);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
         if let Some(wait) = self.retry_after {

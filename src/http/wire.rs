@@ -12,6 +12,7 @@ use crate::mail::id::EntryId;
 use crate::plan::greylist::{Facts, HintWorth};
 use crate::queue::entry::Message;
 use crate::queue::steer::{Cancelled, EntrySnapshot, Snapshot};
+use crate::report::destinations;
 use crate::report::trace::{Trace, TraceEvent};
 
 /// The body of `POST /v1/messages`.
@@ -384,6 +385,64 @@ impl TraceEventJson {
             note: event.note.clone(),
             steps: event.steps.clone(),
         }
+    }
+}
+
+/// What was sent to each recipient domain.
+#[derive(Debug, Serialize)]
+pub(super) struct DestinationsJson {
+    destinations: Vec<DestinationRowJson>,
+}
+
+/// What was sent to a recipient domain, and how long it took; times in milliseconds.
+#[derive(Debug, Serialize)]
+struct DestinationRowJson {
+    /// The domain; `*` for those that have no row of their own.
+    destination: Arc<str>,
+    sent: u64,
+    waiting: u64,
+    failed: u64,
+    expired: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p50_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    p99_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_refusal: Option<LastRefusalJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct LastRefusalJson {
+    at: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    host: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    reply: Option<Arc<str>>,
+}
+
+impl DestinationsJson {
+    pub(super) fn new(rows: Vec<(Arc<str>, destinations::Row)>) -> Self {
+        let row = |(destination, row): (Arc<str>, destinations::Row)| {
+            let ms = |share| row.quantile(share).map(|span| u64::try_from(span.as_millis()).unwrap_or(u64::MAX));
+            DestinationRowJson {
+                p50_ms: ms(0.5),
+                p99_ms: ms(0.99),
+                destination,
+                sent: row.sent,
+                waiting: row.waiting,
+                failed: row.failed,
+                expired: row.expired,
+                last_refusal: row.last_refusal.map(|last| LastRefusalJson {
+                    at: last.at.rfc3339(),
+                    host: last.host,
+                    cause: last.cause,
+                    reply: last.reply,
+                }),
+            }
+        };
+        Self { destinations: rows.into_iter().map(row).collect() }
     }
 }
 

@@ -476,8 +476,9 @@ fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {
 impl From<AppendError> for Refusal {
     fn from(error: AppendError) -> Self {
         match error {
-            AppendError::QueueFull | AppendError::Journal(JournalError::Full) => Self::Full,
+            AppendError::QueueFull { entries_max } => Self::QueueFull { entries_max },
             AppendError::ShareFull(portion) => Self::Share(portion),
+            AppendError::Journal(JournalError::Full) => Self::DiskFull,
             AppendError::Journal(JournalError::Failed) => Self::Internal,
             AppendError::Journal(JournalError::Closed) => Self::ShuttingDown,
         }

@@ -80,8 +80,13 @@ pub enum Refusal {
     },
     /// It has been through too many hosts.
     Loop,
-    /// `queue.entries_max` is reached, or the disk is full.
-    Full,
+    /// `queue.entries_max` is reached.
+    QueueFull {
+        /// So many entries.
+        entries_max: usize,
+    },
+    /// The disk is full.
+    DiskFull,
     /// The user has as much of `queue.entries_max` as it may have beside others.
     Share(Portion),
     /// The store or the signer failed.
@@ -111,7 +116,8 @@ impl Refusal {
             | Self::IdempotencyConflict
             | Self::Suppressed { .. }
             | Self::Loop
-            | Self::Full
+            | Self::QueueFull { .. }
+            | Self::DiskFull
             | Self::Share(_)
             | Self::Internal
             | Self::ShuttingDown => None,
@@ -158,15 +164,19 @@ impl Refusal {
             }
             Self::TotalBudget => Reply::new(450, EnhancedCode(4, 7, 28), "too many codes for this recipient"),
             Self::Rate { wait } => {
-                let text = format!("this user's rate is used up; next in {} s", seconds(*wait));
+                let text = format!("this user's rate is used up (user.rate); next in {} s", seconds(*wait));
                 Reply::new(452, EnhancedCode(4, 7, 0), text)
             }
             Self::Loop => permanent(554, 4, 6, "too many Received fields; this looks like a mail loop"),
-            Self::Full => reply::STORAGE_FULL,
             Self::Share(Portion { whole, share }) => {
                 let text = format!("this user's share of the queue is full: {share} of {whole} (queue.entries_max)");
                 Reply::new(452, EnhancedCode(4, 3, 1), text)
             }
+            Self::QueueFull { entries_max } => {
+                let text = format!("the queue is full (queue.entries_max = {entries_max}), try again later");
+                Reply::new(452, EnhancedCode(4, 3, 1), text)
+            }
+            Self::DiskFull => Reply::new(452, EnhancedCode(4, 3, 1), "the disk is full, try again later"),
             Self::Internal => reply::INTERNAL_ERROR,
             Self::ShuttingDown => reply::SHUTTING_DOWN,
         }

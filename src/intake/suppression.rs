@@ -307,7 +307,7 @@ impl State {
             let reason = format!("{}: {said}", ending.cause.unwrap_or("failed"));
             entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
             let until = entry.until.map(Timestamp::rfc3339);
-            tracing::warn!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
+            tracing::info!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
         }
         Some(row(&key, Some(entry)))
     }

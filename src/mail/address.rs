@@ -123,13 +123,18 @@ impl Mailbox {
 
     /// Enough of it to be recognised by who knows it: `a***e@example.com`.
     pub fn masked(&self) -> String {
+        format!("{}@{}", self.masked_local_part(), self.domain())
+    }
+
+    /// `a***e`.
+    pub fn masked_local_part(&self) -> String {
         let local = unquoted(self.local_part());
         let mut characters = local.chars();
         let first = characters.next();
         let last = characters.next_back();
         match (first, last) {
-            (Some(first), Some(last)) if local.chars().count() > 2 => format!("{first}***{last}@{}", self.domain()),
-            _ => format!("***@{}", self.domain()),
+            (Some(first), Some(last)) if local.chars().count() > 2 => format!("{first}***{last}"),
+            _ => "***".to_owned(),
         }
     }
 }

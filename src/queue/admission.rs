@@ -57,7 +57,7 @@ impl Queue {
         let portion = self.sharing.lock().of(self.settings.entries_max);
         let taken = self.entries.lock().take(&message.user, recipients, portion);
         taken.map_err(|beyond| match beyond {
-            Beyond::Whole => AppendError::QueueFull,
+            Beyond::Whole => AppendError::QueueFull { entries_max: self.settings.entries_max },
             Beyond::Share => AppendError::ShareFull(portion),
         })?;
         side.insert(0, Change::Accept(message.clone(), content));

@@ -89,7 +89,10 @@ pub struct Offer {
 pub enum AppendError {
     /// `queue.entries_max` is reached.
     #[error("the queue is full")]
-    QueueFull,
+    QueueFull {
+        /// So many entries.
+        entries_max: usize,
+    },
     /// The user has its share of `queue.entries_max` already: so many.
     #[error("the user's share of the queue is full")]
     ShareFull(Portion),

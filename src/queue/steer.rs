@@ -229,6 +229,20 @@ impl Queue {
         listing
     }
 
+    /// All live entries with their recipients' domains; for a start, when somebody begins to count them.
+    pub fn live_domains(&self) -> Vec<(EntryId, String)> {
+        let mut live = Vec::new();
+        self.in_slices(None, |schedule, ids| {
+            let covered = schedule.covered(ids, &Filter::default());
+            let domain = |id: EntryId| {
+                let held = schedule.held.get(&id.message)?;
+                Some((id, held.message.recipient(id.index).mailbox.domain_key()))
+            };
+            live.extend(covered.into_iter().filter_map(domain));
+        });
+        live
+    }
+
     /// The live messages to a recipient ([`Mailbox::plain_key`]), at most `limit`, the oldest first.
     pub fn live_of_recipient(&self, plain: &str, limit: usize) -> Vec<Snapshot> {
         self.list(&Filter { recipient: Some(plain.to_owned()), ..Filter::default() }, limit).messages

@@ -1,9 +1,34 @@
 //! Events in JSON, the same in the log, the API and webhooks.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use crate::event::Event;
 use crate::mail::id::EntryId;
+
+/// What may hold the recipient's address, as it may be told to whoever reads the event.
+#[derive(Debug, Default)]
+pub struct Told {
+    /// To whom.
+    pub recipient: Option<String>,
+    /// What the mail host said.
+    pub reply: Option<String>,
+    /// More for people.
+    pub note: Option<String>,
+}
+
+impl Told {
+    /// Everything, for those whose message it is.
+    pub fn all(event: &Event) -> Self {
+        let text = |text: &Option<Arc<str>>| text.as_deref().map(str::to_owned);
+        Self {
+            recipient: event.recipient.as_ref().map(ToString::to_string),
+            reply: text(&event.reply),
+            note: text(&event.note),
+        }
+    }
+}
 
 /// An event as it is written.
 #[derive(Debug, Serialize)]
@@ -24,7 +49,7 @@ pub struct EventJson<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    reply: Option<&'a str>,
+    reply: Option<String>,
     attempt: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<String>,
@@ -35,12 +60,12 @@ pub struct EventJson<'a> {
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     may_have_arrived: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<&'a str>,
+    note: Option<String>,
 }
 
 impl<'a> EventJson<'a> {
-    /// The event, with its recipient as it may be told.
-    pub fn new(event: &'a Event, recipient: Option<String>) -> Self {
+    /// The event, with what may be told of it.
+    pub fn new(event: &'a Event, told: Told) -> Self {
         Self {
             event: event.kind.name(),
             time: event.time.rfc3339(),
@@ -49,17 +74,17 @@ impl<'a> EventJson<'a> {
             user: &event.user,
             lane: event.lane.name(),
             tag: event.tag.as_deref(),
-            recipient,
+            recipient: told.recipient,
             destination: event.destination.as_deref(),
             cause: event.cause,
-            reply: event.reply.as_deref(),
+            reply: told.reply,
             attempt: event.attempt,
             next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
             plan: event.plan,
             expires_at: event.expires_at.rfc3339(),
             ms: event.since_accepted.as_millis(),
             may_have_arrived: event.may_have_arrived,
-            note: event.note.as_deref(),
+            note: told.note,
         }
     }
 }

@@ -1,23 +1,23 @@
 //! The log: one line an event, for people who tail it or for programs, by way of `tracing`.
 //!
-//! Lines of events are written by the reporting thread and buffered while more are coming; all other lines go out at
-//! once.
+//! All of them, those of libraries too, go into the buffer of an [`Output`]; nobody waits for whoever reads them.
 
+use std::borrow::Cow;
 use std::fmt::{self, Write as _};
-use std::io::{self, Write};
 use std::sync::Arc;
 
-use parking_lot::Mutex;
+use serde_json::Value;
 use tracing::field::{Field, Visit};
 use tracing::{Level, Subscriber};
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::fmt::format::Writer;
-use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields, MakeWriter};
+use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::json::EventJson;
-use super::recipients::{Disclosure, Recipients};
-use crate::clock::{Clock, SystemClock};
+use super::json::{EventJson, Told};
+pub use super::output::Output;
+use super::recipients::Recipients;
+use crate::clock::{Clock, SystemClock, Timestamp};
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
 use crate::mail::text::one_line;
@@ -41,94 +41,32 @@ pub struct Settings {
     /// How lines look.
     pub format: Format,
     /// How much of recipients is told.
-    pub recipients: Disclosure,
+    pub recipients: Recipients,
     /// The least severe level of our own lines.
     pub level: Level,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { format: Format::Text, recipients: Disclosure::Masked, level: Level::INFO }
+        Self { format: Format::Text, recipients: Recipients::default(), level: Level::INFO }
     }
 }
 
-/// Where lines go.
-#[derive(Clone)]
-pub struct Output(Arc<Mutex<Box<dyn Write + Send>>>);
+/// Libraries are heard from `warn` on. The DNS library warns at each answer that has no signature, with all of it; what
+/// comes of that is for us to say.
+const LIBRARIES: &str = "warn,hickory_net::dnssec=error";
 
-impl fmt::Debug for Output {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Output")
-    }
-}
-
-impl Output {
-    /// Standard output.
-    pub fn stdout() -> Self {
-        Self::new(io::BufWriter::with_capacity(64 << 10, io::stdout()))
-    }
-
-    /// Somewhere else.
-    pub fn new(writer: impl Write + Send + 'static) -> Self {
-        Self(Arc::new(Mutex::new(Box::new(writer))))
-    }
-}
-
-impl Write for Output {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().write(line)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.0.lock().flush()
-    }
-}
-
-/// Sends out what it was given when it is dropped, except for lines of events.
-#[derive(Debug)]
-pub struct Line {
-    output: Output,
-    is_event: bool,
-}
-
-impl Write for Line {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.output.write(line)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.output.flush()
-    }
-}
-
-impl Drop for Line {
-    fn drop(&mut self) {
-        if !self.is_event {
-            // There is nowhere to say that the log cannot be written.
-            let _ = self.output.flush();
-        }
-    }
-}
-
-impl<'a> MakeWriter<'a> for Output {
-    type Writer = Line;
-
-    fn make_writer(&'a self) -> Line {
-        Line { output: self.clone(), is_event: false }
-    }
-
-    fn make_writer_for(&'a self, metadata: &tracing::Metadata<'_>) -> Line {
-        Line { output: self.clone(), is_event: metadata.target() == EVENT_TARGET }
-    }
-}
-
-/// Sets the process's log up. Libraries are heard from `warn` on.
+/// Sets the process's log up.
 pub fn init(settings: &Settings, output: Output) {
-    let filter = EnvFilter::new(format!("warn,otp_relay={}", settings.level.as_str().to_ascii_lowercase()));
+    let filter = EnvFilter::new(format!("{LIBRARIES},otp_relay={}", settings.level.as_str().to_ascii_lowercase()));
     let subscriber = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(output)
-        .event_format(LineFormat { format: settings.format, clock: SystemClock::default() })
+        .event_format(LineFormat {
+            format: settings.format,
+            recipients: settings.recipients.clone(),
+            clock: SystemClock::default(),
+        })
         .finish();
     // A second call, as from several tests in one process, keeps the first log.
     let _ = tracing::subscriber::set_global_default(subscriber);
@@ -139,13 +77,12 @@ pub fn init(settings: &Settings, output: Output) {
 pub struct EventLog {
     format: Format,
     recipients: Recipients,
-    output: Output,
 }
 
 impl EventLog {
     /// Lines as configured, into the output that [`init`] was given.
-    pub fn new(settings: &Settings, output: Output) -> Self {
-        Self { format: settings.format, recipients: Recipients::new(settings.recipients), output }
+    pub fn new(settings: &Settings) -> Self {
+        Self { format: settings.format, recipients: settings.recipients.clone() }
     }
 
     /// Writes an event's line.
@@ -159,18 +96,17 @@ impl EventLog {
         }
     }
 
-    /// Sends out what is buffered.
-    pub fn flush(&self) {
-        // There is nowhere to say that the log cannot be written.
-        let _ = self.output.clone().flush();
-    }
-
     /// The line of an event.
     pub fn line(&self, event: &Event) -> String {
-        let recipient = event.recipient.as_ref().map(|mailbox| self.recipients.tell(mailbox, event.time));
+        let told = |text: &Arc<str>| self.recipients.tell_in(text, event.recipient.as_ref(), event.time).into_owned();
+        let told = Told {
+            recipient: event.recipient.as_ref().map(|mailbox| self.recipients.tell(mailbox, event.time)),
+            reply: event.reply.as_ref().map(told),
+            note: event.note.as_ref().map(told),
+        };
         match self.format {
-            Format::Text => text_line(event, recipient.as_deref()),
-            Format::Json => serde_json::to_string(&EventJson::new(event, recipient)).unwrap_or_default(),
+            Format::Text => text_line(event, &told),
+            Format::Json => serde_json::to_string(&EventJson::new(event, told)).unwrap_or_default(),
         }
     }
 }
@@ -181,28 +117,27 @@ fn is_detail(kind: Kind) -> bool {
 }
 
 /// `id  time  what  lane  recipient  destination  milliseconds  why`, in columns.
-fn text_line(event: &Event, recipient: Option<&str>) -> String {
+fn text_line(event: &Event, told: &Told) -> String {
     let id = match event.entry {
         Some(index) => EntryId { message: event.id, index }.to_string(),
         None => event.id.to_string(),
     };
-    let time = event.time.rfc3339();
     let mut line = format!(
         "{id:<28} {} {:<10} {:<6} {:<28} {:<24} {:>7} ms",
-        &time[11..23],
+        event.time.rfc3339(),
         event.kind.name(),
         event.lane.name(),
-        recipient.unwrap_or("-"),
+        told.recipient.as_deref().unwrap_or("-"),
         event.destination.as_deref().unwrap_or("-"),
         event.since_accepted.as_millis(),
     );
     // Writing to a String cannot fail.
-    let _ = details(event, &mut line);
+    let _ = details(event, told, &mut line);
     // Whatever a peer managed to get into an event cannot start a line of its own.
     one_line(&line)
 }
 
-fn details(event: &Event, line: &mut String) -> fmt::Result {
+fn details(event: &Event, told: &Told, line: &mut String) -> fmt::Result {
     if event.attempt > 1 {
         write!(line, "  attempt {}", event.attempt)?;
     }
@@ -218,10 +153,10 @@ fn details(event: &Event, line: &mut String) -> fmt::Result {
     if event.may_have_arrived {
         line.push_str("  may have arrived");
     }
-    if let Some(reply) = &event.reply {
+    if let Some(reply) = &told.reply {
         write!(line, "  \"{reply}\"")?;
     }
-    if let Some(note) = &event.note {
+    if let Some(note) = &told.note {
         write!(line, "  {note}")?;
     }
     if event.kind == Kind::Accepted {
@@ -234,6 +169,7 @@ fn details(event: &Event, line: &mut String) -> fmt::Result {
 #[derive(Debug)]
 struct LineFormat {
     format: Format,
+    recipients: Recipients,
     clock: SystemClock,
 }
 
@@ -254,33 +190,57 @@ where
         if metadata.target() == EVENT_TARGET {
             return writeln!(writer, "{}", collected.message);
         }
-        let time = self.clock.wall().rfc3339();
+        let now = self.clock.wall();
+        // An error's text may quote what somebody else has said.
+        collected.tell(&self.recipients, now);
         match self.format {
             Format::Text => {
-                write!(writer, "{:<28} {} {:<5}", "-", &time[11..23], metadata.level())?;
+                write!(writer, "{:<28} {} {:<5}", "-", now.rfc3339(), metadata.level())?;
                 write!(writer, " {}", one_line(&collected.message))?;
                 for (name, value) in &collected.fields {
-                    write!(writer, "  {name}={}", one_line(value))?;
+                    match value.as_str() {
+                        Some(text) => write!(writer, "  {name}={}", one_line(text))?,
+                        None => write!(writer, "  {name}={value}")?,
+                    }
                 }
                 writeln!(writer)
             }
             Format::Json => {
                 let mut object = serde_json::Map::new();
-                object.insert("time".into(), time.into());
+                object.insert("time".into(), now.rfc3339().into());
                 object.insert("level".into(), metadata.level().as_str().to_ascii_lowercase().into());
                 object.insert("target".into(), metadata.target().into());
                 object.insert("message".into(), collected.message.into());
-                object.extend(collected.fields.into_iter().map(|(name, value)| (name.to_owned(), value.into())));
-                writeln!(writer, "{}", serde_json::Value::Object(object))
+                object.extend(collected.fields.into_iter().map(|(name, value)| (name.to_owned(), value)));
+                writeln!(writer, "{}", Value::Object(object))
             }
         }
     }
 }
 
+/// What a line says, numbers as numbers.
 #[derive(Default)]
 struct Collected {
     message: String,
-    fields: Vec<(&'static str, String)>,
+    fields: Vec<(&'static str, Value)>,
+}
+
+impl Collected {
+    fn tell(&mut self, recipients: &Recipients, now: Timestamp) {
+        let texts = self.fields.iter_mut().filter_map(|(_, value)| match value {
+            Value::String(text) => Some(text),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
+        });
+        for text in texts.chain([&mut self.message]) {
+            if let Cow::Owned(told) = recipients.tell_in(text, None, now) {
+                *text = told;
+            }
+        }
+    }
+
+    fn add(&mut self, field: &Field, value: impl Into<Value>) {
+        self.fields.push((field.name(), value.into()));
+    }
 }
 
 impl Visit for Collected {
@@ -288,15 +248,36 @@ impl Visit for Collected {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
         } else {
-            self.fields.push((field.name(), value.to_owned()));
+            self.add(field, value);
         }
+    }
+
+    fn record_i64(&mut self, field: &Field, value: i64) {
+        self.add(field, value);
+    }
+
+    fn record_u64(&mut self, field: &Field, value: u64) {
+        self.add(field, value);
+    }
+
+    /// Milliseconds come so; none that is real needs more than 64 bits.
+    fn record_u128(&mut self, field: &Field, value: u128) {
+        self.add(field, u64::try_from(value).unwrap_or(u64::MAX));
+    }
+
+    fn record_f64(&mut self, field: &Field, value: f64) {
+        self.add(field, value);
+    }
+
+    fn record_bool(&mut self, field: &Field, value: bool) {
+        self.add(field, value);
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
         if field.name() == "message" {
             self.message = format!("{value:?}");
         } else {
-            self.fields.push((field.name(), format!("{value:?}")));
+            self.add(field, format!("{value:?}"));
         }
     }
 }
@@ -306,7 +287,6 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Timestamp;
     use crate::lane::Lane;
     use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
@@ -337,14 +317,14 @@ mod tests {
     }
 
     fn log(format: Format) -> EventLog {
-        EventLog::new(&Settings { format, ..Settings::default() }, Output::new(Vec::new()))
+        EventLog::new(&Settings { format, ..Settings::default() })
     }
 
     #[test]
     fn a_line_tells_the_story() {
         assert_eq!(
             log(Format::Text).line(&event()),
-            "01M7YRRT9A0000000000000000-1 10:00:00.042 greylisted otp    a***e@example.com            \
+            "01M7YRRT9A0000000000000000-1 2026-11-21T10:00:00.042Z greylisted otp    a***e@example.com            \
              mx.example.com                12 ms  attempt 2  greylisted  again in 5.0 s (the reply asks for this wait)  \"450 4.2.0 Greylisted\""
         );
     }
@@ -352,7 +332,7 @@ mod tests {
     #[test]
     fn json_has_the_documented_names() {
         let line = log(Format::Json).line(&event());
-        let value: serde_json::Value = serde_json::from_str(&line).unwrap();
+        let value: Value = serde_json::from_str(&line).unwrap();
         for name in [
             "event",
             "time",

@@ -73,7 +73,7 @@ impl Metrics {
 
 fn write_gauge(text: &mut String, gauge: &Gauge) -> fmt::Result {
     let name = gauge.name;
-    head(text, name, "gauge", gauge.help)?;
+    head(text, name, "gauge", gauge.help);
     for (label, value) in &gauge.values {
         match label {
             Some((label, of)) => writeln!(text, "otp_relay_{name}{{{label}=\"{of}\"}} {value}")?,
@@ -83,30 +83,38 @@ fn write_gauge(text: &mut String, gauge: &Gauge) -> fmt::Result {
     Ok(())
 }
 
-fn head(text: &mut String, name: &str, kind: &str, help: &str) -> fmt::Result {
-    writeln!(text, "# HELP otp_relay_{name} {help}\n# TYPE otp_relay_{name} {kind}")
+/// What a scraper has to know before the samples of a name.
+pub(super) fn head(text: &mut String, name: &str, kind: &str, help: &str) {
+    // Writing to a String cannot fail.
+    let _ = writeln!(text, "# HELP otp_relay_{name} {help}\n# TYPE otp_relay_{name} {kind}");
+}
+
+/// A counter without labels.
+pub fn write_counter(text: &mut String, name: &str, help: &str, value: u64) {
+    head(text, name, "counter", help);
+    let _ = writeln!(text, "otp_relay_{name} {value}");
 }
 
 impl Counters {
     fn write(&self, text: &mut String) -> fmt::Result {
-        head(text, "events_total", "counter", "What happened, by event and lane.")?;
+        head(text, "events_total", "counter", "What happened, by event and lane.");
         for kind in KINDS {
             for lane in LANES {
                 let count = self.events.get(&(kind, lane)).copied().unwrap_or(0);
                 writeln!(text, "otp_relay_events_total{{event=\"{}\",lane=\"{lane}\"}} {count}", kind.name())?;
             }
         }
-        head(text, "causes_total", "counter", "Why attempts ended otherwise than delivered.")?;
+        head(text, "causes_total", "counter", "Why attempts ended otherwise than delivered.");
         for ((kind, cause), count) in &self.causes {
             writeln!(text, "otp_relay_causes_total{{event=\"{}\",cause=\"{cause}\"}} {count}", kind.name())?;
         }
-        head(text, "tag_events_total", "counter", "Ends and verifications, by tag.")?;
+        head(text, "tag_events_total", "counter", "Ends and verifications, by tag.");
         for (tag, kinds) in &self.tags {
             for (kind, count) in kinds {
                 writeln!(text, "otp_relay_tag_events_total{{event=\"{}\",tag=\"{tag}\"}} {count}", kind.name())?;
             }
         }
-        head(text, "delivery_seconds", "histogram", "From acceptance to the receiver's final answer.")?;
+        head(text, "delivery_seconds", "histogram", "From acceptance to the receiver's final answer.");
         for (lane, histogram) in &self.latency {
             for (bound, count) in BUCKETS.iter().zip(&histogram.buckets) {
                 writeln!(text, "otp_relay_delivery_seconds_bucket{{lane=\"{lane}\",le=\"{bound}\"}} {count}")?;

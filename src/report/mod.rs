@@ -1,18 +1,23 @@
 //! Events on their way to people and programs. Whoever emits an event only puts it into a bounded channel; one thread
 //! turns it into what each sink wants.
 
+mod addresses;
+pub mod destinations;
 pub mod ends;
 pub mod feed;
 pub mod json;
 pub mod log;
 pub mod metrics;
+pub mod output;
+pub mod reasons;
 pub mod recipients;
+pub mod refusals;
 pub mod trace;
 mod trace_records;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -26,8 +31,6 @@ use log::EventLog;
 const WAITING_MAX: usize = 16_384;
 /// How long to wait at most for events that are being passed on.
 const SETTLING_MAX: Duration = Duration::from_secs(1);
-/// How long events may stay in the log's buffer while more are coming.
-const FLUSH_PAUSE: Duration = Duration::from_millis(20);
 
 /// Somebody to whom the reporting thread tells every event, in their order.
 pub trait Listener: Send + Sync {
@@ -72,9 +75,14 @@ impl Reporter {
         // When there is no place for the mark, there is a backlog that nobody should wait for.
         if channel.try_send(Told::Mark(sender)).is_ok() {
             drop(channel);
-            // A log that nobody reads holds the thread up, and must not hold up who asks.
+            // What holds the thread up must not hold up who asks.
             let _ = tokio::time::timeout(SETTLING_MAX, receiver).await;
         }
+    }
+
+    /// Events that nobody heard of, because too many came at once.
+    pub fn lost(&self) -> u64 {
+        self.lost.load(Ordering::Relaxed)
     }
 
     /// Passes on what waits and ends the thread.
@@ -123,25 +131,13 @@ impl Passing {
 }
 
 fn run(events: &Receiver<Told>, lost: &AtomicU64, passing: &Passing) {
-    loop {
-        match events.recv_timeout(FLUSH_PAUSE) {
-            Ok(told) => passing.pass_on(told),
-            Err(RecvTimeoutError::Timeout) => {
-                passing.log.flush();
-                // Nothing to do until something comes.
-                match events.recv() {
-                    Ok(told) => passing.pass_on(told),
-                    Err(_) => return,
-                }
-            }
-            Err(RecvTimeoutError::Disconnected) => {
-                passing.log.flush();
-                return;
-            }
-        }
-        let lost = lost.swap(0, Ordering::Relaxed);
-        if lost > 0 {
-            tracing::warn!(lost, "events came faster than they can be written down");
+    let mut told = 0;
+    for next in events {
+        passing.pass_on(next);
+        let lost = lost.load(Ordering::Relaxed);
+        if lost > told {
+            tracing::warn!(events = lost - told, "events came faster than they can be passed on, and are lost");
+            told = lost;
         }
     }
 }

@@ -12,21 +12,26 @@ use super::credentials::{Checked, Credentials, Login};
 use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::{Door, Receipt, RecipientCheck};
+use crate::intake::refusal::Refusal;
+use crate::intake::user::User;
 use crate::intake::wishes::Wishes;
-use crate::mail::address::ReversePath;
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
 use crate::net::places::Place;
+use crate::report::reasons::{Door as DoorName, Reason, Stage};
+use crate::report::refusals::{Refusals, Refused};
 use crate::shares::Portion;
 use crate::smtp::command::Mail;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 use crate::smtp::sasl::ScramVerifier;
-use crate::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
+use crate::smtp::server_session::{self, Access, Event, Peer, Phase, ServerSession, SessionSettings, Step, Submission};
+use crate::tls::handshake;
 
 /// Octets read at once.
 const READ_LEN: usize = 16 << 10;
 /// How long a TLS handshake may take.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+pub(super) const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long one reply may take to be sent.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 /// After a fault, how much more is read, and for how long, before the connection is closed.
@@ -39,6 +44,7 @@ pub(super) struct Shared {
     pub(super) credentials: Arc<Credentials>,
     pub(super) throttle: Throttle,
     pub(super) clock: Arc<dyn Clock>,
+    pub(super) refusals: Arc<Refusals>,
     pub(super) draining: CancellationToken,
 }
 
@@ -46,6 +52,8 @@ pub(super) struct Shared {
 pub(super) struct Whose {
     /// The client's address.
     pub(super) address: SocketAddr,
+    /// Where it connected to.
+    pub(super) listener: SocketAddr,
     /// What the session is told of it.
     pub(super) peer: Peer,
     /// Its place among all connections.
@@ -60,6 +68,7 @@ pub(super) struct Connection {
     stream: BoxStream,
     session: ServerSession,
     peer: SocketAddr,
+    listener: SocketAddr,
     place: Place,
     portion: Portion,
     acceptor: Option<TlsAcceptor>,
@@ -70,6 +79,18 @@ pub(super) struct Connection {
     verifier: Option<ScramVerifier>,
     /// Of the message that is being sent.
     reverse_path: Option<ReversePath>,
+    /// What the next refusal is about.
+    about: About,
+}
+
+/// What is known of a refusal beside the reply that it becomes.
+#[derive(Default)]
+struct About {
+    reason: Option<Reason>,
+    /// The account whose password was wrong.
+    account: Option<Arc<User>>,
+    /// The first recipient of a message, and how many more there are.
+    recipients: Option<(Mailbox, usize)>,
 }
 
 /// The connection is over, by whatever reason.
@@ -84,7 +105,7 @@ impl Connection {
         settings: Arc<SessionSettings>,
         acceptor: Option<TlsAcceptor>,
     ) {
-        let Whose { address, peer, place, portion } = whose;
+        let Whose { address, listener, peer, place, portion } = whose;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
         let trusted = if peer.access == Access::Trusted { shared.credentials.trusted() } else { None };
         let mut connection = Self {
@@ -92,6 +113,7 @@ impl Connection {
             stream,
             session,
             peer: address,
+            listener,
             place,
             portion,
             acceptor,
@@ -99,6 +121,7 @@ impl Connection {
             trusted,
             verifier: None,
             reverse_path: None,
+            about: About::default(),
         };
         // Over is not a failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
@@ -138,6 +161,9 @@ impl Connection {
                 }
                 Step::CheckRecipient(recipient) => self.check_recipient(&recipient).await?,
                 Step::HandOver(submission) => {
+                    let recipients = &submission.envelope.recipients;
+                    self.about.recipients =
+                        recipients.first().map(|first| (first.mailbox.clone(), recipients.len().saturating_sub(1)));
                     self.flush().await?;
                     let reply = self.hand_over(*submission).await;
                     self.handle(Event::HandedOver(reply))
@@ -164,8 +190,70 @@ impl Connection {
         self.authenticated(user, checked).await
     }
 
+    /// Tells the session, and tells of what it refuses.
     fn handle(&mut self, event: Event<'_>) -> Step {
-        self.session.handle(event, self.shared.clock.instant())
+        let step = self.session.handle(event, self.shared.clock.instant());
+        for refused in self.session.take_refused() {
+            self.refused(&refused);
+        }
+        self.about = About::default();
+        step
+    }
+
+    fn refused(&mut self, refused: &server_session::Refused) {
+        let About { reason, account, recipients } = std::mem::take(&mut self.about);
+        let reply = &refused.reply;
+        let user = account.or_else(|| self.login.as_ref().map(|login| login.user.clone()));
+        let mut reason = reason.unwrap_or_else(|| Reason::of_reply(refused.phase, reply));
+        if reason == Reason::Timeout && user.is_none() {
+            reason = Reason::LoginTimeout;
+        }
+        let (first, more_recipients) = recipients.map_or((None, 0), |(first, more)| (Some(first), more));
+        self.shared.refusals.tell(&Refused {
+            door: DoorName::Smtp,
+            peer: self.peer.ip(),
+            listener: self.listener,
+            user: user.as_ref().map(|user| &*user.name),
+            stage: Stage::Smtp(refused.phase),
+            code: Some(reply.code),
+            enhanced: reply.enhanced,
+            reason,
+            text: &reply.text,
+            recipient: refused.recipient.as_ref().or(first.as_ref()),
+            more_recipients,
+        });
+    }
+
+    /// Tells of an end without a reply.
+    fn broken_off(&self, stage: Stage, reason: Reason, text: &str) {
+        self.shared.refusals.tell(&Refused {
+            door: DoorName::Smtp,
+            peer: self.peer.ip(),
+            listener: self.listener,
+            user: self.login.as_ref().map(|login| &*login.user.name),
+            stage,
+            code: None,
+            enhanced: None,
+            reason,
+            text,
+            recipient: None,
+            more_recipients: 0,
+        });
+    }
+
+    /// The client is gone, which is worth a line only where it leaves something undone.
+    fn gone(&self) -> Over {
+        if let Some(phase) = self.session.left_undone() {
+            let text = "the client closed the connection in the middle of a message";
+            self.broken_off(Stage::Smtp(phase), Reason::Closed, text);
+        }
+        Over
+    }
+
+    /// The reply to what intake refuses.
+    fn reply_to(&mut self, refusal: &Refusal) -> Reply {
+        self.about.reason = Some(Reason::of_refusal(refusal));
+        refusal.reply()
     }
 
     /// Sends what is to be said, then reads until the session wants something else.
@@ -177,7 +265,7 @@ impl Connection {
             let event = tokio::select! {
                 biased;
                 read = self.stream.read(buffer) => match read {
-                    Ok(0) | Err(_) => return Err(Over),
+                    Ok(0) | Err(_) => return Err(self.gone()),
                     Ok(len) => Event::Received(&buffer[..len]),
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {
@@ -186,7 +274,7 @@ impl Connection {
                 }
                 () = draining.cancelled(), if !self.session.is_draining() => Event::Draining,
             };
-            let step = self.session.handle(event, self.shared.clock.instant());
+            let step = self.handle(event);
             if !matches!(step, Step::Read) {
                 return Ok(step);
             }
@@ -204,7 +292,12 @@ impl Connection {
         };
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) | Err(_) => Err(Over),
+            Ok(Err(_)) => Err(self.gone()),
+            Err(_) => {
+                let stage = Stage::Smtp(self.session.left_undone().unwrap_or(Phase::Command));
+                self.broken_off(stage, Reason::Timeout, "the client does not read what it is told");
+                Err(Over)
+            }
         }
     }
 
@@ -212,16 +305,15 @@ impl Connection {
         let acceptor = self.acceptor.clone().ok_or(Over)?;
         let (closed, _) = tokio::io::duplex(1);
         let stream = std::mem::replace(&mut self.stream, Box::new(closed));
-        match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => {
+        match handshake::accept(&acceptor, stream, HANDSHAKE_TIMEOUT).await {
+            Ok(stream) => {
                 self.stream = Box::new(stream);
                 Ok(())
             }
-            Ok(Err(error)) => {
-                tracing::debug!(peer = %self.peer, %error, "TLS handshake failed");
+            Err(fault) => {
+                self.broken_off(Stage::Tls, Reason::of_handshake(fault), &fault.text());
                 Err(Over)
             }
-            Err(_) => Err(Over),
         }
     }
 
@@ -235,7 +327,9 @@ impl Connection {
             }
             Checked::Refused => {
                 self.flush().await?;
-                Err(self.wait_to_refuse(name).await)
+                let reply = self.wait_to_refuse(name).await;
+                self.about.account = self.shared.credentials.user(name);
+                Err(reply)
             }
             Checked::Busy => Err(reply::AUTHENTICATION_BUSY),
         };
@@ -247,7 +341,6 @@ impl Connection {
     async fn wait_to_refuse(&self, name: &str) -> Reply {
         let (shared, address) = (&self.shared, self.peer.ip());
         let delay = shared.throttle.refused(address, name, shared.clock.instant());
-        tracing::info!(peer = %address, delay_ms = delay.as_millis(), "authentication failed");
         let turn = tokio::select! {
             biased;
             turn = shared.throttle.refusals.take(address) => turn,
@@ -264,7 +357,8 @@ impl Connection {
         let login = self.login.as_mut().ok_or(reply::AUTHENTICATION_REQUIRED)?;
         // Since it logged in, or since its last message, it may have been removed or changed.
         login.user = self.shared.credentials.renewed(login).ok_or(reply::LOGIN_ENDED)?;
-        self.shared.door.check_sender(&login.user, &mail.reverse_path).map_err(|refusal| refusal.reply())?;
+        let user = login.user.clone();
+        self.shared.door.check_sender(&user, &mail.reverse_path).map_err(|refusal| self.reply_to(&refusal))?;
         self.reverse_path = Some(mail.reverse_path.clone());
         Ok(())
     }
@@ -286,19 +380,18 @@ impl Connection {
                 self.shared.door.wait_for_domain(&recipient.mailbox).await
             }
         };
-        Ok(self.handle(Event::Checked(result.map_err(|refusal| refusal.reply()))))
+        let result = result.map_err(|refusal| self.reply_to(&refusal));
+        Ok(self.handle(Event::Checked(result)))
     }
 
-    async fn hand_over(&self, submission: Submission) -> Reply {
-        let Some(Login { user, .. }) = &self.login else { return reply::AUTHENTICATION_REQUIRED };
+    async fn hand_over(&mut self, submission: Submission) -> Reply {
+        let Some(user) = self.login.as_ref().map(|login| login.user.clone()) else {
+            return reply::AUTHENTICATION_REQUIRED;
+        };
         let client: Option<IpAddr> = Some(self.peer.ip());
-        match self.shared.door.submit(user, submission, Wishes::default(), client).await {
+        match self.shared.door.submit(&user, submission, Wishes::default(), client).await {
             Ok(receipt) => accepted(&receipt),
-            Err(refusal) => {
-                let reply = refusal.reply();
-                tracing::info!(peer = %self.peer.ip(), user = %user.name, code = reply.code, "message refused");
-                reply
-            }
+            Err(refusal) => self.reply_to(&refusal),
         }
     }
 

@@ -14,7 +14,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, Shared, Whose, share_in_use};
+use super::connection::{Connection, HANDSHAKE_TIMEOUT, Shared, Whose, share_in_use};
 use super::credentials::Credentials;
 use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use super::throttle::Throttle;
@@ -23,18 +23,21 @@ use crate::intake::door::Door;
 use crate::intake::user::TRUSTED;
 use crate::net::BoxStream;
 use crate::net::places::{Limits, Place, Places};
+use crate::report::reasons::{Door as DoorName, Reason, Stage};
+use crate::report::refusals::{Refusals, Refused};
 use crate::shares::Sharing;
 use crate::smtp::reply::{self, Reply};
 use crate::smtp::server_session::{Access, Peer, SessionSettings};
+use crate::tls::handshake;
 
 /// Connections that the kernel may hold for us.
 const BACKLOG: u32 = 1024;
 /// How long to rest when the system has no more file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a TLS handshake may take on a listener with implicit TLS.
-const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long a proxy's header may take; the specification asks for at least 3 s, for a packet that is lost.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
+
+const TOO_MANY: &str = "too many connections";
 
 /// One listening address.
 #[derive(Debug, Clone)]
@@ -68,6 +71,17 @@ pub enum ListenerTls {
     StartTls,
     /// With the first byte.
     Implicit,
+}
+
+impl ListenerTls {
+    /// As the configuration writes it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::StartTls => "starttls",
+            Self::Implicit => "implicit",
+        }
+    }
 }
 
 /// What can change while clients are served.
@@ -122,12 +136,12 @@ impl Submission {
     pub fn new(
         door: Arc<Door>,
         credentials: Arc<Credentials>,
-        clock: Arc<dyn Clock>,
+        (clock, refusals): (Arc<dyn Clock>, Arc<Refusals>),
         settings: LiveSettings,
         acceptor: TlsAcceptor,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let shared = Shared { door, credentials, throttle: Throttle::default(), clock, draining };
+        let shared = Shared { door, credentials, throttle: Throttle::default(), clock, refusals, draining };
         Arc::new(Self {
             shared: Arc::new(shared),
             settings: ArcSwap::from_pointee(settings),
@@ -145,7 +159,9 @@ impl Submission {
 
     /// Accepts clients until draining.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings) {
-        let settings = Arc::new(settings);
+        // The port may have been left to the system.
+        let address = listener.local_addr().unwrap_or(settings.address);
+        let settings = Arc::new(ListenerSettings { address, ..settings });
         let draining = self.shared.draining.clone();
         loop {
             let accepted = tokio::select! {
@@ -177,13 +193,15 @@ impl Submission {
         let address = SocketAddr::new(address.ip().to_canonical(), address.port());
         let live = self.settings.load_full();
         let Some(place) = self.places.take(address.ip(), live.limits) else {
-            return refuse(stream, address.ip(), &reply::TOO_MANY_CONNECTIONS).await;
+            self.refused(listener, address, Stage::Connect, Reason::Connections, TOO_MANY);
+            return turn_away(stream, &reply::TOO_MANY_CONNECTIONS).await;
         };
         let given_up = place.given_up();
         tokio::select! {
             biased;
             () = given_up.cancelled() => {
-                tracing::info!(peer = %address.ip(), "too many connections; one without authentication gives way");
+                let text = "too many connections; one without a login gives way";
+                self.refused(listener, address, Stage::Connect, Reason::GaveWay, text);
             }
             () = self.converse(stream, address, listener, &live, place) => {}
         }
@@ -199,20 +217,25 @@ impl Submission {
     ) {
         let Some(client) = self.who(&mut stream, peer, listener).await else { return };
         if !place.counts_for(client.address.ip(), live.limits) {
-            return refuse(stream, client.address.ip(), &reply::TOO_MANY_CONNECTIONS).await;
+            self.refused(listener, client.address, Stage::Connect, Reason::ConnectionsOfAddress, TOO_MANY);
+            return turn_away(stream, &reply::TOO_MANY_CONNECTIONS).await;
         }
         let portion = live.sharing.of(live.limits.connections_max);
         if client.is_trusted && place.belongs_to(&TRUSTED.into(), portion).is_err() {
-            return refuse(stream, client.address.ip(), &share_in_use(portion)).await;
+            self.refused(listener, client.address, Stage::Connect, Reason::Share, "too many connections of one user");
+            return turn_away(stream, &share_in_use(portion)).await;
         }
         // Replies are small and waited for; without this they would wait for company.
         let _ = stream.set_nodelay(true);
         let acceptor = self.acceptor.load_full();
         let mut boxed: BoxStream = Box::new(stream);
         if listener.tls == ListenerTls::Implicit {
-            match tokio::time::timeout(HANDSHAKE_TIMEOUT, acceptor.accept(boxed)).await {
-                Ok(Ok(encrypted)) => boxed = Box::new(encrypted),
-                Ok(Err(_)) | Err(_) => return,
+            match handshake::accept(&acceptor, boxed, HANDSHAKE_TIMEOUT).await {
+                Ok(encrypted) => boxed = Box::new(encrypted),
+                Err(fault) => {
+                    let reason = Reason::of_handshake(fault);
+                    return self.refused(listener, client.address, Stage::Tls, reason, &fault.text());
+                }
             }
         }
         let peer = Peer {
@@ -223,8 +246,27 @@ impl Submission {
         let starttls = listener.tls == ListenerTls::StartTls;
         let session = Arc::new(SessionSettings { starttls, ..live.session.clone() });
         let acceptor = starttls.then(|| (*acceptor).clone());
-        let whose = Whose { address: client.address, peer, place, portion };
+        let whose = Whose { address: client.address, listener: listener.address, peer, place, portion };
         Connection::serve(self.shared.clone(), boxed, whose, session, acceptor).await;
+    }
+
+    /// Tells of a connection that does not come to a session.
+    fn refused(&self, listener: &ListenerSettings, peer: SocketAddr, stage: Stage, reason: Reason, text: &str) {
+        let reply = matches!(reason, Reason::Connections | Reason::ConnectionsOfAddress | Reason::Share)
+            .then_some(&reply::TOO_MANY_CONNECTIONS);
+        self.shared.refusals.tell(&Refused {
+            door: DoorName::Smtp,
+            peer: peer.ip(),
+            listener: listener.address,
+            user: None,
+            stage,
+            code: reply.map(|reply| reply.code),
+            enhanced: reply.and_then(|reply| reply.enhanced),
+            reason,
+            text,
+            recipient: None,
+            more_recipients: 0,
+        });
     }
 
     /// Who is at the other end, by the connection itself or by what a proxy says of it; none: there is nobody to serve.
@@ -238,12 +280,13 @@ impl Submission {
             () = self.shared.draining.cancelled() => return None,
             header = tokio::time::timeout(HEADER_TIMEOUT, read_header(stream)) => match header {
                 Ok(Ok(origin)) => origin,
-                Ok(Err(error)) => {
-                    tracing::warn!(proxy = %peer.ip(), %error, "connection closed");
+                Ok(Err(fault)) => {
+                    self.refused(listener, peer, Stage::ProxyHeader, Reason::ProxyHeader, &fault.to_string());
                     return None;
                 }
                 Err(_) => {
-                    tracing::warn!(proxy = %peer.ip(), "connection closed; no whole PROXY header in time");
+                    let text = "no whole PROXY header in time";
+                    self.refused(listener, peer, Stage::ProxyHeader, Reason::ProxyHeader, text);
                     return None;
                 }
             },
@@ -287,8 +330,7 @@ async fn read_header(stream: &mut TcpStream) -> Result<Origin, HeaderFault> {
 }
 
 /// One word to a client for whom there is no room; it is not waited for.
-async fn refuse(mut stream: TcpStream, client: IpAddr, reply: &Reply) {
-    tracing::info!(peer = %client, "too many connections; one is refused");
+async fn turn_away(mut stream: TcpStream, reply: &Reply) {
     let mut line = Vec::new();
     reply.write_to(&mut line);
     // Whether it reads the reply is its own affair.

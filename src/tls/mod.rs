@@ -1,6 +1,7 @@
 //! TLS on both sides, over rustls with one crypto provider: the acceptor for clients, the connector for mail hosts,
 //! certificates made where none are configured, and judging those of others.
 
+pub mod handshake;
 pub mod verify;
 
 use std::fs;

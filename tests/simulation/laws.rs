@@ -259,7 +259,7 @@ impl Sink for Laws {
             kind if kind.is_end() => {
                 entry.attempting = false;
                 entry.was_out |= event.may_have_arrived;
-                let by_smart_host = event.note.as_deref().is_some_and(|note| note.starts_with("smart host"));
+                let by_smart_host = event.note.as_deref().is_some_and(|note| note.contains("smart host"));
                 BY_SMART_HOSTS.fetch_add(u64::from(by_smart_host), Ordering::Relaxed);
                 if kind == Kind::Superseded && !event.may_have_arrived {
                     entry.superseded_at.get_or_insert(event.time);

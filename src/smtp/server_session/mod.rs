@@ -10,8 +10,9 @@ use zeroize::Zeroize as _;
 use super::command::{Command, CommandError, Mail};
 use super::data::DataDecoder;
 use super::line::{AUTH_LINE_MAX, COMMAND_LINE_MAX, LineFault, NextLine, next_line};
-use super::reply::{self, EnhancedCode, Reply};
+use super::reply::{self, EnhancedCode, Reply, Severity};
 use super::sasl::Exchange;
+use crate::mail::address::Mailbox;
 use crate::mail::envelope::{Envelope, Recipient};
 
 mod commands;
@@ -20,7 +21,7 @@ mod terms;
 mod transaction;
 
 use commands::command_error;
-pub use terms::{Access, Event, Peer, Protocol, SessionSettings, Step, Submission};
+pub use terms::{Access, Event, Peer, Phase, Protocol, Refused, SessionSettings, Step, Submission};
 
 /// Errors after which a client is sent away.
 const ERRORS_MAX: u32 = 20;
@@ -98,6 +99,11 @@ pub struct ServerSession {
     idle_commands: usize,
     input: Vec<u8>,
     output: Vec<u8>,
+    /// What the client is doing, and to whom.
+    phase: Phase,
+    named: Option<Mailbox>,
+    /// Replies in `output` that say no.
+    refused: Vec<Refused>,
     /// When the client began to keep us waiting.
     waiting_since: Instant,
 }
@@ -117,6 +123,9 @@ impl ServerSession {
             idle_commands: 0,
             input: Vec::new(),
             output: Vec::new(),
+            phase: Phase::Command,
+            named: None,
+            refused: Vec::new(),
             waiting_since: now,
         };
         session.reply(&Reply::plain(220, format!("{} ESMTP otp-relay", session.settings.hostname)));
@@ -126,6 +135,29 @@ impl ServerSession {
     /// The replies to send before the next step is taken.
     pub fn take_output(&mut self) -> Vec<u8> {
         std::mem::take(&mut self.output)
+    }
+
+    /// What was refused since this was last asked.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
+    }
+
+    /// What a client that goes away leaves undone: a message that was begun.
+    pub fn left_undone(&self) -> Option<Phase> {
+        match &self.state {
+            State::Mail(_)
+            | State::Content { .. }
+            | State::Chunk { .. }
+            | State::RefusedChunk { .. }
+            | State::AwaitRecipient(..)
+            | State::AwaitHandOver => Some(self.phase),
+            State::Ready
+            | State::Sasl(_)
+            | State::AwaitTls
+            | State::AwaitAuthentication(_)
+            | State::AwaitSender(_)
+            | State::Closed => None,
+        }
     }
 
     /// When [`Event::Timeout`] is due, and what is then late.
@@ -198,8 +230,14 @@ impl ServerSession {
                 self.reply(&reply);
                 self.waiting_since = now;
             }
-            Event::Timeout if self.draining.is_some() => return self.refuse_all(&reply::SHUTTING_DOWN),
-            Event::Timeout => return self.refuse_all(&reply::IDLE_TIMEOUT),
+            Event::Timeout => {
+                if matches!(self.state, State::Ready) {
+                    // The last command was answered.
+                    (self.phase, self.named) = (Phase::Command, None);
+                }
+                let is_draining = self.draining.is_some();
+                return self.refuse_all(if is_draining { &reply::SHUTTING_DOWN } else { &reply::IDLE_TIMEOUT });
+            }
             Event::Draining => self.draining = Some(now + DRAIN_TIMEOUT),
         }
         self.consume(now)
@@ -299,7 +337,12 @@ impl ServerSession {
         let limit = if matches!(self.state, State::Sasl(_)) { AUTH_LINE_MAX } else { COMMAND_LINE_MAX };
         match next_line(input, limit) {
             NextLine::Incomplete => (0, None),
-            NextLine::Fault(fault) => (input.len(), Some(self.line_fault(fault))),
+            NextLine::Fault(fault) => {
+                if !matches!(self.state, State::Sasl(_)) {
+                    (self.phase, self.named) = (Phase::of(input), None);
+                }
+                (input.len(), Some(self.line_fault(fault)))
+            }
             NextLine::Line(end) => {
                 self.waiting_since = now;
                 let step = if matches!(self.state, State::Sasl(_)) {
@@ -328,6 +371,7 @@ impl ServerSession {
     }
 
     fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
+        (self.phase, self.named) = (Phase::of(line), None);
         let parsed = Command::parse(line);
         // Between chunks: nothing else is waited for.
         let may_pass = matches!(parsed, Ok(Command::Quit | Command::Bdat { .. }));
@@ -353,8 +397,12 @@ impl ServerSession {
         matches!(self.state, State::Mail(_))
     }
 
+    /// The one place where replies are made.
     fn reply(&mut self, reply: &Reply) {
         reply.write_to(&mut self.output);
+        if matches!(reply.severity(), Severity::Transient | Severity::Permanent) {
+            self.refused.push(Refused { phase: self.phase, reply: reply.clone(), recipient: self.named.clone() });
+        }
     }
 
     fn say(&mut self, reply: &Reply) -> Option<Step> {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use crate::mail::address::Mailbox;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::smtp::command::Mail;
 use crate::smtp::reply::Reply;
@@ -107,6 +108,72 @@ pub enum Step {
     /// Send what is left, shut the sending side, read a little more without looking at it, and close, so that the
     /// client sees the reply rather than a reset.
     Drain,
+}
+
+/// What a client is doing, for those who are told of refusals.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Phase {
+    /// Any command that has no phase of its own, or nothing.
+    Command,
+    /// EHLO or HELO.
+    Ehlo,
+    /// STARTTLS, before the handshake.
+    StartTls,
+    /// AUTH, and the exchange behind it.
+    Auth,
+    /// MAIL.
+    Mail,
+    /// RCPT.
+    Rcpt,
+    /// DATA.
+    Data,
+    /// BDAT, and its octets.
+    Bdat,
+    /// The content, and what becomes of it.
+    Content,
+}
+
+impl Phase {
+    /// Of a command line, by its first word.
+    pub(super) fn of(line: &[u8]) -> Self {
+        let end = line.iter().position(|octet| !octet.is_ascii_alphabetic()).unwrap_or(line.len());
+        match line[..end].to_ascii_uppercase().as_slice() {
+            b"EHLO" | b"HELO" => Self::Ehlo,
+            b"STARTTLS" => Self::StartTls,
+            b"AUTH" => Self::Auth,
+            b"MAIL" => Self::Mail,
+            b"RCPT" => Self::Rcpt,
+            b"DATA" => Self::Data,
+            b"BDAT" => Self::Bdat,
+            _ => Self::Command,
+        }
+    }
+
+    /// In lines and counters.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Command => "command",
+            Self::Ehlo => "ehlo",
+            Self::StartTls => "starttls",
+            Self::Auth => "auth",
+            Self::Mail => "mail",
+            Self::Rcpt => "rcpt",
+            Self::Data => "data",
+            Self::Bdat => "bdat",
+            Self::Content => "content",
+        }
+    }
+}
+
+/// A reply that says no.
+#[derive(Debug)]
+pub struct Refused {
+    /// To what.
+    pub phase: Phase,
+    /// What the client hears.
+    pub reply: Reply,
+    /// To whom mail was meant to go, where one recipient is refused.
+    pub recipient: Option<Mailbox>,
 }
 
 /// A complete message as it came in.

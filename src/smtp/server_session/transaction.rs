@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Chunks, Protocol, ServerSession, State, Step, Submission, Transaction};
+use super::{Chunks, Phase, Protocol, ServerSession, State, Step, Submission, Transaction};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::wiped;
 use crate::smtp::command::Mail;
@@ -52,6 +52,7 @@ impl ServerSession {
     }
 
     pub(super) fn rcpt(&mut self, recipient: Recipient) -> Option<Step> {
+        self.named = Some(recipient.mailbox.clone());
         let State::Mail(transaction) = &mut self.state else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
@@ -106,6 +107,7 @@ impl ServerSession {
         }
         let size_max = usize::try_from(self.settings.message_size_max).unwrap_or(usize::MAX);
         let decoder = Box::new(DataDecoder::new(size_max));
+        self.phase = Phase::Content;
         self.state = State::Content { transaction, decoder, until: now + CONTENT_TIMEOUT };
         self.say(&Reply::plain(354, "end with <CRLF>.<CRLF>"))
     }
@@ -193,7 +195,7 @@ impl ServerSession {
     }
 
     pub(super) fn hand_over(&mut self, envelope: Envelope, content: Bytes) -> Option<Step> {
-        self.state = State::AwaitHandOver;
+        (self.state, self.phase) = (State::AwaitHandOver, Phase::Content);
         let protocol = Protocol {
             extended: self.extended,
             utf8: envelope.parameters.smtputf8,

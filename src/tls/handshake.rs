@@ -1,0 +1,164 @@
+//! The handshake with a client, and what went wrong with it in words.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
+use tokio_rustls::server::TlsStream;
+
+/// Octets of a client's first message that say which version it speaks: record header, message header, version.
+const START_LEN: usize = 11;
+/// A record that belongs to a handshake.
+const HANDSHAKE_RECORD: u8 = 22;
+
+/// Why a handshake failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The client does not believe the certificate; in its words.
+    Untrusted(&'static str),
+    /// It speaks no version that is spoken here.
+    Version(&'static str),
+    /// No cipher, key exchange or signature that both know.
+    NothingInCommon(&'static str),
+    /// What it sent is no TLS.
+    PlainText,
+    /// It closed the connection.
+    Closed,
+    /// It took too long.
+    TooSlow,
+    /// It gave up for another reason.
+    Alert,
+    /// What it sent is not what a handshake has.
+    Malformed,
+}
+
+impl Fault {
+    /// For people.
+    pub fn text(self) -> String {
+        match self {
+            Self::Untrusted(why) => format!("the client does not trust the certificate ({why})"),
+            Self::Version(version) => format!("the client speaks {version} only"),
+            Self::NothingInCommon(what) => format!("client and relay have no {what} in common"),
+            Self::PlainText => "plain text where TLS was expected".to_owned(),
+            Self::Closed => "closed during the handshake".to_owned(),
+            Self::TooSlow => "the handshake took too long".to_owned(),
+            Self::Alert => "the client gave the handshake up".to_owned(),
+            Self::Malformed => "the client's part of the handshake is malformed".to_owned(),
+        }
+    }
+}
+
+/// Does the handshake with a client.
+///
+/// # Errors
+/// Why there is no session.
+pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    stream: S,
+    timeout: Duration,
+) -> Result<TlsStream<Watched<S>>, Fault> {
+    let watched = Watched { stream, start: [0; START_LEN], seen: 0 };
+    match tokio::time::timeout(timeout, acceptor.accept(watched).into_fallible()).await {
+        Err(_) => Err(Fault::TooSlow),
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err((error, watched))) => Err(fault(&error, &watched.start[..watched.seen])),
+    }
+}
+
+fn fault(error: &io::Error, start: &[u8]) -> Fault {
+    let Some(error) = error.get_ref().and_then(|error| error.downcast_ref::<Error>()) else { return Fault::Closed };
+    if start.first().is_some_and(|first| *first != HANDSHAKE_RECORD) {
+        return Fault::PlainText;
+    }
+    if let Error::AlertReceived(alert) = error {
+        return untrusted(*alert).map_or(Fault::Alert, Fault::Untrusted);
+    }
+    if let Error::PeerIncompatible(incompatible) = error {
+        return of_incompatible(incompatible, start);
+    }
+    let is_no_record = matches!(error, Error::InvalidMessage(InvalidMessage::InvalidContentType));
+    if is_no_record { Fault::PlainText } else { Fault::Malformed }
+}
+
+/// The words of RFC 8446 section 6.2 for what concerns certificates.
+fn untrusted(alert: AlertDescription) -> Option<&'static str> {
+    let words = [
+        (AlertDescription::UnknownCA, "unknown CA"),
+        (AlertDescription::BadCertificate, "bad certificate"),
+        (AlertDescription::CertificateExpired, "certificate expired"),
+        (AlertDescription::CertificateRevoked, "certificate revoked"),
+        (AlertDescription::CertificateUnknown, "certificate unknown"),
+        (AlertDescription::UnsupportedCertificate, "unsupported certificate"),
+        (AlertDescription::AccessDenied, "access denied"),
+    ];
+    words.iter().find(|(known, _)| *known == alert).map(|(_, words)| *words)
+}
+
+fn of_incompatible(incompatible: &PeerIncompatible, start: &[u8]) -> Fault {
+    let what = [
+        (PeerIncompatible::NoCipherSuitesInCommon, "cipher suite"),
+        (PeerIncompatible::NoKxGroupsInCommon, "key exchange group"),
+        (PeerIncompatible::NoSignatureSchemesInCommon, "signature scheme"),
+    ];
+    if let Some((_, what)) = what.iter().find(|(known, _)| known == incompatible) {
+        return Fault::NothingInCommon(what);
+    }
+    match start.get(START_LEN - 2..) {
+        Some([3, 0]) => Fault::Version("SSL 3.0"),
+        Some([3, 1]) => Fault::Version("TLS 1.0"),
+        Some([3, 2]) => Fault::Version("TLS 1.1"),
+        _ => Fault::Version("other versions of TLS"),
+    }
+}
+
+/// A stream whose first octets are kept.
+#[derive(Debug)]
+pub struct Watched<S> {
+    stream: S,
+    start: [u8; START_LEN],
+    seen: usize,
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = into.filled().len();
+        let polled = Pin::new(&mut self.stream).poll_read(context, into);
+        if self.seen < START_LEN {
+            let new = into.filled().get(before..).unwrap_or_default();
+            let (at, len) = (self.seen, new.len().min(START_LEN - self.seen));
+            self.start[at..at + len].copy_from_slice(&new[..len]);
+            self.seen += len;
+        }
+        polled
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(context, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(context, parts)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(context)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
