@@ -6,7 +6,7 @@ use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
 use otp_relay::smtp::client_session::{
-    ClientSession, ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust,
+    Bdat, ClientSession, ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust,
 };
 use otp_relay::smtp::data::line_fault;
 use otp_relay::smtp::reply::{Reply, ReplyReader, Severity};
@@ -63,6 +63,7 @@ impl Wish {
             utf8_fields: self.has(5),
             deliver_by: Some(DeliverBy { seconds: 120, mode: DeliverByMode::Return, trace: false }),
             final_timeout: Duration::from_secs(120),
+            bdat: if self.has(6) { Bdat::AfterReplies } else { Bdat::AtOnce },
         }
     }
 }

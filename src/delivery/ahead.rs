@@ -2,13 +2,13 @@
 //! needed of late, in place of one that a busy destination has closed, and to look whether a destination is back.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::Delivery;
 use super::candidates::{Caller, Candidates};
-use super::connect::Connected;
 use super::places::Held;
 use super::pool::{Look, Site};
-use super::steps::Steps;
+use super::race::{Advance, Race};
 use super::transact::Connection;
 use super::worker::Beginning;
 use crate::destination::mx::key_of_host;
@@ -17,6 +17,19 @@ use crate::destination::shares::Standing;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::registrable::registrable_domain;
 use crate::queue::greylists::Triplet;
+
+/// How long a slow host is waited for while there is no entry for the session.
+const SLOW_MAX: Duration = Duration::from_secs(30);
+
+/// What came of opening a session ahead.
+pub(super) enum Ahead {
+    /// It is there.
+    Session(Box<Connection>),
+    /// The hosts are slow, and an entry waits.
+    Slow(Race),
+    /// Nothing.
+    Nobody,
+}
 
 /// Destinations that are looked up for entries that are about to come, at once.
 pub(super) const EXPECTED_MAX: usize = 64;
@@ -85,36 +98,44 @@ impl Delivery {
         }
     }
 
-    /// A session up to the point before MAIL, for nobody yet.
-    pub(super) async fn open_ahead(
-        self: &Arc<Self>,
-        site: &Arc<Site>,
-        caller: &Caller,
-        held: &Held,
-    ) -> Option<Box<Connection>> {
-        let route = self.route_at(site, caller.domain()).await.ok()??;
+    /// A session up to the point before MAIL, for nobody yet. While the hosts are slow and an entry waits, the race goes on
+    /// as that entry's.
+    pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller, held: &Held) -> Ahead {
+        let Ok(Some(route)) = self.route_at(site, caller.domain()).await else { return Ahead::Nobody };
         let mut candidates = Candidates::new(&route, caller, site.carrier.clone(), self);
         if site.carrier.is_none() {
             let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
             candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
         }
-        let mut steps = Steps::new(self.parts.clock.instant());
-        let connecting = self.connect(&mut candidates, || Ok(()), &mut steps);
-        let connected = tokio::select! {
-            connected = connecting => connected,
-            () = held.gives_way() => return None,
-            () = self.draining.cancelled() => return None,
-        };
-        match connected {
-            Connected::Session(mut connection) => {
-                held.is_at(connection.address.ip());
-                connection.opened_by(steps);
-                self.answered(site);
-                Some(connection)
-            }
-            Connected::Nobody | Connected::Gone(_) => {
-                self.nobody_answered(site, candidates.last_failure, caller, None);
-                None
+        let mut race = Race::new(self, site);
+        let began = self.parts.clock.instant();
+        loop {
+            let advance = tokio::select! {
+                advance = race.advance(&mut candidates, || Ok(())) => advance,
+                () = held.gives_way() => return Ahead::Nobody,
+                () = self.draining.cancelled() => return Ahead::Nobody,
+            };
+            match advance {
+                Advance::Session(mut runner) => {
+                    race.close();
+                    held.is_at(runner.connection.address.ip());
+                    runner.connection.opened_by(race.steps);
+                    self.answered(site);
+                    return Ahead::Session(runner.connection);
+                }
+                Advance::Look if race.met_slow_hosts() && site.is_awaited() => return Ahead::Slow(race),
+                Advance::Look => {
+                    let took = self.parts.clock.instant().saturating_duration_since(began);
+                    if race.met_slow_hosts() && took >= SLOW_MAX {
+                        return Ahead::Nobody;
+                    }
+                }
+                Advance::Nobody if race.met_slow_hosts() => return Ahead::Nobody,
+                Advance::Nobody if self.turned_away(site, &candidates) => return Ahead::Nobody,
+                Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::Gone(_) => {
+                    self.nobody_answered(site, candidates.last_failure, caller, None);
+                    return Ahead::Nobody;
+                }
             }
         }
     }

@@ -1,18 +1,27 @@
 //! One attempt, stage by stage: gate, load, then connect and transact until the outcome is known, conclude.
+//!
+//! Several sessions can be in one attempt ([`super::race`]). What one of them says before content was sent counts so:
+//!
+//! - Silence, noise, a lost connection, or a refusal for which another host may do better: the next session or address.
+//! - Any other refusal, greylisting too, ends the attempt as if there were no other session. Less preferred ones do not
+//!   delay it. While a more preferred one is slow, the refusal is kept: the slow host may still accept. The attempt ends
+//!   with the refusal when no such session is left, when the attempt that follows the refusal would be due, but not
+//!   before [`KEPT_LEAST`], and after [`KEPT_MAX`] at the latest. The next attempt is then due as the plan had it.
+//! - Where a smart host, or the direct way instead of one, would be tried at once if the attempt ended, slow sessions are
+//!   given up for it.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::candidates::{Caller, Candidates};
-use super::connect::Connected;
 use super::mask::Mask;
 use super::places::Held;
 use super::pool::{Site, Taken};
+use super::race::{Advance, LOOK, Race, Runner};
 use super::settle::Lesson;
 use super::smart_host::Ways;
-use super::steps::Steps;
-use super::transact::{Connection, Transacted};
+use super::transact::Connection;
 use super::window::is_overload;
 use super::{Delivery, settle};
 use crate::clock::Timestamp;
@@ -24,15 +33,23 @@ use crate::mail::envelope::DeliverBy;
 use crate::mail::id::EntryId;
 use crate::plan::cause::of_failure;
 use crate::plan::greylist::Greylister;
-use crate::queue::claim::{Claim, Gone, Report, Settlement};
+use crate::queue::claim::{Claim, Gone, NotReleased, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
-use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, Transaction};
+use crate::smtp::client_session::{Bdat, Failure, Fault, Framing, Requirement, Stage, Transaction};
 use crate::smtp::reply::Reply;
 
 /// The answer to the content is awaited to the end of life, within these bounds.
 const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(600));
 
+/// A race ends so long before the life does, so that the attempt can say what it came to.
+const END_MARGIN: Duration = Duration::from_millis(50);
+/// The wall clock counts in these.
+const MOMENT: Duration = Duration::from_millis(1);
+/// How long a refusal is kept at most while a more preferred host is slow.
+const KEPT_MAX: Duration = Duration::from_secs(60);
+/// How long one is kept at least: most slow hosts speak by then. A third of what is left of the life, if that is less.
+const KEPT_LEAST: Duration = Duration::from_secs(25);
 /// What is told of an attempt that ended for want of places.
 const GAVE_WAY: &str = "gave way: all places for sessions were taken, and this one was waiting longest";
 /// What is told of a session without TLS.
@@ -48,7 +65,6 @@ struct Gated {
     route: Arc<Route>,
     /// What greylisting at the destination knows the entry by; none on the way to a smart host.
     triplet: Option<Triplet>,
-    steps: Steps,
 }
 
 /// An attempt under way.
@@ -63,7 +79,18 @@ struct Attempt<'a> {
     content: Arc<SignedContent>,
     caller: Caller,
     candidates: Candidates,
-    steps: Steps,
+    race: Race,
+    kept: Option<Kept>,
+}
+
+/// A refusal that counts unless a more preferred host accepts.
+struct Kept {
+    failure: Failure,
+    runner: Runner,
+    from: Peer,
+    at: Timestamp,
+    /// Until when others are waited for.
+    until: Timestamp,
 }
 
 /// How an attempt ended.
@@ -71,7 +98,9 @@ enum End {
     /// The receiver took the message.
     Delivered { reply: Reply, from: Peer, began: Instant },
     /// The receiver did not take it, or nobody knows.
-    NotDelivered { failure: Failure, from: Peer },
+    NotDelivered { failure: Failure, from: Peer, at: Timestamp },
+    /// A host is slow, and there is another way at once.
+    Slow { host: Arc<str>, failure: Failure },
     /// No session came about.
     Nobody,
     /// The session gave way to another before it came about.
@@ -89,7 +118,7 @@ impl End {
             Self::Delivered { reply, .. } => Some(reply),
             Self::NotDelivered { failure, .. } => failure.reply(),
             Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, failure)| failure.reply()),
-            Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
+            Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
         }
     }
 }
@@ -113,23 +142,35 @@ enum Then {
 }
 
 impl Delivery {
-    /// Tries to deliver one entry, on the connection that is there or on a new one; leaves the connection for the next.
+    /// Tries to deliver one entry, on the connection that is there, in a race that was begun ahead of it, or on a new
+    /// connection; leaves the connection for the next.
     pub(super) async fn attempt(
         self: &Arc<Self>,
         site: &Arc<Site>,
         connection: &mut Option<Box<Connection>>,
+        begun: Option<Race>,
         taken: Taken,
         held: &Held,
     ) {
-        let Some(gated) = self.gate(site, connection.is_some(), taken).await else { return };
-        let Some(mut attempt) = self.load(site, gated, held).await else { return };
-        self.keep_if_constant(connection, &attempt.candidates).await;
+        let Some(gated) = self.gate(site, connection.is_some() || begun.is_some(), taken).await else { return };
+        let Some(mut attempt) = self.load(site, gated, begun, held).await else { return };
+        if let Some(at_hand) = attempt.suitable(connection.take()).await {
+            attempt.race.join(at_hand);
+        }
         let end = loop {
-            let current = match attempt.connect(connection.take()).await {
-                Ok(current) => current,
-                Err(end) => break end,
+            let Some(advance) = attempt.advance().await else {
+                attempt.race.close();
+                break End::GaveWay;
             };
-            if let ControlFlow::Break(end) = attempt.transact(current, connection).await {
+            let next = match advance {
+                Advance::Session(runner) => attempt.begin(runner).await,
+                Advance::Content(runner, framing) => attempt.send(runner, framing, connection).await,
+                Advance::Refused(runner, failure) => attempt.refused(runner, failure, connection).await,
+                Advance::Look => attempt.look(connection),
+                Advance::Nobody => ControlFlow::Break(attempt.kept_or_nobody(connection)),
+                Advance::Gone(gone) => ControlFlow::Break(End::Gone(gone, None)),
+            };
+            if let ControlFlow::Break(end) = next {
                 break end;
             }
         };
@@ -154,8 +195,6 @@ impl Delivery {
                 return None;
             }
         };
-        let mut steps = Steps::new(self.parts.clock.instant());
-        steps.add_route(&route, claim.message().accepted_at);
         claim.tell(Kind::Attempted, Some(route.name().clone()), now);
         if let Some(down) = site.down().filter(|_| !has_session) {
             let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
@@ -167,12 +206,18 @@ impl Delivery {
         // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
         let triplet = ways.by.is_none().then(|| self.triplet(&claim, &route));
         let claim = settle::unless_held_back(claim, triplet.as_ref(), now)?;
-        Some(Gated { claim, ways, route, triplet, steps })
+        Some(Gated { claim, ways, route, triplet })
     }
 
     /// Gets the content, and the addresses to try; none where the content cannot be had.
-    async fn load<'a>(self: &'a Arc<Self>, site: &'a Arc<Site>, gated: Gated, held: &'a Held) -> Option<Attempt<'a>> {
-        let Gated { claim, ways, route, triplet, steps } = gated;
+    async fn load<'a>(
+        self: &'a Arc<Self>,
+        site: &'a Arc<Site>,
+        gated: Gated,
+        begun: Option<Race>,
+        held: &'a Held,
+    ) -> Option<Attempt<'a>> {
+        let Gated { claim, ways, route, triplet } = gated;
         let content = match self.content(&claim).await {
             Ok(Some(content)) => content,
             Ok(None) => {
@@ -188,7 +233,24 @@ impl Delivery {
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
         let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
         candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
-        Some(Attempt { delivery: self, site, held, claim, ways, triplet, content, caller, candidates, steps })
+        let mut race = begun.unwrap_or_else(|| Race::new(self, site));
+        race.steps.add_route(&route, claim.message().accepted_at);
+        race.addresses().into_iter().for_each(|address| candidates.skip(address));
+        let (now, instant) = (self.parts.clock.now(), self.parts.clock.instant());
+        race.look_at(instant + MOMENT + claim.message().expires_at.minus(END_MARGIN).since(now));
+        Some(Attempt {
+            delivery: self,
+            site,
+            held,
+            claim,
+            ways,
+            triplet,
+            content,
+            caller,
+            candidates,
+            race,
+            kept: None,
+        })
     }
 
     /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
@@ -212,19 +274,6 @@ impl Delivery {
         let own = self.own_reverse_path(&claim.message().envelope.reverse_path);
         let recipient = claim.message().recipient(claim.id().index).mailbox.plain_key();
         Triplet::new(own.as_str(), &recipient, &route.destination)
-    }
-
-    /// A session is of use only if it is with the host that the triplet waits for, from the address that it knows, and is
-    /// as secure as this message has to have it.
-    async fn keep_if_constant(&self, connection: &mut Option<Box<Connection>>, candidates: &Candidates) {
-        let other = connection.take_if(|current| {
-            let demand = candidates.demand(&current.host);
-            let is_secure_enough = demand.is_some_and(|demand| current.fulfils(demand, &self.parts.roots));
-            !is_secure_enough || !candidates.suit(&current.host, current.address, current.source)
-        });
-        if let Some(other) = other {
-            other.quit().await;
-        }
     }
 
     /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
@@ -314,104 +363,203 @@ impl Delivery {
             eight_bit: message.eight_bit,
             utf8_fields: message.utf8_fields,
             deliver_by: deliver_by.map(|by| DeliverBy { seconds: by.seconds.saturating_sub(elapsed), ..by }),
-            final_timeout: message.expires_at.since(now).clamp(FINAL_TIMEOUT.0, FINAL_TIMEOUT.1),
+            final_timeout: self.final_timeout(claim, now),
+            bdat: Bdat::AtOnce,
         }
+    }
+
+    fn final_timeout(&self, claim: &Claim, now: Timestamp) -> Duration {
+        claim.message().expires_at.since(now).clamp(FINAL_TIMEOUT.0, FINAL_TIMEOUT.1)
     }
 }
 
 impl Attempt<'_> {
-    /// A session for the next transaction: the one at hand, or a new one while the claim is good.
-    async fn connect(&mut self, at_hand: Option<Box<Connection>>) -> Result<Box<Connection>, End> {
-        if let Some(mut current) = at_hand {
-            current.take_opening().into_iter().for_each(|opening| self.steps.absorb(opening));
-            return Ok(current);
-        }
+    /// The next thing to do in the race, while the claim is good; none if it has to give way to others.
+    async fn advance(&mut self) -> Option<Advance> {
         let (delivery, claim) = (self.delivery, &mut self.claim);
         let permit = || {
             let now = delivery.parts.clock.now();
             claim.check(now).map(|()| claim.renew(now, delivery.settings.connect_timeout))
         };
-        let connected = tokio::select! {
+        tokio::select! {
             biased;
-            connected = delivery.connect(&mut self.candidates, permit, &mut self.steps) => connected,
-            () = self.held.gives_way() => return Err(End::GaveWay),
-        };
-        match connected {
-            Connected::Session(current) => {
-                self.held.is_at(current.address.ip());
-                delivery.answered(self.site);
-                Ok(current)
-            }
-            Connected::Nobody => Err(End::Nobody),
-            Connected::Gone(gone) => Err(End::Gone(gone, None)),
+            advance = self.race.advance(&mut self.candidates, permit) => Some(advance),
+            () = self.held.gives_way() => None,
         }
     }
 
-    /// One transaction. `kept` is where a session goes that may serve the next entry.
-    async fn transact(&mut self, mut current: Box<Connection>, kept: &mut Option<Box<Connection>>) -> ControlFlow<End> {
-        let clock = &self.delivery.parts.clock;
-        let is_reused = current.transactions() > 0 || current.has_rested();
-        let (began, began_at) = (clock.now(), clock.instant());
-        let transaction = self.delivery.transaction(&self.claim, &self.content, began);
-        let transacted =
-            current.transact(&mut self.claim, &transaction, &self.content, &mut self.steps, self.held).await;
-        let failure = match transacted {
-            Transacted::Outcome(Err(failure)) => failure,
-            Transacted::Outcome(Ok(reply)) => {
-                let from = self.peer(&current, began);
-                *kept = Some(current);
-                return ControlFlow::Break(End::Delivered { reply, from, began: began_at });
-            }
-            Transacted::Gone(gone) => return ControlFlow::Break(End::Gone(gone, Some(self.peer(&current, began)))),
-            Transacted::NotNoted => return ControlFlow::Break(End::NotNoted(self.peer(&current, began))),
-        };
-        self.steps.add_failure(&failure, &current.host, clock.instant());
-        if self.held.has_to_go() {
-            let mut from = self.peer(&current, began);
-            from.report.note = Some(GAVE_WAY.into());
-            return ControlFlow::Break(End::NotDelivered { failure, from });
+    /// A session is of use only if it is with the host that the triplet waits for, from the address that it knows, and is
+    /// as secure as this message has to have it.
+    async fn suitable(&mut self, connection: Option<Box<Connection>>) -> Option<Box<Connection>> {
+        let mut current = connection?;
+        let demand = self.candidates.demand(&current.host);
+        let is_secure_enough = demand.is_some_and(|demand| current.fulfils(demand, &self.delivery.parts.roots));
+        if is_secure_enough && self.candidates.suit(&current.host, current.address, current.source) {
+            return Some(current);
         }
-        self.delivery.bore(self.site, &current, &failure, &self.caller, began_at);
-        match self.then(&failure, &current, is_reused) {
-            Then::Reconnect => tracing::debug!(host = %current.host, "an idle session had ended; connecting anew"),
+        current.quit().await;
+        None
+    }
+
+    /// Begins a transaction.
+    async fn begin(&mut self, mut runner: Runner) -> ControlFlow<End> {
+        let Some(connection) = self.suitable(Some(runner.connection)).await else {
+            self.race.leave(runner.number);
+            return ControlFlow::Continue(());
+        };
+        runner.connection = connection;
+        self.held.is_at(runner.connection.address.ip());
+        if !runner.is_reused {
+            self.delivery.answered(self.site);
+        }
+        let (began, began_at) = (self.delivery.parts.clock.now(), self.delivery.parts.clock.instant());
+        (runner.began, runner.began_at) = (began, began_at);
+        let transaction = Transaction {
+            bdat: if self.race.is_contested(&runner) { Bdat::AfterReplies } else { Bdat::AtOnce },
+            ..self.delivery.transaction(&self.claim, &self.content, began)
+        };
+        self.race.begin(runner, transaction);
+        ControlFlow::Continue(())
+    }
+
+    /// Takes the one permission to send content, and sends it: nobody else is in the race from here on.
+    async fn send(
+        &mut self,
+        mut runner: Runner,
+        framing: Framing,
+        kept: &mut Option<Box<Connection>>,
+    ) -> ControlFlow<End> {
+        self.race.close();
+        self.kept = None;
+        let clock = &self.delivery.parts.clock;
+        match self.claim.release_content(clock.now()).await {
+            Ok(()) => {}
+            Err(NotReleased::Gone(gone)) => {
+                return ControlFlow::Break(End::Gone(gone, Some(self.peer(&runner))));
+            }
+            Err(NotReleased::NotNoted) => return ControlFlow::Break(End::NotNoted(self.peer(&runner))),
+        }
+        self.claim.renew(clock.now(), self.delivery.final_timeout(&self.claim, clock.now()));
+        match runner.connection.finish(framing, &self.content, &mut runner.steps, self.held).await {
+            Ok(reply) => {
+                let from = self.peer(&runner);
+                *kept = Some(runner.connection);
+                ControlFlow::Break(End::Delivered { reply, from, began: runner.began_at })
+            }
+            Err(failure) => self.refused(runner, failure, kept).await,
+        }
+    }
+
+    /// What a transaction that failed leads to. `kept` is where a session goes that may serve the next entry.
+    async fn refused(
+        &mut self,
+        mut runner: Runner,
+        failure: Failure,
+        kept: &mut Option<Box<Connection>>,
+    ) -> ControlFlow<End> {
+        let now = self.delivery.parts.clock.instant();
+        let (host, address) = (runner.connection.host.clone(), runner.connection.address);
+        runner.steps.add_failure(&failure, &host, now);
+        if self.held.has_to_go() {
+            let (mut from, at) = (self.peer(&runner), self.delivery.parts.clock.now());
+            from.report.note = Some(GAVE_WAY.into());
+            return ControlFlow::Break(End::NotDelivered { failure, from, at });
+        }
+        self.delivery.bore(self.site, &runner.connection, &failure, &self.caller, runner.began_at);
+        match self.then(&failure, &runner) {
+            Then::Reconnect => tracing::debug!(%host, "an idle session had ended; connecting anew"),
             Then::NextAddress => {
-                self.candidates.skip(current.address);
-                self.candidates.failed(current.host.clone(), failure);
+                self.candidates.skip(address);
+                self.candidates.failed(host, failure);
             }
             Then::NextHost => {
-                self.candidates.failed(current.host.clone(), failure);
-                current.quit().await;
+                self.candidates.failed(host, failure);
+                runner.connection.quit().await;
             }
+            Then::Conclude if self.race.has_before(&runner) => self.keep(runner, failure),
             Then::Conclude => {
-                let from = self.peer(&current, began);
-                *kept = Some(current);
-                return ControlFlow::Break(End::NotDelivered { failure, from });
+                let (from, at) = (self.peer(&runner), self.delivery.parts.clock.now());
+                self.race.close();
+                *kept = Some(runner.connection);
+                return ControlFlow::Break(End::NotDelivered { failure, from, at });
             }
         }
         ControlFlow::Continue(())
     }
 
     /// Whether a failed transaction ends the attempt, or what is tried before that.
-    fn then(&mut self, failure: &Failure, current: &Connection, is_reused: bool) -> Then {
-        if is_reused && is_stale(failure) {
+    fn then(&mut self, failure: &Failure, runner: &Runner) -> Then {
+        let host = &runner.connection.host;
+        if runner.is_reused && is_stale(failure) {
             Then::Reconnect
         } else if tries_next_address(failure) {
             Then::NextAddress
-        } else if next_host_may_do(failure) && self.candidates.skip_host(&current.host) {
+        } else if next_host_may_do(failure) && (self.candidates.skip_host(host) || self.race.has_other_host(host)) {
             Then::NextHost
         } else {
             Then::Conclude
         }
     }
 
+    /// Keeps a refusal while a more preferred host is slow. Of several, that of the most preferred host counts.
+    fn keep(&mut self, runner: Runner, failure: Failure) {
+        self.race.close_behind(runner.number);
+        let now = self.delivery.parts.clock.now();
+        let planned = settle::planned_after(&self.claim, &failure, self.triplet.as_ref(), now);
+        let left = self.claim.message().expires_at.since(now);
+        let least = runner.began.plus(KEPT_LEAST.min(left / 3));
+        let until = planned.map_or(now.plus(KEPT_MAX), |planned| planned.max(least).min(now.plus(KEPT_MAX)));
+        let from = self.peer(&runner);
+        self.kept = Some(Kept { failure, runner, from, at: now, until });
+        self.race.look_at(self.delivery.parts.clock.instant() + MOMENT + until.since(now));
+        self.race.hold();
+    }
+
+    fn kept_or_nobody(&mut self, connection: &mut Option<Box<Connection>>) -> End {
+        self.race.close();
+        let Some(Kept { failure, runner, from, at, .. }) = self.kept.take() else { return End::Nobody };
+        *connection = Some(runner.connection);
+        End::NotDelivered { failure, from, at }
+    }
+
+    /// Looks whether the entry is still wanted, and by this way.
+    fn look(&mut self, connection: &mut Option<Box<Connection>>) -> ControlFlow<End> {
+        let now = self.delivery.parts.clock.now();
+        let is_over = self.claim.message().expires_at.minus(END_MARGIN) <= now;
+        if let Err(gone) = if is_over { Err(Gone::Expired) } else { self.claim.check(now) } {
+            let slow = self.race.slow();
+            self.race.close();
+            return ControlFlow::Break(End::Gone(gone, slow.map(|(host, failure)| Peer::silent(host, &failure))));
+        }
+        self.claim.renew(now, LOOK);
+        if self.kept.as_ref().is_some_and(|kept| kept.until <= now) {
+            return ControlFlow::Break(self.kept_or_nobody(connection));
+        }
+        let only_waits = self.kept.is_none() && self.race.only_waits(&self.candidates);
+        let slow = self.race.slow().filter(|_| only_waits);
+        match slow.filter(|(_, failure)| settle::has_another_way(&self.claim, failure, &self.ways, now)) {
+            Some((host, failure)) => {
+                self.race.close();
+                ControlFlow::Break(End::Slow { host, failure })
+            }
+            None => ControlFlow::Continue(()),
+        }
+    }
+
     /// Settles the claim.
     async fn conclude(self, end: End) {
-        let Self { delivery, site, held, claim, ways, content, caller, candidates, steps, .. } = self;
+        let Self { delivery, site, held, claim, ways, content, caller, candidates, race, .. } = self;
         let entry = claim.id();
         let now = delivery.parts.clock.now();
+        let met_slow_hosts = race.met_slow_hosts();
+        let waits = matches!(end, End::Nobody) && delivery.waits_for_session(site, &claim, &candidates);
+        if !waits {
+            site.concluded(&entry);
+        }
         let last = end.reply(&candidates).map(Reply::to_string);
-        let mask = Mask::of(steps.results().chain(last.as_deref()), &content).await;
-        let steps = steps.finish(&mask);
+        let results = race.steps.results();
+        let mask = Mask::of(results.iter().map(String::as_str).chain(last.as_deref()), &content).await;
+        let steps = race.steps.finish(&mask);
         match end {
             End::Delivered { reply, from: Peer { report, lesson }, began } => {
                 let instant = delivery.parts.clock.instant();
@@ -421,16 +569,25 @@ impl Attempt<'_> {
                 }
                 settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
             }
-            End::NotDelivered { failure, from: Peer { report, lesson } } => {
-                settle::not_delivered(claim, &failure, &mask, Report { steps, ..report }, lesson, &ways, now);
+            End::NotDelivered { failure, from: Peer { report, lesson }, at } => {
+                settle::not_delivered(claim, &failure, &mask, Report { steps, ..report }, lesson, &ways, at);
+            }
+            End::Slow { host, failure } => {
+                let report = Report { destination: Some(host), steps, ..Report::default() };
+                settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
             }
             End::Nobody => {
                 let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
                 let last = candidates.last_failure;
                 let (destination, failure) = last.clone().map_or((None, nobody), |(host, why)| (Some(host), why));
                 let report = Report { destination, steps, ..Report::default() };
+                if waits {
+                    return settle::waits_for_session(claim, &failure, &mask, report, now);
+                }
                 settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
-                delivery.nobody_answered(site, last, &caller, Some(entry));
+                if !met_slow_hosts {
+                    delivery.nobody_answered(site, last, &caller, Some(entry));
+                }
             }
             End::GaveWay => {
                 let silent = Failure { stage: Stage::Connect, fault: Fault::Timeout };
@@ -446,7 +603,8 @@ impl Attempt<'_> {
         }
     }
 
-    fn peer(&self, connection: &Connection, began: Timestamp) -> Peer {
+    fn peer(&self, runner: &Runner) -> Peer {
+        let connection = &runner.connection;
         let report = Report {
             destination: Some(connection.host.clone()),
             note: Some(connection.security().unwrap_or_else(|| CLEAR_TEXT.into())),
@@ -455,8 +613,16 @@ impl Attempt<'_> {
         };
         let by = Greylister { host: connection.host.clone(), address: connection.address.ip() };
         let sender = self.delivery.own_reverse_path(&self.claim.message().envelope.reverse_path);
-        let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, sender, by, began });
+        let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, sender, by, began: runner.began });
         Peer { report, lesson }
+    }
+}
+
+impl Peer {
+    /// A host that said nothing to the end.
+    fn silent(host: Arc<str>, failure: &Failure) -> Self {
+        let (cause, reply) = (Some(of_failure(failure).cause.name()), Some(settle::told(failure)));
+        Self { report: Report { destination: Some(host), cause, reply, ..Report::default() }, lesson: None }
     }
 }
 

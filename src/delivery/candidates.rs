@@ -1,11 +1,13 @@
 //! The addresses of a destination in the order in which one attempt tries them.
 
+use std::collections::VecDeque;
 use std::collections::hash_map::DefaultHasher;
 use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use super::Delivery;
+use super::crowd::is_turned_away;
 use super::places::Applicant;
 use super::security::Demands;
 use super::smart_host::Carrier;
@@ -70,7 +72,9 @@ pub(super) struct Candidate {
 
 /// The addresses still to be tried in one attempt.
 pub(super) struct Candidates {
-    rest: std::vec::IntoIter<(Arc<str>, SocketAddr)>,
+    rest: VecDeque<(Arc<str>, SocketAddr)>,
+    /// All of them, but for hosts that refused.
+    all: Vec<(Arc<str>, SocketAddr)>,
     /// The recipient's domain.
     domain: Arc<str>,
     /// The IPv4 and the IPv6 address to send from, where there is a choice.
@@ -83,6 +87,8 @@ pub(super) struct Candidates {
     pub(super) carrier: Option<Arc<Carrier>>,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, Failure)>,
+    /// One of them has as many connections as it wants.
+    was_turned_away: bool,
 }
 
 impl Candidates {
@@ -109,20 +115,29 @@ impl Candidates {
         delivery.reach.sort(&mut rest, delivery.parts.clock.instant());
         rest.truncate(CANDIDATES_MAX);
         let last_failure = demands.refused.take();
-        let domain = route.domain.clone();
-        Self { rest: rest.into_iter(), domain, sources, greylister: None, demands, carrier: by, last_failure }
+        Self {
+            domain: route.domain.clone(),
+            all: rest.clone(),
+            rest: rest.into(),
+            sources,
+            greylister: None,
+            demands,
+            carrier: by,
+            last_failure,
+            was_turned_away: false,
+        }
     }
 
     /// The next one.
     pub(super) fn next(&mut self) -> Option<Candidate> {
-        let (host, address) = self.rest.next()?;
+        let (host, address) = self.rest.pop_front()?;
         let demand = self.demands.of(&host)?.clone();
         Some(Candidate { host, address, source: self.source_for(address), demand })
     }
 
     /// What a connection to the next one counts for.
     pub(super) fn applicant(&self) -> Option<Applicant> {
-        let (host, address) = self.rest.as_slice().first()?;
+        let (host, address) = self.rest.front()?;
         let of_route = || Applicant::new(&self.domain, host, Some(address.ip()));
         Some(self.carrier.as_ref().map_or_else(of_route, |_| Applicant::chosen()))
     }
@@ -135,28 +150,34 @@ impl Candidates {
     /// Whether there is a next one that may be asked while others are still thinking. Where a host makes the triplet
     /// wait, another is asked only when that one is gone: it would begin to count anew.
     pub(super) fn may_race(&self) -> bool {
-        let Some((host, _)) = self.rest.as_slice().first() else { return false };
+        let Some((host, _)) = self.rest.front() else { return false };
         self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
     }
 
     /// Remembers why there is no session with a host. What a host said tells more than that another did not answer.
     pub(super) fn failed(&mut self, host: Arc<str>, failure: Failure) {
+        self.was_turned_away |= is_turned_away(&failure);
         let is_reply = |failure: &Failure| matches!(failure.fault, Fault::Reply(_));
         if is_reply(&failure) || !self.last_failure.as_ref().is_some_and(|(_, last)| is_reply(last)) {
             self.last_failure = Some((host, failure));
         }
     }
 
+    /// Whether a host said, or showed, that it has connections enough.
+    pub(super) fn was_turned_away(&self) -> bool {
+        self.was_turned_away
+    }
+
     /// Puts the host that makes the triplet wait in front, and there the address that was connected to: only there the
     /// wait goes on. The others follow, for when it is gone.
     pub(super) fn begin_with(&mut self, greylister: Option<(Arc<str>, IpAddr)>) {
         let Some((host, address)) = &greylister else { return };
-        let mut rest: Vec<_> = self.rest.by_ref().collect();
+        let rest = self.rest.make_contiguous();
         rest.sort_by_key(|(name, candidate)| (name != host, name == host && candidate.ip() != *address));
         if rest.first().is_some_and(|(name, _)| name == host) {
             self.greylister = greylister;
         }
-        self.rest = rest.into_iter();
+        self.all = rest.to_vec();
     }
 
     /// Whether a session that is there already is one that the host knows.
@@ -170,15 +191,29 @@ impl Candidates {
 
     /// Leaves out an address that has just failed.
     pub(super) fn skip(&mut self, address: SocketAddr) {
-        let rest: Vec<_> = self.rest.by_ref().filter(|(_, candidate)| *candidate != address).collect();
-        self.rest = rest.into_iter();
+        self.rest.retain(|(_, candidate)| *candidate != address);
+    }
+
+    /// An address is to be asked first, after all.
+    pub(super) fn put_back(&mut self, host: Arc<str>, address: SocketAddr) {
+        self.rest.push_front((host, address));
+    }
+
+    /// Whether all were asked.
+    pub(super) fn is_at_end(&self) -> bool {
+        self.rest.is_empty()
+    }
+
+    /// All are asked once more.
+    pub(super) fn begin_anew(&mut self) {
+        self.rest = self.all.iter().cloned().collect();
     }
 
     /// Leaves out all addresses of a host; says whether others are left.
     pub(super) fn skip_host(&mut self, host: &Arc<str>) -> bool {
-        let rest: Vec<_> = self.rest.by_ref().filter(|(candidate, _)| candidate != host).collect();
-        self.rest = rest.into_iter();
-        self.rest.len() > 0
+        self.rest.retain(|(candidate, _)| candidate != host);
+        self.all.retain(|(candidate, _)| candidate != host);
+        !self.rest.is_empty()
     }
 }
 
@@ -243,21 +278,23 @@ mod tests {
         let rest = vec![(b.clone(), other), (a.clone(), v4), (a.clone(), v6)];
         let rest: Vec<_> = rest.into_iter().map(|(name, ip)| (name, SocketAddr::new(ip, 25))).collect();
         let begun_with = |greylister: Option<(Arc<str>, IpAddr)>| {
-            let rest = rest.clone().into_iter();
             let demands = Demands::default();
             let mut candidates = Candidates {
-                rest,
+                rest: rest.clone().into(),
+                all: rest.clone(),
                 domain: "d.example".into(),
                 sources: (None, None),
                 greylister: None,
                 demands,
                 carrier: None,
                 last_failure: None,
+                was_turned_away: false,
             };
             candidates.begin_with(greylister);
             candidates
         };
-        let order = |candidates: Candidates| candidates.rest.map(|(_, address)| address.ip()).collect::<Vec<_>>();
+        let order =
+            |candidates: Candidates| candidates.rest.iter().map(|(_, address)| address.ip()).collect::<Vec<_>>();
         assert_eq!(order(begun_with(None)), [other, v4, v6]);
         assert_eq!(order(begun_with(Some((a.clone(), v6)))), [v6, v4, other], "also by the same family");
         assert_eq!(order(begun_with(Some((a.clone(), "192.0.2.7".parse().unwrap())))), [v4, v6, other]);

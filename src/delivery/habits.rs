@@ -21,6 +21,8 @@ pub(super) const REST_WANTED: Duration = Duration::from_secs(5);
 /// One destination's.
 #[derive(Debug)]
 pub(super) struct Habits {
+    /// Sessions at once that the host took when it turned others away.
+    cap: Option<usize>,
     /// Sessions at once.
     pub(super) window: Window,
     /// The most entries at once, and when that was.
@@ -40,6 +42,7 @@ impl Habits {
     /// Nothing is known; `most`: sessions at once at most.
     pub(super) fn new(most: usize) -> Self {
         Self {
+            cap: None,
             window: Window::new(most),
             peak: (0, None),
             gap: None,
@@ -52,7 +55,23 @@ impl Habits {
 
     /// Sessions at once at most, 1 or more.
     pub(super) fn sessions_max(&self) -> usize {
-        self.window.sessions_max()
+        self.window.sessions_max().min(self.cap.unwrap_or(usize::MAX))
+    }
+
+    /// The host took so many sessions and turned another one away; whether that is news.
+    pub(super) fn turned_away(&mut self, taken: usize) -> bool {
+        let before = self.cap.replace(self.cap.unwrap_or(usize::MAX).min(taken.max(1)));
+        before.is_none()
+    }
+
+    /// One more than it took may be tried now.
+    pub(super) fn let_one_more(&mut self) {
+        self.cap = self.cap.map(|cap| cap + 1);
+    }
+
+    /// What it took when it turned others away counts no more.
+    pub(super) fn forget_cap(&mut self) {
+        self.cap = None;
     }
 
     /// Sessions at once that entries of lower lanes may use; the rest is kept for codes.

@@ -8,12 +8,15 @@ mod attempt;
 mod breaker;
 mod candidates;
 mod connect;
+mod crowd;
 mod habits;
 mod health;
 mod hungry;
 mod mask;
+mod pace;
 mod places;
 mod pool;
+mod race;
 mod reach;
 mod security;
 mod settle;
@@ -51,6 +54,7 @@ use crate::tls::verify::Roots;
 use arc_swap::ArcSwap;
 use candidates::Caller;
 use hungry::Hungry;
+use pace::Paces;
 use places::{Places, Tenure};
 use pool::{Placed, Site, Taken};
 use reach::Reach;
@@ -156,6 +160,7 @@ pub struct Delivery {
     /// Look-ups for entries that are about to come, by registrable domain.
     expected: Mutex<Shares<Arc<str>>>,
     reach: Reach,
+    paces: Arc<Paces>,
     tasks: TaskTracker,
     /// No new attempts; sessions without work end.
     draining: CancellationToken,
@@ -184,6 +189,7 @@ impl Delivery {
             places,
             expected: Mutex::new(Shares::new(ahead::EXPECTED_MAX)),
             reach: Reach::default(),
+            paces: Arc::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),
@@ -241,7 +247,10 @@ impl Delivery {
                     break site;
                 }
                 Placed::Waits { for_connection } => {
-                    self.parts.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
+                    // That an entry was turned away has been told.
+                    if !site.was_turned_away(&offer.entry) {
+                        self.parts.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
+                    }
                     if for_connection {
                         taking.wait();
                     }

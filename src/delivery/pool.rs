@@ -9,6 +9,7 @@ use tokio::sync::oneshot;
 
 use super::breaker::{Breaker, Down};
 use super::candidates::Caller;
+use super::crowd::{Crowd, Waits};
 use super::habits::Habits;
 use super::smart_host::Carrier;
 use crate::clock::Timestamp;
@@ -79,6 +80,7 @@ struct State {
     busy_lower: usize,
     habits: Habits,
     breaker: Breaker,
+    crowd: Crowd,
     /// For whom the last message was taken.
     last_caller: Option<Caller>,
     retired: bool,
@@ -147,6 +149,7 @@ impl Site {
                 busy_lower: 0,
                 habits: Habits::new(sessions_max),
                 breaker: Breaker::default(),
+                crowd: Crowd::default(),
                 last_caller: None,
                 retired: false,
             }),
@@ -240,7 +243,7 @@ impl Site {
     pub(super) fn not_opened(&self) -> Option<Taken> {
         let mut state = self.state.lock();
         state.opening -= 1;
-        let next = state.next();
+        let next = if state.sessions > state.habits.sessions_max() { None } else { state.next() };
         state.sessions -= usize::from(next.is_none());
         next
     }
@@ -286,6 +289,20 @@ impl Site {
             return None;
         }
         state.next()
+    }
+
+    /// Counts a session beside one that has an entry and is slow, if there may be one more. It need not be with the same
+    /// host, so only the limits that the operator sets count.
+    pub(super) fn join(&self, take_connection: impl FnOnce() -> bool) -> bool {
+        let mut state = self.state.lock();
+        let may = state.sessions < state.habits.window.most() && take_connection();
+        state.sessions += usize::from(may);
+        may
+    }
+
+    /// Whether an entry waits for a session that is being opened.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.state.lock().ready.is_empty()
     }
 
     /// Whether an entry waits that a session more could take.
@@ -336,6 +353,45 @@ impl Site {
     pub(super) fn overloaded(&self, caller: &Caller, began: Instant, now: Instant) {
         let domain = registrable(caller);
         self.state.lock().habits.window.overloaded(&domain, began, now);
+    }
+
+    /// A connection was turned away. If other sessions are there, as many are taken from now on, and `tell` hears whether
+    /// that is news; whether there are others.
+    pub(super) fn turned_away(&self, tell: impl FnOnce(bool)) -> bool {
+        let mut state = self.state.lock();
+        // One is its own.
+        let others = state.sessions.saturating_sub(1);
+        if others > 0 {
+            let is_news = state.habits.turned_away(others);
+            drop(state);
+            tell(is_news);
+        }
+        others > 0
+    }
+
+    /// An entry was turned away, whose next attempt would be due at `planned`; whether it waits.
+    pub(super) fn waits(&self, entry: EntryId, planned: Instant, now: Instant) -> Waits {
+        self.state.lock().crowd.turned_away(entry, planned, now)
+    }
+
+    /// Whether an entry waits since it was turned away.
+    pub(super) fn was_turned_away(&self, entry: &EntryId) -> bool {
+        self.state.lock().crowd.holds(entry)
+    }
+
+    /// An attempt came to an outcome.
+    pub(super) fn concluded(&self, entry: &EntryId) {
+        self.state.lock().crowd.left(entry);
+    }
+
+    /// Lets it have one session more than it took.
+    pub(super) fn let_one_more(&self) {
+        self.state.lock().habits.let_one_more();
+    }
+
+    /// What it took when it turned others away counts no more.
+    pub(super) fn forget_cap(&self) {
+        self.state.lock().habits.forget_cap();
     }
 
     /// There are to be so many sessions at most; more than before are not granted.

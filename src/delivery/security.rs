@@ -4,16 +4,18 @@ use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use tokio::time::error::Elapsed;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::ClientConnection;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
+use super::pace::Pulse;
 use super::steps::Steps;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::demand::{Demand, Refusal};
 use crate::destination::route::{Host, Route};
 use crate::net::BoxStream;
-use crate::smtp::client_session::{Failure, Fault, GREETING_TIMEOUT, Requirement, Stage, StartTls, Trust};
+use crate::smtp::client_session::{Failure, Fault, REPLY_TIMEOUT, Requirement, Stage, StartTls, Trust};
 use crate::tls::verify::Roots;
 
 /// For each host of a route that may be used, what a session with it has to fulfil.
@@ -88,12 +90,13 @@ impl Handshake<'_> {
         stream: BoxStream,
         host: &Arc<str>,
         address: SocketAddr,
+        pulse: Option<&Pulse>,
         steps: &mut Steps,
     ) -> Result<(BoxStream, Encryption), Failure> {
         let name = ServerName::try_from(self.demand.server_name(host).to_owned())
             .unwrap_or_else(|_| ServerName::IpAddress(address.ip().into()));
-        let handshake = self.connector.connect(name, stream);
-        let encrypted = match tokio::time::timeout(GREETING_TIMEOUT, handshake).await {
+        let handshake = self.timed(host, pulse, self.connector.connect(name, stream));
+        let encrypted = match handshake.await {
             Err(_) => Err("the handshake took too long".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
             Ok(Ok(stream)) => self.judged(host, stream.get_ref().1).map(|encryption| (stream, encryption)),
@@ -104,6 +107,27 @@ impl Handshake<'_> {
             Ok((stream, encryption)) => Ok((Box::new(stream), encryption)),
             Err(text) => Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(text) }),
         }
+    }
+
+    /// A handshake that takes long is given up where clear text will do, else another host is asked beside it.
+    async fn timed<T>(
+        &self,
+        host: &Arc<str>,
+        pulse: Option<&Pulse>,
+        work: impl Future<Output = T>,
+    ) -> Result<T, Elapsed> {
+        let Some(pulse) = pulse else { return tokio::time::timeout(REPLY_TIMEOUT, work).await };
+        let began = self.clock.instant();
+        let done = if self.demand.allows_clear_text() {
+            tokio::time::timeout(pulse.paces.patience(host, Stage::StartTls, began), work).await
+        } else {
+            tokio::time::timeout(REPLY_TIMEOUT, pulse.watch(host, Stage::StartTls, began, work)).await
+        };
+        let now = self.clock.instant();
+        if done.is_ok() {
+            pulse.paces.took(host, Stage::StartTls, now.saturating_duration_since(began), now);
+        }
+        done
     }
 
     fn judged(&self, host: &str, connection: &ClientConnection) -> Result<Encryption, String> {

@@ -11,7 +11,7 @@ use crate::mail::address::ReversePath;
 use crate::plan::action::{Action, Finality, Retry, Suppress, action};
 use crate::plan::cause::{self, Cause, Verdict, concerns_message};
 use crate::plan::greylist::{Facts, Greylister, Refusal};
-use crate::plan::next::{History, Next, believable, decide, held_back};
+use crate::plan::next::{History, Next, Reason, believable, decide, held_back};
 use crate::plan::parties::Parties;
 use crate::plan::way::{self, Choice, Detour, Life};
 use crate::queue::claim::{Claim, Gone, Report, Settlement};
@@ -177,6 +177,18 @@ pub(super) fn content_withheld(claim: Claim, now: Timestamp) {
     claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
 }
 
+/// The hosts take no more sessions at once, and one is there: the entry goes next on that. Nothing has come of it.
+pub(super) fn waits_for_session(claim: Claim, failure: &Failure, mask: &Mask, mut report: Report, now: Timestamp) {
+    report.reply = match &failure.fault {
+        Fault::Reply(reply) => Some(kept(reply, mask)),
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
+            Some(told(failure))
+        }
+    };
+    report.note = Some("waits for a session that is there: the host takes no more at once".into());
+    claim.settle(&Settlement::Released, report, now);
+}
+
 /// The note that the content goes could not be written, so nothing was sent: the store is in trouble.
 pub(super) fn not_noted(claim: Claim, mut report: Report, now: Timestamp) {
     report.note = Some("the attempt cannot be stored just now".into());
@@ -234,10 +246,9 @@ fn after_direct(
     now: Timestamp,
 ) -> Settlement {
     let (verdict, waits_since, facts) = learn(claim, verdict, lesson, now);
-    let history = history(claim, waits_since.or(claim.progress().first_deferred_at).unwrap_or(now));
-    let plan = decide(verdict, &history, &facts, now);
+    let plan = plan_after(claim, &verdict, waits_since, &facts, now);
     report.plan = Some(plan.1.text());
-    report.at_risk = plan.1.is_tight() || is_down(verdict.cause) && history.attempts > 1;
+    report.at_risk = plan.1.is_tight() || is_down(verdict.cause) && claim.progress().attempts > 1;
     let hosts = ways.candidates(&[], now);
     let choice = way::after_direct(&verdict, plan, life(claim), &hosts, now);
     follow(claim, choice, Vec::new(), report, ways)
@@ -290,6 +301,52 @@ fn follow(claim: &mut Claim, choice: Choice, tried: Vec<Arc<str>>, report: &mut 
         report.note = Some(next.into());
     }
     settlement
+}
+
+/// When the next attempt would be made if the entry were put off for this now; none if there would be no other.
+pub(super) fn planned_after(
+    claim: &Claim,
+    failure: &Failure,
+    triplet: Option<&Triplet>,
+    now: Timestamp,
+) -> Option<Timestamp> {
+    let standing = triplet.and_then(|triplet| claim.greylists().standing(triplet, now));
+    let (facts, since) = standing.map_or_else(Default::default, |(facts, wait)| (facts, Some(wait.first_refused_at)));
+    match plan_after(claim, &cause::of_failure(failure), since, &facts, now).0 {
+        Next::At(at) => Some(at),
+        Next::Expire | Next::GiveUp => None,
+    }
+}
+
+/// Whether the entry would go by another way at once if the attempt ended with this now.
+pub(super) fn has_another_way(claim: &Claim, failure: &Failure, ways: &Ways, now: Timestamp) -> bool {
+    let verdict = cause::of_failure(failure);
+    let (choice, hosts) = if ways.by.is_some() {
+        let mut detour = ways.detour(claim, now);
+        detour.tried.push(detour.host.clone());
+        let hosts = ways.candidates(&detour.tried, now);
+        (way::after_smart_host(None, &detour, life(claim), &hosts, now), hosts)
+    } else {
+        let hosts = ways.candidates(&[], now);
+        let plan = plan_after(claim, &verdict, None, &Facts::default(), now);
+        (way::after_direct(&verdict, plan, life(claim), &hosts, now), hosts)
+    };
+    match choice {
+        Choice::SmartHost { host, at, .. } => at <= now && !hosts[host].is_tried,
+        Choice::Direct(Next::At(at)) => ways.by.is_some() && at <= now,
+        Choice::Direct(Next::Expire | Next::GiveUp) => false,
+    }
+}
+
+fn plan_after(
+    claim: &Claim,
+    verdict: &Verdict,
+    waits_since: Option<Timestamp>,
+    facts: &Facts,
+    now: Timestamp,
+) -> (Next, Reason) {
+    let since = waits_since.or(claim.progress().first_deferred_at).unwrap_or(now);
+    decide(*verdict, &history(claim, since), facts, now)
 }
 
 fn life(claim: &Claim) -> Life {

@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use parking_lot::Mutex;
+
 use super::mask::Mask;
 use crate::clock::Timestamp;
 use crate::destination::route::Route;
@@ -18,42 +20,61 @@ const ASKED_AHEAD: Duration = Duration::from_secs(5);
 /// Longest result that is kept, in octets.
 const RESULT_LEN_MAX: usize = 300;
 
-/// Takes steps down while an attempt runs.
-#[derive(Debug)]
+/// Takes steps down while an attempt runs. The sessions of one attempt write on the same sheet.
+#[derive(Debug, Clone)]
 pub(super) struct Steps {
     since: Instant,
-    taken: Vec<(&'static str, Arc<str>, u32, String)>,
+    taken: Arc<Mutex<Vec<Taken>>>,
+}
+
+#[derive(Debug)]
+struct Taken {
+    at: Instant,
+    stage: &'static str,
+    host: Arc<str>,
+    ms: u32,
+    result: String,
 }
 
 impl Steps {
     /// For an attempt that begins now.
     pub(super) fn new(now: Instant) -> Self {
-        Self { since: now, taken: Vec::new() }
+        Self { since: now, taken: Arc::default() }
+    }
+
+    /// For one more session of the attempt, which begins now.
+    pub(super) fn beside(&self, now: Instant) -> Self {
+        Self { since: now, taken: self.taken.clone() }
     }
 
     /// Takes down what came of a step.
     pub(super) fn add(&mut self, stage: Stage, host: &Arc<str>, result: String, now: Instant) {
         let ms = now.saturating_duration_since(self.since).as_millis();
         self.since = now;
-        if self.taken.len() < STEPS_MAX {
-            self.taken.push((stage.name(), host.clone(), u32::try_from(ms).unwrap_or(u32::MAX), result));
+        let mut taken = self.taken.lock();
+        if taken.len() < STEPS_MAX {
+            let ms = u32::try_from(ms).unwrap_or(u32::MAX);
+            taken.push(Taken { at: now, stage: stage.name(), host: host.clone(), ms, result });
         }
     }
 
     /// Takes down what DNS said; from memory it takes no time.
-    pub(super) fn add_route(&mut self, route: &Route, accepted_at: Timestamp) {
+    pub(super) fn add_route(&self, route: &Route, accepted_at: Timestamp) {
         let Some(asked) = route.asked else { return };
         let hosts: Vec<&str> = route.hosts.iter().map(|host| host.name.as_ref()).collect();
         let was_known = asked.at.plus(ASKED_AHEAD) < accepted_at;
         let (took, from) = if was_known { (Duration::ZERO, ", from memory") } else { (asked.took, "") };
         let ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
-        self.taken.push((DNS, route.domain.clone(), ms, format!("{}{from}", hosts.join(", "))));
+        let result = format!("{}{from}", hosts.join(", "));
+        self.taken.lock().push(Taken { at: self.since, stage: DNS, host: route.domain.clone(), ms, result });
     }
 
     /// Takes over what another has taken down.
     pub(super) fn absorb(&mut self, other: Self) {
-        let room = STEPS_MAX.saturating_sub(self.taken.len());
-        self.taken.extend(other.taken.into_iter().take(room));
+        let others = std::mem::take(&mut *other.taken.lock());
+        let mut taken = self.taken.lock();
+        let room = STEPS_MAX.saturating_sub(taken.len());
+        taken.extend(others.into_iter().take(room));
         self.since = self.since.max(other.since);
     }
 
@@ -78,18 +99,21 @@ impl Steps {
     }
 
     /// The replies among them, and what else there is to be told.
-    pub(super) fn results(&self) -> impl Iterator<Item = &str> {
-        self.taken.iter().map(|(_, _, _, result)| result.as_str())
+    pub(super) fn results(&self) -> Vec<String> {
+        self.taken.lock().iter().map(|taken| taken.result.clone()).collect()
     }
 
-    /// The steps, with what could be words of the message masked in the replies.
+    /// The steps of all sessions in the order of time, with what could be words of the message masked in the replies.
     pub(super) fn finish(self, mask: &Mask) -> Option<Arc<[Step]>> {
-        let step = |(stage, host, ms, result): (&'static str, Arc<str>, u32, String)| {
+        let mut taken = std::mem::take(&mut *self.taken.lock());
+        // What DNS said comes first.
+        taken.sort_by_key(|taken| (taken.stage != DNS, taken.at));
+        let step = |Taken { stage, host, ms, result, .. }: Taken| {
             // Half a code would not be known for one.
             let masked = mask.apply(&result);
             let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();
             Step { stage: stage.into(), host, ms, result }
         };
-        (!self.taken.is_empty()).then(|| self.taken.into_iter().map(step).collect())
+        (!taken.is_empty()).then(|| taken.into_iter().map(step).collect())
     }
 }

@@ -3,30 +3,30 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use zeroize::Zeroize as _;
 
+use super::pace::{News, Pulse};
 use super::places::Held;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
 use crate::clock::Clock;
 use crate::destination::demand::Demand;
 use crate::net::BoxStream;
-use crate::queue::claim::{Claim, Gone, NotReleased};
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
-    COMMAND_TIMEOUT, ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step,
-    Transaction, Trust,
+    ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step, Transaction,
+    Trust, WRITE_TIMEOUT,
 };
 use crate::smtp::data;
 use crate::tls::verify::Roots;
 
 /// Octets read at once.
 const READ_LEN: usize = 4096;
-/// Octets of content written within one [`COMMAND_TIMEOUT`].
+/// Octets of content written within one [`WRITE_TIMEOUT`].
 const WRITE_LEN: usize = 64 << 10;
 /// Refused transactions after which a session is not used again: servers slow down those who make many errors in one
 /// session, and a refused transaction is two or three of them.
@@ -54,18 +54,27 @@ pub(super) struct Connection {
     held: Option<Held>,
     /// How it came about, if that was ahead of its first entry, for whose trace it is.
     opening: Option<Steps>,
+    /// The race that it is in, if it is in one.
+    pulse: Option<Pulse>,
+    /// Since when was waited for what its race was told to be slow.
+    told_slow: Option<Instant>,
     clock: Arc<dyn Clock>,
     buffer: Box<[u8; READ_LEN]>,
 }
 
-/// How a transaction on a connection ended.
-pub(super) enum Transacted {
-    /// The server spoke, or fell silent.
-    Outcome(Outcome),
-    /// The content was not sent, because the entry is not to be sent any more. The connection is of no further use.
-    Gone(Gone),
-    /// The content was not sent, because the note that it was about to be could not be written.
-    NotNoted,
+/// How far a transaction has come.
+pub(super) enum Begun {
+    /// The content may go, in this form; not a word of it has gone.
+    Content(Framing),
+    /// It is over without content.
+    Over(Failure),
+}
+
+/// What came while one listened.
+enum Heard {
+    Octets(usize),
+    Closed,
+    Timeout,
 }
 
 impl Connection {
@@ -75,6 +84,7 @@ impl Connection {
         (host, address, source): (Arc<str>, SocketAddr, Option<IpAddr>),
         settings: ClientSettings,
         handshake: &Handshake<'_>,
+        pulse: Pulse,
         clock: Arc<dyn Clock>,
         steps: &mut Steps,
     ) -> Result<Self, Failure> {
@@ -92,6 +102,8 @@ impl Connection {
             has_rested: false,
             held: None,
             opening: None,
+            pulse: Some(pulse),
+            told_slow: None,
             clock,
             buffer,
         };
@@ -121,7 +133,7 @@ impl Connection {
             let _turn = DERIVING.acquire().await.ok()?;
             tokio::task::spawn_blocking(|| derivation.run()).await.ok()
         };
-        let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
+        let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + WRITE_TIMEOUT);
         let event = match tokio::time::timeout_at(deadline.into(), deriving).await {
             Ok(Some(keys)) => Event::KeysDerived(keys),
             // A panic is a bug of its own.
@@ -132,7 +144,8 @@ impl Connection {
     }
 
     async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<(Self, Trust), Failure> {
-        let (stream, encryption) = handshake.run(self.stream, &self.host, self.address, steps).await?;
+        let pulse = self.pulse.as_ref();
+        let (stream, encryption) = handshake.run(self.stream, &self.host, self.address, pulse, steps).await?;
         let trust = encryption.trust();
         Ok((Self { encryption: Some(encryption), stream, ..self }, trust))
     }
@@ -199,51 +212,60 @@ impl Connection {
         self.session.extensions().dsn
     }
 
-    /// One transaction. Where its place is wanted for others, it goes as if the host had been silent for too long.
-    pub(super) async fn transact(
-        &mut self,
-        claim: &mut Claim,
-        transaction: &Transaction,
-        content: &SignedContent,
-        steps: &mut Steps,
-        held: &Held,
-    ) -> Transacted {
-        self.held = Some(held.clone());
-        let transacted = self.transact_held(claim, transaction, content, steps).await;
-        self.held = None;
-        transacted
+    /// It is in this race now.
+    pub(super) fn enter(&mut self, pulse: Pulse) {
+        self.pulse = Some(pulse);
     }
 
-    async fn transact_held(
-        &mut self,
-        claim: &mut Claim,
-        transaction: &Transaction,
-        content: &SignedContent,
-        steps: &mut Steps,
-    ) -> Transacted {
+    /// Begins a transaction and takes it to the point where the content may go.
+    pub(super) async fn begin(&mut self, transaction: &Transaction, steps: &mut Steps) -> Begun {
         let now = self.clock.instant();
         let mut step = self.session.handle(Event::Transact(transaction), now);
         loop {
             step = match step {
                 Step::Read => self.read(steps).await,
-                Step::SendContent(framing) => {
-                    match claim.release_content(self.clock.now()).await {
-                        Ok(()) => {}
-                        Err(NotReleased::Gone(gone)) => return Transacted::Gone(gone),
-                        Err(NotReleased::NotNoted) => return Transacted::NotNoted,
-                    }
-                    claim.renew(self.clock.now(), transaction.final_timeout);
-                    self.send_content(framing, content).await
+                Step::SendContent(framing) => return Begun::Content(framing),
+                Step::Done(Err(failure)) => {
+                    self.refused += 1;
+                    return Begun::Over(failure);
                 }
+                Step::Failed(failure) => return Begun::Over(failure),
+                // Neither can be before the content went.
+                Step::Done(Ok(_)) | Step::StartTls | Step::DeriveKeys(_) | Step::Ready => {
+                    return Begun::Over(Failure { stage: Stage::Mail, fault: Fault::Closed });
+                }
+            };
+        }
+    }
+
+    /// Sends the content and waits for what becomes of it.
+    /// Where its place is wanted for others, it goes as if the host had been silent for too long.
+    pub(super) async fn finish(
+        &mut self,
+        framing: Framing,
+        content: &SignedContent,
+        steps: &mut Steps,
+        held: &Held,
+    ) -> Outcome {
+        self.held = Some(held.clone());
+        let outcome = self.finish_held(framing, content, steps).await;
+        self.held = None;
+        outcome
+    }
+
+    async fn finish_held(&mut self, framing: Framing, content: &SignedContent, steps: &mut Steps) -> Outcome {
+        let mut step = self.send_content(framing, content).await;
+        loop {
+            step = match step {
+                Step::Read => self.read(steps).await,
                 Step::Done(outcome) => {
                     self.taken += u32::from(outcome.is_ok());
                     self.refused += u32::from(outcome.is_err());
-                    return Transacted::Outcome(outcome);
+                    return outcome;
                 }
-                Step::Failed(failure) => return Transacted::Outcome(Err(failure)),
-                Step::StartTls | Step::DeriveKeys(_) | Step::Ready => {
-                    let fault = Fault::Closed;
-                    return Transacted::Outcome(Err(Failure { stage: Stage::Mail, fault }));
+                Step::Failed(failure) => return Err(failure),
+                Step::SendContent(_) | Step::StartTls | Step::DeriveKeys(_) | Step::Ready => {
+                    return Err(Failure { stage: Stage::Content, fault: Fault::Closed });
                 }
             };
         }
@@ -276,23 +298,50 @@ impl Connection {
                     return self.session.handle(event, self.clock.instant());
                 }
             }
-            let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + COMMAND_TIMEOUT);
-            let read = tokio::time::timeout_at(deadline.into(), self.stream.read(self.buffer.as_mut_slice()));
-            let read = tokio::select! {
-                biased;
-                read = read => read.ok(),
-                () = has_to_go(self.held.as_ref()) => None,
+            let awaited = self.session.awaited();
+            let event = match self.hear(awaited).await {
+                Heard::Octets(len) => Event::Received(&self.buffer[..len]),
+                Heard::Closed => Event::Closed,
+                Heard::Timeout => Event::Timeout,
             };
-            let event = match read {
-                None => Event::Timeout,
-                Some(Ok(0) | Err(_)) => Event::Closed,
-                Some(Ok(len)) => Event::Received(&self.buffer[..len]),
-            };
+            let has_spoken = matches!(event, Event::Received(_));
             let now = self.clock.instant();
             let step = self.session.handle(event, now);
             steps.add_heard(&mut self.session, &self.host, now);
+            if let (Some((stage, since)), Some(pulse), true) = (awaited, &self.pulse, has_spoken)
+                && self.session.awaited() != awaited
+            {
+                pulse.paces.took(&self.host, stage, now.saturating_duration_since(since), now);
+            }
             if !matches!(step, Step::Read) {
                 return step;
+            }
+        }
+    }
+
+    /// Listens until the server speaks or its time is over. Tells the race, once for each thing, that it takes long.
+    async fn hear(&mut self, awaited: Option<(Stage, Instant)>) -> Heard {
+        let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + WRITE_TIMEOUT);
+        loop {
+            let untold = awaited.filter(|(_, since)| self.told_slow != Some(*since));
+            let slow = untold.zip(self.pulse.as_ref()).map(|((stage, since), pulse)| {
+                (since + pulse.paces.patience(&self.host, stage, since), stage, since, pulse.clone())
+            });
+            let until = slow.as_ref().map_or(deadline, |(at, ..)| deadline.min(*at));
+            let read = tokio::time::timeout_at(until.into(), self.stream.read(self.buffer.as_mut_slice()));
+            let read = tokio::select! {
+                biased;
+                read = read => read,
+                () = has_to_go(self.held.as_ref()) => return Heard::Timeout,
+            };
+            match (read, slow) {
+                (Err(_), Some((_, stage, since, pulse))) if until < deadline => {
+                    self.told_slow = Some(since);
+                    pulse.tell(News::Slow(stage));
+                }
+                (Err(_), _) => return Heard::Timeout,
+                (Ok(Ok(0) | Err(_)), _) => return Heard::Closed,
+                (Ok(Ok(len)), _) => return Heard::Octets(len),
             }
         }
     }
@@ -303,7 +352,7 @@ impl Connection {
                 self.stream.write_all(part).await?;
                 self.stream.flush().await
             };
-            match tokio::time::timeout(COMMAND_TIMEOUT, write).await {
+            match tokio::time::timeout(WRITE_TIMEOUT, write).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return Err(Event::Closed),
                 Err(_) => return Err(Event::Timeout),

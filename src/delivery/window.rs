@@ -58,6 +58,11 @@ impl Window {
         self.most = self.most.min(most.max(1));
     }
 
+    /// Sessions at once that the operator allows.
+    pub(super) fn most(&self) -> usize {
+        self.most
+    }
+
     /// Sessions at once at most, 1 or more.
     pub(super) fn sessions_max(&self) -> usize {
         // The size is between 1 and `most`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Delivery;
+use super::ahead::Ahead;
 use super::candidates::Caller;
 use super::places::{Held, Tenure};
 use super::pool::{Next, Site, Taken};
@@ -42,20 +43,24 @@ impl Delivery {
     /// Works for a site until there is nothing to do for a while.
     pub(super) async fn run(self: Arc<Self>, site: Arc<Site>, beginning: Beginning, tenure: Tenure) {
         let mut place = Place::new(&self, site, &beginning, tenure);
-        let mut connection = None;
+        let (mut connection, mut begun) = (None, None);
         let mut next = match beginning {
             Beginning::Entry(taken) => Some(taken),
             Beginning::Ahead(caller) => match self.open_ahead(&place.site, &caller, &place.held).await {
-                Some(opened) => {
+                Ahead::Session(opened) => {
                     place.opened();
                     self.rest(&mut place, &mut connection, opened).await
                 }
-                None => place.not_opened(),
+                Ahead::Slow(race) => {
+                    begun = Some(race);
+                    place.not_opened()
+                }
+                Ahead::Nobody => place.not_opened(),
             },
         };
         while let Some(taken) = next {
             place.held.works(self.parts.clock.instant());
-            self.attempt(&place.site, &mut connection, taken, &place.held).await;
+            self.attempt(&place.site, &mut connection, begun.take(), taken, &place.held).await;
             if place.held.has_to_go() {
                 break;
             }

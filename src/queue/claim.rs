@@ -53,7 +53,7 @@ pub enum Settlement {
     Failed,
     /// The life ended during the attempt, before the content was sent.
     Expired,
-    /// Nothing was tried; the attempt does not count and the entry is ready again.
+    /// Nothing came of it; the attempt does not count and the entry is ready again. It is told if there is a note.
     Released,
 }
 
@@ -243,6 +243,11 @@ impl Claim {
             Settlement::Deferred { next_attempt_at } => (Kind::Deferred, Some(next_attempt_at)),
             Settlement::Released => {
                 self.release(&mut schedule);
+                if report.note.is_some() {
+                    let Report { destination, reply, note, steps, .. } = report;
+                    let event = self.queue.entry_event(&self.message, self.id, &self.progress, Kind::Queued, now);
+                    queue.events.emit(Event { destination, reply, note, steps, ..event });
+                }
                 drop(schedule);
                 queue.offer(self.id, self.message.clone());
                 return;

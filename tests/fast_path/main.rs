@@ -4,9 +4,11 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
+mod crowded;
 #[path = "../support/in_memory.rs"]
 mod in_memory;
 mod network;
+mod slow;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,9 +52,14 @@ struct World {
 
 impl World {
     fn new(moods: &[(&str, Mood)]) -> Self {
+        Self::limited(moods, 20)
+    }
+
+    /// With so many sessions with one destination at most.
+    fn limited(moods: &[(&str, Mood)], sessions_max: usize) -> Self {
         let start = Timestamp::from_millis(1_795_255_200_000);
         let (clock, hosts, told) = (Arc::new(ManualClock::new(start)), Hosts::new(moods), Arc::new(Told::default()));
-        let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), 20);
+        let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), sessions_max);
         Self { life, hosts, told, clock, start }
     }
 
@@ -65,6 +72,10 @@ impl World {
     }
 
     async fn submit_for(&self, life: Duration, recipient: &str) {
+        self.submit_with(life, recipient, Wishes::default()).await;
+    }
+
+    async fn submit_with(&self, life: Duration, recipient: &str, wishes: Wishes) {
         let user = User {
             name: "app".into(),
             senders: Senders::Patterns(vec!["*@app.test".into()]),
@@ -82,7 +93,7 @@ impl World {
             client_name: "app.test".into(),
             protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
         };
-        self.life.door.submit(&user, submission, Wishes::default(), None).await.unwrap();
+        self.life.door.submit(&user, submission, wishes, None).await.unwrap();
     }
 
     /// From the submission of a message to its arrival.

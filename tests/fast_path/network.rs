@@ -3,13 +3,15 @@
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::net::{BoxStream, Connecting, Network};
 use parking_lot::Mutex;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, DuplexStream, ReadBuf, duplex};
 use tokio::time::Instant;
 
 /// How a host can be reached.
@@ -40,6 +42,27 @@ pub struct Manner {
     pub rest_max: Duration,
     /// How long it makes each recipient wait who is new to it.
     pub greylists: Duration,
+    /// How much longer than the others some replies take.
+    pub slow: &'static [(&'static str, Duration)],
+    /// What it says to RCPT.
+    pub rcpt: &'static str,
+    /// What it does with a connection too many.
+    pub turns_away: TurnsAway,
+}
+
+/// How a host turns a connection away.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum TurnsAway {
+    AtBanner,
+    AtEhlo,
+    Silently,
+}
+
+impl Manner {
+    /// How much longer a reply takes.
+    fn more(&self, verb: &str) -> Duration {
+        self.slow.iter().find(|(slow, _)| *slow == verb).map_or(Duration::ZERO, |(_, more)| *more)
+    }
 }
 
 pub const GOOD: Manner = Manner {
@@ -50,6 +73,9 @@ pub const GOOD: Manner = Manner {
     sessions_max: usize::MAX,
     rest_max: Duration::from_secs(300),
     greylists: Duration::ZERO,
+    slow: &[],
+    rcpt: "250 ok",
+    turns_away: TurnsAway::AtBanner,
 };
 
 /// One thing that a host saw.
@@ -69,6 +95,8 @@ struct Inner {
     origin: Instant,
     moods: Mutex<HashMap<IpAddr, Mood>>,
     sessions: Mutex<HashMap<IpAddr, usize>>,
+    /// Connections that the relay has, and the most that it had.
+    open: Mutex<(usize, usize)>,
     seen: Mutex<Vec<Seen>>,
     /// When recipients were first named.
     strangers: Mutex<HashMap<String, Duration>>,
@@ -82,6 +110,7 @@ impl Hosts {
             origin: Instant::now(),
             moods: Mutex::new(moods),
             sessions: Mutex::default(),
+            open: Mutex::default(),
             seen: Mutex::default(),
             strangers: Mutex::default(),
         }))
@@ -94,6 +123,11 @@ impl Hosts {
     /// What was seen of a kind.
     pub fn seen(&self, what: &str) -> Vec<Seen> {
         self.0.seen.lock().iter().filter(|seen| seen.what == what).cloned().collect()
+    }
+
+    /// The most connections that the relay had at once.
+    pub fn most_at_once(&self) -> usize {
+        self.0.open.lock().1
     }
 
     /// Waits until a message to this recipient has arrived; when that was.
@@ -113,16 +147,25 @@ impl Inner {
     }
 
     async fn serve(&self, mut stream: DuplexStream, host: IpAddr, manner: Manner) -> io::Result<()> {
-        tokio::time::sleep(manner.latency).await;
         let is_full = self.sessions.lock().get(&host).is_some_and(|open| *open > manner.sessions_max);
-        let banner = if is_full { "421 4.7.0 too many connections" } else { manner.banner };
+        tokio::time::sleep(manner.latency).await;
+        if is_full && manner.turns_away == TurnsAway::Silently {
+            self.see(host, "closed");
+            return Ok(());
+        }
+        if !is_full {
+            tokio::time::sleep(manner.more("banner")).await;
+        }
+        let at_banner = is_full && manner.turns_away == TurnsAway::AtBanner;
+        let banner = if at_banner { "421 4.7.0 too many connections" } else { manner.banner };
         stream.write_all(format!("{banner}\r\n").as_bytes()).await?;
         if !banner.starts_with("220") {
             self.see(host, "421");
             return Ok(());
         }
-        let (mut input, mut session) =
-            (Vec::new(), Session { manner, taken: 0, recipient: String::new(), in_data: false });
+        let mut input = Vec::new();
+        let (recipient, is_accepted, in_data) = (String::new(), false, false);
+        let mut session = Session { manner, is_full, taken: 0, recipient, is_accepted, in_data };
         loop {
             let mut buffer = [0; 8192];
             let read = tokio::time::timeout(manner.rest_max, stream.read(&mut buffer)).await;
@@ -136,7 +179,8 @@ impl Inner {
                 let now = self.origin.elapsed();
                 now >= *self.strangers.lock().entry(recipient.to_owned()).or_insert(now) + manner.greylists
             };
-            while let Some((reply, taken)) = session.next(&mut input, passes) {
+            while let Some((reply, taken, more)) = session.next(&mut input, passes) {
+                tokio::time::sleep(more).await;
                 if let Some(recipient) = taken {
                     self.see(host, &recipient);
                 }
@@ -150,21 +194,69 @@ impl Inner {
     }
 }
 
+/// The relay's end of a connection; counted until the relay lets go of it.
+struct Counted {
+    stream: DuplexStream,
+    inner: Arc<Inner>,
+}
+
+impl Counted {
+    fn new(stream: DuplexStream, inner: Arc<Inner>) -> Self {
+        let mut open = inner.open.lock();
+        *open = (open.0 + 1, open.1.max(open.0 + 1));
+        drop(open);
+        Self { stream, inner }
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        self.inner.open.lock().0 -= 1;
+    }
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
 struct Session {
     manner: Manner,
+    is_full: bool,
     taken: usize,
     recipient: String,
+    is_accepted: bool,
     in_data: bool,
 }
 
 impl Session {
-    /// The reply to the next command that is there as a whole, and the recipient if a message was taken.
-    fn next(&mut self, input: &mut Vec<u8>, passes: impl Fn(&str) -> bool) -> Option<(String, Option<String>)> {
+    /// The reply to the next command that is there as a whole, the recipient if a message was taken, and how much longer
+    /// that takes.
+    fn next(
+        &mut self,
+        input: &mut Vec<u8>,
+        passes: impl Fn(&str) -> bool,
+    ) -> Option<(String, Option<String>, Duration)> {
         if self.in_data {
             let end = input.windows(5).position(|five| five == b"\r\n.\r\n")?;
             input.drain(..end + 5);
             self.in_data = false;
-            return Some(self.take());
+            return Some(self.take("dot"));
         }
         let end = input.windows(2).position(|two| two == b"\r\n")?;
         let line = String::from_utf8(input[..end].to_vec()).unwrap();
@@ -175,29 +267,37 @@ impl Session {
                 return None;
             }
             input.drain(..end + 2 + len);
-            return Some(self.take());
+            return Some(self.take("dot"));
         }
         input.drain(..end + 2);
         let chunking = if self.manner.chunking { "250-CHUNKING\r\n" } else { "" };
         let reply = match verb {
+            "EHLO" if self.is_full => "421 4.7.0 too many connections\r\n".into(),
             "EHLO" => format!("250-mx\r\n{chunking}250 PIPELINING\r\n"),
             "MAIL" if self.taken >= self.manner.messages_max => "421 4.7.0 enough for one session\r\n".into(),
             "RCPT" => {
                 self.recipient = line.split(['<', '>']).nth(1).unwrap().to_owned();
-                if passes(&self.recipient) { "250 ok\r\n".into() } else { "451 4.7.1 Greylisted\r\n".into() }
+                let reply = if passes(&self.recipient) { self.manner.rcpt } else { "451 4.7.1 Greylisted" };
+                self.is_accepted = reply.starts_with("250");
+                format!("{reply}\r\n")
             }
+            "DATA" if !self.is_accepted => "503 5.5.1 no recipient\r\n".into(),
             "DATA" => {
                 self.in_data = true;
                 "354 go\r\n".into()
             }
             _ => "250 ok\r\n".into(),
         };
-        Some((reply, None))
+        Some((reply, None, self.manner.more(verb)))
     }
 
-    fn take(&mut self) -> (String, Option<String>) {
+    fn take(&mut self, verb: &str) -> (String, Option<String>, Duration) {
+        if !self.is_accepted {
+            return ("503 5.5.1 no recipient\r\n".to_owned(), None, Duration::ZERO);
+        }
         self.taken += 1;
-        ("250 taken\r\n".to_owned(), Some(std::mem::take(&mut self.recipient)))
+        self.is_accepted = false;
+        ("250 taken\r\n".to_owned(), Some(std::mem::take(&mut self.recipient)), self.manner.more(verb))
     }
 }
 
@@ -214,6 +314,7 @@ impl Network for Hosts {
                 Mood::Serves(manner) => manner,
             };
             let (ours, theirs) = duplex(64 << 10);
+            let ours = Counted::new(ours, inner.clone());
             *inner.sessions.lock().entry(host).or_default() += 1;
             tokio::spawn(async move {
                 // A connection that the relay closes is no failure of the host.

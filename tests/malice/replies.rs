@@ -43,6 +43,7 @@ fn what_a_reply_can_cost_does_not_grow_with_its_length() {
         utf8_fields: false,
         deliver_by: None,
         final_timeout: Duration::from_secs(60),
+        bdat: otp_relay::smtp::client_session::Bdat::AtOnce,
     };
     session.handle(Event::Transact(&transaction), now);
     session.handle(Event::Received(b"250 ok\r\n"), now);

@@ -38,6 +38,7 @@ struct Acknowledged {
 
 /// One arrival at a mail host.
 struct Arrival {
+    /// When the content left.
     at: Timestamp,
     life: u32,
     reply_lost: bool,
@@ -50,6 +51,13 @@ struct TakenBack {
     index: u16,
 }
 
+/// Content that leaves, or has left.
+struct UnderWay {
+    number: u64,
+    recipient: String,
+    since: Timestamp,
+}
+
 #[derive(Default)]
 struct Known {
     /// How many lives the relay has had.
@@ -59,6 +67,8 @@ struct Known {
     arrivals: HashMap<(u64, String), Vec<Arrival>>,
     connections: HashMap<u8, usize>,
     taken_back: Vec<TakenBack>,
+    /// The content that is under way in each connection.
+    under_way: HashMap<u64, UnderWay>,
     /// Breaches seen inside tasks of the relay, where a panic would only end the task.
     broken: Option<String>,
 }
@@ -152,9 +162,11 @@ impl Laws {
         }
     }
 
-    pub fn arrived(&self, number: u64, recipient: &str) {
+    /// A host takes what came over a connection. A slow one does so some time after it was sent.
+    pub fn arrived(&self, number: u64, recipient: &str, connection: u64) {
         let mut known = self.known.lock();
-        let arrival = Arrival { at: self.clock.now(), life: known.life, reply_lost: false };
+        let at = known.under_way.get(&connection).map_or_else(|| self.clock.now(), |under_way| under_way.since);
+        let arrival = Arrival { at, life: known.life, reply_lost: false };
         known.arrivals.entry((number, recipient.to_owned())).or_default().push(arrival);
     }
 
@@ -162,6 +174,23 @@ impl Laws {
         let mut known = self.known.lock();
         let arrivals = known.arrivals.get_mut(&(number, recipient.to_owned())).unwrap();
         arrivals.last_mut().unwrap().reply_lost = is_lost;
+    }
+
+    /// Content of a message leaves for a recipient.
+    pub fn content_leaves(&self, connection: u64, number: u64, recipient: &str) {
+        let mut known = self.known.lock();
+        let is_elsewhere = known.under_way.iter().any(|(other, elsewhere)| {
+            *other != connection && elsewhere.number == number && elsewhere.recipient == recipient
+        });
+        known.demand(!is_elsewhere, || format!("the content of message {number} is under way twice"));
+        known
+            .under_way
+            .insert(connection, UnderWay { number, recipient: recipient.to_owned(), since: self.clock.now() });
+    }
+
+    /// The host has said what became of it, or the relay has closed the connection.
+    pub fn content_ended(&self, connection: u64) {
+        self.known.lock().under_way.remove(&connection);
     }
 
     /// Two domains share a second choice, so a host can have the sessions of both.
@@ -251,6 +280,11 @@ impl Sink for Laws {
                 let may_be_called = matches!(event.cause, Some("unreachable" | "connection_lost"));
                 entry.next_attempt_at = event.next_attempt_at.filter(|_| !may_be_called);
                 known.demand(was_attempting, || format!("{key:?} was put off without an attempt"));
+            }
+            // It was turned away, and waits for a session that is there.
+            Kind::Queued if event.note.is_some() => {
+                entry.attempting = false;
+                known.demand(was_attempting, || format!("{key:?} was turned away without an attempt"));
             }
             Kind::AtRisk => {
                 let is_first = entry.at_risk_in.replace(life) != Some(life);

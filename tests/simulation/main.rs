@@ -1,7 +1,7 @@
 //! The production queue, plan, sessions and workers in simulated time, against a made-up network in which mail hosts
-//! greylist, refuse, stall, drop and vanish, a disk that is full, fails a commit of which it keeps a part, or cannot be
-//! read, and crashes of the relay at any moment. One number decides everything; a run that breaks a law prints it, and
-//! `SEED=n cargo test --test simulation` plays it again.
+//! greylist, refuse, stall, drop, vanish, are slow or take one connection, a disk that is full, fails a commit of which it
+//! keeps a part, or cannot be read, and crashes of the relay at any moment. One number decides everything; a run that
+//! breaks a law prints it, and `SEED=n cargo test --test simulation` plays it again.
 //!
 //! `SEEDS=n` sets how many numbers are tried, `FIRST_SEED=n` from which on.
 
@@ -192,10 +192,24 @@ fn the_laws_can_be_broken() {
         let recipient = Recipient::new(Mailbox::parse("user@d0.test").unwrap());
         let id = IdSource::with_random(|| 1).next(START);
         laws.acknowledged(id, 7, std::slice::from_ref(&recipient), START.plus(Duration::from_secs(60)), None);
-        laws.arrived(7, "user@d0.test");
-        laws.arrived(7, "user@d0.test");
+        laws.arrived(7, "user@d0.test", 1);
+        laws.arrived(7, "user@d0.test", 2);
         laws.at_the_end();
     });
+}
+
+/// Nor may content be sent while it is under way elsewhere.
+#[test]
+#[should_panic(expected = "is under way twice")]
+fn content_in_two_sessions_is_noticed() {
+    let laws = Laws::new(Arc::new(ManualClock::new(START)), SESSIONS_MAX);
+    laws.content_leaves(1, 7, "user@d0.test");
+    laws.content_leaves(2, 7, "other@d0.test");
+    laws.content_ended(1);
+    laws.content_leaves(3, 7, "user@d0.test");
+    laws.check();
+    laws.content_leaves(4, 7, "user@d0.test");
+    laws.check();
 }
 
 /// Used by the laws: which entry an event is about.

@@ -5,6 +5,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,11 @@ struct Mood {
     chunking: bool,
     /// How long each reply takes.
     latency: Duration,
+    /// How long the banner and the replies to EHLO, MAIL, RCPT and DATA take.
+    slow: [Duration; 5],
+    /// Connections it takes at once; others are turned away, with a word or without.
+    connections_max: usize,
+    is_polite: bool,
 }
 
 /// The network; clones are the same one.
@@ -59,6 +65,10 @@ struct Inner {
     clock: Arc<ManualClock>,
     laws: Arc<Laws>,
     cut: Mutex<CancellationToken>,
+    /// Connections that each host has.
+    open: Mutex<HashMap<u8, usize>>,
+    /// Connections so far.
+    count: AtomicU64,
 }
 
 impl SimulatedNetwork {
@@ -79,6 +89,8 @@ impl SimulatedNetwork {
             clock,
             laws,
             cut: Mutex::default(),
+            open: Mutex::default(),
+            count: AtomicU64::new(0),
         }))
     }
 
@@ -114,7 +126,23 @@ fn mood(random: &mut Random) -> Mood {
         pipelining: random.below(2) == 0,
         chunking: random.below(2) == 0,
         latency: Duration::from_millis(sometimes(random, 300)),
+        slow: slow(random),
+        connections_max: if random.below(4) == 0 { 1 } else { usize::MAX },
+        is_polite: random.below(2) == 0,
     }
+}
+
+/// One host in four is slow: at one stage, or at all.
+fn slow(random: &mut Random) -> [Duration; 5] {
+    let mut slow = [Duration::ZERO; 5];
+    let mut takes = || Duration::from_secs(12 + random.below(49));
+    let (at_one, at_all) = (takes(), [takes(), takes(), takes(), takes(), takes()]);
+    match random.below(8) {
+        0 => slow[random.index(5)] = at_one,
+        1 => slow = at_all,
+        _ => {}
+    }
+    slow
 }
 
 impl Network for SimulatedNetwork {
@@ -133,13 +161,21 @@ impl Network for SimulatedNetwork {
             let (ours, theirs) = duplex(64 << 10);
             let cut = network.cut.lock().clone();
             network.laws.connected(host);
-            let ours = Counted { stream: ours, laws: network.laws.clone(), host };
+            let number = network.count.fetch_add(1, Ordering::Relaxed);
+            let open = {
+                let mut open = network.open.lock();
+                let open = open.entry(host).or_default();
+                *open += 1;
+                *open
+            };
+            let is_full = open > mood.connections_max;
+            let ours = Counted { stream: ours, network: network.clone(), host, number, recipient: String::new() };
             tokio::spawn(async move {
                 tokio::select! {
                     biased;
                     () = cut.cancelled() => {}
                     // A connection that breaks is part of the game.
-                    served = network.serve(theirs, mood) => drop(served),
+                    served = network.serve(theirs, mood, is_full, number) => drop(served),
                 }
             });
             Ok(Box::new(ours) as BoxStream)
@@ -147,17 +183,38 @@ impl Network for SimulatedNetwork {
     }
 }
 
-/// The relay's end of a connection; counted until the relay lets go of it.
+/// The relay's end of a connection; counted until the relay lets go of it. Sees which content leaves, and for whom.
 struct Counted {
     stream: DuplexStream,
-    laws: Arc<Laws>,
+    network: Arc<Inner>,
     host: u8,
+    number: u64,
+    recipient: String,
+}
+
+impl Counted {
+    fn written(&mut self, octets: &[u8]) {
+        let text = String::from_utf8_lossy(octets);
+        if let Some(rest) = text.split("RCPT TO:<").nth(1) {
+            self.recipient = rest.split('>').next().unwrap_or_default().to_owned();
+        }
+        if let Some(number) = number_in(&text) {
+            self.network.laws.content_leaves(self.number, number, &self.recipient);
+        }
+    }
 }
 
 impl Drop for Counted {
     fn drop(&mut self) {
-        self.laws.disconnected(self.host);
+        self.network.laws.disconnected(self.host);
+        self.network.laws.content_ended(self.number);
+        *self.network.open.lock().entry(self.host).or_default() -= 1;
     }
+}
+
+fn number_in(text: &str) -> Option<u64> {
+    let number = text.split("X-Number: ").nth(1)?.split("\r\n").next()?;
+    Some(number.parse().unwrap())
 }
 
 impl AsyncRead for Counted {
@@ -168,7 +225,11 @@ impl AsyncRead for Counted {
 
 impl AsyncWrite for Counted {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, buf)
+        let written = Pin::new(&mut self.stream).poll_write(cx, buf);
+        if let Poll::Ready(Ok(len)) = written {
+            self.written(&buf[..len]);
+        }
+        written
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -181,8 +242,15 @@ impl AsyncWrite for Counted {
 }
 
 impl Inner {
-    async fn serve(&self, stream: DuplexStream, mood: Mood) -> io::Result<()> {
+    async fn serve(&self, stream: DuplexStream, mood: Mood, is_full: bool, connection: u64) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
+        if is_full && !mood.is_polite {
+            return Ok(());
+        }
+        if is_full {
+            return stream.write_all(b"421 4.7.0 too many connections\r\n").await;
+        }
+        tokio::time::sleep(mood.slow[0]).await;
         if self.chance(mood.refuse_percent / 3) {
             return stream.write_all(b"421 4.3.2 later\r\n").await;
         }
@@ -202,6 +270,8 @@ impl Inner {
                 std::future::pending::<()>().await;
             }
             let verb = line.split_whitespace().next().unwrap_or_default().to_owned();
+            let stage = ["EHLO", "MAIL", "RCPT", "DATA"].into_iter().position(|slow| slow == verb);
+            tokio::time::sleep(stage.map_or(Duration::ZERO, |stage| mood.slow[stage + 1])).await;
             let reply = match verb.as_str() {
                 "EHLO" => self.ehlo(mood),
                 "MAIL" => {
@@ -219,15 +289,16 @@ impl Inner {
                 "DATA" if accepted => {
                     stream.write_all(b"354 go\r\n").await?;
                     let content = read_dotted(&mut stream).await?;
-                    self.take(&content, &recipient, mood).await
+                    self.take(&content, &recipient, mood, connection).await
                 }
                 "BDAT" => {
                     let size = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap();
                     let mut content = vec![0; size];
                     stream.read_exact(&mut content).await?;
                     if accepted {
-                        self.take(&content, &recipient, mood).await
+                        self.take(&content, &recipient, mood, connection).await
                     } else {
+                        self.laws.content_ended(connection);
                         "554 5.5.1 no recipients\r\n".into()
                     }
                 }
@@ -270,19 +341,19 @@ impl Inner {
     }
 
     /// Takes the content, or not; empty: takes it and hangs up.
-    async fn take(&self, content: &[u8], recipient: &str, mood: Mood) -> String {
+    async fn take(&self, content: &[u8], recipient: &str, mood: Mood, connection: u64) -> String {
         tokio::time::sleep(mood.latency).await;
-        let text = String::from_utf8_lossy(content);
-        let number = text.split("X-Number: ").nth(1).and_then(|rest| rest.split("\r\n").next());
+        let number = number_in(&String::from_utf8_lossy(content));
         let reply = self.say(mood, "250 2.0.0 taken");
         let is_lost = self.chance(mood.drop_percent);
         // A notification has none; the laws are about what apps send.
-        if let Some(number) = number.map(|number| number.parse().unwrap())
+        if let Some(number) = number
             && reply.starts_with("250")
         {
-            self.laws.arrived(number, recipient);
+            self.laws.arrived(number, recipient, connection);
             self.laws.reply_lost(number, recipient, is_lost);
         }
+        self.laws.content_ended(connection);
         if is_lost { String::new() } else { reply }
     }
 }

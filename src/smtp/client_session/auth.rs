@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use parking_lot::Mutex;
 use zeroize::Zeroizing;
 
-use super::{COMMAND_TIMEOUT, ClientSession, Fault, Requirement, State, Step, Trust};
+use super::{ClientSession, Fault, REPLY_TIMEOUT, Requirement, State, Step, Trust};
 use crate::smtp::reply::{Reply, Severity};
 use crate::smtp::sasl::{KEY_LEN, MECHANISMS, ScramKeys, hmac_sha256};
 
@@ -254,7 +254,7 @@ impl ClientSession {
             return Step::Ready;
         };
         self.state = State::Auth;
-        self.timer = now + COMMAND_TIMEOUT;
+        (self.since, self.timer) = (now, now + REPLY_TIMEOUT);
         if self.trust != Some(Trust::Verified) {
             return self.end(Fault::Unsupported(Requirement::VerifiedTls));
         }
@@ -295,7 +295,7 @@ impl ClientSession {
             Severity::Intermediate => {
                 // For PLAIN and LOGIN it does not matter what it says.
                 let challenge = BASE64.decode(reply.text.trim()).unwrap_or_default();
-                self.timer = now + COMMAND_TIMEOUT;
+                (self.since, self.timer) = (now, now + REPLY_TIMEOUT);
                 match exchange.answer(login, &challenge) {
                     Answered::Say(answer) => self.answer(&answer),
                     Answered::Derive(derivation) => Step::DeriveKeys(derivation),
@@ -316,7 +316,7 @@ impl ClientSession {
         };
         let first = first.clone();
         let answer = exchange.prove(login, &first, &keys.0);
-        self.timer = now + COMMAND_TIMEOUT;
+        (self.since, self.timer) = (now, now + REPLY_TIMEOUT);
         self.answer(&answer)
     }
 

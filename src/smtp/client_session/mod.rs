@@ -15,16 +15,20 @@ mod talk;
 use auth::Exchange;
 pub use auth::{Account, Derivation, DerivedKeys, Login};
 pub use outcome::{Failure, Fault, Outcome, Requirement, Stage};
-pub use talk::{ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust};
+pub use talk::{Bdat, ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust};
 
-/// How long the banner and the replies to EHLO and STARTTLS may take, and the handshake.
-pub const GREETING_TIMEOUT: Duration = Duration::from_secs(10);
+/// After how long without the banner, or a reply to EHLO or STARTTLS, a host counts as slow; likewise the handshake.
+pub const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+/// The same for the replies to MAIL, RCPT, DATA and AUTH.
+pub const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
+/// How long each of them may take at most (RFC 5321 section 4.5.3.2).
+pub const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Replies remembered for [`ClientSession::take_heard`].
 const HEARD_MAX: usize = 16;
 /// How long the reply to NOOP may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the replies to MAIL, RCPT and DATA may take, and each write of content.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long each write may take, and a reply on which nothing depends any more.
+pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -72,9 +76,12 @@ pub struct ClientSession {
     unsent: VecDeque<(Stage, Vec<u8>)>,
     outcome: Option<Outcome>,
     framing: Framing,
+    bdat: Bdat,
     final_timeout: Duration,
     needs_reset: bool,
     transactions: u32,
+    /// Since when what is due now is waited for, and until when.
+    since: Instant,
     timer: Instant,
     /// The replies since they were last asked for, each with what it answers; of long ones the first line.
     heard: Vec<(Stage, Reply)>,
@@ -96,10 +103,12 @@ impl ClientSession {
             unsent: VecDeque::new(),
             outcome: None,
             framing: Framing::Dotted,
-            final_timeout: COMMAND_TIMEOUT,
+            bdat: Bdat::AtOnce,
+            final_timeout: REPLY_TIMEOUT,
             needs_reset: false,
             transactions: 0,
-            timer: now + GREETING_TIMEOUT,
+            since: now,
+            timer: now + REPLY_TIMEOUT,
             heard: Vec::new(),
         }
     }
@@ -117,6 +126,17 @@ impl ClientSession {
     /// When [`Event::Timeout`] is due. An idle session has none.
     pub fn deadline(&self) -> Option<Instant> {
         (!matches!(self.state, State::Ready | State::Over)).then_some(self.timer)
+    }
+
+    /// What the server is to say next, other than what becomes of the content, and since when that is waited for.
+    pub fn awaited(&self) -> Option<(Stage, Instant)> {
+        let stage = match self.state {
+            State::Banner | State::Ehlo | State::Helo | State::StartTls | State::Auth | State::Transaction => {
+                self.stage()
+            }
+            State::Handshake | State::Ready | State::Probe | State::Sending | State::Over => return None,
+        };
+        (stage != Stage::Content).then_some((stage, self.since))
     }
 
     /// Whether another transaction can be tried.
@@ -168,7 +188,7 @@ impl ClientSession {
             Event::Transact(transaction) => self.begin(transaction, now),
             Event::Probe => {
                 self.state = State::Probe;
-                self.timer = now + PROBE_TIMEOUT;
+                self.wait(PROBE_TIMEOUT, now);
                 self.output.0.extend_from_slice(b"NOOP\r\n");
                 Step::Read
             }
@@ -241,7 +261,7 @@ impl ClientSession {
 
     fn ehlo(&mut self, now: Instant) {
         self.state = State::Ehlo;
-        self.timer = now + GREETING_TIMEOUT;
+        self.wait(REPLY_TIMEOUT, now);
         self.extensions = Extensions::default();
         self.output.0.extend_from_slice(format!("EHLO {}\r\n", self.settings.hostname).as_bytes());
     }
@@ -254,7 +274,7 @@ impl ClientSession {
             }
             Severity::Permanent if !self.is_encrypted() && self.settings.starttls != StartTls::Required => {
                 self.state = State::Helo;
-                self.timer = now + GREETING_TIMEOUT;
+                self.wait(REPLY_TIMEOUT, now);
                 self.output.0.extend_from_slice(format!("HELO {}\r\n", self.settings.hostname).as_bytes());
                 Step::Read
             }
@@ -267,7 +287,7 @@ impl ClientSession {
         let wants_tls = !self.is_encrypted() && self.settings.starttls != StartTls::Never;
         if wants_tls && self.extensions.starttls {
             self.state = State::StartTls;
-            self.timer = now + GREETING_TIMEOUT;
+            self.wait(REPLY_TIMEOUT, now);
             self.output.0.extend_from_slice(b"STARTTLS\r\n");
             return Step::Read;
         }
@@ -286,7 +306,7 @@ impl ClientSession {
             }
             Severity::Success => {
                 self.state = State::Handshake;
-                self.timer = now + GREETING_TIMEOUT;
+                self.wait(REPLY_TIMEOUT, now);
                 Step::StartTls
             }
             Severity::Intermediate | Severity::Transient | Severity::Permanent
@@ -310,6 +330,7 @@ impl ClientSession {
         self.transactions += 1;
         self.outcome = None;
         self.final_timeout = transaction.final_timeout;
+        self.bdat = transaction.bdat;
         self.framing = if self.extensions.chunking { Framing::Chunk } else { Framing::Dotted };
         self.state = State::Transaction;
         if std::mem::take(&mut self.needs_reset) {
@@ -327,10 +348,15 @@ impl ClientSession {
     /// Puts the commands that may go now into the output: all with PIPELINING, else the next one.
     fn send_next(&mut self, now: Instant) -> Step {
         while let Some((stage, command)) = self.unsent.pop_front() {
+            if stage == Stage::Content && self.bdat == Bdat::AfterReplies && !self.due.is_empty() {
+                self.unsent.push_front((stage, command));
+                break;
+            }
             self.output.0.extend_from_slice(&command);
-            self.timer = now + COMMAND_TIMEOUT;
+            self.wait(REPLY_TIMEOUT, now);
             if stage == Stage::Content {
                 self.state = State::Sending;
+                self.wait(WRITE_TIMEOUT, now);
                 return Step::SendContent(Framing::Chunk);
             }
             self.due.push_back(stage);
@@ -350,7 +376,7 @@ impl ClientSession {
             self.outcome.get_or_insert(Err(Failure { stage, fault: Fault::Reply(reply) }));
         } else if stage == Stage::Data && self.outcome.is_none() {
             self.state = State::Sending;
-            self.timer = now + COMMAND_TIMEOUT;
+            self.wait(WRITE_TIMEOUT, now);
             return Step::SendContent(Framing::Dotted);
         } else if stage == Stage::Data {
             // DATA went out before RCPT was refused; all that may follow is the end of no content at all (RFC 2920
@@ -369,17 +395,25 @@ impl ClientSession {
         if self.due.is_empty() {
             return self.send_next(now);
         }
-        if self.due.contains(&Stage::Content) {
-            self.wait_for_next(now);
-        }
+        self.wait_for_next(now);
         Step::Read
     }
 
-    /// Once the content is out, the verdict on it may take longer than the replies to the commands that went out with it,
-    /// and longer than the reply to content whose recipient was refused.
+    /// Once the content is out, nobody else is asked before the server has said what became of it: also the replies to
+    /// commands that went out with it may take as long. Nothing depends on the reply to content whose recipient was
+    /// refused.
     fn wait_for_next(&mut self, now: Instant) {
-        let is_final = self.due.front() == Some(&Stage::Content) && self.outcome.is_none();
-        self.timer = now + if is_final { self.final_timeout } else { COMMAND_TIMEOUT };
+        let limit = match (self.due.contains(&Stage::Content), &self.outcome) {
+            (true, None) => self.final_timeout,
+            (true, Some(_)) => WRITE_TIMEOUT,
+            (false, _) => REPLY_TIMEOUT,
+        };
+        self.wait(limit, now);
+    }
+
+    /// What is due now may take so long.
+    fn wait(&mut self, limit: Duration, now: Instant) {
+        (self.since, self.timer) = (now, now + limit);
     }
 
     fn done(&mut self) -> Step {

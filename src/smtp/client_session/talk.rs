@@ -57,6 +57,17 @@ pub struct Transaction {
     pub deliver_by: Option<DeliverBy>,
     /// How long the reply to the content may take.
     pub final_timeout: Duration,
+    /// When a chunk goes, where the server offers CHUNKING.
+    pub bdat: Bdat,
+}
+
+/// When BDAT and its chunk are sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Bdat {
+    /// With MAIL and RCPT, where the server offers PIPELINING: one round trip.
+    AtOnce,
+    /// When the replies to MAIL and RCPT are there: until then another host can be asked instead.
+    AfterReplies,
 }
 
 /// What happened, told to the session.

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::envelope::Recipient;
 use otp_relay::smtp::client_session::{
-    Account, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Login, StartTls, Step, Transaction, Trust,
+    Account, Bdat, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Login, StartTls, Step, Transaction,
+    Trust,
 };
 use otp_relay::smtp::command::{Command, Mail};
 
@@ -27,6 +28,7 @@ pub(crate) struct Delivery {
     mail: Option<Box<Mail>>,
     utf8_fields: bool,
     content_stalls: bool,
+    bdat: Bdat,
     handshake: Handshake,
     is_over: bool,
     done: Vec<String>,
@@ -38,7 +40,7 @@ impl Delivery {
         let mut settings = ClientSettings { hostname, starttls, login: None };
         let mut handshake = Handshake::Succeeds(Trust::Unverified);
         let (mut utf8_fields, mut content_stalls) = (false, false);
-        let mut greeting = None;
+        let (mut bdat, mut greeting) = (Bdat::AtOnce, None);
         for setting in &script.settings {
             match setting.split(' ').collect::<Vec<_>>().as_slice() {
                 ["STARTTLS", "never"] => settings.starttls = StartTls::Never,
@@ -50,6 +52,7 @@ impl Delivery {
                 ["certificate", "verified"] => handshake = Handshake::Succeeds(Trust::Verified),
                 ["header", "in", "UTF-8"] => utf8_fields = true,
                 ["content", "stalls"] => content_stalls = true,
+                ["BDAT", "after", "the", "replies"] => bdat = Bdat::AfterReplies,
                 ["handshake", "fails"] => handshake = Handshake::Fails,
                 ["handshake", "stalls"] => handshake = Handshake::Stalls,
                 ["greeted", keywords @ ..] => greeting = Some(keywords.join(" ").replace(", ", "\r\n250-")),
@@ -60,7 +63,8 @@ impl Delivery {
         let now = SystemClock::default().instant();
         let session = ClientSession::new(settings, now);
         let (mail, done) = (None, Vec::new());
-        let mut player = Self { session, now, mail, utf8_fields, content_stalls, handshake, is_over: false, done };
+        let mut player =
+            Self { session, now, mail, utf8_fields, content_stalls, bdat, handshake, is_over: false, done };
         if let Some(keywords) = greeting {
             let greeting = format!("220 mx.example.net\r\n250-mx.example.net\r\n250-{keywords}\r\n250 X-LAST\r\n");
             player.feed(Event::Received(greeting.as_bytes()));
@@ -128,6 +132,7 @@ impl Delivery {
             utf8_fields: self.utf8_fields,
             deliver_by: mail.parameters.deliver_by,
             final_timeout: Duration::from_secs(120),
+            bdat: self.bdat,
             parameters: mail.parameters,
         };
         self.feed(Event::Transact(&transaction));

@@ -1,0 +1,184 @@
+//! Destinations that take few connections at once, and turn others away: before MAIL that is no outcome while a session
+//! with the destination is there. The entry waits for that session, until its next attempt would be due at most, and the
+//! number of sessions goes to what is there.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Delivery;
+use super::candidates::Candidates;
+use super::pool::Site;
+use super::settle;
+use crate::mail::id::EntryId;
+use crate::plan::cause::{Cause, of_failure};
+use crate::queue::claim::Claim;
+use crate::smtp::client_session::{Failure, Fault, Stage};
+use crate::smtp::reply::Severity;
+
+/// How long the number of sessions that a destination took stands, before one more is tried.
+const CAP_SPAN: Duration = Duration::from_secs(600);
+/// Entries that wait at most; others are put off.
+const WAITING_MAX: usize = 1_000;
+
+/// The entries of one destination that were turned away.
+#[derive(Debug, Default)]
+pub(super) struct Crowd {
+    waiting: HashMap<EntryId, Instant>,
+}
+
+/// Whether an entry that was turned away waits for a session that is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waits {
+    /// Until then.
+    Until(Instant),
+    /// It has begun to before.
+    Still,
+    /// It has waited long enough: that it was turned away is how its attempt ended.
+    No,
+}
+
+impl Crowd {
+    /// An entry was turned away, whose next attempt would be due at `planned`.
+    pub(super) fn turned_away(&mut self, entry: EntryId, planned: Instant, now: Instant) -> Waits {
+        if let Some(until) = self.waiting.get(&entry) {
+            if *until > now {
+                return Waits::Still;
+            }
+            self.waiting.remove(&entry);
+            return Waits::No;
+        }
+        if self.waiting.len() >= WAITING_MAX {
+            self.waiting.retain(|_, until| *until > now);
+        }
+        if planned <= now || self.waiting.len() >= WAITING_MAX {
+            return Waits::No;
+        }
+        self.waiting.insert(entry, planned);
+        Waits::Until(planned)
+    }
+
+    /// Whether an entry waits.
+    pub(super) fn holds(&self, entry: &EntryId) -> bool {
+        self.waiting.contains_key(entry)
+    }
+
+    /// An attempt came to an outcome.
+    pub(super) fn left(&mut self, entry: &EntryId) {
+        self.waiting.remove(entry);
+    }
+}
+
+/// The host has enough connections: 421, any refusal for now or for a rate, or a close, before MAIL.
+pub(super) fn is_turned_away(failure: &Failure) -> bool {
+    let is_early = matches!(failure.stage, Stage::Banner | Stage::Ehlo);
+    is_early
+        && match &failure.fault {
+            Fault::Reply(reply) => match reply.severity() {
+                Severity::Transient => true,
+                Severity::Success | Severity::Intermediate | Severity::Permanent => {
+                    of_failure(failure).cause == Cause::RateLimited
+                }
+            },
+            Fault::Closed => true,
+            Fault::Timeout | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => false,
+        }
+}
+
+impl Delivery {
+    /// Whether an entry that came to no session waits for one that is there.
+    pub(super) fn waits_for_session(&self, site: &Arc<Site>, claim: &Claim, candidates: &Candidates) -> bool {
+        let Some((_, failure)) = &candidates.last_failure else { return false };
+        if !self.turned_away(site, candidates) {
+            return false;
+        }
+        let (now, instant) = (self.parts.clock.now(), self.parts.clock.instant());
+        let planned = settle::planned_after(claim, failure, None, now).unwrap_or(claim.message().expires_at);
+        let waits = site.waits(claim.id(), instant + planned.since(now), instant);
+        if let Waits::Until(until) = waits {
+            self.later(site, until, Site::let_one_more);
+        }
+        waits != Waits::No
+    }
+
+    /// Whether a destination has connections enough, and takes those that are there.
+    pub(super) fn turned_away(&self, site: &Arc<Site>, candidates: &Candidates) -> bool {
+        let until = self.parts.clock.instant() + CAP_SPAN;
+        let forget = |is_news| {
+            if is_news {
+                self.later(site, until, Site::forget_cap);
+            }
+        };
+        candidates.was_turned_away() && site.turned_away(forget)
+    }
+
+    /// Lets a destination have more sessions, at some time.
+    fn later(&self, site: &Arc<Site>, at: Instant, allow: fn(&Site)) {
+        let (this, site, draining) = (self.this.clone(), site.clone(), self.draining.clone());
+        self.spawn(async move {
+            tokio::select! {
+                () = tokio::time::sleep_until(at.into()) => {}
+                () = draining.cancelled() => return,
+            }
+            allow(&site);
+            if let Some(this) = this.upgrade() {
+                this.start_waiting(&site);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::mail::id::MessageId;
+    use crate::smtp::reply::Reply;
+
+    fn entry(number: u16) -> EntryId {
+        EntryId { message: MessageId::from_bytes([7; 16]), index: number }
+    }
+
+    #[test]
+    fn an_entry_waits_once_and_until_its_next_attempt_would_be_due() {
+        let (mut crowd, start) = (Crowd::default(), SystemClock::default().instant());
+        let later = start + Duration::from_secs(5);
+        assert_eq!(crowd.turned_away(entry(1), later, start), Waits::Until(later));
+        assert_eq!(crowd.turned_away(entry(1), later + CAP_SPAN, start), Waits::Still);
+        assert!(crowd.holds(&entry(1)));
+        assert_eq!(crowd.turned_away(entry(1), later + CAP_SPAN, later), Waits::No);
+        assert!(!crowd.holds(&entry(1)), "the next attempt is another one");
+        assert_eq!(crowd.turned_away(entry(2), start, start), Waits::No);
+        crowd.turned_away(entry(3), later, start);
+        crowd.left(&entry(3));
+        assert!(!crowd.holds(&entry(3)));
+    }
+
+    #[test]
+    fn so_many_wait_and_no_more() {
+        let (mut crowd, start) = (Crowd::default(), SystemClock::default().instant());
+        let later = start + Duration::from_secs(5);
+        let waits = (0..1005).filter(|n| crowd.turned_away(entry(*n), later, start) != Waits::No).count();
+        assert_eq!(waits, WAITING_MAX);
+        assert_eq!(crowd.turned_away(entry(2000), later + CAP_SPAN, later), Waits::Until(later + CAP_SPAN));
+    }
+
+    #[test]
+    fn what_turns_a_connection_away() {
+        let reply = |code, text: &'static str| Fault::Reply(Reply::plain(code, text));
+        let cases = [
+            (Stage::Banner, reply(421, "4.7.0 too many connections"), true),
+            (Stage::Banner, reply(450, "later"), true),
+            (Stage::Ehlo, reply(421, "4.7.0 too many connections"), true),
+            (Stage::Banner, reply(554, "5.7.1 go away"), false),
+            (Stage::Banner, Fault::Closed, true),
+            (Stage::Ehlo, Fault::Closed, true),
+            (Stage::Connect, Fault::Closed, false),
+            (Stage::Banner, Fault::Timeout, false),
+            (Stage::Mail, reply(421, "4.7.0 too many connections"), false),
+        ];
+        for (stage, fault, expected) in cases {
+            assert_eq!(is_turned_away(&Failure { stage, fault: fault.clone() }), expected, "{stage:?} {fault:?}");
+        }
+    }
+}
