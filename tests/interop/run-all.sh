@@ -5,7 +5,7 @@ set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 path/to/otp-relay [KILL-ROUNDS]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 failed=()
-for script in postfix-mx tls-policy greylisting silent-zone smart-host routed-addresses clients byte-exact lifecycle overload clock disk power-cuts kill-rounds; do
+for script in postfix-mx sloppy-hosts tls-policy greylisting silent-zone smart-host routed-addresses clients byte-exact lifecycle overload clock disk power-cuts kill-rounds; do
   rounds=()
   [ "$script" = kill-rounds ] && rounds=("${@:2:1}")
   since=$SECONDS
