@@ -42,6 +42,9 @@ class Host:
     tls: str = None
     # Whether MAIL in clear text is refused with 530.
     requires_tls: bool = False
+    # Connections of one client (by its name in EHLO) that it takes at once; others hear 421, or nothing.
+    connections: int = 1000
+    turns_away: str = "421 4.7.0 too many connections"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,10 +55,16 @@ class Kind:
     hosts: tuple
     # What is sent: "plain", "8-bit", "utf8" (a local part that is not ASCII), "large" (beyond 20,000 octets).
     message: str = "plain"
+    # How many messages are sent at once. The last one counts.
+    codes: int = 1
 
 
 def says(**replies):
     return Host(says={verb: reply for verb, reply in replies.items()})
+
+
+def waits(**seconds):
+    return Host(waits=seconds)
 
 
 def tls(manner, **more):
@@ -104,6 +113,17 @@ KINDS = [
     Kind("tls-old", "TLS 1.2 with RSA key exchange and CBC only", (tls("old"),)),
     Kind("tls-old-530", "the same, and 530 in clear text; another host is well", (
         tls("old", requires_tls=True), Host())),
+    # Slow hosts.
+    Kind("slow-banner", "the banner takes 12 s", (waits(banner=12),)),
+    Kind("slow-ehlo", "the reply to EHLO takes 12 s", (waits(EHLO=12),)),
+    Kind("slow-rcpt", "the reply to RCPT takes 25 s", (waits(RCPT=25),)),
+    Kind("slow-rcpt-bdat", "the same, with CHUNKING", (Host(offers=CHUNKING, waits={"RCPT": 25}),)),
+    Kind("slow-data", "the reply to DATA takes 25 s", (waits(DATA=25),)),
+    Kind("slow-first", "the first host's banner takes 25 s; another host is well", (waits(banner=25), Host())),
+    # One connection at a time.
+    Kind("one-connection", "one connection, 421 for others; 12 codes", (Host(connections=1),), codes=12),
+    Kind("one-connection-silent", "one connection, others are closed; 12 codes", (
+        Host(connections=1, turns_away=None),), codes=12),
     # The second host can.
     Kind("second-utf8", "the first host lacks SMTPUTF8", (Host(), Host(offers=OFFERS + ("SMTPUTF8",))), "utf8"),
     Kind("second-size", "the first host's SIZE is too small", (Host(offers=("PIPELINING", "SIZE 20000")), Host()), "large"),
@@ -126,6 +146,8 @@ class Session:
         self.server, self.kind, self.host, self.address = server, kind, host, address
         self.reader, self.writer = reader, writer
         self.buffer, self.is_first_in_write, self.is_encrypted = b"", True, False
+        # Who it is, by its EHLO.
+        self.client = None
         self.recipient = None
 
     async def say(self, verb, reply):
@@ -173,6 +195,13 @@ class Session:
         """Whether the session goes on."""
         host = self.host
         if verb == "EHLO":
+            self.client = self.client or (self.address, line)
+            if self not in self.server.sessions.setdefault(self.client, []):
+                self.server.sessions[self.client].append(self)
+            if len(self.server.sessions[self.client]) > host.connections:
+                if host.turns_away:
+                    await self.say("away", host.turns_away)
+                return False
             return await self.ehlo()
         if verb == "HELO":
             await self.say(verb, "250 mx.sloppy.test")
@@ -253,16 +282,21 @@ class Session:
 class Server:
     def __init__(self, index, cert, key):
         self.index = open(index, "a", encoding="utf-8")
+        # By host and client.
+        self.sessions = {}
         self.contexts = {manner: context(manner, cert, key) for manner in
                          ("works", "client-certificate", "hangs-up", "refuses", "old")}
 
     async def listen(self, kind, host, address, port):
         async def serve(reader, writer):
+            session = Session(self, kind, host, address, reader, writer)
             try:
-                await Session(self, kind, host, address, reader, writer).run()
+                await session.run()
             except (OSError, asyncio.IncompleteReadError):
                 pass
             finally:
+                if session.client:
+                    self.sessions[session.client].remove(session)
                 writer.close()
 
         await asyncio.start_server(serve, address, port, backlog=128)
