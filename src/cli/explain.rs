@@ -68,7 +68,9 @@ fn each_line(mut input: impl BufRead, mut tell: impl FnMut(&str)) -> anyhow::Res
 
 fn answer(line: &str, is_json: bool) -> String {
     let reply = read_reply(line);
-    let verdict = of_reply(Stage::Rcpt, &reply);
+    let Some(verdict) = of_reply(Stage::Rcpt, &reply) else {
+        return if is_json { json!({"cause": null}).to_string() } else { format!("{reply}\n{NO_REFUSAL}") };
+    };
     if is_json {
         let wait_s = verdict.hint.map(|hint| hint.as_secs());
         return json!({"cause": verdict.cause.name(), "wait_s": wait_s, "action": action_json(&verdict.action)})
@@ -126,6 +128,9 @@ fn destination_text(domain: &str, learned: &Value) -> String {
     lines.push(format!("  last seen       {}", greylisting["last_seen"].as_str().unwrap_or_default()));
     lines.join("\n")
 }
+
+/// Of a reply that is none.
+pub(super) const NO_REFUSAL: &str = "  this is no refusal";
 
 /// The verdict in three lines.
 pub(super) fn describe(verdict: &Verdict) -> String {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde_json::json;
 
-use super::explain::{action_json, describe, read_reply};
+use super::explain::{NO_REFUSAL, action_json, describe, read_reply};
 use super::say;
 use crate::clock::Timestamp;
 use crate::config::units::{duration, duration_text};
-use crate::plan::cause::{Cause, Verdict, of_reply};
+use crate::plan::cause::{Verdict, of_reply};
 use crate::plan::greylist::Facts;
 use crate::plan::next::{History, Next, Reason, decide};
 use crate::smtp::client_session::Stage;
@@ -49,7 +49,7 @@ pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     say(&format!(
         "a life of {}, every attempt answered: {reply}\n{}\n",
         duration_text(options.ttl),
-        describe(&verdict)
+        verdict.map_or_else(|| NO_REFUSAL.to_owned(), |verdict| describe(&verdict))
     ));
     say(&plan.table(options.ttl));
     Ok(ExitCode::SUCCESS)
@@ -62,12 +62,11 @@ struct Plan {
 }
 
 impl Plan {
-    fn of(verdict: Verdict, ttl: Duration) -> Self {
+    /// `verdict`: on the refusal; none if it is delivered.
+    fn of(verdict: Option<Verdict>, ttl: Duration) -> Self {
         let start = Timestamp::from_millis(0);
         let mut attempts = vec![(Duration::ZERO, "as soon as it is accepted")];
-        if verdict.cause == Cause::Accepted {
-            return Self { attempts, end: "delivered" };
-        }
+        let Some(verdict) = verdict else { return Self { attempts, end: "delivered" } };
         let (accepted_at, expires_at, first_deferred_at) = (start, start.plus(ttl), start);
         let mut history = History { accepted_at, expires_at, first_deferred_at, attempts: 1, spread: 0.0 };
         let facts = Facts::default();
@@ -104,14 +103,14 @@ impl Plan {
         lines.join("\n")
     }
 
-    fn json(&self, verdict: Verdict, ttl: Duration) -> String {
+    fn json(&self, verdict: Option<Verdict>, ttl: Duration) -> String {
         let attempts: Vec<_> =
             self.attempts.iter().map(|(at, why)| json!({"at_s": at.as_secs_f64(), "why": why})).collect();
         json!({
             "life_s": ttl.as_secs(),
-            "cause": verdict.cause.name(),
-            "wait_s": verdict.hint.map(|hint| hint.as_secs()),
-            "action": action_json(&verdict.action),
+            "cause": verdict.map(|verdict| verdict.cause.name()),
+            "wait_s": verdict.and_then(|verdict| verdict.hint).map(|hint| hint.as_secs()),
+            "action": verdict.map(|verdict| action_json(&verdict.action)),
             "attempts": attempts,
             "end": self.end,
         })

@@ -36,7 +36,8 @@ use crate::plan::greylist::Greylister;
 use crate::queue::claim::{Claim, Gone, NotReleased, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
-use crate::smtp::client_session::{Bdat, Failure, Fault, Framing, Requirement, Stage, Transaction};
+use crate::smtp::client_session::{Bdat, EightBit, Failure, Fault, Framing, Requirement, Stage, Transaction};
+use crate::smtp::extension::Features;
 use crate::smtp::reply::Reply;
 
 /// The answer to the content is awaited to the end of life, within these bounds.
@@ -360,7 +361,8 @@ impl Delivery {
             parameters: envelope.parameters.clone(),
             recipient: message.recipient(claim.id().index).clone(),
             size: content.len() as u64,
-            eight_bit: message.eight_bit,
+            eight_bit: if message.eight_bit { EightBit::AsItIs } else { EightBit::No },
+            avoid: Features::NONE,
             utf8_fields: message.utf8_fields,
             deliver_by: deliver_by.map(|by| DeliverBy { seconds: by.seconds.saturating_sub(elapsed), ..by }),
             final_timeout: self.final_timeout(claim, now),
@@ -631,7 +633,8 @@ fn is_stale(failure: &Failure) -> bool {
     let before_rcpt = matches!(failure.stage, Stage::Reset | Stage::Mail);
     before_rcpt
         && match &failure.fault {
-            Fault::Reply(reply) => reply.code == 421,
+            // A yes where none was due is one to something that was said before.
+            Fault::Reply(reply) => reply.code == 421 || !reply.is_refusal(),
             Fault::Timeout | Fault::Closed | Fault::Malformed(_) => true,
             Fault::Unsupported(_) | Fault::Tls(_) => false,
         }

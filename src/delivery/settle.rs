@@ -67,7 +67,7 @@ pub(super) fn not_delivered(
     now: Timestamp,
 ) {
     report.reply = match &failure.fault {
-        Fault::Reply(reply) => Some(kept(reply, mask)),
+        Fault::Reply(_) => Some(mask.apply(&told(failure)).into()),
         Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
             Some(told(failure))
         }
@@ -99,6 +99,7 @@ fn verdict_on(failure: &Failure, claim: &Claim, lesson: Option<&Lesson>) -> Verd
 pub(super) fn told(failure: &Failure) -> Arc<str> {
     let stage = failure.stage.name();
     let text = match &failure.fault {
+        Fault::Reply(reply) if !reply.is_refusal() => format!("{reply}, which is no answer to {stage}"),
         Fault::Reply(reply) => reply.to_string(),
         Fault::Timeout => format!("no answer at {stage}"),
         Fault::Closed => format!("connection lost at {stage}"),
@@ -358,7 +359,9 @@ fn life(claim: &Claim) -> Life {
 fn is_of_host(failure: &Failure, tls: Tls) -> bool {
     match &failure.fault {
         Fault::Reply(reply) => !concerns_message(failure.stage) || reply.code == 421,
-        Fault::Unsupported(Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size) => false,
+        Fault::Unsupported(
+            Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size | Requirement::EightBitMime,
+        ) => false,
         Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => tls == Tls::Verify,
         Fault::Unsupported(
             Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds,
@@ -432,6 +435,7 @@ fn lacking(requirement: Requirement) -> &'static str {
         Requirement::SmtpUtf8 => "the host does not offer SMTPUTF8, which the addresses need",
         Requirement::RequireTls => "the host does not offer REQUIRETLS",
         Requirement::Size => "the message is larger than the host accepts",
+        Requirement::EightBitMime => "the host does not offer 8BITMIME",
         Requirement::StartTls => "the host does not offer STARTTLS",
         Requirement::VerifiedTls => "the password is only for a host with a verified certificate",
         Requirement::Login => "the host offers no AUTH mechanism that is known here",

@@ -130,7 +130,6 @@ pub fn action(cause: Cause, finality: Finality) -> Action {
         |steps, blame| Action { retry: Retry::Steps(steps), next_mx: false, next_route: false, suppress: S::No, blame };
     let never = |suppress, blame| Action { retry: Retry::Never, suppress, ..again(&[], blame) };
     let temporary = match cause {
-        Cause::Accepted => never(S::No, B::Nobody),
         Cause::Greylisted => Action { retry: Retry::Ladder, ..again(&[], B::Nobody) },
         Cause::RateLimited => Action { next_route: true, ..again(LIMITED_S, B::Relay) },
         Cause::MailboxFull => Action { retry: Retry::Once, suppress: S::Count, ..again(&[], B::Recipient) },
@@ -163,8 +162,7 @@ pub fn action(cause: Cause, finality: Finality) -> Action {
         Cause::MailboxFull => never(S::Count, B::Recipient),
         Cause::OtherPerm => never(S::No, B::Receiver),
         Cause::DnsFailure => never(S::No, B::Relay),
-        Cause::Accepted
-        | Cause::Greylisted
+        Cause::Greylisted
         | Cause::MailboxUnavailableTemp
         | Cause::ContentRejected
         | Cause::ReputationBlocked

@@ -12,7 +12,8 @@ use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 
 macro_rules! causes {
     ($(#[doc = $meaning:literal] $name:ident $text:literal),* $(,)?) => {
-        /// The causes. The first nineteen are those of remote replies, the rest arise here.
+        /// The causes, each of something that was not delivered. The first eighteen are those of remote replies, the rest
+        /// arise here.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
         pub enum Cause {
             $(#[doc = $meaning] $name),*
@@ -40,8 +41,6 @@ macro_rules! causes {
 }
 
 causes! {
-    /// It was taken.
-    Accepted "accepted",
     /// Not known yet; passes after a delay.
     Greylisted "greylisted",
     /// Too much in too short a time.
@@ -139,7 +138,7 @@ pub fn of_failure(failure: &Failure) -> Verdict {
     let again = |cause| Verdict::of(cause, Finality::Temporary);
     let never = |cause| Verdict::of(cause, Finality::Final);
     match &failure.fault {
-        Fault::Reply(reply) => of_reply(failure.stage, reply),
+        Fault::Reply(reply) => of_reply(failure.stage, reply).unwrap_or_else(|| out_of_place(failure.stage)),
         Fault::Timeout | Fault::Closed if failure.stage == Stage::Connect => again(Cause::Unreachable),
         Fault::Timeout | Fault::Closed | Fault::Malformed(_) if failure.stage == Stage::Content => {
             again(Cause::OutcomeUnknown)
@@ -155,6 +154,8 @@ pub fn of_failure(failure: &Failure) -> Verdict {
             again(Cause::PolicyRejected)
         }
         Fault::Unsupported(Requirement::SmtpUtf8) => never(Cause::ProtocolError),
+        // Another host may have it; where none has, the content goes as it is.
+        Fault::Unsupported(Requirement::EightBitMime) => again(Cause::ProtocolError),
         Fault::Unsupported(Requirement::Size) => never(Cause::MessageTooLarge),
     }
 }
@@ -186,11 +187,10 @@ pub fn of_route(error: &RouteError) -> Verdict {
     }
 }
 
-/// What a reply says, by where in the session it was said.
-pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
-    match reply.severity() {
-        Severity::Success | Severity::Intermediate => return Verdict::of(Cause::Accepted, Finality::Final),
-        Severity::Transient | Severity::Permanent => {}
+/// What a refusal says, by where in the session it was said; none for a reply that is no refusal.
+pub fn of_reply(stage: Stage, reply: &Reply) -> Option<Verdict> {
+    if !reply.is_refusal() {
+        return None;
     }
     let (named, evidence) = rules::cause_of_refusal(stage, reply);
     let cause = said_of_whom(stage, reply, named);
@@ -208,7 +208,13 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Verdict {
     }
     action.next_mx &= stage != Stage::Content;
     let hint = if action.retry == Retry::Never { None } else { hint::wait(&reply.text) };
-    Verdict { cause, action, hint }
+    Some(Verdict { cause, action, hint })
+}
+
+/// A yes, or a go-ahead, where neither was to come: what the host made of the command is not known.
+fn out_of_place(stage: Stage) -> Verdict {
+    let cause = if stage == Stage::Content { Cause::OutcomeUnknown } else { Cause::ProtocolError };
+    Verdict::of(cause, Finality::Temporary)
 }
 
 /// Whether a reply there is about a message; otherwise the host speaks for itself.
@@ -376,9 +382,40 @@ mod tests {
     }
 
     #[test]
+    fn a_yes_where_none_was_to_come_is_no_end() {
+        use {Cause as C, EnhancedCode as E, Outlook as O, Stage as S};
+        for (stage, code) in [
+            (S::Banner, 354),
+            (S::Ehlo, 354),
+            (S::StartTls, 354),
+            (S::Auth, 250),
+            (S::Reset, 354),
+            (S::Mail, 354),
+            (S::Mail, 334),
+            (S::Rcpt, 354),
+            (S::Data, 250),
+            (S::Data, 200),
+        ] {
+            assert!(check(stage, code, None, "go ahead", C::ProtocolError, O::Again).next_mx, "{stage:?} {code}");
+        }
+        for code in [200, 250, 354] {
+            let action = check(S::Content, code, Some(E(2, 0, 0)), "go ahead", C::OutcomeUnknown, O::Again);
+            assert!(!action.next_mx, "it may have arrived");
+        }
+    }
+
+    #[test]
+    fn what_is_no_refusal_has_no_cause() {
+        for code in [200, 250, 354] {
+            assert_eq!(of_reply(Stage::Rcpt, &Reply::plain(code, "fine")), None);
+        }
+    }
+
+    #[test]
     fn a_wait_is_read_only_where_there_is_another_attempt() {
         let hint = |code, text: &'static str| {
-            of_reply(Stage::Rcpt, &Reply { code, enhanced: None, text: text.into() }).hint.map(|wait| wait.as_secs())
+            let reply = Reply { code, enhanced: None, text: text.into() };
+            of_reply(Stage::Rcpt, &reply).and_then(|verdict| verdict.hint).map(|wait| wait.as_secs())
         };
         assert_eq!(hint(451, "greylisted, try again in 5 minutes"), Some(300));
         assert_eq!(hint(550, "no such user, do not try again in 5 minutes"), None);

@@ -440,7 +440,7 @@ mod tests {
             prop_assert!(cause == Cause::DnsFailure || times.len() < 120, "{} attempts", times.len());
             prop_assert!(times.windows(2).all(|pair| pair[0] < pair[1]));
             prop_assert!(times.iter().all(|at| *at < life_s as f64));
-            prop_assert_eq!(times.is_empty(), cause == Cause::Accepted);
+            prop_assert!(!times.is_empty());
         }
     }
 }

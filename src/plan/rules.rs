@@ -228,7 +228,7 @@ mod tests {
     #[test]
     fn a_wrong_file_is_told() {
         let error = |source: &str| Rules::compile(source).err().expect("it is wrong");
-        let rule = |rest: &str| format!("[words]\n[[rule]]\ncause = \"accepted\"\n{rest}");
+        let rule = |rest: &str| format!("[words]\n[[rule]]\ncause = \"greylisted\"\n{rest}");
         assert!(Rules::compile(&rule("")).is_ok());
         error("[words]\n[[rule]]\ncause = \"bad_luck\"");
         for rest in ["when = \"6xx\"", "at = \"quit\"", "enhanced = [\"5.1\"]", "says = ['(']", "say = ['typo']"] {

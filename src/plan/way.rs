@@ -142,7 +142,6 @@ fn help(verdict: &Verdict) -> Help {
         | Cause::PolicyRejected => Help::InTheEnd,
         // Where the content may have arrived, another way would make it arrive twice.
         Cause::OutcomeUnknown
-        | Cause::Accepted
         | Cause::MailboxFull
         | Cause::MailboxUnavailableTemp
         | Cause::BadMailbox

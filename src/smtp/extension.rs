@@ -4,6 +4,92 @@ use std::time::Duration;
 
 use super::reply::Reply;
 
+/// An extension that can be left out although the server offers it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Feature {
+    /// CHUNKING: content goes by DATA.
+    Chunking,
+    /// PIPELINING: one command at a time.
+    Pipelining,
+    /// STARTTLS: in clear text.
+    StartTls,
+    /// 8BITMIME: 8-bit content goes undeclared.
+    EightBitMime,
+    /// SMTPUTF8: what needs it cannot go.
+    SmtpUtf8,
+}
+
+impl Feature {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Chunking, Self::Pipelining, Self::StartTls, Self::EightBitMime, Self::SmtpUtf8];
+
+    /// Its EHLO keyword in lower case, as in the configuration.
+    pub fn keyword(self) -> &'static str {
+        match self {
+            Self::Chunking => "chunking",
+            Self::Pipelining => "pipelining",
+            Self::StartTls => "starttls",
+            Self::EightBitMime => "8bitmime",
+            Self::SmtpUtf8 => "smtputf8",
+        }
+    }
+}
+
+/// A set of them.
+#[derive(Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features(u8);
+
+impl Features {
+    /// None.
+    pub const NONE: Self = Self(0);
+
+    /// Whether it is among them.
+    pub fn has(self, feature: Feature) -> bool {
+        self.0 & Self::from(feature).0 != 0
+    }
+
+    /// These and those.
+    #[must_use]
+    pub fn and(self, others: impl Into<Self>) -> Self {
+        Self(self.0 | others.into().0)
+    }
+
+    /// Whether all of those are among them.
+    pub fn cover(self, others: Self) -> bool {
+        self.0 & others.0 == others.0
+    }
+
+    /// One after the other.
+    pub fn iter(self) -> impl Iterator<Item = Feature> {
+        Feature::ALL.into_iter().filter(move |feature| self.has(*feature))
+    }
+}
+
+impl From<Feature> for Features {
+    fn from(feature: Feature) -> Self {
+        Self(1 << feature as u8)
+    }
+}
+
+impl FromIterator<Feature> for Features {
+    fn from_iter<I: IntoIterator<Item = Feature>>(features: I) -> Self {
+        features.into_iter().fold(Self::NONE, Self::and)
+    }
+}
+
+/// The keywords, `chunking, pipelining`.
+impl std::fmt::Display for Features {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.iter().map(Feature::keyword).collect::<Vec<_>>().join(", "))
+    }
+}
+
+impl std::fmt::Debug for Features {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{{{self}}}")
+    }
+}
+
 /// The extensions of a remote server that matter to a client.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extensions {
@@ -97,6 +183,15 @@ mod tests {
         assert_eq!(extensions.deliver_by, Some(Duration::from_secs(30)));
         assert_eq!(extensions.auth, ["PLAIN", "LOGIN", "LOGIN"]);
         assert_eq!((extensions.rcpt_max, extensions.mail_max), (Some(20), Some(5)));
+    }
+
+    #[test]
+    fn a_set_holds_what_was_put_into_it() {
+        let both = Features::from(Feature::Chunking).and(Feature::SmtpUtf8);
+        assert!(both.has(Feature::Chunking) && both.has(Feature::SmtpUtf8) && !both.has(Feature::Pipelining));
+        assert!(both.cover(Feature::Chunking.into()) && !Features::NONE.cover(both) && both.cover(Features::NONE));
+        assert_eq!(both.to_string(), "chunking, smtputf8");
+        assert_eq!(Feature::ALL.into_iter().collect::<Features>().iter().count(), Feature::ALL.len());
     }
 
     #[test]

@@ -109,6 +109,11 @@ impl Reply {
         Self { text: kept.to_owned().into(), ..self }
     }
 
+    /// Whether it says no, for now or for good.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self.severity(), Severity::Transient | Severity::Permanent)
+    }
+
     /// Writes the reply as it goes over the wire.
     pub fn write_to(&self, out: &mut Vec<u8>) {
         let mut lines = self.text.split('\n').peekable();
@@ -144,15 +149,31 @@ impl fmt::Display for Reply {
 /// What is wrong with the bytes that came where a reply was due.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ReplyError {
-    /// No three digits, or something other than a blank or a dash behind them.
-    #[error("not an SMTP reply")]
-    Malformed,
-    /// The lines of one reply carry different codes.
-    #[error("the lines of the reply carry different codes")]
-    CodesDiffer,
     /// More than 8 KiB in a line or 64 KiB in all.
     #[error("the reply is too long")]
     TooLong,
+    /// It came before what it would answer was sent.
+    #[error("a reply to nothing that was asked")]
+    Unasked,
+}
+
+/// How a server breaks the form of replies (RFC 5321 section 4.2.1), where what it means is clear all the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sloppiness {
+    /// The lines of one reply carry different codes; that of the last line counts.
+    CodesDiffer,
+    /// A line carries no code; it is text.
+    NoCode,
+}
+
+impl Sloppiness {
+    /// For people.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::CodesDiffer => "the lines of a reply carry different codes",
+            Self::NoCode => "a line of a reply carries no code",
+        }
+    }
 }
 
 /// Puts replies together from what arrives.
@@ -162,6 +183,7 @@ pub struct ReplyReader {
     /// Octets of `buffer` that belong to replies already returned, or to `lines`.
     read: usize,
     lines: Lines,
+    sloppiness: Option<Sloppiness>,
 }
 
 impl ReplyReader {
@@ -174,9 +196,31 @@ impl ReplyReader {
         self.buffer.extend_from_slice(input);
     }
 
-    /// Whether bytes are left that belong to no reply returned yet.
+    /// Whether bytes are left that belong to no reply returned yet, be they text without a code.
     pub fn has_leftover(&self) -> bool {
         self.read < self.buffer.len() || self.lines.size > 0
+    }
+
+    /// Whether another reply has begun, or may have: whole lines without a code in front of it are none.
+    pub fn has_begun(&mut self) -> bool {
+        while self.lines.code.is_none() {
+            let before = self.lines.size;
+            let mut ahead = Lines { size: before, ..Lines::default() };
+            match ahead.take(&self.buffer[self.read..]) {
+                Ok(Some(LinePlace::Text)) if ahead.code.is_none() => {
+                    self.read += ahead.size - before;
+                    self.lines = ahead;
+                }
+                Ok(None) => return self.read < self.buffer.len(),
+                Ok(Some(_)) | Err(_) => return true,
+            }
+        }
+        true
+    }
+
+    /// How the server broke the form of replies last, if it did.
+    pub fn sloppiness(&self) -> Option<Sloppiness> {
+        self.sloppiness
     }
 
     /// The next whole reply, if it has arrived.
@@ -189,7 +233,9 @@ impl ReplyReader {
             let Some(place) = self.lines.take(&self.buffer[self.read..])? else { return Ok(None) };
             self.read += self.lines.size - before;
             if place == LinePlace::Last {
-                return Ok(Some(std::mem::take(&mut self.lines).into_reply()));
+                let lines = std::mem::take(&mut self.lines);
+                self.sloppiness = lines.sloppiness.or(self.sloppiness);
+                return Ok(Some(lines.into_reply()));
             }
         }
     }
@@ -204,7 +250,7 @@ pub fn parse_reply(input: &[u8]) -> Result<Option<(Reply, usize)>, ReplyError> {
     loop {
         match lines.take(&input[lines.size..])? {
             None => return Ok(None),
-            Some(LinePlace::Middle) => {}
+            Some(LinePlace::Middle | LinePlace::Text) => {}
             Some(LinePlace::Last) => {
                 let size = lines.size;
                 return Ok(Some((lines.into_reply(), size)));
@@ -220,16 +266,20 @@ struct Lines {
     enhanced: Option<EnhancedCode>,
     text: String,
     size: usize,
+    sloppiness: Option<Sloppiness>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum LinePlace {
+    /// Without a code.
+    Text,
     Middle,
     Last,
 }
 
 impl Lines {
-    /// Takes the line at the start of `input`, if all of it is there.
+    /// Takes the line at the start of `input`, if all of it is there. What a reply means stands in its last line: its code
+    /// counts. A line without a code is text, in front of the first code not even that.
     fn take(&mut self, input: &[u8]) -> Result<Option<LinePlace>, ReplyError> {
         let end = memchr(b'\n', input);
         let length = end.unwrap_or(input.len());
@@ -239,10 +289,20 @@ impl Lines {
         if end.is_none() {
             return Ok(None);
         }
+        self.size += length + 1;
         let line = input[..length].strip_suffix(b"\r").unwrap_or(&input[..length]);
-        let (code, place, rest) = parse_line(line)?;
+        let Some((code, place, rest)) = parse_line(line) else {
+            self.sloppiness = Some(Sloppiness::NoCode);
+            if self.code.is_some() {
+                self.text.push('\n');
+                self.text.push_str(String::from_utf8_lossy(line).trim_end());
+            }
+            return Ok(Some(LinePlace::Text));
+        };
         if self.code.is_some_and(|known| known != code) {
-            return Err(ReplyError::CodesDiffer);
+            self.sloppiness = Some(Sloppiness::CodesDiffer);
+            // It belongs to a code that does not count.
+            self.enhanced = self.enhanced.filter(|enhanced| u16::from(enhanced.0) == code / 100);
         }
         let rest = String::from_utf8_lossy(rest);
         let rest = rest.trim_end();
@@ -258,7 +318,6 @@ impl Lines {
         }
         self.text.push_str(rest);
         self.code = Some(code);
-        self.size += length + 1;
         Ok(Some(place))
     }
 
@@ -267,16 +326,15 @@ impl Lines {
     }
 }
 
-fn parse_line(line: &[u8]) -> Result<(u16, LinePlace, &[u8]), ReplyError> {
-    let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else {
-        return Err(ReplyError::Malformed);
-    };
+/// The code of a line, whether it is the last one, and what follows; none where it has no code.
+fn parse_line(line: &[u8]) -> Option<(u16, LinePlace, &[u8])> {
+    let [a @ b'1'..=b'9', b @ b'0'..=b'9', c @ b'0'..=b'9', rest @ ..] = line else { return None };
     let code = [a, b, c].iter().fold(0, |sum, digit| sum * 10 + u16::from(**digit - b'0'));
     match rest {
-        [] => Ok((code, LinePlace::Last, rest)),
-        [b' ', text @ ..] => Ok((code, LinePlace::Last, text)),
-        [b'-', text @ ..] => Ok((code, LinePlace::Middle, text)),
-        _ => Err(ReplyError::Malformed),
+        [] => Some((code, LinePlace::Last, rest)),
+        [b' ', text @ ..] => Some((code, LinePlace::Last, text)),
+        [b'-', text @ ..] => Some((code, LinePlace::Middle, text)),
+        _ => None,
     }
 }
 
@@ -384,16 +442,51 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_reply_is_refused() {
+    fn the_last_code_counts_and_a_line_without_one_is_text() {
+        check("250-ok\r\n200 fine\r\n", 200, None, "ok\nfine");
+        check("250-2.1.0 a\r\n550 5.1.1 b\r\n", 550, Some(EnhancedCode(5, 1, 1)), "a\nb");
+        check("550-5.1.1 a\r\n250 b\r\n", 250, None, "a\nb");
+        check("250-a\r\nb\r\n250 c\r\n", 250, None, "a\nb\nc");
+        check("250-a\r\n\r\n250 c\r\n", 250, None, "a\n\nc");
+        check("\r\n250 a\r\n", 250, None, "a");
+        check("a notice\r\n\r\n250 b\r\n", 250, None, "b");
+        check("2500 x\r\n25\r\n250\tx\r\n250 b\r\n", 250, None, "b");
+        let sloppiness = |input: &[u8]| {
+            let mut reader = ReplyReader::default();
+            reader.feed(input);
+            assert!(reader.next_reply().unwrap().is_some());
+            reader.sloppiness()
+        };
+        assert_eq!(sloppiness(b"250-a\r\n250 b\r\n"), None);
+        assert_eq!(sloppiness(b"250-a\r\n200 b\r\n"), Some(Sloppiness::CodesDiffer));
+        assert_eq!(sloppiness(b"\r\n250 b\r\n"), Some(Sloppiness::NoCode));
+    }
+
+    #[test]
+    fn what_has_no_end_is_refused() {
         let error = |input: &[u8]| parse_reply(input).unwrap_err();
-        assert_eq!(error(b"HTTP/1.1 400\r\n"), ReplyError::Malformed);
-        assert_eq!(error(b"25\r\n"), ReplyError::Malformed);
-        assert_eq!(error(b"2500 x\r\n"), ReplyError::Malformed);
-        assert_eq!(error(b"250-a\r\n550 b\r\n"), ReplyError::CodesDiffer);
         assert_eq!(error(&[b'2'; REPLY_LINE_MAX + 2]), ReplyError::TooLong);
-        let endless: Vec<u8> = b"250-x\r\n".repeat(REPLY_MAX / 7 + 2);
-        assert_eq!(error(&endless), ReplyError::TooLong);
+        for line in [&b"250-x\r\n"[..], b"text\r\n", b"\r\n"] {
+            assert_eq!(error(&line.repeat(REPLY_MAX / line.len() + 2)), ReplyError::TooLong);
+        }
         assert_eq!(parse_reply(b"250-a\r\n25"), Ok(None));
+        assert_eq!(parse_reply(b"HTTP/1.1 400\r\n"), Ok(None));
+    }
+
+    #[test]
+    fn text_is_not_the_beginning_of_a_reply() {
+        let begun = |input: &[u8]| {
+            let mut reader = ReplyReader::default();
+            reader.feed(b"250 ok\r\n");
+            reader.feed(input);
+            reader.next_reply().unwrap().unwrap();
+            (reader.has_begun(), reader.has_leftover())
+        };
+        assert_eq!(begun(b""), (false, false));
+        assert_eq!(begun(b"text\r\n\r\n"), (false, true));
+        assert_eq!(begun(b"text\r\n2"), (true, true));
+        assert_eq!(begun(b"250-a\r\n"), (true, true));
+        assert_eq!(begun(b"\r\n250 a\r\n"), (true, true));
     }
 
     #[test]

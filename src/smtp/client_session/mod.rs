@@ -4,18 +4,20 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::extension::Extensions;
-use super::reply::{Reply, ReplyReader, Severity};
+use super::extension::{Extensions, Feature};
+use super::reply::{Reply, ReplyError, ReplyReader, Severity, Sloppiness};
 
 mod auth;
 mod commands;
 mod outcome;
+mod suspicion;
 mod talk;
 
 use auth::Exchange;
 pub use auth::{Account, Derivation, DerivedKeys, Login};
 pub use outcome::{Failure, Fault, Outcome, Requirement, Stage};
-pub use talk::{Bdat, ClientSettings, Event, Framing, StartTls, Step, Transaction, Trust};
+pub use suspicion::Suspicion;
+pub use talk::{Bdat, ClientSettings, EightBit, Event, Framing, StartTls, Step, Transaction, Trust};
 
 /// After how long without the banner, or a reply to EHLO or STARTTLS, a host counts as slow; likewise the handshake.
 pub const GREETING_PATIENCE: Duration = Duration::from_secs(10);
@@ -45,6 +47,8 @@ enum State {
     Transaction,
     /// The content is being written.
     Sending,
+    /// The reply to QUIT is due, which shows that the one before it was the verdict on the content.
+    Confirming,
     Over,
 }
 
@@ -67,6 +71,8 @@ pub struct ClientSession {
     /// Once TLS is on.
     trust: Option<Trust>,
     server_name: String,
+    /// How long the last reply to EHLO took.
+    ehlo_took: Duration,
     reader: ReplyReader,
     output: Output,
     exchange: Option<Exchange>,
@@ -77,6 +83,21 @@ pub struct ClientSession {
     outcome: Option<Outcome>,
     framing: Framing,
     bdat: Bdat,
+    /// The commands of the transaction go in one write.
+    pipelines: bool,
+    /// Content of the transaction went out, or began to.
+    has_sent_content: bool,
+    /// The server said yes to content.
+    has_taken_content: bool,
+    /// A refusal of the content that came before it was sent.
+    early: Option<Reply>,
+    /// A reply came that is none to what was asked; no later one can be told from it.
+    is_out_of_step: bool,
+    /// STARTTLS was refused, and the session goes on in clear text.
+    starttls_refused: Option<Reply>,
+    suspicion: Option<Suspicion>,
+    /// Replies beyond those that were due, while the verdict is confirmed.
+    unasked: u32,
     final_timeout: Duration,
     needs_reset: bool,
     transactions: u32,
@@ -96,6 +117,7 @@ impl ClientSession {
             extensions: Extensions::default(),
             trust: None,
             server_name: String::new(),
+            ehlo_took: Duration::ZERO,
             reader: ReplyReader::default(),
             output: Output::default(),
             exchange: None,
@@ -105,6 +127,14 @@ impl ClientSession {
             framing: Framing::Dotted,
             bdat: Bdat::AtOnce,
             final_timeout: REPLY_TIMEOUT,
+            pipelines: false,
+            has_sent_content: false,
+            has_taken_content: false,
+            early: None,
+            is_out_of_step: false,
+            starttls_refused: None,
+            suspicion: None,
+            unasked: 0,
             needs_reset: false,
             transactions: 0,
             since: now,
@@ -134,7 +164,9 @@ impl ClientSession {
             State::Banner | State::Ehlo | State::Helo | State::StartTls | State::Auth | State::Transaction => {
                 self.stage()
             }
-            State::Handshake | State::Ready | State::Probe | State::Sending | State::Over => return None,
+            State::Handshake | State::Ready | State::Probe | State::Sending | State::Confirming | State::Over => {
+                return None;
+            }
         };
         (stage != Stage::Content).then_some((stage, self.since))
     }
@@ -152,6 +184,21 @@ impl ClientSession {
     /// What the server offers.
     pub fn extensions(&self) -> &Extensions {
         &self.extensions
+    }
+
+    /// How the server breaks the form of replies, if it does. Such a one is asked one thing at a time.
+    pub fn sloppiness(&self) -> Option<Sloppiness> {
+        self.reader.sloppiness()
+    }
+
+    /// What it said to STARTTLS, if it refused that and the session goes on in clear text.
+    pub fn starttls_refused(&self) -> Option<&Reply> {
+        self.starttls_refused.as_ref()
+    }
+
+    /// What the transaction that failed last lets suspect that the server offers and does not support.
+    pub fn suspicion(&self) -> Option<Suspicion> {
+        self.suspicion
     }
 
     /// The name the server gave in its answer to EHLO.
@@ -196,8 +243,14 @@ impl ClientSession {
                 self.state = State::Transaction;
                 self.due.push_back(Stage::Content);
                 self.wait_for_next(now);
-                self.read_replies(now)
+                match self.early.take() {
+                    Some(early) => self.reply(early, now),
+                    None => self.read_replies(now),
+                }
             }
+            // Later on it is a connection that ended, like any other.
+            Event::TlsFailed(error) if self.state == State::Ehlo => self.end(Fault::Tls(error)),
+            Event::TlsFailed(_) => self.end(Fault::Closed),
             Event::Closed => self.end(Fault::Closed),
             Event::Timeout => self.end(Fault::Timeout),
         }
@@ -252,6 +305,7 @@ impl ClientSession {
                 Step::Ready
             }
             State::Transaction => self.transaction_reply(reply, now),
+            State::Confirming => self.confirming_reply(reply),
             // Nothing was asked: the server closes, or is confused.
             State::Ready | State::Probe | State::Handshake | State::Sending | State::Over => {
                 self.end(Fault::Reply(reply))
@@ -261,7 +315,7 @@ impl ClientSession {
 
     fn ehlo(&mut self, now: Instant) {
         self.state = State::Ehlo;
-        self.wait(REPLY_TIMEOUT, now);
+        self.wait(if self.is_encrypted() { self.tls_limit() } else { REPLY_TIMEOUT }, now);
         self.extensions = Extensions::default();
         self.output.0.extend_from_slice(format!("EHLO {}\r\n", self.settings.hostname).as_bytes());
     }
@@ -269,10 +323,14 @@ impl ClientSession {
     fn ehlo_reply(&mut self, reply: Reply, now: Instant) -> Step {
         match reply.severity() {
             Severity::Success => {
+                self.ehlo_took = now.saturating_duration_since(self.since);
                 self.extensions = Extensions::from_ehlo(&reply);
                 self.greeted(&reply, now)
             }
-            Severity::Permanent if !self.is_encrypted() && self.settings.starttls != StartTls::Required => {
+            // Whatever it has against EHLO: HELO has no extensions, and so no TLS.
+            Severity::Transient | Severity::Permanent
+                if reply.code != 421 && !self.is_encrypted() && self.may_go_in_clear() =>
+            {
                 self.state = State::Helo;
                 self.wait(REPLY_TIMEOUT, now);
                 self.output.0.extend_from_slice(format!("HELO {}\r\n", self.settings.hostname).as_bytes());
@@ -282,12 +340,26 @@ impl ClientSession {
         }
     }
 
+    /// How long the server may be silent about TLS. Where clear text will do in the end, that is not long, unless the server
+    /// took long before.
+    fn tls_limit(&self) -> Duration {
+        match self.settings.starttls {
+            StartTls::IfOffered | StartTls::Expected => GREETING_PATIENCE.max(self.ehlo_took * 2).min(REPLY_TIMEOUT),
+            StartTls::Never | StartTls::Required => REPLY_TIMEOUT,
+        }
+    }
+
+    /// Whether the session may go on without the TLS that it was begun for.
+    fn may_go_in_clear(&self) -> bool {
+        matches!(self.settings.starttls, StartTls::Never | StartTls::IfOffered)
+    }
+
     fn greeted(&mut self, reply: &Reply, now: Instant) -> Step {
         reply.text.split(['\n', ' ']).next().unwrap_or_default().clone_into(&mut self.server_name);
         let wants_tls = !self.is_encrypted() && self.settings.starttls != StartTls::Never;
         if wants_tls && self.extensions.starttls {
             self.state = State::StartTls;
-            self.wait(REPLY_TIMEOUT, now);
+            self.wait(self.tls_limit(), now);
             self.output.0.extend_from_slice(b"STARTTLS\r\n");
             return Step::Read;
         }
@@ -310,8 +382,9 @@ impl ClientSession {
                 Step::StartTls
             }
             Severity::Intermediate | Severity::Transient | Severity::Permanent
-                if reply.code != 421 && self.settings.starttls == StartTls::IfOffered =>
+                if reply.code != 421 && self.may_go_in_clear() =>
             {
+                self.starttls_refused = Some(reply);
                 self.log_in(now)
             }
             Severity::Intermediate | Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
@@ -319,7 +392,8 @@ impl ClientSession {
     }
 
     fn begin(&mut self, transaction: &Transaction, now: Instant) -> Step {
-        if self.reader.has_leftover() {
+        (self.outcome, self.suspicion) = (None, None);
+        if self.reader.has_begun() {
             // An answer to nothing would be taken for the answer to MAIL, and every later one for the one before it.
             self.state = State::Transaction;
             return self.end(Fault::Closed);
@@ -328,10 +402,14 @@ impl ClientSession {
             return Step::Done(Err(Failure { stage: Stage::Mail, fault: Fault::Unsupported(requirement) }));
         }
         self.transactions += 1;
-        self.outcome = None;
+        (self.has_sent_content, self.has_taken_content) = (false, false);
         self.final_timeout = transaction.final_timeout;
         self.bdat = transaction.bdat;
-        self.framing = if self.extensions.chunking { Framing::Chunk } else { Framing::Dotted };
+        // Where the form of replies is not kept, one too many may come, and 354 alone cannot be taken for another one.
+        let may_use = |feature| self.reader.sloppiness().is_none() && !transaction.avoid.has(feature);
+        self.pipelines = self.extensions.pipelining && may_use(Feature::Pipelining);
+        let chunks = self.extensions.chunking && may_use(Feature::Chunking);
+        self.framing = if chunks { Framing::Chunk } else { Framing::Dotted };
         self.state = State::Transaction;
         if std::mem::take(&mut self.needs_reset) {
             self.unsent.push_back((Stage::Reset, b"RSET\r\n".to_vec()));
@@ -354,17 +432,26 @@ impl ClientSession {
             }
             self.output.0.extend_from_slice(&command);
             self.wait(REPLY_TIMEOUT, now);
+            if stage == Stage::Content && self.reader.has_begun() {
+                // It would be taken for the verdict.
+                return self.end_at(Stage::Rcpt, Fault::Malformed(ReplyError::Unasked));
+            }
             if stage == Stage::Content {
-                self.state = State::Sending;
-                self.wait(WRITE_TIMEOUT, now);
-                return Step::SendContent(Framing::Chunk);
+                return self.send_content(now);
             }
             self.due.push_back(stage);
-            if !self.extensions.pipelining {
+            if !self.pipelines {
                 break;
             }
         }
         Step::Read
+    }
+
+    fn send_content(&mut self, now: Instant) -> Step {
+        self.state = State::Sending;
+        self.wait(WRITE_TIMEOUT, now);
+        self.has_sent_content = true;
+        Step::SendContent(self.framing)
     }
 
     fn transaction_reply(&mut self, reply: Reply, now: Instant) -> Step {
@@ -372,31 +459,46 @@ impl ClientSession {
         let is_closing = reply.code == 421;
         let expected = if stage == Stage::Data { Severity::Intermediate } else { Severity::Success };
         if reply.severity() != expected {
+            if !reply.is_refusal() {
+                self.is_out_of_step = true;
+                if !self.due.contains(&Stage::Content) {
+                    return self.end_at(stage, Fault::Reply(reply));
+                }
+            }
             self.unsent.clear();
             self.outcome.get_or_insert(Err(Failure { stage, fault: Fault::Reply(reply) }));
         } else if stage == Stage::Data && self.outcome.is_none() {
-            self.state = State::Sending;
-            self.wait(WRITE_TIMEOUT, now);
-            return Step::SendContent(Framing::Dotted);
+            return self.go_ahead(now);
         } else if stage == Stage::Data {
             // DATA went out before RCPT was refused; all that may follow is the end of no content at all (RFC 2920
             // section 3.1).
             self.output.0.extend_from_slice(b".\r\n");
             self.due.push_back(Stage::Content);
-        } else if stage == Stage::Content && self.outcome.is_none() {
-            self.outcome = Some(Ok(reply));
+        } else if stage == Stage::Content {
+            self.content_taken(reply);
         }
         if is_closing {
             return self.end(Fault::Closed);
         }
         if self.due.is_empty() && self.unsent.is_empty() {
-            return self.done();
+            return self.done(now);
         }
         if self.due.is_empty() {
             return self.send_next(now);
         }
         self.wait_for_next(now);
         Step::Read
+    }
+
+    /// 354: the content may go, unless there is a yes to it already.
+    fn go_ahead(&mut self, now: Instant) -> Step {
+        if self.reader.has_begun() {
+            match self.reader.next_reply() {
+                Ok(Some(early)) if early.is_refusal() => self.early = Some(early),
+                Ok(_) | Err(_) => return self.end_at(Stage::Data, Fault::Malformed(ReplyError::Unasked)),
+            }
+        }
+        self.send_content(now)
     }
 
     /// Once the content is out, nobody else is asked before the server has said what became of it: also the replies to
@@ -416,16 +518,26 @@ impl ClientSession {
         (self.since, self.timer) = (now, now + limit);
     }
 
-    fn done(&mut self) -> Step {
-        let outcome = self.outcome.take();
-        self.state = State::Ready;
-        match outcome {
-            Some(outcome) => {
-                self.needs_reset = outcome.is_err();
-                Step::Done(outcome)
-            }
-            None => self.end(Fault::Closed),
+    /// All replies are there.
+    fn done(&mut self, now: Instant) -> Step {
+        let Some(outcome) = self.outcome.take() else { return self.end(Fault::Closed) };
+        if outcome.is_ok() && self.is_in_doubt() {
+            self.outcome = Some(outcome);
+            return self.confirm(now);
         }
+        self.state = State::Ready;
+        self.conclude(outcome)
+    }
+
+    /// The end of a transaction.
+    fn conclude(&mut self, outcome: Outcome) -> Step {
+        self.needs_reset = outcome.is_err();
+        self.suspicion = outcome.as_ref().err().and_then(|failure| self.suspect(failure));
+        // After a chunk that was no chunk to the server, it may have taken content for commands.
+        if self.is_out_of_step || self.suspicion.is_some() {
+            self.state = State::Over;
+        }
+        Step::Done(outcome)
     }
 
     /// What the next reply answers.
@@ -436,7 +548,7 @@ impl ClientSession {
             State::StartTls | State::Handshake => Stage::StartTls,
             State::Auth => Stage::Auth,
             State::Ready | State::Probe | State::Over => Stage::Mail,
-            State::Sending => Stage::Content,
+            State::Sending | State::Confirming => Stage::Content,
             State::Transaction => self.due.front().copied().unwrap_or(Stage::Mail),
         }
     }
@@ -446,11 +558,19 @@ impl ClientSession {
         // The content went out in one write with the commands: whichever reply is missing, it may have been taken.
         let was_sent = self.state == State::Transaction && self.due.contains(&Stage::Content);
         let stage = if was_sent { Stage::Content } else { self.stage() };
-        let in_transaction = matches!(self.state, State::Transaction | State::Sending);
+        if was_sent && self.is_out_of_step {
+            self.outcome = None;
+        }
+        self.end_at(stage, fault)
+    }
+
+    fn end_at(&mut self, stage: Stage, fault: Fault) -> Step {
+        let in_transaction = matches!(self.state, State::Transaction | State::Sending | State::Confirming);
         self.state = State::Over;
         if !in_transaction {
             return Step::Failed(Failure { stage, fault });
         }
-        Step::Done(self.outcome.take().unwrap_or(Err(Failure { stage, fault })))
+        let outcome = self.outcome.take().unwrap_or(Err(Failure { stage, fault }));
+        self.conclude(outcome)
     }
 }

@@ -70,7 +70,7 @@ impl Failure {
 /// What went wrong.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fault {
-    /// The server said no.
+    /// The server said no; or, where neither was to come, yes or go on.
     Reply(Reply),
     /// No answer in time.
     Timeout,
@@ -93,6 +93,8 @@ pub enum Requirement {
     RequireTls,
     /// A larger SIZE limit (RFC 1870).
     Size,
+    /// 8BITMIME (RFC 6152).
+    EightBitMime,
     /// STARTTLS (RFC 3207).
     StartTls,
     /// A certificate that was verified, without which no password is sent.

@@ -6,14 +6,17 @@ use super::auth::{Derivation, DerivedKeys, Login};
 use super::outcome::{Failure, Outcome};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{DeliverBy, MailParameters, Recipient};
+use crate::smtp::extension::Features;
 
 /// Whether STARTTLS is to be used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StartTls {
     /// Even if it is offered, no: after a handshake failed, or because the configuration says so.
     Never,
-    /// If it is offered.
+    /// If it is offered; a refusal of STARTTLS or EHLO does not end the session.
     IfOffered,
+    /// If it is offered; a refusal ends the session, because the server is known to have it.
+    Expected,
     /// Without it there is no session.
     Required,
 }
@@ -38,6 +41,17 @@ pub enum Trust {
     Verified,
 }
 
+/// Whether content has octets above 127, and what that asks of the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EightBit {
+    /// It has none.
+    No,
+    /// It goes only where 8BITMIME is offered.
+    Declared,
+    /// It goes as it is; declared where 8BITMIME is offered.
+    AsItIs,
+}
+
 /// One message for one recipient, as the session needs to know it.
 #[derive(Debug, Clone)]
 pub struct Transaction {
@@ -50,7 +64,9 @@ pub struct Transaction {
     /// Octets of content.
     pub size: u64,
     /// Whether the content has octets above 127.
-    pub eight_bit: bool,
+    pub eight_bit: EightBit,
+    /// What is not used, whatever the server offers.
+    pub avoid: Features,
     /// Whether header fields are in UTF-8, so that only SMTPUTF8 will do.
     pub utf8_fields: bool,
     /// What is left of `BY=`.
@@ -85,6 +101,8 @@ pub enum Event<'a> {
     Probe,
     /// The content asked for by [`Step::SendContent`] is written.
     ContentSent,
+    /// The peer ended TLS with an alert that says why.
+    TlsFailed(String),
     /// The peer closed, or the connection broke.
     Closed,
     /// [`ClientSession::deadline`](super::ClientSession::deadline) passed.

@@ -6,10 +6,11 @@ use std::time::{Duration, Instant};
 use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::envelope::Recipient;
 use otp_relay::smtp::client_session::{
-    Account, Bdat, ClientSession, ClientSettings, Event, Failure, Fault, Framing, Login, StartTls, Step, Transaction,
-    Trust,
+    Account, Bdat, ClientSession, ClientSettings, EightBit, Event, Failure, Fault, Framing, Login, StartTls, Step,
+    Transaction, Trust,
 };
 use otp_relay::smtp::command::{Command, Mail};
+use otp_relay::smtp::extension::{Feature, Features};
 
 use crate::Player;
 use crate::script::{Act, Script};
@@ -29,6 +30,9 @@ pub(crate) struct Delivery {
     utf8_fields: bool,
     content_stalls: bool,
     bdat: Bdat,
+    avoid: Features,
+    /// What becomes of 8-bit content where 8BITMIME is not offered.
+    eight_bit: EightBit,
     handshake: Handshake,
     is_over: bool,
     done: Vec<String>,
@@ -40,10 +44,17 @@ impl Delivery {
         let mut settings = ClientSettings { hostname, starttls, login: None };
         let mut handshake = Handshake::Succeeds(Trust::Unverified);
         let (mut utf8_fields, mut content_stalls) = (false, false);
+        let (mut avoid, mut eight_bit) = (Features::NONE, EightBit::AsItIs);
         let (mut bdat, mut greeting) = (Bdat::AtOnce, None);
         for setting in &script.settings {
             match setting.split(' ').collect::<Vec<_>>().as_slice() {
                 ["STARTTLS", "never"] => settings.starttls = StartTls::Never,
+                ["STARTTLS", "expected"] => settings.starttls = StartTls::Expected,
+                ["avoid", keyword] => {
+                    let feature = Feature::ALL.into_iter().find(|feature| feature.keyword() == *keyword);
+                    avoid = avoid.and(feature.ok_or("avoid what?")?);
+                }
+                ["8-bit", "only", "declared"] => eight_bit = EightBit::Declared,
                 ["STARTTLS", "required"] => settings.starttls = StartTls::Required,
                 ["login", user, password] => {
                     let account = Arc::new(Account::new((*user).to_owned(), (*password).to_owned().into()));
@@ -63,8 +74,19 @@ impl Delivery {
         let now = SystemClock::default().instant();
         let session = ClientSession::new(settings, now);
         let (mail, done) = (None, Vec::new());
-        let mut player =
-            Self { session, now, mail, utf8_fields, content_stalls, bdat, handshake, is_over: false, done };
+        let mut player = Self {
+            session,
+            now,
+            mail,
+            utf8_fields,
+            content_stalls,
+            bdat,
+            avoid,
+            eight_bit,
+            handshake,
+            is_over: false,
+            done,
+        };
         if let Some(keywords) = greeting {
             let greeting = format!("220 mx.example.net\r\n250-mx.example.net\r\n250-{keywords}\r\n250 X-LAST\r\n");
             player.feed(Event::Received(greeting.as_bytes()));
@@ -111,6 +133,10 @@ impl Delivery {
             Step::Failed(failure) => format!("= no session: {}", describe(&failure)),
         };
         self.done.push(done);
+        if let Some(suspicion) = self.session.suspicion() {
+            let when = if suspicion.may_repeat { "at once" } else { "later" };
+            self.done.push(format!("= without {} {when}", suspicion.features));
+        }
         if !self.session.is_usable() {
             self.over();
         }
@@ -128,7 +154,8 @@ impl Delivery {
             reverse_path: mail.reverse_path,
             recipient,
             size: mail.size.unwrap_or(57),
-            eight_bit: mail.parameters.eight_bit,
+            eight_bit: if mail.parameters.eight_bit { self.eight_bit } else { EightBit::No },
+            avoid: self.avoid,
             utf8_fields: self.utf8_fields,
             deliver_by: mail.parameters.deliver_by,
             final_timeout: Duration::from_secs(120),
@@ -162,6 +189,7 @@ impl Player for Delivery {
             }
             Act::Message(line) => self.message(line)?,
             Act::Outside("close") => self.feed(Event::Closed),
+            Act::Outside("alert") => self.feed(Event::TlsFailed("alert".to_owned())),
             Act::Outside("quit") => {
                 self.session.quit();
                 self.done.extend(lines("C", &self.session.take_output()));
