@@ -124,6 +124,20 @@ async fn a_destination_can_have_a_limit_of_its_own() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_the_configuration_says_is_not_used_at_a_destination() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(&["PIPELINING", "CHUNKING"]).await;
+    let exception = "[[destination]]\ndomains = [\"example.test\"]\navoid = [\"chunking\", \"pipelining\"]\n";
+    let (relay, mut events) = start_relay(folder.path(), mx.address, exception);
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    app.submit(&["alice@example.test"], &mail("one")).await;
+    events.next(Kind::Delivered).await;
+    let log = mx.log();
+    assert!(log.iter().any(|line| line == "DATA") && !log.iter().any(|line| line.starts_with("BDAT")), "{log:?}");
+    relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_while_idle_costs_nothing() {
     for trick in [Trick::Close, Trick::Say("421 4.3.2 bye")] {
         let folder = tempfile::tempdir().unwrap();

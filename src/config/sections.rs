@@ -27,6 +27,7 @@ use crate::queue::Supersede;
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
 use crate::report::recipients::{Disclosure, Recipients};
+use crate::smtp::extension::Feature;
 use crate::submission::credentials::{Account, PasswordHash, TokenHash};
 use crate::submission::listener::{ListenerSettings, ListenerTls};
 use crate::tls;
@@ -409,10 +410,17 @@ pub(super) fn destinations(top: &Section<'_>) -> Vec<Exception> {
         }
         let tls = section.choice("tls", Strictness::Opportunistic, &STRICTNESS);
         let connections_max = sessions_max(&section, "connections_max");
+        let feature = |text: &str| Feature::ALL.into_iter().find(|feature| feature.keyword() == text);
+        let avoid = section.parsed_list(
+            "avoid",
+            "one of \"chunking\", \"pipelining\", \"starttls\", \"8bitmime\", \"smtputf8\"",
+            feature,
+        );
         destinations.push(Exception {
             domains,
             tls: section.has("tls").then_some(tls),
             connections_max: section.has("connections_max").then_some(connections_max),
+            avoid: section.has("avoid").then(|| avoid.into_iter().collect()),
         });
         section.finish();
     }

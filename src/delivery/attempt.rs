@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::candidates::{Caller, Candidates};
+use super::lacking::is_lacking;
 use super::mask::Mask;
 use super::places::Held;
 use super::pool::{Site, Taken};
@@ -31,13 +32,15 @@ use crate::event::Kind;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
 use crate::mail::id::EntryId;
-use crate::plan::cause::of_failure;
+use crate::plan::cause::{concerns_message, of_failure};
 use crate::plan::greylist::Greylister;
 use crate::queue::claim::{Claim, Gone, NotReleased, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
-use crate::smtp::client_session::{Bdat, EightBit, Failure, Fault, Framing, Requirement, Stage, Transaction};
-use crate::smtp::extension::Features;
+use crate::smtp::client_session::{
+    Bdat, EightBit, Failure, Fault, Framing, Requirement, Stage, Suspicion, Transaction,
+};
+use crate::smtp::extension::{Feature, Features};
 use crate::smtp::reply::Reply;
 
 /// The answer to the content is awaited to the end of life, within these bounds.
@@ -82,6 +85,10 @@ struct Attempt<'a> {
     candidates: Candidates,
     race: Race,
     kept: Option<Kept>,
+    /// What is not used any more, because a host did not support it.
+    left_out: Features,
+    /// Hosts that do not offer 8BITMIME, and were passed over.
+    passed_over: Vec<Arc<str>>,
 }
 
 /// A refusal that counts unless a more preferred host accepts.
@@ -136,8 +143,14 @@ enum Then {
     Reconnect,
     /// Another address, in the same attempt.
     NextAddress,
+    /// The same address, without what the host does not support.
+    Without(Features),
     /// Another host, in the same attempt.
     NextHost,
+    /// The others first, which may offer 8BITMIME; then this one again.
+    OthersFirst,
+    /// The same session: 8-bit content goes undeclared.
+    AsItIs,
     /// The attempt ends with it.
     Conclude,
 }
@@ -239,6 +252,7 @@ impl Delivery {
         race.addresses().into_iter().for_each(|address| candidates.skip(address));
         let (now, instant) = (self.parts.clock.now(), self.parts.clock.instant());
         race.look_at(instant + MOMENT + claim.message().expires_at.minus(END_MARGIN).since(now));
+        let (kept, left_out, passed_over) = (None, Features::NONE, Vec::new());
         Some(Attempt {
             delivery: self,
             site,
@@ -250,7 +264,9 @@ impl Delivery {
             caller,
             candidates,
             race,
-            kept: None,
+            kept,
+            left_out,
+            passed_over,
         })
     }
 
@@ -307,6 +323,12 @@ impl Delivery {
             }
             return;
         }
+        // Whoever greets and goes is there. Called by the next greeting, two entries would try it in turn without a pause.
+        let has_greeted =
+            |(_, failure): &(Arc<str>, Failure)| failure.stage == Stage::Reset || concerns_message(failure.stage);
+        if last.as_ref().is_some_and(has_greeted) {
+            return;
+        }
         let is_down = site.failed(last, caller);
         if let Some(entry) = entry {
             site.wait(entry);
@@ -361,7 +383,7 @@ impl Delivery {
             parameters: envelope.parameters.clone(),
             recipient: message.recipient(claim.id().index).clone(),
             size: content.len() as u64,
-            eight_bit: if message.eight_bit { EightBit::AsItIs } else { EightBit::No },
+            eight_bit: if message.eight_bit { EightBit::Declared } else { EightBit::No },
             avoid: Features::NONE,
             utf8_fields: message.utf8_fields,
             deliver_by: deliver_by.map(|by| DeliverBy { seconds: by.seconds.saturating_sub(elapsed), ..by }),
@@ -418,10 +440,26 @@ impl Attempt<'_> {
         (runner.began, runner.began_at) = (began, began_at);
         let transaction = Transaction {
             bdat: if self.race.is_contested(&runner) { Bdat::AfterReplies } else { Bdat::AtOnce },
-            ..self.delivery.transaction(&self.claim, &self.content, began)
+            ..self.transaction_on(&runner.connection, began)
         };
         self.race.begin(runner, transaction);
         ControlFlow::Continue(())
+    }
+
+    /// The transaction as this host is to see it.
+    fn transaction_on(&self, connection: &Connection, now: Timestamp) -> Transaction {
+        let delivery = self.delivery;
+        let mut transaction = delivery.transaction(&self.claim, &self.content, now);
+        let asked = if self.ways.by.is_none() { delivery.settings.avoid(self.caller.domain()) } else { Features::NONE };
+        transaction.avoid = delivery.avoided(connection, self.left_out, asked);
+        if self.race.is_doubled(connection.address) {
+            transaction.avoid = transaction.avoid.and(Feature::Pipelining);
+        }
+        let goes_as_it_is = transaction.avoid.has(Feature::EightBitMime) || self.passed_over.contains(&connection.host);
+        if goes_as_it_is && transaction.eight_bit == EightBit::Declared {
+            transaction.eight_bit = EightBit::AsItIs;
+        }
+        transaction
     }
 
     /// Takes the one permission to send content, and sends it: nobody else is in the race from here on.
@@ -431,6 +469,11 @@ impl Attempt<'_> {
         framing: Framing,
         kept: &mut Option<Box<Connection>>,
     ) -> ControlFlow<End> {
+        if self.race.is_doubled(runner.connection.address) {
+            // One command at a time it went on, where several in one write are still not answered.
+            let suspicion = Suspicion { features: Feature::Pipelining.into(), may_repeat: true };
+            self.delivery.suspect(&runner.connection, suspicion);
+        }
         self.race.close();
         self.kept = None;
         let clock = &self.delivery.parts.clock;
@@ -444,6 +487,7 @@ impl Attempt<'_> {
         self.claim.renew(clock.now(), self.delivery.final_timeout(&self.claim, clock.now()));
         match runner.connection.finish(framing, &self.content, &mut runner.steps, self.held).await {
             Ok(reply) => {
+                self.delivery.note_sloppiness(&runner.connection);
                 let from = self.peer(&runner);
                 *kept = Some(runner.connection);
                 ControlFlow::Break(End::Delivered { reply, from, began: runner.began_at })
@@ -462,17 +506,35 @@ impl Attempt<'_> {
         let now = self.delivery.parts.clock.instant();
         let (host, address) = (runner.connection.host.clone(), runner.connection.address);
         runner.steps.add_failure(&failure, &host, now);
+        self.delivery.note_sloppiness(&runner.connection);
         if self.held.has_to_go() {
             let (mut from, at) = (self.peer(&runner), self.delivery.parts.clock.now());
             from.report.note = Some(GAVE_WAY.into());
             return ControlFlow::Break(End::NotDelivered { failure, from, at });
         }
-        self.delivery.bore(self.site, &runner.connection, &failure, &self.caller, runner.began_at);
+        let failure = self.delivery.missing_tls(failure, &runner.connection);
+        if runner.connection.suspicion().is_none() {
+            self.delivery.bore(self.site, &runner.connection, &failure, &self.caller, runner.began_at);
+        }
         match self.then(&failure, &runner) {
             Then::Reconnect => tracing::debug!(%host, "an idle session had ended; connecting anew"),
             Then::NextAddress => {
                 self.candidates.skip(address);
                 self.candidates.failed(host, failure);
+            }
+            Then::Without(features) => {
+                // No farewell: content may have been heard as commands there.
+                self.left_out = self.left_out.and(features);
+                self.candidates.again(&host, address);
+                runner.steps.add(failure.stage, &host, format!("again without {features}"), now);
+            }
+            Then::OthersFirst => {
+                self.passed_over.push(host);
+                runner.connection.quit().await;
+            }
+            Then::AsItIs => {
+                self.passed_over.push(host);
+                self.race.join(runner.connection);
             }
             Then::NextHost => {
                 self.candidates.failed(host, failure);
@@ -492,8 +554,14 @@ impl Attempt<'_> {
     /// Whether a failed transaction ends the attempt, or what is tried before that.
     fn then(&mut self, failure: &Failure, runner: &Runner) -> Then {
         let host = &runner.connection.host;
-        if runner.is_reused && is_stale(failure) {
+        if let Some(features) = self.delivery.without(&runner.connection, self.left_out) {
+            Then::Without(features)
+        } else if runner.is_reused && is_stale(failure) {
             Then::Reconnect
+        } else if failure.fault == Fault::Unsupported(Requirement::EightBitMime) {
+            let address = runner.connection.address;
+            let has_others = self.candidates.put_last(host, address) || self.race.has_other_host(host);
+            if has_others { Then::OthersFirst } else { Then::AsItIs }
         } else if tries_next_address(failure) {
             Then::NextAddress
         } else if next_host_may_do(failure) && (self.candidates.skip_host(host) || self.race.has_other_host(host)) {
@@ -571,6 +639,12 @@ impl Attempt<'_> {
                 }
                 settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
             }
+            // A host that was not heard may have what the others lack.
+            End::NotDelivered { failure, at, .. } if is_lacking(&failure) && candidates.has_unheard() => {
+                let (destination, failure) = candidates.last_failure.map_or((None, failure), |(h, f)| (Some(h), f));
+                let report = Report { destination, steps, ..Report::default() };
+                settle::not_delivered(claim, &failure, &mask, report, None, &ways, at);
+            }
             End::NotDelivered { failure, from: Peer { report, lesson }, at } => {
                 settle::not_delivered(claim, &failure, &mask, Report { steps, ..report }, lesson, &ways, at);
             }
@@ -605,11 +679,19 @@ impl Attempt<'_> {
         }
     }
 
+    /// How the session was secured, and how 8-bit content went.
+    fn note(&self, connection: &Connection) -> Option<Arc<str>> {
+        let is_undeclared = self.claim.message().eight_bit && !connection.offers_eight_bit();
+        let undeclared = is_undeclared.then_some("8-bit content as it is: the host does not offer 8BITMIME");
+        let security = connection.security().unwrap_or_else(|| CLEAR_TEXT.into());
+        Some(undeclared.map_or(security.clone(), |undeclared| format!("{security}; {undeclared}").into()))
+    }
+
     fn peer(&self, runner: &Runner) -> Peer {
         let connection = &runner.connection;
         let report = Report {
             destination: Some(connection.host.clone()),
-            note: Some(connection.security().unwrap_or_else(|| CLEAR_TEXT.into())),
+            note: self.note(connection),
             notifies: connection.offers_dsn(),
             ..Report::default()
         };
@@ -650,9 +732,8 @@ fn tries_next_address(failure: &Failure) -> bool {
 /// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
 fn next_host_may_do(failure: &Failure) -> bool {
     match &failure.fault {
-        Fault::Reply(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
-        // RFC 8689 section 4.2.1.
-        Fault::Unsupported(requirement) => *requirement == Requirement::RequireTls,
-        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) => false,
+        Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
+        Fault::Unsupported(_) => is_lacking(failure),
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
     }
 }

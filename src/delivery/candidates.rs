@@ -8,13 +8,16 @@ use std::sync::Arc;
 
 use super::Delivery;
 use super::crowd::is_turned_away;
+use super::fallback::Turn;
 use super::places::Applicant;
 use super::security::Demands;
 use super::smart_host::Carrier;
 use crate::destination::demand::{Demand, Wish};
 use crate::destination::route::{Host, Route};
 use crate::mail::address::{Mailbox, ReversePath};
+use crate::plan::cause::{Outlook, of_failure};
 use crate::smtp::client_session::{Failure, Fault};
+use crate::smtp::extension::Feature;
 
 /// Addresses tried in one attempt at most.
 const CANDIDATES_MAX: usize = 12;
@@ -68,6 +71,7 @@ pub(super) struct Candidate {
     pub(super) source: Option<IpAddr>,
     /// What the session has to fulfil.
     pub(super) demand: Arc<Demand>,
+    pub(super) turn: Turn,
 }
 
 /// The addresses still to be tried in one attempt.
@@ -77,6 +81,8 @@ pub(super) struct Candidates {
     all: Vec<(Arc<str>, SocketAddr)>,
     /// The recipient's domain.
     domain: Arc<str>,
+    /// Those that go in clear text when nothing else is left, and why.
+    in_clear: VecDeque<(Arc<str>, SocketAddr, Arc<str>)>,
     /// The IPv4 and the IPv6 address to send from, where there is a choice.
     sources: (Option<IpAddr>, Option<IpAddr>),
     /// Who makes the triplet wait.
@@ -106,7 +112,11 @@ impl Candidates {
         let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
         let demand = |host: &Host| match &by {
             Some(carrier) => carrier.host.tls.demand(caller.wish),
-            None => Demand::of(route, host, delivery.settings.strictness(&caller.domain), caller.wish),
+            None => {
+                let demand = Demand::of(route, host, delivery.settings.strictness(&caller.domain), caller.wish)?;
+                let is_avoided = delivery.settings.avoid(&caller.domain).has(Feature::StartTls);
+                Ok(if is_avoided && demand.allows_clear_text() { Demand::Clear } else { demand })
+            }
         };
         let mut demands = Demands::new(route, demand);
         let port = by.as_ref().map_or(delivery.settings.port, |carrier| carrier.host.port);
@@ -119,6 +129,7 @@ impl Candidates {
             domain: route.domain.clone(),
             all: rest.clone(),
             rest: rest.into(),
+            in_clear: VecDeque::new(),
             sources,
             greylister: None,
             demands,
@@ -130,9 +141,39 @@ impl Candidates {
 
     /// The next one.
     pub(super) fn next(&mut self) -> Option<Candidate> {
-        let (host, address) = self.rest.pop_front()?;
+        let (host, address, turn) = match self.rest.pop_front() {
+            Some((host, address)) => (host, address, Turn::Planned),
+            None => {
+                let (host, address, why) = self.in_clear.pop_front()?;
+                (host, address, Turn::InClear(why))
+            }
+        };
         let demand = self.demands.of(&host)?.clone();
-        Some(Candidate { host, address, source: self.source_for(address), demand })
+        Some(Candidate { host, address, source: self.source_for(address), demand, turn })
+    }
+
+    /// Nothing but clear text will do with an address; it comes when no other is left.
+    pub(super) fn later_in_clear(&mut self, host: Arc<str>, address: SocketAddr, why: Arc<str>) {
+        self.in_clear.push_back((host, address, why));
+    }
+
+    /// The same address once more, behind the others.
+    pub(super) fn once_more(&mut self, host: Arc<str>, address: SocketAddr) {
+        self.rest.push_back((host, address));
+    }
+
+    /// The same address once more, before the others.
+    pub(super) fn again(&mut self, host: &Arc<str>, address: SocketAddr) {
+        self.skip(address);
+        self.put_back(host.clone(), address);
+    }
+
+    /// The addresses of a host come after those of the others; says whether there are others.
+    pub(super) fn put_last(&mut self, host: &Arc<str>, address: SocketAddr) -> bool {
+        self.rest.retain(|(candidate, _)| candidate != host);
+        let has_others = !self.rest.is_empty();
+        self.rest.push_back((host.clone(), address));
+        has_others
     }
 
     /// What a connection to the next one counts for.
@@ -166,6 +207,12 @@ impl Candidates {
     /// Whether a host said, or showed, that it has connections enough.
     pub(super) fn was_turned_away(&self) -> bool {
         self.was_turned_away
+    }
+
+    /// Whether a host may answer another time that did not now.
+    pub(super) fn has_unheard(&self) -> bool {
+        let last = self.last_failure.as_ref();
+        last.is_some_and(|(_, failure)| of_failure(failure).outlook() == Outlook::Again)
     }
 
     /// Puts the host that makes the triplet wait in front, and there the address that was connected to: only there the
@@ -213,7 +260,8 @@ impl Candidates {
     pub(super) fn skip_host(&mut self, host: &Arc<str>) -> bool {
         self.rest.retain(|(candidate, _)| candidate != host);
         self.all.retain(|(candidate, _)| candidate != host);
-        !self.rest.is_empty()
+        self.in_clear.retain(|(candidate, ..)| candidate != host);
+        !self.rest.is_empty() || !self.in_clear.is_empty()
     }
 }
 
@@ -283,6 +331,7 @@ mod tests {
                 rest: rest.clone().into(),
                 all: rest.clone(),
                 domain: "d.example".into(),
+                in_clear: VecDeque::new(),
                 sources: (None, None),
                 greylister: None,
                 demands,

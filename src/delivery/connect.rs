@@ -6,8 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Delivery;
+use super::fallback::{After, Fallback, Turn, Unopened, told};
 use super::pace::{News, Pulse};
-use super::security::{Handshake, starttls};
+use super::security::Handshake;
 use super::smart_host::Carrier;
 use super::steps::Steps;
 use super::transact::Connection;
@@ -27,6 +28,9 @@ pub(super) struct Dial {
     pub(super) demand: Arc<Demand>,
     /// The smart host that it belongs to.
     pub(super) carrier: Option<Arc<Carrier>>,
+    pub(super) turn: Turn,
+    /// Why it has to be in clear text, when no other is left.
+    pub(super) later: Option<Arc<str>>,
     pub(super) pulse: Pulse,
     pub(super) steps: Steps,
 }
@@ -49,26 +53,49 @@ impl Drop for Dialing<'_> {
 }
 
 impl Dial {
-    /// A session. Where the handshake fails and nothing forbids clear text, a second connection goes without TLS
-    /// (RFC 3207 section 4.1 leaves it to the client; RFC 7435 section 3).
+    /// A session. Where TLS fails and nothing forbids clear text, another connection goes without it.
     pub(super) async fn open(&mut self) -> Result<Box<Connection>, Failure> {
-        let result = match self.open_with(starttls(&self.demand)).await {
-            Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(error) }) if self.demand.allows_clear_text() => {
-                tracing::info!(host = %self.host, address = %self.address, error, "TLS failed; going on in clear text");
-                self.open_with(StartTls::Never).await
-            }
-            result => result,
-        };
-        if let Err(failure) = &result {
+        let now = self.delivery.parts.clock.instant();
+        let history = self.delivery.quirks.tls(&self.host, self.address, now);
+        let mut fallback = Fallback::new(&self.demand, history, &self.turn);
+        loop {
+            let unopened = match self.open_with(fallback.starttls()).await {
+                Ok(connection) => return Ok(Box::new(self.opened(connection, &fallback))),
+                Err(unopened) => unopened,
+            };
+            let failure = unopened.failure.clone();
             tracing::debug!(host = %self.host, stage = failure.stage.name(), "no session");
-            self.steps.add_failure(failure, &self.host, self.delivery.parts.clock.instant());
+            self.steps.add_failure(&failure, &self.host, self.delivery.parts.clock.instant());
+            match fallback.failed(&unopened) {
+                After::Again => {}
+                After::Over => return Err(failure),
+                After::Later(why) => {
+                    self.later = Some(why);
+                    return Err(failure);
+                }
+            }
         }
-        result.map(Box::new)
     }
 
-    async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, Failure> {
-        let stream = self.dial().await.map_err(|fault| Failure { stage: Stage::Connect, fault })?;
-        let login = self.carrier.as_ref().map_or(Ok(None), |carrier| carrier.login())?;
+    /// Remembers how it went with TLS, and tells of clear text.
+    fn opened(&mut self, mut connection: Connection, fallback: &Fallback) -> Connection {
+        let (host, address, now) = (&self.host, self.address, self.delivery.parts.clock.instant());
+        if connection.is_encrypted() {
+            self.delivery.quirks.tls_worked(host, address, now);
+        } else if let Some(why) = fallback.why().cloned().or_else(|| connection.starttls_refused()) {
+            tracing::info!(%host, %address, %why, "in clear text: TLS failed");
+            self.delivery.quirks.tls_failed(host, address, &why, now);
+            self.steps.add(Stage::StartTls, host, told(&why).to_string(), now);
+            connection.goes_in_clear(why);
+        }
+        connection
+    }
+
+    async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, Unopened> {
+        let in_clear = |failure| Unopened { failure, is_encrypted: false };
+        let dialed = self.dial().await;
+        let stream = dialed.map_err(|fault| in_clear(Failure { stage: Stage::Connect, fault }))?;
+        let login = self.carrier.as_ref().map_or(Ok(None), |carrier| carrier.login()).map_err(in_clear)?;
         let settings = ClientSettings { hostname: self.delivery.settings.hostname.clone(), starttls, login };
         let host = (self.host.clone(), self.address, self.source);
         let parts = &self.delivery.parts;

@@ -9,13 +9,16 @@ mod breaker;
 mod candidates;
 mod connect;
 mod crowd;
+mod fallback;
 mod habits;
 mod health;
 mod hungry;
+mod lacking;
 mod mask;
 mod pace;
 mod places;
 mod pool;
+mod quirks;
 mod race;
 mod reach;
 mod security;
@@ -50,6 +53,7 @@ use crate::event::Kind;
 use crate::mail::address::{Mailbox, ReversePath, domain_pattern_covers};
 use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
+use crate::smtp::extension::Features;
 use crate::tls::verify::Roots;
 use arc_swap::ArcSwap;
 use candidates::Caller;
@@ -57,6 +61,7 @@ use hungry::Hungry;
 use pace::Paces;
 use places::{Places, Tenure};
 use pool::{Placed, Site, Taken};
+use quirks::Quirks;
 use reach::Reach;
 use smart_host::{Carrier, SmartHosts, Ways};
 use worker::Beginning;
@@ -101,6 +106,8 @@ pub struct Exception {
     pub tls: Option<Strictness>,
     /// Sessions with the destination at most.
     pub connections_max: Option<usize>,
+    /// What is not used there, although it is offered.
+    pub avoid: Option<Features>,
 }
 
 impl Settings {
@@ -113,6 +120,11 @@ impl Settings {
     fn sessions_max(&self, domain: &str) -> usize {
         let own = self.exception(domain, |exception| exception.connections_max);
         own.unwrap_or(self.connections_per_destination_max)
+    }
+
+    /// What is not used with the hosts of a recipient domain.
+    fn avoid(&self, domain: &str) -> Features {
+        self.exception(domain, |exception| exception.avoid).unwrap_or_default()
     }
 
     fn exception<T>(&self, domain: &str, told: impl Fn(&Exception) -> Option<T>) -> Option<T> {
@@ -161,6 +173,7 @@ pub struct Delivery {
     expected: Mutex<Shares<Arc<str>>>,
     reach: Reach,
     paces: Arc<Paces>,
+    quirks: Quirks,
     tasks: TaskTracker,
     /// No new attempts; sessions without work end.
     draining: CancellationToken,
@@ -190,6 +203,7 @@ impl Delivery {
             expected: Mutex::new(Shares::new(ahead::EXPECTED_MAX)),
             reach: Reach::default(),
             paces: Arc::default(),
+            quirks: Quirks::default(),
             tasks: TaskTracker::new(),
             draining: CancellationToken::new(),
             aborting: CancellationToken::new(),

@@ -11,6 +11,8 @@
 //!   is dropped without the final dot.
 //! - A session beside another takes a place of its own within all limits. Where there is none, the slow one gives way to
 //!   the next address, and then also the last one does not wait beyond the short limit.
+//! - Where a host answers MAIL and is slow with the rest of what went in one write, the same address is asked beside it,
+//!   one command at a time, when no other is left: some hosts lose the rest.
 //! - When all are slow and no address is left, the addresses are asked once more after [`ROUND`]: a connection can have
 //!   been lost without a word.
 
@@ -81,6 +83,10 @@ struct Contender {
     /// Where it is slow now, and whether it ever was.
     slow: Option<Stage>,
     was_slow: bool,
+    /// Its commands went in one write.
+    pipelines: bool,
+    /// It does not answer all of them, and the same address is asked beside it, one command at a time.
+    is_doubled: bool,
     seat: Option<Seat>,
     /// Room for a connection that is being made, if it is not the only one.
     beside: Option<Beside>,
@@ -112,7 +118,8 @@ pub(super) struct Runner {
 /// What became of a part of the way.
 enum Leg {
     Session(Runner),
-    NoSession(Failure),
+    /// And why the address is to be tried in clear text when no other is left.
+    NoSession(Failure, Option<Arc<str>>),
     Content(Runner, Framing),
     Refused(Runner, Failure),
     GaveWay,
@@ -262,6 +269,7 @@ impl Race {
         let number = runner.number;
         let Some(contender) = self.contender(number) else { return };
         (contender.phase, contender.slow) = (Phase::Transacting, None);
+        contender.pipelines = runner.connection.pipelines(&transaction);
         self.push(number, async move {
             match runner.connection.begin(&transaction, &mut runner.steps).await {
                 Begun::Content(framing) => Leg::Content(runner, framing),
@@ -344,6 +352,11 @@ impl Race {
         self.met_slow_hosts
     }
 
+    /// Whether a session with this address does not answer all of what went in one write.
+    pub(super) fn is_doubled(&self, address: SocketAddr) -> bool {
+        self.field.iter().any(|contender| contender.is_doubled && contender.address == address)
+    }
+
     /// The addresses that are in the race.
     pub(super) fn addresses(&self) -> Vec<SocketAddr> {
         self.field.iter().map(|contender| contender.address).collect()
@@ -416,20 +429,21 @@ impl Race {
     }
 
     fn open(&mut self, candidate: Candidate, candidates: &Candidates, seat: Option<Seat>) {
-        let Candidate { host, address, source, demand } = candidate;
+        let Candidate { host, address, source, demand, turn } = candidate;
         let (delivery, carrier) = (self.delivery.clone(), candidates.carrier.clone());
         let number = self.add(host.clone(), address, Phase::Dialing, seat);
         let (pulse, steps, now) = (self.pulse(number), self.steps.beside(self.now()), self.now());
         (self.is_next_due, self.patience_ends, self.began_last_at) = (false, Some(now + PATIENCE), now);
         let began = self.delivery.parts.clock.now();
-        let mut dial = Dial { delivery, host, address, source, demand, carrier, pulse, steps };
+        let later = None;
+        let mut dial = Dial { delivery, host, address, source, demand, carrier, turn, later, pulse, steps };
         self.push(number, async move {
             match dial.open().await {
                 Ok(connection) => {
                     let (steps, is_reused) = (dial.steps, false);
                     Leg::Session(Runner { number, connection, steps, began, began_at: now, is_reused, seat: None })
                 }
-                Err(failure) => Leg::NoSession(failure),
+                Err(failure) => Leg::NoSession(failure, dial.later),
             }
         });
     }
@@ -460,8 +474,11 @@ impl Race {
                 self.waiting.push(runner);
                 None
             }
-            Leg::NoSession(failure) => {
+            Leg::NoSession(failure, later) => {
                 let contender = self.field.remove(at);
+                if let Some(why) = later {
+                    candidates.later_in_clear(contender.host.clone(), contender.address, why);
+                }
                 candidates.failed(contender.host, failure);
                 self.is_next_due = true;
                 None
@@ -491,6 +508,11 @@ impl Race {
             News::Slow(stage) => {
                 let Some(contender) = self.contender(number) else { return false };
                 (contender.slow, contender.was_slow) = (Some(stage), true);
+                // Perhaps the rest of the write was lost.
+                let is_rest_due = matches!(stage, Stage::Rcpt | Stage::Data);
+                if contender.pipelines && is_rest_due && !std::mem::replace(&mut contender.is_doubled, true) {
+                    candidates.once_more(contender.host.clone(), contender.address);
+                }
                 self.met_slow_hosts = true;
                 self.is_next_due = true;
             }
@@ -563,8 +585,20 @@ impl Race {
     fn add(&mut self, host: Arc<str>, address: SocketAddr, phase: Phase, seat: Option<Seat>) -> u32 {
         let (number, since) = (self.count, self.now());
         self.count += 1;
-        let (slow, was_slow, beside, gives_way) = (None, false, None, CancellationToken::new());
-        self.field.push(Contender { number, host, address, since, phase, slow, was_slow, seat, beside, gives_way });
+        self.field.push(Contender {
+            number,
+            host,
+            address,
+            since,
+            phase,
+            slow: None,
+            was_slow: false,
+            pipelines: false,
+            is_doubled: false,
+            seat,
+            beside: None,
+            gives_way: CancellationToken::new(),
+        });
         number
     }
 

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
+use tokio_rustls::rustls::Error as TlsError;
 use zeroize::Zeroize as _;
 
+use super::fallback::{Unopened, told};
 use super::pace::{News, Pulse};
 use super::places::Held;
 use super::security::{Encryption, Handshake};
@@ -18,10 +20,12 @@ use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
-    ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step, Transaction,
-    Trust, WRITE_TIMEOUT,
+    ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step, Suspicion,
+    Transaction, Trust, WRITE_TIMEOUT,
 };
 use crate::smtp::data;
+use crate::smtp::extension::Feature;
+use crate::smtp::reply::Sloppiness;
 use crate::tls::verify::Roots;
 
 /// Octets read at once.
@@ -43,6 +47,8 @@ pub(super) struct Connection {
     /// The address it was made from, if that was chosen.
     pub(super) source: Option<IpAddr>,
     encryption: Option<Encryption>,
+    /// Why it is in clear text, if that is because TLS failed.
+    in_clear: Option<Arc<str>>,
     stream: BoxStream,
     session: ClientSession,
     /// Transactions that the server took, and that it refused.
@@ -73,6 +79,8 @@ pub(super) enum Begun {
 /// What came while one listened.
 enum Heard {
     Octets(usize),
+    /// The peer ended TLS with an alert that says why.
+    Alert(String),
     Closed,
     Timeout,
 }
@@ -87,7 +95,7 @@ impl Connection {
         pulse: Pulse,
         clock: Arc<dyn Clock>,
         steps: &mut Steps,
-    ) -> Result<Self, Failure> {
+    ) -> Result<Self, Unopened> {
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
         let mut connection = Self {
@@ -95,6 +103,7 @@ impl Connection {
             address,
             source,
             encryption: None,
+            in_clear: None,
             stream,
             session,
             taken: 0,
@@ -113,15 +122,19 @@ impl Connection {
                 Step::Read => connection.read(steps).await,
                 Step::StartTls => {
                     let trust;
-                    (connection, trust) = connection.encrypt(handshake, steps).await?;
+                    let encrypted = connection.encrypt(handshake, steps).await;
+                    (connection, trust) = encrypted.map_err(|failure| Unopened { failure, is_encrypted: false })?;
                     let now = connection.clock.instant();
                     connection.session.handle(Event::TlsEstablished(trust), now)
                 }
                 Step::DeriveKeys(derivation) => connection.derive(derivation).await,
                 Step::Ready => return Ok(connection),
-                Step::Failed(failure) => return Err(failure),
+                Step::Failed(failure) => {
+                    return Err(Unopened { failure, is_encrypted: connection.is_encrypted() });
+                }
                 Step::SendContent(_) | Step::Done(_) => {
-                    return Err(Failure { stage: Stage::Ehlo, fault: Fault::Closed });
+                    let failure = Failure { stage: Stage::Ehlo, fault: Fault::Closed };
+                    return Err(Unopened { failure, is_encrypted: connection.is_encrypted() });
                 }
             };
         }
@@ -150,9 +163,50 @@ impl Connection {
         Ok((Self { encryption: Some(encryption), stream, ..self }, trust))
     }
 
-    /// Protocol version, cipher, who verified the host and how; none in clear text.
+    /// Protocol version, cipher, who verified the host and how; in clear text why, if TLS failed.
     pub(super) fn security(&self) -> Option<Arc<str>> {
-        self.encryption.as_ref().map(|encryption| encryption.to_string().into())
+        let encryption = self.encryption.as_ref().map(|encryption| encryption.to_string().into());
+        encryption.or_else(|| self.in_clear.as_deref().map(told))
+    }
+
+    /// Whether TLS is on.
+    pub(super) fn is_encrypted(&self) -> bool {
+        self.encryption.is_some()
+    }
+
+    /// Why it refused STARTTLS, if it did and the session went on.
+    pub(super) fn starttls_refused(&self) -> Option<Arc<str>> {
+        self.session.starttls_refused().map(|reply| format!("{reply} to STARTTLS").into())
+    }
+
+    /// It is in clear text because TLS failed, for this reason.
+    pub(super) fn goes_in_clear(&mut self, why: Arc<str>) {
+        self.in_clear = Some(why);
+    }
+
+    /// Why it is in clear text, if that is because TLS failed.
+    pub(super) fn in_clear(&self) -> Option<&Arc<str>> {
+        self.in_clear.as_ref()
+    }
+
+    /// What the transaction that failed last lets suspect.
+    pub(super) fn suspicion(&self) -> Option<Suspicion> {
+        self.session.suspicion()
+    }
+
+    /// How the host breaks the form of replies, if it does.
+    pub(super) fn sloppiness(&self) -> Option<Sloppiness> {
+        self.session.sloppiness()
+    }
+
+    /// Whether MAIL, RCPT and DATA of a transaction go in one write.
+    pub(super) fn pipelines(&self, transaction: &Transaction) -> bool {
+        self.session.may_use(transaction, Feature::Pipelining)
+    }
+
+    /// Whether 8-bit content can be declared.
+    pub(super) fn offers_eight_bit(&self) -> bool {
+        self.session.extensions().eight_bit_mime
     }
 
     /// Whether it is good enough for a message that demands this.
@@ -301,6 +355,7 @@ impl Connection {
             let awaited = self.session.awaited();
             let event = match self.hear(awaited).await {
                 Heard::Octets(len) => Event::Received(&self.buffer[..len]),
+                Heard::Alert(text) => Event::TlsFailed(text),
                 Heard::Closed => Event::Closed,
                 Heard::Timeout => Event::Timeout,
             };
@@ -340,7 +395,8 @@ impl Connection {
                     pulse.tell(News::Slow(stage));
                 }
                 (Err(_), _) => return Heard::Timeout,
-                (Ok(Ok(0) | Err(_)), _) => return Heard::Closed,
+                (Ok(Ok(0)), _) => return Heard::Closed,
+                (Ok(Err(error)), _) => return ended_by(&error),
                 (Ok(Ok(len)), _) => return Heard::Octets(len),
             }
         }
@@ -383,6 +439,12 @@ async fn has_to_go(held: Option<&Held>) {
         Some(held) => held.gives_way().await,
         None => std::future::pending().await,
     }
+}
+
+/// An alert of the peer tells more than that the connection ended.
+fn ended_by(error: &io::Error) -> Heard {
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
+    tls.map_or(Heard::Closed, |error| Heard::Alert(error.to_string()))
 }
 
 /// Adds the content as it goes over the wire.

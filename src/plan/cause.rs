@@ -145,6 +145,11 @@ pub fn of_failure(failure: &Failure) -> Verdict {
         }
         Fault::Timeout | Fault::Closed => again(Cause::ConnectionLost),
         Fault::Malformed(_) => again(Cause::ProtocolError),
+        // The host wants TLS, which failed there; another sender may have what it takes.
+        Fault::Tls(_) if concerns_message(failure.stage) => {
+            let verdict = again(Cause::TlsRequired);
+            Verdict { action: Action { next_route: true, ..verdict.action }, ..verdict }
+        }
         // Somebody on the way may have made it fail.
         Fault::Tls(_) | Fault::Unsupported(Requirement::StartTls) => again(Cause::TlsRequired),
         Fault::Unsupported(Requirement::RequireTls) => never(Cause::TlsRequired),

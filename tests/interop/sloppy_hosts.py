@@ -148,7 +148,7 @@ class Session:
         self.buffer, self.is_first_in_write, self.is_encrypted = b"", True, False
         # Who it is, by its EHLO.
         self.client = None
-        self.recipient = None
+        self.has_mail, self.recipient = False, None
 
     async def say(self, verb, reply):
         await asyncio.sleep(self.host.waits.get(verb, 0))
@@ -208,10 +208,10 @@ class Session:
         elif verb == "STARTTLS" and host.tls and not self.is_encrypted:
             return await self.starttls()
         elif verb == "MAIL":
-            self.recipient = None
             needs_tls = host.requires_tls and not self.is_encrypted
+            self.has_mail, self.recipient = not needs_tls, None
             await self.say(verb, "530 5.7.0 Must issue a STARTTLS command first" if needs_tls else "250 2.1.0 ok")
-        elif verb == "RCPT":
+        elif verb == "RCPT" and self.has_mail:
             self.recipient = re.search("<(.*?)>", line).group(1)
             await self.say(verb, "250 2.1.5 ok")
         elif verb == "DATA" and self.recipient:
@@ -273,9 +273,11 @@ class Session:
         return True
 
     async def dotted(self):
-        while not self.buffer.endswith(b"\r\n.\r\n") and b"\r\n.\r\n" not in self.buffer:
+        """Up to the final dot; of no content at all it is the first octet."""
+        content = b"\r\n"
+        while b"\r\n.\r\n" not in content + self.buffer:
             await self.more()
-        content, self.buffer = self.buffer.split(b"\r\n.\r\n", 1)
+        content, self.buffer = (content + self.buffer).split(b"\r\n.\r\n", 1)
         return content
 
 

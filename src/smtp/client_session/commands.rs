@@ -10,7 +10,7 @@ use crate::smtp::extension::Feature;
 impl ClientSession {
     pub(super) fn unmet(&self, transaction: &Transaction) -> Option<Requirement> {
         let extensions = &self.extensions;
-        if needs_utf8(transaction) && !self.offers_utf8(transaction) {
+        if needs_utf8(transaction) && !self.may_use(transaction, Feature::SmtpUtf8) {
             return Some(Requirement::SmtpUtf8);
         }
         if transaction.parameters.require_tls && !(extensions.require_tls && self.is_encrypted()) {
@@ -19,16 +19,9 @@ impl ClientSession {
         if extensions.size_max.is_some_and(|limit| transaction.size > limit) {
             return Some(Requirement::Size);
         }
-        let is_missing = transaction.eight_bit == EightBit::Declared && !self.offers_eight_bit(transaction);
+        let is_missing =
+            transaction.eight_bit == EightBit::Declared && !self.may_use(transaction, Feature::EightBitMime);
         is_missing.then_some(Requirement::EightBitMime)
-    }
-
-    fn offers_eight_bit(&self, transaction: &Transaction) -> bool {
-        self.extensions.eight_bit_mime && !transaction.avoid.has(Feature::EightBitMime)
-    }
-
-    fn offers_utf8(&self, transaction: &Transaction) -> bool {
-        self.extensions.smtputf8 && !transaction.avoid.has(Feature::SmtpUtf8)
     }
 
     pub(super) fn mail_command(&self, transaction: &Transaction) -> Vec<u8> {
@@ -39,7 +32,7 @@ impl ClientSession {
         if extensions.size {
             line.push_str(&format!(" SIZE={}", transaction.size));
         }
-        if self.offers_eight_bit(transaction) && transaction.eight_bit != EightBit::No {
+        if self.may_use(transaction, Feature::EightBitMime) && transaction.eight_bit != EightBit::No {
             line.push_str(" BODY=8BITMIME");
         }
         if self.says_utf8(transaction) {
@@ -85,7 +78,7 @@ impl ClientSession {
 
     /// Whether MAIL says SMTPUTF8, without which nothing may be other than ASCII (RFC 6531 section 3.4).
     fn says_utf8(&self, transaction: &Transaction) -> bool {
-        self.offers_utf8(transaction) && (transaction.parameters.smtputf8 || needs_utf8(transaction))
+        self.may_use(transaction, Feature::SmtpUtf8) && (transaction.parameters.smtputf8 || needs_utf8(transaction))
     }
 
     /// With its domain in A-labels unless MAIL says SMTPUTF8.

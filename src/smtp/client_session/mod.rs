@@ -391,6 +391,20 @@ impl ClientSession {
         }
     }
 
+    /// Whether an extension is offered and to be used. Where the form of replies is not kept, one too many may come, and 354
+    /// alone cannot be taken for another one: there it is one command at a time, and no chunk.
+    pub fn may_use(&self, transaction: &Transaction, feature: Feature) -> bool {
+        let keeps_form = self.reader.sloppiness().is_none();
+        let is_offered = match feature {
+            Feature::Chunking => self.extensions.chunking && keeps_form,
+            Feature::Pipelining => self.extensions.pipelining && keeps_form,
+            Feature::StartTls => self.extensions.starttls,
+            Feature::EightBitMime => self.extensions.eight_bit_mime,
+            Feature::SmtpUtf8 => self.extensions.smtputf8,
+        };
+        is_offered && !transaction.avoid.has(feature)
+    }
+
     fn begin(&mut self, transaction: &Transaction, now: Instant) -> Step {
         (self.outcome, self.suspicion) = (None, None);
         if self.reader.has_begun() {
@@ -405,10 +419,8 @@ impl ClientSession {
         (self.has_sent_content, self.has_taken_content) = (false, false);
         self.final_timeout = transaction.final_timeout;
         self.bdat = transaction.bdat;
-        // Where the form of replies is not kept, one too many may come, and 354 alone cannot be taken for another one.
-        let may_use = |feature| self.reader.sloppiness().is_none() && !transaction.avoid.has(feature);
-        self.pipelines = self.extensions.pipelining && may_use(Feature::Pipelining);
-        let chunks = self.extensions.chunking && may_use(Feature::Chunking);
+        self.pipelines = self.may_use(transaction, Feature::Pipelining);
+        let chunks = self.may_use(transaction, Feature::Chunking);
         self.framing = if chunks { Framing::Chunk } else { Framing::Dotted };
         self.state = State::Transaction;
         if std::mem::take(&mut self.needs_reset) {

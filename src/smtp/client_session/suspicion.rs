@@ -23,7 +23,10 @@ impl ClientSession {
     /// What to suspect when a transaction ends so.
     pub(super) fn suspect(&self, failure: &Failure) -> Option<Suspicion> {
         let Failure { stage, fault } = failure;
-        let pipelining = |may_repeat| Suspicion { features: Feature::Pipelining.into(), may_repeat };
+        // A chunk is in one write with its command, whatever goes before it.
+        let chunking = (self.framing == Framing::Chunk).then_some(Feature::Chunking);
+        let features = [Feature::Pipelining].into_iter().chain(chunking).collect();
+        let pipelining = |may_repeat| Suspicion { features, may_repeat };
         match (stage, fault) {
             (Stage::Content, _) if self.framing == Framing::Dotted => None,
             (Stage::Content, Fault::Reply(reply)) if matches!(reply.code, 500..=504) => {
