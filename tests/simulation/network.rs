@@ -27,6 +27,20 @@ const HOSTS: u8 = 3;
 /// Behind them, those that carry mail for others.
 const SMART_HOSTS: u8 = 2;
 
+/// What a host does not do as it should.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Quirk {
+    None,
+    /// Its replies break their form: other codes, lines without one.
+    Malformed,
+    /// It offers CHUNKING and hears a chunk as commands.
+    ChunkUnknown,
+    /// Now and then it says yes for go ahead, and go ahead for yes.
+    Misplaced,
+    /// It offers PIPELINING and loses all but the first command of a write.
+    RestLost,
+}
+
 /// What a host tends to do.
 #[derive(Clone, Copy)]
 struct Mood {
@@ -50,6 +64,7 @@ struct Mood {
     /// Connections it takes at once; others are turned away, with a word or without.
     connections_max: usize,
     is_polite: bool,
+    quirk: Quirk,
 }
 
 /// The network; clones are the same one.
@@ -129,6 +144,13 @@ fn mood(random: &mut Random) -> Mood {
         slow: slow(random),
         connections_max: if random.below(4) == 0 { 1 } else { usize::MAX },
         is_polite: random.below(2) == 0,
+        quirk: match random.below(10) {
+            0 => Quirk::Malformed,
+            1 => Quirk::ChunkUnknown,
+            2 => Quirk::Misplaced,
+            3 => Quirk::RestLost,
+            _ => Quirk::None,
+        },
     }
 }
 
@@ -262,6 +284,10 @@ impl Inner {
             if stream.read_line(&mut line).await? == 0 {
                 return Ok(());
             }
+            if mood.quirk == Quirk::RestLost {
+                let rest = stream.buffer().len();
+                stream.consume(rest);
+            }
             tokio::time::sleep(mood.latency).await;
             if self.chance(mood.drop_percent / 5) {
                 return Ok(());
@@ -284,12 +310,22 @@ impl Inner {
                     recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
                     let reply = self.greylist(&recipient, mood).unwrap_or_else(|| self.say(mood, "250 2.1.5 ok"));
                     accepted = reply.starts_with("250");
-                    reply
+                    if self.is_misplaced(mood) {
+                        accepted = false;
+                        "354 go\r\n".into()
+                    } else {
+                        reply
+                    }
                 }
+                "DATA" if accepted && self.is_misplaced(mood) => "250 ok\r\n".into(),
                 "DATA" if accepted => {
                     stream.write_all(b"354 go\r\n").await?;
                     let content = read_dotted(&mut stream).await?;
                     self.take(&content, &recipient, mood, connection).await
+                }
+                "BDAT" if mood.quirk == Quirk::ChunkUnknown => {
+                    self.laws.content_ended(connection);
+                    "500 5.5.2 what?\r\n".into()
                 }
                 "BDAT" => {
                     let size = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap();
@@ -304,8 +340,10 @@ impl Inner {
                 }
                 "RCPT" | "DATA" => "503 5.5.1 not now\r\n".into(),
                 "QUIT" => return stream.write_all(b"221 bye\r\n").await,
-                _ => "250 ok\r\n".into(),
+                "RSET" | "NOOP" => "250 ok\r\n".into(),
+                _ => "500 5.5.2 what?\r\n".into(),
             };
+            let reply = if mood.quirk == Quirk::Malformed { self.malformed(&reply) } else { reply };
             if reply.is_empty() {
                 return Ok(());
             }
@@ -317,6 +355,23 @@ impl Inner {
         let pipelining = if mood.pipelining { "250-PIPELINING\r\n" } else { "" };
         let chunking = if mood.chunking { "250-CHUNKING\r\n" } else { "" };
         format!("250-mx\r\n{pipelining}{chunking}250 8BITMIME\r\n")
+    }
+
+    fn is_misplaced(&self, mood: Mood) -> bool {
+        mood.quirk == Quirk::Misplaced && self.chance(20)
+    }
+
+    /// The same in another form.
+    fn malformed(&self, reply: &str) -> String {
+        let digit = reply.get(..1).unwrap_or_default();
+        match self.random.lock().below(5) {
+            _ if reply.is_empty() => String::new(),
+            0 => format!("\r\n{reply}"),
+            1 => format!("a note\r\n{reply}"),
+            2 => format!("{digit}59-other\r\n{reply}"),
+            3 => format!("{digit}50-one\r\ntwo\r\n{reply}"),
+            _ => reply.to_owned(),
+        }
     }
 
     fn say(&self, mood: Mood, reply: &str) -> String {
@@ -345,7 +400,8 @@ impl Inner {
         tokio::time::sleep(mood.latency).await;
         let number = number_in(&String::from_utf8_lossy(content));
         let reply = self.say(mood, "250 2.0.0 taken");
-        let is_lost = self.chance(mood.drop_percent);
+        let is_misplaced = self.is_misplaced(mood);
+        let is_lost = is_misplaced || self.chance(mood.drop_percent);
         // A notification has none; the laws are about what apps send.
         if let Some(number) = number
             && reply.starts_with("250")
@@ -354,7 +410,11 @@ impl Inner {
             self.laws.reply_lost(number, recipient, is_lost);
         }
         self.laws.content_ended(connection);
-        if is_lost { String::new() } else { reply }
+        match () {
+            () if is_misplaced => "354 go\r\n".into(),
+            () if is_lost => String::new(),
+            () => reply,
+        }
     }
 }
 
