@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::candidates::{Caller, Candidates};
-use super::lacking::is_lacking;
+use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
 use super::places::Held;
 use super::pool::{Site, Taken};
@@ -707,33 +707,5 @@ impl Peer {
     fn silent(host: Arc<str>, failure: &Failure) -> Self {
         let (cause, reply) = (Some(of_failure(failure).cause.name()), Some(settle::told(failure)));
         Self { report: Report { destination: Some(host), cause, reply, ..Report::default() }, lesson: None }
-    }
-}
-
-/// A reused session that ends before anything came of it is no outcome: the host had closed it.
-fn is_stale(failure: &Failure) -> bool {
-    let before_rcpt = matches!(failure.stage, Stage::Reset | Stage::Mail);
-    before_rcpt
-        && match &failure.fault {
-            // A yes where none was due is one to something that was said before.
-            Fault::Reply(reply) => reply.code == 421 || !reply.is_refusal(),
-            Fault::Timeout | Fault::Closed | Fault::Malformed(_) => true,
-            Fault::Unsupported(_) | Fault::Tls(_) => false,
-        }
-}
-
-/// Silence, noise or a lost connection before the content was sent: another address may do better at once.
-fn tries_next_address(failure: &Failure) -> bool {
-    let before_content = failure.stage != Stage::Content;
-    before_content && matches!(failure.fault, Fault::Timeout | Fault::Closed | Fault::Malformed(_))
-}
-
-/// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
-/// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
-fn next_host_may_do(failure: &Failure) -> bool {
-    match &failure.fault {
-        Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
-        Fault::Unsupported(_) => is_lacking(failure),
-        Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
     }
 }

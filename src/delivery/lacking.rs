@@ -1,9 +1,9 @@
-//! What a host lacks, or offers and does not support, and what that means for the attempt.
+//! What a failed transaction says of the host: what it lacks, or offers and does not support, and who may be tried then.
 
 use super::Delivery;
 use super::transact::Connection;
 use crate::plan::cause::{Cause, of_failure};
-use crate::smtp::client_session::{Failure, Fault, Requirement, Suspicion};
+use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, Suspicion};
 use crate::smtp::extension::{Feature, Features};
 
 impl Delivery {
@@ -66,5 +66,33 @@ pub(super) fn is_lacking(failure: &Failure) -> bool {
             | Requirement::FewerRounds => false,
         },
         Fault::Reply(_) | Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) => false,
+    }
+}
+
+/// A reused session that ends before anything came of it is no outcome: the host had closed it.
+pub(super) fn is_stale(failure: &Failure) -> bool {
+    let before_rcpt = matches!(failure.stage, Stage::Reset | Stage::Mail);
+    before_rcpt
+        && match &failure.fault {
+            // A yes where none was due is one to something that was said before.
+            Fault::Reply(reply) => reply.code == 421 || !reply.is_refusal(),
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) => true,
+            Fault::Unsupported(_) | Fault::Tls(_) => false,
+        }
+}
+
+/// Silence, noise or a lost connection before the content was sent: another address may do better at once.
+pub(super) fn tries_next_address(failure: &Failure) -> bool {
+    let before_content = failure.stage != Stage::Content;
+    before_content && matches!(failure.fault, Fault::Timeout | Fault::Closed | Fault::Malformed(_))
+}
+
+/// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
+/// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
+pub(super) fn next_host_may_do(failure: &Failure) -> bool {
+    match &failure.fault {
+        Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
+        Fault::Unsupported(_) => is_lacking(failure),
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
     }
 }
