@@ -8,8 +8,8 @@ use otp_relay::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify
 use otp_relay::smtp::client_session::{
     Bdat, ClientSession, ClientSettings, EightBit, Event, Framing, StartTls, Step, Transaction, Trust,
 };
-use otp_relay::smtp::extension::{Feature, Features};
 use otp_relay::smtp::data::line_fault;
+use otp_relay::smtp::extension::{Feature, Features};
 use otp_relay::smtp::reply::{Reply, ReplyReader, Severity};
 
 use crate::{Mark, parts, pieces};

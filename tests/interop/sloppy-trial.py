@@ -85,6 +85,8 @@ def main():
     times = taken(index)
     print(f"{'host':24} {'ours':>9} copies {'Postfix':>9} copies  what it is")
     faults = []
+    if not since.keys() & times.keys():
+        sys.exit("nothing arrived anywhere: the hosts do not work")
     for kind in kinds:
         figures = {}
         for who in ports:
