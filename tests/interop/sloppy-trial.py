@@ -95,7 +95,7 @@ def main():
             late = {}
             for to in mine:
                 took = min(times[to]) - since[to] if to in times else float("inf")
-                number = to.split("-")[-2]
+                number = to.split("@")[0].split("-")[-2]
                 late[number] = max(late.get(number, 0), took)
             late = list(late.values())
             figures[who] = (median(late), max(len(times.get(to, [])) for to in mine), late.count(float("inf")))
