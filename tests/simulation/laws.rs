@@ -55,7 +55,6 @@ struct TakenBack {
 struct UnderWay {
     number: u64,
     recipient: String,
-    since: Timestamp,
 }
 
 #[derive(Default)]
@@ -69,6 +68,8 @@ struct Known {
     taken_back: Vec<TakenBack>,
     /// The content that is under way in each connection.
     under_way: HashMap<u64, UnderWay>,
+    /// When content last left in each connection, also where that has ended since.
+    left_at: HashMap<u64, Timestamp>,
     /// Breaches seen inside tasks of the relay, where a panic would only end the task.
     broken: Option<String>,
 }
@@ -165,7 +166,7 @@ impl Laws {
     /// A host takes what came over a connection. A slow one does so some time after it was sent.
     pub fn arrived(&self, number: u64, recipient: &str, connection: u64) {
         let mut known = self.known.lock();
-        let at = known.under_way.get(&connection).map_or_else(|| self.clock.now(), |under_way| under_way.since);
+        let at = known.left_at.get(&connection).copied().unwrap_or_else(|| self.clock.now());
         let arrival = Arrival { at, life: known.life, reply_lost: false };
         known.arrivals.entry((number, recipient.to_owned())).or_default().push(arrival);
     }
@@ -183,9 +184,8 @@ impl Laws {
             *other != connection && elsewhere.number == number && elsewhere.recipient == recipient
         });
         known.demand(!is_elsewhere, || format!("the content of message {number} is under way twice"));
-        known
-            .under_way
-            .insert(connection, UnderWay { number, recipient: recipient.to_owned(), since: self.clock.now() });
+        known.left_at.insert(connection, self.clock.now());
+        known.under_way.insert(connection, UnderWay { number, recipient: recipient.to_owned() });
     }
 
     /// The host has said what became of it, or the relay has closed the connection.
