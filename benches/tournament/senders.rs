@@ -62,7 +62,7 @@ impl Sender for Own {
 
     fn after(&mut self, refused: &Refused<'_>) -> Option<Timestamp> {
         let Refused { began, ended, .. } = *refused;
-        let verdict = of_reply(refused.stage, refused.reply);
+        let verdict = of_reply(refused.stage, refused.reply)?;
         let refusal = Refusal { asked: believable(verdict.hint), by: None, began, ended };
         let wait = self.facts.refused(self.wait.take(), refusal, 1);
         let history = History {

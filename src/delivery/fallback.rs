@@ -193,7 +193,8 @@ mod tests {
 
     #[test]
     fn nothing_that_is_demanded_falls_back() {
-        let dane = Demand::Dane { records: Vec::new().into(), domain: "example.test".into() };
+        let (base, domain) = ("mx.example.test".into(), "example.test".into());
+        let dane = Demand::Dane { records: Vec::new().into(), base, domain };
         let named = [Asker::Policy, Asker::Message, Asker::Configuration].map(Demand::Named);
         for demand in named.into_iter().chain([dane, Demand::Encrypted]) {
             let why: Arc<str> = "alert".into();

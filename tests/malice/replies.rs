@@ -6,7 +6,10 @@ use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::event::Kind;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{MailParameters, Recipient};
-use otp_relay::smtp::client_session::{ClientSession, ClientSettings, Event, StartTls, Step, Transaction};
+use otp_relay::smtp::client_session::{
+    Bdat, ClientSession, ClientSettings, EightBit, Event, StartTls, Step, Transaction,
+};
+use otp_relay::smtp::extension::Features;
 use otp_relay::smtp::reply::REPLY_KEPT_MAX;
 
 use crate::support::client::Client;
@@ -39,11 +42,12 @@ fn what_a_reply_can_cost_does_not_grow_with_its_length() {
         parameters: MailParameters::default(),
         recipient: Recipient::new(Mailbox::parse("mallory@example.test").unwrap()),
         size: 10,
-        eight_bit: false,
+        eight_bit: EightBit::No,
+        avoid: Features::NONE,
         utf8_fields: false,
         deliver_by: None,
         final_timeout: Duration::from_secs(60),
-        bdat: otp_relay::smtp::client_session::Bdat::AtOnce,
+        bdat: Bdat::AtOnce,
     };
     session.handle(Event::Transact(&transaction), now);
     session.handle(Event::Received(b"250 ok\r\n"), now);
