@@ -85,6 +85,9 @@ async fn budgets_keys_and_suppressions_count_on() {
         ("nobody@example.test", "550 5.1.1 suppressed"),
         ("blocked@example.test", "550 5.1.1 suppressed"),
         ("somebody@blocked.test", "550 5.1.1 suppressed"),
+        // Version 0.1 learned this domain from a reply.
+        ("denied@victim.test", "250 "),
+        ("somebody@victim.test", "250 "),
         ("somebody@example.test", "250 "),
     ] {
         let mut client = upgraded.client().await;

@@ -102,8 +102,8 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// Takes up the rows found at start.
-    pub(super) fn new(rows: Vec<Row>, mailboxes_max: usize) -> Self {
+    /// Takes up the rows found at start. What a clock took that was ahead counts as taken now.
+    pub(super) fn new(rows: Vec<Row>, mailboxes_max: usize, now: Timestamp) -> Self {
         let mut table = Self {
             accounts: HashMap::new(),
             order: BTreeSet::new(),
@@ -120,7 +120,8 @@ impl Table {
                 renamed.push((user.clone(), form.clone()));
             }
             let account = table.accounts.entry(form.into()).or_default();
-            account.taken.extend(places.into_iter().map(|place| Taken { user: user.clone(), place }));
+            let places = places.into_iter().map(|place| Place { at: place.at.min(now), ..place });
+            account.taken.extend(places.map(|place| Taken { user: user.clone(), place }));
         }
         let mut forms: Vec<Arc<str>> = table.accounts.keys().cloned().collect();
         forms.sort_unstable();

@@ -130,10 +130,11 @@ impl Door {
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         let queue = parts.queue.clone();
         budget_form::prepare();
-        let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget));
+        let now = parts.clock.now();
+        let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget), now);
         let idempotency =
-            idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), parts.clock.now());
-        let suppressions = Suppressions::new(queue.take_side(Table::Suppression));
+            idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
+        let suppressions = Suppressions::new(queue.take_side(Table::Suppression), now);
         let settings = ArcSwap::from_pointee(settings);
         let buckets = Buckets::default();
         let (notices, digests_changed) = (Notices::default(), Notify::new());

@@ -13,7 +13,7 @@ use mail_builder::headers::raw::Raw;
 use mail_builder::mime::{BodyPart, MimePart};
 
 use super::notices::Digest;
-use crate::clock::Timestamp;
+use crate::clock::{Step, Timestamp};
 use crate::event::Kind;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
@@ -86,11 +86,13 @@ pub(super) struct Report<'a> {
     told: Vec<Told<'a>>,
     /// Recipients beyond those.
     more: usize,
+    /// By which its times are told by the wall clock.
+    step: Step,
 }
 
 impl<'a> Report<'a> {
     /// What an ending calls for, if anything.
-    pub(super) fn of(ending: &'a Ending<'a>) -> Option<Self> {
+    pub(super) fn of(ending: &'a Ending<'a>, step: Step) -> Option<Self> {
         let sender = ending.message.envelope.reverse_path.mailbox()?;
         let Telling::Now(others) = &ending.telling else { return None };
         let own = Outcome {
@@ -111,7 +113,7 @@ impl<'a> Report<'a> {
         let more = told.len().saturating_sub(TOLD_MAX);
         told.truncate(TOLD_MAX);
         let told: Vec<Told<'a>> = told.into_iter().map(|(_, told)| told).collect();
-        (!told.is_empty()).then_some(Self { ending, sender, told, more })
+        (!told.is_empty()).then_some(Self { ending, sender, told, more, step })
     }
 
     /// The notification, as a message of its own.
@@ -146,7 +148,7 @@ impl<'a> Report<'a> {
             part(headers, returned),
         ];
         let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
-        let message = from_daemon(hostname, self.sender, id, self.ending.now).subject(self.subject());
+        let message = from_daemon(hostname, self.sender, id, self.step.wall(self.ending.now)).subject(self.subject());
         let message = message.body(MimePart::new(report, BodyPart::Multipart(parts)));
         message.write_to_vec().ok().map(|octets| Content::split(Bytes::from(octets)))
     }
@@ -188,10 +190,10 @@ impl<'a> Report<'a> {
         let message = self.ending.message;
         let mut fields = vec![("Reporting-MTA", format!("dns; {hostname}"))];
         fields.extend(message.envelope.parameters.envid.clone().map(|envid| ("Original-Envelope-Id", decoded(&envid))));
-        fields.push(("Arrival-Date", message.accepted_at.rfc5322()));
+        fields.push(("Arrival-Date", self.step.wall(message.accepted_at).rfc5322()));
         for told in &self.told {
             fields.push(("", String::new()));
-            fields.extend(told.status_fields(message));
+            fields.extend(told.status_fields(message, self.step));
         }
         let line = |(name, value): (&str, String)| if name.is_empty() { "\r\n".into() } else { folded(name, &value) };
         fields.into_iter().map(line).collect()
@@ -257,10 +259,10 @@ pub(super) fn digest(
     hostname: &str,
     id: MessageId,
     signing_domain: Option<Arc<str>>,
-    now: Timestamp,
+    (now, step): (Timestamp, Step),
 ) -> Option<(Arc<Message>, Content)> {
     let count = digest.listed.len() as u64 + digest.more;
-    let since = digest.since.rfc5322();
+    let since = step.wall(digest.since).rfc5322();
     let mut text = format!(
         "This is {hostname}.\r\n\r\nThere is something to tell of {count} messages from this address since {since},\r\n\
          more than it is notified of one by one. `otp-relay trace ID` shows what became of each:\r\n\r\n"
@@ -269,7 +271,7 @@ pub(super) fn digest(
     if digest.more > 0 {
         text.push_str(&format!("\r\nand {} more, which are not listed.\r\n", digest.more));
     }
-    let message = from_daemon(hostname, &digest.to, id, now);
+    let message = from_daemon(hostname, &digest.to, id, step.wall(now));
     let message = message.subject(format!("Not delivered, or late: {count} messages")).text_body(text);
     let content = Content::split(Bytes::from(message.write_to_vec().ok()?));
     Some(own_message(id, digest.user.clone(), &digest.to, content, now, signing_domain))

@@ -96,6 +96,12 @@ impl Suppression {
         self.source == Source::Learned && self.bounces == 0
     }
 
+    /// What a clock wrote that was ahead holds for as long as it was meant to, from now on.
+    fn taken_up(self, now: Timestamp) -> Self {
+        let ahead = self.since.since(now);
+        Self { since: self.since.minus(ahead), until: self.until.map(|until| until.minus(ahead)), ..self }
+    }
+
     fn refusal(&self) -> Refusal {
         let what = match self.source {
             Source::Learned => "hard bounce",
@@ -120,14 +126,14 @@ struct State {
 
 impl Suppressions {
     /// Takes up the rows found at start. Domains that version 0.1 learned from a reply are dropped.
-    pub(super) fn new(rows: Vec<Row>) -> Self {
+    pub(super) fn new(rows: Vec<Row>, now: Timestamp) -> Self {
         let mut state = State::default();
         for (key, value) in rows {
             let Ok(entry) = serde_json::from_slice::<Suppression>(&value) else { continue };
             if entry.source == Source::Learned && entry.address.starts_with('@') {
                 state.leftovers.push(Change::Side(Table::Suppression, key, None));
             } else {
-                state.entries.insert(entry.address.clone().into(), entry);
+                state.entries.insert(entry.address.clone().into(), entry.taken_up(now));
             }
         }
         Self(Mutex::new(state))

@@ -26,7 +26,7 @@ impl Aftermath for Door {
         }
         let sender = message.envelope.reverse_path.mailbox();
         if let Some(sender) = sender.filter(|sender| is_covered(&settings.only_to, sender))
-            && let Some(report) = dsn::Report::of(ending)
+            && let Some(report) = dsn::Report::of(ending, self.parts.clock.step())
             && self.admits_notice(sender, message, ending.now)
         {
             let id = self.parts.ids.next(ending.now);
@@ -74,7 +74,7 @@ impl Door {
     fn send_digest(&self, digest: &Digest, now: Timestamp) {
         let settings = self.settings.load();
         let id = self.parts.ids.next(now);
-        let mail = dsn::digest(digest, &settings.hostname, id, self.own_signing_domain(&settings), now);
+        let mail = dsn::digest(digest, &settings.hostname, id, self.own_signing_domain(&settings), (now, self.parts.clock.step()));
         if let Some((message, content)) = mail {
             self.parts.queue.take_in(message, content);
         }

@@ -1,6 +1,7 @@
 //! What is said of one recipient, and how the fields of a status part are written.
 
 use super::{Action, Told};
+use crate::clock::Step;
 use crate::event::Kind;
 use crate::mail::text::one_line;
 use crate::queue::entry::Message;
@@ -27,7 +28,7 @@ impl Told<'_> {
     }
 
     /// RFC 3464 section 2.3.
-    pub(super) fn status_fields(&self, message: &Message) -> Vec<(&'static str, String)> {
+    pub(super) fn status_fields(&self, message: &Message, step: Step) -> Vec<(&'static str, String)> {
         let recipient = self.recipient;
         let mut fields: Vec<_> =
             recipient.orcpt.clone().map(|orcpt| ("Original-Recipient", orcpt)).into_iter().collect();
@@ -45,9 +46,9 @@ impl Told<'_> {
             let kind = if is_reply { "smtp" } else { "x-otp-relay" };
             fields.push(("Diagnostic-Code", format!("{kind}; {reply}")));
         }
-        fields.push(("Last-Attempt-Date", self.at.rfc5322()));
+        fields.push(("Last-Attempt-Date", step.wall(self.at).rfc5322()));
         if self.action == Action::Delayed {
-            fields.push(("Will-Retry-Until", message.expires_at.rfc5322()));
+            fields.push(("Will-Retry-Until", step.wall(message.expires_at).rfc5322()));
         }
         fields
     }

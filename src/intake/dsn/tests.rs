@@ -62,7 +62,7 @@ fn told_with(
     let telling = Telling::Now(others);
     let ending = Ending { reply: reply.map(Arc::from), is_late, telling, ..ending_of(&message, kind) };
     let id = IdSource::with_random(|| 2).next(ending.now);
-    let (notification, content) = Report::of(&ending)?.notification("relay.example.com", id, None)?;
+    let (notification, content) = Report::of(&ending, Step::NONE)?.notification("relay.example.com", id, None)?;
     assert_eq!(notification.envelope.reverse_path, ReversePath::NULL);
     assert_eq!(notification.envelope.recipients[0].mailbox.as_str(), "bounces@example.com");
     Some(String::from_utf8([content.head, content.body].concat()).unwrap())
@@ -197,7 +197,7 @@ fn a_digest_lists_what_was_gathered() {
         more: 395,
         since,
     };
-    let (message, content) = digest(&gathered, "relay.example.com", ids.next(since), None, since).unwrap();
+    let (message, content) = digest(&gathered, "relay.example.com", ids.next(since), None, (since, Step::NONE)).unwrap();
     assert_eq!(message.envelope.reverse_path, ReversePath::NULL);
     let text = MessageParser::default()
         .parse(&[content.head, content.body].concat())
@@ -242,7 +242,7 @@ fn a_notification_is_clean() {
         let reply = Some("550 5.1.1 unbekannter Empf\u{e4}nger".into());
         let ending = Ending { reply, ..ending_of(&message, Kind::Failed) };
         let id = IdSource::with_random(|| 2).next(ending.now);
-        let report = Report::of(&ending).unwrap();
+        let report = Report::of(&ending, Step::NONE).unwrap();
         let (notification, content) = report.notification("relay.example.com", id, None).unwrap();
         let text = String::from_utf8([content.head.as_ref(), content.body.as_ref()].concat()).unwrap();
         assert_eq!((notification.eight_bit, notification.utf8_fields), (!is_ascii, !is_ascii), "{text}");
@@ -252,4 +252,30 @@ fn a_notification_is_clean() {
         assert!(parsed.body_text(0).unwrap().contains("Empf\u{e4}nger"), "{text}");
         assert_eq!(text.contains("unbekannter Empf?nger"), recipient.starts_with('a'));
     }
+}
+
+/// The machine's clock was ahead by a day when it started, and was set right since.
+#[test]
+fn its_times_are_the_wall_clocks() {
+    let step = Step::ahead_by_millis(-86_400_000);
+    let delay = Notify { delay: true, ..Notify::default() };
+    let message = original(Some(delay));
+    let ending = Ending { reply: Some("450 4.2.0 Greylisted".into()), ..ending_of(&message, Kind::AtRisk) };
+    let ids = IdSource::with_random(|| 2);
+    let (_, content) =
+        Report::of(&ending, step).unwrap().notification("relay.example.com", ids.next(ending.now), None).unwrap();
+    let text = String::from_utf8([content.head, content.body].concat()).unwrap();
+    for line in [
+        "\r\nDate: Fri, 20 Nov 2026 10:10:00 +0000\r\n",
+        "Arrival-Date: Fri, 20 Nov 2026 10:00:00 +0000\r\n",
+        "Last-Attempt-Date: Fri, 20 Nov 2026 10:10:00 +0000\r\n",
+        "Will-Retry-Until: Fri, 20 Nov 2026 10:10:00 +0000\r\n",
+    ] {
+        assert!(text.contains(line), "{line:?} is missing in\n{text}");
+    }
+    let (to, since) = (Mailbox::parse("otp@app.test").unwrap(), ending.now);
+    let gathered = Digest { to, user: "shop".into(), listed: vec![message.id], more: 0, since };
+    let (_, content) = digest(&gathered, "relay.example.com", ids.next(since), None, (since, step)).unwrap();
+    let text = String::from_utf8([content.head, content.body].concat()).unwrap();
+    assert!(text.contains("\r\nDate: Fri, 20 Nov 2026 10:10:00 +0000\r\n") && text.contains("Fri, 20 Nov 2026"), "{text}");
 }

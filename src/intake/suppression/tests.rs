@@ -147,7 +147,7 @@ fn domains_that_an_earlier_version_learned_hold_no_more() {
         (address.as_bytes().into(), serde_json::to_vec(&entry).unwrap().into_boxed_slice())
     };
     let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];
-    let world = World { list: Suppressions::new(rows), ..World::new() };
+    let world = World { list: Suppressions::new(rows, at(0)), ..World::new() };
     assert!(world.is_open(1));
     assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), at(1)).is_err());
     // Its row goes with the next end.
@@ -157,12 +157,22 @@ fn domains_that_an_earlier_version_learned_hold_no_more() {
 }
 
 #[test]
+fn what_a_clock_learned_that_was_ahead_holds_no_longer_than_meant() {
+    let world = World::new();
+    let year_h = 8760;
+    let changes = world.end(Kind::Failed, Suppress::Address, year_h);
+    let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
+    let again = World { list: Suppressions::new(vec![(key, value)], at(0)), ..World::new() };
+    assert!(!again.is_open(0) && again.is_open(1));
+}
+
+#[test]
 fn manual_entries_and_restarts() {
     let world = World::new();
     let changes = world.end(Kind::Failed, Suppress::Address, 0);
     let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
     assert_eq!(key.as_ref(), b"alice@example.com");
-    let again = World { list: Suppressions::new(vec![(key, value)]), ..World::new() };
+    let again = World { list: Suppressions::new(vec![(key, value)], at(0)), ..World::new() };
     assert!(!again.is_open(0));
     again.list.put("alice@example.com", Source::Manual, "asked for it", at(0));
     assert!(!again.is_open(10_000));
