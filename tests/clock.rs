@@ -132,3 +132,19 @@ async fn date_and_received_carry_the_wall_clock() {
     let content = String::from_utf8(world.mx.received()[0].content.clone()).unwrap();
     assert!(content.contains("\r\n\tSun, 22 Nov 2026 10:0"), "{content}");
 }
+
+/// Before, the refusal told the relay's own time, and so did the log.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_suppression_is_told_by_the_wall_clock() {
+    let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START)));
+    world.mx.trick("content", Trick::Say("550 5.1.1 no such user"), 1);
+    let (relay, mut events) = world.start(&clock);
+    World::submit(&relay).await;
+    assert_eq!(events.next_end().await.kind, Kind::Failed);
+    clock.set_wall_clock(24 * HOUR_MS);
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    app.say("MAIL FROM:<otp@app.test>").await;
+    let reply = app.say("RCPT TO:<alice@example.test>").await;
+    assert!(reply.starts_with("550 5.1.1 suppressed: hard bounce on 2026-11-22, until 2026-11-22T11:0"), "{reply}");
+    relay.shut_down().await;
+}

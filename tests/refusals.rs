@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 use support::client::{Client, mail};
 use support::fake_mx::{FakeMx, Trick};
 use support::http::Http;
-use support::{Events, PATIENCE, start_relay};
+use support::{Events, PATIENCE, configured, start_relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
@@ -98,7 +98,7 @@ struct Bench {
     operator: Http,
     mx: FakeMx,
     events: Events,
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
 }
 
 impl Bench {
@@ -120,7 +120,7 @@ impl Bench {
         addresses.push(address);
         let operator = std::fs::read_to_string(folder.path().join("data/api.token")).unwrap().trim().to_owned();
         let http = |token: &str| Http { address, token: token.to_owned() };
-        Self { relay, addresses, http: http("token of shop"), operator: http(&operator), mx, events, _folder: folder }
+        Self { relay, addresses, http: http("token of shop"), operator: http(&operator), mx, events, folder }
     }
 
     /// Says these lines, one after the other, and hears what comes.
@@ -197,6 +197,12 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
     bench.says("127.0.0.27", TRUSTING, &[FROM, rcpts[0], rcpts[1], "DATA", no_author]).await;
     bench.says("127.0.0.28", TRUSTING, &["DATA", "RCPT TO:<gr\u{f6}\u{df}e@example.test>"]).await;
     bench.says("127.0.0.29", TRUSTING, &[FROM, "RCPT TO:<S3CRET>", "RCPT TO:<gr\u{f6}\u{df}e@example.test>"]).await;
+    bench.says("127.0.0.31", TRUSTING, &[FROM, "RCPT TO:<a%S3CRET@example.test>"]).await;
+    let long = format!(
+        "From: otp@app.test\r\nMIME-Version: 1.0\r\nContent-Type: multipart/signed; boundary=x\r\n\r\n--x\r\n\r\n{}\r\n--x--\r\n.",
+        SECRET.repeat(200)
+    );
+    bench.says("127.0.0.32", TRUSTING, &[FROM, rcpts[0], "DATA", &long]).await;
     // Who goes away, and who is one too many.
     let mut client = bench.client("127.0.0.30", TRUSTING).await;
     for line in [FROM, "RCPT TO:<dave@example.test>", "DATA"] {
@@ -242,6 +248,10 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
         json!({"peer": "127.0.0.29", "stage": "rcpt", "code": 501, "reason": "syntax"}),
         json!({"peer": "127.0.0.29", "stage": "rcpt", "code": 553, "reason": "smtputf8",
             "recipient": "g***e@example.test"}),
+        json!({"peer": "127.0.0.31", "stage": "rcpt", "code": 501, "enhanced": "5.1.3", "reason": "routed",
+            "limit": "submission.routed_addresses"}),
+        json!({"peer": "127.0.0.32", "stage": "content", "code": 554, "reason": "long_line",
+            "limit": "submission.long_lines"}),
         json!({"peer": "127.0.0.30", "user": "trusted", "stage": "content", "code": null, "reason": "closed"}),
     ] {
         expect(&lines, &expected);
@@ -362,6 +372,27 @@ async fn every_refused_request_leaves_a_line() {
         expect(&lines, &expected);
     }
     assert!(!serde_json::to_string(&lines).unwrap().contains("481516"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn shares_and_ended_logins_have_reasons_of_their_own() {
+    let bench = Bench::new("[submission]\nconnections_max = 4\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = bench.client("127.0.0.60", LOGIN).await;
+        assert!(client.say(&plain("shop", "secret")).await.starts_with("235"));
+        clients.push(client);
+    }
+    bench.says("127.0.0.61", LOGIN, &[&plain("shop", "secret")]).await;
+    // The same configuration without the users.
+    let text = format!("{LISTENERS}[log]\nformat = \"json\"\n");
+    bench.relay.reload(configured(bench.folder.path(), bench.mx.address, &text, "")).unwrap();
+    assert!(clients[0].say(FROM).await.starts_with("421 4.7.0"));
+    drop(clients);
+    let lines = bench.end().await;
+    let peer = |last: u8| format!("127.0.0.{last}");
+    expect(&lines, &json!({"peer": peer(61), "user": "shop", "stage": "auth", "code": 421, "reason": "share"}));
+    expect(&lines, &json!({"peer": peer(60), "user": "shop", "stage": "mail", "code": 421, "reason": "login_ended"}));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -83,6 +83,7 @@ impl Caller {
         let (user, portion) = CONNECTIONS.of(who, self.api.settings.load().sharing);
         self.place.lock().belongs_to(&user, portion).map_err(|_| {
             Problem::share(format!("this token has as many connections to the API as it may, up to {}", portion.share))
+                .in_our_words()
         })
     }
 }

@@ -201,7 +201,7 @@ impl Api {
     }
 
     fn accept(self: &Arc<Self>, stream: TcpStream, origin: Origin, router: Router) {
-        let crowded = (503, Reason::TooMany);
+        let crowded = (None, Reason::TooMany);
         // Tokens hold fewer places than there are, so that somebody gives way if need be.
         let Some(place) = self.places.take(origin.peer.ip().to_canonical(), PLACES) else {
             return self.broken_off(origin, Stage::Connect, crowded, CROWDED);

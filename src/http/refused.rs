@@ -39,23 +39,23 @@ impl Api {
     /// Tells of a request that could not be read, which was answered before it got here.
     pub(super) fn head_refused(&self, origin: Origin, error: &hyper::Error) {
         if error.is_parse_too_large() {
-            let why = (431, Reason::Size);
+            let why = (Some(431), Reason::Size);
             self.broken_off(origin, Stage::Http(Endpoint::Head), why, "the head of the request is too long");
         } else if error.is_parse() {
-            let why = (400, Reason::Syntax);
+            let why = (Some(400), Reason::Syntax);
             self.broken_off(origin, Stage::Http(Endpoint::Head), why, "what came is no HTTP/1.1");
         }
     }
 
-    /// Tells of a connection that did not come to a request.
-    pub(super) fn broken_off(&self, origin: Origin, stage: Stage, (code, reason): (u16, Reason), text: &str) {
+    /// Tells of a connection that did not come to a request; no code: it was closed without an answer.
+    pub(super) fn broken_off(&self, origin: Origin, stage: Stage, (code, reason): (Option<u16>, Reason), text: &str) {
         self.parts.refusals.tell(&Refused {
             door: Door::Http,
             peer: origin.peer.ip(),
             listener: origin.listener,
             user: None,
             stage,
-            code: Some(code),
+            code,
             enhanced: None,
             reason,
             text,

@@ -132,8 +132,7 @@ impl Door {
         budget_form::prepare();
         let now = parts.clock.now();
         let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget), now);
-        let idempotency =
-            idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
+        let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
         let suppressions = Suppressions::new(queue.take_side(Table::Suppression), now);
         let settings = ArcSwap::from_pointee(settings);
         let buckets = Buckets::default();
@@ -171,7 +170,8 @@ impl Door {
     pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings.load();
         let now = self.parts.clock.now();
-        let room = check_form(&settings, recipient).and_then(|()| self.suppressions.check(recipient, now));
+        let suppressed = || self.suppressions.check(recipient, now).map_err(|refusal| self.by_wall(refusal));
+        let room = check_form(&settings, recipient).and_then(|()| suppressed());
         let room = room.and_then(|()| self.buckets.check(user, now));
         let room = room.and_then(|()| self.budgets.check(user, recipient, now));
         if room.is_err() {
@@ -216,6 +216,10 @@ impl Door {
     /// What the wall clock shows at a time of the relay's.
     pub fn wall(&self, at: Timestamp) -> Timestamp {
         self.parts.clock.step().wall(at)
+    }
+
+    fn by_wall(&self, refusal: Refusal) -> Refusal {
+        refusal.by_wall(self.parts.clock.step())
     }
 
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
@@ -331,7 +335,8 @@ impl Door {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
         let mut places = Places { door: self, message, changes: Vec::new(), are_kept: false };
         for recipient in &message.envelope.recipients {
-            self.suppressions.try_with(&recipient.mailbox, *id, *accepted_at)?;
+            let tried = self.suppressions.try_with(&recipient.mailbox, *id, *accepted_at);
+            tried.map_err(|refusal| self.by_wall(refusal))?;
         }
         let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };
         places.changes = self.budgets.take(&request, &message.envelope.recipients)?;

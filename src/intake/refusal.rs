@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::clock::{Step, Timestamp};
 use crate::mail::text::shell_argument;
 use crate::shares::Portion;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
@@ -122,6 +122,16 @@ impl Refusal {
             | Self::Internal
             | Self::ShuttingDown => None,
         }
+    }
+
+    /// The same with its times as the wall clock shows them.
+    #[must_use]
+    pub(super) fn by_wall(mut self, step: Step) -> Self {
+        if let Self::Suppressed { since, until, .. } = &mut self {
+            *since = step.wall(*since);
+            *until = until.map(|until| step.wall(until));
+        }
+        self
     }
 
     /// What an SMTP client hears.

@@ -16,7 +16,7 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
-use crate::clock::Timestamp;
+use crate::clock::{Step, Timestamp};
 use crate::event::Kind;
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
@@ -165,7 +165,7 @@ impl Suppressions {
     }
 
     /// Learns from the end of an entry; the changes are to be stored.
-    pub(super) fn learn(&self, ending: &Ending<'_>) -> Vec<Change> {
+    pub(super) fn learn(&self, ending: &Ending<'_>, step: Step) -> Vec<Change> {
         let mailbox = &ending.message.recipient(ending.index).mailbox;
         let mut state = self.0.lock();
         let mut changes = std::mem::take(&mut state.leftovers);
@@ -183,8 +183,8 @@ impl Suppressions {
         let learned = match ending.suppress {
             _ if ending.kind != Kind::Failed || !teaches(mailbox) => None,
             Suppress::No => None,
-            Suppress::Count => state.bounced(address, ending, Bounce::Soft),
-            Suppress::Address => state.bounced(address, ending, Bounce::Hard),
+            Suppress::Count => state.bounced(address, (ending, step), Bounce::Soft),
+            Suppress::Address => state.bounced(address, (ending, step), Bounce::Hard),
         };
         changes.extend(learned);
         changes
@@ -279,7 +279,7 @@ enum Bounce {
 
 impl State {
     /// Counts a refusal for this address.
-    fn bounced(&mut self, key: String, ending: &Ending<'_>, bounce: Bounce) -> Option<Change> {
+    fn bounced(&mut self, key: String, (ending, step): (&Ending<'_>, Step), bounce: Bounce) -> Option<Change> {
         let now = ending.now;
         self.make_room(now);
         if self.entries.len() >= ADDRESSES_MAX && !self.entries.contains_key(key.as_str()) {
@@ -312,7 +312,7 @@ impl State {
             let said = ending.reply.as_deref().unwrap_or("no reply");
             let reason = format!("{}: {said}", ending.cause.unwrap_or("failed"));
             entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
-            let until = entry.until.map(Timestamp::rfc3339);
+            let until = entry.until.map(|until| step.wall(until).rfc3339());
             tracing::info!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
         }
         Some(row(&key, Some(entry)))

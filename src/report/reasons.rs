@@ -131,6 +131,8 @@ reasons! {
     Token "token",
     /// Too many logins at once.
     AuthBusy "auth_busy",
+    /// A login that holds no more: its user was removed, or has another password.
+    LoginEnded "login_ended",
     /// AUTH that did not come to an end.
     Auth "auth",
     /// An address that the user may not send as.
@@ -143,6 +145,8 @@ reasons! {
     Domain "domain" by "submission.verify_domain",
     /// A recipient that cannot be one.
     Recipient "recipient",
+    /// A recipient whose local part routes elsewhere.
+    Routed "routed" by "submission.routed_addresses",
     /// A recipient that has had its messages.
     Budget "budget" by "otp.recipient_budget",
     /// A recipient that has had its messages of all users together.
@@ -161,6 +165,8 @@ reasons! {
     Recipients "recipients" by "submission.recipients_max",
     /// Content that is no message.
     Message "message",
+    /// Content with a line that is too long.
+    LongLine "long_line" by "submission.long_lines",
     /// A line that does not end in CRLF.
     LineEnds "line_ends",
     /// Mail that goes round in circles.
@@ -233,9 +239,11 @@ impl Reason {
         match refusal {
             Refusal::Sender { .. } => Self::Sender,
             Refusal::NoSuchDomain | Refusal::NullMx | Refusal::NoMailHost | Refusal::PrivateHosts => Self::Domain,
-            Refusal::AddressLiteral | Refusal::Routed => Self::Recipient,
+            Refusal::AddressLiteral => Self::Recipient,
+            Refusal::Routed => Self::Routed,
             Refusal::NotInOnlyTo => Self::OnlyTo,
-            Refusal::Message(_) | Refusal::LongLine { .. } => Self::Message,
+            Refusal::Message(_) => Self::Message,
+            Refusal::LongLine { .. } => Self::LongLine,
             Refusal::Wish(_) => Self::Option,
             Refusal::IdempotencyConflict => Self::Idempotency,
             Refusal::Suppressed { .. } => Self::Suppressed,

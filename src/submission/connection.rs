@@ -322,8 +322,16 @@ impl Connection {
         let result = match checked {
             Checked::Accepted(login) => {
                 self.shared.throttle.accepted(address, name);
-                let place = self.place.belongs_to(&login.user.name, self.portion);
-                place.map(|()| self.login = Some(login)).map_err(|_| share_in_use(self.portion))
+                match self.place.belongs_to(&login.user.name, self.portion) {
+                    Ok(()) => {
+                        self.login = Some(login);
+                        Ok(())
+                    }
+                    Err(_) => {
+                        self.about = About { reason: Some(Reason::Share), account: Some(login.user), recipients: None };
+                        Err(share_in_use(self.portion))
+                    }
+                }
             }
             Checked::Refused => {
                 self.flush().await?;
@@ -356,8 +364,11 @@ impl Connection {
     fn check_sender(&mut self, mail: &Mail) -> Result<(), Reply> {
         let login = self.login.as_mut().ok_or(reply::AUTHENTICATION_REQUIRED)?;
         // Since it logged in, or since its last message, it may have been removed or changed.
-        login.user = self.shared.credentials.renewed(login).ok_or(reply::LOGIN_ENDED)?;
-        let user = login.user.clone();
+        let Some(user) = self.shared.credentials.renewed(login) else {
+            self.about.reason = Some(Reason::LoginEnded);
+            return Err(reply::LOGIN_ENDED);
+        };
+        login.user = user.clone();
         self.shared.door.check_sender(&user, &mail.reverse_path).map_err(|refusal| self.reply_to(&refusal))?;
         self.reverse_path = Some(mail.reverse_path.clone());
         Ok(())

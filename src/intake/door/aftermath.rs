@@ -19,7 +19,7 @@ impl Aftermath for Door {
         let entry = EntryId { message: message.id, index: ending.index };
         let mut consequences = Consequences::default();
         if ending.kind.is_end() {
-            consequences.changes.extend(self.suppressions.learn(ending));
+            consequences.changes.extend(self.suppressions.learn(ending, self.parts.clock.step()));
         }
         if ending.kind.is_end() && !ending.was_sent {
             consequences.changes.extend(self.budgets.give_back(&message.user, recipient, entry));
@@ -74,7 +74,13 @@ impl Door {
     fn send_digest(&self, digest: &Digest, now: Timestamp) {
         let settings = self.settings.load();
         let id = self.parts.ids.next(now);
-        let mail = dsn::digest(digest, &settings.hostname, id, self.own_signing_domain(&settings), (now, self.parts.clock.step()));
+        let mail = dsn::digest(
+            digest,
+            &settings.hostname,
+            id,
+            self.own_signing_domain(&settings),
+            (now, self.parts.clock.step()),
+        );
         if let Some((message, content)) = mail {
             self.parts.queue.take_in(message, content);
         }

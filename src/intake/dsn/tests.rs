@@ -197,7 +197,8 @@ fn a_digest_lists_what_was_gathered() {
         more: 395,
         since,
     };
-    let (message, content) = digest(&gathered, "relay.example.com", ids.next(since), None, (since, Step::NONE)).unwrap();
+    let (message, content) =
+        digest(&gathered, "relay.example.com", ids.next(since), None, (since, Step::NONE)).unwrap();
     assert_eq!(message.envelope.reverse_path, ReversePath::NULL);
     let text = MessageParser::default()
         .parse(&[content.head, content.body].concat())
@@ -277,5 +278,8 @@ fn its_times_are_the_wall_clocks() {
     let gathered = Digest { to, user: "shop".into(), listed: vec![message.id], more: 0, since };
     let (_, content) = digest(&gathered, "relay.example.com", ids.next(since), None, (since, step)).unwrap();
     let text = String::from_utf8([content.head, content.body].concat()).unwrap();
-    assert!(text.contains("\r\nDate: Fri, 20 Nov 2026 10:10:00 +0000\r\n") && text.contains("Fri, 20 Nov 2026"), "{text}");
+    assert!(
+        text.contains("\r\nDate: Fri, 20 Nov 2026 10:10:00 +0000\r\n") && text.contains("Fri, 20 Nov 2026"),
+        "{text}"
+    );
 }

@@ -35,7 +35,7 @@ impl World {
             recipients: vec![Recipient::new(mailbox)],
         };
         let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now));
-        self.list.learn(&Ending {
+        let ending = Ending {
             message: &message,
             index: 0,
             kind,
@@ -48,7 +48,8 @@ impl World {
             is_late: false,
             now,
             telling: Telling::Not,
-        })
+        };
+        self.list.learn(&ending, Step::NONE)
     }
 
     fn is_open(&self, at_h: u64) -> bool {
