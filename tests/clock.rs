@@ -11,8 +11,10 @@ use std::time::Duration;
 use otp_relay::app::Relay;
 use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::event::Kind;
+use serde_json::json;
 use support::client::{Client, mail};
 use support::fake_mx::{FakeMx, Trick};
+use support::http::Http;
 use support::{Events, start_relay_by};
 
 /// 2026-11-21T10:00:00Z.
@@ -131,6 +133,38 @@ async fn date_and_received_carry_the_wall_clock() {
     relay.shut_down().await;
     let content = String::from_utf8(world.mx.received()[0].content.clone()).unwrap();
     assert!(content.contains("\r\n\tSun, 22 Nov 2026 10:0"), "{content}");
+}
+
+/// Before, what the relay composed carried its own time.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_composed_carries_the_wall_clock() {
+    let (world, clock) = (World::new().await, Arc::new(ManualClock::new(START)));
+    let (relay, mut events) = world.start(&clock);
+    clock.set_wall_clock(24 * HOUR_MS);
+    let token = std::fs::read_to_string(world.folder.path().join("data/api.token")).unwrap().trim().to_owned();
+    let operator = Http { address: relay.http_address().unwrap(), token };
+    let code = json!({"from": "otp@app.test", "to": "alice@example.test", "otp": {"code": "481516"}});
+    let answer = operator.post("/v1/messages", code).await;
+    assert_eq!(answer.status, 202, "{}", answer.body);
+    assert!(answer.json()["accepted_at"].as_str().unwrap().starts_with("2026-11-22T10:0"), "{}", answer.body);
+    assert_eq!(events.next_end().await.kind, Kind::Delivered);
+    // A notification of a failure, too.
+    world.mx.trick("RCPT TO:<nobody", Trick::Say("550 5.1.1 no such user"), 1);
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    assert!(app.submit(&["nobody@example.test"], &mail("1")).await.starts_with("250"));
+    assert_eq!(events.next(Kind::Delivered).await.recipient.unwrap().as_str(), "otp@app.test");
+    relay.shut_down().await;
+    let received = world.mx.received();
+    assert_eq!(received.len(), 2);
+    for mail in &received {
+        let content = String::from_utf8(mail.content.clone()).unwrap();
+        assert!(content.contains("\r\nDate: Sun, 22 Nov 2026 10:0"), "{content}");
+    }
+    let told = String::from_utf8(received[1].content.clone()).unwrap();
+    assert!(
+        told.contains("Arrival-Date: Sun, 22 Nov 2026") && told.contains("Last-Attempt-Date: Sun, 22 Nov"),
+        "{told}"
+    );
 }
 
 /// Before, the refusal told the relay's own time, and so did the log.

@@ -138,7 +138,7 @@ pub(super) async fn submit(
     let user = who.sender(&api, &reverse_path)?;
     let to = recipients(&new, settings.recipients_max)?;
     let (wishes, wait) = (compose::wishes(&new, idempotency_key(&headers)?)?, new.wait);
-    let (life, now) = (wishes.life.unwrap_or(user.life), api.parts.clock.now());
+    let (life, now) = (wishes.life.unwrap_or(user.life), api.parts.clock.wall());
     let people = (from, to.clone());
     let content = body::apart(compose::len(&new), move || {
         compose::content(&new, &Occasion { from: &people.0, to: &people.1, now, life })
