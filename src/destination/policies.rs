@@ -43,6 +43,14 @@ struct Known {
 }
 
 impl Known {
+    /// What a clock wrote that was ahead counts as of now.
+    fn taken_up(mut self, now: Timestamp) -> Self {
+        for at in [&mut self.fetched.at, &mut self.used_since, &mut self.used_at] {
+            *at = now.min(*at);
+        }
+        self
+    }
+
     /// What goes first where there are too many is worth least.
     fn worth(&self) -> (bool, Timestamp) {
         (self.used_at.since(self.used_since) >= PROVEN, self.used_at)
@@ -107,7 +115,7 @@ impl Policies {
                 remove(&path);
                 continue;
             }
-            match read(&path) {
+            match read(&path).map(|(domain, known)| (domain, known.taken_up(now))) {
                 Ok((domain, known)) if known.fetched.is_in_force(now) && state.known.len() < POLICIES_MAX => {
                     state.known.insert(domain, known);
                 }
@@ -449,6 +457,21 @@ mod tests {
         fs::write(place.folder.path().join("mta-sts/example"), stored).unwrap();
         let again = open(&place.folder, &place.world, &place.clock);
         assert_eq!(again.of("example").await.map(|policy| policy.mode), Some(Mode::Enforce));
+    }
+
+    /// A clock that was ahead by a year does not make a policy hold for a year.
+    #[tokio::test]
+    async fn a_policy_fetched_by_a_clock_that_was_ahead_holds_no_longer_than_it_says() {
+        let place = Place::new();
+        let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
+        let at = place.clock.now().plus(365 * DAY).as_millis();
+        let stored =
+            format!("{{\"domain\":\"example\",\"id\":\"1\",\"at\":{at},\"used_at\":{at},\"policy\":\"{text}\"}}");
+        fs::write(place.folder.path().join("mta-sts/example"), stored).unwrap();
+        let again = open(&place.folder, &place.world, &place.clock);
+        assert_eq!(again.of("example").await.map(|policy| policy.mode), Some(Mode::Enforce));
+        place.clock.advance(8 * DAY);
+        assert!(again.of("example").await.is_none());
     }
 
     #[tokio::test]

@@ -3,7 +3,7 @@
 //!
 //! What is learned is forgotten soon at first, so that a directory that was down for an hour locks nobody out for long:
 //! the first hard bounce counts for an hour, the next for a week, each further one for a month. After each, one message
-//! passes as a try; if it is delivered, all is forgotten.
+//! passes as a try, for which others wait ten minutes at most; if it is delivered, all is forgotten.
 //!
 //! Whoever types addresses into an app's form chooses their spelling, and with it what a host answers. So an address is
 //! learned only where what was sent is, octet for octet, its address form, and no host reads another address in it. A
@@ -27,6 +27,8 @@ use crate::queue::store::{Change, Row, Table};
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long the first, the second and each further hard bounce counts.
 const TERMS: [Duration; 3] = [HOUR, Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
+/// How long others wait for the message that is the try: whoever sent it may have given it a day.
+const TRY_MAX: Duration = Duration::from_secs(600);
 /// So many refusals that say nothing of the address for certain count as a hard bounce.
 const SOFT_MAX: u32 = 3;
 /// What was learned and has not been confirmed for so long is forgotten.
@@ -83,7 +85,15 @@ pub struct Suppression {
     soft: u32,
     /// The message that is the try.
     #[serde(skip)]
-    trying: Option<MessageId>,
+    trying: Option<Try>,
+}
+
+/// A message that is sent although its recipient was suppressed until now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Try {
+    id: MessageId,
+    /// Until when others wait for it.
+    ends: Timestamp,
 }
 
 impl Suppression {
@@ -102,13 +112,24 @@ impl Suppression {
         Self { since: self.since.minus(ahead), until: self.until.map(|until| until.minus(ahead)), ..self }
     }
 
-    fn refusal(&self) -> Refusal {
+    /// How the address stands for a message; what is the try itself does not wait for it.
+    fn standing(&self, now: Timestamp, id: Option<MessageId>) -> Standing {
+        let others = self.trying.filter(|trying| now < trying.ends && Some(trying.id) != id);
+        match others {
+            _ if self.is_silent() => Standing::Open,
+            _ if self.holds(now) => Standing::Suppressed { until: self.until },
+            Some(Try { ends, .. }) => Standing::Suppressed { until: Some(ends) },
+            None => Standing::Open,
+        }
+    }
+
+    fn refusal(&self, until: Option<Timestamp>) -> Refusal {
         let what = match self.source {
             Source::Learned => "hard bounce",
             Source::Manual => "by the operator",
             Source::Complaint => "complaint",
         };
-        Refusal::Suppressed { what, since: self.since, until: self.until, address: self.address.clone() }
+        Refusal::Suppressed { what, since: self.since, until, address: self.address.clone() }
     }
 }
 
@@ -141,24 +162,16 @@ impl Suppressions {
 
     /// Whether mail may go there; where a term is over, one message at a time may, as a try.
     pub(super) fn check(&self, mailbox: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
-        let entries = &self.0.lock().entries;
-        for key in keys(mailbox) {
-            if let Some(entry) = entries.get(key.as_str()).filter(|entry| !entry.is_silent())
-                && (entry.holds(now) || entry.trying.is_some())
-            {
-                return Err(entry.refusal());
-            }
-        }
-        Ok(())
+        self.0.lock().check(mailbox, None, now)
     }
 
     /// As [`Suppressions::check`]; if it passes, this message is the try.
     pub(super) fn try_with(&self, mailbox: &Mailbox, id: MessageId, now: Timestamp) -> Result<(), Refusal> {
-        self.check(mailbox, now)?;
-        let entries = &mut self.0.lock().entries;
+        let mut state = self.0.lock();
+        state.check(mailbox, Some(id), now)?;
         for key in keys(mailbox) {
-            if let Some(entry) = entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
-                entry.trying = Some(id);
+            if let Some(entry) = state.entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
+                entry.trying = Some(Try { id, ends: now.plus(TRY_MAX) });
             }
         }
         Ok(())
@@ -172,7 +185,7 @@ impl Suppressions {
         let entries = &mut state.entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
-                entry.trying = entry.trying.filter(|id| *id != ending.message.id);
+                entry.trying = entry.trying.filter(|trying| trying.id != ending.message.id);
                 if ending.kind == Kind::Delivered && entry.source == Source::Learned {
                     entries.remove(key.as_str());
                     changes.push(row(&key, None));
@@ -195,7 +208,7 @@ impl Suppressions {
         let entries = &mut self.0.lock().entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
-                entry.trying = entry.trying.filter(|trying| *trying != id);
+                entry.trying = entry.trying.filter(|trying| trying.id != id);
             }
         }
     }
@@ -220,10 +233,13 @@ impl Suppressions {
     /// How an address stands, by an entry of its own or one of its domain.
     pub fn standing(&self, mailbox: &Mailbox, now: Timestamp) -> Standing {
         let entries = &self.0.lock().entries;
-        let held = keys(mailbox).into_iter().filter_map(|key| entries.get(key.as_str()));
-        let held = held.filter(|entry| !entry.is_silent() && entry.holds(now));
+        let known = keys(mailbox).into_iter().filter_map(|key| entries.get(key.as_str()));
+        let ends = known.filter_map(|entry| match entry.standing(now, None) {
+            Standing::Open => None,
+            Standing::Suppressed { until } => Some(until),
+        });
         // What stays outlasts what has an end.
-        let longest = held.map(|entry| entry.until).max_by_key(|until| (until.is_none(), *until));
+        let longest = ends.max_by_key(|until| (until.is_none(), *until));
         longest.map_or(Standing::Open, |until| Standing::Suppressed { until })
     }
 
@@ -278,6 +294,17 @@ enum Bounce {
 }
 
 impl State {
+    fn check(&self, mailbox: &Mailbox, id: Option<MessageId>, now: Timestamp) -> Result<(), Refusal> {
+        for key in keys(mailbox) {
+            if let Some(entry) = self.entries.get(key.as_str())
+                && let Standing::Suppressed { until } = entry.standing(now, id)
+            {
+                return Err(entry.refusal(until));
+            }
+        }
+        Ok(())
+    }
+
     /// Counts a refusal for this address.
     fn bounced(&mut self, key: String, (ending, step): (&Ending<'_>, Step), bounce: Bounce) -> Option<Change> {
         let now = ending.now;

@@ -94,6 +94,23 @@ fn one_try_at_a_time() {
     assert!(world.is_open(2));
 }
 
+/// Whoever gives its message a day does not keep others out for a day, and each is told the truth meanwhile.
+#[test]
+fn others_wait_for_a_try_only_so_long() {
+    let world = World::new();
+    world.end(Kind::Failed, Suppress::Address, 0);
+    let id = world.ids.next(at(2));
+    assert!(world.list.try_with(&mailbox(), id, at(2)).is_ok());
+    // The same message to another spelling is the same try.
+    assert!(world.list.try_with(&Mailbox::parse("ALICE@example.com").unwrap(), id, at(2)).is_ok());
+    let ends = at(2).plus(TRY_MAX);
+    let before = ends.minus(Duration::from_millis(1));
+    assert_eq!(world.list.standing(&mailbox(), before), Standing::Suppressed { until: Some(ends) });
+    let refused = world.list.check(&mailbox(), before);
+    assert!(matches!(refused, Err(Refusal::Suppressed { until, .. }) if until == Some(ends)), "{refused:?}");
+    assert_eq!((world.list.standing(&mailbox(), ends), world.list.check(&mailbox(), ends)), (Standing::Open, Ok(())));
+}
+
 #[test]
 fn an_address_is_open_or_suppressed_until() {
     let world = World::new();
