@@ -395,6 +395,21 @@ async fn shares_and_ended_logins_have_reasons_of_their_own() {
     expect(&lines, &json!({"peer": peer(60), "user": "shop", "stage": "mail", "code": 421, "reason": "login_ended"}));
 }
 
+/// Whoever comes from a trusted network has a name, too.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_share_of_trusted_networks_is_told_as_theirs() {
+    let bench = Bench::new("[submission]\nconnections_max = 4\n").await;
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        clients.push(bench.client("127.0.0.62", TRUSTING).await);
+    }
+    let mut stream = bench.connect("127.0.0.63", TRUSTING).await;
+    let _ = stream.read_to_end(&mut Vec::new()).await;
+    drop(clients);
+    let expected = json!({"peer": "127.0.0.63", "user": "trusted", "stage": "connect", "code": 421, "reason": "share"});
+    expect(&bench.end().await, &expected);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_says_so_with_its_limit() {
     let bench = Bench::new("[queue]\nentries_max = 1\n").await;

@@ -258,7 +258,8 @@ impl Submission {
             door: DoorName::Smtp,
             peer: peer.ip(),
             listener: listener.address,
-            user: None,
+            // Nobody else's share is looked at before a login.
+            user: (reason == Reason::Share).then_some(TRUSTED),
             stage,
             code: reply.map(|reply| reply.code),
             enhanced: reply.and_then(|reply| reply.enhanced),
