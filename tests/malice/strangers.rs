@@ -5,6 +5,7 @@ use std::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::FutureExt as _;
 use otp_relay::app::Relay;
 use otp_relay::event::Kind;
 use otp_relay::smtp::sasl::ScramVerifier;
@@ -223,5 +224,33 @@ async fn nobody_is_told_who_exists() {
         let mut client = Client::connect(bench.address).await;
         assert_eq!(client.say(line).await, "252 2.5.0 send some mail, I will try my best");
     }
+    bench.relay.shut_down().await;
+}
+
+/// A guess by SCRAM; the reply is not waited for.
+async fn guess_by_scram(client: &mut Client, user: &str) {
+    let first = BASE64.encode(format!("n,,n={user},r=rOprNGfwEbeRWgbNEkqO"));
+    let challenge = client.say(&format!("AUTH SCRAM-SHA-256 {first}")).await;
+    let challenge = String::from_utf8(BASE64.decode(challenge.trim_start_matches("334 ")).unwrap()).unwrap();
+    let nonce = challenge.split(',').next().unwrap();
+    let proof = BASE64.encode([7; 32]);
+    client.send(format!("{}\r\n", BASE64.encode(format!("c=biws,{nonce},p={proof}"))).as_bytes()).await;
+}
+
+/// Each wrong proof waits longer than the one before; whoever knows the password, from the same address and by any
+/// mechanism, waits for none of them. Before, a wrong proof was answered at once.
+#[tokio::test(flavor = "multi_thread")]
+async fn guesses_by_scram_wait_and_the_owner_does_not() {
+    let bench = Bench::new().await;
+    let mut guesser = Client::connect(bench.address).await;
+    for _ in 0..3 {
+        guess_by_scram(&mut guesser, "shop").await;
+        assert_eq!(guesser.hear().await, "535 5.7.8 authentication credentials invalid");
+    }
+    guess_by_scram(&mut guesser, "shop").await;
+    let mut owner = Client::connect(bench.address).await;
+    assert!(owner.say(&plain("shop", "secret")).await.starts_with("235"));
+    assert!(owner.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
+    assert_eq!(guesser.hear().now_or_never(), None, "the guesser was answered before the owner was served");
     bench.relay.shut_down().await;
 }
