@@ -3,6 +3,7 @@
 mod by_owner;
 pub mod dane;
 pub mod demand;
+mod edns;
 pub mod fetch;
 pub mod lookups;
 pub mod mta_sts;

@@ -9,7 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use hickory_resolver::config::{ConnectionConfig, NameServerConfig, ResolverConfig, ResolverOpts};
-use hickory_resolver::lookup::Lookup;
 use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::net::{DnsError as HickoryDnsError, NetError};
 use hickory_resolver::proto::dnssec::{Proof, TrustAnchors};
@@ -20,12 +19,11 @@ use tokio::sync::OnceCell;
 use tokio_rustls::rustls;
 
 use super::dane::TlsaRecord;
+use super::edns::{Edns, Unvalidated, lookup};
 
 /// How long one try waits for a name server; with the second try a look-up ends after twice this.
 const TIMEOUT: Duration = Duration::from_millis(1200);
 const ATTEMPTS: usize = 1;
-/// How long a look-up may take with all that DNSSEC has to ask for.
-const VALIDATED_TIMEOUT: Duration = Duration::from_secs(5);
 /// After how long a resolver that did not carry DNSSEC is asked again.
 const PROBE_PAUSE: Duration = Duration::from_secs(600);
 
@@ -157,7 +155,7 @@ pub trait Dns: Send + Sync {
 /// DNS by hickory-resolver.
 #[derive(Debug)]
 pub struct HickoryDns {
-    plain: TokioResolver,
+    plain: Unvalidated,
     validating: TokioResolver,
     dnssec: Dnssec,
     probed: OnceCell<()>,
@@ -177,8 +175,8 @@ impl HickoryDns {
             Some(path) => trust_anchors(path).map_err(NetError::Msg)?,
         };
         Ok(Self {
-            plain: build(config.clone())?,
-            validating: build_with(config, Some(Arc::new(anchors)))?,
+            plain: Unvalidated::new(build(config.clone())?, build_with(config.clone(), Edns::Off, None)?),
+            validating: build_with(config, Edns::On, Some(Arc::new(anchors)))?,
             dnssec: settings.dnssec,
             probed: OnceCell::new(),
             is_carried: AtomicBool::new(false),
@@ -218,7 +216,7 @@ impl HickoryDns {
     async fn probe(&self) -> Result<(), DnsError> {
         let is_secure = match lookup(&self.validating, Name::root(), RecordType::SOA).await {
             Ok(lookup) => is_secure(lookup.answers(), RecordType::SOA),
-            Err(_) => match lookup(&self.plain, Name::root(), RecordType::SOA).await {
+            Err(_) => match self.plain.lookup(Name::root(), RecordType::SOA).await {
                 Err(NetError::Timeout) => return Err(DnsError::Timeout),
                 Ok(_) | Err(_) => false,
             },
@@ -234,8 +232,12 @@ impl HickoryDns {
         read: impl Fn(&[Record]) -> Result<Records<T>, DnsError>,
     ) -> Result<Records<T>, DnsError> {
         let name = complete(name)?;
-        let resolver = if self.validates().await? { &self.validating } else { &self.plain };
-        match lookup(resolver, name, kind).await {
+        let found = if self.validates().await? {
+            lookup(&self.validating, name, kind).await
+        } else {
+            self.plain.lookup(name, kind).await
+        };
+        match found {
             Ok(lookup) => read(lookup.answers()),
             // That there is no more to it than this answer is not proved, nor has it to be: the zone allows it.
             Err(NetError::Dns(HickoryDnsError::Nsec { response, proof: Proof::Insecure, .. })) => {
@@ -257,10 +259,6 @@ fn complete(name: &str) -> Result<Name, DnsError> {
     let mut name = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
     name.set_fqdn(true);
     Ok(name)
-}
-
-async fn lookup(resolver: &TokioResolver, name: Name, kind: RecordType) -> Result<Lookup, NetError> {
-    tokio::time::timeout(VALIDATED_TIMEOUT, resolver.lookup(name, kind)).await.unwrap_or(Err(NetError::Timeout))
 }
 
 fn picked<T>(answers: &[Record], kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Result<Records<T>, DnsError> {
@@ -393,7 +391,7 @@ impl Dns for HickoryDns {
 
     fn forget(&self, name: &str) {
         let Ok(name) = complete(name) else { return };
-        for resolver in [&self.plain, &self.validating] {
+        for resolver in self.plain.resolvers().into_iter().chain([&self.validating]) {
             for kind in [RecordType::MX, RecordType::A, RecordType::AAAA, RecordType::CNAME] {
                 resolver.clear_lookup_cache(name.clone(), kind);
             }
@@ -430,14 +428,18 @@ fn config(settings: &Settings) -> Result<ResolverConfig, NetError> {
 /// # Errors
 /// When hickory refuses the configuration.
 pub fn build(config: ResolverConfig) -> Result<TokioResolver, NetError> {
-    build_with(config, None)
+    build_with(config, Edns::On, None)
 }
 
-fn build_with(config: ResolverConfig, anchors: Option<Arc<TrustAnchors>>) -> Result<TokioResolver, NetError> {
+fn build_with(
+    config: ResolverConfig,
+    edns: Edns,
+    anchors: Option<Arc<TrustAnchors>>,
+) -> Result<TokioResolver, NetError> {
     let mut options = ResolverOpts::default();
     options.timeout = TIMEOUT;
     options.attempts = ATTEMPTS;
-    options.edns0 = true;
+    options.edns0 = edns == Edns::On;
     options.use_hosts_file = hickory_resolver::config::ResolveHosts::Never;
     // The route cache above keeps what holds; this one bridges the look-ups of one route.
     options.positive_max_ttl = Some(Duration::from_secs(60));
