@@ -267,6 +267,66 @@ async fn a_password_is_never_sent_to_a_host_that_is_not_verified() {
     }
 }
 
+/// A smart host `smtp.test` where TLS begins with the connection, with its certificate in `folder`.
+async fn implicit(folder: &Path, certificate_of: &str, extensions: &[&'static str]) -> FakeMx {
+    let (certificate, key) = (folder.join("smart.pem"), folder.join("smart.key"));
+    tls::ensure_self_signed(&certificate, &key, certificate_of).unwrap();
+    FakeMx::start_implicit(extensions, tls::acceptor(&certificate, &key).unwrap()).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tls_begins_with_the_connection_it_logs_in_and_keeps_the_session() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(PIPELINING).await;
+    let smart = implicit(folder.path(), "smtp.test", &["PIPELINING", "AUTH PLAIN", "REQUIRETLS"]).await;
+    let login = with_login(folder.path(), &smart, "secret\n") + "tls = \"implicit\"\n";
+    let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, "ca_file = \"smart.pem\"");
+    submit(&relay, "alice@example.test", 60).await;
+    let delivered = events.next(Kind::Delivered).await;
+    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("smtp.test")));
+    let told = note(&delivered);
+    assert!(told.starts_with("TLSv1.3 ") && told.contains(", verified by name; smart host"), "{told}");
+    let steps = delivered.steps.unwrap();
+    let stages: Vec<&str> = steps.iter().map(|step| step.stage.as_ref()).filter(|stage| *stage != "DNS").collect();
+    assert_eq!(stages[..4], ["connect", "TLS", "banner", "EHLO"], "{steps:?}");
+    let handshake = steps.iter().find(|step| step.stage.as_ref() == "TLS").unwrap();
+    assert!(handshake.result.starts_with("TLSv1.3 "), "{handshake:?}");
+    assert!(smart.log().iter().all(|line| !line.starts_with("STARTTLS")), "{:?}", smart.log());
+    // The idle session is used again, also for what requires TLS.
+    submit_requiring_tls(&relay).await;
+    let delivered = events.next(Kind::Delivered).await;
+    assert!(note(&delivered).contains("verified by name (REQUIRETLS)"), "{}", note(&delivered));
+    assert_eq!((smart.received().len(), smart.connections(), auth_lines(&smart)), (2, 1, 1));
+    assert!(smart.received()[1].mail.contains(" REQUIRETLS"));
+    relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn where_tls_begins_with_the_connection_no_password_goes_to_a_host_that_is_not_verified() {
+    for (certificate_of, ca_file, reason) in [
+        ("smtp.test", "", "TLS: "),
+        ("another.test", "ca_file = \"smart.pem\"", "TLS: "),
+        // It begins in clear text.
+        ("", "", "TLS: "),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let mx = FakeMx::start(PIPELINING).await;
+        let smart = match certificate_of {
+            "" => FakeMx::start(AUTH).await,
+            name => implicit(folder.path(), name, AUTH).await,
+        };
+        let login = with_login(folder.path(), &smart, "secret\n") + "tls = \"implicit\"\n";
+        let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, ca_file);
+        submit(&relay, "alice@example.test", 60).await;
+        let deferred = events.next(Kind::Deferred).await;
+        assert!(deferred.reply.as_ref().unwrap().starts_with(reason), "{deferred:?}");
+        assert_eq!(deferred.cause, Some("tls_required"));
+        assert_eq!(events.next(Kind::Delivered).await.destination.as_deref(), Some("mx.test"));
+        assert_eq!((auth_lines(&smart), smart.received().len(), smart.connections()), (0, 0, 1));
+        relay.shut_down().await;
+    }
+}
+
 async fn submit_requiring_tls(relay: &Relay) {
     let mut app = Client::connect_encrypted(relay.addresses()[0]).await;
     for command in ["MAIL FROM:<otp@app.test> REQUIRETLS", "RCPT TO:<alice@example.test>"] {

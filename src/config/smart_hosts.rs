@@ -16,8 +16,10 @@ use crate::smtp::sasl::{PASSWORD_MAX, USER_MAX};
 
 /// Smart hosts at most: each failed one costs an attempt.
 const SMART_HOSTS_MAX: usize = 16;
-/// Where TLS is spoken from the first octet on (RFC 8314), which is not supported.
+/// Where TLS begins before the first reply (RFC 8314).
 const IMPLICIT_TLS_PORT: u16 = 465;
+/// Where it begins with STARTTLS.
+const STARTTLS_PORTS: [u16; 2] = [25, 587];
 
 pub(super) fn read(top: &Section<'_>) -> Vec<SmartHost> {
     let mut hosts: Vec<SmartHost> = Vec::new();
@@ -40,13 +42,16 @@ fn smart_host(section: &Section<'_>) -> Option<SmartHost> {
         section.error(section.line(), "address", "is missing; write address = \"smtp.example.com:587\", say");
     }
     let address = section.parsed("address", "a host and a port, like \"smtp.example.com:587\",", host_and_port);
-    if let Some(address) = address.as_ref().filter(|address| address.value.1 == IMPLICIT_TLS_PORT) {
-        let text =
-            "TLS from the first octet on (port 465) is not supported; use the host's port with STARTTLS, mostly 587";
-        section.error(address.line, "address", text);
-    }
-    let tls = [("verify", Tls::Verify), ("opportunistic", Tls::Opportunistic), ("none", Tls::Never)];
+    let tls = [
+        ("verify", Tls::Verify),
+        ("implicit", Tls::Implicit),
+        ("opportunistic", Tls::Opportunistic),
+        ("none", Tls::Never),
+    ];
     let tls = section.choice("tls", Tls::Verify, &tls);
+    if let Some(address) = &address {
+        port_fits(section, address, tls);
+    }
     let account = account(section, tls);
     let whens = [When::Deadline, When::DirectFailed, When::Always].map(|when| (when.name(), when));
     let when = section.choice("when", When::Deadline, &whens);
@@ -58,6 +63,20 @@ fn smart_host(section: &Section<'_>) -> Option<SmartHost> {
     section.finish_ref();
     let (host, port) = address?.value;
     Some(SmartHost::new(&host, port, tls, account, when, domains))
+}
+
+/// A session never begins where both sides wait for the other, or where one speaks TLS and the other does not.
+fn port_fits(section: &Section<'_>, address: &Located<(String, u16)>, tls: Tls) {
+    let port = address.value.1;
+    if port == IMPLICIT_TLS_PORT && tls != Tls::Implicit {
+        let text = "at port 465 TLS begins with the connection; set tls = \"implicit\", or use the host's port with \
+                    STARTTLS, mostly 587";
+        section.error(address.line, "tls", text);
+    }
+    if STARTTLS_PORTS.contains(&port) && tls == Tls::Implicit {
+        let text = format!("at port {port} hosts mostly begin in clear text; \"implicit\" is for port 465");
+        section.warn(address.line, "tls", &text);
+    }
 }
 
 /// `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
@@ -92,9 +111,9 @@ fn account(section: &Section<'_>, tls: Tls) -> Option<Arc<Account>> {
             None
         }
         (Some(user), Some(file)) => {
-            if tls != Tls::Verify {
-                let text = "a password is sent only over a verified session; set tls = \"verify\", or leave out \
-                            username and password_file";
+            if !tls.is_verified() {
+                let text = "a password is sent only over a verified session; set tls = \"verify\" or \"implicit\", or \
+                            leave out username and password_file";
                 section.error(user.line, "tls", text);
             }
             let password = password(section, &file)?;
@@ -159,6 +178,23 @@ mod tests {
     }
 
     #[test]
+    fn implicit_tls_is_good_enough_for_a_password() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("secret");
+        fs::write(&file, "pencil\n").unwrap();
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).unwrap();
+        for port in [465, 2465] {
+            let text = format!(
+                "[[smart_host]]\naddress = \"smtp.example.com:{port}\"\ntls = \"implicit\"\nusername = \"shop\"\n\
+                 password_file = \"secret\"\n"
+            );
+            let (hosts, lines) = lines(folder.path(), &text);
+            assert!(lines.is_empty(), "{lines:?}");
+            assert_eq!((hosts[0].tls, hosts[0].port, hosts[0].account.is_some()), (Tls::Implicit, port, true));
+        }
+    }
+
+    #[test]
     fn mistakes_are_told() {
         let folder = tempfile::tempdir().unwrap();
         fs::write(folder.path().join("secret"), "pencil\nand more\n").unwrap();
@@ -171,7 +207,16 @@ mod tests {
         check("tls = \"verify\"", ":1: [smart_host] address: is missing");
         check("address = \"smtp.example.com\"", ":2: [smart_host] address: a host and a port");
         check("address = \"::1:25\"", "a host and a port");
-        check("address = \"smtp.example.com:465\"", "is not supported");
+        let named =
+            "error: relay.toml:2: [smart_host] tls: at port 465 TLS begins with the connection; set tls = \"implicit\"";
+        for tls in ["", "tls = \"verify\"", "tls = \"opportunistic\"", "tls = \"none\""] {
+            check(&format!("address = \"smtp.example.com:465\"\n{tls}"), named);
+        }
+        for port in [25, 587] {
+            let warned =
+                format!("warning: relay.toml:2: [smart_host] tls: at port {port} hosts mostly begin in clear text");
+            check(&format!("address = \"smtp.example.com:{port}\"\ntls = \"implicit\""), &warned);
+        }
         check("address = \"a.example:25\"\nwhen = \"never\"", ":3: [smart_host] when: one of \"deadline\"");
         check("address = \"a.example:25\"\ndomains = [\"@\"]", ":3: [smart_host] domains: ");
         check("address = \"a.example:25\"\nusername = \"u\"", "password_file: is missing");

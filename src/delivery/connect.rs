@@ -9,7 +9,7 @@ use super::Delivery;
 use super::fallback::{After, Fallback, Turn, Unopened, told};
 use super::pace::{News, Pulse};
 use super::security::Handshake;
-use super::smart_host::Carrier;
+use super::smart_host::{Carrier, Tls};
 use super::steps::Steps;
 use super::transact::Connection;
 use crate::destination::demand::Demand;
@@ -92,6 +92,8 @@ impl Dial {
     }
 
     async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, Unopened> {
+        let is_implicit = self.carrier.as_ref().is_some_and(|carrier| carrier.host.tls == Tls::Implicit);
+        let starttls = if is_implicit { StartTls::Implicit } else { starttls };
         let in_clear = |failure| Unopened { failure, is_encrypted: false };
         let dialed = self.dial().await;
         let stream = dialed.map_err(|fault| in_clear(Failure { stage: Stage::Connect, fault }))?;
@@ -100,7 +102,8 @@ impl Dial {
         let host = (self.host.clone(), self.address, self.source);
         let parts = &self.delivery.parts;
         let (connector, roots, clock) = (&parts.tls, &parts.roots, &parts.clock);
-        let handshake = Handshake { connector, roots, demand: &self.demand, clock: clock.as_ref() };
+        let stage = if starttls == StartTls::Implicit { Stage::Tls } else { Stage::StartTls };
+        let handshake = Handshake { connector, roots, demand: &self.demand, clock: clock.as_ref(), stage };
         let pulse = self.pulse.clone();
         Connection::establish(stream, host, settings, &handshake, pulse, clock.clone(), &mut self.steps).await
     }

@@ -63,7 +63,7 @@ impl Fallback {
     pub(super) fn new(demand: &Demand, history: TlsHistory, turn: &Turn) -> Self {
         let needed = starttls(demand);
         let (starttls, why) = match (needed, turn, history) {
-            (StartTls::Never | StartTls::Required | StartTls::Expected, _, _) => (needed, None),
+            (StartTls::Never | StartTls::Required | StartTls::Expected | StartTls::Implicit, _, _) => (needed, None),
             (StartTls::IfOffered, Turn::InClear(why), _) => (StartTls::Never, Some(why.clone())),
             (StartTls::IfOffered, Turn::Planned, TlsHistory::Failed(why)) => (StartTls::Never, Some(why)),
             (StartTls::IfOffered, Turn::Planned, TlsHistory::Worked) => (StartTls::Expected, None),
@@ -108,7 +108,7 @@ impl Fallback {
             Stage::StartTls => true,
             // Where TLS is expected, HELO is none of it.
             Stage::Ehlo => *is_encrypted || self.starttls == StartTls::Expected && matches!(fault, Fault::Reply(_)),
-            Stage::Connect | Stage::Banner | Stage::Auth | Stage::Reset => false,
+            Stage::Connect | Stage::Tls | Stage::Banner | Stage::Auth | Stage::Reset => false,
             Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content => false,
         };
         if !is_of_tls {

@@ -70,7 +70,7 @@ impl Paces {
     /// How long a host is waited for at a stage before it counts as slow.
     pub(super) fn patience(&self, host: &str, stage: Stage, now: Instant) -> Duration {
         let least = match stage {
-            Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls => GREETING_PATIENCE,
+            Stage::Connect | Stage::Tls | Stage::Banner | Stage::Ehlo | Stage::StartTls => GREETING_PATIENCE,
             Stage::Auth | Stage::Reset | Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content => COMMAND_PATIENCE,
         };
         let need = index(stage).map_or(Duration::ZERO, |index| self.needs(host, now)[index]);
@@ -104,7 +104,8 @@ fn index(stage: Stage) -> Option<usize> {
     match stage {
         Stage::Banner => Some(0),
         Stage::Ehlo => Some(1),
-        Stage::StartTls => Some(2),
+        // A host has one of them.
+        Stage::Tls | Stage::StartTls => Some(2),
         Stage::Auth => Some(3),
         Stage::Reset | Stage::Mail => Some(4),
         Stage::Rcpt => Some(5),

@@ -69,6 +69,8 @@ pub(super) struct Handshake<'a> {
     pub(super) roots: &'a Roots,
     pub(super) demand: &'a Arc<Demand>,
     pub(super) clock: &'a dyn Clock,
+    /// [`Stage::StartTls`], or [`Stage::Tls`] where it comes before the first reply.
+    pub(super) stage: Stage,
 }
 
 /// The encryption of a session, and who is at the other end.
@@ -102,10 +104,10 @@ impl Handshake<'_> {
             Ok(Ok(stream)) => self.judged(host, stream.get_ref().1).map(|encryption| (stream, encryption)),
         };
         let result = encrypted.as_ref().map_or_else(|error| format!("TLS: {error}"), |(_, tls)| tls.to_string());
-        steps.add(Stage::StartTls, host, result, self.clock.instant());
+        steps.add(self.stage, host, result, self.clock.instant());
         match encrypted {
             Ok((stream, encryption)) => Ok((Box::new(stream), encryption)),
-            Err(text) => Err(Failure { stage: Stage::StartTls, fault: Fault::Tls(text) }),
+            Err(text) => Err(Failure { stage: self.stage, fault: Fault::Tls(text) }),
         }
     }
 
@@ -119,13 +121,13 @@ impl Handshake<'_> {
         let Some(pulse) = pulse else { return tokio::time::timeout(REPLY_TIMEOUT, work).await };
         let began = self.clock.instant();
         let done = if self.demand.allows_clear_text() {
-            tokio::time::timeout(pulse.paces.patience(host, Stage::StartTls, began), work).await
+            tokio::time::timeout(pulse.paces.patience(host, self.stage, began), work).await
         } else {
-            tokio::time::timeout(REPLY_TIMEOUT, pulse.watch(host, Stage::StartTls, began, work)).await
+            tokio::time::timeout(REPLY_TIMEOUT, pulse.watch(host, self.stage, began, work)).await
         };
         let now = self.clock.instant();
         if done.is_ok() {
-            pulse.paces.took(host, Stage::StartTls, now.saturating_duration_since(began), now);
+            pulse.paces.took(host, self.stage, now.saturating_duration_since(began), now);
         }
         done
     }

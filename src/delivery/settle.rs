@@ -362,7 +362,7 @@ fn is_of_host(failure: &Failure, tls: Tls) -> bool {
         Fault::Unsupported(
             Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size | Requirement::EightBitMime,
         ) => false,
-        Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => tls == Tls::Verify,
+        Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => tls.is_verified(),
         Fault::Unsupported(
             Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds,
         )

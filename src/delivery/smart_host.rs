@@ -29,6 +29,8 @@ const FADING: (u32, u32) = (7, 8);
 pub enum Tls {
     /// With the host that is named, as its certificate says; or not at all is there a session.
     Verify,
+    /// As `Verify`, before the first reply (RFC 8314) rather than by STARTTLS.
+    Implicit,
     /// If it is offered, with whoever answers.
     Opportunistic,
     /// Not.
@@ -36,6 +38,14 @@ pub enum Tls {
 }
 
 impl Tls {
+    /// Whether the host is known for who it is, so that a password may be sent.
+    pub fn is_verified(self) -> bool {
+        match self {
+            Self::Verify | Self::Implicit => true,
+            Self::Opportunistic | Self::Never => false,
+        }
+    }
+
     /// What a session has to fulfil for a message with this wish. Who runs the relay has named the host, and so vouches for
     /// its name; what the recipient's domain asks for is between that and the smart host.
     ///
@@ -46,7 +56,7 @@ impl Tls {
             (Self::Never, Wish::RequireTls) => Err(Refusal::Forbidden),
             (Self::Never, _) => Ok(Demand::Clear),
             (_, Wish::RequireTls) => Ok(Demand::Named(Asker::Message)),
-            (Self::Verify, _) => Ok(Demand::Named(Asker::Configuration)),
+            (Self::Verify | Self::Implicit, _) => Ok(Demand::Named(Asker::Configuration)),
             (Self::Opportunistic, _) => Ok(Demand::Opportunistic),
         }
     }
@@ -281,10 +291,12 @@ mod tests {
         let named = |asker| Ok(Demand::Named(asker));
         for wish in [Wish::None, Wish::Relaxed] {
             assert_eq!(Tls::Verify.demand(wish), named(Asker::Configuration));
+            assert_eq!(Tls::Implicit.demand(wish), named(Asker::Configuration));
             assert_eq!(Tls::Opportunistic.demand(wish), Ok(Demand::Opportunistic));
             assert_eq!(Tls::Never.demand(wish), Ok(Demand::Clear));
         }
         assert_eq!(Tls::Verify.demand(Wish::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Implicit.demand(Wish::RequireTls), named(Asker::Message));
         assert_eq!(Tls::Opportunistic.demand(Wish::RequireTls), named(Asker::Message));
         assert_eq!(Tls::Never.demand(Wish::RequireTls), Err(Refusal::Forbidden));
     }

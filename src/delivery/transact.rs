@@ -20,8 +20,8 @@ use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
-    ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, Step, Suspicion,
-    Transaction, Trust, WRITE_TIMEOUT,
+    ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, StartTls, Step,
+    Suspicion, Transaction, Trust, WRITE_TIMEOUT,
 };
 use crate::smtp::data;
 use crate::smtp::extension::Feature;
@@ -96,6 +96,7 @@ impl Connection {
         clock: Arc<dyn Clock>,
         steps: &mut Steps,
     ) -> Result<Self, Unopened> {
+        let begins_encrypted = settings.starttls == StartTls::Implicit;
         let session = ClientSession::new(settings, clock.instant());
         let buffer = Box::new([0; READ_LEN]);
         let mut connection = Self {
@@ -116,7 +117,7 @@ impl Connection {
             clock,
             buffer,
         };
-        let mut step = Step::Read;
+        let mut step = if begins_encrypted { Step::StartTls } else { Step::Read };
         loop {
             step = match step {
                 Step::Read => connection.read(steps).await,

@@ -163,9 +163,14 @@ fn speaks_of_connections(reply: &Reply) -> bool {
 /// Up to MAIL the host does not know whom it is about.
 fn is_before_recipient(stage: Stage) -> bool {
     match stage {
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Auth | Stage::Reset | Stage::Mail => {
-            true
-        }
+        Stage::Connect
+        | Stage::Tls
+        | Stage::Banner
+        | Stage::Ehlo
+        | Stage::StartTls
+        | Stage::Auth
+        | Stage::Reset
+        | Stage::Mail => true,
         Stage::Rcpt | Stage::Data | Stage::Content => false,
     }
 }

@@ -249,7 +249,7 @@ fn said_of_whom(stage: Stage, reply: &Reply, cause: Cause) -> Cause {
         Stage::Rcpt | Stage::Data | Stage::Content if speaks_of_sender(&reply.text) => Cause::PolicyRejected,
         Stage::Rcpt | Stage::Data | Stage::Content => cause,
         Stage::Mail => Cause::PolicyRejected,
-        Stage::Connect | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Auth | Stage::Reset => {
+        Stage::Connect | Stage::Tls | Stage::Banner | Stage::Ehlo | Stage::StartTls | Stage::Auth | Stage::Reset => {
             if is_permanent {
                 Cause::OtherPerm
             } else {

@@ -8,7 +8,7 @@ set -euo pipefail
 need swaks sasl2-bin libsasl2-modules libsasl2-modules-db
 
 start_dns "example.test MX 10 mx.example.test" "mx.example.test A 127.0.0.1" "smtp.example.test A 127.0.0.1"
-smtp_port=$(free_port) mx_port=$(free_port) silent_port=$(free_port) told_port=$(free_port) smart_port=$(free_port) http_port=$(free_port)
+smtp_port=$(free_port) mx_port=$(free_port) silent_port=$(free_port) told_port=$(free_port) smart_port=$(free_port) implicit_port=$(free_port) http_port=$(free_port)
 mail=$work/mail/inbox/new
 
 start_postgrey silent "$silent_port" 300
@@ -19,9 +19,11 @@ postconf -c "$work/etc" -e "smtpd_recipient_restrictions = check_policy_service 
 openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=smtp.example.test \
   -addext "subjectAltName=DNS:smtp.example.test" -addext "basicConstraints=critical,CA:FALSE" \
   -keyout "$work/etc/smart.key" -out "$work/etc/smart.pem" 2>>"$work/openssl.log"
-cat >>"$work/etc/master.cf" <<SERVICE
-127.0.0.1:$smart_port inet n - n - 20 smtpd
-  -o syslog_name=postfix/smart
+smart_service() { # NAME PORT WRAPPER: a way into the smart host
+  cat >>"$work/etc/master.cf" <<SERVICE
+127.0.0.1:$2 inet n - n - 20 smtpd
+  -o syslog_name=postfix/$1
+  -o smtpd_tls_wrappermode=$3
   -o smtpd_tls_security_level=encrypt
   -o smtpd_tls_auth_only=yes
   -o smtpd_tls_cert_file=$work/etc/smart.pem
@@ -32,6 +34,9 @@ cat >>"$work/etc/master.cf" <<SERVICE
   -o smtpd_recipient_restrictions=permit_sasl_authenticated,reject
   -o smtpd_relay_restrictions=permit_sasl_authenticated,reject
 SERVICE
+}
+smart_service smart "$smart_port" no
+smart_service smtps "$implicit_port" yes
 mkdir -p "$work/etc/sasl"
 postconf -c "$work/etc" -e "cyrus_sasl_config_path = $work/etc/sasl"
 printf %s secret | saslpasswd2 -p -c -f "$work/etc/sasldb2" -u example.test relay
@@ -103,6 +108,20 @@ submit direct@example.test
 expect_event 20 "delivered" '.recipient == "direct@example.test" and .event == "delivered"'
 jq -e '.destination == "mx.example.test" and .attempt == 1' <<<"$seen" >/dev/null || fail "direct delivery" "$seen"
 ok "without Postgrey mail goes straight again"
+
+# Where TLS begins with the connection, as at port 465.
+sed -i -e "s/smtp.example.test:$smart_port/smtp.example.test:$implicit_port/" -e 's/^when = .*/when = "always"\ntls = "implicit"/' "$work/relay.toml"
+: >"$work/postfix.log"
+restart
+for who in first@example.test second@example.test; do
+  submit "$who"
+  expect_event 20 "delivered" ".recipient == \"$who\" and .event == \"delivered\""
+  jq -e '.destination == "smtp.example.test" and .attempt == 1 and (.note | test("^TLSv1.3 .*, verified by name; smart host"))' <<<"$seen" >/dev/null || fail "delivery over implicit TLS" "$seen"
+done
+grep -q "postfix/smtps/smtpd.*sasl_username=relay@example.test" "$work/postfix.log" || fail "a login at the port with implicit TLS" "$(tail -n 5 "$work/postfix.log")"
+connections=$(grep -c "postfix/smtps/smtpd.*: connect from" "$work/postfix.log")
+ok "implicit TLS: two messages, $connections connection(s) to a Postfix in wrapper mode: $(jq -r .note <<<"$seen")"
+relay_config >"$work/relay.toml"
 
 # A wrong password: loud, and not the recipient's fault.
 printf 'wrong\n' >"$work/password"

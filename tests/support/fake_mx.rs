@@ -47,8 +47,9 @@ struct State {
     rules: Mutex<Vec<Rule>>,
     connections: AtomicUsize,
     extensions: Mutex<Vec<&'static str>>,
-    /// For STARTTLS.
+    /// For STARTTLS, or for TLS before the banner.
     tls: Option<TlsAcceptor>,
+    is_implicit: bool,
     /// Commands in the order they came, over all connections.
     log: Mutex<Vec<String>>,
 }
@@ -70,7 +71,18 @@ impl FakeMx {
     pub async fn start_with(extensions: &[&'static str], tls: Option<TlsAcceptor>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let state = Arc::new(State { tls, ..State::default() });
+        Self::serve(listener, address, extensions, State { tls, ..State::default() })
+    }
+
+    /// The same where TLS begins with the connection.
+    pub async fn start_implicit(extensions: &[&'static str], tls: TlsAcceptor) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        Self::serve(listener, address, extensions, State { tls: Some(tls), is_implicit: true, ..State::default() })
+    }
+
+    fn serve(listener: TcpListener, address: SocketAddr, extensions: &[&'static str], state: State) -> Self {
+        let state = Arc::new(state);
         state.extensions.lock().unwrap().extend(extensions);
         let shared = state.clone();
         tokio::spawn(async move {
@@ -130,12 +142,16 @@ impl State {
 }
 
 async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
+    if let (true, Some(tls)) = (state.is_implicit, &state.tls) {
+        let mut stream = BufReader::new(tls.accept(stream).await?);
+        if greet(&mut stream, state).await? {
+            dialog(&mut stream, state, true).await?;
+        }
+        return Ok(());
+    }
     let mut stream = BufReader::new(stream);
-    match state.trick_for("banner") {
-        Some(Trick::Say(reply)) => stream.write_all(format!("{reply}\r\n").as_bytes()).await?,
-        Some(Trick::Close) => return Ok(()),
-        Some(Trick::Hang) => std::future::pending().await,
-        None => stream.write_all(b"220 mx.test ESMTP\r\n").await?,
+    if !greet(&mut stream, state).await? {
+        return Ok(());
     }
     if dialog(&mut stream, state, false).await? == Ending::Handshake
         && let Some(tls) = &state.tls
@@ -144,6 +160,17 @@ async fn serve(stream: TcpStream, state: &State) -> std::io::Result<()> {
         dialog(&mut stream, state, true).await?;
     }
     Ok(())
+}
+
+/// The banner; says whether there is to be a dialog.
+async fn greet<S: AsyncWrite + Unpin>(stream: &mut S, state: &State) -> std::io::Result<bool> {
+    match state.trick_for("banner") {
+        Some(Trick::Say(reply)) => stream.write_all(format!("{reply}\r\n").as_bytes()).await?,
+        Some(Trick::Close) => return Ok(false),
+        Some(Trick::Hang) => std::future::pending().await,
+        None => stream.write_all(b"220 mx.test ESMTP\r\n").await?,
+    }
+    Ok(true)
 }
 
 #[derive(PartialEq)]

@@ -229,7 +229,12 @@ impl ClientSession {
             }
             Event::TlsEstablished(trust) => {
                 self.trust = Some(trust);
-                self.ehlo(now);
+                // Before the banner it is the server's turn.
+                if self.state == State::Banner {
+                    self.wait(REPLY_TIMEOUT, now);
+                } else {
+                    self.ehlo(now);
+                }
                 Step::Read
             }
             Event::KeysDerived(keys) => self.keys_derived(&keys, now),
@@ -346,7 +351,7 @@ impl ClientSession {
     fn tls_limit(&self) -> Duration {
         match self.settings.starttls {
             StartTls::IfOffered | StartTls::Expected => GREETING_PATIENCE.max(self.ehlo_took * 2).min(REPLY_TIMEOUT),
-            StartTls::Never | StartTls::Required => REPLY_TIMEOUT,
+            StartTls::Never | StartTls::Required | StartTls::Implicit => REPLY_TIMEOUT,
         }
     }
 

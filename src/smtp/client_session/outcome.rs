@@ -11,6 +11,8 @@ pub enum Stage {
     Banner,
     /// EHLO or HELO.
     Ehlo,
+    /// The handshake, where it comes before the first reply (RFC 8314).
+    Tls,
     /// STARTTLS and the handshake.
     StartTls,
     /// AUTH.
@@ -34,6 +36,7 @@ impl Stage {
             Self::Connect => "connect",
             Self::Banner => "banner",
             Self::Ehlo => "EHLO",
+            Self::Tls => "TLS",
             Self::StartTls => "STARTTLS",
             Self::Auth => "AUTH",
             Self::Reset => "RSET",

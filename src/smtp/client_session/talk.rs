@@ -19,6 +19,8 @@ pub enum StartTls {
     Expected,
     /// Without it there is no session.
     Required,
+    /// There is nothing to start: TLS begins before the first reply (RFC 8314).
+    Implicit,
 }
 
 /// What a session needs to know.
