@@ -107,6 +107,7 @@ impl Delivery {
             let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
             candidates.begin_with(self.parts.queue.greylists().greylister(&triplet));
         }
+        candidates.take_turn(site.next_turn());
         let mut race = Race::new(self, site);
         let began = self.parts.clock.instant();
         loop {

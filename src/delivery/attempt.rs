@@ -247,6 +247,7 @@ impl Delivery {
         let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
         let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
         candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
+        candidates.take_turn(claim.progress().attempts);
         let mut race = begun.unwrap_or_else(|| Race::new(self, site));
         race.steps.add_route(&route, claim.message().accepted_at);
         race.addresses().into_iter().for_each(|address| candidates.skip(address));

@@ -21,6 +21,9 @@ use crate::smtp::extension::Feature;
 
 /// Addresses tried in one attempt at most.
 const CANDIDATES_MAX: usize = 12;
+/// Of these so many are the most preferred ones in each attempt; where there are more addresses than one attempt tries, the
+/// others take turns.
+const ALWAYS: usize = 6;
 
 /// For whom a session is: what a host that makes strangers wait knows them by.
 #[derive(Debug, Clone)]
@@ -79,6 +82,8 @@ pub(super) struct Candidates {
     rest: VecDeque<(Arc<str>, SocketAddr)>,
     /// All of them, but for hosts that refused.
     all: Vec<(Arc<str>, SocketAddr)>,
+    /// Those that other attempts try.
+    later: Vec<(Arc<str>, SocketAddr)>,
     /// The recipient's domain.
     domain: Arc<str>,
     /// Those that go in clear text when nothing else is left, and why.
@@ -123,13 +128,13 @@ impl Candidates {
         let mut rest = in_order(route, turn, port);
         rest.retain(|(host, _)| demands.of(host).is_some());
         delivery.reach.sort(&mut rest, delivery.parts.clock.instant());
-        rest.truncate(CANDIDATES_MAX);
         let last_failure = demands.refused.take();
         Self {
             domain: route.domain.clone(),
             all: rest.clone(),
             rest: rest.into(),
             in_clear: VecDeque::new(),
+            later: Vec::new(),
             sources,
             greylister: None,
             demands,
@@ -227,6 +232,19 @@ impl Candidates {
         self.all = rest.to_vec();
     }
 
+    /// Leaves for later those that are not tried in this attempt, the first of which is number 1.
+    pub(super) fn take_turn(&mut self, attempt: u32) {
+        let (rest, later) = take_turn(self.rest.drain(..).collect(), attempt);
+        self.all = rest.clone();
+        (self.rest, self.later) = (rest.into(), later);
+    }
+
+    /// Where all addresses of the attempt are slow, some of the others are tried after all.
+    pub(super) fn take_more(&mut self) {
+        let more = self.later.len().min(CANDIDATES_MAX - ALWAYS);
+        self.rest.extend(self.later.drain(..more));
+    }
+
     /// Whether a session that is there already is one that the host knows.
     pub(super) fn suit(&self, host: &Arc<str>, address: SocketAddr, source: Option<IpAddr>) -> bool {
         source == self.source_for(address) && self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
@@ -261,6 +279,7 @@ impl Candidates {
         self.rest.retain(|(candidate, _)| candidate != host);
         self.all.retain(|(candidate, _)| candidate != host);
         self.in_clear.retain(|(candidate, ..)| candidate != host);
+        self.later.retain(|(candidate, _)| candidate != host);
         !self.rest.is_empty() || !self.in_clear.is_empty()
     }
 }
@@ -275,6 +294,19 @@ fn in_order(route: &Route, turn: u64, port: u16) -> Vec<(Arc<str>, SocketAddr)> 
         }
     }
     ordered
+}
+
+/// Of more addresses than one attempt tries: the first and a turn of the others; and then the rest.
+fn take_turn<T>(mut addresses: Vec<T>, attempt: u32) -> (Vec<T>, Vec<T>) {
+    if addresses.len() <= CANDIDATES_MAX {
+        return (addresses, Vec::new());
+    }
+    let turn = usize::try_from(attempt.saturating_sub(1)).unwrap_or(0);
+    let others = &mut addresses[ALWAYS..];
+    let begin = turn.wrapping_mul(CANDIDATES_MAX - ALWAYS) % others.len();
+    others.rotate_left(begin);
+    let later = addresses.split_off(CANDIDATES_MAX);
+    (addresses, later)
 }
 
 fn interleaved(host: &Host) -> impl Iterator<Item = IpAddr> {
@@ -309,6 +341,20 @@ mod tests {
     }
 
     #[test]
+    fn addresses_beyond_those_of_one_attempt_take_turns() {
+        let of = |len: u32, attempt| take_turn((0..len).collect(), attempt).0;
+        assert_eq!(of(12, 5), (0..12).collect::<Vec<_>>(), "one attempt tries all");
+        assert_eq!(of(17, 1), (0..12).collect::<Vec<_>>(), "the most preferred ones first");
+        assert_eq!(of(17, 2), [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 6]);
+        for len in [13_u32, 17, 64, 256] {
+            let needed = len.div_ceil(6);
+            let seen: std::collections::HashSet<u32> = (1..=needed).flat_map(|attempt| of(len, attempt)).collect();
+            assert_eq!(seen.len(), len as usize, "none is never tried");
+        }
+        assert_eq!(of(17, 0).len() + of(17, u32::MAX).len(), 24);
+    }
+
+    #[test]
     fn families_take_turns() {
         let addresses = ["192.0.2.1", "192.0.2.2", "192.0.2.3", "2001:db8::1", "2001:db8::2"];
         let addresses = addresses.map(|ip| ip.parse().unwrap());
@@ -330,6 +376,7 @@ mod tests {
             let mut candidates = Candidates {
                 rest: rest.clone().into(),
                 all: rest.clone(),
+                later: Vec::new(),
                 domain: "d.example".into(),
                 in_clear: VecDeque::new(),
                 sources: (None, None),

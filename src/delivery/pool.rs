@@ -1,7 +1,7 @@
 //! The sessions with one destination, and the entries that wait for one of them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -62,6 +62,8 @@ pub(super) struct Site {
     pub(super) carrier: Option<Arc<Carrier>>,
     /// It stands among those that wait for a place.
     is_hungry: AtomicBool,
+    /// Sessions begun without an attempt so far.
+    turns: AtomicU32,
     state: Mutex<State>,
 }
 
@@ -139,6 +141,7 @@ impl Site {
             destination: route.destination.clone(),
             carrier: None,
             is_hungry: AtomicBool::new(false),
+            turns: AtomicU32::new(0),
             state: Mutex::new(State {
                 route,
                 ready: ReadyList::default(),
@@ -437,6 +440,11 @@ impl Site {
     /// Nobody answered; says whether the destination counts as down from now on.
     pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
         self.state.lock().breaker.failed(last, caller)
+    }
+
+    /// The number of a session without an attempt of its own, as `Candidates::take_turn` counts attempts.
+    pub(super) fn next_turn(&self) -> u32 {
+        self.turns.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
     /// An entry waits for the destination to come back.

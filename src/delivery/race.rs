@@ -515,6 +515,9 @@ impl Race {
                 }
                 self.met_slow_hosts = true;
                 self.is_next_due = true;
+                if candidates.is_at_end() && self.field.iter().all(|contender| contender.slow.is_some()) {
+                    candidates.take_more();
+                }
             }
         }
         matches!(news, News::Slow(_))

@@ -18,9 +18,14 @@ use super::shares::{Shares, Standing};
 use crate::clock::{Clock, Timestamp};
 use crate::mail::registrable::registrable_domain;
 
-/// Hosts of one destination that are considered at most, and addresses of each.
-const HOSTS_MAX: usize = 16;
-const ADDRESSES_MAX: usize = 8;
+/// Hosts of one destination that are kept at most. An attempt tries some of them, the next one others.
+const HOSTS_MAX: usize = 32;
+/// Hosts that give a destination its name.
+const NAMING_HOSTS_MAX: usize = 16;
+/// Addresses of one family and host that are kept at least and at most: the fewer hosts, the more.
+const ADDRESSES: (usize, usize) = (4, 32);
+/// Addresses of one family that all hosts of a destination have together at most.
+const ROUTE_ADDRESSES_MAX: usize = 128;
 /// Routes kept at most.
 const CACHE_MAX: usize = 20_000;
 /// How often outdated routes are looked for where there is no room for another.
@@ -249,7 +254,8 @@ impl Router {
         if asking == Asking::Anew {
             self.dns.forget(host);
         }
-        let found = host_facts(self.dns.as_ref(), host, true, false).await;
+        let terms = Terms { allow_private: true, is_name_secure: false, addresses_max: ADDRESSES.1 };
+        let found = host_facts(self.dns.as_ref(), host, terms).await;
         if found.usable.is_empty() {
             return Err((found.problem.unwrap_or(RouteError::NoHost), found.ttl));
         }
@@ -263,15 +269,18 @@ impl Router {
         ttl: Duration,
     ) -> LookedUp {
         let mut names: Vec<&str> = records.iter().map(|record| record.exchange.as_str()).collect();
+        names.truncate(NAMING_HOSTS_MAX);
         names.sort_unstable();
         let destination = names.join(",");
+        let addresses_max = (ROUTE_ADDRESSES_MAX / records.len().max(1)).clamp(ADDRESSES.0, ADDRESSES.1);
+        let terms = Terms { allow_private: self.allow_private, is_name_secure: is_secure, addresses_max };
         let mut lookups = tokio::task::JoinSet::new();
         for (index, record) in records.iter().enumerate() {
-            let (dns, host, allow_private) = (self.dns.clone(), record.exchange.clone(), self.allow_private);
+            let (dns, host) = (self.dns.clone(), record.exchange.clone());
             if asking == Asking::Anew && host != domain {
                 dns.forget(&host);
             }
-            lookups.spawn(async move { (index, host_facts(dns.as_ref(), &host, allow_private, is_secure).await) });
+            lookups.spawn(async move { (index, host_facts(dns.as_ref(), &host, terms).await) });
         }
         let mut found: Vec<Option<HostFacts>> = records.iter().map(|_| None).collect();
         while let Some(Ok((index, facts))) = lookups.join_next().await {
@@ -309,6 +318,15 @@ struct Names<'a> {
     asking: Asking,
 }
 
+/// What counts of a host's addresses.
+#[derive(Debug, Clone, Copy)]
+struct Terms {
+    allow_private: bool,
+    is_name_secure: bool,
+    /// Of one family.
+    addresses_max: usize,
+}
+
 struct HostFacts {
     usable: Vec<IpAddr>,
     ttl: Duration,
@@ -320,7 +338,8 @@ struct HostFacts {
 
 /// Both families of a host's addresses, asked for at the same time; and what its certificates are, where DNSSEC vouches for
 /// all that leads there (RFC 7672 section 2.2).
-async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secure: bool) -> HostFacts {
+async fn host_facts(dns: &dyn Dns, host: &str, terms: Terms) -> HostFacts {
+    let Terms { allow_private, is_name_secure, addresses_max } = terms;
     let (ipv4, ipv6) = tokio::join!(dns.ipv4(host), dns.ipv6(host));
     let mut all = Vec::new();
     let mut ttl = FOUND_TTL.1;
@@ -331,7 +350,7 @@ async fn host_facts(dns: &dyn Dns, host: &str, allow_private: bool, is_name_secu
             Ok(records) => {
                 ttl = ttl.min(records.ttl);
                 is_secure &= records.secure;
-                all.extend(records.records.into_iter().take(ADDRESSES_MAX));
+                all.extend(records.records.into_iter().take(addresses_max));
             }
             Err(error) => match error.denial() {
                 Some((_, denied)) => denied_ttl = Some(denied_ttl.map_or(denied, |ttl: Duration| ttl.min(denied))),
@@ -462,6 +481,26 @@ mod tests {
         assert_eq!(route.hosts[0].addresses.len(), 2);
         assert_eq!(route.destination.as_ref(), "a.example.com,b.example.com,z.example.com");
         assert_eq!(route.name().as_ref(), "a.example.com");
+    }
+
+    #[tokio::test]
+    async fn more_hosts_and_addresses_are_kept_than_one_attempt_tries() {
+        let table = Arc::new(Table::default());
+        let of = async |hosts: usize, addresses: usize| {
+            let rows: Vec<String> = (0..hosts).map(|number| format!("10 mx{number:02}.test")).collect();
+            table.set("d.test", "MX", Ok(&rows.iter().map(String::as_str).collect::<Vec<_>>()));
+            let ips: Vec<String> = (0..addresses).map(|number| format!("93.184.215.{number}")).collect();
+            let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+            rows.iter().for_each(|row| table.set(row.split_once(' ').unwrap().1, "A", Ok(&ips)));
+            let route = router(&table, false).0.route("d.test").await.unwrap();
+            let all: usize = route.hosts.iter().map(|host| host.addresses.len()).sum();
+            (route.hosts.len(), route.hosts[0].addresses.len(), all, route.destination.split(',').count())
+        };
+        assert_eq!(of(1, 9).await, (1, 9, 9, 1));
+        assert_eq!(of(17, 1).await, (17, 1, 17, 16), "the name of the destination is as before");
+        assert_eq!(of(1, 100).await, (1, 32, 32, 1));
+        assert_eq!(of(16, 100).await, (16, 8, 128, 16));
+        assert_eq!(of(100, 100).await, (32, 4, 128, 16));
     }
 
     #[tokio::test]

@@ -5,6 +5,7 @@
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
 mod crowded;
+mod hidden;
 #[path = "../support/in_memory.rs"]
 mod in_memory;
 mod network;

@@ -326,21 +326,30 @@ impl Network for Hosts {
     }
 }
 
-/// `one.test` has one host, `two.test` two by preference, `six.test` one with addresses of both families.
+/// `one.test` has one host, `two.test` two by preference, `six.test` one with addresses of both families, `many.test`
+/// seventeen by preference at 198.51.100.1 and following, `wide.test` one with nine addresses there.
 impl Dns for Hosts {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
-        let hosts: &[&str] = if domain == "two.test" { &["mx1.test", "mx2.test"] } else { &["mx2.test"] };
-        let hosts = if domain == "six.test" { &["mx6.test"] } else { hosts };
-        let record = |(preference, host): (u16, &&str)| MxRecord { preference, exchange: (*host).to_owned() };
+        let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
+        let hosts: Vec<String> = match domain {
+            "two.test" => named(&["mx1.test", "mx2.test"]),
+            "six.test" => named(&["mx6.test"]),
+            "wide.test" => named(&["mx-wide.test"]),
+            "many.test" => (1..=17).map(|n| format!("mx-{n}")).collect(),
+            _ => named(&["mx2.test"]),
+        };
+        let record = |(preference, exchange): (u16, String)| MxRecord { preference, exchange };
         let records = (10..).zip(hosts).map(record).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
+        let one = |last: u8| IpAddr::from([198, 51, 100, last]);
         let found = match host {
-            "mx1.test" => Ok("192.0.2.1"),
-            "mx2.test" => Ok("192.0.2.2"),
-            _ => Err(DnsError::NoRecords),
+            "mx1.test" => Ok(vec![IpAddr::from([192, 0, 2, 1])]),
+            "mx2.test" => Ok(vec![IpAddr::from([192, 0, 2, 2])]),
+            "mx-wide.test" => Ok((1..=9).map(one).collect()),
+            _ => host.strip_prefix("mx-").and_then(|n| n.parse().ok()).map(|n| vec![one(n)]).ok_or(DnsError::NoRecords),
         };
         Box::pin(async move { found.map(records) })
     }
@@ -353,6 +362,6 @@ impl Dns for Hosts {
     }
 }
 
-fn records(ip: &str) -> Records<IpAddr> {
-    Records { records: vec![ip.parse().unwrap()], ttl: Duration::from_secs(3600), secure: false }
+fn records(records: Vec<IpAddr>) -> Records<IpAddr> {
+    Records { records, ttl: Duration::from_secs(3600), secure: false }
 }
