@@ -11,7 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use super::{complain, config_file, is_worth_telling, read_config, say};
 use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
-use crate::app::{Ground, Relay};
+use crate::app::{Ground, LOG_PATIENCE, Relay};
 use crate::config::Config;
 use crate::report::log::{self, Output};
 
@@ -34,7 +34,10 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     }
     tracing::debug!(files, "limit of open files");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("io").build()?;
-    runtime.block_on(serve(config, path.as_deref(), output))?;
+    let ended = runtime.block_on(serve(config, path.as_deref(), output.clone()));
+    // Where it does not start, the log says more than the error.
+    output.settle(LOG_PATIENCE);
+    ended?;
     Ok(ExitCode::SUCCESS)
 }
 
