@@ -237,3 +237,29 @@ async fn errors_are_one_line_that_says_what_to_do() {
     assert_eq!(bench.run(&["queue", "retry"]).await.status, 2);
     bench.relay.shut_down().await;
 }
+
+/// Nothing is sent from an address that the machine does not have.
+#[test]
+fn a_source_address_that_the_machine_does_not_have_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("relay.toml");
+    let run = |command: &str, listener: &str, source: &str| {
+        let text = format!(
+            "data_dir = \"data\"\n[[listener]]\naddress = \"{listener}\"\n[http]\naddress = \"off\"\n[resolver]\n\
+             dnssec = false\n[delivery]\nsource_addresses = [\"{source}\"]\n"
+        );
+        std::fs::write(&file, text).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_otp-relay")).arg(command).arg("-c").arg(&file).output().unwrap();
+        let text = [output.stdout, output.stderr].concat();
+        (output.status.success(), String::from_utf8(text).unwrap())
+    };
+    let finding = "error: [delivery] source_addresses: this machine does not have the address 192.0.2.77";
+    let (is_good, told) = run("check", "127.0.0.1:0", "192.0.2.77");
+    assert!(!is_good && told.lines().any(|line| line == finding), "{told}");
+    let (is_good, told) = run("check", "127.0.0.1:0", "127.0.0.1");
+    assert!(is_good && !told.contains("source_addresses"), "{told}");
+    // It tells of it, then ends, as it cannot listen where it should.
+    let (is_good, told) = run("serve", "192.0.2.78:2525", "192.0.2.77");
+    let is_warning = |line: &str| line.contains("WARN") && line.contains("delivery.source_addresses");
+    assert!(!is_good && told.lines().any(|line| is_warning(line) && line.contains("192.0.2.77")), "{told}");
+}

@@ -350,3 +350,18 @@ async fn a_draining_relay_takes_no_new_mail_and_keeps_the_old() {
     assert_eq!(events.next_end().await.kind, Kind::Delivered);
     second.shut_down().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn mail_from_an_address_that_the_machine_does_not_have_waits_and_says_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(&["PIPELINING"]).await;
+    let source = "source_addresses = [\"192.0.2.77\"]";
+    let (relay, mut events) = support::start_relay_with(folder.path(), mx.address, "", source);
+    let mail = "From: otp@app.test\r\nSubject: one\r\n\r\ncode";
+    let reply = Client::connect(relay.addresses()[0]).await.submit(&["alice@example.test"], mail).await;
+    assert!(reply.starts_with("250"), "{reply}");
+    let deferred = events.next(Kind::Deferred).await;
+    let expected = "this machine does not have the address 192.0.2.77 of delivery.source_addresses (EADDRNOTAVAIL)";
+    assert_eq!(deferred.reply.as_deref(), Some(expected));
+    relay.shut_down().await;
+}

@@ -30,7 +30,7 @@ use crate::http::{self, Api};
 use crate::intake::door::{self, Door};
 use crate::intake::wishes::LIFE;
 use crate::mail::id::IdSource;
-use crate::net::{Network, TcpNetwork};
+use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::key_ring::KeyRing;
 use crate::queue::sled_store::SledStore;
 use crate::queue::{Queue, Storage, Workers};
@@ -130,6 +130,9 @@ impl Relay {
     pub fn start(config: Config, ground: Ground) -> anyhow::Result<Self> {
         let Ground { clock, network, dns, policy_port, events, output } = ground;
         let folder = DataFolder::open(&config.data_dir)?;
+        for address in own_faults::missing(&config.delivery.source_addresses) {
+            tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
+        }
         let draining = CancellationToken::new();
         let mut listeners = Vec::new();
         let others: Vec<SocketAddr> =

@@ -8,6 +8,7 @@ use super::{alignment, config_file, read_config, say};
 use crate::config::Config;
 use crate::config::findings::Severity;
 use crate::destination::resolver::{Dnssec, HickoryDns, Settings};
+use crate::net::own_faults;
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -25,6 +26,11 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         let text = "of DNS and the network, only DNSSEC and the alignment of signatures were looked at: this version \
                     checks the configuration (say --offline to leave this line out)";
         findings.add(Severity::Note, None, text);
+        let sources = config.as_ref().map(|config| config.delivery.source_addresses.as_slice()).unwrap_or_default();
+        for address in own_faults::missing(sources) {
+            let text = format!("[delivery] source_addresses: this machine does not have the address {address}");
+            findings.add(Severity::Error, None, &text);
+        }
         if let Some(text) = config.as_ref().and_then(|config| dnssec(&config.resolver)) {
             findings.add(Severity::Warning, None, &text);
         }

@@ -303,6 +303,9 @@ impl Delivery {
         caller: &Caller,
         entry: Option<EntryId>,
     ) {
+        if let Some((_, Failure { fault: Fault::Ours(_), .. })) = &last {
+            return;
+        }
         if let Some(carrier) = &site.carrier {
             // What became of an entry's attempt is told when that is settled.
             if let (None, Some((_, failure))) = (entry, &last) {

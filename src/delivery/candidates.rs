@@ -200,11 +200,16 @@ impl Candidates {
         self.greylister.as_ref().is_none_or(|(greylister, _)| greylister == host)
     }
 
-    /// Remembers why there is no session with a host. What a host said tells more than that another did not answer.
+    /// Remembers why there is no session with a host. What a host said tells more than what this machine lacks, and that
+    /// more than that another did not answer.
     pub(super) fn failed(&mut self, host: Arc<str>, failure: Failure) {
         self.was_turned_away |= is_turned_away(&failure);
-        let is_reply = |failure: &Failure| matches!(failure.fault, Fault::Reply(_));
-        if is_reply(&failure) || !self.last_failure.as_ref().is_some_and(|(_, last)| is_reply(last)) {
+        let tells = |failure: &Failure| match failure.fault {
+            Fault::Reply(_) => 2,
+            Fault::Ours(_) => 1,
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => 0,
+        };
+        if self.last_failure.as_ref().is_none_or(|(_, last)| tells(&failure) >= tells(last)) {
             self.last_failure = Some((host, failure));
         }
     }

@@ -14,6 +14,7 @@ use super::steps::Steps;
 use super::transact::Connection;
 use crate::destination::demand::Demand;
 use crate::net::BoxStream;
+use crate::net::own_faults::own_fault;
 use crate::smtp::client_session::{ClientSettings, Failure, Fault, Stage, StartTls};
 
 /// How long an address has to take the connection before the next one is asked as well (RFC 8305 section 5).
@@ -108,7 +109,7 @@ impl Dial {
         Connection::establish(stream, host, settings, &handshake, pulse, clock.clone(), &mut self.steps).await
     }
 
-    /// The connection alone. What became of it is remembered of the address.
+    /// The connection alone. What became of it is remembered of the address, unless it failed for want of something here.
     async fn dial(&mut self) -> Result<BoxStream, Fault> {
         let delivery = self.delivery.clone();
         let (address, ip) = (self.address, self.address.ip());
@@ -117,20 +118,28 @@ impl Dial {
         let (result, connected) = match tokio::time::timeout(delivery.settings.connect_timeout, connecting).await {
             Err(_) => ("no answer", Err(Fault::Timeout)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkUnreachable => ("no route", Err(Fault::Closed)),
-            Ok(Err(_)) => ("refused", Err(Fault::Closed)),
+            Ok(Err(error)) => match own_fault(&error, self.source) {
+                Some(what) => ("not tried", Err(Fault::Ours(what))),
+                None => ("refused", Err(Fault::Closed)),
+            },
             Ok(Ok(stream)) => ("connected", Ok(stream)),
         };
         dialing.is_over = true;
         let now = delivery.parts.clock.instant();
         match (result, &connected) {
             ("no route", _) => delivery.reach.no_route(ip, now),
+            (_, Err(Fault::Ours(_))) => {}
             (_, Err(_)) => delivery.reach.failed(ip, now),
             (_, Ok(_)) => delivery.reach.answered(ip),
         }
         if connected.is_ok() {
             self.pulse.tell(News::Connected);
         }
-        self.steps.add(Stage::Connect, &self.host, format!("{address} {result}"), now);
+        let result = match &connected {
+            Err(Fault::Ours(what)) => format!("{address} {result}: {what}"),
+            _ => format!("{address} {result}"),
+        };
+        self.steps.add(Stage::Connect, &self.host, result, now);
         connected
     }
 }

@@ -81,7 +81,7 @@ pub(super) fn is_turned_away(failure: &Failure) -> bool {
                 }
             },
             Fault::Closed => true,
-            Fault::Timeout | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => false,
+            Fault::Timeout | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => false,
         }
 }
 

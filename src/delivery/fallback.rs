@@ -123,7 +123,7 @@ impl Fallback {
             Fault::Timeout if !is_encrypted => Sign::Fails(format!("no answer to {place}")),
             Fault::Timeout => Sign::Lost(format!("no answer to {place}")),
             Fault::Closed | Fault::Malformed(_) => Sign::Lost(format!("connection lost at {place}")),
-            Fault::Unsupported(_) => Sign::None,
+            Fault::Unsupported(_) | Fault::Ours(_) => Sign::None,
         }
     }
 }

@@ -65,7 +65,9 @@ pub(super) fn is_lacking(failure: &Failure) -> bool {
             | Requirement::ServerProof
             | Requirement::FewerRounds => false,
         },
-        Fault::Reply(_) | Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) => false,
+        Fault::Reply(_) | Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Ours(_) => {
+            false
+        }
     }
 }
 
@@ -77,7 +79,7 @@ pub(super) fn is_stale(failure: &Failure) -> bool {
             // A yes where none was due is one to something that was said before.
             Fault::Reply(reply) => reply.code == 421 || !reply.is_refusal(),
             Fault::Timeout | Fault::Closed | Fault::Malformed(_) => true,
-            Fault::Unsupported(_) | Fault::Tls(_) => false,
+            Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => false,
         }
 }
 
@@ -93,6 +95,6 @@ pub(super) fn next_host_may_do(failure: &Failure) -> bool {
     match &failure.fault {
         Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && of_failure(failure).action.next_mx,
         Fault::Unsupported(_) => is_lacking(failure),
-        Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
+        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Ours(_) => false,
     }
 }

@@ -68,9 +68,12 @@ pub(super) fn not_delivered(
 ) {
     report.reply = match &failure.fault {
         Fault::Reply(_) => Some(mask.apply(&told(failure)).into()),
-        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
-            Some(told(failure))
-        }
+        Fault::Timeout
+        | Fault::Closed
+        | Fault::Malformed(_)
+        | Fault::Tls(_)
+        | Fault::Unsupported(_)
+        | Fault::Ours(_) => Some(told(failure)),
     };
     let verdict = verdict_on(failure, &claim, lesson.as_ref());
     report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
@@ -106,6 +109,7 @@ pub(super) fn told(failure: &Failure) -> Arc<str> {
         Fault::Malformed(error) => format!("{error} at {stage}"),
         Fault::Tls(error) => format!("TLS: {error}"),
         Fault::Unsupported(requirement) => lacking(*requirement).to_owned(),
+        Fault::Ours(what) => what.clone(),
     };
     text.into()
 }
@@ -182,9 +186,12 @@ pub(super) fn content_withheld(claim: Claim, now: Timestamp) {
 pub(super) fn waits_for_session(claim: Claim, failure: &Failure, mask: &Mask, mut report: Report, now: Timestamp) {
     report.reply = match &failure.fault {
         Fault::Reply(reply) => Some(kept(reply, mask)),
-        Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Tls(_) | Fault::Unsupported(_) => {
-            Some(told(failure))
-        }
+        Fault::Timeout
+        | Fault::Closed
+        | Fault::Malformed(_)
+        | Fault::Tls(_)
+        | Fault::Unsupported(_)
+        | Fault::Ours(_) => Some(told(failure)),
     };
     report.note = Some("waits for a session that is there: the host takes no more at once".into());
     claim.settle(&Settlement::Released, report, now);
@@ -359,6 +366,7 @@ fn life(claim: &Claim) -> Life {
 fn is_of_host(failure: &Failure, tls: Tls) -> bool {
     match &failure.fault {
         Fault::Reply(reply) => !concerns_message(failure.stage) || reply.code == 421,
+        Fault::Ours(_) => false,
         Fault::Unsupported(
             Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size | Requirement::EightBitMime,
         ) => false,

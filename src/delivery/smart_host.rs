@@ -222,7 +222,7 @@ impl Carrier {
         let is_configuration = match &failure.fault {
             Fault::Reply(reply) => failure.stage == Stage::Auth && reply.code >= 500,
             Fault::Unsupported(_) | Fault::Tls(_) => true,
-            Fault::Timeout | Fault::Closed | Fault::Malformed(_) => false,
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Ours(_) => false,
         };
         if is_configuration && is_news {
             tracing::error!(%smart_host, stage, said, "the smart host cannot be used; look at its [[smart_host]]");

@@ -91,7 +91,7 @@ impl Steps {
             Fault::Timeout => "no answer".to_owned(),
             Fault::Closed => "connection lost".to_owned(),
             Fault::Malformed(error) => error.to_string(),
-            Fault::Reply(_) | Fault::Unsupported(_) | Fault::Tls(_) => return,
+            Fault::Reply(_) | Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => return,
         };
         if failure.stage != Stage::Connect {
             self.add(failure.stage, host, result, now);

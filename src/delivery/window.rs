@@ -148,7 +148,7 @@ pub(super) fn is_overload(failure: &Failure) -> bool {
             reply.code == 421 || speaks_of_connections(reply) || is_meant && is_before_recipient(failure.stage)
         }
         Fault::Timeout => failure.stage != Stage::Connect && is_before_recipient(failure.stage),
-        Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => false,
+        Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => false,
     }
 }
 

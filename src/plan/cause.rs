@@ -140,6 +140,7 @@ pub fn of_failure(failure: &Failure) -> Verdict {
     match &failure.fault {
         Fault::Reply(reply) => of_reply(failure.stage, reply).unwrap_or_else(|| out_of_place(failure.stage)),
         Fault::Timeout | Fault::Closed if failure.stage == Stage::Connect => again(Cause::Unreachable),
+        Fault::Ours(_) => again(Cause::Unreachable),
         Fault::Timeout | Fault::Closed | Fault::Malformed(_) if failure.stage == Stage::Content => {
             again(Cause::OutcomeUnknown)
         }
@@ -178,7 +179,8 @@ pub fn of_failure_between(failure: &Failure, parties: &Parties<'_>) -> Verdict {
         | Fault::Closed
         | Fault::Malformed(_)
         | Fault::Tls(_)
-        | Fault::Unsupported(_) => verdict,
+        | Fault::Unsupported(_)
+        | Fault::Ours(_) => verdict,
     }
 }
 

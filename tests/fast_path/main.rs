@@ -9,6 +9,7 @@ mod hidden;
 #[path = "../support/in_memory.rs"]
 mod in_memory;
 mod network;
+mod ours;
 mod slow;
 
 use std::sync::Arc;

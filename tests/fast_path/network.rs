@@ -23,6 +23,8 @@ pub enum Mood {
     Silent,
     /// There is no route to it.
     NoRoute,
+    /// Nobody asks it: the machine of the relay fails with this error.
+    Fails(i32),
     /// It takes connections and replies so.
     Serves(Manner),
 }
@@ -309,6 +311,7 @@ impl Network for Hosts {
             let mood = inner.moods.lock().get(&host).copied().unwrap_or(Mood::Refuses);
             let manner = match mood {
                 Mood::Refuses => return Err(io::ErrorKind::ConnectionRefused.into()),
+                Mood::Fails(code) => return Err(io::Error::from_raw_os_error(code)),
                 Mood::NoRoute => return Err(io::ErrorKind::NetworkUnreachable.into()),
                 Mood::Silent => std::future::pending().await,
                 Mood::Serves(manner) => manner,

@@ -65,7 +65,12 @@ impl Failure {
     pub fn reply(&self) -> Option<&Reply> {
         match &self.fault {
             Fault::Reply(reply) => Some(reply),
-            Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => None,
+            Fault::Timeout
+            | Fault::Closed
+            | Fault::Malformed(_)
+            | Fault::Unsupported(_)
+            | Fault::Tls(_)
+            | Fault::Ours(_) => None,
         }
     }
 }
@@ -85,6 +90,8 @@ pub enum Fault {
     Unsupported(Requirement),
     /// TLS could not be had.
     Tls(String),
+    /// What this machine lacks or forbids: it says nothing of the host.
+    Ours(String),
 }
 
 /// What a message can need of a server.

@@ -216,6 +216,7 @@ fn describe(failure: &Failure) -> String {
         Fault::Timeout => "timeout".to_owned(),
         Fault::Closed => "closed".to_owned(),
         Fault::Malformed(error) => format!("malformed: {error}"),
+        Fault::Ours(what) => what.clone(),
         Fault::Unsupported(requirement) => format!("unsupported {requirement:?}"),
         Fault::Tls(text) => format!("TLS: {text}"),
     };
