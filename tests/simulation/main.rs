@@ -15,6 +15,7 @@ mod laws;
 mod network;
 #[path = "../support/random.rs"]
 mod random;
+mod stranger;
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -33,6 +34,7 @@ use otp_relay::mail::id::IdSource;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
 use otp_relay::smtp::server_session::{Protocol, Submission};
+use parking_lot::Mutex;
 
 use in_memory::{Life, NEXT_ID};
 use laws::Laws;
@@ -156,7 +158,11 @@ async fn submit(life: &Life, store: &MemoryStore, random: &mut Random, laws: &La
     laws.acknowledged(receipt.id, number, &recipients, expires_at, key);
 }
 
+/// Held while a run lasts: ids are numbered through.
+static ALONE: Mutex<()> = Mutex::new(());
+
 fn run(seed: u64) {
+    let _alone = ALONE.lock();
     NEXT_ID.store(0, Ordering::Relaxed);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
     let played = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| runtime.block_on(play(seed))));

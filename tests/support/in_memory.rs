@@ -41,6 +41,20 @@ pub struct Life {
     digests: tokio::task::JoinHandle<()>,
 }
 
+/// How many sessions there may be.
+pub struct Bounds {
+    /// With one destination.
+    pub sessions_of_one: usize,
+    /// In all.
+    pub sessions: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { sessions_of_one: 20, sessions: 1000 }
+    }
+}
+
 /// The same secret every day.
 struct Secrets;
 
@@ -71,6 +85,19 @@ impl Life {
         sessions_max: usize,
         smart_hosts: Vec<SmartHost>,
     ) -> Self {
+        let bounds = Bounds { sessions_of_one: sessions_max, ..Bounds::default() };
+        Self::begin_within(bounds, store, network, clock, sink, smart_hosts)
+    }
+
+    /// The same, with these bounds.
+    pub fn begin_within(
+        bounds: Bounds,
+        store: &MemoryStore,
+        network: &(impl Network + Dns + Clone + 'static),
+        clock: &Arc<ManualClock>,
+        sink: Arc<dyn Sink>,
+        smart_hosts: Vec<SmartHost>,
+    ) -> Self {
         let clock: Arc<dyn Clock> = clock.clone();
         let settings =
             queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
@@ -94,8 +121,8 @@ impl Life {
             hostname: "relay.test".into(),
             port: 25,
             connect_timeout: Duration::from_secs(5),
-            connections_per_destination_max: sessions_max,
-            connections_max: 1000,
+            connections_per_destination_max: bounds.sessions_of_one,
+            connections_max: bounds.sessions,
             idle_timeout: Duration::from_secs(60),
             source_addresses: Vec::new(),
             tls: Strictness::Opportunistic,
