@@ -421,7 +421,10 @@ impl Attempt<'_> {
     async fn suitable(&mut self, connection: Option<Box<Connection>>) -> Option<Box<Connection>> {
         let mut current = connection?;
         let demand = self.candidates.demand(&current.host);
-        let is_secure_enough = demand.is_some_and(|demand| current.fulfils(demand, &self.delivery.parts.roots));
+        let is_secure_enough = match demand {
+            Some(demand) => current.fulfils(demand, &self.delivery.parts.roots).await,
+            None => false,
+        };
         if is_secure_enough && self.candidates.suit(&current.host, current.address, current.source) {
             return Some(current);
         }

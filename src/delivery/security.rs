@@ -101,7 +101,12 @@ impl Handshake<'_> {
         let encrypted = match handshake.await {
             Err(_) => Err("the handshake took too long".to_owned()),
             Ok(Err(error)) => Err(error.to_string()),
-            Ok(Ok(stream)) => self.judged(host, stream.get_ref().1).map(|encryption| (stream, encryption)),
+            Ok(Ok(stream)) => {
+                let connection = stream.get_ref().1;
+                let chain = connection.peer_certificates().unwrap_or_default().to_vec();
+                let suite = suite(connection);
+                self.judged(host, chain, suite).await.map(|encryption| (stream, encryption))
+            }
         };
         let result = encrypted.as_ref().map_or_else(|error| format!("TLS: {error}"), |(_, tls)| tls.to_string());
         steps.add(self.stage, host, result, self.clock.instant());
@@ -132,14 +137,37 @@ impl Handshake<'_> {
         done
     }
 
-    fn judged(&self, host: &str, connection: &ClientConnection) -> Result<Encryption, String> {
-        let chain: Vec<_> = connection.peer_certificates().unwrap_or_default().to_vec();
-        let verified = self.demand.judge(host, Some(&chain), self.roots, self.clock.wall())?;
+    async fn judged(
+        &self,
+        host: &Arc<str>,
+        chain: Vec<CertificateDer<'static>>,
+        suite: String,
+    ) -> Result<Encryption, String> {
+        let (verified, chain) = judged_apart(self.demand, host, chain, self.roots, self.clock.wall()).await;
+        let verified = verified?;
         if let Demand::Tested { .. } = self.demand.as_ref() {
-            tracing::info!(host, verified = verified.as_ref(), "the domain tests its MTA-STS policy");
+            tracing::info!(%host, verified = verified.as_ref(), "the domain tests its MTA-STS policy");
         }
-        Ok(Encryption { suite: suite(connection), chain, demand: self.demand.clone(), verified })
+        Ok(Encryption { suite, chain, demand: self.demand.clone(), verified })
     }
+}
+
+/// What `Demand::judge` says, and the chain again. The host chooses how many signatures there are to check and how costly each
+/// is, so that is not done where mail is moved.
+async fn judged_apart(
+    demand: &Arc<Demand>,
+    host: &Arc<str>,
+    chain: Vec<CertificateDer<'static>>,
+    roots: &Roots,
+    now: Timestamp,
+) -> (Result<Cow<'static, str>, String>, Vec<CertificateDer<'static>>) {
+    let (own_demand, host, roots) = (demand.clone(), host.clone(), roots.clone());
+    let judge = move || (own_demand.judge(&host, Some(&chain), &roots, now), chain);
+    if !demand.checks_signatures() {
+        return judge();
+    }
+    let judging = tokio::task::spawn_blocking(judge).await;
+    judging.unwrap_or_else(|_| (Err("the certificates could not be judged".to_owned()), Vec::new()))
 }
 
 impl Encryption {
@@ -149,13 +177,22 @@ impl Encryption {
     }
 
     /// Whether a session that is there already fulfils another demand.
-    pub(super) fn fulfils(&mut self, host: &str, demand: &Arc<Demand>, roots: &Roots, now: Timestamp) -> bool {
+    pub(super) async fn fulfils(
+        &mut self,
+        host: &Arc<str>,
+        demand: &Arc<Demand>,
+        roots: &Roots,
+        now: Timestamp,
+    ) -> bool {
         let asks_for_nothing = matches!(demand.as_ref(), Demand::Clear | Demand::Opportunistic);
         // What is known of the host stays known; how another domain's policy would have worked out is not ours to tell.
         if self.demand == *demand || asks_for_nothing && !matches!(self.demand.as_ref(), Demand::Tested { .. }) {
             return true;
         }
-        let Ok(verified) = demand.judge(host, Some(&self.chain), roots, now) else { return false };
+        let chain = std::mem::take(&mut self.chain);
+        let (verified, chain) = judged_apart(demand, host, chain, roots, now).await;
+        self.chain = chain;
+        let Ok(verified) = verified else { return false };
         (self.demand, self.verified) = (demand.clone(), verified);
         true
     }

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio_rustls::rustls::Error as TlsError;
@@ -30,6 +31,8 @@ use crate::tls::verify::Roots;
 
 /// Octets read at once.
 const READ_LEN: usize = 4096;
+/// Octets of content that are dot-stuffed where mail is moved; longer content is on another thread.
+const FRAMED_HERE_MAX: usize = 32 << 10;
 /// Octets of content written within one [`WRITE_TIMEOUT`].
 const WRITE_LEN: usize = 64 << 10;
 /// Refused transactions after which a session is not used again: servers slow down those who make many errors in one
@@ -211,11 +214,11 @@ impl Connection {
     }
 
     /// Whether it is good enough for a message that demands this.
-    pub(super) fn fulfils(&mut self, demand: &Arc<Demand>, roots: &Roots) -> bool {
+    pub(super) async fn fulfils(&mut self, demand: &Arc<Demand>, roots: &Roots) -> bool {
         let now = self.clock.wall();
         match &mut self.encryption {
             None => demand.allows_clear_text(),
-            Some(encryption) => encryption.fulfils(&self.host, demand, roots, now),
+            Some(encryption) => encryption.fulfils(&self.host, demand, roots, now).await,
         }
     }
 
@@ -327,8 +330,10 @@ impl Connection {
     }
 
     async fn send_content(&mut self, framing: Framing, content: &SignedContent) -> Step {
-        let mut wire = self.session.take_output();
-        frame(framing, content, &mut wire);
+        let wire = self.session.take_output();
+        let Some(wire) = framed(framing, content, wire).await else {
+            return Step::Failed(Failure { stage: Stage::Content, fault: Fault::Closed });
+        };
         let written = self.write(&wire).await;
         let now = self.clock.instant();
         if let Some(held) = &self.held {
@@ -448,10 +453,23 @@ fn ended_by(error: &io::Error) -> Heard {
     tls.map_or(Heard::Closed, |error| Heard::Alert(error.to_string()))
 }
 
+/// What goes over the wire, behind what `wire` holds; none where that could not be made.
+async fn framed(framing: Framing, content: &SignedContent, mut wire: Vec<u8>) -> Option<Vec<u8>> {
+    let parts = [&content.signatures, &content.content.head, &content.content.body].map(Bytes::clone);
+    if framing == Framing::Chunk || content.len() <= FRAMED_HERE_MAX {
+        frame(framing, &parts, &mut wire);
+        return Some(wire);
+    }
+    let framing = move || {
+        frame(framing, &parts, &mut wire);
+        wire
+    };
+    tokio::task::spawn_blocking(framing).await.ok()
+}
+
 /// Adds the content as it goes over the wire.
-fn frame(framing: Framing, content: &SignedContent, wire: &mut Vec<u8>) {
-    let parts = [&content.signatures, &content.content.head, &content.content.body];
-    wire.reserve(content.len() + 64);
+fn frame(framing: Framing, parts: &[Bytes; 3], wire: &mut Vec<u8>) {
+    wire.reserve(parts.iter().map(Bytes::len).sum::<usize>() + 64);
     match framing {
         Framing::Chunk => parts.iter().for_each(|part| wire.extend_from_slice(part)),
         Framing::Dotted => {
@@ -478,7 +496,7 @@ mod tests {
     fn framed(framing: Framing, signatures: &'static str, content: &'static str) -> String {
         let content = Content::split(content.into());
         let mut wire = b"BDAT 1 LAST\r\n".to_vec();
-        frame(framing, &SignedContent { signatures: signatures.into(), content }, &mut wire);
+        frame(framing, &[signatures.into(), content.head, content.body], &mut wire);
         String::from_utf8(wire).unwrap()
     }
 

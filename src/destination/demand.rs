@@ -17,7 +17,7 @@ use crate::mail::message::fields;
 use crate::tls::verify::Roots;
 
 /// Certificates of a chain that are looked at.
-const CHAIN_MAX: usize = 10;
+const CHAIN_MAX: usize = 6;
 
 /// `tls` of the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -197,6 +197,14 @@ impl Demand {
     /// Whether a session in clear text will do.
     pub fn allows_clear_text(&self) -> bool {
         matches!(self, Self::Clear | Self::Opportunistic | Self::Tested { .. })
+    }
+
+    /// Whether judging a chain of certificates can mean checking their signatures.
+    pub fn checks_signatures(&self) -> bool {
+        match self {
+            Self::Clear | Self::Opportunistic | Self::Encrypted | Self::Tested { is_named: false } => false,
+            Self::Tested { is_named: true } | Self::Named(_) | Self::Dane { .. } => true,
+        }
     }
 
     /// Whether a session with the host fulfils it: one with TLS in which the host showed this chain, or one in clear text.

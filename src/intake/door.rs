@@ -13,13 +13,14 @@ use super::budget::{self, Budgets};
 use super::budget_form;
 use super::idempotency::{self, Asked, DailySecrets};
 use super::notices::Notices;
+use super::opened::{Opened, opened};
 use super::rate::Buckets;
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::user::User;
-use super::wishes::{self, Wishes};
+use super::wishes::Wishes;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
 use crate::destination::route::{Route, RouteError};
@@ -280,15 +281,9 @@ impl Door {
         let now = self.parts.clock.now();
         let settings = self.settings.load_full();
         let Submission { envelope, content, client_name, protocol } = submission;
-        stamp::check_first_line(&content)?;
-        stamp::check_size(&content)?;
-        let (content, is_encoded) = stamp::without_long_lines(content, settings.long_lines).await?;
         envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
-        let Content { head, body } = Content::split(content);
-        let (wished, head) = wishes::take(head)?;
+        let Opened { content, header, wished, is_encoded } = opened(content, settings.long_lines).await?;
         let wishes = wishes.or(wished);
-        let content = Content { head: stamp::without_private_fields(head), body };
-        let header = stamp::read(&content.head)?;
         for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
             self.check_author(user, author, "From")?;
         }

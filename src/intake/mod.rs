@@ -8,6 +8,7 @@ pub mod door;
 mod dsn;
 pub mod idempotency;
 mod notices;
+mod opened;
 pub mod rate;
 pub mod refusal;
 pub mod stamp;

@@ -122,23 +122,14 @@ pub enum LongLines {
     Refuse,
 }
 
-/// Octets of content that are encoded where the message is taken; longer content is, off the threads that move mail.
-const ENCODED_HERE_MAX: usize = 16 << 10;
-
 /// Content without long lines, and whether that took encoding.
-pub(super) async fn without_long_lines(content: Bytes, policy: LongLines) -> Result<(Bytes, bool), Refusal> {
+pub(super) fn without_long_lines(content: Bytes, policy: LongLines) -> Result<(Bytes, bool), Refusal> {
     let Some(number) = long_lines::first(&content) else { return Ok((content, false)) };
     if policy == LongLines::Refuse {
         return Err(Refusal::LongLine { number, why: "and submission.long_lines is \"refuse\"" });
     }
-    let shortened = if content.len() <= ENCODED_HERE_MAX {
-        long_lines::shortened(&content)
-    } else {
-        let encoding = tokio::task::spawn_blocking(move || long_lines::shortened(&content));
-        encoding.await.map_err(|_| Refusal::Internal)?
-    };
     let refused = |LongLine { number, why }| Refusal::LongLine { number, why };
-    shortened.map(|content| (content, true)).map_err(refused)
+    long_lines::shortened(&content).map(|content| (content, true)).map_err(refused)
 }
 
 /// What goes into the Received field.

@@ -151,16 +151,16 @@ pub fn needs_stuffing(part: &[u8], at_line_start: bool) -> bool {
 /// Writes a part of content with a second dot in front of every dot that starts a line.
 pub fn stuff(part: &[u8], at_line_start: bool, out: &mut Vec<u8>) {
     out.reserve(part.len() + 16);
-    let mut rest = part;
-    if at_line_start && rest.first() == Some(&b'.') {
+    if at_line_start && part.first() == Some(&b'.') {
         out.push(b'.');
     }
-    while let Some(at) = memmem::find(rest, b"\r\n.") {
-        out.extend_from_slice(&rest[..at + 3]);
+    let mut written = 0;
+    for at in memmem::find_iter(part, b"\r\n.") {
+        out.extend_from_slice(&part[written..at + 3]);
         out.push(b'.');
-        rest = &rest[at + 3..];
+        written = at + 3;
     }
-    out.extend_from_slice(rest);
+    out.extend_from_slice(&part[written..]);
 }
 
 /// What ends content: a CRLF if its last line lacks one, and the final dot.

@@ -5,18 +5,20 @@ use std::path::Path;
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::WebPkiServerVerifier;
-use tokio_rustls::rustls::client::danger::ServerCertVerifier;
+use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
-use tokio_rustls::rustls::{ClientConfig, RootCertStore};
+use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::{TlsError, provider, read_certificates, unusable};
 use crate::clock::Timestamp;
 
+/// Certificates that a web server may show behind its own; two are common.
+const ISSUERS_MAX: usize = 4;
+
 /// The certificate authorities.
 #[derive(Debug, Clone)]
 pub struct Roots {
-    store: Arc<RootCertStore>,
     verifier: Arc<WebPkiServerVerifier>,
 }
 
@@ -41,9 +43,8 @@ impl Roots {
     }
 
     fn of(store: RootCertStore) -> Result<Self, TlsError> {
-        let store = Arc::new(store);
-        let verifier = WebPkiServerVerifier::builder_with_provider(store.clone(), provider()).build();
-        Ok(Self { store, verifier: verifier.map_err(unusable)? })
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(store), provider()).build();
+        Ok(Self { verifier: verifier.map_err(unusable)? })
     }
 
     /// Whether the chain leads to one of them and the first certificate is for `name`, as a web browser sees it.
@@ -66,7 +67,52 @@ impl Roots {
     /// When the provider lacks a protocol version.
     pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
         let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-        Ok(config.map_err(unusable)?.with_root_certificates(self.store.clone()).with_no_client_auth())
+        let config = config.map_err(unusable)?.dangerous();
+        let verifier = Arc::new(ShortChains(self.verifier.clone()));
+        Ok(config.with_custom_certificate_verifier(verifier).with_no_client_auth())
+    }
+}
+
+/// Believes what `WebPkiServerVerifier` believes, but of short chains only: this is asked in the middle of a handshake, and
+/// what a long chain of authorities of one name costs grows with its factorial.
+#[derive(Debug)]
+struct ShortChains(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for ShortChains {
+    fn verify_server_cert(
+        &self,
+        own: &CertificateDer<'_>,
+        issuers: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if issuers.len() > ISSUERS_MAX {
+            return Err(rustls::Error::General(format!("more than {} certificates", ISSUERS_MAX + 1)));
+        }
+        self.0.verify_server_cert(own, issuers, name, ocsp, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
     }
 }
 
@@ -97,4 +143,24 @@ pub fn leads_to(
 pub fn public_key_info(certificate: &CertificateDer<'_>) -> Option<Vec<u8>> {
     let parsed = ParsedCertificate::try_from(certificate).ok()?;
     Some(parsed.subject_public_key_info().as_ref().to_vec())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_web_server_shows_a_short_chain() {
+        let made = rcgen::generate_simple_self_signed(vec!["mta-sts.example".to_owned()]).unwrap();
+        let (own, name) = (made.cert.der(), ServerName::try_from("mta-sts.example").unwrap());
+        let verifier = ShortChains(Roots::load(None).unwrap().verifier);
+        let error = |issuers: usize| {
+            let issuers = vec![own.clone(); issuers];
+            verifier
+                .verify_server_cert(own, &issuers, &name, &[], UnixTime::since_unix_epoch(Default::default()))
+                .unwrap_err()
+        };
+        assert!(matches!(error(ISSUERS_MAX), rustls::Error::InvalidCertificate(_)));
+        assert!(error(ISSUERS_MAX + 1).to_string().ends_with("more than 5 certificates"));
+    }
 }

@@ -1,0 +1,47 @@
+//! Content as it comes in, gone through once before anything else is done with it. Whoever sent it chose how much there is
+//! to read, so longer content is read off the threads that move mail.
+
+use bytes::Bytes;
+
+use super::refusal::Refusal;
+use super::stamp::{self, Header, LongLines};
+use super::wishes::{self, Wishes};
+use crate::mail::message::Content;
+
+/// Octets of content that are read where they came in: a code and its template, not a header section that was made to be
+/// costly.
+const OPENED_HERE_MAX: usize = 16 << 10;
+
+/// What is known of a message once it was read.
+pub(super) struct Opened {
+    /// Without long lines, options and private fields.
+    pub(super) content: Content,
+    pub(super) header: Header,
+    /// What its header section asks for.
+    pub(super) wished: Wishes,
+    /// Long lines were encoded.
+    pub(super) is_encoded: bool,
+}
+
+/// Reads content.
+///
+/// # Errors
+/// Why it cannot be sent.
+pub(super) async fn opened(content: Bytes, policy: LongLines) -> Result<Opened, Refusal> {
+    if content.len() <= OPENED_HERE_MAX {
+        return open(content, policy);
+    }
+    // A panic is a bug of its own.
+    tokio::task::spawn_blocking(move || open(content, policy)).await.unwrap_or(Err(Refusal::Internal))
+}
+
+fn open(content: Bytes, policy: LongLines) -> Result<Opened, Refusal> {
+    stamp::check_first_line(&content)?;
+    stamp::check_size(&content)?;
+    let (content, is_encoded) = stamp::without_long_lines(content, policy)?;
+    let Content { head, body } = Content::split(content);
+    let (wished, head) = wishes::take(head)?;
+    let content = Content { head: stamp::without_private_fields(head), body };
+    let header = stamp::read(&content.head)?;
+    Ok(Opened { content, header, wished, is_encoded })
+}
