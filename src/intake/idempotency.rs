@@ -43,7 +43,7 @@ pub trait DailySecrets: Send + Sync {
     }
 }
 
-/// Since 1970, the latest day that it can be: clocks are set by less than [`AHEAD_MAX`] every now and then.
+/// Since 1970, the latest day that it can be: clocks are set by less than an hour every now and then.
 pub fn latest_day(now: Timestamp) -> u64 {
     now.plus(AHEAD_MAX).as_secs() / DAY_S
 }
