@@ -1,4 +1,7 @@
-//! How well the rules name the cause of real replies. Prints a table: `cargo test --test classification -- --nocapture`.
+//! How well the rules name the cause of real replies. Prints tables: `cargo test --test classification -- --nocapture`.
+//!
+//! Both sets are split in two by a hash of the text. Rules are written with one half in view and measured on the other,
+//! whose lines are never printed: see docs/CLASSIFICATION.md.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "the table is what one looks at")]
@@ -6,13 +9,34 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use otp_relay::plan::action::Suppress;
 use otp_relay::plan::cause::{Cause, Verdict, of_reply};
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::{EnhancedCode, Reply};
 
 const REPLIES: &str = include_str!("data/smtp-replies.tsv");
+const MORE_REPLIES: &str = include_str!("data/smtp-replies-2.tsv");
+const BY_KIND: &str = include_str!("data/replies-by-kind.tsv");
+
+/// What a text may be used for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Half {
+    Seen,
+    HeldBack,
+}
+
+/// FNV-1a, its upper and lower half folded into one bit.
+fn half(text: &str) -> Half {
+    let step = |hash: u64, byte: u8| (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325, step);
+    if (hash ^ (hash >> 32)) & 1 == 1 { Half::HeldBack } else { Half::Seen }
+}
+
+/// Of the held-back half of the second set, which the rules were not fitted to.
+const HELD_BACK_MIN: f64 = 0.82;
 
 struct Sample {
+    half: Half,
     line: &'static str,
     expected: &'static str,
     wait_s: Option<u64>,
@@ -26,19 +50,23 @@ impl Sample {
     }
 }
 
-fn samples() -> Vec<Sample> {
-    REPLIES.lines().skip(1).map(sample).collect()
+fn samples(set: &'static str) -> Vec<Sample> {
+    set.lines().skip(1).map(sample).collect()
 }
 
 fn sample(line: &'static str) -> Sample {
     let columns: Vec<&str> = line.split('\t').collect();
-    let [code, enhanced, text, _, expected, wait_s, ..] = columns[..] else { panic!("columns: {line}") };
+    let [code, enhanced, text, _, expected, wait_s, ..] = columns[..] else { panic!("columns") };
+    Sample { half: half(text), line, expected, wait_s: wait_s.parse().ok(), verdict: verdict(code, enhanced, text) }
+}
+
+fn verdict(code: &str, enhanced: &str, text: &'static str) -> Option<Verdict> {
     let reply = Reply {
         code: code.parse().unwrap(),
         enhanced: EnhancedCode::split_from(enhanced).map(|(code, _)| code),
         text: text.into(),
     };
-    Sample { line, expected, wait_s: wait_s.parse().ok(), verdict: of_reply(Stage::Rcpt, &reply) }
+    of_reply(Stage::Rcpt, &reply)
 }
 
 /// Replies of one cause: labelled so, named so, both.
@@ -84,29 +112,89 @@ fn report(counts: &BTreeMap<&'static str, Count>, samples: &[Sample]) -> String 
     }
     let right: usize = counts.values().map(|count| count.right).sum();
     writeln!(out, "{:<26}{:>8}{right:>8}{:>8.1}%", "all", samples.len(), share(right, samples.len()) * 100.0).unwrap();
-    for wrong in samples.iter().filter(|sample| sample.cause() != sample.expected) {
+    let is_wrong = |sample: &&Sample| sample.cause() != sample.expected;
+    for wrong in samples.iter().filter(|sample| sample.half == Half::Seen).filter(is_wrong) {
         let line: String = wrong.line.chars().take(110).collect();
         writeln!(out, "{} named {}: {line}", wrong.expected, wrong.cause()).unwrap();
     }
     out
 }
 
+fn right_of(samples: &[Sample], half: Half) -> (usize, usize) {
+    let of_half = || samples.iter().filter(|sample| sample.half == half);
+    (of_half().filter(|sample| sample.cause() == sample.expected).count(), of_half().count())
+}
+
 #[test]
 fn causes_are_named_right() {
-    let samples = samples();
+    let samples = samples(REPLIES);
     assert!(samples.len() > 600);
     let counts = counts(&samples);
     let report = report(&counts, &samples);
     println!("{report}");
     let right: usize = counts.values().map(|count| count.right).sum();
-    assert!(share(right, samples.len()) >= 0.97, "{report}");
+    assert!(share(right, samples.len()) >= 0.986, "{report}");
     let greylisted = counts[Cause::Greylisted.name()];
     assert!(greylisted.recall() >= 0.99 && greylisted.precision() >= 0.99, "{report}");
 }
 
 #[test]
+fn causes_of_replies_not_seen_are_named_right() {
+    for (name, set, right_min) in [("smtp-replies", REPLIES, 0.97), ("smtp-replies-2", MORE_REPLIES, HELD_BACK_MIN)] {
+        let samples = samples(set);
+        let (seen, held_back) = (right_of(&samples, Half::Seen), right_of(&samples, Half::HeldBack));
+        let percent = |(right, all)| share(right, all) * 100.0;
+        println!("{name}: seen {seen:?} {:.1} %, held back {held_back:?} {:.1} %", percent(seen), percent(held_back));
+        assert!(share(held_back.0, held_back.1) >= right_min, "{name}: {held_back:?}");
+    }
+}
+
+/// Nobody's address is suppressed for what somebody or something else did.
+#[test]
+fn only_the_recipients_own_fault_suppresses() {
+    let is_own = |class: &str| matches!(class, "bad_mailbox" | "inactive_mailbox");
+    let mut wrong = Vec::new();
+    let (mut own, mut suppressed) = (0, 0);
+    for sample in samples(REPLIES).into_iter().chain(samples(MORE_REPLIES)) {
+        own += usize::from(is_own(sample.expected) && sample.line.starts_with('5'));
+        if sample.verdict.is_some_and(|verdict| verdict.action.suppress == Suppress::Address) {
+            suppressed += 1;
+            if !is_own(sample.expected) {
+                wrong.push(if sample.half == Half::Seen { sample.line } else { "a line held back" });
+            }
+        }
+    }
+    println!(
+        "{own} replies blame the recipient for good, {suppressed} suppress, {} without fault: {wrong:?}",
+        wrong.len()
+    );
+    assert!(wrong.len() <= 1, "{wrong:#?}");
+    assert!(suppressed * 10 >= own * 7, "{suppressed} of {own}");
+}
+
+/// Replies in the words of software in use, by the kind of mistake that they tempt to.
+#[test]
+fn the_grammar_of_a_reply_decides() {
+    let mut wrong = Vec::new();
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    for line in BY_KIND.lines().skip(1) {
+        let columns: Vec<&str> = line.split('\t').collect();
+        let [kind, code, enhanced, text, expected] = columns[..] else { panic!("columns: {line}") };
+        let verdict = verdict(code, enhanced, text).unwrap();
+        *kinds.entry(kind).or_default() += 1;
+        let is_own = matches!(expected, "bad_mailbox" | "inactive_mailbox");
+        if verdict.cause.name() != expected || (verdict.action.suppress == Suppress::Address && !is_own) {
+            wrong.push((verdict.cause.name(), line));
+        }
+    }
+    assert_eq!(kinds.len(), 9, "{kinds:?}");
+    assert!(kinds.values().sum::<usize>() >= 80);
+    assert!(wrong.is_empty(), "{} wrong: {wrong:#?}", wrong.len());
+}
+
+#[test]
 fn waits_are_read_exactly() {
-    let samples = samples();
+    let samples = samples(REPLIES);
     let hinted = samples.iter().filter(|sample| sample.wait_s.is_some()).count();
     assert!(hinted >= 10);
     let read_s = |sample: &Sample| sample.verdict.and_then(|verdict| verdict.hint).map(|hint| hint.as_secs());
@@ -118,7 +206,7 @@ fn waits_are_read_exactly() {
 /// Nothing that a text says can make a refusal look like another kind of answer.
 #[test]
 fn only_codes_accept() {
-    for sample in samples() {
+    for sample in samples(REPLIES).into_iter().chain(samples(MORE_REPLIES)) {
         let accepts = sample.line.starts_with('2');
         assert_eq!(sample.verdict.is_none(), accepts, "{}", sample.line);
     }

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::client::{Access, Client, encoded, wait_for};
 use super::say;
 use crate::plan::action::Action;
-use crate::plan::cause::{Verdict, of_reply};
+use crate::plan::cause::{Verdict, fault_of_reply, of_reply};
 use crate::smtp::client_session::Stage;
 use crate::smtp::reply::{EnhancedCode, REPLY_MAX, Reply};
 
@@ -73,10 +73,19 @@ fn answer(line: &str, is_json: bool) -> String {
     };
     if is_json {
         let wait_s = verdict.hint.map(|hint| hint.as_secs());
-        return json!({"cause": verdict.cause.name(), "wait_s": wait_s, "action": action_json(&verdict.action)})
-            .to_string();
+        let (fault, evidence) = fault_of_reply(Stage::Rcpt, &reply).unzip();
+        return json!({
+            "cause": verdict.cause.name(),
+            "fault": fault,
+            "evidence": evidence,
+            "wait_s": wait_s,
+            "action": action_json(&verdict.action),
+        })
+        .to_string();
     }
-    format!("{reply}\n{}", describe(&verdict))
+    let fault = fault_of_reply(Stage::Rcpt, &reply)
+        .map_or_else(String::new, |(who, evidence)| format!("\n  fault   {who}; told by: {evidence}"));
+    format!("{reply}\n{}{fault}", describe(&verdict))
 }
 
 /// What was learned about a destination, for people.
@@ -231,6 +240,7 @@ mod tests {
             serde_json::from_str(&answer("451 4.7.1 Greylisted, try again in 5 minutes", true)).unwrap();
         assert_eq!((&answer["cause"], &answer["wait_s"]), (&json!("greylisted"), &json!(300)));
         assert_eq!(answer["action"]["retry"], "ladder");
+        assert_eq!(answer["fault"], "nobody");
         let mut lines = Vec::new();
         each_line(&b"450 a\n\n550 \xff\n421"[..], |line| lines.push(line.trim().to_owned())).unwrap();
         assert_eq!(lines, ["450 a", "550 \u{fffd}", "421"]);

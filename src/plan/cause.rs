@@ -209,8 +209,9 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Option<Verdict> {
     } else if may_be_greylisting(stage, reply, cause) {
         action = Action { retry: Retry::Ladder, next_mx: false, ..action };
     }
-    // A code by itself names nobody.
-    if evidence == Evidence::Code || speaks_of_sender(&reply.text) {
+    // A code by itself names nobody, and not every word that names a mailbox blames it.
+    let is_of_mailbox = evidence == Evidence::Recipient || (cause == Cause::MailboxFull && evidence == Evidence::Said);
+    if !is_of_mailbox || speaks_of_sender(&reply.text) {
         action.suppress = Suppress::No;
     }
     action.next_mx &= stage != Stage::Content;
@@ -222,6 +223,34 @@ pub fn of_reply(stage: Stage, reply: &Reply) -> Option<Verdict> {
 fn out_of_place(stage: Stage) -> Verdict {
     let cause = if stage == Stage::Content { Cause::OutcomeUnknown } else { Cause::ProtocolError };
     Verdict::of(cause, Finality::Temporary)
+}
+
+/// Whose fault a refusal is, and by which evidence, in words; none for a reply that is no refusal.
+pub fn fault_of_reply(stage: Stage, reply: &Reply) -> Option<(&'static str, &'static str)> {
+    if !reply.is_refusal() {
+        return None;
+    }
+    let (named, evidence) = rules::cause_of_refusal(stage, reply);
+    let cause = said_of_whom(stage, reply, named);
+    let who = if speaks_of_sender(&reply.text) && cause == Cause::PolicyRejected { "sender" } else { at_fault(cause) };
+    Some((who, evidence.name()))
+}
+
+/// Who is at fault where a remote reply has this cause.
+fn at_fault(cause: Cause) -> &'static str {
+    match cause {
+        Cause::BadMailbox | Cause::InactiveMailbox | Cause::MailboxFull | Cause::MailboxUnavailableTemp => "recipient",
+        Cause::BadDomain => "recipient's domain",
+        Cause::ContentRejected | Cause::MessageTooLarge => "message",
+        Cause::AuthFailed | Cause::DnsFailure => "sender's domain",
+        Cause::ReputationBlocked | Cause::RateLimited | Cause::PolicyRejected => "client",
+        Cause::ProtocolError | Cause::TlsRequired => "protocol",
+        Cause::ServerBusy => "receiving system",
+        Cause::Greylisted => "nobody",
+        Cause::OtherTemp | Cause::OtherPerm | Cause::Unreachable | Cause::ConnectionLost | Cause::OutcomeUnknown => {
+            "not said"
+        }
+    }
 }
 
 /// Whether a reply there is about a message; otherwise the host speaks for itself.
@@ -362,10 +391,27 @@ mod tests {
         );
         assert_eq!(suppress(550, Some(E(5, 1, 2)), "no such domain here", C::BadDomain), Suppress::No);
         assert_eq!(suppress(556, None, "gone", C::BadDomain), Suppress::No);
-        assert_eq!(suppress(550, None, "no", C::BadMailbox), Suppress::No);
+        assert_eq!(suppress(550, None, "no", C::OtherPerm), Suppress::No);
+        assert_eq!(suppress(551, None, "no", C::BadMailbox), Suppress::No);
+        assert_eq!(suppress(550, Some(E(5, 1, 3)), "no", C::BadMailbox), Suppress::No);
+        assert_eq!(suppress(550, None, "No such user: your IP is not trusted", C::BadMailbox), Suppress::No);
+        assert_eq!(suppress(550, Some(E(5, 2, 1)), "no", C::InactiveMailbox), Suppress::Address);
         assert_eq!(suppress(554, None, "no", C::OtherPerm), Suppress::No);
         assert_eq!(suppress(550, None, "user unknown", C::BadMailbox), Suppress::Address);
         assert_eq!(suppress(550, Some(E(5, 1, 1)), "no", C::BadMailbox), Suppress::Address);
+    }
+
+    #[test]
+    fn a_refusal_tells_whose_fault_it_is() {
+        let who = |code, text: &'static str| {
+            fault_of_reply(Stage::Rcpt, &Reply { code, enhanced: None, text: text.into() }).map(|(who, _)| who)
+        };
+        assert_eq!(who(250, "ok"), None);
+        assert_eq!(who(550, "user unknown"), Some("recipient"));
+        assert_eq!(who(550, "sender verify failed"), Some("sender"));
+        assert_eq!(who(550, "your IP is blacklisted"), Some("client"));
+        assert_eq!(who(451, "the virus scanner is down"), Some("receiving system"));
+        assert_eq!(who(550, "no"), Some("not said"));
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod greylist;
 pub mod hint;
 pub mod next;
 pub mod parties;
+mod parts;
 mod rules;
 mod strangers;
 pub mod way;

@@ -4,11 +4,11 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::sync::LazyLock;
 
-use regex::bytes::{RegexSet, RegexSetBuilder};
+use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder, SetMatches};
 use serde::Deserialize;
 
 use super::cause::Cause;
-use super::wording::folded;
+use super::parts::Parts;
 use crate::smtp::client_session::Stage;
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 
@@ -30,13 +30,29 @@ pub(super) fn prepare() {
 /// What a cause was told by.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Evidence {
+    /// By words about the mailbox, or by the code for one that is not there or disabled, and nothing said beside it
+    /// speaks of other matters.
+    Recipient,
     /// By words, or by a code that means one thing only.
     Said,
     /// By a basic code that means several things.
     Code,
 }
 
-/// The cause that a refusal names: that of the first rule that holds.
+impl Evidence {
+    /// In words.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Recipient => "it speaks of the mailbox and of nothing else",
+            Self::Said => "words, or an enhanced code of one meaning",
+            Self::Code => "the code alone",
+        }
+    }
+}
+
+/// The cause that a refusal names: that of the first rule that holds. Rules for a subject and its predicate come first,
+/// then the reason that is given where the predicate says nothing, then all that is said. The words of links and help count
+/// only where nothing else says anything.
 pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> (Cause, Evidence) {
     RULES.cause(stage, reply)
 }
@@ -44,6 +60,8 @@ pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> (Cause, Evidence)
 struct Rules {
     rules: Vec<Rule>,
     patterns: RegexSet,
+    /// Words for whom mail is for.
+    recipient: Regex,
 }
 
 struct Rule {
@@ -54,12 +72,43 @@ struct Rule {
     codes: Vec<u16>,
     enhanced: Vec<EnhancedPattern>,
     says: Range<usize>,
+    unless: Range<usize>,
+    is_firm: bool,
+    of_tags: bool,
+}
+
+/// What is known of a reply beside its words.
+struct Head {
+    stage: Stage,
+    code: u16,
+    severity: Severity,
+    enhanced: Option<EnhancedCode>,
 }
 
 impl Rule {
-    fn evidence(&self) -> Evidence {
-        let names_enhanced = self.enhanced.iter().any(|pattern| matches!(pattern, EnhancedPattern::Like(..)));
-        if self.says.is_empty() && !names_enhanced { Evidence::Code } else { Evidence::Said }
+    fn names_enhanced(&self) -> bool {
+        self.enhanced.iter().any(|pattern| matches!(pattern, EnhancedPattern::Like(..)))
+    }
+
+    fn is_of_code_only(&self) -> bool {
+        self.says.is_empty() && !self.names_enhanced()
+    }
+
+    fn fits(&self, head: &Head) -> bool {
+        self.severity.is_none_or(|expected| expected == head.severity)
+            && (!self.at_rcpt_only || head.stage == Stage::Rcpt)
+            && (self.codes.is_empty() || self.codes.contains(&head.code))
+            && (self.enhanced.is_empty() || self.enhanced.iter().any(|pattern| pattern.fits(head.enhanced)))
+    }
+
+    /// Whether its words stand there, and none that it must not see.
+    fn is_said(&self, said: &SetMatches) -> bool {
+        let holds = |patterns: &Range<usize>| patterns.clone().any(|index| said.matched(index));
+        (self.says.is_empty() || holds(&self.says)) && !holds(&self.unless)
+    }
+
+    fn cause(&self, severity: Severity) -> Cause {
+        if severity == Severity::Permanent { self.cause } else { self.temporary }
     }
 }
 
@@ -91,6 +140,12 @@ struct RuleInFile {
     enhanced: Vec<String>,
     #[serde(default)]
     says: Vec<String>,
+    #[serde(default)]
+    unless: Vec<String>,
+    #[serde(default)]
+    firm: bool,
+    #[serde(rename = "in")]
+    part: Option<String>,
 }
 
 impl Rules {
@@ -109,7 +164,9 @@ impl Rules {
         for rule in &file.rule {
             let start = patterns.len();
             patterns.extend(rule.says.iter().map(|pattern| words(pattern)));
-            rules.push(rule.compile(start..patterns.len())?);
+            let end = patterns.len();
+            patterns.extend(rule.unless.iter().map(|pattern| words(pattern)));
+            rules.push(rule.compile(start..end, end..patterns.len())?);
         }
         let patterns = RegexSetBuilder::new(&patterns)
             .unicode(false)
@@ -117,32 +174,55 @@ impl Rules {
             .dfa_size_limit(STATES_LEN_MAX)
             .build()
             .map_err(|error| error.to_string())?;
-        Ok(Self { rules, patterns })
+        let who = words(file.words.get("who").map_or("recipient", String::as_str));
+        let recipient = RegexBuilder::new(&who).unicode(false).build().map_err(|error| error.to_string())?;
+        Ok(Self { rules, patterns, recipient })
     }
 
     fn cause(&self, stage: Stage, reply: &Reply) -> (Cause, Evidence) {
-        let severity = reply.severity();
-        let text = folded(&reply.text);
-        let enhanced = reply.enhanced.or_else(|| enhanced_within(&text));
-        let said = self.patterns.matches(text.as_bytes());
-        let holds = |rule: &&Rule| {
-            rule.severity.is_none_or(|expected| expected == severity)
-                && (!rule.at_rcpt_only || stage == Stage::Rcpt)
-                && (rule.codes.is_empty() || rule.codes.contains(&reply.code))
-                && (rule.enhanced.is_empty() || rule.enhanced.iter().any(|pattern| pattern.fits(enhanced)))
-                && (rule.says.is_empty() || rule.says.clone().any(|index| said.matched(index)))
-        };
-        let of_rule = |rule: &Rule| if severity == Severity::Permanent { rule.cause } else { rule.temporary };
+        let parts = Parts::of(&reply.text);
+        let enhanced = reply.enhanced.or_else(|| enhanced_within(&parts.whole));
+        let head = Head { stage, code: reply.code, severity: reply.severity(), enhanced };
         // The last rule of the file asks for nothing.
-        self.rules
-            .iter()
-            .find(holds)
-            .map_or((Cause::OtherTemp, Evidence::Code), |rule| (of_rule(rule), rule.evidence()))
+        self.rule(&head, &parts).map_or((Cause::OtherTemp, Evidence::Code), |rule| {
+            (rule.cause(head.severity), self.evidence(rule, &parts, enhanced))
+        })
+    }
+
+    fn rule(&self, head: &Head, parts: &Parts) -> Option<&Rule> {
+        let matches = |text: &str| self.patterns.matches(text.as_bytes());
+        let (said, tags) = (matches(&parts.said), matches(&parts.tags));
+        let first = |said: &SetMatches, is_asked: &dyn Fn(&Rule) -> bool| {
+            let holds = |rule: &&Rule| {
+                is_asked(rule) && rule.fits(head) && rule.is_said(if rule.of_tags { &tags } else { said })
+            };
+            self.rules.iter().find(holds)
+        };
+        if let Some(firm) = first(&said, &|rule| rule.is_firm) {
+            return Some(firm);
+        }
+        let is_word_rule = |rule: &Rule| !rule.says.is_empty() && !rule.of_tags;
+        if let Some(told) = parts.reason().and_then(|reason| first(&matches(reason), &is_word_rule)) {
+            return Some(told);
+        }
+        match first(&said, &|_| true) {
+            Some(rule) if rule.is_of_code_only() => first(&matches(&parts.whole), &is_word_rule).or(Some(rule)),
+            found => found,
+        }
+    }
+
+    fn evidence(&self, rule: &Rule, parts: &Parts, enhanced: Option<EnhancedCode>) -> Evidence {
+        if rule.is_of_code_only() {
+            return Evidence::Code;
+        }
+        let is_coded = matches!(enhanced, Some(EnhancedCode(_, 1 | 2, 1)));
+        let is_named = !rule.says.is_empty() && !rule.of_tags && self.recipient.is_match(parts.said.as_bytes());
+        if (is_coded || is_named) && !parts.speaks_of_others() { Evidence::Recipient } else { Evidence::Said }
     }
 }
 
 impl RuleInFile {
-    fn compile(&self, says: Range<usize>) -> Result<Rule, String> {
+    fn compile(&self, says: Range<usize>, unless: Range<usize>) -> Result<Rule, String> {
         let cause = cause_by_name(&self.cause)?;
         let severity = match self.when.as_deref() {
             None => None,
@@ -155,6 +235,11 @@ impl RuleInFile {
             Some("rcpt") => true,
             Some(other) => return Err(format!("at = {other:?}")),
         };
+        let of_tags = match self.part.as_deref() {
+            None => false,
+            Some("tags") => true,
+            Some(other) => return Err(format!("in = {other:?}")),
+        };
         Ok(Rule {
             cause,
             temporary: self.temporary.as_deref().map_or(Ok(cause), cause_by_name)?,
@@ -163,6 +248,9 @@ impl RuleInFile {
             codes: self.codes.clone(),
             enhanced: self.enhanced.iter().map(|text| EnhancedPattern::parse(text)).collect::<Result<_, _>>()?,
             says,
+            unless,
+            is_firm: self.firm,
+            of_tags,
         })
     }
 }
@@ -231,7 +319,15 @@ mod tests {
         let rule = |rest: &str| format!("[words]\n[[rule]]\ncause = \"greylisted\"\n{rest}");
         assert!(Rules::compile(&rule("")).is_ok());
         error("[words]\n[[rule]]\ncause = \"bad_luck\"");
-        for rest in ["when = \"6xx\"", "at = \"quit\"", "enhanced = [\"5.1\"]", "says = ['(']", "say = ['typo']"] {
+        for rest in [
+            "when = \"6xx\"",
+            "at = \"quit\"",
+            "enhanced = [\"5.1\"]",
+            "says = ['(']",
+            "unless = ['(']",
+            "in = \"links\"",
+            "say = ['typo']",
+        ] {
             error(&rule(rest));
         }
     }
