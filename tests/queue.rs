@@ -67,14 +67,21 @@ impl Bench {
     }
 
     async fn accept(&self, recipients: usize) -> Result<EntryId, AppendError> {
+        self.accept_under(None, recipients).await
+    }
+
+    /// With a key under which it can be superseded.
+    async fn accept_under(&self, key: Option<&str>, recipients: usize) -> Result<EntryId, AppendError> {
         let now = self.clock.now();
+        let reverse_path = key.map_or(ReversePath::NULL, |_| ReversePath::parse("<otp@app.test>").unwrap());
         let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
         let envelope = Envelope {
-            reverse_path: ReversePath::NULL,
+            reverse_path,
             parameters: MailParameters::default(),
             recipients: (0..recipients).map(mailbox).collect(),
         };
-        let message = Arc::new(Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE)));
+        let message = Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE));
+        let message = Arc::new(Message { key: key.map(Arc::from), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         let mut pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
         let stored = self.queue.stored(&mut pending).await;
@@ -393,4 +400,24 @@ async fn lists_are_bounded_and_in_order() {
     assert_eq!(bench.queue.list(&sending, 9).messages[0].entries[0].id, first);
     let somebody = Filter { user: Some("other".into()), ..Filter::default() };
     assert_eq!(bench.queue.list(&somebody, 9).entries, 0);
+}
+
+/// A crash came before it was written down that the newer message took the older one's place; and what a start finds of
+/// that ends before the newer one can be cancelled.
+#[tokio::test(start_paused = true)]
+async fn what_was_superseded_stays_so_when_the_newer_one_is_cancelled_at_a_start() {
+    let bench = Bench::new();
+    let older = bench.accept_under(Some("login"), 1).await.unwrap();
+    let newer = bench.accept_under(Some("login"), 1).await.unwrap();
+    bench.queue.freeze();
+    let again = Bench::on(bench.store.clone(), bench.clock.clone());
+    // In the same moment, before the timers have run.
+    again.queue.cancel(&Filter::of_message(newer.message), again.clock.now());
+    assert!(again.queue.claim(older, again.clock.now()).is_err());
+    again.queue.flush().await.unwrap();
+    again.queue.freeze();
+    let last = Bench::on(again.store.clone(), again.clock.clone());
+    pass(Duration::from_millis(1)).await;
+    assert!(last.queue.claim(older, last.clock.now()).is_err());
+    assert_eq!(last.offers(), []);
 }

@@ -251,6 +251,8 @@ impl Queue {
     /// Ends the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt
     /// asks before it connects and before it sends the content.
     pub fn cancel(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+        // What a start found to be superseded ends first: its newer one may be what is cancelled here.
+        self.end_restored();
         let mut cancelled = Vec::new();
         self.in_slices(filter.message, |schedule, ids| {
             for id in schedule.covered(ids, filter) {
@@ -274,6 +276,7 @@ impl Queue {
 
     /// The same, but for entries that were made due so less than `pause` ago.
     pub fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> Retried {
+        self.end_restored();
         let (mut due, mut kept_back) = (Vec::new(), None::<Duration>);
         let mut covers = |entry: &mut Entry| {
             // A time that lies ahead is another clock's.
