@@ -61,6 +61,10 @@ fuzz_target!(|input: &[u8]| {
     if ["dev", "proc", "sys", "\\u", "\\U", "\\x", "$"].iter().any(|part| text.contains(part)) {
         return;
     }
+    // What stands in the file itself is no secret: the fuzzer learns the word from the assertions.
+    if text.contains(PASSWORD) {
+        return;
+    }
     let path = Path::new("relay.toml");
     let (config, findings) = Config::from_text(text, FOLDER.path(), Some(path));
     let lines = text.split('\n').count();

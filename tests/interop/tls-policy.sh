@@ -160,5 +160,5 @@ start_relay
 is_held b@sts-good.test STARTTLS "MTA-STS enforced, no STARTTLS offered, after a restart without the policy's web server"
 is_held b@ee-good.test STARTTLS "DANE, no STARTTLS offered"
 submit b@sts-testing.test
-expect_event 15 "a delivery in clear text" '.event == "delivered" and .recipient == "b@sts-testing.test" and .note == null'
+expect_event 15 "a delivery in clear text" '.event == "delivered" and .recipient == "b@sts-testing.test" and .note == "in clear text"'
 ok "MTA-STS tested, no STARTTLS offered: delivered in clear text"
