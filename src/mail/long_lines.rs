@@ -72,8 +72,9 @@ fn entity(content: &[u8], line: usize, depth: usize, output: &mut Vec<u8>) -> Re
     };
     let fault = |why| LongLine { number: line + long.max(head_lines + long_in_body) - 1, why };
     let parser = MessageParser::new().with_mime_headers();
-    let parsed = parser.parse_headers(&head[..]).unwrap_or_default();
-    let kind = parsed.content_type();
+    // A section without any field has no part to be asked.
+    let parsed = parser.parse_headers(&head[..]).filter(|parsed| !parsed.parts.is_empty());
+    let kind = parsed.as_ref().and_then(|parsed| parsed.content_type());
     match kind.map(|kind| (kind.ctype().to_ascii_lowercase(), kind.subtype().unwrap_or_default().to_ascii_lowercase()))
     {
         Some((kind, subtype)) if kind == "multipart" && matches!(subtype.as_str(), "signed" | "encrypted") => {
@@ -279,6 +280,20 @@ mod tests {
         assert_eq!(first(format!("a\r\n{}\r\nb", line(999)).as_bytes()), Some(2));
         assert_eq!(first(format!("a\r\n{}", line(999)).as_bytes()), Some(2));
         assert_eq!(first(b""), None);
+    }
+
+    /// A part, or a message that is refused later, may have no header section that can be read.
+    #[test]
+    fn a_section_without_fields_is_no_end_of_the_world() {
+        let long = "x".repeat(1200);
+        for content in [format!("\r\n{long}\r\n"), format!(":\r\n\r\n{long}"), long.clone(), format!(" \r\n\r\n{long}")]
+        {
+            // Whatever comes of it, it comes to something.
+            let _ = shortened(&Bytes::from(content));
+        }
+        let part = "MIME-Version: 1.0\r\nContent-Type: multipart/mixed; boundary=b\r\n\r\n--b\r\n\r\n";
+        let short = shortened(&Bytes::from(format!("{part}{long}\r\n--b--\r\n"))).unwrap();
+        assert_eq!(first(&short), None);
     }
 
     #[test]
