@@ -17,8 +17,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::time::{ClockId, clock_gettime};
 use otp_relay::clock::{Clock as _, SystemClock};
-use otp_relay::destination::dane::{self, TlsaRecord};
+use otp_relay::destination::dane;
 use otp_relay::destination::mta_sts::Policy;
+use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay::event::Kind;
 use otp_relay::intake::user::token_hash;
 use otp_relay::mail::authors::Authors;

@@ -12,8 +12,8 @@ use std::time::Duration;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use otp_relay::app::{Ground, Relay};
-use otp_relay::destination::dane::TlsaRecord;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay::event::{Event, Kind};
 use otp_relay::tls;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};

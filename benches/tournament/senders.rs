@@ -5,7 +5,8 @@ use std::time::Duration;
 use otp_relay::clock::Timestamp;
 use otp_relay::plan::cause::of_reply;
 use otp_relay::plan::greylist::{Facts, Refusal, Wait};
-use otp_relay::plan::next::{History, Next, believable, decide};
+use otp_relay::plan::next::{Next, believable, decide};
+use otp_relay::plan::step::History;
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::Reply;
 

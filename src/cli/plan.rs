@@ -11,7 +11,8 @@ use crate::clock::Timestamp;
 use crate::config::units::{duration, duration_text};
 use crate::plan::cause::{Verdict, of_reply};
 use crate::plan::greylist::Facts;
-use crate::plan::next::{History, Next, Reason, decide};
+use crate::plan::next::{Next, decide};
+use crate::plan::step::{History, Reason};
 use crate::smtp::client_session::Stage;
 
 /// Shortest and longest life, as for messages.

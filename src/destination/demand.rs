@@ -8,10 +8,11 @@ use std::sync::Arc;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
 
-use super::dane::{self, Tlsa, TlsaRecord, Usage};
+use super::dane::{self, Tlsa, Usage};
 use super::mta_sts::Mode;
 use super::resolver::DnsError;
 use super::route::{Host, Route};
+use super::tlsa::TlsaRecord;
 use crate::clock::Timestamp;
 use crate::mail::message::fields;
 use crate::tls::verify::Roots;

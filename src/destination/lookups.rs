@@ -6,9 +6,9 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::dane::TlsaRecord;
 use super::fetch::{Fetch, FetchError, Fetching};
 use super::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use super::tlsa::TlsaRecord;
 use super::turns::{Ended, Turns};
 use crate::clock::Clock;
 

@@ -13,4 +13,5 @@ pub mod public;
 pub mod resolver;
 pub mod route;
 pub mod shares;
+pub mod tlsa;
 mod turns;

@@ -398,8 +398,8 @@ async fn tlsa_of(dns: &dyn Dns, host: &str) -> (Tlsa, Arc<str>, Duration) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::dane::TlsaRecord;
     use super::super::resolver::{Answer, DnsError, Records};
+    use super::super::tlsa::TlsaRecord;
     use super::*;
     use crate::clock::ManualClock;
 

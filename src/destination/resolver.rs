@@ -18,8 +18,8 @@ use hickory_resolver::{TokioResolver, system_conf};
 use tokio::sync::OnceCell;
 use tokio_rustls::rustls;
 
-use super::dane::TlsaRecord;
 use super::edns::{Edns, Unvalidated, lookup};
+use super::tlsa::TlsaRecord;
 
 /// How long one try waits for a name server; with the second try a look-up ends after twice this.
 const TIMEOUT: Duration = Duration::from_millis(1200);

@@ -153,7 +153,8 @@ pub(super) async fn submit(
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
     let submitted = api.parts.door.submit(&user, submission, wishes, None).await;
-    let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(&to))?;
+    let recipients = to.iter().map(|person| person.mailbox.clone());
+    let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(recipients))?;
     let is_over = match seat {
         Some(_seat) => wait_for_end(&api, &who, receipt.id).await?,
         None => false,

@@ -7,7 +7,6 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
-use super::compose::Person;
 use crate::intake::refusal::Refusal;
 use crate::mail::address::Mailbox;
 use crate::mail::text::one_line;
@@ -191,9 +190,8 @@ impl Problem {
     }
 
     /// For the log: about the first of these, if it is about nobody else.
-    pub(super) fn meant_for(mut self, recipients: &[Person]) -> Self {
-        let first = || recipients.first().map(|person| person.mailbox.clone());
-        self.why.recipient = self.why.recipient.or_else(first);
+    pub(super) fn meant_for(mut self, mut recipients: impl Iterator<Item = Mailbox>) -> Self {
+        self.why.recipient = self.why.recipient.or_else(|| recipients.next());
         self
     }
 

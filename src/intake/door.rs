@@ -9,12 +9,12 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
 use super::idempotency::{self, Asked, DailySecrets};
 use super::notices::Notices;
 use super::opened::{Opened, opened};
-use super::rate::Buckets;
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};

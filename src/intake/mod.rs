@@ -1,6 +1,7 @@
 //! Intake: the one way into the queue, for SMTP and HTTP alike. It asks who may send what to whom, completes and signs
 //! what comes, and stores it.
 
+mod buckets;
 pub mod budget;
 pub mod budget_form;
 mod budget_table;

@@ -1,14 +1,6 @@
-//! How fast a user may send: a bucket of tokens, one a recipient.
+//! How fast a user may send.
 
-use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::Duration;
-
-use parking_lot::Mutex;
-
-use super::refusal::Refusal;
-use super::user::User;
-use crate::clock::Timestamp;
 
 /// So many in such a span: `50/s`, `5/10m`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,49 +19,8 @@ impl Rate {
         Self { count: self.count.max(u32::try_from(needed).unwrap_or(u32::MAX)), ..self }
     }
 
-    fn per_second(self) -> f64 {
+    pub(super) fn per_second(self) -> f64 {
         f64::from(self.count) / self.span.as_secs_f64()
-    }
-}
-
-#[derive(Debug, Clone, Copy)]
-struct Bucket {
-    tokens: f64,
-    at: Timestamp,
-}
-
-/// The buckets, by user.
-#[derive(Debug, Default)]
-pub(super) struct Buckets(Mutex<HashMap<Arc<str>, Bucket>>);
-
-impl Buckets {
-    /// Whether one more recipient would be taken now.
-    pub(super) fn check(&self, user: &User, now: Timestamp) -> Result<(), Refusal> {
-        self.spend(user, 1, now, false)
-    }
-
-    /// Takes a token for each recipient, all or none. More recipients than the bucket holds pass when it is full.
-    pub(super) fn take(&self, user: &User, recipients: usize, now: Timestamp) -> Result<(), Refusal> {
-        self.spend(user, recipients, now, true)
-    }
-
-    /// Of the users that are configured, so few that none need be forgotten.
-    fn spend(&self, user: &User, recipients: usize, now: Timestamp, take: bool) -> Result<(), Refusal> {
-        let Some(rate) = user.rate else { return Ok(()) };
-        let full = f64::from(rate.count);
-        let mut buckets = self.0.lock();
-        let bucket = buckets.entry(user.name.clone()).or_insert(Bucket { tokens: full, at: now });
-        bucket.tokens = (bucket.tokens + now.since(bucket.at).as_secs_f64() * rate.per_second()).min(full);
-        bucket.at = now.max(bucket.at);
-        let wanted = f64::from(u32::try_from(recipients).unwrap_or(u32::MAX));
-        let lacking = wanted.min(full) - bucket.tokens;
-        if lacking > 0.0 {
-            return Err(Refusal::Rate { wait: Duration::from_secs_f64(lacking / rate.per_second()) });
-        }
-        if take {
-            bucket.tokens -= wanted;
-        }
-        Ok(())
     }
 }
 
@@ -90,22 +41,5 @@ mod tests {
         ] {
             assert_eq!(one.allowing(other), expected, "{one:?} {other:?}");
         }
-    }
-
-    #[test]
-    fn a_user_sends_as_fast_as_it_may_and_no_faster() {
-        let user = User { rate: Some(Rate { count: 10, span: Duration::from_secs(5) }), ..User::unlimited("shop") };
-        let buckets = Buckets::default();
-        let at = |ms: u64| Timestamp::from_millis(1_000_000 + ms);
-        let refused = |wait_ms| Err(Refusal::Rate { wait: Duration::from_millis(wait_ms) });
-        assert_eq!(buckets.take(&user, 8, at(0)), Ok(()));
-        assert_eq!(buckets.take(&user, 3, at(0)), refused(500));
-        assert_eq!(buckets.take(&user, 3, at(500)), Ok(()));
-        assert_eq!(buckets.check(&user, at(500)), refused(500));
-        // More than the bucket holds: once it is full, on credit.
-        assert_eq!(buckets.take(&user, 20, at(4000)), refused(1500));
-        assert_eq!(buckets.take(&user, 20, at(6000)), Ok(()));
-        assert_eq!(buckets.check(&user, at(6000)), refused(5500));
-        assert_eq!(buckets.take(&User::unlimited("other"), 1000, at(0)), Ok(()));
     }
 }

@@ -9,6 +9,7 @@ pub mod next;
 pub mod parties;
 mod parts;
 mod rules;
+pub mod step;
 mod strangers;
 pub mod way;
 mod wording;

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::greylist::{Facts, HintWorth};
-use super::next::{History, PAUSE_MIN, Reason, Step, finish_at, last_attempt_at, step};
+use super::step::{History, PAUSE_MIN, Reason, Step, finish_at, last_attempt_at, step};
 use crate::clock::Timestamp;
 
 /// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.

@@ -8,7 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Retry};
 use super::cause::{Cause, Verdict};
-use super::next::{Next, Reason};
+use super::next::Next;
+use super::step::Reason;
 use crate::clock::Timestamp;
 
 /// A smart host is not handed anything that has less than this to live, or less than this share of its whole life,

@@ -13,7 +13,6 @@ use std::time::Duration;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db};
 
-use super::salvage::Tail;
 use super::store::StoreError;
 use crate::files;
 
@@ -154,6 +153,29 @@ impl Drop for OnDisk {
         if !self.is_spoiled && self.file.sync_data().is_ok() {
             // Without the word the next start knows less of the file's end, and nothing is lost.
             let _ = files::replace(&self.path.join(STATE), CLOSED.as_bytes());
+        }
+    }
+}
+
+/// What is known of the last writes to the file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Tail {
+    /// All are in it: it was closed in order.
+    Whole,
+    /// Those that were begun are in it: the process was killed, the machine went on.
+    Written,
+    /// Any of those after the last sync may be missing.
+    Unknown,
+}
+
+impl Tail {
+    /// Whether it takes damage to find such a thing here: a message with other octets than were written, or something
+    /// else with a message behind it.
+    pub(super) fn is_damage(self, was_changed: bool, has_next: bool) -> bool {
+        match self {
+            Self::Whole => was_changed || has_next,
+            Self::Written => was_changed && has_next,
+            Self::Unknown => false,
         }
     }
 }

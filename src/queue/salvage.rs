@@ -12,7 +12,7 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt as _;
 
-use super::engine::io_error;
+use super::engine::{Tail, io_error};
 use super::engine_log::{
     BATCH, CAP, FREE, LINK, Leaf, MESSAGE_HEADER_MAX, NODE, Reading, SEGMENT_HEADER_LEN, next_message, number_of_first,
     read,
@@ -24,29 +24,6 @@ const POSITION_MASK: u64 = i64::MAX as u64;
 /// More than this is never written between two syncs. What the engine calls stable may be in the operating system's memory
 /// only.
 const UNSYNCED_MAX: u64 = 16 << 20;
-
-/// What is known of the last writes to the file.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tail {
-    /// All are in it: it was closed in order.
-    Whole,
-    /// Those that were begun are in it: the process was killed, the machine went on.
-    Written,
-    /// Any of those after the last sync may be missing.
-    Unknown,
-}
-
-impl Tail {
-    /// Whether it takes damage to find such a thing here: a message with other octets than were written, or something
-    /// else with a message behind it.
-    fn is_damage(self, was_changed: bool, has_next: bool) -> bool {
-        match self {
-            Self::Whole => was_changed || has_next,
-            Self::Written => was_changed && has_next,
-            Self::Unknown => false,
-        }
-    }
-}
 
 /// What a look through a log found.
 #[derive(Debug)]

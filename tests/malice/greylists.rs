@@ -7,7 +7,8 @@ use otp_relay::clock::Timestamp;
 use otp_relay::plan::action::Finality;
 use otp_relay::plan::cause::{Cause, Verdict};
 use otp_relay::plan::greylist::Refusal;
-use otp_relay::plan::next::{History, Next, decide};
+use otp_relay::plan::next::{Next, decide};
+use otp_relay::plan::step::History;
 use otp_relay::queue::greylists::{Greylists, Triplet};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);

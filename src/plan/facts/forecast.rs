@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use super::super::greylist::Wait;
-use super::super::next::last_attempt;
+use super::super::step::last_attempt;
 use super::super::strangers::{MARGIN, SAME};
 use super::{Facts, HintWorth, OPEN_FOR};
 use crate::clock::Timestamp;
