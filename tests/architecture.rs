@@ -10,7 +10,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use syn::visit::{self, Visit};
-use syn::{Attribute, ImplItemFn, Item, ItemFn, ItemImpl, ItemMod, ItemTrait, ItemUse, TypeTraitObject, UseTree};
+use syn::{Attribute, ImplItemFn, ItemFn, ItemImpl, ItemMod, ItemTrait, ItemUse, TypeTraitObject, UseTree};
 
 /// From top to bottom. Rooms on one line do not know each other.
 const LAYERS: &[&[&str]] = &[
@@ -258,15 +258,9 @@ struct Traits {
 }
 
 impl<'ast> Visit<'ast> for Traits {
-    fn visit_item(&mut self, item: &'ast Item) {
-        let attributes = match item {
-            Item::Mod(module) => &module.attrs,
-            Item::Impl(block) => &block.attrs,
-            Item::Trait(definition) => &definition.attrs,
-            _ => &Vec::new(),
-        };
-        if !is_of_tests(attributes) {
-            visit::visit_item(self, item);
+    fn visit_item_mod(&mut self, module: &'ast ItemMod) {
+        if !is_of_tests(&module.attrs) {
+            visit::visit_item_mod(self, module);
         }
     }
 
@@ -275,6 +269,9 @@ impl<'ast> Visit<'ast> for Traits {
     }
 
     fn visit_item_impl(&mut self, block: &'ast ItemImpl) {
+        if is_of_tests(&block.attrs) {
+            return;
+        }
         if let Some((path, _)) = &block.trait_ {
             self.implemented.insert((path.segments.last().unwrap().ident.to_string(), self.room.clone()));
         }
