@@ -18,9 +18,9 @@ use super::candidates::{Caller, Candidates};
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
 use super::places::Held;
-use super::pool::{Site, Taken};
 use super::race::{Advance, LOOK, Race, Runner};
 use super::settle::Lesson;
+use super::site::{Site, Taken};
 use super::smart_host::Ways;
 use super::transact::Connection;
 use super::window::is_overload;
@@ -295,7 +295,7 @@ impl Delivery {
     }
 
     /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
-    /// return. A host that says no is there. A smart host has a breaker of its own.
+    /// return. A host that says no is there. A smart host has a back-off of its own.
     pub(super) fn nobody_answered(
         self: &Arc<Self>,
         site: &Arc<Site>,

@@ -127,7 +127,7 @@ impl Candidates {
         let port = by.as_ref().map_or(delivery.settings.port, |carrier| carrier.host.port);
         let mut rest = in_order(route, turn, port);
         rest.retain(|(host, _)| demands.of(host).is_some());
-        delivery.reach.sort(&mut rest, delivery.parts.clock.instant());
+        delivery.address_health.sort(&mut rest, delivery.parts.clock.instant());
         let last_failure = demands.refused.take();
         Self {
             domain: route.domain.clone(),

@@ -48,7 +48,7 @@ impl Drop for Dialing<'_> {
     fn drop(&mut self) {
         let now = self.delivery.parts.clock.instant();
         if !self.is_over && now.saturating_duration_since(self.since) >= PATIENCE {
-            self.delivery.reach.failed(self.ip, now);
+            self.delivery.address_health.failed(self.ip, now);
         }
     }
 }
@@ -127,10 +127,10 @@ impl Dial {
         dialing.is_over = true;
         let now = delivery.parts.clock.instant();
         match (result, &connected) {
-            ("no route", _) => delivery.reach.no_route(ip, now),
+            ("no route", _) => delivery.address_health.no_route(ip, now),
             (_, Err(Fault::Ours(_))) => {}
-            (_, Err(_)) => delivery.reach.failed(ip, now),
-            (_, Ok(_)) => delivery.reach.answered(ip),
+            (_, Err(_)) => delivery.address_health.failed(ip, now),
+            (_, Ok(_)) => delivery.address_health.answered(ip),
         }
         if connected.is_ok() {
             self.pulse.tell(News::Connected);

@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 
 use super::Delivery;
 use super::candidates::Candidates;
-use super::pool::Site;
 use super::settle;
+use super::site::Site;
 use crate::mail::id::EntryId;
 use crate::plan::cause::{Cause, of_failure};
 use crate::queue::claim::Claim;

@@ -3,30 +3,30 @@
 //! The stages are route, connect, transact, settle; `worker` alone knows their order. Each destination is a site with
 //! its sessions and its list of entries that wait; a session that has finished takes the next entry itself.
 
-mod ahead;
+mod address_health;
 mod attempt;
-mod breaker;
+mod backoff;
 mod candidates;
 mod connect;
 mod crowd;
 mod fallback;
-mod habits;
-mod health;
-mod hungry;
 mod lacking;
+mod limits;
 mod mask;
+mod outage;
 mod pace;
 mod places;
-mod pool;
+mod prewarm;
 mod quirks;
 mod race;
-mod reach;
 mod security;
 mod settle;
+mod site;
 pub mod smart_host;
 mod steps;
 mod taking;
 mod transact;
+mod waiting_sites;
 mod window;
 mod worker;
 
@@ -55,15 +55,15 @@ use crate::net::Network;
 use crate::queue::{Offer, Queue, Workers};
 use crate::smtp::extension::Features;
 use crate::tls::verify::Roots;
+use address_health::AddressHealth;
 use arc_swap::ArcSwap;
 use candidates::Caller;
-use hungry::Hungry;
 use pace::Paces;
 use places::{Places, Tenure};
-use pool::{Placed, Site, Taken};
 use quirks::Quirks;
-use reach::Reach;
+use site::{Placed, Site, Taken};
 use smart_host::{Carrier, SmartHosts, Ways};
+use waiting_sites::WaitingSites;
 use worker::Beginning;
 
 /// Entries handled before others get a turn.
@@ -165,13 +165,13 @@ pub struct Delivery {
     /// Entries that wait for the route to a domain.
     looking_up: Mutex<HashMap<String, Vec<Offer>>>,
     /// Sites with entries that wait for a place among all sessions: those at hosts that are known, and the others.
-    hungry: [Mutex<Hungry<Site>>; 2],
+    waiting_sites: [Mutex<WaitingSites<Site>>; 2],
     /// Somebody sees to it that room is made for them.
     is_pressing: AtomicBool,
     places: Arc<Places>,
     /// Look-ups for entries that are about to come, by registrable domain.
-    expected: Mutex<Shares<Arc<str>>>,
-    reach: Reach,
+    prewarming: Mutex<Shares<Arc<str>>>,
+    address_health: AddressHealth,
     paces: Arc<Paces>,
     quirks: Quirks,
     tasks: TaskTracker,
@@ -197,11 +197,11 @@ impl Delivery {
             settings,
             sites: Mutex::default(),
             looking_up: Mutex::default(),
-            hungry: Default::default(),
+            waiting_sites: Default::default(),
             is_pressing: AtomicBool::new(false),
             places,
-            expected: Mutex::new(Shares::new(ahead::EXPECTED_MAX)),
-            reach: Reach::default(),
+            prewarming: Mutex::new(Shares::new(prewarm::LOOKUPS_MAX)),
+            address_health: AddressHealth::default(),
             paces: Arc::default(),
             quirks: Quirks::default(),
             tasks: TaskTracker::new(),
@@ -274,7 +274,7 @@ impl Delivery {
         };
         let envelope = &offer.message.envelope;
         let recipient = &offer.message.recipient(offer.entry.index).mailbox;
-        self.open_spares(&site, route, || Caller::new(&self.own_reverse_path(&envelope.reverse_path), recipient));
+        self.top_up(&site, route, || Caller::new(&self.own_reverse_path(&envelope.reverse_path), recipient));
     }
 
     /// Starts a session.
@@ -388,7 +388,7 @@ impl Delivery {
 impl Workers for Delivery {
     fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
         if let Some(this) = self.this.upgrade().filter(|this| !this.draining.is_cancelled()) {
-            this.expect_one(reverse_path, recipient);
+            this.prewarm(reverse_path, recipient);
         }
     }
 

@@ -30,7 +30,7 @@ use super::candidates::{Candidate, Candidates};
 use super::connect::{Dial, PATIENCE};
 use super::pace::{News, Pulse};
 use super::places::{Beside, Tenure};
-use super::pool::Site;
+use super::site::Site;
 use super::steps::Steps;
 use super::transact::{Begun, Connection};
 use crate::clock::Timestamp;

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
-use super::health::Breaker;
+use super::backoff::Backoff;
 use crate::clock::Timestamp;
 use crate::destination::demand::{Asker, Demand, Refusal, Wish};
 use crate::destination::route::RouteError;
@@ -123,9 +123,9 @@ impl SmartHosts {
         self.0.store(Arc::new(hosts.into_iter().map(carrier).collect()));
     }
 
-    /// For metrics: the name of each, and whether its breaker is closed (0), half-open (1) or open (2).
+    /// For metrics: the name of each, and whether its back-off is closed (0), half-open (1) or open (2).
     pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
-        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.state.lock().breaker.level())).collect()
+        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.state.lock().backoff.level())).collect()
     }
 
     /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
@@ -158,7 +158,7 @@ pub(super) struct Carrier {
 
 #[derive(Debug, Default)]
 struct State {
-    breaker: Breaker,
+    backoff: Backoff,
     /// How long it takes to take a message.
     takes: Option<Duration>,
 }
@@ -172,7 +172,7 @@ impl Carrier {
         let state = self.state.lock();
         Candidate {
             when: self.host.when,
-            ready_at: state.breaker.ready_at(now),
+            ready_at: state.backoff.ready_at(now),
             takes: state.takes,
             is_tried: tried.contains(&self.host.name),
         }
@@ -200,7 +200,7 @@ impl Carrier {
     /// # Errors
     /// When to ask again.
     pub(super) fn enter(&self, now: Timestamp) -> Result<(), Timestamp> {
-        self.state.lock().breaker.enter(now)
+        self.state.lock().backoff.enter(now)
     }
 
     /// It took a message, after so long; or refused one, which says that it is well, too.
@@ -210,14 +210,14 @@ impl Carrier {
             let faded = state.takes.map_or(took, |before| before * FADING.0 / FADING.1);
             state.takes = Some(took.max(faded));
         }
-        if state.breaker.succeeded() {
+        if state.backoff.succeeded() {
             tracing::info!(smart_host = %self.host.name, "the smart host works again");
         }
     }
 
     /// It did not answer, or not as it should.
     pub(super) fn failed(&self, failure: &Failure, said: &str, now: Timestamp) {
-        let is_news = self.state.lock().breaker.failed(now);
+        let is_news = self.state.lock().backoff.failed(now);
         let (smart_host, stage) = (&self.host.name, failure.stage.name());
         let is_configuration = match &failure.fault {
             Fault::Reply(reply) => failure.stage == Stage::Auth && reply.code >= 500,
@@ -233,7 +233,7 @@ impl Carrier {
 
     /// There is no way to it.
     pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
-        if self.state.lock().breaker.failed(now) {
+        if self.state.lock().backoff.failed(now) {
             tracing::warn!(smart_host = %self.host.name, %error, "the smart host has no address");
         }
     }

@@ -5,9 +5,9 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::Delivery;
-use super::hungry::TRIES;
 use super::places::{Applicant, Held, Tenure};
-use super::pool::Site;
+use super::site::Site;
+use super::waiting_sites::TRIES;
 use super::worker::Beginning;
 use crate::destination::route::Route;
 use crate::destination::shares::Full;
@@ -75,7 +75,7 @@ impl Taking<'_> {
         if self.site.begins_to_wait() {
             let is_known = self.delivery.places.knows(&applicant, self.delivery.parts.clock.instant());
             let group = applicant.short_of(full);
-            self.delivery.hungry[usize::from(!is_known)].lock().push(group, self.site.clone());
+            self.delivery.waiting_sites[usize::from(!is_known)].lock().push(group, self.site.clone());
         }
         self.delivery.press();
     }
@@ -107,20 +107,22 @@ impl Delivery {
     pub(super) fn is_wanted(&self, held: &Held) -> bool {
         self.waiting_groups() > 0 && {
             let holders = held.holders();
-            self.hungry.iter().any(|hungry| holders.iter().any(|holder| hungry.lock().contains(holder)))
+            self.waiting_sites
+                .iter()
+                .any(|waiting_sites| holders.iter().any(|holder| waiting_sites.lock().contains(holder)))
         }
     }
 
     fn waiting_groups(&self) -> usize {
-        self.hungry.iter().map(|hungry| hungry.lock().groups()).sum()
+        self.waiting_sites.iter().map(|waiting_sites| waiting_sites.lock().groups()).sum()
     }
 
     /// Starts sessions for those that wait for a place, where there is one.
     fn feed(self: &Arc<Self>) {
-        for hungry in &self.hungry {
-            let groups = hungry.lock().groups();
+        for waiting_sites in &self.waiting_sites {
+            let groups = waiting_sites.lock().groups();
             for _ in 0..groups.min(TRIES) {
-                let next = hungry.lock().pop();
+                let next = waiting_sites.lock().pop();
                 let Some(site) = next else { break };
                 site.ends_to_wait();
                 if self.start_waiting(&site) && site.wants_session() {

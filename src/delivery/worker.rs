@@ -6,10 +6,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 
 use super::Delivery;
-use super::ahead::Ahead;
 use super::candidates::Caller;
 use super::places::{Held, Tenure};
-use super::pool::{Next, Site, Taken};
+use super::prewarm::Prewarmed;
+use super::site::{Next, Site, Taken};
 use super::transact::Connection;
 use crate::lane::Lane;
 
@@ -22,7 +22,7 @@ pub(super) enum Beginning {
     /// An entry, whose attempt opens the connection.
     Entry(Taken),
     /// Nothing yet: the connection is opened ahead, as this caller would.
-    Ahead(Caller),
+    Prewarm(Caller),
 }
 
 /// How a session's rest ended.
@@ -46,16 +46,16 @@ impl Delivery {
         let (mut connection, mut begun) = (None, None);
         let mut next = match beginning {
             Beginning::Entry(taken) => Some(taken),
-            Beginning::Ahead(caller) => match self.open_ahead(&place.site, &caller, &place.held).await {
-                Ahead::Session(opened) => {
+            Beginning::Prewarm(caller) => match self.open_before_entry(&place.site, &caller, &place.held).await {
+                Prewarmed::Session(opened) => {
                     place.opened();
                     self.rest(&mut place, &mut connection, opened).await
                 }
-                Ahead::Slow(race) => {
+                Prewarmed::Slow(race) => {
                     begun = Some(race);
                     place.not_opened()
                 }
-                Ahead::Nobody => place.not_opened(),
+                Prewarmed::Nobody => place.not_opened(),
             },
         };
         while let Some(taken) = next {
@@ -64,10 +64,10 @@ impl Delivery {
             if place.held.has_to_go() {
                 break;
             }
-            let bears_another = |connection: &mut Box<Connection>| {
-                connection.is_usable() && place.site.bears_another(connection.transactions())
+            let allows_another = |connection: &mut Box<Connection>| {
+                connection.is_usable() && place.site.allows_another(connection.transactions())
             };
-            let usable = connection.take_if(bears_another);
+            let usable = connection.take_if(allows_another);
             if let Some(used_up) = connection.take() {
                 used_up.quit().await;
             }
@@ -196,7 +196,7 @@ impl Place {
     fn new(delivery: &Arc<Delivery>, site: Arc<Site>, beginning: &Beginning, tenure: Tenure) -> Self {
         let (busy, is_opening) = match beginning {
             Beginning::Entry(taken) => (Some(taken.lane), false),
-            Beginning::Ahead(_) => (None, true),
+            Beginning::Prewarm(_) => (None, true),
         };
         let held = tenure.held().clone();
         Self { delivery: delivery.clone(), site, tenure: Some(tenure), held, busy, is_opening, has_left: false }

@@ -11,18 +11,18 @@ pub(super) const TRIES: usize = 16;
 
 /// What waits, in groups that take turns.
 #[derive(Debug)]
-pub(super) struct Hungry<T> {
+pub(super) struct WaitingSites<T> {
     ring: VecDeque<Holder>,
     groups: HashMap<Holder, VecDeque<Arc<T>>>,
 }
 
-impl<T> Default for Hungry<T> {
+impl<T> Default for WaitingSites<T> {
     fn default() -> Self {
         Self { ring: VecDeque::new(), groups: HashMap::new() }
     }
 }
 
-impl<T> Hungry<T> {
+impl<T> WaitingSites<T> {
     /// One more, at the end of its group.
     pub(super) fn push(&mut self, group: Holder, waiting: Arc<T>) {
         let sites = self.groups.entry(group.clone()).or_default();
@@ -62,14 +62,14 @@ mod tests {
 
     #[test]
     fn groups_take_turns() {
-        let mut hungry = Hungry::default();
+        let mut waiting_sites = WaitingSites::default();
         let group = |name: &str| Holder::Domain(name.into());
         for (name, number) in [("a", 1), ("a", 2), ("a", 3), ("b", 4), ("c", 5), ("b", 6)] {
-            hungry.push(group(name), Arc::new(number));
+            waiting_sites.push(group(name), Arc::new(number));
         }
-        assert_eq!(hungry.groups(), 3);
-        let order: Vec<i32> = std::iter::from_fn(|| hungry.pop()).map(|number| *number).collect();
+        assert_eq!(waiting_sites.groups(), 3);
+        let order: Vec<i32> = std::iter::from_fn(|| waiting_sites.pop()).map(|number| *number).collect();
         assert_eq!(order, [1, 4, 5, 2, 6, 3]);
-        assert_eq!((hungry.groups(), hungry.groups.len()), (0, 0));
+        assert_eq!((waiting_sites.groups(), waiting_sites.groups.len()), (0, 0));
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::Delivery;
 use super::candidates::{Caller, Candidates};
 use super::places::Held;
-use super::pool::{Look, Site};
 use super::race::{Advance, Race};
+use super::site::{Look, Site};
 use super::transact::Connection;
 use super::worker::Beginning;
 use crate::destination::mx::key_of_host;
@@ -22,7 +22,7 @@ use crate::queue::greylists::Triplet;
 const SLOW_MAX: Duration = Duration::from_secs(30);
 
 /// What came of opening a session ahead.
-pub(super) enum Ahead {
+pub(super) enum Prewarmed {
     /// It is there.
     Session(Box<Connection>),
     /// The hosts are slow, and an entry waits.
@@ -32,60 +32,60 @@ pub(super) enum Ahead {
 }
 
 /// Destinations that are looked up for entries that are about to come, at once.
-pub(super) const EXPECTED_MAX: usize = 64;
+pub(super) const LOOKUPS_MAX: usize = 64;
 
 impl Delivery {
     /// A message for this recipient is about to come: finds the way and opens a session, unless one is at hand.
-    pub(super) fn expect_one(self: Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+    pub(super) fn prewarm(self: Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
         let own = self.own_reverse_path(reverse_path);
         let caller = Caller::new(&own, recipient);
         let now = self.parts.clock.now();
         if let Some(carrier) = self.ways(caller.domain(), None, now).first(0, None, now) {
             if let Some(Ok(route)) = self.parts.router.remembered(&key_of_host(&carrier.host.host)) {
                 let site = self.site(&route, Some(&carrier));
-                self.expect_at(&site, caller);
+                self.prewarm_at(&site, caller);
             }
             return;
         }
         match self.parts.router.remembered(caller.domain()) {
             Some(Ok(route)) => {
                 let site = self.site(&route, None);
-                self.expect_at(&site, caller);
+                self.prewarm_at(&site, caller);
             }
             Some(Err(_)) => {}
-            None => self.look_up_for(caller),
+            None => self.prewarm_after_lookup(caller),
         }
     }
 
-    fn expect_at(self: Arc<Self>, site: &Arc<Site>, caller: Caller) {
+    fn prewarm_at(self: Arc<Self>, site: &Arc<Site>, caller: Caller) {
         let route = site.route();
         let mut taking = self.taking(site, &route);
         if site.prepare(|| taking.take()) {
-            taking.begin_all(|| Beginning::Ahead(caller.clone()));
+            taking.begin_all(|| Beginning::Prewarm(caller.clone()));
         }
     }
 
-    fn look_up_for(self: Arc<Self>, caller: Caller) {
+    fn prewarm_after_lookup(self: Arc<Self>, caller: Caller) {
         let zone = [Arc::<str>::from(registrable_domain(caller.domain()))];
-        if self.expected.lock().take(&zone, Standing::Unknown).is_err() {
+        if self.prewarming.lock().take(&zone, Standing::Unknown).is_err() {
             return;
         }
         let this = self.clone();
         self.spawn(async move {
             let found = this.parts.router.route(caller.domain()).await;
-            this.expected.lock().give_back(&zone, Standing::Unknown);
+            this.prewarming.lock().give_back(&zone, Standing::Unknown);
             if let Ok(route) = found {
                 let site = this.site(&route, None);
-                this.expect_at(&site, caller);
+                this.prewarm_at(&site, caller);
             }
         });
     }
 
     /// Opens as many sessions as were needed of late, when an entry has come.
-    pub(super) fn open_spares(self: &Arc<Self>, site: &Arc<Site>, route: &Route, caller: impl Fn() -> Caller) {
+    pub(super) fn top_up(self: &Arc<Self>, site: &Arc<Site>, route: &Route, caller: impl Fn() -> Caller) {
         let mut taking = self.taking(site, route);
-        site.prepare_spares(|| taking.take());
-        taking.begin_all(|| Beginning::Ahead(caller()));
+        site.prepare_top_up(|| taking.take());
+        taking.begin_all(|| Beginning::Prewarm(caller()));
     }
 
     /// Opens a session in place of an idle one that has ended, where the next entry is to be expected.
@@ -94,14 +94,19 @@ impl Delivery {
         let route = site.route();
         let mut taking = self.taking(site, &route);
         if let Some(caller) = site.replace(self.settings.idle_timeout, now, || taking.take()) {
-            taking.begin_all(|| Beginning::Ahead(caller.clone()));
+            taking.begin_all(|| Beginning::Prewarm(caller.clone()));
         }
     }
 
     /// A session up to the point before MAIL, for nobody yet. While the hosts are slow and an entry waits, the race goes on
     /// as that entry's.
-    pub(super) async fn open_ahead(self: &Arc<Self>, site: &Arc<Site>, caller: &Caller, held: &Held) -> Ahead {
-        let Ok(Some(route)) = self.route_at(site, caller.domain()).await else { return Ahead::Nobody };
+    pub(super) async fn open_before_entry(
+        self: &Arc<Self>,
+        site: &Arc<Site>,
+        caller: &Caller,
+        held: &Held,
+    ) -> Prewarmed {
+        let Ok(Some(route)) = self.route_at(site, caller.domain()).await else { return Prewarmed::Nobody };
         let mut candidates = Candidates::new(&route, caller, site.carrier.clone(), self);
         if site.carrier.is_none() {
             let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
@@ -113,8 +118,8 @@ impl Delivery {
         loop {
             let advance = tokio::select! {
                 advance = race.advance(&mut candidates, || Ok(())) => advance,
-                () = held.gives_way() => return Ahead::Nobody,
-                () = self.draining.cancelled() => return Ahead::Nobody,
+                () = held.gives_way() => return Prewarmed::Nobody,
+                () = self.draining.cancelled() => return Prewarmed::Nobody,
             };
             match advance {
                 Advance::Session(mut runner) => {
@@ -122,20 +127,20 @@ impl Delivery {
                     held.is_at(runner.connection.address.ip());
                     runner.connection.opened_by(race.steps);
                     self.answered(site);
-                    return Ahead::Session(runner.connection);
+                    return Prewarmed::Session(runner.connection);
                 }
-                Advance::Look if race.met_slow_hosts() && site.is_awaited() => return Ahead::Slow(race),
+                Advance::Look if race.met_slow_hosts() && site.is_awaited() => return Prewarmed::Slow(race),
                 Advance::Look => {
                     let took = self.parts.clock.instant().saturating_duration_since(began);
                     if race.met_slow_hosts() && took >= SLOW_MAX {
-                        return Ahead::Nobody;
+                        return Prewarmed::Nobody;
                     }
                 }
-                Advance::Nobody if race.met_slow_hosts() => return Ahead::Nobody,
-                Advance::Nobody if self.turned_away(site, &candidates) => return Ahead::Nobody,
+                Advance::Nobody if race.met_slow_hosts() => return Prewarmed::Nobody,
+                Advance::Nobody if self.turned_away(site, &candidates) => return Prewarmed::Nobody,
                 Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::Gone(_) => {
                     self.nobody_answered(site, candidates.last_failure, caller, None);
-                    return Ahead::Nobody;
+                    return Prewarmed::Nobody;
                 }
             }
         }
@@ -164,7 +169,7 @@ impl Delivery {
                 match site.look(|entry| this.parts.queue.is_live(entry.message), || taking.take()) {
                     Look::Open(caller) => {
                         if let Some(tenure) = taking.one() {
-                            this.clone().run(site.clone(), Beginning::Ahead(caller), tenure).await;
+                            this.clone().run(site.clone(), Beginning::Prewarm(caller), tenure).await;
                         }
                     }
                     Look::Later => {}

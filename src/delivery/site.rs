@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::breaker::{Breaker, Down};
 use super::candidates::Caller;
 use super::crowd::{Crowd, Waits};
-use super::habits::Habits;
+use super::limits::LearnedLimits;
+use super::outage::{Down, Outage};
 use super::smart_host::Carrier;
 use crate::clock::Timestamp;
 use crate::destination::route::Route;
@@ -80,8 +80,8 @@ struct State {
     /// Sessions busy with entries, and with entries of lower lanes.
     busy: usize,
     busy_lower: usize,
-    habits: Habits,
-    breaker: Breaker,
+    limits: LearnedLimits,
+    outage: Outage,
     crowd: Crowd,
     /// For whom the last message was taken.
     last_caller: Option<Caller>,
@@ -90,7 +90,7 @@ struct State {
 
 impl State {
     fn next(&mut self) -> Option<Taken> {
-        let (lane, entry) = if self.busy_lower < self.habits.lower_max() {
+        let (lane, entry) = if self.busy_lower < self.limits.lower_max() {
             self.ready.pop()?
         } else {
             (Lane::Otp, self.ready.pop_urgent()?)
@@ -111,7 +111,7 @@ impl State {
 
     /// Opens one more session, if there may be one.
     fn open(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
-        let may = self.sessions < self.habits.sessions_max() && take_connection();
+        let may = self.sessions < self.limits.sessions_max() && take_connection();
         self.sessions += usize::from(may);
         may
     }
@@ -119,13 +119,13 @@ impl State {
     /// Begins to open one more session ahead of its entry.
     fn prepare(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
         let may =
-            !self.retired && self.breaker.down().is_none() && self.opening < OPENING_MAX && self.open(take_connection);
+            !self.retired && self.outage.down().is_none() && self.opening < OPENING_MAX && self.open(take_connection);
         self.opening += usize::from(may);
         may
     }
 
     fn wants_session(&self) -> bool {
-        let has_next = self.busy_lower < self.habits.lower_max() || self.ready.most_urgent() == Some(Lane::Otp);
+        let has_next = self.busy_lower < self.limits.lower_max() || self.ready.most_urgent() == Some(Lane::Otp);
         self.ready.len() > self.opening && has_next
     }
 
@@ -150,8 +150,8 @@ impl Site {
                 opening: 0,
                 busy: 0,
                 busy_lower: 0,
-                habits: Habits::new(sessions_max),
-                breaker: Breaker::default(),
+                limits: LearnedLimits::new(sessions_max),
+                outage: Outage::default(),
                 crowd: Crowd::default(),
                 last_caller: None,
                 retired: false,
@@ -179,8 +179,8 @@ impl Site {
         }
         state.route = route.clone();
         let at_once = state.busy + state.ready.len() + 1;
-        state.habits.came(at_once, now);
-        let may_start = taken.lane == Lane::Otp || state.busy_lower < state.habits.lower_max();
+        state.limits.came(at_once, now);
+        let may_start = taken.lane == Lane::Otp || state.busy_lower < state.limits.lower_max();
         while may_start && let Some(idle) = state.idle.pop() {
             match idle.send(taken) {
                 Ok(()) => {
@@ -194,7 +194,7 @@ impl Site {
             state.ready.insert(taken.lane, expires_at, taken.entry);
             return Placed::Coming;
         }
-        let has_slot = may_start && state.sessions < state.habits.sessions_max();
+        let has_slot = may_start && state.sessions < state.limits.sessions_max();
         if has_slot && state.open(take_connection) {
             state.started(taken.lane);
             return Placed::Start;
@@ -212,9 +212,9 @@ impl Site {
     }
 
     /// Begins to open sessions until as many are there as were needed of late; how many the caller has to open.
-    pub(super) fn prepare_spares(&self, mut take_connection: impl FnMut() -> bool) -> usize {
+    pub(super) fn prepare_top_up(&self, mut take_connection: impl FnMut() -> bool) -> usize {
         let mut state = self.state.lock();
-        let wanted = state.habits.sessions_wanted();
+        let wanted = state.limits.sessions_wanted();
         let mut spares = 0;
         while state.sessions < wanted && state.prepare(&mut take_connection) {
             spares += 1;
@@ -232,7 +232,7 @@ impl Site {
         take_connection: impl FnOnce() -> bool,
     ) -> Option<Caller> {
         let mut state = self.state.lock();
-        let is_wanted = state.sessions == 0 && state.habits.bears_rest(now) && state.habits.expects_another(most, now);
+        let is_wanted = state.sessions == 0 && state.limits.bears_rest(now) && state.limits.expects_another(most, now);
         let caller = state.last_caller.clone().filter(|_| is_wanted)?;
         state.prepare(take_connection).then_some(caller)
     }
@@ -246,7 +246,7 @@ impl Site {
     pub(super) fn not_opened(&self) -> Option<Taken> {
         let mut state = self.state.lock();
         state.opening -= 1;
-        let next = if state.sessions > state.habits.sessions_max() { None } else { state.next() };
+        let next = if state.sessions > state.limits.sessions_max() { None } else { state.next() };
         state.sessions -= usize::from(next.is_none());
         next
     }
@@ -255,7 +255,7 @@ impl Site {
     pub(super) fn next_or_idle(&self, finished: Option<Lane>) -> Next {
         let mut state = self.state.lock();
         state.finished(finished);
-        if state.sessions > state.habits.sessions_max() {
+        if state.sessions > state.limits.sessions_max() {
             return Next::Leave;
         }
         if let Some(next) = state.next() {
@@ -272,7 +272,7 @@ impl Site {
     pub(super) fn next_or_leave(&self, finished: Option<Lane>) -> Option<Taken> {
         let mut state = self.state.lock();
         state.finished(finished);
-        let next = if state.sessions > state.habits.sessions_max() { None } else { state.next() };
+        let next = if state.sessions > state.limits.sessions_max() { None } else { state.next() };
         state.sessions -= usize::from(next.is_none());
         next
     }
@@ -298,7 +298,7 @@ impl Site {
     /// host, so only the limits that the operator sets count.
     pub(super) fn join(&self, take_connection: impl FnOnce() -> bool) -> bool {
         let mut state = self.state.lock();
-        let may = state.sessions < state.habits.window.most() && take_connection();
+        let may = state.sessions < state.limits.window.most() && take_connection();
         state.sessions += usize::from(may);
         may
     }
@@ -311,7 +311,7 @@ impl Site {
     /// Whether an entry waits that a session more could take.
     pub(super) fn wants_session(&self) -> bool {
         let state = self.state.lock();
-        state.wants_session() && state.sessions < state.habits.sessions_max()
+        state.wants_session() && state.sessions < state.limits.sessions_max()
     }
 
     /// Notes that it waits for a place; whether that is news.
@@ -336,7 +336,7 @@ impl Site {
     /// Retires a site with neither sessions nor entries, and nobody who waits for it to come back.
     pub(super) fn retire_if_empty(&self) -> bool {
         let mut state = self.state.lock();
-        state.retired = state.sessions == 0 && state.ready.is_empty() && state.breaker.down().is_none();
+        state.retired = state.sessions == 0 && state.ready.is_empty() && state.outage.down().is_none();
         state.retired
     }
 }
@@ -348,14 +348,14 @@ impl Site {
         let domain = registrable(&caller);
         let mut state = self.state.lock();
         state.last_caller = Some(caller);
-        let is_full = state.busy >= state.habits.sessions_max() || !state.ready.is_empty();
-        state.habits.window.succeeded(&domain, is_full, began, now)
+        let is_full = state.busy >= state.limits.sessions_max() || !state.ready.is_empty();
+        state.limits.window.succeeded(&domain, is_full, began, now)
     }
 
     /// It was too much for the host, at an attempt for this caller that began at `began`.
     pub(super) fn overloaded(&self, caller: &Caller, began: Instant, now: Instant) {
         let domain = registrable(caller);
-        self.state.lock().habits.window.overloaded(&domain, began, now);
+        self.state.lock().limits.window.overloaded(&domain, began, now);
     }
 
     /// A connection was turned away. If other sessions are there, as many are taken from now on, and `tell` hears whether
@@ -365,7 +365,7 @@ impl Site {
         // One is its own.
         let others = state.sessions.saturating_sub(1);
         if others > 0 {
-            let is_news = state.habits.turned_away(others);
+            let is_news = state.limits.turned_away(others);
             drop(state);
             tell(is_news);
         }
@@ -389,57 +389,57 @@ impl Site {
 
     /// Lets it have one session more than it took.
     pub(super) fn let_one_more(&self) {
-        self.state.lock().habits.let_one_more();
+        self.state.lock().limits.let_one_more();
     }
 
     /// What it took when it turned others away counts no more.
     pub(super) fn forget_cap(&self) {
-        self.state.lock().habits.forget_cap();
+        self.state.lock().limits.forget_cap();
     }
 
     /// There are to be so many sessions at most; more than before are not granted.
     pub(super) fn limit(&self, sessions_max: usize) {
-        self.state.lock().habits.window.limit(sessions_max);
+        self.state.lock().limits.window.limit(sessions_max);
     }
 
     /// How long a session rests for the next entry; `most`: at most.
     pub(super) fn rest(&self, most: Duration, now: Instant) -> Duration {
-        self.state.lock().habits.rest(most, now)
+        self.state.lock().limits.rest(most, now)
     }
 
     /// The host ended a session that had been idle for so long.
     pub(super) fn ended_at_rest(&self, after: Duration, now: Instant) {
-        self.state.lock().habits.ended_at_rest(after, now);
+        self.state.lock().limits.ended_at_rest(after, now);
     }
 
     /// A session that had been idle for so long still worked.
     pub(super) fn woke_after(&self, rest: Duration) {
-        self.state.lock().habits.woke_after(rest);
+        self.state.lock().limits.woke_after(rest);
     }
 
     /// The host ended a session after so many transactions.
     pub(super) fn ended_after(&self, transactions: u32) {
-        self.state.lock().habits.ended_after(transactions);
+        self.state.lock().limits.ended_after(transactions);
     }
 
     /// Whether a session with so many transactions can carry another.
-    pub(super) fn bears_another(&self, transactions: u32) -> bool {
-        self.state.lock().habits.bears_another(transactions)
+    pub(super) fn allows_another(&self, transactions: u32) -> bool {
+        self.state.lock().limits.allows_another(transactions)
     }
 
     /// What the last attempt came to, if the destination counts as down.
     pub(super) fn down(&self) -> Option<Down> {
-        self.state.lock().breaker.down().cloned()
+        self.state.lock().outage.down().cloned()
     }
 
     /// Whether the destination counts as down.
     pub(super) fn is_down(&self) -> bool {
-        self.state.lock().breaker.down().is_some()
+        self.state.lock().outage.down().is_some()
     }
 
     /// Nobody answered; says whether the destination counts as down from now on.
     pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
-        self.state.lock().breaker.failed(last, caller)
+        self.state.lock().outage.failed(last, caller)
     }
 
     /// The number of a session without an attempt of its own, as `Candidates::take_turn` counts attempts.
@@ -449,24 +449,24 @@ impl Site {
 
     /// An entry waits for the destination to come back.
     pub(super) fn wait(&self, entry: EntryId) {
-        self.state.lock().breaker.wait(entry);
+        self.state.lock().outage.wait(entry);
     }
 
     /// Somebody answered; whoever waited for it.
     pub(super) fn answered(&self) -> Vec<EntryId> {
-        self.state.lock().breaker.answered()
+        self.state.lock().outage.answered()
     }
 
     /// How long to wait before the next look whether it is back; none if it does not count as down.
     pub(super) fn pause(&self) -> Option<Duration> {
-        self.state.lock().breaker.pause()
+        self.state.lock().outage.pause()
     }
 
     /// Begins to open a session to look whether it is back, while somebody waits for that.
     pub(super) fn look(&self, is_there: impl FnMut(&EntryId) -> bool, take_connection: impl FnOnce() -> bool) -> Look {
         let mut state = self.state.lock();
-        let Some(caller) = state.breaker.down().map(|down| down.caller.clone()) else { return Look::NoMore };
-        if !state.breaker.keep_waiting(is_there) {
+        let Some(caller) = state.outage.down().map(|down| down.caller.clone()) else { return Look::NoMore };
+        if !state.outage.keep_waiting(is_there) {
             return Look::NoMore;
         }
         if !state.open(take_connection) {
@@ -589,10 +589,10 @@ mod tests {
     fn spares_are_opened_where_several_entries_came_at_once() {
         let site = site(20);
         assert!(matches!(place(&site, 1, Lane::Otp), Placed::Start));
-        assert_eq!(site.prepare_spares(|| true), 0);
+        assert_eq!(site.prepare_top_up(|| true), 0);
         assert!(matches!(place(&site, 2, Lane::Otp), Placed::Start));
-        assert_eq!(site.prepare_spares(|| true), 1);
-        assert_eq!(site.prepare_spares(|| true), 0);
+        assert_eq!(site.prepare_top_up(|| true), 1);
+        assert_eq!(site.prepare_top_up(|| true), 0);
         let now = SystemClock::default().instant();
         site.overloaded(&caller(), now, now);
         assert!(matches!(site.next_or_idle(Some(Lane::Otp)), Next::Leave), "more than it bears");

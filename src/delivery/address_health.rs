@@ -15,7 +15,7 @@ const ADDRESSES_MAX: usize = 10_000;
 
 /// What is known of addresses.
 #[derive(Debug, Default)]
-pub(super) struct Reach {
+pub(super) struct AddressHealth {
     known: Mutex<Known>,
 }
 
@@ -31,7 +31,7 @@ struct Resting {
     failures: u32,
 }
 
-impl Reach {
+impl AddressHealth {
     /// The address did not answer, or not in time.
     pub(super) fn failed(&self, address: IpAddr, now: Instant) {
         let mut known = self.known.lock();
@@ -88,37 +88,37 @@ mod tests {
 
     const ADDRESSES: [&str; 3] = ["192.0.2.1", "192.0.2.2", "2001:db8::1"];
 
-    fn order(reach: &Reach, now: Instant) -> Vec<usize> {
+    fn order(health: &AddressHealth, now: Instant) -> Vec<usize> {
         let mut addresses: Vec<_> =
             ADDRESSES.iter().enumerate().map(|(i, ip)| (i, SocketAddr::new(ip.parse().unwrap(), 25))).collect();
-        reach.sort(&mut addresses, now);
+        health.sort(&mut addresses, now);
         addresses.into_iter().map(|(i, _)| i).collect()
     }
 
     #[test]
     fn who_did_not_answer_is_asked_last_for_a_while() {
-        let (reach, start) = (Reach::default(), SystemClock::default().instant());
+        let (health, start) = (AddressHealth::default(), SystemClock::default().instant());
         let first: IpAddr = ADDRESSES[0].parse().unwrap();
-        reach.failed(first, start);
-        reach.failed(first, start + Duration::from_secs(1));
-        assert_eq!(order(&reach, start + Duration::from_secs(29)), [1, 2, 0]);
-        assert_eq!(order(&reach, start + Duration::from_secs(31)), [0, 1, 2]);
+        health.failed(first, start);
+        health.failed(first, start + Duration::from_secs(1));
+        assert_eq!(order(&health, start + Duration::from_secs(29)), [1, 2, 0]);
+        assert_eq!(order(&health, start + Duration::from_secs(31)), [0, 1, 2]);
         // The second time it rests longer.
         let again = start + Duration::from_secs(40);
-        reach.failed(first, again);
-        assert_eq!(order(&reach, again + Duration::from_secs(59)), [1, 2, 0]);
-        reach.answered(first);
-        assert_eq!(order(&reach, again), [0, 1, 2]);
+        health.failed(first, again);
+        assert_eq!(order(&health, again + Duration::from_secs(59)), [1, 2, 0]);
+        health.answered(first);
+        assert_eq!(order(&health, again), [0, 1, 2]);
     }
 
     #[test]
     fn a_family_without_route_is_asked_last() {
-        let (reach, start) = (Reach::default(), SystemClock::default().instant());
-        reach.no_route(ADDRESSES[0].parse().unwrap(), start);
-        assert_eq!(order(&reach, start), [0, 1, 2]);
+        let (health, start) = (AddressHealth::default(), SystemClock::default().instant());
+        health.no_route(ADDRESSES[0].parse().unwrap(), start);
+        assert_eq!(order(&health, start), [0, 1, 2]);
         let mut addresses = [(0, "[2001:db8::1]:25".parse().unwrap()), (1, "192.0.2.1:25".parse().unwrap())];
-        reach.no_route(ADDRESSES[2].parse().unwrap(), start);
-        reach.sort(&mut addresses, start);
+        health.no_route(ADDRESSES[2].parse().unwrap(), start);
+        health.sort(&mut addresses, start);
         assert_eq!(addresses.map(|(i, _)| i), [1, 0]);
     }
 }

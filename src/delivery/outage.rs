@@ -19,7 +19,7 @@ const WAITING_MAX: usize = 10_000;
 
 /// One destination's.
 #[derive(Debug, Default)]
-pub(super) struct Breaker {
+pub(super) struct Outage {
     failures: u32,
     down: Option<Down>,
     /// Entries that were put off because nobody answered.
@@ -36,7 +36,7 @@ pub(super) struct Down {
     looks: usize,
 }
 
-impl Breaker {
+impl Outage {
     /// Whether the destination counts as down.
     pub(super) fn down(&self) -> Option<&Down> {
         self.down.as_ref()
@@ -107,27 +107,27 @@ mod tests {
 
     #[test]
     fn some_failures_in_a_row_mean_down_and_an_answer_calls_who_waited() {
-        let mut breaker = Breaker::default();
-        assert!(!breaker.failed(None, &caller()) && !breaker.failed(None, &caller()));
-        assert!(breaker.answered().is_empty());
-        let turned: Vec<bool> = (0..4).map(|_| breaker.failed(None, &caller())).collect();
+        let mut outage = Outage::default();
+        assert!(!outage.failed(None, &caller()) && !outage.failed(None, &caller()));
+        assert!(outage.answered().is_empty());
+        let turned: Vec<bool> = (0..4).map(|_| outage.failed(None, &caller())).collect();
         assert_eq!(turned, [false, false, true, false]);
-        breaker.wait(entry(1));
-        breaker.wait(entry(1));
-        let pauses: Vec<u64> = (0..4).map(|_| breaker.pause().unwrap().as_secs()).collect();
+        outage.wait(entry(1));
+        outage.wait(entry(1));
+        let pauses: Vec<u64> = (0..4).map(|_| outage.pause().unwrap().as_secs()).collect();
         assert_eq!(pauses, [2, 5, 10, 10]);
-        assert_eq!(breaker.answered(), [entry(1)]);
-        assert!(breaker.down().is_none() && breaker.pause().is_none());
+        assert_eq!(outage.answered(), [entry(1)]);
+        assert!(outage.down().is_none() && outage.pause().is_none());
     }
 
     #[test]
     fn nobody_looks_when_nobody_waits() {
-        let mut breaker = Breaker::default();
-        let _: Vec<bool> = (0..3).map(|_| breaker.failed(None, &caller())).collect();
-        breaker.wait(entry(1));
-        assert!(breaker.keep_waiting(|_| true));
-        assert!(!breaker.keep_waiting(|_| false));
-        assert!(breaker.down().is_none(), "the next attempt looks itself");
-        assert!(breaker.failed(None, &caller()), "and one failure is enough");
+        let mut outage = Outage::default();
+        let _: Vec<bool> = (0..3).map(|_| outage.failed(None, &caller())).collect();
+        outage.wait(entry(1));
+        assert!(outage.keep_waiting(|_| true));
+        assert!(!outage.keep_waiting(|_| false));
+        assert!(outage.down().is_none(), "the next attempt looks itself");
+        assert!(outage.failed(None, &caller()), "and one failure is enough");
     }
 }

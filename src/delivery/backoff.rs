@@ -14,7 +14,7 @@ const BEHIND_TRIAL: Duration = Duration::from_secs(1);
 
 /// The health of one smart host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(super) enum Breaker {
+pub(super) enum Backoff {
     /// It works, as far as is known.
     #[default]
     Closed,
@@ -24,7 +24,7 @@ pub(super) enum Breaker {
     HalfOpen { until: Timestamp, rest: Duration },
 }
 
-impl Breaker {
+impl Backoff {
     /// From when on it can be tried.
     pub(super) fn ready_at(&self, now: Timestamp) -> Timestamp {
         match *self {
@@ -86,39 +86,39 @@ mod tests {
 
     #[test]
     fn after_a_failure_one_tries_and_the_others_follow() {
-        let mut breaker = Breaker::default();
-        assert_eq!(breaker.enter(at(0)), Ok(()));
-        assert!(breaker.failed(at(0)));
-        assert!(!breaker.failed(at(500)), "those under way already count once");
-        assert_eq!(breaker.enter(at(4999)), Err(at(5000)));
-        assert_eq!(breaker.enter(at(5000)), Ok(()));
-        assert_eq!(breaker.level(), 1);
-        assert_eq!(breaker.enter(at(5001)), Err(at(6001)));
-        assert!(breaker.succeeded());
-        assert_eq!(breaker.enter(at(5002)), Ok(()));
-        assert!(!breaker.succeeded());
+        let mut backoff = Backoff::default();
+        assert_eq!(backoff.enter(at(0)), Ok(()));
+        assert!(backoff.failed(at(0)));
+        assert!(!backoff.failed(at(500)), "those under way already count once");
+        assert_eq!(backoff.enter(at(4999)), Err(at(5000)));
+        assert_eq!(backoff.enter(at(5000)), Ok(()));
+        assert_eq!(backoff.level(), 1);
+        assert_eq!(backoff.enter(at(5001)), Err(at(6001)));
+        assert!(backoff.succeeded());
+        assert_eq!(backoff.enter(at(5002)), Ok(()));
+        assert!(!backoff.succeeded());
     }
 
     #[test]
     fn it_is_tried_at_least_every_ten_seconds() {
-        let mut breaker = Breaker::default();
-        breaker.failed(at(0));
+        let mut backoff = Backoff::default();
+        backoff.failed(at(0));
         let mut last = at(0);
         for _ in 0..10 {
-            let next = breaker.ready_at(last);
+            let next = backoff.ready_at(last);
             assert!(next.since(last) <= Duration::from_secs(10));
-            assert_eq!(breaker.enter(next), Ok(()));
-            breaker.failed(next);
+            assert_eq!(backoff.enter(next), Ok(()));
+            backoff.failed(next);
             last = next;
         }
     }
 
     #[test]
     fn whoever_tries_it_and_vanishes_is_not_waited_for_for_long() {
-        let mut breaker = Breaker::default();
-        breaker.failed(at(0));
-        assert_eq!(breaker.enter(at(5000)), Ok(()));
-        assert!(breaker.enter(at(14_999)).is_err());
-        assert_eq!(breaker.enter(at(15_000)), Ok(()));
+        let mut backoff = Backoff::default();
+        backoff.failed(at(0));
+        assert_eq!(backoff.enter(at(5000)), Ok(()));
+        assert!(backoff.enter(at(14_999)).is_err());
+        assert_eq!(backoff.enter(at(15_000)), Ok(()));
     }
 }

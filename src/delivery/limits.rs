@@ -20,7 +20,7 @@ pub(super) const REST_WANTED: Duration = Duration::from_secs(5);
 
 /// One destination's.
 #[derive(Debug)]
-pub(super) struct Habits {
+pub(super) struct LearnedLimits {
     /// Sessions at once that the host took when it turned others away.
     cap: Option<usize>,
     /// Sessions at once.
@@ -38,7 +38,7 @@ pub(super) struct Habits {
     transactions_max: Option<u32>,
 }
 
-impl Habits {
+impl LearnedLimits {
     /// Nothing is known; `most`: sessions at once at most.
     pub(super) fn new(most: usize) -> Self {
         Self {
@@ -164,7 +164,7 @@ impl Habits {
     }
 
     /// Whether a session with so many transactions can carry another.
-    pub(super) fn bears_another(&self, transactions: u32) -> bool {
+    pub(super) fn allows_another(&self, transactions: u32) -> bool {
         self.transactions_max.is_none_or(|most| transactions < most)
     }
 }
@@ -182,55 +182,55 @@ mod tests {
 
     #[test]
     fn a_quarter_of_the_sessions_is_kept_for_codes() {
-        let kept = |most: usize| Habits::new(most).sessions_max() - Habits::new(most).lower_max();
+        let kept = |most: usize| LearnedLimits::new(most).sessions_max() - LearnedLimits::new(most).lower_max();
         assert_eq!([1, 2, 3, 4, 20].map(kept), [0, 1, 1, 1, 1]);
     }
 
     #[test]
     fn as_many_sessions_are_kept_ready_as_were_needed() {
-        let (mut habits, start) = (Habits::new(20), start());
-        habits.came(1, start);
-        assert_eq!(habits.sessions_wanted(), 1, "one at a time needs no spare");
-        habits.came(2, start + SECOND);
-        assert_eq!(habits.sessions_wanted(), 3);
-        habits.came(1, start + PEAK_SPAN * 2);
-        assert_eq!(habits.sessions_wanted(), 1, "long ago");
+        let (mut limits, start) = (LearnedLimits::new(20), start());
+        limits.came(1, start);
+        assert_eq!(limits.sessions_wanted(), 1, "one at a time needs no spare");
+        limits.came(2, start + SECOND);
+        assert_eq!(limits.sessions_wanted(), 3);
+        limits.came(1, start + PEAK_SPAN * 2);
+        assert_eq!(limits.sessions_wanted(), 1, "long ago");
     }
 
     #[test]
     fn sessions_rest_while_the_next_entry_can_be_expected() {
-        let (mut habits, start, most) = (Habits::new(20), start(), SECOND * 60);
-        habits.came(1, start);
-        assert_eq!(habits.rest(most, start), REST_FIRST);
-        habits.came(1, start + SECOND * 15);
-        assert_eq!(habits.rest(most, start), SECOND * 45);
-        habits.came(1, start + SECOND * 3600);
-        assert_eq!(habits.rest(most, start), REST_LEAST);
+        let (mut limits, start, most) = (LearnedLimits::new(20), start(), SECOND * 60);
+        limits.came(1, start);
+        assert_eq!(limits.rest(most, start), REST_FIRST);
+        limits.came(1, start + SECOND * 15);
+        assert_eq!(limits.rest(most, start), SECOND * 45);
+        limits.came(1, start + SECOND * 3600);
+        assert_eq!(limits.rest(most, start), REST_LEAST);
     }
 
     #[test]
     fn a_host_that_ends_idle_sessions_is_believed_the_second_time() {
-        let (mut habits, start, most) = (Habits::new(20), start(), SECOND * 60);
-        habits.ended_at_rest(SECOND * 2, start);
-        habits.ended_at_rest(SECOND * 2, start);
-        habits.ended_at_rest(SECOND * 10, start + SECOND * 20);
-        assert_eq!(habits.rest(most, start), REST_FIRST);
+        let (mut limits, start, most) = (LearnedLimits::new(20), start(), SECOND * 60);
+        limits.ended_at_rest(SECOND * 2, start);
+        limits.ended_at_rest(SECOND * 2, start);
+        limits.ended_at_rest(SECOND * 10, start + SECOND * 20);
+        assert_eq!(limits.rest(most, start), REST_FIRST);
         let now = start + SECOND * 40;
-        habits.ended_at_rest(SECOND * 11, now);
-        assert_eq!(habits.rest(most, now), SECOND * 8);
-        habits.woke_after(SECOND * 20);
-        assert_eq!(habits.rest(most, now), SECOND * 16);
-        assert_eq!(habits.rest(most, now + PEAK_SPAN), REST_FIRST, "long ago");
-        habits.ended_at_rest(SECOND, now + SECOND * 20);
-        habits.ended_at_rest(SECOND, now + SECOND * 30);
-        assert!(!habits.bears_rest(now + SECOND * 30));
+        limits.ended_at_rest(SECOND * 11, now);
+        assert_eq!(limits.rest(most, now), SECOND * 8);
+        limits.woke_after(SECOND * 20);
+        assert_eq!(limits.rest(most, now), SECOND * 16);
+        assert_eq!(limits.rest(most, now + PEAK_SPAN), REST_FIRST, "long ago");
+        limits.ended_at_rest(SECOND, now + SECOND * 20);
+        limits.ended_at_rest(SECOND, now + SECOND * 30);
+        assert!(!limits.bears_rest(now + SECOND * 30));
     }
 
     #[test]
     fn a_host_that_ends_sessions_after_some_messages_is_believed() {
-        let mut habits = Habits::new(20);
-        assert!(habits.bears_another(10_000));
-        habits.ended_after(50);
-        assert!(habits.bears_another(49) && !habits.bears_another(50));
+        let mut limits = LearnedLimits::new(20);
+        assert!(limits.allows_another(10_000));
+        limits.ended_after(50);
+        assert!(limits.allows_another(49) && !limits.allows_another(50));
     }
 }
