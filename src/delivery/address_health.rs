@@ -6,8 +6,22 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-/// How long an address is asked last after it failed once; twice as long after each other time, up to the second.
-const REST: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(600));
+use super::backoff::{Backoff, Terms};
+
+/// How long an address is asked last after it failed. Then anybody may ask it first again.
+static TERMS: Terms = Terms {
+    failures_max: 1,
+    pauses: &[
+        Duration::from_secs(30),
+        Duration::from_secs(60),
+        Duration::from_secs(120),
+        Duration::from_secs(240),
+        Duration::from_secs(480),
+        Duration::from_secs(600),
+    ],
+    trial: Duration::ZERO,
+    behind_trial: Duration::ZERO,
+};
 /// How long IPv6 is asked last after it turned out that there is no route to it.
 const NO_ROUTE_REST: Duration = Duration::from_secs(300);
 /// Addresses remembered at most.
@@ -21,31 +35,24 @@ pub(super) struct AddressHealth {
 
 #[derive(Debug, Default)]
 struct Known {
-    resting: HashMap<IpAddr, Resting>,
+    failing: HashMap<IpAddr, Backoff<Instant>>,
     no_ipv6_until: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Resting {
-    until: Instant,
-    failures: u32,
 }
 
 impl AddressHealth {
     /// The address did not answer, or not in time.
     pub(super) fn failed(&self, address: IpAddr, now: Instant) {
-        let mut known = self.known.lock();
-        if known.resting.len() >= ADDRESSES_MAX && !known.resting.contains_key(&address) {
-            known.resting.retain(|_, resting| resting.until > now);
-            if known.resting.len() >= ADDRESSES_MAX {
+        let failing = &mut self.known.lock().failing;
+        if failing.len() >= ADDRESSES_MAX && !failing.contains_key(&address) {
+            failing.retain(|_, backoff| is_resting(backoff, now));
+            if failing.len() >= ADDRESSES_MAX {
                 return;
             }
         }
-        let resting = known.resting.entry(address).or_insert(Resting { until: now, failures: 0 });
+        let backoff = failing.entry(address).or_insert_with(|| Backoff::new(&TERMS));
         // Several attempts that failed together are one failure.
-        if resting.until <= now {
-            let rest = REST.0.saturating_mul(1 << resting.failures.min(8)).min(REST.1);
-            *resting = Resting { until: now + rest, failures: resting.failures + 1 };
+        if backoff.enter(now).is_ok() {
+            backoff.failed(now);
         }
     }
 
@@ -59,8 +66,8 @@ impl AddressHealth {
     /// The address answered.
     pub(super) fn answered(&self, address: IpAddr) {
         let mut known = self.known.lock();
-        if !known.resting.is_empty() {
-            known.resting.remove(&address);
+        if !known.failing.is_empty() {
+            known.failing.remove(&address);
         }
         if address.is_ipv6() {
             known.no_ipv6_until = None;
@@ -70,15 +77,19 @@ impl AddressHealth {
     /// Puts the addresses that are known not to answer behind the others; else the order stays.
     pub(super) fn sort<H>(&self, addresses: &mut [(H, SocketAddr)], now: Instant) {
         let known = self.known.lock();
-        if known.resting.is_empty() && known.no_ipv6_until.is_none() {
+        if known.failing.is_empty() && known.no_ipv6_until.is_none() {
             return;
         }
         let no_ipv6 = known.no_ipv6_until.is_some_and(|until| until > now);
         addresses.sort_by_key(|(_, address)| {
-            let is_resting = known.resting.get(&address.ip()).is_some_and(|resting| resting.until > now);
-            is_resting || (no_ipv6 && address.is_ipv6())
+            known.failing.get(&address.ip()).is_some_and(|backoff| is_resting(backoff, now))
+                || (no_ipv6 && address.is_ipv6())
         });
     }
+}
+
+fn is_resting(backoff: &Backoff<Instant>, now: Instant) -> bool {
+    backoff.until().is_some_and(|until| until > now)
 }
 
 #[cfg(test)]
@@ -109,6 +120,17 @@ mod tests {
         assert_eq!(order(&health, again + Duration::from_secs(59)), [1, 2, 0]);
         health.answered(first);
         assert_eq!(order(&health, again), [0, 1, 2]);
+        // Each time twice as long, ten minutes at most.
+        let mut now = again;
+        let rests: Vec<u64> = (0..7)
+            .map(|_| {
+                health.failed(first, now);
+                let rest = (1..).find(|rest| order(&health, now + Duration::from_secs(*rest)) == [0, 1, 2]).unwrap();
+                now += Duration::from_secs(rest);
+                rest
+            })
+            .collect();
+        assert_eq!(rests, [30, 60, 120, 240, 480, 600, 600]);
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use super::backoff::Change;
 use super::candidates::{Caller, Candidates};
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
@@ -333,11 +334,11 @@ impl Delivery {
         if last.as_ref().is_some_and(has_greeted) {
             return;
         }
-        let is_down = site.failed(last, caller);
+        let change = site.failed(last, caller, self.parts.clock.instant());
         if let Some(entry) = entry {
             site.wait(entry);
         }
-        if is_down {
+        if change == Change::News {
             tracing::info!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
             self.look_after(site);
         }

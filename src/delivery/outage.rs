@@ -4,23 +4,28 @@
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use super::backoff::{Backoff, Change, Terms};
 use super::candidates::Caller;
 use crate::mail::id::EntryId;
 use crate::smtp::client_session::Failure;
 
-/// Attempts in a row that nobody answered after which the destination counts as down.
-const FAILURES_MAX: u32 = 3;
-/// Pauses before each look whether it is back, the last one repeated.
-const PAUSES: [Duration; 3] = [Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)];
+/// When a destination counts as down, and the pauses before each look whether it is back.
+static TERMS: Terms = Terms {
+    failures_max: 3,
+    pauses: &[Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)],
+    trial: Duration::ZERO,
+    behind_trial: Duration::ZERO,
+};
 /// Entries remembered as waiting at most; others keep to their own times.
 const WAITING_MAX: usize = 10_000;
 
 /// One destination's.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Outage {
-    failures: u32,
+    backoff: Backoff<Instant>,
+    /// What the last attempt came to, while the destination counts as down.
     down: Option<Down>,
     /// Entries that were put off because nobody answered.
     waiting: HashSet<EntryId>,
@@ -33,7 +38,12 @@ pub(super) struct Down {
     pub(super) last: Option<(Arc<str>, Failure)>,
     /// For whom that was.
     pub(super) caller: Caller,
-    looks: usize,
+}
+
+impl Default for Outage {
+    fn default() -> Self {
+        Self { backoff: Backoff::new(&TERMS), down: None, waiting: HashSet::new() }
+    }
 }
 
 impl Outage {
@@ -42,18 +52,17 @@ impl Outage {
         self.down.as_ref()
     }
 
-    /// Nobody answered; says whether the destination counts as down from now on.
-    pub(super) fn failed(&mut self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
-        self.failures = self.failures.saturating_add(1);
+    /// Nobody answered. News: the destination counts as down from now on.
+    pub(super) fn failed(&mut self, last: Option<(Arc<str>, Failure)>, caller: &Caller, now: Instant) -> Change {
         if let Some(down) = &mut self.down {
             down.last = last;
-            return false;
+            return Change::None;
         }
-        if self.failures < FAILURES_MAX {
-            return false;
+        let change = self.backoff.failed(now);
+        if change == Change::News {
+            self.down = Some(Down { last, caller: caller.clone() });
         }
-        self.down = Some(Down { last, caller: caller.clone(), looks: 0 });
-        true
+        change
     }
 
     /// An entry waits for the destination to come back.
@@ -65,34 +74,39 @@ impl Outage {
 
     /// Somebody answered; whoever waited for it.
     pub(super) fn answered(&mut self) -> Vec<EntryId> {
-        self.failures = 0;
+        self.backoff.succeeded();
         self.down = None;
         std::mem::take(&mut self.waiting).into_iter().collect()
     }
 
-    /// How long to wait before the next look; none if the destination does not count as down.
-    pub(super) fn pause(&mut self) -> Option<Duration> {
-        let down = self.down.as_mut()?;
-        let pause = PAUSES[down.looks.min(PAUSES.len() - 1)];
-        down.looks += 1;
-        Some(pause)
+    /// When the next look is due; none if the destination does not count as down. A look that was made has not helped then.
+    pub(super) fn next_look_at(&mut self, now: Instant) -> Option<Instant> {
+        if self.backoff.is_on_trial() {
+            self.backoff.failed(now);
+        }
+        self.backoff.until()
     }
 
-    /// Those who wait, as far as `is_there` knows them. If nobody does, nobody looks any more, and the next attempt
-    /// finds out by itself.
-    pub(super) fn keep_waiting(&mut self, is_there: impl FnMut(&EntryId) -> bool) -> bool {
+    /// Looks whether the destination is back, if it counts as down and any of those who wait is still there, as `is_there`
+    /// knows. If none is, nobody looks any more, and the next attempt finds out by itself. For whom the session is to be.
+    pub(super) fn look(&mut self, is_there: impl FnMut(&EntryId) -> bool, now: Instant) -> Option<Caller> {
+        let caller = self.down.as_ref()?.caller.clone();
         self.waiting.retain(is_there);
         if self.waiting.is_empty() {
             self.down = None;
-            self.failures = FAILURES_MAX - 1;
+            self.backoff.close_on_the_verge();
+            return None;
         }
-        !self.waiting.is_empty()
+        // It is due, or it would not be made.
+        let _ = self.backoff.enter(now);
+        Some(caller)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::{Clock as _, SystemClock};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::id::MessageId;
 
@@ -105,29 +119,41 @@ mod tests {
         Caller::new(&ReversePath::parse("<otp@app.test>").unwrap(), &recipient)
     }
 
+    fn is_down_after(outage: &mut Outage, now: Instant) -> bool {
+        outage.failed(None, &caller(), now) == Change::News
+    }
+
     #[test]
     fn some_failures_in_a_row_mean_down_and_an_answer_calls_who_waited() {
-        let mut outage = Outage::default();
-        assert!(!outage.failed(None, &caller()) && !outage.failed(None, &caller()));
+        let (mut outage, start) = (Outage::default(), SystemClock::default().instant());
+        assert!(!is_down_after(&mut outage, start) && !is_down_after(&mut outage, start));
         assert!(outage.answered().is_empty());
-        let turned: Vec<bool> = (0..4).map(|_| outage.failed(None, &caller())).collect();
+        let turned: Vec<bool> = (0..4).map(|_| is_down_after(&mut outage, start)).collect();
         assert_eq!(turned, [false, false, true, false]);
         outage.wait(entry(1));
         outage.wait(entry(1));
-        let pauses: Vec<u64> = (0..4).map(|_| outage.pause().unwrap().as_secs()).collect();
+        let mut now = start;
+        let pauses: Vec<u64> = (0..4)
+            .map(|_| {
+                let next = outage.next_look_at(now).unwrap();
+                assert!(outage.look(|_| true, next).is_some());
+                (next - std::mem::replace(&mut now, next)).as_secs()
+            })
+            .collect();
         assert_eq!(pauses, [2, 5, 10, 10]);
+        assert!(!is_down_after(&mut outage, now), "a look that failed is no news");
         assert_eq!(outage.answered(), [entry(1)]);
-        assert!(outage.down().is_none() && outage.pause().is_none());
+        assert!(outage.down().is_none() && outage.next_look_at(now).is_none());
     }
 
     #[test]
     fn nobody_looks_when_nobody_waits() {
-        let mut outage = Outage::default();
-        let _: Vec<bool> = (0..3).map(|_| outage.failed(None, &caller())).collect();
+        let (mut outage, start) = (Outage::default(), SystemClock::default().instant());
+        let _: Vec<bool> = (0..3).map(|_| is_down_after(&mut outage, start)).collect();
         outage.wait(entry(1));
-        assert!(outage.keep_waiting(|_| true));
-        assert!(!outage.keep_waiting(|_| false));
+        assert!(outage.look(|_| true, start).is_some());
+        assert!(outage.look(|_| false, start).is_none());
         assert!(outage.down().is_none(), "the next attempt looks itself");
-        assert!(outage.failed(None, &caller()), "and one failure is enough");
+        assert!(is_down_after(&mut outage, start), "and one failure is enough");
     }
 }

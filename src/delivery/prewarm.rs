@@ -159,14 +159,15 @@ impl Delivery {
     pub(super) fn look_after(self: &Arc<Self>, site: &Arc<Site>) {
         let (this, site) = (self.clone(), site.clone());
         self.spawn(async move {
-            while let Some(pause) = site.pause() {
+            while let Some(at) = site.next_look_at(this.parts.clock.instant()) {
                 tokio::select! {
-                    () = tokio::time::sleep(pause) => {}
+                    () = tokio::time::sleep_until(at.into()) => {}
                     () = this.draining.cancelled() => return,
                 }
                 let route = site.route();
                 let mut taking = this.taking(&site, &route);
-                match site.look(|entry| this.parts.queue.is_live(entry.message), || taking.take()) {
+                let now = this.parts.clock.instant();
+                match site.look(|entry| this.parts.queue.is_live(entry.message), now, || taking.take()) {
                     Look::Open(caller) => {
                         if let Some(tenure) = taking.one() {
                             this.clone().run(site.clone(), Beginning::Prewarm(caller), tenure).await;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::backoff::Change;
 use super::candidates::Caller;
 use super::crowd::{Crowd, Waits};
 use super::limits::LearnedLimits;
@@ -437,9 +438,9 @@ impl Site {
         self.state.lock().outage.down().is_some()
     }
 
-    /// Nobody answered; says whether the destination counts as down from now on.
-    pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller) -> bool {
-        self.state.lock().outage.failed(last, caller)
+    /// Nobody answered. News: the destination counts as down from now on.
+    pub(super) fn failed(&self, last: Option<(Arc<str>, Failure)>, caller: &Caller, now: Instant) -> Change {
+        self.state.lock().outage.failed(last, caller, now)
     }
 
     /// The number of a session without an attempt of its own, as `Candidates::take_turn` counts attempts.
@@ -457,18 +458,20 @@ impl Site {
         self.state.lock().outage.answered()
     }
 
-    /// How long to wait before the next look whether it is back; none if it does not count as down.
-    pub(super) fn pause(&self) -> Option<Duration> {
-        self.state.lock().outage.pause()
+    /// When the next look whether it is back is due; none if it does not count as down.
+    pub(super) fn next_look_at(&self, now: Instant) -> Option<Instant> {
+        self.state.lock().outage.next_look_at(now)
     }
 
     /// Begins to open a session to look whether it is back, while somebody waits for that.
-    pub(super) fn look(&self, is_there: impl FnMut(&EntryId) -> bool, take_connection: impl FnOnce() -> bool) -> Look {
+    pub(super) fn look(
+        &self,
+        is_there: impl FnMut(&EntryId) -> bool,
+        now: Instant,
+        take_connection: impl FnOnce() -> bool,
+    ) -> Look {
         let mut state = self.state.lock();
-        let Some(caller) = state.outage.down().map(|down| down.caller.clone()) else { return Look::NoMore };
-        if !state.outage.keep_waiting(is_there) {
-            return Look::NoMore;
-        }
+        let Some(caller) = state.outage.look(is_there, now) else { return Look::NoMore };
         if !state.open(take_connection) {
             return Look::Later;
         }

@@ -9,7 +9,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
-use super::backoff::Backoff;
+use super::backoff::{Backoff, Change, Terms};
 use crate::clock::Timestamp;
 use crate::destination::demand::{Asker, Demand, Refusal, Wish};
 use crate::destination::route::RouteError;
@@ -18,6 +18,13 @@ use crate::plan::way::{Candidate, Detour, When, at_first};
 use crate::queue::claim::Claim;
 use crate::smtp::client_session::{Account, Failure, Fault, Login, Stage};
 
+/// How long a smart host is left alone: a moment, since it is to be tried at least every ten seconds.
+static TERMS: Terms = Terms {
+    failures_max: 1,
+    pauses: &[Duration::from_secs(5), Duration::from_secs(10)],
+    trial: Duration::from_secs(10),
+    behind_trial: Duration::from_secs(1),
+};
 /// Random octets of a nonce.
 const NONCE_LEN: usize = 18;
 /// How much of what a message took longer than the one before is still expected of the next: a bad moment counts for a
@@ -125,7 +132,7 @@ impl SmartHosts {
 
     /// For metrics: the name of each, and whether its back-off is closed (0), half-open (1) or open (2).
     pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
-        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.state.lock().backoff.level())).collect()
+        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.level())).collect()
     }
 
     /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
@@ -156,25 +163,34 @@ pub(super) struct Carrier {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
-    backoff: Backoff,
+    backoff: Backoff<Timestamp>,
     /// How long it takes to take a message.
     takes: Option<Duration>,
 }
 
 impl Carrier {
     fn new(host: SmartHost) -> Self {
-        Self { host, state: Mutex::default() }
+        Self { host, state: Mutex::new(State { backoff: Backoff::new(&TERMS), takes: None }) }
     }
 
     fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
         let state = self.state.lock();
         Candidate {
             when: self.host.when,
-            ready_at: state.backoff.ready_at(now),
+            ready_at: state.backoff.ready_at(now).unwrap_or_default(),
             takes: state.takes,
             is_tried: tried.contains(&self.host.name),
+        }
+    }
+
+    fn level(&self) -> u64 {
+        let backoff = self.state.lock().backoff;
+        match (backoff.is_failing(), backoff.is_on_trial()) {
+            (false, _) => 0,
+            (true, true) => 1,
+            (true, false) => 2,
         }
     }
 
@@ -210,14 +226,14 @@ impl Carrier {
             let faded = state.takes.map_or(took, |before| before * FADING.0 / FADING.1);
             state.takes = Some(took.max(faded));
         }
-        if state.backoff.succeeded() {
+        if state.backoff.succeeded() == Change::News {
             tracing::info!(smart_host = %self.host.name, "the smart host works again");
         }
     }
 
     /// It did not answer, or not as it should.
     pub(super) fn failed(&self, failure: &Failure, said: &str, now: Timestamp) {
-        let is_news = self.state.lock().backoff.failed(now);
+        let is_news = self.state.lock().backoff.failed(now) == Change::News;
         let (smart_host, stage) = (&self.host.name, failure.stage.name());
         let is_configuration = match &failure.fault {
             Fault::Reply(reply) => failure.stage == Stage::Auth && reply.code >= 500,
@@ -233,7 +249,7 @@ impl Carrier {
 
     /// There is no way to it.
     pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
-        if self.state.lock().backoff.failed(now) {
+        if self.state.lock().backoff.failed(now) == Change::News {
             tracing::warn!(smart_host = %self.host.name, %error, "the smart host has no address");
         }
     }
