@@ -1,0 +1,37 @@
+//! Hosts that are known to take mail, by their registrable domain.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a domain is known whose hosts took mail.
+pub(super) const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
+/// Domains remembered at most.
+const KNOWN_MAX: usize = 10_000;
+
+/// When hosts of each last took mail.
+#[derive(Debug, Default)]
+pub(super) struct KnownHosts {
+    took_mail_at: HashMap<Arc<str>, Instant>,
+}
+
+impl KnownHosts {
+    /// When they last took mail, if they are remembered.
+    pub(super) fn took_mail_at(&self, hosts: &str) -> Option<Instant> {
+        self.took_mail_at.get(hosts).copied()
+    }
+
+    /// They took mail.
+    pub(super) fn took_mail(&mut self, hosts: Arc<str>, now: Instant) {
+        if let Some(at) = self.took_mail_at.get_mut(&hosts) {
+            *at = now;
+            return;
+        }
+        if self.took_mail_at.len() >= KNOWN_MAX {
+            self.took_mail_at.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
+        }
+        if self.took_mail_at.len() < KNOWN_MAX {
+            self.took_mail_at.insert(hosts, now);
+        }
+    }
+}
