@@ -204,6 +204,7 @@ impl Relay {
             clock: clock.clone(),
         };
         let delivery = Delivery::new(parts, delivery_settings);
+        tokio::spawn(delivery.clone().run());
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
         let ways = Arc::downgrade(&delivery);

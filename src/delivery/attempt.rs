@@ -14,26 +14,26 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::backoff::Change;
-use super::candidates::{Caller, Candidates};
+use super::caller::Caller;
+use super::candidates::Candidates;
+use super::crowd::Waits;
+use super::environment::Environment;
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
+use super::limits::LearnedLimits;
 use super::mask::Mask;
 use super::places::Held;
 use super::race::{Advance, LOOK, Race, Runner};
-use super::settle::Lesson;
-use super::site::{Site, Taken};
+use super::sessions::Taken;
+use super::settle::{self, Lesson};
+use super::site::Site;
 use super::smart_host::Ways;
 use super::transact::Connection;
-use super::window::is_overload;
-use super::{Delivery, settle};
 use crate::clock::Timestamp;
 use crate::destination::demand::Wish;
-use crate::destination::route::{Route, RouteError};
+use crate::destination::route::Route;
 use crate::event::Kind;
-use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
-use crate::mail::id::EntryId;
-use crate::plan::cause::{concerns_message, of_failure};
+use crate::plan::cause::of_failure;
 use crate::plan::greylist::Greylister;
 use crate::queue::claim::{Claim, Gone, NotReleased, Report, Settlement};
 use crate::queue::entry::{Message, SignedContent};
@@ -74,7 +74,7 @@ struct Gated {
 
 /// An attempt under way.
 struct Attempt<'a> {
-    delivery: &'a Arc<Delivery>,
+    env: &'a Arc<Environment>,
     site: &'a Arc<Site>,
     /// The place of its session.
     held: &'a Held,
@@ -156,259 +156,181 @@ enum Then {
     Conclude,
 }
 
-impl Delivery {
-    /// Tries to deliver one entry, on the connection that is there, in a race that was begun ahead of it, or on a new
-    /// connection; leaves the connection for the next.
-    pub(super) async fn attempt(
-        self: &Arc<Self>,
-        site: &Arc<Site>,
-        connection: &mut Option<Box<Connection>>,
-        begun: Option<Race>,
-        taken: Taken,
-        held: &Held,
-    ) {
-        let Some(gated) = self.gate(site, connection.is_some() || begun.is_some(), taken).await else { return };
-        let Some(mut attempt) = self.load(site, gated, begun, held).await else { return };
-        if let Some(at_hand) = attempt.suitable(connection.take()).await {
-            attempt.race.join(at_hand);
-        }
-        let end = loop {
-            let Some(advance) = attempt.advance().await else {
-                attempt.race.close();
-                break End::GaveWay;
-            };
-            let next = match advance {
-                Advance::Session(runner) => attempt.begin(runner).await,
-                Advance::Content(runner, framing) => attempt.send(runner, framing, connection).await,
-                Advance::Refused(runner, failure) => attempt.refused(runner, failure, connection).await,
-                Advance::Look => attempt.look(connection),
-                Advance::Nobody => ControlFlow::Break(attempt.kept_or_nobody(connection)),
-                Advance::Gone(gone) => ControlFlow::Break(End::Gone(gone, None)),
-            };
-            if let ControlFlow::Break(end) = next {
-                break end;
-            }
-        };
-        attempt.conclude(end).await;
+/// Tries to deliver one entry, on the connection that is there, in a race that was begun ahead of it, or on a new
+/// connection; leaves the connection for the next.
+pub(super) async fn make(
+    env: &Arc<Environment>,
+    site: &Arc<Site>,
+    connection: &mut Option<Box<Connection>>,
+    begun: Option<Race>,
+    taken: Taken,
+    held: &Held,
+) {
+    let Some(gated) = gate(env, site, connection.is_some() || begun.is_some(), taken).await else { return };
+    let Some(mut attempt) = load(env, site, gated, begun, held).await else { return };
+    if let Some(at_hand) = attempt.suitable(connection.take()).await {
+        attempt.race.join(at_hand);
     }
-
-    /// Claims an entry and finds its route; none where the attempt is over before it began.
-    async fn gate(self: &Arc<Self>, site: &Arc<Site>, has_session: bool, taken: Taken) -> Option<Gated> {
-        let now = self.parts.clock.now();
-        let claim = self.parts.queue.claim(taken.entry, now).ok()?;
-        let domain = claim.domain();
-        let ways = self.ways(&domain, site.carrier.clone(), now);
-        let route = match self.route_at(site, &domain).await {
-            Ok(Some(route)) => route,
-            Ok(None) => {
-                claim.settle(&Settlement::Released, Report::default(), now);
-                return None;
-            }
-            Err(error) => {
-                claim.tell(Kind::Attempted, None, now);
-                settle::without_route(claim, &error, &ways, self.parts.clock.now());
-                return None;
-            }
+    let end = loop {
+        let Some(advance) = attempt.advance().await else {
+            attempt.race.close();
+            break End::GaveWay;
         };
-        claim.tell(Kind::Attempted, Some(route.name().clone()), now);
-        if let Some(down) = site.down().filter(|_| !has_session) {
-            let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
-            settle::not_tried(claim, destination, &ways, now);
-            site.wait(taken.entry);
+        let next = match advance {
+            Advance::Session(runner) => attempt.begin(runner).await,
+            Advance::Content(runner, framing) => attempt.send(runner, framing, connection).await,
+            Advance::Refused(runner, failure) => attempt.refused(runner, failure, connection).await,
+            Advance::Look => attempt.look(connection),
+            Advance::Nobody => ControlFlow::Break(attempt.kept_or_nobody(connection)),
+            Advance::Gone(gone) => ControlFlow::Break(End::Gone(gone, None)),
+        };
+        if let ControlFlow::Break(end) = next {
+            break end;
+        }
+    };
+    attempt.conclude(end).await;
+}
+
+/// Claims an entry and finds its route; none where the attempt is over before it began.
+async fn gate(env: &Environment, site: &Arc<Site>, has_session: bool, taken: Taken) -> Option<Gated> {
+    let now = env.clock.now();
+    let claim = env.queue.claim(taken.entry, now).ok()?;
+    let domain = claim.domain();
+    let ways = env.ways(&domain, &site.hop, now);
+    let route = match env.route_at(site, &domain).await {
+        Ok(Some(route)) => route,
+        Ok(None) => {
+            claim.settle(&Settlement::Released, Report::default(), now);
             return None;
         }
-        let claim = settle::unless_resting(claim, &ways, now)?;
-        // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
-        let triplet = ways.by.is_none().then(|| self.triplet(&claim, &route));
-        let claim = settle::unless_held_back(claim, triplet.as_ref(), now)?;
-        Some(Gated { claim, ways, route, triplet })
+        Err(error) => {
+            claim.tell(Kind::Attempted, None, now);
+            settle::without_route(claim, &error, &ways, env.clock.now());
+            return None;
+        }
+    };
+    claim.tell(Kind::Attempted, Some(route.name().clone()), now);
+    if let Some(down) = site.outage(|outage| outage.down().cloned()).filter(|_| !has_session) {
+        let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
+        settle::not_tried(claim, destination, &ways, now);
+        site.outage(|outage| outage.wait(taken.entry));
+        return None;
     }
+    let claim = settle::unless_resting(claim, &ways, now)?;
+    // A smart host is not asked for what it does with strangers, nor is what it does put down to the destination.
+    let triplet = ways.by.is_none().then(|| triplet(env, &claim, &route));
+    let claim = settle::unless_held_back(claim, triplet.as_ref(), now)?;
+    Some(Gated { claim, ways, route, triplet })
+}
 
-    /// Gets the content, and the addresses to try; none where the content cannot be had.
-    async fn load<'a>(
-        self: &'a Arc<Self>,
-        site: &'a Arc<Site>,
-        gated: Gated,
-        begun: Option<Race>,
-        held: &'a Held,
-    ) -> Option<Attempt<'a>> {
-        let Gated { claim, ways, route, triplet } = gated;
-        let content = match self.content(&claim).await {
-            Ok(Some(content)) => content,
-            Ok(None) => {
-                settle::without_content(claim, self.parts.clock.now());
-                return None;
-            }
-            Err(Withheld) => {
-                settle::content_withheld(claim, self.parts.clock.now());
-                return None;
-            }
-        };
-        let require_tls = claim.message().envelope.parameters.require_tls;
-        let caller = self.caller(&claim).wishing(Wish::of(require_tls, &content.content.head));
-        let mut candidates = Candidates::new(&route, &caller, ways.by.clone(), self);
-        candidates.begin_with(triplet.as_ref().and_then(|triplet| self.parts.queue.greylists().greylister(triplet)));
-        candidates.take_turn(claim.progress().attempts);
-        let mut race = begun.unwrap_or_else(|| Race::new(self, site));
-        race.steps.add_route(&route, claim.message().accepted_at);
-        race.addresses().into_iter().for_each(|address| candidates.skip(address));
-        let (now, instant) = (self.parts.clock.now(), self.parts.clock.instant());
-        race.look_at(instant + MOMENT + claim.message().expires_at.minus(END_MARGIN).since(now));
-        let (kept, left_out, passed_over) = (None, Features::NONE, Vec::new());
-        Some(Attempt {
-            delivery: self,
-            site,
-            held,
-            claim,
-            ways,
-            triplet,
-            content,
-            caller,
-            candidates,
-            race,
-            kept,
-            left_out,
-            passed_over,
-        })
-    }
+/// Gets the content, and the addresses to try; none where the content cannot be had.
+async fn load<'a>(
+    env: &'a Arc<Environment>,
+    site: &'a Arc<Site>,
+    gated: Gated,
+    begun: Option<Race>,
+    held: &'a Held,
+) -> Option<Attempt<'a>> {
+    let Gated { claim, ways, route, triplet } = gated;
+    let content = match content(env, &claim).await {
+        Ok(Some(content)) => content,
+        Ok(None) => {
+            settle::without_content(claim, env.clock.now());
+            return None;
+        }
+        Err(Withheld) => {
+            settle::content_withheld(claim, env.clock.now());
+            return None;
+        }
+    };
+    let require_tls = claim.message().envelope.parameters.require_tls;
+    let caller = caller(env, &claim).wishing(Wish::of(require_tls, &content.content.head));
+    let mut candidates = Candidates::new(&route, &caller, site.hop.clone(), &env.dialer);
+    candidates.begin_with(triplet.as_ref().and_then(|triplet| env.queue.greylists().greylister(triplet)));
+    candidates.take_turn(claim.progress().attempts);
+    let mut race = begun.unwrap_or_else(|| Race::new(&env.dialer, &env.sites, site));
+    race.steps.add_route(&route, claim.message().accepted_at);
+    race.addresses().into_iter().for_each(|address| candidates.skip(address));
+    let (now, instant) = (env.clock.now(), env.clock.instant());
+    race.look_at(instant + MOMENT + claim.message().expires_at.minus(END_MARGIN).since(now));
+    let (kept, left_out, passed_over) = (None, Features::NONE, Vec::new());
+    Some(Attempt {
+        env,
+        site,
+        held,
+        claim,
+        ways,
+        triplet,
+        content,
+        caller,
+        candidates,
+        race,
+        kept,
+        left_out,
+        passed_over,
+    })
+}
 
-    /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
-    /// their policies. A smart host serves all of them.
-    pub(super) async fn route_at(&self, site: &Site, domain: &str) -> Result<Option<Arc<Route>>, RouteError> {
-        let of_site = site.route();
-        if site.carrier.is_some() || of_site.domain.as_ref() == domain {
-            return Ok(Some(of_site));
-        }
-        let route = self.parts.router.route(domain).await?;
-        Ok((route.destination == site.destination).then_some(route))
-    }
+fn caller(env: &Environment, claim: &Claim) -> Caller {
+    let recipient = &claim.message().recipient(claim.id().index).mailbox;
+    Caller::new(&env.settings.own_reverse_path(&claim.message().envelope.reverse_path), recipient)
+}
 
-    fn caller(&self, claim: &Claim) -> Caller {
-        let recipient = &claim.message().recipient(claim.id().index).mailbox;
-        Caller::new(&self.own_reverse_path(&claim.message().envelope.reverse_path), recipient)
-    }
+/// What strangers are told by at the destination.
+fn triplet(env: &Environment, claim: &Claim, route: &Route) -> Triplet {
+    let own = env.settings.own_reverse_path(&claim.message().envelope.reverse_path);
+    let recipient = claim.message().recipient(claim.id().index).mailbox.plain_key();
+    Triplet::new(own.as_str(), &recipient, &route.destination)
+}
 
-    /// What strangers are told by at the destination.
-    fn triplet(&self, claim: &Claim, route: &Route) -> Triplet {
-        let own = self.own_reverse_path(&claim.message().envelope.reverse_path);
-        let recipient = claim.message().recipient(claim.id().index).mailbox.plain_key();
-        Triplet::new(own.as_str(), &recipient, &route.destination)
+/// The content with its signatures, from memory or read back and signed again; none if it is gone for good.
+async fn content(env: &Environment, claim: &Claim) -> Result<Option<Arc<SignedContent>>, Withheld> {
+    if let Some(content) = claim.signed_content() {
+        return Ok(Some(content.clone()));
     }
+    let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
+    let message = claim.message();
+    let keys = message.signing_domain.as_deref().and_then(|domain| env.keys.load().of(domain).cloned());
+    let signatures = match keys {
+        None => bytes::Bytes::new(),
+        Some(keys) => {
+            let terms = message.signature_terms(env.clock.step());
+            env.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?
+        }
+    };
+    Ok(Some(Arc::new(SignedContent { signatures, content })))
+}
 
-    /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
-    /// return. A host that says no is there. A smart host has a back-off of its own.
-    pub(super) fn nobody_answered(
-        self: &Arc<Self>,
-        site: &Arc<Site>,
-        last: Option<(Arc<str>, Failure)>,
-        caller: &Caller,
-        entry: Option<EntryId>,
-    ) {
-        if let Some((_, Failure { fault: Fault::Ours(_), .. })) = &last {
-            return;
-        }
-        if let Some(carrier) = &site.carrier {
-            // What became of an entry's attempt is told when that is settled.
-            if let (None, Some((_, failure))) = (entry, &last) {
-                carrier.failed(failure, &settle::told(failure), self.parts.clock.now());
-            }
-            return;
-        }
-        if let Some((_, failure @ Failure { fault: Fault::Reply(_), .. })) = &last {
-            if is_overload(failure) {
-                let now = self.parts.clock.instant();
-                site.overloaded(caller, now, now);
-            }
-            return self.answered(site);
-        }
-        // A host that is not good enough for one domain may be so for another.
-        if let Some((_, Failure { stage, fault: Fault::Tls(_) | Fault::Unsupported(_) })) = &last {
-            if *stage != Stage::Connect {
-                self.answered(site);
-            }
-            return;
-        }
-        // Whoever greets and goes is there. Called by the next greeting, two entries would try it in turn without a pause.
-        let has_greeted =
-            |(_, failure): &(Arc<str>, Failure)| failure.stage == Stage::Reset || concerns_message(failure.stage);
-        if last.as_ref().is_some_and(has_greeted) {
-            return;
-        }
-        let change = site.failed(last, caller, self.parts.clock.instant());
-        if let Some(entry) = entry {
-            site.wait(entry);
-        }
-        if change == Change::News {
-            tracing::info!(destination = %site.destination, "nobody answers; looking again every 10 s while mail waits");
-            self.look_after(site);
-        }
+fn transaction(env: &Environment, claim: &Claim, content: &SignedContent, now: Timestamp) -> Transaction {
+    let message: &Message = claim.message();
+    let envelope = &message.envelope;
+    let elapsed = i32::try_from(now.since(message.accepted_at).as_secs()).unwrap_or(i32::MAX);
+    let deliver_by = envelope.parameters.deliver_by;
+    Transaction {
+        reverse_path: env.settings.own_reverse_path(&message.envelope.reverse_path),
+        parameters: envelope.parameters.clone(),
+        recipient: message.recipient(claim.id().index).clone(),
+        size: content.len() as u64,
+        eight_bit: if message.eight_bit { EightBit::Declared } else { EightBit::No },
+        avoid: Features::NONE,
+        utf8_fields: message.utf8_fields,
+        deliver_by: deliver_by.map(|by| DeliverBy { seconds: by.seconds.saturating_sub(elapsed), ..by }),
+        final_timeout: final_timeout(claim, now),
+        bdat: Bdat::AtOnce,
     }
+}
 
-    /// Learns from a failed transaction what the host bears.
-    fn bore(&self, site: &Site, connection: &Connection, failure: &Failure, caller: &Caller, began: Instant) {
-        let is_closing = matches!(&failure.fault, Fault::Reply(reply) if reply.code == 421);
-        if is_closing && connection.taken() > 0 && matches!(failure.stage, Stage::Reset | Stage::Mail) {
-            // It has taken some in this session: not too much at once, but enough.
-            site.ended_after(connection.taken());
-        } else if is_overload(failure) {
-            site.overloaded(caller, began, self.parts.clock.instant());
-        }
-    }
-
-    /// The content with its signatures, from memory or read back and signed again; none if it is gone for good.
-    async fn content(&self, claim: &Claim) -> Result<Option<Arc<SignedContent>>, Withheld> {
-        if let Some(content) = claim.signed_content() {
-            return Ok(Some(content.clone()));
-        }
-        let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
-        let message = claim.message();
-        let keys = message.signing_domain.as_deref().and_then(|domain| self.parts.keys.load().of(domain).cloned());
-        let signatures = match keys {
-            None => bytes::Bytes::new(),
-            Some(keys) => {
-                let terms = message.signature_terms(self.parts.clock.step());
-                self.parts.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?
-            }
-        };
-        Ok(Some(Arc::new(SignedContent { signatures, content })))
-    }
-
-    /// The reverse-path that hosts are given, for a client's.
-    pub(super) fn own_reverse_path(&self, reverse_path: &ReversePath) -> ReversePath {
-        reverse_path.sent_as(self.settings.reverse_path.as_ref())
-    }
-
-    fn transaction(&self, claim: &Claim, content: &SignedContent, now: Timestamp) -> Transaction {
-        let message: &Message = claim.message();
-        let envelope = &message.envelope;
-        let elapsed = i32::try_from(now.since(message.accepted_at).as_secs()).unwrap_or(i32::MAX);
-        let deliver_by = envelope.parameters.deliver_by;
-        Transaction {
-            reverse_path: self.own_reverse_path(&message.envelope.reverse_path),
-            parameters: envelope.parameters.clone(),
-            recipient: message.recipient(claim.id().index).clone(),
-            size: content.len() as u64,
-            eight_bit: if message.eight_bit { EightBit::Declared } else { EightBit::No },
-            avoid: Features::NONE,
-            utf8_fields: message.utf8_fields,
-            deliver_by: deliver_by.map(|by| DeliverBy { seconds: by.seconds.saturating_sub(elapsed), ..by }),
-            final_timeout: self.final_timeout(claim, now),
-            bdat: Bdat::AtOnce,
-        }
-    }
-
-    fn final_timeout(&self, claim: &Claim, now: Timestamp) -> Duration {
-        claim.message().expires_at.since(now).clamp(FINAL_TIMEOUT.0, FINAL_TIMEOUT.1)
-    }
+fn final_timeout(claim: &Claim, now: Timestamp) -> Duration {
+    claim.message().expires_at.since(now).clamp(FINAL_TIMEOUT.0, FINAL_TIMEOUT.1)
 }
 
 impl Attempt<'_> {
     /// The next thing to do in the race, while the claim is good; none if it has to give way to others.
     async fn advance(&mut self) -> Option<Advance> {
-        let (delivery, claim) = (self.delivery, &mut self.claim);
+        let (env, claim) = (self.env, &mut self.claim);
         let permit = || {
-            let now = delivery.parts.clock.now();
-            claim.check(now).map(|()| claim.renew(now, delivery.settings.connect_timeout))
+            let now = env.clock.now();
+            claim.check(now).map(|()| claim.renew(now, env.settings.connect_timeout))
         };
         tokio::select! {
             biased;
@@ -423,7 +345,7 @@ impl Attempt<'_> {
         let mut current = connection?;
         let demand = self.candidates.demand(&current.host);
         let is_secure_enough = match demand {
-            Some(demand) => current.fulfils(demand, &self.delivery.parts.roots).await,
+            Some(demand) => current.fulfils(demand, &self.env.dialer.roots).await,
             None => false,
         };
         if is_secure_enough && self.candidates.suit(&current.host, current.address, current.source) {
@@ -442,9 +364,9 @@ impl Attempt<'_> {
         runner.connection = connection;
         self.held.is_at(runner.connection.address.ip());
         if !runner.is_reused {
-            self.delivery.answered(self.site);
+            self.env.answered(self.site);
         }
-        let (began, began_at) = (self.delivery.parts.clock.now(), self.delivery.parts.clock.instant());
+        let (began, began_at) = (self.env.clock.now(), self.env.clock.instant());
         (runner.began, runner.began_at) = (began, began_at);
         let transaction = Transaction {
             bdat: if self.race.is_contested(&runner) { Bdat::AfterReplies } else { Bdat::AtOnce },
@@ -456,10 +378,9 @@ impl Attempt<'_> {
 
     /// The transaction as this host is to see it.
     fn transaction_on(&self, connection: &Connection, now: Timestamp) -> Transaction {
-        let delivery = self.delivery;
-        let mut transaction = delivery.transaction(&self.claim, &self.content, now);
-        let asked = if self.ways.by.is_none() { delivery.settings.avoid(self.caller.domain()) } else { Features::NONE };
-        transaction.avoid = delivery.avoided(connection, self.left_out, asked);
+        let mut transaction = transaction(self.env, &self.claim, &self.content, now);
+        let asked = self.site.hop.avoids(self.caller.domain(), &self.env.settings);
+        transaction.avoid = self.env.dialer.avoided(connection, self.left_out, asked);
         if self.race.is_doubled(connection.address) {
             transaction.avoid = transaction.avoid.and(Feature::Pipelining);
         }
@@ -480,11 +401,11 @@ impl Attempt<'_> {
         if self.race.is_doubled(runner.connection.address) {
             // One command at a time it went on, where several in one write are still not answered.
             let suspicion = Suspicion { features: Feature::Pipelining.into(), may_repeat: true };
-            self.delivery.suspect(&runner.connection, suspicion);
+            self.env.dialer.suspect(&runner.connection, suspicion);
         }
         self.race.close();
         self.kept = None;
-        let clock = &self.delivery.parts.clock;
+        let clock = &self.env.clock;
         match self.claim.release_content(clock.now()).await {
             Ok(()) => {}
             Err(NotReleased::Gone(gone)) => {
@@ -492,10 +413,10 @@ impl Attempt<'_> {
             }
             Err(NotReleased::NotNoted) => return ControlFlow::Break(End::NotNoted(self.peer(&runner))),
         }
-        self.claim.renew(clock.now(), self.delivery.final_timeout(&self.claim, clock.now()));
+        self.claim.renew(clock.now(), final_timeout(&self.claim, clock.now()));
         match runner.connection.finish(framing, &self.content, &mut runner.steps, self.held).await {
             Ok(reply) => {
-                self.delivery.note_sloppiness(&runner.connection);
+                self.env.dialer.note_sloppiness(&runner.connection);
                 let from = self.peer(&runner);
                 *kept = Some(runner.connection);
                 ControlFlow::Break(End::Delivered { reply, from, began: runner.began_at })
@@ -511,18 +432,18 @@ impl Attempt<'_> {
         failure: Failure,
         kept: &mut Option<Box<Connection>>,
     ) -> ControlFlow<End> {
-        let now = self.delivery.parts.clock.instant();
+        let now = self.env.clock.instant();
         let (host, address) = (runner.connection.host.clone(), runner.connection.address);
         runner.steps.add_failure(&failure, &host, now);
-        self.delivery.note_sloppiness(&runner.connection);
+        self.env.dialer.note_sloppiness(&runner.connection);
         if self.held.has_to_go() {
-            let (mut from, at) = (self.peer(&runner), self.delivery.parts.clock.now());
+            let (mut from, at) = (self.peer(&runner), self.env.clock.now());
             from.report.note = Some(GAVE_WAY.into());
             return ControlFlow::Break(End::NotDelivered { failure, from, at });
         }
-        let failure = self.delivery.missing_tls(failure, &runner.connection);
+        let failure = self.env.dialer.missing_tls(failure, &runner.connection);
         if runner.connection.suspicion().is_none() {
-            self.delivery.bore(self.site, &runner.connection, &failure, &self.caller, runner.began_at);
+            self.env.refused(self.site, &runner.connection, &failure, (&self.caller, runner.began_at));
         }
         match self.then(&failure, &runner) {
             Then::Reconnect => tracing::debug!(%host, "an idle session had ended; connecting anew"),
@@ -550,7 +471,7 @@ impl Attempt<'_> {
             }
             Then::Conclude if self.race.has_before(&runner) => self.keep(runner, failure),
             Then::Conclude => {
-                let (from, at) = (self.peer(&runner), self.delivery.parts.clock.now());
+                let (from, at) = (self.peer(&runner), self.env.clock.now());
                 self.race.close();
                 *kept = Some(runner.connection);
                 return ControlFlow::Break(End::NotDelivered { failure, from, at });
@@ -562,7 +483,7 @@ impl Attempt<'_> {
     /// Whether a failed transaction ends the attempt, or what is tried before that.
     fn then(&mut self, failure: &Failure, runner: &Runner) -> Then {
         let host = &runner.connection.host;
-        if let Some(features) = self.delivery.without(&runner.connection, self.left_out) {
+        if let Some(features) = self.env.dialer.without(&runner.connection, self.left_out) {
             Then::Without(features)
         } else if runner.is_reused && is_stale(failure) {
             Then::Reconnect
@@ -582,14 +503,14 @@ impl Attempt<'_> {
     /// Keeps a refusal while a more preferred host is slow. Of several, that of the most preferred host counts.
     fn keep(&mut self, runner: Runner, failure: Failure) {
         self.race.close_behind(runner.number);
-        let now = self.delivery.parts.clock.now();
+        let now = self.env.clock.now();
         let planned = settle::planned_after(&self.claim, &failure, self.triplet.as_ref(), now);
         let left = self.claim.message().expires_at.since(now);
         let least = runner.began.plus(KEPT_LEAST.min(left / 3));
         let until = planned.map_or(now.plus(KEPT_MAX), |planned| planned.max(least).min(now.plus(KEPT_MAX)));
         let from = self.peer(&runner);
         self.kept = Some(Kept { failure, runner, from, at: now, until });
-        self.race.look_at(self.delivery.parts.clock.instant() + MOMENT + until.since(now));
+        self.race.look_at(self.env.clock.instant() + MOMENT + until.since(now));
         self.race.hold();
     }
 
@@ -602,7 +523,7 @@ impl Attempt<'_> {
 
     /// Looks whether the entry is still wanted, and by this way.
     fn look(&mut self, connection: &mut Option<Box<Connection>>) -> ControlFlow<End> {
-        let now = self.delivery.parts.clock.now();
+        let now = self.env.clock.now();
         let is_over = self.claim.message().expires_at.minus(END_MARGIN) <= now;
         if let Err(gone) = if is_over { Err(Gone::Expired) } else { self.claim.check(now) } {
             let slow = self.race.slow();
@@ -626,13 +547,13 @@ impl Attempt<'_> {
 
     /// Settles the claim.
     async fn conclude(self, end: End) {
-        let Self { delivery, site, held, claim, ways, content, caller, candidates, race, .. } = self;
+        let Self { env, site, held, claim, ways, content, caller, candidates, race, .. } = self;
         let entry = claim.id();
-        let now = delivery.parts.clock.now();
+        let now = env.clock.now();
         let met_slow_hosts = race.met_slow_hosts();
-        let waits = matches!(end, End::Nobody) && delivery.waits_for_session(site, &claim, &candidates);
+        let waits = matches!(end, End::Nobody) && waits_for_session(env, site, &claim, &candidates);
         if !waits {
-            site.concluded(&entry);
+            site.crowd(|crowd| crowd.left(&entry));
         }
         let last = end.reply(&candidates).map(Reply::to_string);
         let results = race.steps.results();
@@ -640,10 +561,10 @@ impl Attempt<'_> {
         let steps = race.steps.finish(&mask);
         match end {
             End::Delivered { reply, from: Peer { report, lesson }, began } => {
-                let instant = delivery.parts.clock.instant();
+                let instant = env.clock.instant();
                 held.took_mail(instant);
                 if site.succeeded(caller, began, instant) {
-                    delivery.clone().start_waiting(site);
+                    env.sites.start_waiting(site);
                 }
                 settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
             }
@@ -670,7 +591,7 @@ impl Attempt<'_> {
                 }
                 settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
                 if !met_slow_hosts {
-                    delivery.nobody_answered(site, last, &caller, Some(entry));
+                    env.nobody_answered(site, last, &caller, Some(entry));
                 }
             }
             End::GaveWay => {
@@ -704,10 +625,25 @@ impl Attempt<'_> {
             ..Report::default()
         };
         let by = Greylister { host: connection.host.clone(), address: connection.address.ip() };
-        let sender = self.delivery.own_reverse_path(&self.claim.message().envelope.reverse_path);
+        let sender = self.env.settings.own_reverse_path(&self.claim.message().envelope.reverse_path);
         let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, sender, by, began: runner.began });
         Peer { report, lesson }
     }
+}
+
+/// Whether an entry that came to no session waits for one that is there.
+fn waits_for_session(env: &Environment, site: &Arc<Site>, claim: &Claim, candidates: &Candidates) -> bool {
+    let Some((_, failure)) = &candidates.last_failure else { return false };
+    if !env.turned_away(site, candidates) {
+        return false;
+    }
+    let (now, instant) = (env.clock.now(), env.clock.instant());
+    let planned = settle::planned_after(claim, failure, None, now).unwrap_or(claim.message().expires_at);
+    let waits = site.crowd(|crowd| crowd.turned_away(claim.id(), instant + planned.since(now), instant));
+    if let Waits::Until(until) = waits {
+        env.sites.allow_at(site, until, LearnedLimits::let_one_more);
+    }
+    waits != Waits::No
 }
 
 impl Peer {

@@ -6,65 +6,23 @@ use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::Delivery;
+use super::caller::Caller;
 use super::crowd::is_turned_away;
+use super::dialer::Dialer;
 use super::fallback::Turn;
+use super::next_hop::NextHop;
 use super::places::Applicant;
 use super::security::Demands;
-use super::smart_host::Carrier;
-use crate::destination::demand::{Demand, Wish};
+use crate::destination::demand::Demand;
 use crate::destination::route::{Host, Route};
-use crate::mail::address::{Mailbox, ReversePath};
 use crate::plan::cause::{Outlook, of_failure};
 use crate::smtp::client_session::{Failure, Fault};
-use crate::smtp::extension::Feature;
 
 /// Addresses tried in one attempt at most.
 const CANDIDATES_MAX: usize = 12;
 /// Of these so many are the most preferred ones in each attempt; where there are more addresses than one attempt tries, the
 /// others take turns.
 const ALWAYS: usize = 6;
-
-/// For whom a session is: what a host that makes strangers wait knows them by.
-#[derive(Debug, Clone)]
-pub(super) struct Caller {
-    sender: String,
-    recipient: String,
-    domain: String,
-    wish: Wish,
-}
-
-impl Caller {
-    /// Somebody who sends with this reverse-path to this recipient.
-    pub(super) fn new(reverse_path: &ReversePath, recipient: &Mailbox) -> Self {
-        Self {
-            sender: reverse_path.as_str().to_ascii_lowercase(),
-            recipient: recipient.plain_key(),
-            domain: recipient.domain_key(),
-            wish: Wish::None,
-        }
-    }
-
-    /// The reverse-path.
-    pub(super) fn sender(&self) -> &str {
-        &self.sender
-    }
-
-    /// The recipient, as [`Mailbox::plain_key`] writes it.
-    pub(super) fn recipient(&self) -> &str {
-        &self.recipient
-    }
-
-    /// The recipient's domain, as [`Mailbox::domain_key`] writes it.
-    pub(super) fn domain(&self) -> &str {
-        &self.domain
-    }
-
-    /// The same, for a message that has a wish about TLS.
-    pub(super) fn wishing(self, wish: Wish) -> Self {
-        Self { wish, ..self }
-    }
-}
 
 /// One of them.
 pub(super) struct Candidate {
@@ -94,8 +52,8 @@ pub(super) struct Candidates {
     greylister: Option<(Arc<str>, IpAddr)>,
     /// What a session has to fulfil.
     demands: Demands,
-    /// The smart host whose addresses they are.
-    pub(super) carrier: Option<Arc<Carrier>>,
+    /// Whose addresses they are.
+    pub(super) hop: NextHop,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, Failure)>,
     /// One of them has as many connections as it wants.
@@ -107,27 +65,19 @@ impl Candidates {
     /// equals, and among several source addresses, the choice depends on sender and recipient only: a host that makes
     /// strangers wait must see the same one again. Hosts that cannot be used as strictly as is demanded are left out. A smart
     /// host has a port of its own, and only what is demanded of itself counts.
-    pub(super) fn new(route: &Route, caller: &Caller, by: Option<Arc<Carrier>>, delivery: &Delivery) -> Self {
-        let turn = hash(&(&caller.sender, &caller.recipient));
-        let turn_of_source = hash(&(&caller.sender, &caller.domain));
+    pub(super) fn new(route: &Route, caller: &Caller, hop: NextHop, dialer: &Dialer) -> Self {
+        let settings = dialer.settings.as_ref();
+        let turn = hash(&(caller.sender(), caller.recipient()));
+        let turn_of_source = hash(&(caller.sender(), caller.domain()));
         let chosen = |is_family: fn(&IpAddr) -> bool| {
-            let family: Vec<IpAddr> = delivery.settings.source_addresses.iter().copied().filter(is_family).collect();
+            let family: Vec<IpAddr> = settings.source_addresses.iter().copied().filter(is_family).collect();
             family.get(index(turn_of_source, family.len())).copied()
         };
         let sources = (chosen(IpAddr::is_ipv4), chosen(IpAddr::is_ipv6));
-        let demand = |host: &Host| match &by {
-            Some(carrier) => carrier.host.tls.demand(caller.wish),
-            None => {
-                let demand = Demand::of(route, host, delivery.settings.strictness(&caller.domain), caller.wish)?;
-                let is_avoided = delivery.settings.avoid(&caller.domain).has(Feature::StartTls);
-                Ok(if is_avoided && demand.allows_clear_text() { Demand::Clear } else { demand })
-            }
-        };
-        let mut demands = Demands::new(route, demand);
-        let port = by.as_ref().map_or(delivery.settings.port, |carrier| carrier.host.port);
-        let mut rest = in_order(route, turn, port);
+        let mut demands = Demands::new(route, |host| hop.demand(route, host, caller, settings));
+        let mut rest = in_order(route, turn, hop.port(settings));
         rest.retain(|(host, _)| demands.of(host).is_some());
-        delivery.address_health.sort(&mut rest, delivery.parts.clock.instant());
+        dialer.address_health.sort(&mut rest, dialer.instant());
         let last_failure = demands.refused.take();
         Self {
             domain: route.domain.clone(),
@@ -138,7 +88,7 @@ impl Candidates {
             sources,
             greylister: None,
             demands,
-            carrier: by,
+            hop,
             last_failure,
             was_turned_away: false,
         }
@@ -184,8 +134,7 @@ impl Candidates {
     /// What a connection to the next one counts for.
     pub(super) fn applicant(&self) -> Option<Applicant> {
         let (host, address) = self.rest.front()?;
-        let of_route = || Applicant::new(&self.domain, host, Some(address.ip()));
-        Some(self.carrier.as_ref().map_or_else(of_route, |_| Applicant::chosen()))
+        Some(self.hop.applicant(|| Applicant::new(&self.domain, host, Some(address.ip()))))
     }
 
     /// What a session with this host has to fulfil; none if it is not to be used.
@@ -387,7 +336,7 @@ mod tests {
                 sources: (None, None),
                 greylister: None,
                 demands,
-                carrier: None,
+                hop: NextHop::Direct,
                 last_failure: None,
                 was_turned_away: false,
             };

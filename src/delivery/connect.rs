@@ -5,11 +5,11 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Delivery;
+use super::dialer::Dialer;
 use super::fallback::{After, Fallback, Turn, Unopened, told};
+use super::next_hop::NextHop;
 use super::pace::{News, Pulse};
 use super::security::Handshake;
-use super::smart_host::{Carrier, Tls};
 use super::steps::Steps;
 use super::transact::Connection;
 use crate::destination::demand::Demand;
@@ -22,13 +22,13 @@ pub(super) const PATIENCE: Duration = Duration::from_millis(250);
 
 /// An address to come to a session with.
 pub(super) struct Dial {
-    pub(super) delivery: Arc<Delivery>,
+    pub(super) dialer: Arc<Dialer>,
     pub(super) host: Arc<str>,
     pub(super) address: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) demand: Arc<Demand>,
-    /// The smart host that it belongs to.
-    pub(super) carrier: Option<Arc<Carrier>>,
+    /// Whose it is.
+    pub(super) hop: NextHop,
     pub(super) turn: Turn,
     /// Why it has to be in clear text, when no other is left.
     pub(super) later: Option<Arc<str>>,
@@ -38,7 +38,7 @@ pub(super) struct Dial {
 
 /// A connection being made. Whoever is overtaken by another is not heard of again: it counts as silent.
 struct Dialing<'a> {
-    delivery: &'a Delivery,
+    dialer: &'a Dialer,
     ip: IpAddr,
     since: std::time::Instant,
     is_over: bool,
@@ -46,9 +46,9 @@ struct Dialing<'a> {
 
 impl Drop for Dialing<'_> {
     fn drop(&mut self) {
-        let now = self.delivery.parts.clock.instant();
+        let now = self.dialer.instant();
         if !self.is_over && now.saturating_duration_since(self.since) >= PATIENCE {
-            self.delivery.address_health.failed(self.ip, now);
+            self.dialer.address_health.failed(self.ip, now);
         }
     }
 }
@@ -56,8 +56,8 @@ impl Drop for Dialing<'_> {
 impl Dial {
     /// A session. Where TLS fails and nothing forbids clear text, another connection goes without it.
     pub(super) async fn open(&mut self) -> Result<Box<Connection>, Failure> {
-        let now = self.delivery.parts.clock.instant();
-        let history = self.delivery.quirks.tls(&self.host, self.address, now);
+        let now = self.dialer.instant();
+        let history = self.dialer.quirks.tls(&self.host, self.address, now);
         let mut fallback = Fallback::new(&self.demand, history, &self.turn);
         loop {
             let unopened = match self.open_with(fallback.starttls()).await {
@@ -66,7 +66,7 @@ impl Dial {
             };
             let failure = unopened.failure.clone();
             tracing::debug!(host = %self.host, stage = failure.stage.name(), "no session");
-            self.steps.add_failure(&failure, &self.host, self.delivery.parts.clock.instant());
+            self.steps.add_failure(&failure, &self.host, self.dialer.instant());
             match fallback.failed(&unopened) {
                 After::Again => {}
                 After::Over => return Err(failure),
@@ -80,12 +80,12 @@ impl Dial {
 
     /// Remembers how it went with TLS, and tells of clear text.
     fn opened(&mut self, mut connection: Connection, fallback: &Fallback) -> Connection {
-        let (host, address, now) = (&self.host, self.address, self.delivery.parts.clock.instant());
+        let (host, address, now) = (&self.host, self.address, self.dialer.instant());
         if connection.is_encrypted() {
-            self.delivery.quirks.tls_worked(host, address, now);
+            self.dialer.quirks.tls_worked(host, address, now);
         } else if let Some(why) = fallback.why().cloned().or_else(|| connection.starttls_refused()) {
             tracing::info!(%host, %address, %why, "in clear text: TLS failed");
-            self.delivery.quirks.tls_failed(host, address, &why, now);
+            self.dialer.quirks.tls_failed(host, address, &why, now);
             self.steps.add(Stage::StartTls, host, told(&why).to_string(), now);
             connection.goes_in_clear(why);
         }
@@ -93,16 +93,14 @@ impl Dial {
     }
 
     async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, Unopened> {
-        let is_implicit = self.carrier.as_ref().is_some_and(|carrier| carrier.host.tls == Tls::Implicit);
-        let starttls = if is_implicit { StartTls::Implicit } else { starttls };
+        let starttls = self.hop.starttls(starttls);
         let in_clear = |failure| Unopened { failure, is_encrypted: false };
         let dialed = self.dial().await;
         let stream = dialed.map_err(|fault| in_clear(Failure { stage: Stage::Connect, fault }))?;
-        let login = self.carrier.as_ref().map_or(Ok(None), |carrier| carrier.login()).map_err(in_clear)?;
-        let settings = ClientSettings { hostname: self.delivery.settings.hostname.clone(), starttls, login };
+        let login = self.hop.login().map_err(in_clear)?;
+        let settings = ClientSettings { hostname: self.dialer.settings.hostname.clone(), starttls, login };
         let host = (self.host.clone(), self.address, self.source);
-        let parts = &self.delivery.parts;
-        let (connector, roots, clock) = (&parts.tls, &parts.roots, &parts.clock);
+        let Dialer { tls: connector, roots, clock, .. } = self.dialer.as_ref();
         let stage = if starttls == StartTls::Implicit { Stage::Tls } else { Stage::StartTls };
         let handshake = Handshake { connector, roots, demand: &self.demand, clock: clock.as_ref(), stage };
         let pulse = self.pulse.clone();
@@ -111,11 +109,11 @@ impl Dial {
 
     /// The connection alone. What became of it is remembered of the address, unless it failed for want of something here.
     async fn dial(&mut self) -> Result<BoxStream, Fault> {
-        let delivery = self.delivery.clone();
+        let dialer = self.dialer.clone();
         let (address, ip) = (self.address, self.address.ip());
-        let mut dialing = Dialing { delivery: &delivery, ip, since: delivery.parts.clock.instant(), is_over: false };
-        let connecting = delivery.parts.network.connect(address, self.source);
-        let (result, connected) = match tokio::time::timeout(delivery.settings.connect_timeout, connecting).await {
+        let mut dialing = Dialing { dialer: &dialer, ip, since: dialer.instant(), is_over: false };
+        let connecting = dialer.network.connect(address, self.source);
+        let (result, connected) = match tokio::time::timeout(dialer.settings.connect_timeout, connecting).await {
             Err(_) => ("no answer", Err(Fault::Timeout)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkUnreachable => ("no route", Err(Fault::Closed)),
             Ok(Err(error)) => match own_fault(&error, self.source) {
@@ -125,12 +123,12 @@ impl Dial {
             Ok(Ok(stream)) => ("connected", Ok(stream)),
         };
         dialing.is_over = true;
-        let now = delivery.parts.clock.instant();
+        let now = dialer.instant();
         match (result, &connected) {
-            ("no route", _) => delivery.address_health.no_route(ip, now),
+            ("no route", _) => dialer.address_health.no_route(ip, now),
             (_, Err(Fault::Ours(_))) => {}
-            (_, Err(_)) => delivery.address_health.failed(ip, now),
-            (_, Ok(_)) => delivery.address_health.answered(ip),
+            (_, Err(_)) => dialer.address_health.failed(ip, now),
+            (_, Ok(_)) => dialer.address_health.answered(ip),
         }
         if connected.is_ok() {
             self.pulse.tell(News::Connected);

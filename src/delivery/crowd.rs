@@ -3,21 +3,13 @@
 //! number of sessions goes to what is there.
 
 use std::collections::HashMap;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use super::Delivery;
-use super::candidates::Candidates;
-use super::settle;
-use super::site::Site;
 use crate::mail::id::EntryId;
 use crate::plan::cause::{Cause, of_failure};
-use crate::queue::claim::Claim;
 use crate::smtp::client_session::{Failure, Fault, Stage};
 use crate::smtp::reply::Severity;
 
-/// How long the number of sessions that a destination took stands, before one more is tried.
-const CAP_SPAN: Duration = Duration::from_secs(600);
 /// Entries that wait at most; others are put off.
 const WAITING_MAX: usize = 1_000;
 
@@ -85,55 +77,16 @@ pub(super) fn is_turned_away(failure: &Failure) -> bool {
         }
 }
 
-impl Delivery {
-    /// Whether an entry that came to no session waits for one that is there.
-    pub(super) fn waits_for_session(&self, site: &Arc<Site>, claim: &Claim, candidates: &Candidates) -> bool {
-        let Some((_, failure)) = &candidates.last_failure else { return false };
-        if !self.turned_away(site, candidates) {
-            return false;
-        }
-        let (now, instant) = (self.parts.clock.now(), self.parts.clock.instant());
-        let planned = settle::planned_after(claim, failure, None, now).unwrap_or(claim.message().expires_at);
-        let waits = site.waits(claim.id(), instant + planned.since(now), instant);
-        if let Waits::Until(until) = waits {
-            self.later(site, until, Site::let_one_more);
-        }
-        waits != Waits::No
-    }
-
-    /// Whether a destination has connections enough, and takes those that are there.
-    pub(super) fn turned_away(&self, site: &Arc<Site>, candidates: &Candidates) -> bool {
-        let until = self.parts.clock.instant() + CAP_SPAN;
-        let forget = |is_news| {
-            if is_news {
-                self.later(site, until, Site::forget_cap);
-            }
-        };
-        candidates.was_turned_away() && site.turned_away(forget)
-    }
-
-    /// Lets a destination have more sessions, at some time.
-    fn later(&self, site: &Arc<Site>, at: Instant, allow: fn(&Site)) {
-        let (this, site, draining) = (self.this.clone(), site.clone(), self.draining.clone());
-        self.spawn(async move {
-            tokio::select! {
-                () = tokio::time::sleep_until(at.into()) => {}
-                () = draining.cancelled() => return,
-            }
-            allow(&site);
-            if let Some(this) = this.upgrade() {
-                this.start_waiting(&site);
-            }
-        });
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
     use crate::smtp::reply::Reply;
+
+    const LONG: Duration = Duration::from_secs(600);
 
     fn entry(number: u16) -> EntryId {
         EntryId { message: MessageId::from_bytes([7; 16]), index: number }
@@ -144,9 +97,9 @@ mod tests {
         let (mut crowd, start) = (Crowd::default(), SystemClock::default().instant());
         let later = start + Duration::from_secs(5);
         assert_eq!(crowd.turned_away(entry(1), later, start), Waits::Until(later));
-        assert_eq!(crowd.turned_away(entry(1), later + CAP_SPAN, start), Waits::Still);
+        assert_eq!(crowd.turned_away(entry(1), later + LONG, start), Waits::Still);
         assert!(crowd.holds(&entry(1)));
-        assert_eq!(crowd.turned_away(entry(1), later + CAP_SPAN, later), Waits::No);
+        assert_eq!(crowd.turned_away(entry(1), later + LONG, later), Waits::No);
         assert!(!crowd.holds(&entry(1)), "the next attempt is another one");
         assert_eq!(crowd.turned_away(entry(2), start, start), Waits::No);
         crowd.turned_away(entry(3), later, start);
@@ -160,7 +113,7 @@ mod tests {
         let later = start + Duration::from_secs(5);
         let waits = (0..1005).filter(|n| crowd.turned_away(entry(*n), later, start) != Waits::No).count();
         assert_eq!(waits, WAITING_MAX);
-        assert_eq!(crowd.turned_away(entry(2000), later + CAP_SPAN, later), Waits::Until(later + CAP_SPAN));
+        assert_eq!(crowd.turned_away(entry(2000), later + LONG, later), Waits::Until(later + LONG));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::backoff::{Backoff, Change, Terms};
-use super::candidates::Caller;
+use super::caller::Caller;
 use crate::mail::id::EntryId;
 use crate::smtp::client_session::Failure;
 

@@ -194,11 +194,6 @@ impl Carrier {
         }
     }
 
-    /// The name of its site. No destination is called so.
-    pub(super) fn site(&self) -> Arc<str> {
-        format!("smart host {}", self.host.name).into()
-    }
-
     /// What a session needs to log in; none: nobody does.
     ///
     /// # Errors

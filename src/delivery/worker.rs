@@ -1,29 +1,24 @@
-//! One session with one destination, from its first entry, or from before it, to its end.
+//! One session with one site, from its first entry, or from before it, to its end.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::Delivery;
-use super::candidates::Caller;
+use super::attempt;
+use super::environment::Environment;
 use super::places::{Held, Tenure};
-use super::prewarm::Prewarmed;
-use super::site::{Next, Site, Taken};
+use super::prewarm::{self, Prewarmed};
+use super::race::Race;
+use super::sessions::{Next, Sessions, Taken};
+use super::site::Site;
+use super::sites::{Beginning, Start};
 use super::transact::Connection;
 use crate::lane::Lane;
 
 /// How long an idle session is left alone before it is asked whether it is still there. Some firewalls forget silent
 /// connections without telling anybody.
 const PROBE_EVERY: Duration = Duration::from_secs(20);
-
-/// What a session begins with.
-pub(super) enum Beginning {
-    /// An entry, whose attempt opens the connection.
-    Entry(Taken),
-    /// Nothing yet: the connection is opened ahead, as this caller would.
-    Prewarm(Caller),
-}
 
 /// How a session's rest ended.
 enum Rested {
@@ -39,105 +34,123 @@ enum Rested {
     Over(Box<Connection>),
 }
 
-impl Delivery {
+/// A session, counted at its site and among all.
+pub(super) struct Worker {
+    env: Arc<Environment>,
+    site: Arc<Site>,
+    /// Among all sessions. It is given back before the site is asked whether it needs another.
+    tenure: Option<Tenure>,
+    held: Held,
+    connection: Option<Box<Connection>>,
+    /// The lane of the entry in work.
+    busy: Option<Lane>,
+    /// It is being opened before there is an entry for it.
+    is_opening: bool,
+    has_left: bool,
+}
+
+impl Worker {
     /// Works for a site until there is nothing to do for a while.
-    pub(super) async fn run(self: Arc<Self>, site: Arc<Site>, beginning: Beginning, tenure: Tenure) {
-        let mut place = Place::new(&self, site, &beginning, tenure);
-        let (mut connection, mut begun) = (None, None);
-        let mut next = match beginning {
-            Beginning::Entry(taken) => Some(taken),
-            Beginning::Prewarm(caller) => match self.open_before_entry(&place.site, &caller, &place.held).await {
-                Prewarmed::Session(opened) => {
-                    place.opened();
-                    self.rest(&mut place, &mut connection, opened).await
-                }
-                Prewarmed::Slow(race) => {
-                    begun = Some(race);
-                    place.not_opened()
-                }
-                Prewarmed::Nobody => place.not_opened(),
-            },
+    pub(super) async fn run(env: Arc<Environment>, start: Start) {
+        let Start { site, beginning, tenure } = start;
+        let (busy, is_opening) = match &beginning {
+            Beginning::Entry(taken) => (Some(taken.lane), false),
+            Beginning::Prewarm(_) => (None, true),
         };
+        let (held, tenure) = (tenure.held().clone(), Some(tenure));
+        let worker = Self { env, site, tenure, held, connection: None, busy, is_opening, has_left: false };
+        worker.work(beginning).await;
+    }
+
+    async fn work(mut self, beginning: Beginning) {
+        let (mut next, mut begun) = self.begin(beginning).await;
         while let Some(taken) = next {
-            place.held.works(self.parts.clock.instant());
-            self.attempt(&place.site, &mut connection, begun.take(), taken, &place.held).await;
-            if place.held.has_to_go() {
+            self.held.works(self.env.clock.instant());
+            attempt::make(&self.env, &self.site, &mut self.connection, begun.take(), taken, &self.held).await;
+            if self.held.has_to_go() {
                 break;
             }
             let allows_another = |connection: &mut Box<Connection>| {
-                connection.is_usable() && place.site.allows_another(connection.transactions())
+                let transactions = connection.transactions();
+                connection.is_usable() && self.site.limits(|limits| limits.allows_another(transactions))
             };
-            let usable = connection.take_if(allows_another);
-            if let Some(used_up) = connection.take() {
+            let usable = self.connection.take_if(allows_another);
+            if let Some(used_up) = self.connection.take() {
                 used_up.quit().await;
             }
             next = match usable {
-                Some(usable) => self.rest(&mut place, &mut connection, usable).await,
-                None => place.next_or_leave(),
+                Some(usable) => self.rest(usable).await,
+                None => self.next_or_leave(),
             };
         }
     }
 
-    /// The next entry for a session, at once or after a rest; `connection` is what is left of the session then.
-    async fn rest(
-        self: &Arc<Self>,
-        place: &mut Place,
-        connection: &mut Option<Box<Connection>>,
-        mut resting: Box<Connection>,
-    ) -> Option<Taken> {
-        let since = self.parts.clock.instant();
+    /// The first entry, and the race that was begun before it came.
+    async fn begin(&mut self, beginning: Beginning) -> (Option<Taken>, Option<Race>) {
+        let caller = match beginning {
+            Beginning::Entry(taken) => return (Some(taken), None),
+            Beginning::Prewarm(caller) => caller,
+        };
+        match prewarm::open(&self.env, &self.site, &caller, &self.held).await {
+            Prewarmed::Session(opened) => {
+                self.is_opening = false;
+                self.site.sessions(Sessions::opened);
+                (self.rest(opened).await, None)
+            }
+            Prewarmed::Slow(race) => (self.not_opened(), Some(race)),
+            Prewarmed::Nobody => (self.not_opened(), None),
+        }
+    }
+
+    /// The next entry, at once or after a rest of this session.
+    async fn rest(&mut self, mut resting: Box<Connection>) -> Option<Taken> {
+        let since = self.env.clock.instant();
         loop {
-            let promise = match place.next_or_idle() {
+            let promise = match self.next_or_idle() {
                 Next::Entry(taken) => {
-                    *connection = Some(resting);
+                    self.connection = Some(resting);
                     return Some(taken);
                 }
                 Next::Leave => {
                     resting.quit().await;
-                    return place.next_or_leave();
+                    return self.next_or_leave();
                 }
                 Next::Idle(promise) => promise,
             };
             resting.rests();
-            let now = self.parts.clock.instant();
-            place.held.rests(now);
-            if self.is_wanted(&place.held) {
-                place.held.go();
+            let now = self.env.clock.instant();
+            self.held.rests(now);
+            if self.env.sites.are_short_of(&self.held) {
+                self.held.go();
             }
-            let rest =
-                place.site.rest(self.settings.idle_timeout, now).saturating_sub(now.saturating_duration_since(since));
-            let outcome = self.wait_idle(resting, promise, rest, &place.held).await;
-            let now = self.parts.clock.instant();
+            let most = self.env.settings.idle_timeout;
+            let rest = self.site.limits(|limits| limits.rest(most, now));
+            let rest = rest.saturating_sub(now.saturating_duration_since(since));
+            let outcome = self.wait_idle(resting, promise, rest).await;
+            let now = self.env.clock.instant();
             let rested = now.saturating_duration_since(since);
             match outcome {
                 Rested::Probed(still_there) => resting = still_there,
                 Rested::Entry(taken, left) => {
-                    *connection = left;
-                    place.site.woke_after(rested);
-                    return Some(place.handed(taken));
+                    self.connection = left;
+                    self.busy = Some(taken.lane);
+                    self.site.limits(|limits| limits.woke_after(rested));
+                    return Some(taken);
                 }
                 Rested::Ended => {
-                    place.site.ended_at_rest(rested, now);
-                    return self.next_or_replace(place);
+                    self.site.limits(|limits| limits.ended_at_rest(rested, now));
+                    return self.next_or_replace();
                 }
                 Rested::Enough(idle) => {
                     idle.quit().await;
-                    return self.next_or_replace(place);
+                    return self.next_or_replace();
                 }
                 Rested::Over(over) => {
                     over.quit().await;
-                    return if place.held.has_to_go() { None } else { place.next_or_leave() };
+                    return if self.held.has_to_go() { None } else { self.next_or_leave() };
                 }
             }
         }
-    }
-
-    fn next_or_replace(self: &Arc<Self>, place: &mut Place) -> Option<Taken> {
-        let next = place.next_or_leave();
-        if next.is_none() {
-            self.replace(&place.site);
-        }
-        next
     }
 
     /// Waits for an entry, the end of the peer's patience or of our own.
@@ -146,7 +159,6 @@ impl Delivery {
         mut idle: Box<Connection>,
         mut promise: oneshot::Receiver<Taken>,
         rest: Duration,
-        held: &Held,
     ) -> Rested {
         let rested = tokio::select! {
             biased;
@@ -156,8 +168,8 @@ impl Delivery {
             },
             _ = idle.until_peer_speaks() => Rested::Ended,
             () = tokio::time::sleep(rest.min(PROBE_EVERY)) => if rest > PROBE_EVERY { Rested::Probed(idle) } else { Rested::Enough(idle) },
-            () = held.gives_way() => Rested::Over(idle),
-            () = self.draining.cancelled() => Rested::Over(idle),
+            () = self.held.gives_way() => Rested::Over(idle),
+            () = self.env.tasks.draining() => Rested::Over(idle),
         };
         // An entry may have been handed over at the same moment. From here on it goes to others.
         promise.close();
@@ -176,45 +188,16 @@ impl Delivery {
             (Err(_), rested) => rested,
         }
     }
-}
-
-/// A session's place at its site. Given back when it leaves, also when its task is aborted or panics.
-struct Place {
-    delivery: Arc<Delivery>,
-    site: Arc<Site>,
-    /// Among all sessions. It is given back before the site is asked whether it needs another.
-    tenure: Option<Tenure>,
-    held: Held,
-    /// The lane of the entry in work.
-    busy: Option<Lane>,
-    /// It is being opened ahead of its entry.
-    is_opening: bool,
-    has_left: bool,
-}
-
-impl Place {
-    fn new(delivery: &Arc<Delivery>, site: Arc<Site>, beginning: &Beginning, tenure: Tenure) -> Self {
-        let (busy, is_opening) = match beginning {
-            Beginning::Entry(taken) => (Some(taken.lane), false),
-            Beginning::Prewarm(_) => (None, true),
-        };
-        let held = tenure.held().clone();
-        Self { delivery: delivery.clone(), site, tenure: Some(tenure), held, busy, is_opening, has_left: false }
-    }
-
-    fn opened(&mut self) {
-        self.is_opening = false;
-        self.site.opened();
-    }
 
     fn not_opened(&mut self) -> Option<Taken> {
         self.is_opening = false;
-        let next = self.site.not_opened();
+        let next = self.site.sessions(Sessions::not_opened);
         self.took(next)
     }
 
     fn next_or_idle(&mut self) -> Next {
-        let next = self.site.next_or_idle(self.busy.take());
+        let finished = self.busy.take();
+        let next = self.site.sessions(|sessions| sessions.next_or_idle(finished));
         if let Next::Entry(taken) = &next {
             self.busy = Some(taken.lane);
         }
@@ -222,8 +205,17 @@ impl Place {
     }
 
     fn next_or_leave(&mut self) -> Option<Taken> {
-        let next = self.site.next_or_leave(self.busy.take());
+        let finished = self.busy.take();
+        let next = self.site.sessions(|sessions| sessions.next_or_leave(finished));
         self.took(next)
+    }
+
+    fn next_or_replace(&mut self) -> Option<Taken> {
+        let next = self.next_or_leave();
+        if next.is_none() {
+            self.env.sites.replace(&self.site);
+        }
+        next
     }
 
     fn took(&mut self, next: Option<Taken>) -> Option<Taken> {
@@ -231,20 +223,15 @@ impl Place {
         self.has_left = next.is_none();
         next
     }
-
-    /// An entry came while the session was idle.
-    fn handed(&mut self, taken: Taken) -> Taken {
-        self.busy = Some(taken.lane);
-        taken
-    }
 }
 
-impl Drop for Place {
+/// Given back also where the task is ended or panics. That others may have the place goes out as a value.
+impl Drop for Worker {
     fn drop(&mut self) {
         if !self.has_left {
-            self.site.leave(self.busy, self.is_opening);
+            self.site.sessions(|sessions| sessions.leave(self.busy, self.is_opening));
         }
         drop(self.tenure.take());
-        self.delivery.connection_ended(&self.site);
+        self.env.sites.session_ended(&self.site);
     }
 }

@@ -39,9 +39,6 @@ const TROUBLE_TTL: Duration = Duration::from_secs(2);
 /// How long an outdated route still serves while DNS is in trouble.
 const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 
-/// In front of the name of a host; no domain begins so.
-const HOST_KEY: &str = "host ";
-
 type Found = Result<Arc<Route>, RouteError>;
 
 /// A route, or why there is none, and for how long that holds.
@@ -52,6 +49,47 @@ type LookedUp = Result<(Route, Duration), (RouteError, Duration)>;
 enum Asking {
     Remembered,
     Anew,
+}
+
+/// What a route is looked for to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sought<'a> {
+    /// The hosts that take a domain's mail. The domain is in lower case and A-labels.
+    Domain(&'a str),
+    /// One host, whatever domains it serves: a name in A-labels or an address. It was named by whoever runs the relay, so its
+    /// address may be private.
+    Host(&'a str),
+}
+
+impl<'a> Sought<'a> {
+    fn name(self) -> &'a str {
+        match self {
+            Self::Domain(name) | Self::Host(name) => name,
+        }
+    }
+}
+
+/// One of each for domains and for hosts.
+#[derive(Debug, Default)]
+struct ByKind<T> {
+    domains: T,
+    hosts: T,
+}
+
+impl<T> ByKind<T> {
+    fn of(&self, sought: Sought<'_>) -> &T {
+        match sought {
+            Sought::Domain(_) => &self.domains,
+            Sought::Host(_) => &self.hosts,
+        }
+    }
+
+    fn of_mut(&mut self, sought: Sought<'_>) -> &mut T {
+        match sought {
+            Sought::Domain(_) => &mut self.domains,
+            Sought::Host(_) => &mut self.hosts,
+        }
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -65,7 +103,7 @@ struct Cached {
 /// Routes, shared out by registrable domain: names made up in one zone do not push out those of others.
 #[derive(Debug)]
 struct Cache {
-    routes: HashMap<String, Cached>,
+    routes: ByKind<HashMap<String, Cached>>,
     shares: Shares<Box<str>>,
     /// When outdated routes were last looked for, for want of room.
     swept_at: Timestamp,
@@ -73,41 +111,41 @@ struct Cache {
 
 impl Cache {
     fn new(most: usize) -> Self {
-        Self { routes: HashMap::new(), shares: Shares::without_kept(most), swept_at: Timestamp::default() }
+        Self { routes: ByKind::default(), shares: Shares::without_kept(most), swept_at: Timestamp::default() }
     }
 
-    fn insert(&mut self, domain: &str, cached: Cached, now: Timestamp) {
-        if let Some(known) = self.routes.get_mut(domain) {
+    fn get(&self, sought: Sought<'_>) -> Option<&Cached> {
+        self.routes.of(sought).get(sought.name())
+    }
+
+    fn insert(&mut self, sought: Sought<'_>, cached: Cached, now: Timestamp) {
+        if let Some(known) = self.routes.of_mut(sought).get_mut(sought.name()) {
             *known = cached;
             return;
         }
-        let zone = [zone_of(domain)];
+        let zone = [zone_of(sought.name())];
         let mut has_room = self.shares.take(&zone, Standing::Known).is_ok();
         if !has_room && now.since(self.swept_at) >= SWEEP_PAUSE {
             self.sweep(now);
             has_room = self.shares.take(&zone, Standing::Known).is_ok();
         }
         if has_room {
-            self.routes.insert(domain.to_owned(), cached);
+            self.routes.of_mut(sought).insert(sought.name().to_owned(), cached);
         }
     }
 
     fn sweep(&mut self, now: Timestamp) {
         self.swept_at = now;
-        for (domain, _) in self.routes.extract_if(|_, cached| cached.valid_until <= now) {
-            self.shares.give_back(&[zone_of(&domain)], Standing::Known);
+        let ByKind { domains, hosts } = &mut self.routes;
+        let is_over = |_: &String, cached: &mut Cached| cached.valid_until <= now;
+        for (name, _) in domains.extract_if(is_over).chain(hosts.extract_if(is_over)) {
+            self.shares.give_back(&[zone_of(&name)], Standing::Known);
         }
     }
 }
 
-fn zone_of(domain: &str) -> Box<str> {
-    registrable_domain(domain.strip_prefix(HOST_KEY).unwrap_or(domain)).into()
-}
-
-/// What [`Router::route`] is asked for the route to one host, whatever domains it serves: a name in A-labels or an
-/// address. It was named by whoever runs the relay, so its address may be private.
-pub fn key_of_host(host: &str) -> String {
-    format!("{HOST_KEY}{host}")
+fn zone_of(name: &str) -> Box<str> {
+    registrable_domain(name).into()
 }
 
 /// Finds routes and remembers them.
@@ -118,7 +156,7 @@ pub struct Router {
     policies: Option<Arc<Policies>>,
     cache: Mutex<Cache>,
     /// Look-ups under way, so that many messages for a domain ask once.
-    flights: Mutex<HashMap<String, Arc<OnceCell<Found>>>>,
+    flights: Mutex<ByKind<HashMap<String, Arc<OnceCell<Found>>>>>,
 }
 
 impl std::fmt::Debug for Router {
@@ -142,10 +180,7 @@ impl Router {
 
     /// What is remembered of a domain and still holds. The domain is in lower case and A-labels.
     pub fn remembered(&self, domain: &str) -> Option<Found> {
-        let now = self.clock.now();
-        let cache = self.cache.lock();
-        let cached = cache.routes.get(domain).filter(|cached| cached.valid_until > now)?;
-        Some(cached.found.clone())
+        self.remembered_to(Sought::Domain(domain))
     }
 
     /// The route to a domain, from memory or by asking.
@@ -153,24 +188,42 @@ impl Router {
     /// # Errors
     /// Why there is none.
     pub async fn route(&self, domain: &str) -> Found {
-        if let Some(found) = self.remembered(domain) {
+        self.route_to(Sought::Domain(domain)).await
+    }
+
+    /// What is remembered of a domain or a host and still holds.
+    pub fn remembered_to(&self, sought: Sought<'_>) -> Option<Found> {
+        let now = self.clock.now();
+        let cache = self.cache.lock();
+        let cached = cache.get(sought).filter(|cached| cached.valid_until > now)?;
+        Some(cached.found.clone())
+    }
+
+    /// The route to a domain or a host, from memory or by asking.
+    ///
+    /// # Errors
+    /// Why there is none.
+    pub async fn route_to(&self, sought: Sought<'_>) -> Found {
+        if let Some(found) = self.remembered_to(sought) {
             return found;
         }
-        let flight = self.flights.lock().entry(domain.to_owned()).or_default().clone();
-        let found = flight.get_or_init(|| self.ask(domain)).await.clone();
+        let name = sought.name();
+        let flight = self.flights.lock().of_mut(sought).entry(name.to_owned()).or_default().clone();
+        let found = flight.get_or_init(|| self.ask(sought)).await.clone();
         let mut flights = self.flights.lock();
-        if flights.get(domain).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
-            flights.remove(domain);
+        let flights = flights.of_mut(sought);
+        if flights.get(name).is_some_and(|current| Arc::ptr_eq(current, &flight)) {
+            flights.remove(name);
         }
         found
     }
 
     /// What ends an entry, and refuses codes of others for a while, is believed when a second look-up says it too.
-    async fn ask(&self, domain: &str) -> Found {
+    async fn ask(&self, sought: Sought<'_>) -> Found {
         let began = self.clock.now();
-        let answer = match self.look_up(domain, Asking::Remembered).await {
+        let answer = match self.look_up(sought, Asking::Remembered).await {
             Err((error, first)) if !error.is_temporary() => {
-                let again = self.look_up(domain, Asking::Anew).await;
+                let again = self.look_up(sought, Asking::Anew).await;
                 again.map_err(|(error, second)| (error, second.min(first)))
             }
             answer => answer,
@@ -183,13 +236,13 @@ impl Router {
             Err((error, _)) if error.is_temporary() => (Err(error), TROUBLE_TTL),
             Err((error, ttl)) => (Err(error), ttl.min(REFUSED_TTL_MAX)),
         };
-        self.remember(domain, found, ttl)
+        self.remember(sought, found, ttl)
     }
 
-    fn remember(&self, domain: &str, found: Found, ttl: Duration) -> Found {
+    fn remember(&self, sought: Sought<'_>, found: Found, ttl: Duration) -> Found {
         let now = self.clock.now();
         let mut cache = self.cache.lock();
-        let stale = match (&found, cache.routes.get(domain)) {
+        let stale = match (&found, cache.get(sought)) {
             (Ok(route), _) => Some((route.clone(), now.plus(ttl).plus(STALE_MAX))),
             (Err(error), Some(old)) if error.is_temporary() => old.stale.clone(),
             (Err(_), _) => None,
@@ -198,14 +251,15 @@ impl Router {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        cache.insert(domain, Cached { found: found.clone(), valid_until: now.plus(ttl), stale }, now);
+        cache.insert(sought, Cached { found: found.clone(), valid_until: now.plus(ttl), stale }, now);
         found
     }
 
-    async fn look_up(&self, domain: &str, asking: Asking) -> LookedUp {
-        if let Some(host) = domain.strip_prefix(HOST_KEY) {
-            return self.one_host(host, asking).await;
-        }
+    async fn look_up(&self, sought: Sought<'_>, asking: Asking) -> LookedUp {
+        let domain = match sought {
+            Sought::Domain(domain) => domain,
+            Sought::Host(host) => return self.one_host(host, asking).await,
+        };
         let policy = async {
             match &self.policies {
                 Some(policies) => policies.of(domain).await,
@@ -520,12 +574,12 @@ mod tests {
         table.set("smtp.example.com", "A", Ok(&["10.0.0.1"]));
         table.set("smtp.example.com", "MX", Ok(&["10 other.example.com"]));
         let (router, _) = router(&table, false);
-        let route = router.route(&key_of_host("smtp.example.com")).await.unwrap();
+        let route = router.route_to(Sought::Host("smtp.example.com")).await.unwrap();
         assert_eq!(route.hosts[0].addresses, ["10.0.0.1".parse::<IpAddr>().unwrap()]);
         assert_eq!(router.route("smtp.example.com").await, Err(RouteError::NoHost));
-        let route = router.route(&key_of_host("::1")).await.unwrap();
+        let route = router.route_to(Sought::Host("::1")).await.unwrap();
         assert_eq!(route.hosts[0].addresses, ["::1".parse::<IpAddr>().unwrap()]);
-        assert_eq!(router.route(&key_of_host("gone.example.com")).await, Err(RouteError::NoHost));
+        assert_eq!(router.route_to(Sought::Host("gone.example.com")).await, Err(RouteError::NoHost));
     }
 
     #[tokio::test]
@@ -554,16 +608,17 @@ mod tests {
         let mut cache = Cache::new(300);
         let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
         let cached = |until| Cached { found: Err(RouteError::NoHost), valid_until: until, stale: None };
-        (0..1000).for_each(|number| cache.insert(&format!("{number}.zone.test"), cached(at(50)), at(20)));
-        assert_eq!(cache.routes.len(), 200);
+        (0..1000)
+            .for_each(|number| cache.insert(Sought::Domain(&format!("{number}.zone.test")), cached(at(50)), at(20)));
+        assert_eq!(cache.routes.domains.len(), 200);
         for number in 0..50 {
             let domain = format!("example{number}.test");
-            cache.insert(&domain, cached(at(100)), at(21));
-            assert!(cache.routes.contains_key(&domain), "{domain}");
+            cache.insert(Sought::Domain(&domain), cached(at(100)), at(21));
+            assert!(cache.routes.domains.contains_key(&domain), "{domain}");
         }
-        cache.insert("more.zone.test", cached(at(100)), at(51));
-        assert!(cache.routes.contains_key("more.zone.test"), "the old ones are outdated");
-        assert_eq!((cache.routes.len(), cache.shares.used()), (51, 51));
+        cache.insert(Sought::Domain("more.zone.test"), cached(at(100)), at(51));
+        assert!(cache.routes.domains.contains_key("more.zone.test"), "the old ones are outdated");
+        assert_eq!((cache.routes.domains.len(), cache.shares.used()), (51, 51));
     }
 
     #[tokio::test]

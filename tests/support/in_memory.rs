@@ -130,6 +130,7 @@ impl Life {
             reverse_path: None,
         };
         let delivery = Delivery::new(parts, settings);
+        tokio::spawn(delivery.clone().run());
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
         let settings = door::Settings {

@@ -1,0 +1,58 @@
+//! For whom a session is.
+
+use std::sync::Arc;
+
+use crate::destination::demand::Wish;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::registrable::registrable_domain;
+
+/// For whom a session is: what a host that makes strangers wait knows them by.
+#[derive(Debug, Clone)]
+pub(super) struct Caller {
+    sender: String,
+    recipient: String,
+    domain: String,
+    wish: Wish,
+}
+
+impl Caller {
+    /// Somebody who sends with this reverse-path to this recipient.
+    pub(super) fn new(reverse_path: &ReversePath, recipient: &Mailbox) -> Self {
+        Self {
+            sender: reverse_path.as_str().to_ascii_lowercase(),
+            recipient: recipient.plain_key(),
+            domain: recipient.domain_key(),
+            wish: Wish::None,
+        }
+    }
+
+    /// The reverse-path.
+    pub(super) fn sender(&self) -> &str {
+        &self.sender
+    }
+
+    /// The recipient, as [`Mailbox::plain_key`] writes it.
+    pub(super) fn recipient(&self) -> &str {
+        &self.recipient
+    }
+
+    /// The recipient's domain, as [`Mailbox::domain_key`] writes it.
+    pub(super) fn domain(&self) -> &str {
+        &self.domain
+    }
+
+    /// The registrable domain of the recipient's.
+    pub(super) fn registrable_domain(&self) -> Arc<str> {
+        registrable_domain(&self.domain).into()
+    }
+
+    /// What the message asks for about TLS.
+    pub(super) fn wish(&self) -> Wish {
+        self.wish
+    }
+
+    /// The same, for a message that has a wish about TLS.
+    pub(super) fn wishing(self, wish: Wish) -> Self {
+        Self { wish, ..self }
+    }
+}

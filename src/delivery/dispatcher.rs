@@ -1,0 +1,244 @@
+//! From offers to sites: finds where an entry goes next, the route there, and hands the entry to the site. Begins sessions,
+//! for entries and before them.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+
+use super::caller::Caller;
+use super::environment::Environment;
+use super::next_hop::NextHop;
+use super::sessions::{Placed, Taken};
+use super::settle;
+use super::site::{Look, Site};
+use super::sites::{Begin, Beginning, Begins, Start};
+use super::worker::Worker;
+use crate::destination::route::{Route, RouteError};
+use crate::destination::shares::{Shares, Standing};
+use crate::event::Kind;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::queue::Offer;
+
+/// Entries handled before others get a turn.
+const TURN_MAX: usize = 1024;
+/// Destinations that are looked up for entries that are about to come, at once.
+const PREWARM_LOOKUPS_MAX: usize = 64;
+
+/// What entries wait for that have no route yet.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Awaited {
+    /// The hosts of a domain.
+    Domain(Arc<str>),
+    /// A smart host, by its name: two can be at one host.
+    SmartHost(Arc<str>),
+}
+
+/// Who hands entries to sites.
+pub(super) struct Dispatcher {
+    env: Arc<Environment>,
+    /// Entries that wait for a route.
+    looking_up: Mutex<HashMap<Awaited, Vec<Offer>>>,
+    /// Look-ups for entries that are about to come, by registrable domain.
+    prewarming: Mutex<Shares<Arc<str>>>,
+}
+
+impl Dispatcher {
+    /// One that has nothing yet.
+    pub(super) fn new(env: Arc<Environment>) -> Arc<Self> {
+        let prewarming = Mutex::new(Shares::new(PREWARM_LOOKUPS_MAX));
+        Arc::new(Self { env, looking_up: Mutex::default(), prewarming })
+    }
+
+    /// Begins what sites have asked for, until all tasks are over.
+    pub(super) async fn run(self: Arc<Self>, mut begins: Begins) {
+        loop {
+            let (begin, on_its_way) = tokio::select! {
+                begin = begins.recv() => match begin {
+                    Some(begin) => begin,
+                    None => return,
+                },
+                () = self.env.tasks.over() => return,
+            };
+            match begin {
+                Begin::Session(start) => self.begin(start),
+                Begin::Looks(site) => self.look_after(site),
+            }
+            drop(on_its_way);
+        }
+    }
+
+    /// An entry is ready.
+    pub(super) fn offer(self: &Arc<Self>, offer: Offer) {
+        if self.env.tasks.is_draining() {
+            return;
+        }
+        let domain = offer.message.recipient(offer.entry.index).mailbox.domain_key();
+        let hop = self.next_hop(&offer, &domain);
+        match self.env.router.remembered_to(hop.sought(&domain)) {
+            Some(Ok(route)) => self.place(&offer, &route, &hop),
+            Some(Err(error)) if !error.is_temporary() => self.unroutable(&offer, &error, &hop),
+            Some(Err(_)) | None => self.look_up(domain, hop, offer),
+        }
+    }
+
+    /// A message for this recipient is about to come: finds the route and opens a session, unless one is at hand.
+    pub(super) fn prewarm(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+        if self.env.tasks.is_draining() {
+            return;
+        }
+        let caller = Caller::new(&self.env.settings.own_reverse_path(reverse_path), recipient);
+        let now = self.env.clock.now();
+        let hop = self.env.ways(caller.domain(), &NextHop::Direct, now).first(0, None, now);
+        let hop = hop.map_or(NextHop::Direct, NextHop::SmartHost);
+        match (self.env.router.remembered_to(hop.sought(caller.domain())), &hop) {
+            (Some(Ok(route)), _) => self.prewarm_at(&self.env.sites.site(&route, &hop), caller),
+            (None, NextHop::Direct) => self.prewarm_after_lookup(caller),
+            (Some(Err(_)), _) | (None, NextHop::SmartHost(_)) => {}
+        }
+    }
+
+    /// Where an entry goes next.
+    fn next_hop(&self, offer: &Offer, domain: &str) -> NextHop {
+        if self.env.smart_hosts.is_empty() {
+            return NextHop::Direct;
+        }
+        let now = self.env.clock.now();
+        let Some(progress) = self.env.queue.progress(offer.entry) else { return NextHop::Direct };
+        let ways = self.env.ways(domain, &NextHop::Direct, now);
+        ways.first(progress.attempts, progress.detour.as_deref(), now).map_or(NextHop::Direct, NextHop::SmartHost)
+    }
+
+    /// Gives an entry whose route is known to the site that it leads to.
+    fn place(self: &Arc<Self>, offer: &Offer, route: &Arc<Route>, hop: &NextHop) {
+        let taken = Taken { entry: offer.entry, lane: offer.lane };
+        let site = loop {
+            let site = self.env.sites.site(route, hop);
+            let now = self.env.clock.instant();
+            let mut taking = self.env.sites.taking(&site, route);
+            match site.place(taken, offer.expires_at, route, now, || taking.take()) {
+                Placed::Retired => {}
+                Placed::Handed | Placed::Coming => break site,
+                Placed::Start => {
+                    taking.starts(|| Beginning::Entry(taken)).for_each(|start| self.begin(start));
+                    break site;
+                }
+                Placed::Waits { for_connection } => {
+                    // That an entry was turned away has been told.
+                    if !site.crowd(|crowd| crowd.holds(&offer.entry)) {
+                        self.env.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
+                    }
+                    if for_connection {
+                        taking.wait();
+                    }
+                    return;
+                }
+            }
+        };
+        self.top_up(&site, route, offer);
+    }
+
+    /// Opens as many sessions as were needed of late, when an entry has come.
+    fn top_up(self: &Arc<Self>, site: &Arc<Site>, route: &Route, offer: &Offer) {
+        let mut taking = self.env.sites.taking(site, route);
+        site.prepare_top_up(|| taking.take());
+        let beginning = || {
+            let reverse_path = self.env.settings.own_reverse_path(&offer.message.envelope.reverse_path);
+            Beginning::Prewarm(Caller::new(&reverse_path, &offer.message.recipient(offer.entry.index).mailbox))
+        };
+        taking.starts(beginning).for_each(|start| self.begin(start));
+    }
+
+    /// Starts a session.
+    fn begin(&self, start: Start) {
+        self.env.tasks.spawn(Worker::run(self.env.clone(), start));
+    }
+
+    /// Finds a route; all entries that come meanwhile wait for the same answer.
+    fn look_up(self: &Arc<Self>, domain: String, hop: NextHop, offer: Offer) {
+        let domain: Arc<str> = domain.into();
+        let awaited = match &hop {
+            NextHop::Direct => Awaited::Domain(domain.clone()),
+            NextHop::SmartHost(host) => Awaited::SmartHost(host.host.name.clone()),
+        };
+        match self.looking_up.lock().entry(awaited.clone()) {
+            Entry::Occupied(mut waiting) => return waiting.get_mut().push(offer),
+            Entry::Vacant(waiting) => waiting.insert(vec![offer]),
+        };
+        let this = self.clone();
+        self.env.tasks.spawn(async move {
+            let route = this.env.router.route_to(hop.sought(&domain)).await;
+            let mut waiting = this.looking_up.lock().remove(&awaited).unwrap_or_default();
+            waiting.sort_by_key(|offer| (offer.lane, offer.expires_at));
+            for (number, offer) in waiting.iter().enumerate() {
+                match &route {
+                    Ok(route) => this.place(offer, route, &hop),
+                    Err(error) => this.unroutable(offer, error, &hop),
+                }
+                if number % TURN_MAX == TURN_MAX - 1 {
+                    // Where all are put off at once, what is to be written down must not pile up. Whether it could be
+                    // written is not asked here.
+                    let _ = this.env.queue.flush().await;
+                }
+            }
+        });
+    }
+
+    /// An entry without a route.
+    fn unroutable(&self, offer: &Offer, error: &RouteError, hop: &NextHop) {
+        let now = self.env.clock.now();
+        hop.not_found(error, now);
+        if let Ok(claim) = self.env.queue.claim(offer.entry, now) {
+            claim.tell(Kind::Attempted, hop.host().cloned(), now);
+            let domain = claim.domain();
+            settle::without_route(claim, error, &self.env.ways(&domain, hop, now), now);
+        }
+    }
+
+    fn prewarm_at(&self, site: &Arc<Site>, caller: Caller) {
+        let route = site.route();
+        let mut taking = self.env.sites.taking(site, &route);
+        if site.prepare(|| taking.take()) {
+            taking.starts(|| Beginning::Prewarm(caller.clone())).for_each(|start| self.begin(start));
+        }
+    }
+
+    fn prewarm_after_lookup(self: &Arc<Self>, caller: Caller) {
+        let zone = [caller.registrable_domain()];
+        if self.prewarming.lock().take(&zone, Standing::Unknown).is_err() {
+            return;
+        }
+        let this = self.clone();
+        self.env.tasks.spawn(async move {
+            let found = this.env.router.route(caller.domain()).await;
+            this.prewarming.lock().give_back(&zone, Standing::Unknown);
+            if let Ok(route) = found {
+                this.prewarm_at(&this.env.sites.site(&route, &NextHop::Direct), caller);
+            }
+        });
+    }
+
+    /// Looks now and then whether a site is back, while somebody waits for it.
+    fn look_after(self: &Arc<Self>, site: Arc<Site>) {
+        let env = self.env.clone();
+        self.env.tasks.spawn(async move {
+            while let Some(at) = site.outage(|outage| outage.next_look_at(env.clock.instant())) {
+                if env.tasks.sleep_until(at).await.is_err() {
+                    return;
+                }
+                let (route, now) = (site.route(), env.clock.instant());
+                let mut taking = env.sites.taking(&site, &route);
+                match site.look(|entry| env.queue.is_live(entry.message), now, || taking.take()) {
+                    Look::Open(caller) => {
+                        for start in taking.starts(|| Beginning::Prewarm(caller.clone())) {
+                            Worker::run(env.clone(), start).await;
+                        }
+                    }
+                    Look::Later => {}
+                    Look::NoMore => return,
+                }
+            }
+        });
+    }
+}

@@ -1,0 +1,182 @@
+//! What delivery works with, and what an outcome says of a site.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+
+use super::backoff::Change;
+use super::caller::Caller;
+use super::candidates::Candidates;
+use super::dialer::Dialer;
+use super::limits::LearnedLimits;
+use super::next_hop::NextHop;
+use super::settings::Settings;
+use super::settle;
+use super::site::{Others, Site};
+use super::sites::Sites;
+use super::smart_host::{SmartHosts, Ways};
+use super::tasks::Tasks;
+use super::transact::Connection;
+use super::window::is_overload;
+use crate::clock::{Clock, Timestamp};
+use crate::destination::mx::Router;
+use crate::destination::route::{Route, RouteError};
+use crate::dkim::Keys;
+use crate::dkim::pool::SigningPool;
+use crate::mail::id::EntryId;
+use crate::plan::cause::concerns_message;
+use crate::queue::Queue;
+use crate::smtp::client_session::{Failure, Fault, Stage};
+
+/// How long the number of sessions that a destination took stands, before one more is tried.
+const CAP_SPAN: Duration = Duration::from_secs(600);
+
+/// All parts.
+pub(super) struct Environment {
+    pub(super) queue: Arc<Queue>,
+    pub(super) router: Arc<Router>,
+    pub(super) smart_hosts: SmartHosts,
+    /// For content read back from the store, which has no signatures.
+    pub(super) keys: Arc<ArcSwap<Keys>>,
+    pub(super) signing: Arc<SigningPool>,
+    pub(super) clock: Arc<dyn Clock>,
+    pub(super) settings: Arc<Settings>,
+    pub(super) dialer: Arc<Dialer>,
+    pub(super) sites: Arc<Sites>,
+    pub(super) tasks: Tasks,
+}
+
+impl Environment {
+    /// The next hops that mail for a domain can take, from one that it takes since then.
+    pub(super) fn ways(&self, domain: &str, hop: &NextHop, since: Timestamp) -> Ways {
+        Ways::new(self.smart_hosts.for_domain(domain), hop.smart_host().cloned(), since)
+    }
+
+    /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
+    /// their policies. A smart host serves all of them.
+    pub(super) async fn route_at(&self, site: &Site, domain: &str) -> Result<Option<Arc<Route>>, RouteError> {
+        let of_site = site.route();
+        if site.hop.smart_host().is_some() || of_site.domain.as_ref() == domain {
+            return Ok(Some(of_site));
+        }
+        let route = self.router.route(domain).await?;
+        Ok((site.hop.key(&route) == site.key).then_some(route))
+    }
+
+    /// The destination answers; whoever waited for that is tried now.
+    pub(super) fn answered(&self, site: &Site) {
+        let waited = site.outage(|outage| outage.answered());
+        if !waited.is_empty() {
+            tracing::info!(destination = %site.key, entries = waited.len(), "answers again");
+            self.queue.retry_unreachable(&waited, self.clock.now());
+        }
+    }
+
+    /// Whether a destination has connections enough, and takes those that are there.
+    pub(super) fn turned_away(&self, site: &Arc<Site>, candidates: &Candidates) -> bool {
+        if !candidates.was_turned_away() {
+            return false;
+        }
+        match site.turned_away() {
+            Others::None => return false,
+            Others::NewlyCapped => {
+                let until = self.clock.instant() + CAP_SPAN;
+                self.sites.allow_at(site, until, LearnedLimits::forget_cap);
+            }
+            Others::Capped => {}
+        }
+        true
+    }
+
+    /// Learns from a failed transaction what the host allows.
+    pub(super) fn refused(&self, site: &Site, connection: &Connection, failure: &Failure, by: (&Caller, Instant)) {
+        let (caller, began) = by;
+        let is_closing = matches!(&failure.fault, Fault::Reply(reply) if reply.code == 421);
+        if is_closing && connection.taken() > 0 && matches!(failure.stage, Stage::Reset | Stage::Mail) {
+            // It has taken some in this session: not too much at once, but enough.
+            site.limits(|limits| limits.ended_after(connection.taken()));
+        } else if is_overload(failure) {
+            site.overloaded(caller, began, self.clock.instant());
+        }
+    }
+
+    /// There is no session. If it is so some times in a row, the destination counts as down; `entry` waits for its
+    /// return. A host that says no is there. A smart host has a back-off of its own.
+    pub(super) fn nobody_answered(
+        &self,
+        site: &Arc<Site>,
+        last: Option<(Arc<str>, Failure)>,
+        caller: &Caller,
+        entry: Option<EntryId>,
+    ) {
+        if let Some(host) = site.hop.smart_host() {
+            // What became of an entry's attempt is told when that is settled.
+            if let (None, Some((_, failure))) = (entry, last.as_ref().filter(|(_, failure)| !is_ours(failure))) {
+                host.failed(failure, &settle::told(failure), self.clock.now());
+            }
+            return;
+        }
+        match last.as_ref().map_or(Presence::Unknown, |(_, failure)| Presence::after(failure)) {
+            Presence::Says(is_overload) => {
+                if is_overload {
+                    let now = self.clock.instant();
+                    site.overloaded(caller, now, now);
+                }
+                self.answered(site);
+            }
+            Presence::Answers => self.answered(site),
+            Presence::Undecided => {}
+            Presence::Unknown => self.is_missing(site, last, caller, entry),
+        }
+    }
+
+    fn is_missing(&self, site: &Arc<Site>, last: Option<(Arc<str>, Failure)>, caller: &Caller, entry: Option<EntryId>) {
+        let now = self.clock.instant();
+        let change = site.outage(|outage| {
+            let change = outage.failed(last, caller, now);
+            if let Some(entry) = entry {
+                outage.wait(entry);
+            }
+            change
+        });
+        if change == Change::News {
+            tracing::info!(destination = %site.key, "nobody answers; looking again every 10 s while mail waits");
+            self.sites.look_after(site);
+        }
+    }
+}
+
+/// What a failure without a session says of whether somebody is there.
+enum Presence {
+    /// Somebody who refuses; whether it is too much for the host.
+    Says(bool),
+    /// Somebody.
+    Answers,
+    /// Nothing: neither is it there for sure, nor is it to be left alone.
+    Undecided,
+    /// Perhaps nobody.
+    Unknown,
+}
+
+impl Presence {
+    fn after(failure: &Failure) -> Self {
+        match &failure.fault {
+            Fault::Ours(_) => Self::Undecided,
+            Fault::Reply(_) => Self::Says(is_overload(failure)),
+            // A host that is not good enough for one domain may be so for another.
+            Fault::Tls(_) | Fault::Unsupported(_) if failure.stage == Stage::Connect => Self::Undecided,
+            Fault::Tls(_) | Fault::Unsupported(_) => Self::Answers,
+            // Whoever greets and goes is there. Called by the next greeting, two entries would try it in turn without a
+            // pause.
+            Fault::Timeout | Fault::Closed | Fault::Malformed(_) => {
+                let has_greeted = failure.stage == Stage::Reset || concerns_message(failure.stage);
+                if has_greeted { Self::Undecided } else { Self::Unknown }
+            }
+        }
+    }
+}
+
+fn is_ours(failure: &Failure) -> bool {
+    matches!(failure.fault, Fault::Ours(_))
+}

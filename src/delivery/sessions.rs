@@ -1,0 +1,380 @@
+//! The sessions with one destination, and the entries that wait for one of them, as a value.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::caller::Caller;
+use super::limits::LearnedLimits;
+use crate::clock::Timestamp;
+use crate::lane::Lane;
+use crate::mail::id::EntryId;
+use crate::queue::order::ReadyList;
+
+/// Sessions being opened ahead of their entries at most, with one destination.
+const OPENING_MAX: usize = 8;
+
+/// An entry on its way to a session.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Taken {
+    pub(super) entry: EntryId,
+    pub(super) lane: Lane,
+}
+
+/// What became of an offered entry.
+pub(super) enum Placed {
+    /// An idle session has it.
+    Handed,
+    /// A session that is being opened will take it.
+    Coming,
+    /// The caller has to start a session with it.
+    Start,
+    /// It waits; for a connection within the limit of the whole relay, or for a session here.
+    Waits { for_connection: bool },
+    /// The site is gone; ask for the new one.
+    Retired,
+}
+
+/// What a session without work does.
+pub(super) enum Next {
+    /// It takes this entry.
+    Entry(Taken),
+    /// It waits for one.
+    Idle(oneshot::Receiver<Taken>),
+    /// It ends: there are more sessions than the destination allows.
+    Leave,
+}
+
+/// One destination's.
+#[derive(Debug)]
+pub(super) struct Sessions {
+    ready: ReadyList,
+    /// Sessions without work, the one used last at the end.
+    idle: Vec<oneshot::Sender<Taken>>,
+    /// All sessions, those being opened included.
+    all: usize,
+    /// Sessions being opened without an entry of their own.
+    opening: usize,
+    /// Sessions busy with entries, and with entries of lower lanes.
+    busy: usize,
+    busy_lower: usize,
+    pub(super) limits: LearnedLimits,
+    /// For whom the last message was taken.
+    last_caller: Option<Caller>,
+    is_retired: bool,
+}
+
+impl Sessions {
+    /// None yet; so many at most.
+    pub(super) fn new(most: usize) -> Self {
+        Self {
+            ready: ReadyList::default(),
+            idle: Vec::new(),
+            all: 0,
+            opening: 0,
+            busy: 0,
+            busy_lower: 0,
+            limits: LearnedLimits::new(most),
+            last_caller: None,
+            is_retired: false,
+        }
+    }
+
+    /// Hands an entry to an idle session, or finds it another way.
+    pub(super) fn place(
+        &mut self,
+        mut taken: Taken,
+        expires_at: Timestamp,
+        now: Instant,
+        take_connection: impl FnOnce() -> bool,
+    ) -> Placed {
+        if self.is_retired {
+            return Placed::Retired;
+        }
+        let at_once = self.busy + self.ready.len() + 1;
+        self.limits.came(at_once, now);
+        let may_start = taken.lane == Lane::Otp || self.busy_lower < self.limits.lower_max();
+        while may_start && let Some(idle) = self.idle.pop() {
+            match idle.send(taken) {
+                Ok(()) => {
+                    self.started(taken.lane);
+                    return Placed::Handed;
+                }
+                Err(returned) => taken = returned,
+            }
+        }
+        if may_start && self.opening > self.ready.len() {
+            self.ready.insert(taken.lane, expires_at, taken.entry);
+            return Placed::Coming;
+        }
+        let has_slot = may_start && self.all < self.limits.sessions_max();
+        if has_slot && self.open(take_connection) {
+            self.started(taken.lane);
+            return Placed::Start;
+        }
+        self.ready.insert(taken.lane, expires_at, taken.entry);
+        Placed::Waits { for_connection: has_slot }
+    }
+
+    /// Whether a session is there, or about to be, for one more entry.
+    pub(super) fn has_one_at_hand(&mut self) -> bool {
+        self.drop_ended();
+        !self.idle.is_empty() || self.opening > self.ready.len()
+    }
+
+    /// Whether fewer are there than were needed of late.
+    pub(super) fn are_too_few(&self) -> bool {
+        self.all < self.limits.sessions_wanted()
+    }
+
+    /// Begins to open one more session ahead of its entry. The caller opens it.
+    pub(super) fn prepare(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may = !self.is_retired && self.opening < OPENING_MAX && self.open(take_connection);
+        self.opening += usize::from(may);
+        may
+    }
+
+    /// Begins to open a session to look whether the destination is back. The caller opens it.
+    pub(super) fn prepare_look(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may = self.open(take_connection);
+        self.opening += usize::from(may);
+        may
+    }
+
+    /// For whom a session is to take the place of the last one, which has ended at rest: where the next entry is to be
+    /// expected, for the last one whose message was taken. `most`: how long sessions are kept at most.
+    pub(super) fn wanted_by(&self, most: Duration, now: Instant) -> Option<Caller> {
+        let is_wanted = self.all == 0 && self.limits.bears_rest(now) && self.limits.expects_another(most, now);
+        self.last_caller.clone().filter(|_| is_wanted)
+    }
+
+    /// A session that was opened ahead is there.
+    pub(super) fn opened(&mut self) {
+        self.opening -= 1;
+    }
+
+    /// A session that was opened ahead did not come about. Who waited for it takes its place, else it is over.
+    pub(super) fn not_opened(&mut self) -> Option<Taken> {
+        self.opening -= 1;
+        let next = if self.all > self.limits.sessions_max() { None } else { self.next() };
+        self.all -= usize::from(next.is_none());
+        next
+    }
+
+    /// The next entry for a session that has finished one of `finished`, or a promise of one.
+    pub(super) fn next_or_idle(&mut self, finished: Option<Lane>) -> Next {
+        self.finished(finished);
+        if self.all > self.limits.sessions_max() {
+            return Next::Leave;
+        }
+        if let Some(next) = self.next() {
+            return Next::Entry(next);
+        }
+        let (sender, receiver) = oneshot::channel();
+        self.drop_ended();
+        self.idle.push(sender);
+        Next::Idle(receiver)
+    }
+
+    /// The next entry for a session that has no connection; if there is none, or there are too many sessions, it is
+    /// over.
+    pub(super) fn next_or_leave(&mut self, finished: Option<Lane>) -> Option<Taken> {
+        self.finished(finished);
+        let next = if self.all > self.limits.sessions_max() { None } else { self.next() };
+        self.all -= usize::from(next.is_none());
+        next
+    }
+
+    /// A session ended in the middle of its work.
+    pub(super) fn leave(&mut self, busy: Option<Lane>, is_opening: bool) {
+        self.finished(busy);
+        self.opening -= usize::from(is_opening);
+        self.all -= 1;
+    }
+
+    /// Starts a session for an entry that waits, if there may be one more.
+    pub(super) fn start_waiting(&mut self, take_connection: impl FnOnce() -> bool) -> Option<Taken> {
+        if !self.has_next() || !self.open(take_connection) {
+            return None;
+        }
+        self.next()
+    }
+
+    /// Counts a session beside one that has an entry and is slow, if there may be one more. It need not be with the same
+    /// host, so only the limits that the operator sets count.
+    pub(super) fn join(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may = self.all < self.limits.window.most() && take_connection();
+        self.all += usize::from(may);
+        may
+    }
+
+    /// Whether an entry waits for a session that is being opened.
+    pub(super) fn is_awaited(&self) -> bool {
+        !self.ready.is_empty()
+    }
+
+    /// Whether an entry waits that a session more could take.
+    pub(super) fn wants_session(&self) -> bool {
+        self.has_next() && self.all < self.limits.sessions_max()
+    }
+
+    /// A message was taken, for this caller. Whether all sessions are needed.
+    pub(super) fn took(&mut self, caller: Caller) -> bool {
+        self.last_caller = Some(caller);
+        self.busy >= self.limits.sessions_max() || !self.ready.is_empty()
+    }
+
+    /// Sessions beside the one that asks.
+    pub(super) fn others(&self) -> usize {
+        self.all.saturating_sub(1)
+    }
+
+    /// Whether its site is to be used no more.
+    pub(super) fn is_retired(&self) -> bool {
+        self.is_retired
+    }
+
+    /// Whether there are neither sessions nor entries.
+    pub(super) fn is_empty(&self) -> bool {
+        self.all == 0 && self.ready.is_empty()
+    }
+
+    /// Takes no more.
+    pub(super) fn retire(&mut self) {
+        self.is_retired = true;
+    }
+
+    fn next(&mut self) -> Option<Taken> {
+        let (lane, entry) = if self.busy_lower < self.limits.lower_max() {
+            self.ready.pop()?
+        } else {
+            (Lane::Otp, self.ready.pop_urgent()?)
+        };
+        self.started(lane);
+        Some(Taken { entry, lane })
+    }
+
+    fn started(&mut self, lane: Lane) {
+        self.busy += 1;
+        self.busy_lower += usize::from(lane != Lane::Otp);
+    }
+
+    fn finished(&mut self, lane: Option<Lane>) {
+        self.busy -= usize::from(lane.is_some());
+        self.busy_lower -= usize::from(lane.is_some_and(|lane| lane != Lane::Otp));
+    }
+
+    /// Opens one more session, if there may be one.
+    fn open(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
+        let may = self.all < self.limits.sessions_max() && take_connection();
+        self.all += usize::from(may);
+        may
+    }
+
+    fn has_next(&self) -> bool {
+        let has_next = self.busy_lower < self.limits.lower_max() || self.ready.most_urgent() == Some(Lane::Otp);
+        self.ready.len() > self.opening && has_next
+    }
+
+    fn drop_ended(&mut self) {
+        self.idle.retain(|idle| !idle.is_closed());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+    use crate::mail::id::MessageId;
+
+    fn taken(number: u8, lane: Lane) -> Taken {
+        Taken { entry: EntryId { message: MessageId::from_bytes([number; 16]), index: 0 }, lane }
+    }
+
+    fn place(sessions: &mut Sessions, number: u8, lane: Lane) -> Placed {
+        let now = SystemClock::default().instant();
+        sessions.place(taken(number, lane), Timestamp::from_millis(u64::from(number)), now, || true)
+    }
+
+    /// The entry that a session takes that has carried a code.
+    fn next(sessions: &mut Sessions) -> Option<EntryId> {
+        match sessions.next_or_idle(Some(Lane::Otp)) {
+            Next::Entry(next) => Some(next.entry),
+            Next::Idle(_) | Next::Leave => None,
+        }
+    }
+
+    #[test]
+    fn a_session_is_kept_for_codes() {
+        let mut sessions = Sessions::new(4);
+        for number in 0..3 {
+            assert!(matches!(place(&mut sessions, number, Lane::Notice), Placed::Start));
+        }
+        assert!(matches!(place(&mut sessions, 3, Lane::Notice), Placed::Waits { for_connection: false }));
+        assert!(matches!(place(&mut sessions, 4, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 5, Lane::Otp), Placed::Waits { .. }));
+        // The session that carried a code takes the next code, then nothing while three carry notices.
+        assert_eq!(next(&mut sessions), Some(taken(5, Lane::Otp).entry));
+        assert_eq!(next(&mut sessions), None);
+        assert_eq!(sessions.next_or_leave(Some(Lane::Notice)).unwrap().entry, taken(3, Lane::Notice).entry);
+    }
+
+    #[test]
+    fn an_idle_session_gets_the_next_entry() {
+        let mut sessions = Sessions::new(2);
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        let Next::Idle(mut idle) = sessions.next_or_idle(Some(Lane::Otp)) else { panic!("there is no work") };
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Handed));
+        assert_eq!(idle.try_recv().unwrap().entry, taken(2, Lane::Otp).entry);
+        assert_eq!(next(&mut sessions), None);
+        assert!(matches!(place(&mut sessions, 3, Lane::Otp), Placed::Start));
+        assert!(!sessions.is_empty());
+    }
+
+    #[test]
+    fn a_site_without_sessions_retires() {
+        let mut sessions = Sessions::new(2);
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        assert!(sessions.next_or_leave(Some(Lane::Otp)).is_none());
+        assert!(sessions.is_empty());
+        sessions.retire();
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Retired));
+    }
+
+    #[test]
+    fn an_entry_takes_the_session_that_is_being_opened() {
+        let mut sessions = Sessions::new(4);
+        assert!(sessions.prepare(|| true));
+        assert!(sessions.has_one_at_hand());
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Coming));
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Start), "that one is spoken for");
+        sessions.opened();
+        let Next::Entry(next) = sessions.next_or_idle(None) else { panic!("an entry waits") };
+        assert_eq!(next.entry, taken(1, Lane::Otp).entry);
+    }
+
+    #[test]
+    fn an_entry_whose_session_did_not_open_makes_its_own_attempt() {
+        let mut sessions = Sessions::new(4);
+        assert!(sessions.prepare(|| true));
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Coming));
+        assert_eq!(sessions.not_opened().unwrap().entry, taken(1, Lane::Otp).entry);
+        assert!(sessions.next_or_leave(Some(Lane::Otp)).is_none());
+        assert!(sessions.prepare(|| true));
+        assert!(sessions.not_opened().is_none());
+        assert!(sessions.is_empty());
+    }
+
+    #[test]
+    fn more_are_opened_where_several_entries_came_at_once() {
+        let mut sessions = Sessions::new(20);
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        assert!(!sessions.are_too_few());
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Start));
+        assert!(sessions.are_too_few() && sessions.prepare(|| true));
+        assert!(!sessions.are_too_few());
+        let now = SystemClock::default().instant();
+        sessions.limits.window.overloaded(&"example".into(), now, now);
+        assert!(matches!(sessions.next_or_idle(Some(Lane::Otp)), Next::Leave), "more than it allows");
+    }
+}

@@ -1,0 +1,75 @@
+//! What delivery needs to know, and what is different for some recipient domains.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::destination::demand::Strictness;
+use crate::mail::address::{Mailbox, ReversePath, domain_pattern_covers};
+use crate::smtp::extension::Features;
+
+/// What delivery needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name for EHLO.
+    pub hostname: String,
+    /// The port of mail hosts: 25.
+    pub port: u16,
+    /// How long a TCP connection may take.
+    pub connect_timeout: Duration,
+    /// Sessions with one destination at most.
+    pub connections_per_destination_max: usize,
+    /// Sessions in all at most.
+    pub connections_max: usize,
+    /// How long a session without work is kept.
+    pub idle_timeout: Duration,
+    /// Addresses to send from; one is chosen for good by sender and recipient domain. Empty: the system chooses.
+    pub source_addresses: Vec<IpAddr>,
+    /// How strict sessions are where nobody else asks for more.
+    pub tls: Strictness,
+    /// For some recipient domains; the first that fits and says something counts.
+    pub exceptions: Vec<Exception>,
+    /// The reverse-path for all messages, in place of the client's; none: keep it.
+    pub reverse_path: Option<Mailbox>,
+}
+
+/// What is different for some recipient domains.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Exception {
+    /// Which: patterns.
+    pub domains: Vec<String>,
+    /// How strict sessions are.
+    pub tls: Option<Strictness>,
+    /// Sessions with the destination at most.
+    pub connections_max: Option<usize>,
+    /// What is not used there, although it is offered.
+    pub avoid: Option<Features>,
+}
+
+impl Settings {
+    /// How strict sessions are for a recipient domain.
+    pub(super) fn strictness(&self, domain: &str) -> Strictness {
+        self.exception(domain, |exception| exception.tls).unwrap_or(self.tls)
+    }
+
+    /// Sessions at most with the destination of a recipient domain.
+    pub(super) fn sessions_max(&self, domain: &str) -> usize {
+        let own = self.exception(domain, |exception| exception.connections_max);
+        own.unwrap_or(self.connections_per_destination_max)
+    }
+
+    /// What is not used with the hosts of a recipient domain.
+    pub(super) fn avoid(&self, domain: &str) -> Features {
+        self.exception(domain, |exception| exception.avoid).unwrap_or_default()
+    }
+
+    /// The reverse-path that hosts are given, for a client's.
+    pub(super) fn own_reverse_path(&self, reverse_path: &ReversePath) -> ReversePath {
+        reverse_path.sent_as(self.reverse_path.as_ref())
+    }
+
+    fn exception<T>(&self, domain: &str, told: impl Fn(&Exception) -> Option<T>) -> Option<T> {
+        let covers =
+            |exception: &&Exception| exception.domains.iter().any(|pattern| domain_pattern_covers(pattern, domain));
+        self.exceptions.iter().filter(covers).find_map(told)
+    }
+}
