@@ -96,33 +96,82 @@ fn every_setting_in_it_is_known() {
 #[test]
 fn what_is_commented_out_is_the_default() {
     let mut settings = String::new();
-    let mut is_example = false;
+    let (mut is_example, mut is_repeated, mut count) = (false, false, 0);
     for line in TEXT.lines() {
         match line.strip_prefix('#') {
             Some(comment) if comment.starts_with(' ') => is_example = comment.ends_with("(example)"),
-            Some(section) if section.starts_with("[[") => break,
-            Some(setting) if !is_example && !setting.is_empty() => settings.push_str(&format!("{setting}\n")),
+            Some(heading) if heading.starts_with('[') => {
+                is_repeated = heading.starts_with("[[");
+                if !is_repeated {
+                    settings.push_str(&format!("{heading}\n"));
+                }
+            }
+            Some(setting) if !is_example && !is_repeated && !setting.is_empty() => {
+                settings.push_str(&format!("{setting}\n"));
+                count += 1;
+            }
             _ => is_example = false,
         }
     }
-    let after_arrays = ["[submission]", "[otp]", "[queue]", "[resolver]", "[delivery]", "[http]", "[log]"];
-    for section in after_arrays {
-        let start = TEXT.find(&format!("#{section}")).unwrap_or_else(|| panic!("{section} is missing"));
-        let lines = TEXT[start..].lines().enumerate();
-        let own = lines.take_while(|(index, line)| *index == 0 || !line.starts_with("#["));
-        let own = own.filter_map(|(_, line)| line.strip_prefix('#').filter(|line| !line.starts_with(' ')));
-        settings.extend(own.map(|line| format!("{line}\n")));
-    }
-    let folder = Path::new("/srv");
-    let (with, findings) = Config::from_text(&settings, folder, None);
-    let (without, _) = Config::from_text("", folder, None);
-    let (with, without) = (with.unwrap_or_else(|| panic!("{findings}")), without.unwrap());
+    assert!(count > 30, "{settings}");
+    let read = |text: &str| {
+        let (config, findings) = Config::from_text(text, Path::new("/srv"), None);
+        config.unwrap_or_else(|| panic!("{findings}"))
+    };
+    let (with, without) = (read(&settings), read(""));
+    assert_eq!(with.in_force(), without.in_force());
     assert_eq!(format!("{:?}", with.submission), format!("{:?}", without.submission));
+    assert_eq!(format!("{:?}", with.intake), format!("{:?}", without.intake));
     assert_eq!(format!("{:?}", with.delivery), format!("{:?}", without.delivery));
-    assert_eq!(format!("{:?}", with.log), format!("{:?}", without.log));
     assert_eq!(format!("{:?}", with.resolver), format!("{:?}", without.resolver));
-    assert_eq!((with.entries_max, with.seal, with.otp), (without.entries_max, without.seal, without.otp));
     assert_eq!(format!("{:?}", with.http), format!("{:?}", without.http));
-    assert_eq!(with.trace_retention, without.trace_retention);
-    assert_eq!(with.data_dir, without.data_dir);
+}
+
+/// The file that comes with the relay is what the table of keys prints; `otp-relay config > config/relay.toml` mends it.
+#[test]
+fn the_committed_file_is_what_the_table_prints() {
+    assert!(TEXT == otp_relay::config::commented(), "config/relay.toml is not what `otp-relay config` prints");
+}
+
+/// Settings in force are a configuration that comes to the same, and hold no secret.
+#[test]
+fn what_is_in_force_can_be_read_again() {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("k"), otp_relay::dkim::record::generate_ed25519().unwrap()).unwrap();
+    std::fs::write(folder.path().join("p"), "pencil").unwrap();
+    let hash = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
+    let text = format!(
+        "hostname = \"Relay.App.test\"\n[otp]\nrecipient_budget = \"30/h\"\n[submission]\nmessage_size_max = \"2048KiB\"\n\
+         [delivery]\nreverse_path = \"a@app.test\"\nsource_addresses = [\"::1\"]\n[http]\naddress = \"off\"\n\
+         [resolver]\ndnssec = false\nnameservers = [\"127.0.0.1\"]\n[log]\nrecipients = \"hashed\"\n\
+         [[listener]]\naddress = \"[::1]:587\"\nauth = \"trusted\"\ntrusted_networks = [\"10.1.2.3/8\"]\n\
+         [[user]]\nname = \"shop\"\ntoken_hash = \"{hash}\"\nsenders = [\"*@app.test\"]\nrate = \"3/1s\"\n\
+         [[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"k\"\n\
+         [[destination]]\ndomains = [\"*.a.test\"]\navoid = [\"chunking\", \"starttls\"]\n\
+         [[smart_host]]\naddress = \"[::1]:2525\"\ntls = \"verify\"\nusername = \"u\"\npassword_file = \"p\"\n"
+    );
+    let read = |text: &str| {
+        let (config, findings) = Config::from_text(text, folder.path(), None);
+        config.unwrap_or_else(|| panic!("{findings}\n{text}")).in_force()
+    };
+    let shown = read(&text);
+    for part in [
+        "hostname = \"relay.app.test\"\n",
+        "recipient_budget_total = \"30/10m\"",
+        "message_size_max = \"2MiB\"",
+        "nameservers = [\"127.0.0.1:53\"]",
+        "address = \"off\"",
+        "trusted_networks = [\"10.0.0.0/8\"]",
+        "# token_hash is set, and not shown\n",
+        "rate = \"3/s\"",
+        "avoid = [\"chunking\", \"starttls\"]",
+        "when = \"deadline\"",
+    ] {
+        assert!(shown.contains(part), "{part} is missing in\n{shown}");
+    }
+    for secret in [hash, "pencil"] {
+        assert!(!shown.contains(secret), "{shown}");
+    }
+    let again = shown.replace("# token_hash is set, and not shown", &format!("token_hash = \"{hash}\""));
+    assert_eq!(read(&again), shown);
 }

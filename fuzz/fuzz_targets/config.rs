@@ -25,17 +25,17 @@ static FOLDER: LazyLock<TempDir> = LazyLock::new(|| {
 fn check(config: &Config) {
     let span = |low: u64, high: u64| Duration::from_secs(low)..=Duration::from_secs(high);
     assert!(domain_key(&config.hostname).is_some());
-    assert!((16 << 10..=64 << 20).contains(&config.submission.message_size_max));
-    assert!((1..=1000).contains(&config.submission.recipients_max));
+    assert!((16 << 10..=64 << 20).contains(&config.submission.session.message_size_max));
+    assert!((1..=1000).contains(&config.submission.session.recipients_max));
     assert!((1..=100_000).contains(&config.submission.limits.connections_max));
     assert!((1..=100_000).contains(&config.submission.limits.connections_per_address_max));
-    assert!(span(1, 3600).contains(&config.submission.command_timeout));
-    assert!(span(1, 86_400).contains(&config.submission.idle_timeout));
-    assert!((1..=10_000_000).contains(&config.entries_max));
+    assert!(span(1, 3600).contains(&config.submission.session.command_timeout));
+    assert!(span(1, 86_400).contains(&config.submission.session.idle_timeout));
+    assert!((1..=10_000_000).contains(&config.queue.entries_max));
     assert!(span(60, 365 * 86_400).contains(&config.trace_retention));
     assert!((1..=1000).contains(&config.delivery.connections_per_destination_max) && config.delivery.port > 0);
     assert!(span(0, 60).contains(&config.delivery.connect_timeout) && !config.delivery.connect_timeout.is_zero());
-    let budgets = config.otp.budgets;
+    let budgets = config.intake.budgets;
     for budget in [budgets.own, budgets.total] {
         assert!(budget.is_none_or(|rate| rate.count > 0 && !rate.span.is_zero()));
     }
@@ -52,7 +52,7 @@ fn check(config: &Config) {
         assert!(!user.may_send_as(&stranger, |_| false) || user.allowed().contains('*') || account.token.is_none());
     }
     assert!(config.smart_hosts.len() <= 16);
-    assert!(!format!("{config:?}").contains(PASSWORD));
+    assert!(!format!("{config:?}").contains(PASSWORD) && !config.in_force().contains(PASSWORD));
 }
 
 fuzz_target!(|input: &[u8]| {

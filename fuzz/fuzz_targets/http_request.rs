@@ -19,7 +19,6 @@ use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
 use otp_relay::report::trace::{Limits, Traces};
 use otp_relay::report::{Reporter, log};
-use otp_relay::shares::Sharing;
 use otp_relay::smtp::data::line_fault;
 use otp_relay::submission::credentials::{Account, Credentials, TokenHash};
 use otp_relay_fuzz::choice;
@@ -84,8 +83,7 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let api = Api::new(parts, Settings {
         message_size_max: SIZE_MAX,
         recipients_max: RECIPIENTS_MAX,
-        hosts: Vec::new(),
-        sharing: Sharing::Alone,
+        ..Settings::default()
     });
     Bench { runtime: runtime(), relay, api, _folder: folder }
 });

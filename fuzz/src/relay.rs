@@ -9,7 +9,6 @@ use arc_swap::ArcSwap;
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::delivery::smart_host::SmartHosts;
 use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::demand::Strictness;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::dkim::Keys;
@@ -26,7 +25,7 @@ use otp_relay::queue::entry::Message;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
 use otp_relay::queue::store::{Found, Store};
-use otp_relay::queue::{self, Queue, Storage, Supersede};
+use otp_relay::queue::{self, Queue, Storage};
 use otp_relay::tls::{self, verify::Roots};
 use tokio::runtime::{Builder, Runtime};
 
@@ -106,7 +105,7 @@ impl Relay {
     fn open(stored: Box<dyn Store>, store: MemoryStore, recipient_budget: Option<Rate>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
         let settings =
-            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
+            queue::Settings { entries_max: 10_000, ..queue::Settings::default() };
         let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), Arc::new(Deaf), 1);
         let queue = queue.expect("the store can be read");
         let parts = door::Parts {
@@ -123,12 +122,9 @@ impl Relay {
         };
         let settings = door::Settings {
             hostname: HOSTNAME.to_owned(),
-            verify_domain: true,
-            received_client: false,
-            long_lines: Default::default(),
             routed_addresses: true,
-            only_to: Vec::new(),
             budgets: Limits { own: recipient_budget, total: recipient_budget },
+            ..door::Settings::default()
         };
         Self { door: Door::new(parts, settings), queue, clock, store }
     }
@@ -148,15 +144,7 @@ impl Relay {
         };
         let settings = delivery::Settings {
             hostname: HOSTNAME.to_owned(),
-            port: 25,
-            connect_timeout: Duration::from_secs(5),
-            connections_per_destination_max: 20,
-            connections_max: 1000,
-            idle_timeout: Duration::from_secs(60),
-            source_addresses: Vec::new(),
-            tls: Strictness::Opportunistic,
-            exceptions: Vec::new(),
-            reverse_path: None,
+            ..delivery::Settings::default()
         };
         Delivery::new(parts, settings)
     }

@@ -98,7 +98,7 @@ impl DataFolder {
     /// # Errors
     /// When it cannot be used, or not be made.
     pub fn acceptor(&self, config: &Config) -> anyhow::Result<TlsAcceptor> {
-        if let Some((certificate, private_key)) = &config.certificate {
+        if let Some((certificate, private_key)) = config.certificate.files() {
             return Ok(tls::acceptor(certificate, private_key)?);
         }
         let (certificate, private_key) = (self.path.join("self-signed.pem"), self.path.join("self-signed.key"));

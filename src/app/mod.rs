@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
+use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -28,7 +29,6 @@ use crate::dkim::pool::SigningPool;
 use crate::event::{Event, Sink};
 use crate::http::{self, Api};
 use crate::intake::door::{self, Door};
-use crate::intake::wishes::LIFE;
 use crate::mail::id::IdSource;
 use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::key_ring::KeyRing;
@@ -42,9 +42,8 @@ use crate::report::metrics::Metrics;
 use crate::report::refusals::Refusals;
 use crate::report::trace::{Limits, Traces};
 use crate::report::{Listener, Reporter};
-use crate::smtp::server_session::SessionSettings;
 use crate::submission::credentials::{Credentials, TokenHash};
-use crate::submission::listener::{self, LiveSettings, Submission};
+use crate::submission::listener::{self, Submission};
 use crate::tls::{self, verify::Roots};
 use folder::DataFolder;
 
@@ -54,10 +53,6 @@ pub const PATIENCE: Duration = Duration::from_secs(10);
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end waits for lines that are still to be written.
 pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
-/// Sessions with mail hosts in all.
-const CONNECTIONS_OUT_MAX: usize = 1000;
-/// How long a session without work is kept.
-const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// HTTPS.
 const POLICY_PORT: u16 = 443;
 
@@ -113,6 +108,8 @@ pub struct Relay {
     output: Output,
     draining: CancellationToken,
     folder: DataFolder,
+    /// The configuration in force.
+    running: Mutex<Config>,
 }
 
 impl std::fmt::Debug for Relay {
@@ -144,7 +141,7 @@ impl Relay {
         let http = config.http.address.map(|address| listener::bind(address, &others)).transpose()?;
         let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
         let operator = match http {
-            Some(_) => folder::token(&config.http.token_file)?,
+            Some(_) => folder::token(&config.token_file())?,
             // Nobody can ask.
             None => TokenHash::of(&folder::new_token()?),
         };
@@ -172,7 +169,7 @@ impl Relay {
             .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
         let store = Box::new(SledStore::open(&folder.queue(), ring)?);
         let owner = folder::random_number()?;
-        let queue = Queue::open(store, Storage::Threaded, config.queue(), clock.clone(), sink.clone(), owner)?;
+        let queue = Queue::open(store, Storage::Threaded, config.queue, clock.clone(), sink.clone(), owner)?;
         let fetch = HttpsFetch {
             dns: dns.clone(),
             network: network.clone(),
@@ -187,11 +184,8 @@ impl Relay {
         let signing = Arc::new(SigningPool::start()?);
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
         queue.set_sharing(config.sharing());
-        let (delivery_settings, intake_settings, live) = (delivery_settings(&config), config.intake(), live(&config));
-        let http_settings = http_settings(&config);
-        let reverse_path = config.delivery.reverse_path.clone();
-        let credentials = Arc::new(Credentials::new(config.accounts, &folder.secret()?));
-        let keys = Arc::new(ArcSwap::from_pointee(config.keys));
+        let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
+        let keys = Arc::new(ArcSwap::from_pointee(config.keys.clone()));
         let parts = delivery::Parts {
             queue: queue.clone(),
             router: router.clone(),
@@ -203,7 +197,7 @@ impl Relay {
             signing: signing.clone(),
             clock: clock.clone(),
         };
-        let delivery = Delivery::new(parts, delivery_settings);
+        let delivery = Delivery::new(parts, config.delivery.clone());
         tokio::spawn(delivery.clone().run());
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
@@ -217,7 +211,7 @@ impl Relay {
             ids: IdSource::new(),
             secrets: Arc::new(folder.daily_secrets(clock.now())),
             clock: clock.clone(),
-            reverse_path,
+            reverse_path: config.delivery.reverse_path.clone(),
             goes_straight: Box::new(move |domain| {
                 ways.upgrade().is_none_or(|ways| !ways.smart_hosts().take_all(domain))
             }),
@@ -225,7 +219,7 @@ impl Relay {
                 carriers.upgrade().is_some_and(|carriers| carriers.smart_hosts().cover(domain))
             }),
         };
-        let door = Door::new(parts, intake_settings);
+        let door = Door::new(parts, config.intake.clone());
         let (traces, destinations) = (ears.traces.clone(), ears.destinations.clone());
         let parts = http::Parts {
             door: door.clone(),
@@ -245,13 +239,13 @@ impl Relay {
             clock: clock.clone(),
             draining: draining.clone(),
         };
-        let api = Api::new(parts, http_settings);
+        let api = Api::new(parts, config.http.clone());
         let watched = clock.clone();
         let submission = Submission::new(
             door.clone(),
             credentials.clone(),
             (clock, refusals.clone()),
-            live,
+            config.submission.clone(),
             acceptor,
             draining.clone(),
         );
@@ -289,6 +283,7 @@ impl Relay {
             output,
             draining,
             folder,
+            running: Mutex::new(config),
         })
     }
 
@@ -307,20 +302,24 @@ impl Relay {
         &self.queue
     }
 
-    /// Takes on what can change while the relay runs: users, keys, certificates, limits and smart hosts.
+    /// Takes on what can change while the relay runs. Returns the keys that differ and need a restart: of them nothing
+    /// is taken on anywhere.
     ///
     /// # Errors
     /// When a certificate cannot be used; then nothing changes.
-    pub fn reload(&self, config: Config) -> anyhow::Result<()> {
+    pub fn reload(&self, mut config: Config) -> anyhow::Result<Vec<String>> {
+        let mut running = self.running.lock();
+        let waiting = config.keep(&running);
         let acceptor = self.folder.acceptor(&config)?;
-        self.submission.reconfigure(live(&config), acceptor);
-        self.door.reconfigure(config.intake());
+        self.submission.reconfigure(config.submission.clone(), acceptor);
+        self.door.reconfigure(config.intake.clone());
         self.queue.set_sharing(config.sharing());
-        self.api.reconfigure(http_settings(&config));
-        self.delivery.smart_hosts().replace(config.smart_hosts);
-        self.keys.store(Arc::new(config.keys));
-        self.credentials.reconfigure(config.accounts);
-        Ok(())
+        self.api.reconfigure(config.http.clone());
+        self.delivery.smart_hosts().replace(config.smart_hosts.clone());
+        self.keys.store(Arc::new(config.keys.clone()));
+        self.credentials.reconfigure(config.accounts.clone());
+        *running = config;
+        Ok(waiting)
     }
 
     /// Takes no more mail and begins no more attempts; the first thing that [`Relay::shut_down`] does.
@@ -386,46 +385,6 @@ impl Ears {
     /// In the order in which they hear: who is told that something happened finds it in the traces.
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
         vec![self.traces.clone(), self.metrics.clone(), self.destinations.clone(), self.feed.clone(), self.ends.clone()]
-    }
-}
-
-fn http_settings(config: &Config) -> http::Settings {
-    http::Settings {
-        message_size_max: usize::try_from(config.submission.message_size_max).unwrap_or(usize::MAX / 4),
-        recipients_max: config.submission.recipients_max,
-        hosts: config.http.hosts.iter().cloned().chain([config.hostname.to_ascii_lowercase()]).collect(),
-        sharing: config.sharing(),
-    }
-}
-
-fn delivery_settings(config: &Config) -> delivery::Settings {
-    delivery::Settings {
-        hostname: config.hostname.clone(),
-        port: config.delivery.port,
-        connect_timeout: config.delivery.connect_timeout,
-        connections_per_destination_max: config.delivery.connections_per_destination_max,
-        connections_max: CONNECTIONS_OUT_MAX,
-        idle_timeout: IDLE_TIMEOUT,
-        source_addresses: config.delivery.source_addresses.clone(),
-        tls: config.delivery.tls,
-        exceptions: config.destinations.clone(),
-        reverse_path: config.delivery.reverse_path.clone(),
-    }
-}
-
-fn live(config: &Config) -> LiveSettings {
-    LiveSettings {
-        session: SessionSettings {
-            hostname: config.hostname.clone(),
-            message_size_max: config.submission.message_size_max,
-            recipients_max: config.submission.recipients_max,
-            starttls: false,
-            deliver_by: LIFE,
-            command_timeout: config.submission.command_timeout,
-            idle_timeout: config.submission.idle_timeout,
-        },
-        limits: config.submission.limits,
-        sharing: config.sharing(),
     }
 }
 

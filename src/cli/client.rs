@@ -78,7 +78,7 @@ impl Client {
         };
         let token = match token {
             Some(token) => token,
-            None => read_token(&config.http.token_file)?,
+            None => read_token(&config.token_file())?,
         };
         Ok(Self { authority, token })
     }

@@ -3,6 +3,7 @@
 mod alignment;
 mod check;
 mod client;
+mod config;
 mod destinations;
 mod dkim;
 mod explain;
@@ -44,6 +45,8 @@ enum Command {
     Demo(crate::demo::Options),
     /// Look for mistakes in the configuration
     Check(check::Options),
+    /// Print the configuration file with every setting, explained
+    Config(config::Options),
     /// Say what the relay makes of a mail host's reply, or what it has learned about a destination
     Explain(explain::Options),
     /// Show the attempts that would be made, and why
@@ -74,6 +77,7 @@ pub fn run() -> ExitCode {
         Command::Serve => serve::run(file),
         Command::Demo(options) => crate::demo::run(&options),
         Command::Check(options) => check::run(file, &options),
+        Command::Config(options) => config::run(file, &options),
         Command::Explain(options) => explain::run(file, &options),
         Command::Plan(options) => plan::run(&options),
         Command::Send(options) => send::run(file, &options),

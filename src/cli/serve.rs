@@ -86,7 +86,12 @@ fn reload(relay: &Relay, path: Option<&Path>) {
         return;
     };
     match relay.reload(config) {
-        Ok(()) => tracing::info!("reloaded: users, keys, certificates and limits"),
+        Ok(waiting) => {
+            tracing::info!("reloaded: users, keys, certificates, limits and smart hosts");
+            if !waiting.is_empty() {
+                tracing::warn!("changed, and to be taken on by a restart: {}", waiting.join(", "));
+            }
+        }
         Err(error) => tracing::error!("not reloaded: {error:#}; all stays as it was"),
     }
 }
@@ -168,7 +173,7 @@ fn introduce(config: &Config, made_up: &MadeUp) {
         say(&format!("  password    {password}"));
         say(&format!("  senders     *@{}", config.hostname));
         if let Some(address) = config.http.address {
-            say(&format!("  HTTP API    http://{address} (token in {})", config.http.token_file.display()));
+            say(&format!("  HTTP API    http://{address} (token in {})", config.token_file().display()));
         }
     }
     say("\nPublish these records, or receivers will not believe the signatures:\n");

@@ -4,13 +4,11 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::findings::{Findings, Severity};
-use super::units;
 
 /// A value with the line on which it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -137,6 +135,11 @@ impl<'a> Section<'a> {
         self.line
     }
 
+    /// The line of a key, or of the table where the key is not written.
+    pub(super) fn line_of(&self, key: &'static str) -> usize {
+        self.value(key).map_or(self.line, |(_, line)| line)
+    }
+
     /// Whether the key is written in the file.
     pub(super) fn has(&self, key: &'static str) -> bool {
         self.value(key).is_some()
@@ -183,83 +186,40 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// A text that must be there.
-    pub(super) fn required_text(&self, key: &'static str) -> Option<Located<String>> {
-        if !self.has(key) {
-            self.error(self.line, key, "is missing");
+    /// A text that `parse` understands; `form` says what it should look like.
+    pub(super) fn parsed<T>(&self, key: &'static str, form: &str, parse: impl Fn(&str) -> Option<T>) -> Option<T> {
+        let text = self.text(key)?;
+        let parsed = parse(&text.value);
+        if parsed.is_none() {
+            self.error(text.line, key, &format!("{form} is needed"));
         }
-        self.text(key)
+        parsed
     }
 
-    /// A text that `parse` understands; `form` says what it should look like.
-    pub(super) fn parsed<T>(
-        &self,
-        key: &'static str,
-        form: &str,
-        parse: impl Fn(&str) -> Option<T>,
-    ) -> Option<Located<T>> {
-        let text = self.text(key)?;
-        match parse(&text.value) {
-            Some(value) => Some(Located { value, line: text.line }),
-            None => {
-                self.error(text.line, key, &format!("{form} is needed"));
+    /// `true` or `false`.
+    pub(super) fn flag(&self, key: &'static str) -> Option<bool> {
+        match self.value(key)? {
+            (DeValue::Boolean(value), _) => Some(*value),
+            (value, line) => {
+                self.error(line, key, &format!("true or false is needed, not {}", kind(value)));
                 None
             }
         }
     }
 
-    /// One of a few words.
-    pub(super) fn choice<T: Copy>(&self, key: &'static str, default: T, choices: &[(&str, T)]) -> T {
-        let words: Vec<String> = choices.iter().map(|(word, _)| format!("\"{word}\"")).collect();
-        let find = |text: &str| choices.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
-        self.parsed(key, &format!("one of {}", words.join(", ")), find).map_or(default, |found| found.value)
-    }
-
-    /// `true` or `false`.
-    pub(super) fn flag(&self, key: &'static str, default: bool) -> bool {
-        match self.value(key) {
-            None => default,
-            Some((DeValue::Boolean(value), _)) => *value,
-            Some((value, line)) => {
-                self.error(line, key, &format!("true or false is needed, not {}", kind(value)));
-                default
-            }
-        }
-    }
-
     /// A whole number within bounds.
-    pub(super) fn number(&self, key: &'static str, default: u64, bounds: (u64, u64)) -> u64 {
-        let Some((value, line)) = self.value(key) else { return default };
+    pub(super) fn number(&self, key: &'static str, (low, high): (u64, u64)) -> Option<u64> {
+        let (value, line) = self.value(key)?;
         let number = if let DeValue::Integer(number) = value {
             u64::from_str_radix(number.as_str(), number.radix()).ok()
         } else {
             None
         };
-        match number.filter(|number| (bounds.0..=bounds.1).contains(number)) {
-            Some(number) => number,
-            None => {
-                self.error(line, key, &format!("a number from {} to {} is needed", bounds.0, bounds.1));
-                default
-            }
+        let fits = number.filter(|number| (low..=high).contains(number));
+        if fits.is_none() {
+            self.error(line, key, &format!("a number from {low} to {high} is needed"));
         }
-    }
-
-    /// A span of time within bounds.
-    pub(super) fn duration(&self, key: &'static str, default: Duration, bounds: (Duration, Duration)) -> Duration {
-        let form = format!(
-            "a time from {} to {}, like \"30s\",",
-            units::duration_text(bounds.0),
-            units::duration_text(bounds.1)
-        );
-        let parse = |text: &str| units::duration(text).filter(|span| (bounds.0..=bounds.1).contains(span));
-        self.parsed(key, &form, parse).map_or(default, |found| found.value)
-    }
-
-    /// A number of octets within bounds.
-    pub(super) fn size(&self, key: &'static str, default: u64, bounds: (u64, u64)) -> u64 {
-        let form = format!("a size from {} to {} octets, like \"1MiB\",", bounds.0, bounds.1);
-        let parse = |text: &str| units::size(text).filter(|size| (bounds.0..=bounds.1).contains(size));
-        self.parsed(key, &form, parse).map_or(default, |found| found.value)
+        fits
     }
 
     /// A list of texts.
@@ -276,8 +236,16 @@ impl<'a> Section<'a> {
         located.collect()
     }
 
-    /// A list of texts that `parse` understands.
-    pub(super) fn parsed_list<T>(&self, key: &'static str, form: &str, parse: impl Fn(&str) -> Option<T>) -> Vec<T> {
+    /// A list of texts that `parse` understands; none where the key is not there.
+    pub(super) fn parsed_list<T>(
+        &self,
+        key: &'static str,
+        form: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
+        if !self.has(key) {
+            return None;
+        }
         let mut list = Vec::new();
         for text in self.texts(key) {
             match parse(&text.value) {
@@ -285,7 +253,7 @@ impl<'a> Section<'a> {
                 None => self.error(text.line, key, &format!("\"{}\": {form} is needed", text.value)),
             }
         }
-        list
+        Some(list)
     }
 
     /// A path, relative to the file's folder.
@@ -308,11 +276,11 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// `true` or `false`; none for this word, or where nothing is said.
-    pub(super) fn flag_or_word(&self, key: &'static str, word: &str) -> Option<bool> {
+    /// `true` or `false`, or this word, for which there is an inner none.
+    pub(super) fn flag_or_word(&self, key: &'static str, word: &str) -> Option<Option<bool>> {
         match self.value(key)? {
-            (DeValue::Boolean(flag), _) => Some(*flag),
-            (DeValue::String(text), _) if text == word => None,
+            (DeValue::Boolean(flag), _) => Some(Some(*flag)),
+            (DeValue::String(text), _) if text == word => Some(None),
             (_, line) => {
                 self.error(line, key, &format!("one of \"{word}\", true, false is needed"));
                 None
@@ -320,28 +288,26 @@ impl<'a> Section<'a> {
         }
     }
 
-    /// The end of reading: see [`Section::finish_ref`].
-    pub(super) fn finish(self) {
-        self.finish_ref();
-    }
-
-    /// Notes every key that nobody asked for, with the nearest that exists.
-    pub(super) fn finish_ref(&self) {
+    /// Notes every key that nobody asked for, with the nearest that exists. `home` says where a key of this name belongs.
+    pub(super) fn finish(&self, home: impl Fn(&str) -> Option<String>) {
         let Some(table) = self.table else { return };
         let known = self.known.borrow();
         for key in table.keys() {
             let name: &str = key.get_ref();
-            if !known.contains(name) {
-                let line = self.source.line(&key.span());
-                let text = match nearest(name, &known) {
-                    Some(near) => format!("unknown key; did you mean `{near}`?"),
-                    None => {
-                        let all: Vec<&str> = known.iter().copied().collect();
-                        format!("unknown key; known here are {}", all.join(", "))
-                    }
-                };
-                self.error(line, name, &text);
+            if known.contains(name) {
+                continue;
             }
+            let near = nearest(name, &known).map(|near| format!("did you mean `{near}`?"));
+            let text = match (home(name), near) {
+                (Some(home), Some(near)) => format!("unknown key here: {home}; or {near}"),
+                (Some(home), None) => format!("unknown key here: {home}"),
+                (None, Some(near)) => format!("unknown key; {near}"),
+                (None, None) => {
+                    let all: Vec<&str> = known.iter().copied().collect();
+                    format!("unknown key; known here are {}", all.join(", "))
+                }
+            };
+            self.error(self.source.line(&key.span()), name, &text);
         }
     }
 }

@@ -1,51 +1,49 @@
-//! The configuration: read and checked as a whole before anything starts. Each module owns the settings it needs;
-//! here they are made from the file.
+//! The configuration: read and checked as a whole before anything starts. `keys` is the table of every key; each module
+//! owns the settings that it needs, and they are filled in here.
 
+mod advice;
 mod file;
 pub mod findings;
-mod later;
+mod keys;
+mod kinds;
 mod modes;
+mod print;
+mod reload;
 mod sections;
 mod smart_hosts;
+mod table;
 pub mod units;
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::delivery::Exception;
 use crate::delivery::smart_host::SmartHost;
-use crate::destination::demand::Strictness;
 use crate::dkim::Keys;
-use crate::intake::stamp::LongLines;
 use crate::intake::user::{Senders, TRUSTED};
-use crate::mail::address::domain_key;
-use crate::mail::text::shell_argument;
-use crate::net::places::Limits;
-use crate::queue::Supersede;
+use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::queue::key_ring::Sealing;
 use crate::report::log;
 use crate::shares::Sharing;
 use crate::submission::credentials::Account;
-use crate::submission::listener::{ListenerSettings, ListenerTls};
-use crate::{destination, intake, queue};
-use file::{SecretFile, Section, Source};
-use findings::{Findings, Severity};
-use modes::{Keeps, Own};
+use crate::submission::listener::{ListenerSettings, LiveSettings};
+use crate::{delivery, destination, http, intake, queue};
+use file::{Section, Source};
+use findings::Findings;
+use sections::InForce;
+
+pub use modes::why_unreadable;
+pub use print::commented;
 
 /// Where a file is looked for when none is named.
 pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
-/// Where submission listens when nothing is said.
-pub const DEFAULT_LISTENER: &str = "127.0.0.1:2525";
-/// Where the HTTP API listens when nothing is said.
-pub const DEFAULT_HTTP: &str = "127.0.0.1:8587";
-
-/// Domains named in one finding.
-const NAMED_MAX: usize = 5;
+/// Where a configuration below this folder keeps its data.
+const SYSTEM_CONFIGURATION: &str = "/etc";
+/// Namely here.
+const SYSTEM_DATA: &str = "/var/lib/otp-relay";
 
 /// Everything that can be said.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// The file it comes from.
     pub file: Option<PathBuf>,
@@ -55,102 +53,74 @@ pub struct Config {
     pub data_dir: PathBuf,
     /// Where clients come in.
     pub listeners: Vec<ListenerSettings>,
-    /// Certificate and key; none: made up.
-    pub certificate: Option<(PathBuf, PathBuf)>,
+    /// What is shown to clients.
+    pub certificate: Certificate,
     /// Users by name.
     pub accounts: HashMap<String, Account>,
-    /// Limits of submission.
-    pub submission: Submission,
-    /// What is special about codes.
-    pub otp: Otp,
+    /// How clients are served.
+    pub submission: LiveSettings,
+    /// What is taken in.
+    pub intake: intake::door::Settings,
     /// DKIM keys, read.
     pub keys: Keys,
-    /// `queue.entries_max`.
-    pub entries_max: usize,
-    /// `queue.seal`.
+    /// How entries are kept.
+    pub queue: queue::Settings,
+    /// Whether new content is sealed.
     pub seal: Sealing,
-    /// `queue.trace_retention`.
+    /// How long traces are kept.
     pub trace_retention: Duration,
     /// How DNS is asked.
     pub resolver: destination::resolver::Settings,
     /// How mail goes out.
-    pub delivery: Delivery,
-    /// What is different for some recipient domains; the first that fits and says something counts.
-    pub destinations: Vec<Exception>,
+    pub delivery: delivery::Settings,
     /// Who else carries it, in order.
     pub smart_hosts: Vec<SmartHost>,
     /// The HTTP API.
-    pub http: Http,
+    pub http: http::Settings,
     /// How the log looks.
     pub log: log::Settings,
+    in_force: InForce,
 }
 
-/// `[otp]`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Otp {
-    /// Which newer message takes the place of which older one.
-    pub supersede: Supersede,
-    /// What may go to one recipient, of a user and of all; none: no limit.
-    pub budgets: intake::budget::Limits,
-    /// Whether an attempt with an unknown outcome is the last.
-    pub deliver_at_most_once: bool,
+/// The files of `[tls]`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Certificate {
+    /// The chain.
+    pub chain: Option<PathBuf>,
+    /// Its key.
+    pub private_key: Option<PathBuf>,
 }
 
-/// `[submission]`.
-#[derive(Debug, Clone)]
-pub struct Submission {
-    /// Octets of content.
-    pub message_size_max: u64,
-    /// RCPTs in a transaction.
-    pub recipients_max: usize,
-    /// How many connections.
-    pub limits: Limits,
-    /// Before AUTH.
-    pub command_timeout: Duration,
-    /// After AUTH.
-    pub idle_timeout: Duration,
-    /// Whether domains that cannot receive are refused.
-    pub verify_domain: bool,
-    /// Whether the client's address is told in Received.
-    pub received_client: bool,
-    /// What is done about lines of more than 998 octets.
-    pub long_lines: LongLines,
-    /// Whether local parts that route elsewhere are taken.
-    pub routed_addresses: bool,
+impl Certificate {
+    /// Both files; none: a certificate is made up.
+    pub fn files(&self) -> Option<(&Path, &Path)> {
+        self.chain.as_deref().zip(self.private_key.as_deref())
+    }
 }
 
-/// `[delivery]`.
-#[derive(Debug, Clone)]
-pub struct Delivery {
-    /// Port of mail hosts.
-    pub port: u16,
-    /// Addresses to send from.
-    pub source_addresses: Vec<std::net::IpAddr>,
-    /// Sessions with one destination.
-    pub connections_per_destination_max: usize,
-    /// Whether private addresses are delivered to.
-    pub allow_private_destinations: bool,
-    /// Recipients outside these patterns are refused.
-    pub only_to: Vec<String>,
-    /// For TCP.
-    pub connect_timeout: Duration,
-    /// One reverse-path for all.
-    pub reverse_path: Option<crate::mail::address::Mailbox>,
-    /// How strict sessions are.
-    pub tls: Strictness,
-    /// More certificate authorities.
-    pub ca_file: Option<PathBuf>,
-}
-
-/// `[http]`.
-#[derive(Debug, Clone)]
-pub struct Http {
-    /// Where it listens; none: it does not.
-    pub address: Option<SocketAddr>,
-    /// Where the operator's token is kept.
-    pub token_file: PathBuf,
-    /// Names by which it is asked, in lower case.
-    pub hosts: Vec<String>,
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            file: None,
+            hostname: "localhost".to_owned(),
+            data_dir: PathBuf::from("data"),
+            listeners: vec![ListenerSettings::default()],
+            certificate: Certificate::default(),
+            accounts: HashMap::new(),
+            submission: LiveSettings::default(),
+            intake: intake::door::Settings::default(),
+            keys: Keys::default(),
+            queue: queue::Settings::default(),
+            seal: Sealing::On,
+            trace_retention: Duration::from_secs(7 * 86_400),
+            resolver: destination::resolver::Settings::default(),
+            delivery: delivery::Settings::default(),
+            smart_hosts: Vec::new(),
+            http: http::Settings::default(),
+            log: log::Settings::default(),
+            in_force: InForce::new(),
+        }
+    }
 }
 
 /// A domain from which somebody may send.
@@ -206,21 +176,13 @@ impl Config {
         let source = Source::new(text, folder, |name| std::env::var(name).ok());
         let config = read(&Section::top(&source, table.get_ref()), &source, path);
         findings.0.extend(source.into_findings().0);
-        let config = if findings.has_errors() { None } else { config };
+        let config = (!findings.has_errors()).then_some(config);
         (config, findings)
     }
 
-    /// What the intake needs.
-    pub fn intake(&self) -> intake::door::Settings {
-        intake::door::Settings {
-            hostname: self.hostname.clone(),
-            verify_domain: self.submission.verify_domain,
-            received_client: self.submission.received_client,
-            long_lines: self.submission.long_lines,
-            routed_addresses: self.submission.routed_addresses,
-            only_to: self.delivery.only_to.clone(),
-            budgets: self.otp.budgets,
-        }
+    /// Where the operator's token is.
+    pub fn token_file(&self) -> PathBuf {
+        self.data_dir.join(&self.http.token_file)
     }
 
     /// Whether several users have to leave room for each other: those who can log in or show a token, and whoever comes
@@ -233,153 +195,63 @@ impl Config {
         Sharing::among(self.accounts.iter().filter(is_one).count())
     }
 
-    /// What the queue needs.
-    pub fn queue(&self) -> queue::Settings {
-        queue::Settings {
-            entries_max: self.entries_max,
-            deliver_at_most_once: self.otp.deliver_at_most_once,
-            supersede: self.otp.supersede,
-        }
+    /// Gives each module what several of them need.
+    fn spread(&mut self) {
+        let sharing = self.sharing();
+        let session = &mut self.submission.session;
+        session.hostname.clone_from(&self.hostname);
+        self.http.message_size_max = usize::try_from(session.message_size_max).unwrap_or(usize::MAX / 4);
+        self.http.recipients_max = session.recipients_max;
+        self.http.hostname = self.hostname.to_ascii_lowercase();
+        self.http.sharing = sharing;
+        self.submission.sharing = sharing;
+        self.intake.hostname.clone_from(&self.hostname);
+        self.delivery.hostname.clone_from(&self.hostname);
     }
 }
 
-fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Option<Config> {
-    let hostname = sections::hostname(top);
-    let data_dir = top.path("data_dir").map_or_else(|| source.path("data"), |path| path.value);
-    let listeners = sections::listeners(top);
-    let certificate = sections::certificate(&top.section("tls"));
-    let accounts = sections::accounts(top);
-    let submission = sections::submission(top.section("submission"));
-    let otp = sections::otp(top.section("otp"));
-    let keys = sections::dkim(top);
-    let (entries_max, seal, trace_retention) = sections::queue(top.section("queue"));
-    let resolver = sections::resolver(top.section("resolver"));
-    let delivery = sections::delivery(top.section("delivery"));
-    let destinations = sections::destinations(top);
-    let smart_hosts = smart_hosts::read(top);
-    let http = sections::http(top.section("http"), &data_dir);
-    later::check(top);
-    let log = sections::log(top.section("log"));
-    top.finish_ref();
-    let config = Config {
+/// The machine's name, where it is one that can be said.
+fn own_name() -> Option<String> {
+    let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())?;
+    is_domain_or_literal(&own).then(|| own.to_ascii_lowercase())
+}
+
+fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Config {
+    let mut config = Config {
         file: path.map(Path::to_owned),
-        hostname: hostname?,
-        data_dir,
-        listeners,
-        certificate,
-        accounts,
-        submission,
-        otp,
-        keys,
-        entries_max,
-        seal,
-        trace_retention,
-        resolver,
-        delivery,
-        destinations,
-        smart_hosts,
-        http,
-        log,
+        hostname: own_name().unwrap_or_else(|| "localhost".to_owned()),
+        data_dir: data_dir(path, source),
+        ..Config::default()
     };
-    advise(&config, source);
-    look_at_modes(&config, source);
-    Some(config)
+    config.read_sections(top);
+    let mut in_force = std::mem::take(&mut config.in_force);
+    config.listeners = sections::listeners(top, &mut in_force);
+    config.accounts = sections::accounts(top, &mut in_force);
+    config.keys = sections::dkim(top, &mut in_force);
+    config.delivery.exceptions = sections::destinations(top, &mut in_force);
+    config.smart_hosts = smart_hosts::read(top, &mut in_force);
+    sections::webhooks(top, &mut in_force);
+    config.in_force = in_force;
+    top.finish(keys::home);
+    config.spread();
+    advice::advise(&config, source);
+    advice::look_at_modes(&config, source);
+    config
 }
 
-/// Whether anybody else can get at what the relay keeps.
-fn look_at_modes(config: &Config, source: &Source<'_>) {
-    let own = Own::new(&config.data_dir, source.variable());
-    for SecretFile { path, line, key } in source.secret_files() {
-        if let Some(text) = own.finding(&path, Keeps::Secret) {
-            source.find(Severity::Warning, line, format!("{key}: {}: {text}", path.display()));
-        }
-    }
-    let holds_hashes = config.accounts.values().any(|account| account.password.is_some() || account.token.is_some());
-    let keeps = if holds_hashes { Keeps::Secret } else { Keeps::Shape };
-    let others = config.file.iter().map(|file| (file, keeps)).chain([(&config.http.token_file, Keeps::Secret)]);
-    for (path, keeps) in others {
-        if let Some(text) = own.finding(path, keeps) {
-            source.advise(format!("{}: {text}", path.display()));
-        }
-    }
-}
-
-/// What is allowed and yet probably not meant.
-fn advise(config: &Config, source: &Source<'_>) {
-    if config.file.is_none() {
-        return;
-    }
-    let somebody_can_log_in =
-        config.accounts.values().any(|account| account.password.is_some() || account.token.is_some());
-    let somebody_is_trusted = config.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
-    if !somebody_can_log_in && !somebody_is_trusted {
-        let text = "nobody can submit mail: there is neither a [[user]] with a password_hash nor a listener with \
-                    auth = \"trusted\" and trusted_networks";
-        source.advise(text);
-    }
-    advise_of_keys(config, source);
-    for listener in &config.listeners {
-        let is_public = !listener.address.ip().is_loopback();
-        if is_public && listener.tls == ListenerTls::None && listener.trusted_networks.is_empty() {
-            let text = format!(
-                "the listener {} offers no TLS, so nobody from outside this machine can authenticate there",
-                listener.address
-            );
-            source.advise(text);
-        }
-    }
-    if let Some(address) = config.http.address.filter(|address| !address.ip().is_loopback()) {
-        let text = format!(
-            "the HTTP API at {address} can be reached from outside this machine, in clear text: whoever listens on the \
-             way learns tokens and codes; put a proxy with TLS in front, or let it listen at {DEFAULT_HTTP}"
-        );
-        source.advise(text);
-    }
-    if !config.accounts.contains_key(TRUSTED) && somebody_is_trusted {
-        tracing::debug!("trusted networks act as the user `trusted`, which is not declared");
-    }
-}
-
-/// Whose mail goes out unsigned.
-fn advise_of_keys(config: &Config, source: &Source<'_>) {
-    let is_unsigned = |sender: &SenderDomain| {
-        let below = format!(".{}", sender.domain);
-        let has_keys_below = || sender.is_below && config.keys.domains().any(|domain| domain.ends_with(&below));
-        config.keys.signing_domain(&sender.domain).is_none() && !has_keys_below()
-    };
-    let unsigned: Vec<SenderDomain> = config.sender_domains().into_iter().filter(is_unsigned).collect();
-    let Some(first) = unsigned.first() else {
-        if config.keys.domains().next().is_none() {
-            let text = "no [[dkim]] key: mail goes out unsigned, and many receivers will refuse it; \
-                        `otp-relay dkim generate DOMAIN SELECTOR` makes keys";
-            source.advise(text);
-        }
-        return;
-    };
-    let names: Vec<String> = unsigned.iter().take(NAMED_MAX).map(ToString::to_string).collect();
-    let more = unsigned.len().saturating_sub(NAMED_MAX);
-    let more = if more == 0 { String::new() } else { format!(" and {more} more") };
-    source.advise(format!(
-        "no [[dkim]] key signs for senders of {}{more}: their mail goes out unsigned, and many receivers will refuse it; \
-         `otp-relay dkim generate {} otp1` makes keys",
-        names.join(", "),
-        shell_argument(&first.domain)
-    ));
-}
-
-/// The default listening address.
-pub fn default_listener() -> SocketAddr {
-    DEFAULT_LISTENER.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 2525)))
-}
-
-/// The default address of the HTTP API.
-pub fn default_http() -> SocketAddr {
-    DEFAULT_HTTP.parse().unwrap_or_else(|_| SocketAddr::from(([127, 0, 0, 1], 8587)))
+/// Where data is kept unless the file says: beside the file, and for the system's own in the system's folder.
+fn data_dir(path: Option<&Path>, source: &Source<'_>) -> PathBuf {
+    let beside = source.path("data");
+    let is_systems =
+        path.is_some_and(|path| std::path::absolute(path).is_ok_and(|path| path.starts_with(SYSTEM_CONFIGURATION)));
+    // Version 0.1 kept it beside every file.
+    if is_systems && !beside.join("queue").exists() { PathBuf::from(SYSTEM_DATA) } else { beside }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::net::places::Limits;
 
     fn lines(text: &str) -> Vec<String> {
         let (_, findings) = Config::from_text(text, Path::new(""), Some(Path::new("relay.toml")));
@@ -411,7 +283,7 @@ mod tests {
             ":4: [submission] message_size_max: a size from",
             ":5: [submission] idle_timout: unknown key; did you mean `idle_timeout`?",
             ":6: [submission] verify_domain: true or false is needed, not a text",
-            ":8: [listener] address: an address with a port",
+            ":8: [listener] address: an IP address with a port, like \"127.0.0.1:2525\" or \"[::1]:587\",",
             ":12: [listener] trusted_networks: a whole address family",
             ":15: [user] password_hash: a hash from `otp-relay user hash`",
             ":16: [user] senders: a pattern",
@@ -473,7 +345,7 @@ mod tests {
     fn all_users_together_may_send_at_least_what_one_may() {
         let total = |text: &str| {
             let (config, findings) = Config::from_text(text, Path::new(""), None);
-            let limits = config.unwrap_or_else(|| panic!("{findings}")).otp.budgets;
+            let limits = config.unwrap_or_else(|| panic!("{findings}")).intake.budgets;
             limits.total.map(|rate| (rate.count, rate.span.as_secs()))
         };
         assert_eq!(total(""), Some((20, 600)));
@@ -515,13 +387,52 @@ mod tests {
         assert!(findings.0.is_empty(), "{findings}");
         assert_eq!(config.data_dir, Path::new("/srv/data"));
         assert_eq!(config.listeners.len(), 1);
-        assert_eq!(config.listeners[0].address, default_listener());
-        assert_eq!(config.submission.message_size_max, 1 << 20);
+        assert_eq!(config.listeners[0].address, "127.0.0.1:2525".parse().unwrap());
+        assert_eq!(config.submission.session.message_size_max, 1 << 20);
         assert_eq!(config.submission.limits, Limits { connections_max: 2000, connections_per_address_max: 100 });
-        assert_eq!((config.entries_max, config.seal), (200_000, Sealing::On));
+        assert_eq!((config.queue.entries_max, config.seal), (200_000, Sealing::On));
         assert_eq!(config.delivery.connections_per_destination_max, 20);
         assert!(config.accounts.contains_key(TRUSTED));
-        assert_eq!(config.http.address, Some(default_http()));
-        assert_eq!(config.http.token_file, Path::new("/srv/data/api.token"));
+        assert_eq!(config.http.address, Some("127.0.0.1:8587".parse().unwrap()));
+        assert_eq!(config.token_file(), Path::new("/srv/data/api.token"));
+    }
+
+    #[test]
+    fn the_systems_own_file_keeps_its_data_in_the_systems_folder() {
+        let folder = tempfile::tempdir().unwrap();
+        let check = |path: &str, expected: &Path| {
+            let (config, findings) = Config::from_text("", folder.path(), Some(Path::new(path)));
+            assert_eq!(config.unwrap_or_else(|| panic!("{findings}")).data_dir, expected, "{path}");
+        };
+        check("/etc/otp-relay/relay.toml", Path::new("/var/lib/otp-relay"));
+        check("/etcetera/relay.toml", &folder.path().join("data"));
+        check("config/relay.toml", &folder.path().join("data"));
+        std::fs::create_dir_all(folder.path().join("data/queue")).unwrap();
+        check("/etc/otp-relay/relay.toml", &folder.path().join("data"));
+    }
+
+    #[test]
+    fn a_key_below_another_heading_is_led_home() {
+        let check = |text: &str, expected: &str| {
+            let lines = lines(text);
+            let unknown: Vec<&String> = lines.iter().filter(|line| line.contains("unknown key")).collect();
+            assert!(matches!(unknown.as_slice(), [line] if line.ends_with(expected)), "{text}: {lines:#?}");
+        };
+        let commented = "is that heading still commented out?";
+        check(
+            "idle_timeout = \"5m\"\n",
+            &format!("relay.toml:1: idle_timeout: unknown key here: it belongs below [submission]; {commented}"),
+        );
+        check(
+            "[log]\nsenders = []\n",
+            &format!("[log] senders: unknown key here: it belongs below [[user]]; {commented}"),
+        );
+        check(
+            "[delivery]\nconnections_max = 5\n",
+            &format!("it belongs below [submission] or [[destination]]; {commented}"),
+        );
+        check("[delivery]\nonly_tls = []\n", "only_tls: unknown key; did you mean `only_to`?");
+        check("[log]\nhostname = \"a.example\"\n", "it belongs to the top of the file, above the first heading");
+        check("[log]\nlevle = \"info\"\n", "[log] levle: unknown key; did you mean `level`?");
     }
 }

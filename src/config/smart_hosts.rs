@@ -2,12 +2,15 @@
 
 use std::fs;
 use std::net::IpAddr;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
-use super::file::{Located, Section};
-use super::sections::is_domain_pattern;
+use super::file::Section;
+use super::kinds::Text;
+use super::sections::{InForce, read_many};
+use super::{keys, modes};
 use crate::delivery::smart_host::{SmartHost, Tls};
 use crate::mail::address::domain_key;
 use crate::plan::way::When;
@@ -21,61 +24,100 @@ const IMPLICIT_TLS_PORT: u16 = 465;
 /// Where it begins with STARTTLS.
 const STARTTLS_PORTS: [u16; 2] = [25, 587];
 
-pub(super) fn read(top: &Section<'_>) -> Vec<SmartHost> {
+/// One `[[smart_host]]` as the file has it.
+#[derive(Debug)]
+pub(super) struct SmartHostSettings {
+    /// Host and port; none where they have a fault.
+    pub(super) address: Address,
+    /// How sessions are encrypted.
+    pub(super) tls: Tls,
+    /// Whom to log in.
+    pub(super) username: Option<String>,
+    /// With which password.
+    pub(super) password_file: Option<PathBuf>,
+    /// When it is used.
+    pub(super) when: When,
+    /// For which recipient domains.
+    pub(super) domains: Vec<String>,
+}
+
+impl Default for SmartHostSettings {
+    fn default() -> Self {
+        Self {
+            address: Address::default(),
+            tls: Tls::Verify,
+            username: None,
+            password_file: None,
+            when: When::Deadline,
+            domains: vec!["*".to_owned()],
+        }
+    }
+}
+
+/// Host and port of a smart host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Address {
+    host: String,
+    /// Zero where there is none.
+    port: u16,
+}
+
+/// How the file writes it.
+pub(super) const ADDRESS: Text<Address> = Text {
+    form: "a host and a port, like \"smtp.example.com:587\",",
+    parse: |text| host_and_port(text).map(|(host, port)| Address { host, port }),
+    write: |Address { host, port }| {
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    },
+};
+
+/// How the file writes the user.
+pub(super) const USERNAME: Text<String> = Text {
+    form: "a name of 1 to 256 characters",
+    parse: |text| {
+        let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
+        fits.then(|| text.to_owned())
+    },
+    write: String::clone,
+};
+
+pub(super) fn read(top: &Section<'_>, in_force: &mut InForce) -> Vec<SmartHost> {
     let mut hosts: Vec<SmartHost> = Vec::new();
-    for section in top.sections("smart_host") {
+    read_many(top, &keys::smart_host(), in_force, |section, settings| {
         let line = section.line();
         if hosts.len() == SMART_HOSTS_MAX {
             section.error(line, "address", &format!("there can be {SMART_HOSTS_MAX} smart hosts at most"));
         }
-        let Some(host) = smart_host(&section) else { continue };
+        let Some(host) = smart_host(section, settings) else { return };
         if hosts.iter().any(|other| other.name == host.name) {
             section.error(line, "address", &format!("there is another smart host at {}", host.name));
         }
         hosts.push(host);
-    }
+    });
     hosts
 }
 
-fn smart_host(section: &Section<'_>) -> Option<SmartHost> {
-    if !section.has("address") {
-        section.error(section.line(), "address", "is missing; write address = \"smtp.example.com:587\", say");
+fn smart_host(section: &Section<'_>, settings: SmartHostSettings) -> Option<SmartHost> {
+    let account = account(section, &settings);
+    let SmartHostSettings { address: Address { host, port }, tls, when, domains, .. } = settings;
+    if port == 0 {
+        return None;
     }
-    let address = section.parsed("address", "a host and a port, like \"smtp.example.com:587\",", host_and_port);
-    let tls = [
-        ("verify", Tls::Verify),
-        ("implicit", Tls::Implicit),
-        ("opportunistic", Tls::Opportunistic),
-        ("none", Tls::Never),
-    ];
-    let tls = section.choice("tls", Tls::Verify, &tls);
-    if let Some(address) = &address {
-        port_fits(section, address, tls);
-    }
-    let account = account(section, tls);
-    let whens = [When::Deadline, When::DirectFailed, When::Always].map(|when| (when.name(), when));
-    let when = section.choice("when", When::Deadline, &whens);
-    let pattern = |text: &str| is_domain_pattern(text).then(|| text.to_owned());
-    let mut domains = section.parsed_list("domains", "a pattern like \"*.example.com\"", pattern);
-    if !section.has("domains") {
-        domains.push("*".to_owned());
-    }
-    section.finish_ref();
-    let (host, port) = address?.value;
+    port_fits(section, port, tls);
     Some(SmartHost::new(&host, port, tls, account, when, domains))
 }
 
 /// A session never begins where both sides wait for the other, or where one speaks TLS and the other does not.
-fn port_fits(section: &Section<'_>, address: &Located<(String, u16)>, tls: Tls) {
-    let port = address.value.1;
+fn port_fits(section: &Section<'_>, port: u16, tls: Tls) {
+    let line = section.line_of("address");
     if port == IMPLICIT_TLS_PORT && tls != Tls::Implicit {
         let text = "at port 465 TLS begins with the connection; set tls = \"implicit\", or use the host's port with \
                     STARTTLS, mostly 587";
-        section.error(address.line, "tls", text);
+        section.error(line, "tls", text);
     }
     if STARTTLS_PORTS.contains(&port) && tls == Tls::Implicit {
         let text = format!("at port {port} hosts mostly begin in clear text; \"implicit\" is for port 465");
-        section.warn(address.line, "tls", &text);
+        section.warn(line, "tls", &text);
     }
 }
 
@@ -92,51 +134,49 @@ fn host_and_port(text: &str) -> Option<(String, u16)> {
     is_clear.then_some((host, port))
 }
 
-fn account(section: &Section<'_>, tls: Tls) -> Option<Arc<Account>> {
-    let user = section.parsed("username", "a name of 1 to 256 characters", |text| {
-        let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
-        fits.then(|| text.to_owned())
-    });
-    let file = section.secret_path("password_file");
-    match (user, file) {
+fn account(section: &Section<'_>, settings: &SmartHostSettings) -> Option<Arc<Account>> {
+    match (&settings.username, &settings.password_file) {
         (None, None) => None,
-        (Some(user), None) => {
-            section.error(user.line, "password_file", "is missing; username and password_file go together");
+        (Some(_), None) => {
+            let text = "is missing; username and password_file go together";
+            section.error(section.line_of("username"), "password_file", text);
             None
         }
-        (None, Some(file)) => {
+        (None, Some(_)) => {
             if !section.has("username") {
-                section.error(file.line, "username", "is missing; username and password_file go together");
+                let text = "is missing; username and password_file go together";
+                section.error(section.line_of("password_file"), "username", text);
             }
             None
         }
         (Some(user), Some(file)) => {
-            if !tls.is_verified() {
+            if !settings.tls.is_verified() {
                 let text = "a password is sent only over a verified session; set tls = \"verify\" or \"implicit\", or \
                             leave out username and password_file";
-                section.error(user.line, "tls", text);
+                section.error(section.line_of("username"), "tls", text);
             }
-            let password = password(section, &file)?;
-            Some(Arc::new(Account::new(user.value, password)))
+            let password = password(section, file)?;
+            Some(Arc::new(Account::new(user.clone(), password)))
         }
     }
 }
 
 /// The file's only line.
-fn password(section: &Section<'_>, file: &Located<std::path::PathBuf>) -> Option<Zeroizing<String>> {
-    let shown = file.value.display();
-    let text = match fs::read_to_string(&file.value) {
+fn password(section: &Section<'_>, file: &Path) -> Option<Zeroizing<String>> {
+    let line = section.line_of("password_file");
+    let text = match fs::read_to_string(file) {
         Ok(text) => Zeroizing::new(text),
         Err(error) => {
-            section.error(file.line, "password_file", &format!("{shown}: {error}"));
+            section.error(line, "password_file", &modes::why_unreadable(file, &error));
             return None;
         }
     };
     let password = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
     let fits = !password.is_empty() && password.len() <= PASSWORD_MAX && !password.contains(char::is_control);
     if !fits {
+        let shown = file.display();
         let text = format!("{shown}: one line with a password of 1 to {PASSWORD_MAX} octets is needed");
-        section.error(file.line, "password_file", &text);
+        section.error(line, "password_file", &text);
         return None;
     }
     Some(password)
@@ -145,7 +185,6 @@ fn password(section: &Section<'_>, file: &Located<std::path::PathBuf>) -> Option
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
-    use std::path::Path;
 
     use super::super::Config;
     use super::*;

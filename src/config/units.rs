@@ -40,6 +40,21 @@ pub fn rate(text: &str) -> Option<Rate> {
     duration(&span).filter(|span| !span.is_zero()).map(|span| Rate { count, span })
 }
 
+/// The reverse of [`rate`].
+pub fn rate_text(rate: Rate) -> String {
+    let span = duration_text(rate.span);
+    let single = span.strip_prefix('1').filter(|unit| unit.starts_with(|c: char| c.is_ascii_alphabetic()));
+    format!("{}/{}", rate.count, single.unwrap_or(&span))
+}
+
+/// The reverse of [`size`], in the largest unit that is exact.
+pub fn size_text(octets: u64) -> String {
+    [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
+        .into_iter()
+        .find(|(unit, _)| octets >= *unit && octets.is_multiple_of(*unit))
+        .map_or_else(|| octets.to_string(), |(unit, name)| format!("{}{name}", octets / unit))
+}
+
 fn split(text: &str) -> Option<(u64, &str)> {
     let text = text.trim();
     let end = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
@@ -79,9 +94,15 @@ mod tests {
     }
 
     #[test]
-    fn durations_are_written_shortly() {
+    fn units_are_written_shortly() {
         for text in ["250ms", "90s", "10m", "2h", "7d"] {
             assert_eq!(duration_text(duration(text).unwrap()), text);
+        }
+        for text in ["1000", "64KiB", "1MiB", "2GiB", "1025KiB"] {
+            assert_eq!(size_text(size(text).unwrap()), text);
+        }
+        for text in ["50/s", "5/10m", "1/d", "3/10s", "7/1500ms"] {
+            assert_eq!(rate_text(rate(text).unwrap()), text);
         }
     }
 }

@@ -1,11 +1,17 @@
 //! What delivery needs to know, and what is different for some recipient domains.
 
 use std::net::IpAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::destination::demand::Strictness;
 use crate::mail::address::{Mailbox, ReversePath, domain_pattern_covers};
 use crate::smtp::extension::Features;
+
+/// Sessions with mail hosts in all.
+const CONNECTIONS_MAX: usize = 1000;
+/// How long a session without work is kept.
+const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// What delivery needs to know.
 #[derive(Debug, Clone)]
@@ -30,6 +36,29 @@ pub struct Settings {
     pub exceptions: Vec<Exception>,
     /// The reverse-path for all messages, in place of the client's; none: keep it.
     pub reverse_path: Option<Mailbox>,
+    /// Whether there is delivery to loopback and private addresses.
+    pub allow_private_destinations: bool,
+    /// More certificate authorities.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".to_owned(),
+            port: 25,
+            connect_timeout: Duration::from_secs(5),
+            connections_per_destination_max: 20,
+            connections_max: CONNECTIONS_MAX,
+            idle_timeout: IDLE_TIMEOUT,
+            source_addresses: Vec::new(),
+            tls: Strictness::default(),
+            exceptions: Vec::new(),
+            reverse_path: None,
+            allow_private_destinations: false,
+            ca_file: None,
+        }
+    }
 }
 
 /// What is different for some recipient domains.

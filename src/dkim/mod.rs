@@ -240,7 +240,7 @@ impl Writable for ToSign<'_> {
 }
 
 /// All keys, by the domain they sign for.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Keys {
     by_domain: HashMap<String, Arc<[Key]>>,
 }

@@ -22,6 +22,7 @@ mod template;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -88,14 +89,44 @@ const GAVE_WAY: &str = "too many connections to the HTTP API; one without a toke
 /// What the API needs to know; can change while it works.
 #[derive(Debug, Clone)]
 pub struct Settings {
+    /// Where it listens; none: it does not.
+    pub address: Option<SocketAddr>,
+    /// Where the operator's token is, in the data folder.
+    pub token_file: PathBuf,
+    /// The relay's own name, in lower case.
+    pub hostname: String,
     /// Octets of one message.
     pub message_size_max: usize,
     /// Recipients of one message.
     pub recipients_max: usize,
-    /// Names by which the relay is asked, in lower case.
+    /// More names by which the relay is asked, in lower case.
     pub hosts: Vec<String>,
     /// Whether several users share what the API has.
     pub sharing: Sharing,
+}
+
+/// The port of the API where nothing else is configured.
+pub const PORT: u16 = 8587;
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))),
+            token_file: PathBuf::from("api.token"),
+            hostname: "localhost".to_owned(),
+            message_size_max: 1 << 20,
+            recipients_max: 100,
+            hosts: Vec::new(),
+            sharing: Sharing::default(),
+        }
+    }
+}
+
+impl Settings {
+    /// Whether a request by this name is one for this relay.
+    fn is_known(&self, named: &host::Named) -> bool {
+        named.is_known(&self.hosts) || named.is_known(std::slice::from_ref(&self.hostname))
+    }
 }
 
 /// What the API works with.

@@ -15,6 +15,7 @@ use super::budget_form;
 use super::idempotency::{self, Asked, DailySecrets};
 use super::notices::Notices;
 use super::opened::{Opened, opened};
+use super::rate::Rate;
 use super::refusal::Refusal;
 use super::stamp::{self, LongLines, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
@@ -61,6 +62,25 @@ pub struct Settings {
     pub only_to: Vec<String>,
     /// What may go to one recipient, of a user and of all.
     pub budgets: budget::Limits,
+}
+
+/// What one user may send to one recipient where nothing else is configured.
+pub const BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
+/// What all users together may.
+pub const BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".to_owned(),
+            verify_domain: true,
+            received_client: false,
+            long_lines: LongLines::default(),
+            routed_addresses: false,
+            only_to: Vec::new(),
+            budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
+        }
+    }
 }
 
 /// What intake works with.

@@ -62,6 +62,12 @@ pub struct Settings {
     pub supersede: Supersede,
 }
 
+impl Default for Settings {
+    fn default() -> Self {
+        Self { entries_max: 200_000, deliver_at_most_once: false, supersede: Supersede::default() }
+    }
+}
+
 /// Who delivers. Told of every entry that could be sent now; claims it when there is a free slot.
 pub trait Workers: Send + Sync {
     /// An entry is ready.

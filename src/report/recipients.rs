@@ -42,6 +42,11 @@ impl Recipients {
         Self { disclosure, key: Arc::default() }
     }
 
+    /// How much is told.
+    pub fn disclosure(&self) -> Disclosure {
+        self.disclosure
+    }
+
     /// The address as it may be told.
     pub fn tell(&self, mailbox: &Mailbox, now: Timestamp) -> String {
         match self.disclosure {

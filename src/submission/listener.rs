@@ -1,7 +1,7 @@
 //! Listening sockets: who is let in, and how many at once.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -21,6 +21,7 @@ use super::throttle::Throttle;
 use crate::clock::Clock;
 use crate::intake::door::Door;
 use crate::intake::user::TRUSTED;
+use crate::intake::wishes::LIFE;
 use crate::net::BoxStream;
 use crate::net::places::{Limits, Place, Places};
 use crate::report::reasons::{Door as DoorName, Reason, Stage};
@@ -40,7 +41,7 @@ const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 const TOO_MANY: &str = "too many connections";
 
 /// One listening address.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ListenerSettings {
     /// Where.
     pub address: SocketAddr,
@@ -50,6 +51,20 @@ pub struct ListenerSettings {
     pub trusted_networks: Vec<IpNet>,
     /// Networks of proxies, which have to say whose connection it is; nobody else is believed.
     pub proxy_protocol_from: Vec<IpNet>,
+}
+
+/// The port of a listener where nothing else is configured.
+const PORT: u16 = 2525;
+
+impl Default for ListenerSettings {
+    fn default() -> Self {
+        Self {
+            address: SocketAddr::from((Ipv4Addr::LOCALHOST, PORT)),
+            tls: ListenerTls::StartTls,
+            trusted_networks: Vec::new(),
+            proxy_protocol_from: Vec::new(),
+        }
+    }
 }
 
 impl ListenerSettings {
@@ -93,6 +108,16 @@ pub struct LiveSettings {
     pub limits: Limits,
     /// Whether several users share that.
     pub sharing: Sharing,
+}
+
+impl Default for LiveSettings {
+    fn default() -> Self {
+        Self {
+            session: SessionSettings { deliver_by: LIFE, ..SessionSettings::default() },
+            limits: Limits { connections_max: 2000, connections_per_address_max: 100 },
+            sharing: Sharing::default(),
+        }
+    }
 }
 
 /// The submission side of the relay.

@@ -10,7 +10,6 @@ use arc_swap::ArcSwap;
 use otp_relay::clock::{Clock, ManualClock};
 use otp_relay::delivery::smart_host::{SmartHost, SmartHosts};
 use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::demand::Strictness;
 use otp_relay::destination::lookups::BoundedDns;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::Dns;
@@ -23,7 +22,7 @@ use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::mail::id::IdSource;
 use otp_relay::net::Network;
 use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::{self, Queue, Storage, Supersede, Workers};
+use otp_relay::queue::{self, Queue, Storage, Workers};
 use otp_relay::tls::{self, verify::Roots};
 
 /// Nobody in a made-up network has a certificate.
@@ -99,8 +98,7 @@ impl Life {
         smart_hosts: Vec<SmartHost>,
     ) -> Self {
         let clock: Arc<dyn Clock> = clock.clone();
-        let settings =
-            queue::Settings { entries_max: 10_000, deliver_at_most_once: false, supersede: Supersede::ByKey };
+        let settings = queue::Settings { entries_max: 10_000, ..queue::Settings::default() };
         let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
         let dns = Arc::new(BoundedDns::new(Arc::new(network.clone()), clock.clone()));
         let router = Arc::new(Router::new(dns, clock.clone(), true));
@@ -119,29 +117,16 @@ impl Life {
         };
         let settings = delivery::Settings {
             hostname: "relay.test".into(),
-            port: 25,
-            connect_timeout: Duration::from_secs(5),
             connections_per_destination_max: bounds.sessions_of_one,
             connections_max: bounds.sessions,
-            idle_timeout: Duration::from_secs(60),
-            source_addresses: Vec::new(),
-            tls: Strictness::Opportunistic,
-            exceptions: Vec::new(),
-            reverse_path: None,
+            ..delivery::Settings::default()
         };
         let delivery = Delivery::new(parts, settings);
         tokio::spawn(delivery.clone().run());
         let workers: Arc<dyn Workers> = delivery.clone();
         queue.set_workers(Arc::downgrade(&workers));
-        let settings = door::Settings {
-            hostname: "relay.test".into(),
-            verify_domain: true,
-            received_client: false,
-            long_lines: Default::default(),
-            routed_addresses: false,
-            only_to: Vec::new(),
-            budgets: Limits::default(),
-        };
+        let settings =
+            door::Settings { hostname: "relay.test".into(), budgets: Limits::default(), ..door::Settings::default() };
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
         let secrets = Arc::new(Secrets);
         let goes_straight = Box::new(|_: &str| true);

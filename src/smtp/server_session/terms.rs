@@ -30,6 +30,20 @@ pub struct SessionSettings {
     pub idle_timeout: Duration,
 }
 
+impl Default for SessionSettings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".to_owned(),
+            message_size_max: 1 << 20,
+            recipients_max: 100,
+            starttls: false,
+            deliver_by: (Duration::ZERO, Duration::MAX),
+            command_timeout: Duration::from_secs(60),
+            idle_timeout: Duration::from_secs(300),
+        }
+    }
+}
+
 /// Who the client is when the connection begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Access {

@@ -1,0 +1,310 @@
+//! The keys of what faces clients: who may come, and what is taken from them.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Config;
+use super::super::kinds::{
+    ANY, Choice, FILE, FLAG, Maybe, NETWORKS, NoneBy, Number, Own, RATE, SECRET_FILE, Secret, Size, Span, Text,
+};
+use super::super::sections::{Auth, DkimKey, Listener, UserSettings, senders};
+use super::super::table::Reload::{Live, Restart};
+use super::super::table::{Table, at, key};
+use crate::intake::rate::Rate;
+use crate::intake::stamp::LongLines;
+use crate::intake::wishes::LIFE;
+use crate::lane::Lane;
+use crate::queue::Supersede;
+use crate::submission::credentials::{PasswordHash, TokenHash};
+use crate::submission::listener::ListenerTls;
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+
+const LANES: Choice<Lane> = Choice(&[("otp", Lane::Otp), ("reset", Lane::Reset), ("notice", Lane::Notice)]);
+const BUDGET: NoneBy<Rate> = NoneBy("off", Text { form: "a rate like \"5/10m\", or \"off\",", ..RATE });
+
+/// `[[listener]]`.
+pub(in crate::config) fn listener() -> Table<Listener> {
+    let address = Text {
+        form: "an IP address with a port, like \"127.0.0.1:2525\" or \"[::1]:587\",",
+        parse: |text| text.parse::<SocketAddr>().ok(),
+        write: SocketAddr::to_string,
+    };
+    let tls = Choice(&[
+        ("starttls", ListenerTls::StartTls),
+        ("implicit", ListenerTls::Implicit),
+        ("none", ListenerTls::None),
+    ]);
+    let auth = Choice(&[("required", Auth::Required), ("trusted", Auth::Trusted)]);
+    let keys = vec![
+        key("address", at!(Listener: settings.address), address, Restart, "IP address and port.")
+            .example("\"0.0.0.0:587\"")
+            .required("is missing; write address = \"0.0.0.0:587\", say"),
+        key(
+            "tls",
+            at!(Listener: settings.tls),
+            tls,
+            Restart,
+            "\"starttls\": clear text until the client says STARTTLS; \"implicit\": TLS from the first byte; \"none\".",
+        ),
+        key(
+            "auth",
+            at!(Listener: auth),
+            auth,
+            Restart,
+            "\"required\": clients log in; \"trusted\": those in trusted_networks need not. They act as the user `trusted`, \
+             which may be declared below; undeclared, it may send as any address of a domain that has a DKIM key.",
+        ),
+        key(
+            "trusted_networks",
+            at!(Listener: settings.trusted_networks),
+            NETWORKS,
+            Restart,
+            "Networks that need not log in. 0.0.0.0/0 and ::/0 are refused.",
+        ),
+        key(
+            "proxy_protocol_from",
+            at!(Listener: settings.proxy_protocol_from),
+            NETWORKS,
+            Restart,
+            "Networks of proxies, which must send a PROXY v1/v2 header; trust and limits then look at the address in it. From \
+             anywhere else such a header is a bad command.",
+        ),
+    ];
+    let help =
+        "Where apps submit mail; one [[listener]] for each address. Default: one at 127.0.0.1:2525 with STARTTLS.";
+    Table::many("listener", help, keys)
+}
+
+pub(in crate::config) fn certificate() -> Table<Config> {
+    let keys = vec![
+        key(
+            "certificate",
+            at!(Config: certificate.chain),
+            Maybe(FILE),
+            Live,
+            "PEM, the chain with the own certificate first.",
+        )
+        .example("\"certs/relay.pem\""),
+        key("private_key", at!(Config: certificate.private_key), Maybe(SECRET_FILE), Live, "PEM.")
+            .example("\"certs/relay.key\""),
+    ];
+    let help = "The certificate shown to clients. Both absent: a self-signed one is made and kept in data_dir.";
+    Table::once("tls", help, keys)
+}
+
+/// `[[user]]`.
+pub(in crate::config) fn user() -> Table<UserSettings> {
+    let name = Text {
+        form: "a name of 1 to 64 characters, none of them control characters,",
+        parse: |text| {
+            let fits = !text.is_empty() && text.len() <= 64 && !text.contains(char::is_control);
+            fits.then(|| text.into())
+        },
+        write: |name: &Arc<str>| name.to_string(),
+    };
+    let password = Text {
+        form: "a hash from `otp-relay user hash` (SCRAM-SHA-256$... or $argon2id$...)",
+        parse: PasswordHash::from_text,
+        write: |_| String::new(),
+    };
+    let token = Text {
+        form: "a hash from `otp-relay user hash --token`",
+        parse: TokenHash::from_text,
+        write: |_| String::new(),
+    };
+    let keys = vec![
+        key("name", at!(UserSettings: user.name), name, Live, "The name to log in with.")
+            .example("\"shop\"")
+            .required("is missing"),
+        key(
+            "password_hash",
+            at!(UserSettings: password),
+            Secret(Maybe(password)),
+            Live,
+            "From `otp-relay user hash`: SCRAM-SHA-256$..., or $argon2id$..., with which SCRAM cannot be used.",
+        )
+        .example(
+            "\"SCRAM-SHA-256$100000:c2FsdHNhbHRzYWx0c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\
+             AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
+        ),
+        key(
+            "token_hash",
+            at!(UserSettings: token),
+            Secret(Maybe(token)),
+            Live,
+            "From `otp-relay user hash --token`: HTTP as this user.",
+        )
+        .example("\"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\""),
+        key(
+            "senders",
+            at!(UserSettings: user.senders),
+            Own { read: senders::read, write: senders::write },
+            Live,
+            "What it may put into reverse-path and From: \"*@example.com\", \"*@*.example.com\", one address. Default: nothing.",
+        )
+        .example("[\"*@example.com\"]"),
+        key(
+            "lane",
+            at!(UserSettings: user.lane),
+            LANES,
+            Live,
+            "Its default lane, and the most urgent it may ask for: \"otp\", \"reset\" or \"notice\".",
+        ),
+        key(
+            "life",
+            at!(UserSettings: user.life),
+            Span(LIFE.0, LIFE.1),
+            Live,
+            "How long a message is worth delivering when it does not say so itself; from 5s to 1d.",
+        ),
+        key("rate", at!(UserSettings: user.rate), Maybe(RATE), Live, "Accepted recipients; default: no limit.")
+            .example("\"50/s\""),
+    ];
+    let help = "Who may log in; one [[user]] for each app. None by default. Whoever is removed or gets another hash is sent \
+                away at its next message.";
+    Table::many("user", help, keys)
+}
+
+pub(in crate::config) fn submission() -> Table<Config> {
+    let lines = Choice(&[("encode", LongLines::Encode), ("refuse", LongLines::Refuse)]);
+    let keys = vec![
+        key(
+            "message_size_max",
+            at!(Config: submission.session.message_size_max),
+            Size(16 << 10, 64 << 20),
+            Live,
+            "Octets of one message; 16KiB to 64MiB.",
+        ),
+        key(
+            "recipients_max",
+            at!(Config: submission.session.recipients_max),
+            Number(1, 1000),
+            Live,
+            "RCPTs in one transaction; up to 1000.",
+        ),
+        key(
+            "connections_max",
+            at!(Config: submission.limits.connections_max),
+            Number(1, 100_000),
+            Live,
+            "Connections at once. Where there are several users, one has three quarters of them at most.",
+        ),
+        key(
+            "connections_per_address_max",
+            at!(Config: submission.limits.connections_per_address_max),
+            Number(1, 100_000),
+            Live,
+            "Of them, from one address.",
+        ),
+        key(
+            "command_timeout",
+            at!(Config: submission.session.command_timeout),
+            Span(SECOND, HOUR),
+            Live,
+            "Before login, for a whole command line.",
+        )
+        .written("\"60s\""),
+        key(
+            "idle_timeout",
+            at!(Config: submission.session.idle_timeout),
+            Span(SECOND, DAY),
+            Live,
+            "After login, between commands.",
+        ),
+        key(
+            "verify_domain",
+            at!(Config: intake.verify_domain),
+            FLAG,
+            Live,
+            "Refuse a recipient at RCPT whose domain cannot receive mail (no such name, null MX). Waits for DNS at most 2 s, \
+             then accepts.",
+        ),
+        key(
+            "received_client",
+            at!(Config: intake.received_client),
+            FLAG,
+            Live,
+            "Tell the client's address in the Received field.",
+        ),
+        key(
+            "long_lines",
+            at!(Config: intake.long_lines),
+            lines,
+            Live,
+            "Lines of more than 998 octets, which mail hosts cut or refuse. \"encode\": the part with such a line is made \
+             quoted-printable before it is signed, header fields are folded, and the trace says so; what is signed or \
+             encrypted in the message is refused. \"refuse\": 554 naming the line.",
+        ),
+        key(
+            "routed_addresses",
+            at!(Config: intake.routed_addresses),
+            FLAG,
+            Live,
+            "Take recipients in whose local part a mail host may read another address and pass mail on to it: user%host@, \
+             host!user@, \"user@host\"@. Otherwise 501 at RCPT, 422 over HTTP. A source route (<@host:user@example.com>) is \
+             read and dropped either way.",
+        ),
+    ];
+    Table::once("submission", "Limits for clients.", keys)
+}
+
+pub(in crate::config) fn otp() -> Table<Config> {
+    let supersede =
+        Choice(&[("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)]);
+    let keys = vec![
+        key(
+            "supersede",
+            at!(Config: queue.supersede),
+            supersede,
+            Restart,
+            "Which newer message takes the place of an older one: \"by-key\" (X-OTP-Key), \"same-recipient\", \"off\".",
+        ),
+        key(
+            "recipient_budget",
+            at!(Config: intake.budgets.own),
+            BUDGET,
+            Live,
+            "Accepted messages per user and mailbox, whatever the spelling: case, quotes, tags, dots and other names of a \
+             provider do not count. \"off\" to disable.",
+        ),
+        key(
+            "recipient_budget_total",
+            at!(Config: intake.budgets.total),
+            BUDGET,
+            Live,
+            "The same over all users, or \"off\"; at least recipient_budget. A user's first two in that time always pass. \
+             Where the line is missing and recipient_budget is larger, that counts; where recipient_budget is off, so is this.",
+        ),
+        key(
+            "deliver_at_most_once",
+            at!(Config: queue.deliver_at_most_once),
+            FLAG,
+            Restart,
+            "What to do when the connection died after the final dot: true: give up, it may have arrived; false: send again.",
+        ),
+    ];
+    Table::once("otp", "What is special about codes.", keys)
+}
+
+/// `[[dkim]]`.
+pub(in crate::config) fn dkim() -> Table<DkimKey> {
+    let keys = vec![
+        key("domain", at!(DkimKey: domain), ANY, Live, "The domain in From that it signs for.")
+            .example("\"example.com\"")
+            .required("is missing"),
+        key("selector", at!(DkimKey: selector), ANY, Live, "Its name in DNS: SELECTOR._domainkey.DOMAIN.")
+            .example("\"otp1\"")
+            .required("is missing"),
+        key("private_key", at!(DkimKey: private_key), SECRET_FILE, Live, "PEM; RSA or Ed25519, told from the file.")
+            .example("\"certs/dkim/example.com.otp1.pem\"")
+            .required("is missing"),
+    ];
+    let help = "Keys that sign; several for a domain sign several times. A sender's domain without a key is signed for with the \
+                key of the nearest domain above it; where there is none, mail goes unsigned, with a warning. `otp-relay dkim \
+                generate DOMAIN SELECTOR` makes keys and prints this section.";
+    Table::many("dkim", help, keys)
+}

@@ -1,0 +1,229 @@
+//! Every key there is, in the order of the commented file. A key is here and nowhere else: reading, `config/relay.toml`,
+//! `otp-relay config`, the search for where a misplaced key belongs, and what SIGHUP takes on all follow from it.
+
+mod clients;
+mod mail_hosts;
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use tracing::Level;
+
+use super::Config;
+use super::kinds::{
+    ANY, Choice, FILE, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
+};
+use super::sections::Webhook;
+use super::table::Reload::{Live, Restart};
+use super::table::{Described, Key, Table, Times, at, heading, key};
+use crate::mail::address::{domain_key, is_domain_or_literal};
+use crate::queue::key_ring::Sealing;
+use crate::report::log::Format;
+use crate::report::recipients::{Disclosure, Recipients};
+
+pub(super) use clients::{certificate, dkim, listener, otp, submission, user};
+pub(super) use mail_hosts::{delivery, destination, resolver, smart_host};
+
+const DISCLOSURE: Choice<Disclosure> =
+    Choice(&[("masked", Disclosure::Masked), ("full", Disclosure::Full), ("hashed", Disclosure::Hashed)]);
+
+/// All sections, as the commented file has them.
+pub(super) fn all() -> Vec<Described> {
+    vec![
+        top().described(),
+        listener().described(),
+        certificate().described(),
+        user().described(),
+        submission().described(),
+        otp().described(),
+        dkim().described(),
+        queue().described(),
+        resolver().described(),
+        delivery().described(),
+        destination().described(),
+        smart_host().described(),
+        http().described(),
+        webhook().described(),
+        log().described(),
+    ]
+}
+
+/// The sections that are there once.
+pub(super) fn once() -> Vec<Table<Config>> {
+    vec![top(), certificate(), submission(), otp(), queue(), resolver(), delivery(), http(), log()]
+}
+
+/// Where a key of this name belongs, in words; none if there is no such key.
+pub(super) fn home(name: &str) -> Option<String> {
+    let has_it = |section: &Described| section.keys.iter().any(|key| key.name == name);
+    let homes: Vec<Described> = all().into_iter().filter(has_it).collect();
+    if homes.iter().any(|section| section.heading.is_empty()) {
+        return Some("it belongs to the top of the file, above the first heading".to_owned());
+    }
+    let headings: Vec<&str> = homes.iter().map(|section| section.heading.as_str()).collect();
+    let belongs = format!("it belongs below {}; is that heading still commented out?", headings.join(" or "));
+    (!headings.is_empty()).then_some(belongs)
+}
+
+/// The name of a key with that of its section, as a log line names it.
+pub(super) fn full_name<S>(table: &Table<S>, key: &Key<S>) -> String {
+    if table.name.is_empty() { key.name.to_owned() } else { format!("{}.{}", table.name, key.name) }
+}
+
+fn top() -> Table<Config> {
+    let name = Text {
+        form: "a host name like \"relay.example.com\"",
+        parse: |text| is_domain_or_literal(text).then(|| text.to_ascii_lowercase()),
+        write: String::clone,
+    };
+    let keys = vec![
+        key(
+            "hostname",
+            at!(Config: hostname),
+            name,
+            Restart,
+            "The relay's name in EHLO and Received. Must resolve to the address it sends from, and back. Default: the \
+             machine's name.",
+        )
+        .example("\"relay.example.com\""),
+        key(
+            "data_dir",
+            at!(Config: data_dir),
+            FILE,
+            Restart,
+            "Queue, traces, learned facts and generated keys; made with mode 0700, everything in it 0600. Default: the folder \
+             \"data\" beside this file; /var/lib/otp-relay for a file below /etc.",
+        )
+        .written("\"data\""),
+    ];
+    Table::once("", "", keys)
+}
+
+fn queue() -> Table<Config> {
+    let keys = vec![
+        key(
+            "entries_max",
+            at!(Config: queue.entries_max),
+            Number(1, 10_000_000),
+            Restart,
+            "Entries (message times recipient) kept at most; above, new mail is refused with 452 and nothing accepted is \
+             dropped. Where there are several users, one has three quarters of them at most.",
+        ),
+        key(
+            "seal",
+            at!(Config: seal),
+            Flag(Sealing::On, Sealing::Off),
+            Restart,
+            "Message content encrypted at rest, the key destroyed when the life ends. Takes effect at a start; what was stored \
+             before stays as it was stored.",
+        ),
+        key(
+            "trace_retention",
+            at!(Config: trace_retention),
+            Span(Duration::from_secs(60), 365 * Duration::from_secs(86_400)),
+            Restart,
+            "How long traces are kept, from the message's acceptance; the oldest go earlier when there are a million, or 1 GiB.",
+        ),
+    ];
+    Table::once("queue", "What is kept on disk.", keys)
+}
+
+fn http() -> Table<Config> {
+    let address = NoneBy(
+        "off",
+        Text {
+            form: "an IP address with a port, like \"127.0.0.1:8587\" or \"[::1]:8587\", or \"off\",",
+            parse: |text| text.parse().ok(),
+            write: SocketAddr::to_string,
+        },
+    );
+    let hosts = List(Text {
+        form: "a host name like \"relay.example.com\"",
+        parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
+        write: String::clone,
+    });
+    let token = Own {
+        read: |section, key| section.text(key).map(|text| PathBuf::from(text.value)),
+        write: |path| Some(quoted(&path.to_string_lossy())),
+    };
+    let keys = vec![
+        key(
+            "address",
+            at!(Config: http.address),
+            address,
+            Restart,
+            "Address and port of the HTTP API, in clear text; \"off\" to disable. Beyond loopback, put a proxy with TLS in front.",
+        ),
+        key(
+            "hosts",
+            at!(Config: http.hosts),
+            hosts,
+            Live,
+            "Names by which it may be asked, besides addresses, names without a dot and hostname. Any other name in Host is \
+             answered with 421, unless a valid token comes along: a web page could have such a name lead here. /healthz, \
+             /readyz and /metrics answer to every name.",
+        ),
+        key(
+            "token_file",
+            at!(Config: http.token_file),
+            token,
+            Restart,
+            "The operator's token, made at the first start; relative to data_dir. Users' own: token_hash above.",
+        ),
+    ];
+    Table::once("http", "The HTTP API.", keys)
+}
+
+/// `[[webhook]]`.
+pub(super) fn webhook() -> Table<Webhook> {
+    let keys = vec![
+        key("url", at!(Webhook: url), ANY, Restart, "Where events are posted.")
+            .example("\"https://app.example.com/otp-events\"")
+            .required("is missing"),
+        key("secret_file", at!(Webhook: secret_file), Maybe(SECRET_FILE), Restart, "What posts are signed with.")
+            .example("\"certs/webhook.secret\""),
+        key("events", at!(Webhook: events), List(ANY), Restart, "Which events.")
+            .example("[\"delivered\", \"failed\", \"expired\", \"at_risk\"]"),
+    ];
+    Table::many("webhook", "Who is told of events. Without effect in this version.", keys)
+}
+
+fn log() -> Table<Config> {
+    let format = Choice(&[("text", Format::Text), ("json", Format::Json)]);
+    let recipients = Own {
+        read: |section, key| DISCLOSURE.read(section, key).map(Recipients::new),
+        write: |recipients| DISCLOSURE.write(&recipients.disclosure()),
+    };
+    let level = Choice(&[
+        ("error", Level::ERROR),
+        ("warn", Level::WARN),
+        ("info", Level::INFO),
+        ("debug", Level::DEBUG),
+        ("trace", Level::TRACE),
+    ]);
+    let keys = vec![
+        key("format", at!(Config: log.format), format, Restart, "\"text\": one aligned line an event; \"json\"."),
+        key(
+            "recipients",
+            at!(Config: log.recipients),
+            recipients,
+            Restart,
+            "\"masked\" (a***e@example.com), \"full\", or \"hashed\" with a key that changes daily; also where mail hosts quote \
+             addresses.",
+        ),
+        key(
+            "level",
+            at!(Config: log.level),
+            level,
+            Restart,
+            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; of the relay's own lines, libraries never below warn.",
+        ),
+    ];
+    Table::once("log", "What is written to standard output.", keys)
+}
+
+/// The heading of a section that is there for each of something, as a log line names it.
+pub(super) fn many(name: &str) -> String {
+    heading(name, Times::Many)
+}

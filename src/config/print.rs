@@ -1,0 +1,115 @@
+//! The configuration as text: the commented file, and what is in force.
+
+use super::Config;
+use super::keys;
+use super::table::{Described, DescribedKey, Reload};
+
+/// Columns of a comment.
+const WIDTH: usize = 118;
+
+const HEAD: &str = "otp-relay: every setting, commented out at its default. Lines that start with \"#\" and a letter or bracket are \
+                    settings: take the \"#\" away to change one, and away from the heading above it. Settings marked \
+                    \"example\" have no default.\n\
+                    \n\
+                    Durations are \"250ms\", \"30s\", \"10m\", \"2h\", \"7d\"; sizes \"64KiB\", \"1MiB\"; rates \"50/s\", \"5/10m\". \
+                    Relative paths start at this file's folder. ${NAME} in a value is replaced by the environment variable \
+                    NAME. `otp-relay check --offline` tells every mistake with its line. What is marked (reload) is taken on \
+                    by SIGHUP, the rest by a restart. `otp-relay config` prints this file.";
+
+/// The commented file.
+pub fn commented() -> String {
+    let mut text = comment(HEAD);
+    for section in keys::all() {
+        text.push('\n');
+        text.push_str(&described(&section));
+    }
+    text
+}
+
+fn described(section: &Described) -> String {
+    let is_live = section.reload == Some(Reload::Live);
+    let mut text = String::new();
+    if !section.heading.is_empty() {
+        text.push_str(&comment(&marked(section.help, is_live, false)));
+        text.push_str(&format!("#{}\n", section.heading));
+    }
+    for (index, key) in section.keys.iter().enumerate() {
+        if section.heading.is_empty() && index > 0 {
+            text.push('\n');
+        }
+        text.push_str(&comment(&about(key, is_live)));
+        text.push_str(&format!("#{} = {}\n", key.name, key.value));
+    }
+    text
+}
+
+fn about(key: &DescribedKey, section_is_live: bool) -> String {
+    marked(key.help, key.reload == Reload::Live && !section_is_live, key.is_example)
+}
+
+/// With what a reader looks for at the end.
+fn marked(help: &str, is_live: bool, is_example: bool) -> String {
+    let live = if is_live { "(reload)" } else { "" };
+    let example = if is_example { "(example)" } else { "" };
+    [help, live, example].into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" ")
+}
+
+/// In lines of a comment.
+fn comment(text: &str) -> String {
+    let mut lines = String::new();
+    for paragraph in text.split('\n').filter(|_| !text.is_empty()) {
+        let mut line = String::from("#");
+        for word in paragraph.split_whitespace() {
+            if line.len() > 1 && line.chars().count() + 1 + word.chars().count() > WIDTH {
+                lines.push_str(&format!("{line}\n"));
+                line = String::from("#");
+            }
+            line.push(' ');
+            line.push_str(word);
+        }
+        lines.push_str(&format!("{line}\n"));
+    }
+    lines
+}
+
+impl Config {
+    /// What is in force, as a file would say it; secrets are left out.
+    pub fn in_force(&self) -> String {
+        let mut text = String::new();
+        for (heading, rows) in &self.in_force {
+            if !heading.is_empty() {
+                text.push_str(&format!("\n{heading}\n"));
+            }
+            for row in rows {
+                text.push_str(&match &row.value {
+                    Some(value) => format!("{} = {value}\n", row.name),
+                    None => format!("# {} is set, and not shown\n", row.name),
+                });
+            }
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn comments_are_wrapped_between_words() {
+        assert_eq!(comment(""), "");
+        assert_eq!(comment("one\n\ntwo"), "# one\n#\n# two\n");
+        let long = comment(&"word ".repeat(60));
+        assert!(long.lines().count() == 3 && long.lines().all(|line| line.len() <= WIDTH && line.ends_with("word")));
+    }
+
+    #[test]
+    fn everything_has_a_word_of_help_and_a_value() {
+        for section in keys::all() {
+            assert!(!section.help.is_empty() || section.heading.is_empty(), "{}", section.heading);
+            for key in section.keys {
+                assert!(!key.value.is_empty(), "{} {}", section.heading, key.name);
+            }
+        }
+    }
+}
