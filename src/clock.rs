@@ -176,6 +176,12 @@ fn since_boot() -> Duration {
     nix::time::clock_gettime(nix::time::ClockId::CLOCK_BOOTTIME).map(Duration::from).unwrap_or_default()
 }
 
+/// Microseconds of `CLOCK_MONOTONIC`, by which service managers put what they are told in order.
+pub fn monotonic_us() -> i64 {
+    let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
+    i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
+}
+
 impl Clock for SystemClock {
     fn now(&self) -> Timestamp {
         self.start.plus(since_boot().saturating_sub(self.origin))

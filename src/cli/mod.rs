@@ -7,6 +7,7 @@ mod config;
 mod destinations;
 mod dkim;
 mod explain;
+mod manager;
 mod plan;
 mod queue;
 mod secret;
@@ -40,7 +41,7 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run the relay
-    Serve,
+    Serve(serve::Options),
     /// See it work: a code through the relay, past a greylisting server, in a few seconds and without network
     Demo(crate::demo::Options),
     /// Look for mistakes in the configuration
@@ -74,7 +75,7 @@ pub fn run() -> ExitCode {
     let cli = Cli::parse();
     let file = cli.config.as_deref();
     let result = match cli.command {
-        Command::Serve => serve::run(file),
+        Command::Serve(options) => serve::run(file, &options),
         Command::Demo(options) => crate::demo::run(&options),
         Command::Check(options) => check::run(file, &options),
         Command::Config(options) => config::run(file, &options),

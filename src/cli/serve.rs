@@ -1,24 +1,42 @@
 //! `serve`: the relay as a service.
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::manager::Manager;
 use super::{complain, config_file, is_worth_telling, read_config, say};
 use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
 use crate::app::{Ground, LOG_PATIENCE, Relay};
-use crate::config::Config;
+use crate::config::{Config, DEFAULT_FILES, why_unreadable};
 use crate::report::log::{self, Output};
 
+/// How a command ends that has no configuration to work with (sysexits.h).
+const EX_CONFIG: u8 = 78;
+/// How often the service manager hears how the queue is.
+const STATUS_PAUSE: Duration = Duration::from_secs(10);
+
+/// Options of `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Start without a configuration also where nobody watches: make up a certificate, a user and DKIM keys, and print them once
+    #[arg(long)]
+    first_run: bool,
+}
+
 /// Runs until a signal says stop.
-pub(super) fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
+pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     keep_files_private();
     let path = config_file(file);
+    if path.is_none() && !options.first_run && !is_watched() {
+        complain(&nothing_found());
+        return Ok(ExitCode::from(EX_CONFIG));
+    }
     let (config, mut findings) = read_config(file)?;
     findings.0.retain(|finding| is_worth_telling(finding.severity));
     findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
@@ -41,6 +59,22 @@ pub(super) fn run(file: Option<&Path>) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Whether somebody is there to read a password that is shown once.
+fn is_watched() -> bool {
+    std::io::stdin().is_terminal() || std::io::stderr().is_terminal()
+}
+
+/// Where a configuration was looked for, and how to come by one.
+fn nothing_found() -> String {
+    let folder = std::env::current_dir().unwrap_or_default();
+    let places: Vec<String> = DEFAULT_FILES.iter().map(|file| folder.join(file).display().to_string()).collect();
+    format!(
+        "otp-relay: there is no configuration: neither {} is there. Write one with `otp-relay config > FILE` and name it with \
+         `-c FILE`, or try the relay with `otp-relay serve --first-run`, which makes up a certificate, a user and DKIM keys",
+        places.join(" nor ")
+    )
+}
+
 async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::Result<()> {
     // Before anything can go wrong that a signal would have to end.
     let mut signals = Signals::new()?;
@@ -53,11 +87,20 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     if let Some(address) = relay.http_address() {
         tracing::info!(%address, "listening for HTTP");
     }
-    notify(&NotifyState::Ready);
-    while let Asked::Reload = signals.next().await {
-        reload(&relay, path);
+    let mut manager = Manager::default();
+    manager.ready(relay.queue().depth(), None);
+    loop {
+        match tokio::time::timeout(STATUS_PAUSE, signals.next()).await {
+            Ok(Asked::Reload) => {
+                manager.reloading();
+                let note = reload(&relay, path);
+                manager.ready(relay.queue().depth(), Some(note));
+            }
+            Ok(Asked::Stop) => break,
+            Err(_) => manager.tell(relay.queue().depth()),
+        }
     }
-    notify(&NotifyState::Stopping);
+    manager.stopping();
     tracing::info!("stopping; a second signal ends at once");
     tokio::select! {
         () = relay.shut_down() => Ok(()),
@@ -65,35 +108,34 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     }
 }
 
-/// A bad file changes nothing and says so.
-fn reload(relay: &Relay, path: Option<&Path>) {
-    let Some(path) = path else {
-        tracing::warn!("there is no configuration file to reload");
-        return;
-    };
-    let (config, findings) = match Config::load(path) {
-        Ok(loaded) => loaded,
-        Err(error) => {
-            tracing::error!(%error, file = %path.display(), "not reloaded: the file cannot be read");
-            return;
+/// A file with faults changes nothing, and the log says which. Returns what came of it in a few words.
+fn reload(relay: &Relay, path: Option<&Path>) -> String {
+    match reloaded(relay, path) {
+        Ok(waiting) if waiting.is_empty() => {
+            tracing::info!("reloaded: users, keys, certificates, limits and smart hosts");
+            "reloaded".to_owned()
         }
-    };
+        Ok(waiting) => {
+            let keys = waiting.join(", ");
+            tracing::info!("reloaded: users, keys, certificates, limits and smart hosts");
+            tracing::warn!("changed, and taken on by a restart only: {keys}");
+            format!("reloaded; {keys} {} a restart", if waiting.len() == 1 { "needs" } else { "need" })
+        }
+        Err(error) => {
+            tracing::error!("not reloaded: {error:#}; all stays as it was");
+            format!("not reloaded: {error:#}")
+        }
+    }
+}
+
+/// The changed keys that need a restart.
+fn reloaded(relay: &Relay, path: Option<&Path>) -> anyhow::Result<Vec<String>> {
+    let path = path.context("the relay was started without a configuration file")?;
+    let (config, findings) = Config::load(path).map_err(|error| anyhow::anyhow!(why_unreadable(path, &error)))?;
     for line in findings.lines(Some(path)) {
         tracing::warn!("{line}");
     }
-    let Some(config) = config else {
-        tracing::error!("not reloaded: the configuration has errors; all stays as it was");
-        return;
-    };
-    match relay.reload(config) {
-        Ok(waiting) => {
-            tracing::info!("reloaded: users, keys, certificates, limits and smart hosts");
-            if !waiting.is_empty() {
-                tracing::warn!("changed, and to be taken on by a restart: {}", waiting.join(", "));
-            }
-        }
-        Err(error) => tracing::error!("not reloaded: {error:#}; all stays as it was"),
-    }
+    relay.reload(config.context("the configuration has errors")?)
 }
 
 enum Asked {
@@ -154,13 +196,6 @@ impl Signals {
     }
 }
 
-fn notify(state: &NotifyState<'_>) {
-    // Without a service manager there is nobody to tell.
-    if let Err(error) = sd_notify::notify(std::slice::from_ref(state)) {
-        tracing::debug!(%error, "the service manager cannot be told");
-    }
-}
-
 /// What a relay without a configuration file has made up, said once.
 fn introduce(config: &Config, made_up: &MadeUp) {
     let address = config.listeners.first().map(|listener| listener.address.to_string()).unwrap_or_default();
@@ -179,7 +214,7 @@ fn introduce(config: &Config, made_up: &MadeUp) {
     say("\nPublish these records, or receivers will not believe the signatures:\n");
     made_up.records.iter().for_each(|record| say(record));
     say(&format!(
-        "\nEverything is kept in {}. A commented configuration: config/relay.toml\n",
+        "\nEverything is kept in {}. `otp-relay config > config/relay.toml` writes a commented configuration.\n",
         config.data_dir.display()
     ));
 }

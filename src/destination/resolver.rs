@@ -409,7 +409,7 @@ pub fn resolver(settings: &Settings) -> Result<TokioResolver, NetError> {
 
 fn config(settings: &Settings) -> Result<ResolverConfig, NetError> {
     if settings.nameservers.is_empty() {
-        return Ok(system_conf::read_system_conf()?.0);
+        return system_servers();
     }
     let servers = settings.nameservers.iter().map(|address| {
         let connection = |mut connection: ConnectionConfig| {
@@ -420,6 +420,26 @@ fn config(settings: &Settings) -> Result<ResolverConfig, NetError> {
         NameServerConfig::new(address.ip(), true, connections)
     });
     Ok(ResolverConfig::from_parts(None, Vec::new(), servers.collect()))
+}
+
+/// Where the system's name servers stand.
+const SYSTEM_SERVERS: &str = "/etc/resolv.conf";
+const NAME_SERVERS: &str = "set resolver.nameservers = [\"127.0.0.1:53\"], say";
+
+/// The name servers of the system, of which there has to be one: without any, every look-up fails.
+fn system_servers() -> Result<ResolverConfig, NetError> {
+    of_system(std::fs::read(SYSTEM_SERVERS))
+}
+
+fn of_system(read: std::io::Result<Vec<u8>>) -> Result<ResolverConfig, NetError> {
+    let fault =
+        |what: String| NetError::Msg(format!("the system's name servers: {SYSTEM_SERVERS}{what}; {NAME_SERVERS}"));
+    let text = read.map_err(|error| fault(format!(": {error}")))?;
+    let (config, _) = system_conf::parse_resolv_conf(text).map_err(|error| fault(format!(": {error}")))?;
+    if config.name_servers().is_empty() {
+        return Err(fault(" names none".to_owned()));
+    }
+    Ok(config)
 }
 
 /// A hickory resolver with the waits that suit mail which cannot wait. Search lists and the hosts file do not apply:
@@ -482,4 +502,24 @@ fn dns_error(error: NetError) -> DnsError {
         return DnsError::Timeout;
     }
     DnsError::Failed(error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_name_servers_the_setting_is_named() {
+        let told = |read: std::io::Result<&str>| of_system(read.map(|text| text.as_bytes().to_vec())).map(drop);
+        assert!(told(Ok("nameserver 192.0.2.53\n")).is_ok());
+        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
+        for (read, expected) in [
+            (Ok(""), "/etc/resolv.conf names none; set resolver.nameservers = "),
+            (Ok("# none\nsearch example.com\n"), "/etc/resolv.conf names none; set resolver.nameservers = "),
+            (Err(missing), "/etc/resolv.conf: entity not found; set resolver.nameservers = "),
+        ] {
+            let error = told(read).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+    }
 }

@@ -153,7 +153,21 @@ pub fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListene
         socket.bind(address)?;
         socket.listen(BACKLOG)
     };
-    bind().map_err(|error: io::Error| io::Error::new(error.kind(), format!("{address}: {error}")))
+    bind().map_err(|error: io::Error| {
+        io::Error::new(error.kind(), format!("{address}: {error}{}", mend(address, &error)))
+    })
+}
+
+/// Ports below this are the system's, unless it says otherwise.
+const PRIVILEGED_PORTS: u16 = 1024;
+
+/// What to do about it, where that is known.
+fn mend(address: SocketAddr, error: &io::Error) -> &'static str {
+    if error.kind() == io::ErrorKind::PermissionDenied && address.port() < PRIVILEGED_PORTS {
+        return "; a port below 1024 takes a right of its own: AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit of the \
+                service, `setcap cap_net_bind_service=+ep` on the program's file, or a port from 1024 on";
+    }
+    ""
 }
 
 impl Submission {
@@ -361,4 +375,22 @@ async fn turn_away(mut stream: TcpStream, reply: &Reply) {
     reply.write_to(&mut line);
     // Whether it reads the reply is its own affair.
     let _ = tokio::time::timeout(ACCEPT_PAUSE, stream.write_all(&line)).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_may_not_take_a_low_port_hears_what_to_do() {
+        for (port, kind, expected) in [
+            (25, io::ErrorKind::PermissionDenied, true),
+            (1023, io::ErrorKind::PermissionDenied, true),
+            (1024, io::ErrorKind::PermissionDenied, false),
+            (25, io::ErrorKind::AddrInUse, false),
+        ] {
+            let told = mend(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), &kind.into());
+            assert_eq!(told.contains("AmbientCapabilities=CAP_NET_BIND_SERVICE"), expected, "{port} {kind}");
+        }
+    }
 }

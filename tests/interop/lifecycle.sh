@@ -119,6 +119,15 @@ reload "reloaded: "
 [[ $(shown_certificate) == *third.app.test ]] || fail "the third certificate" "$(shown_certificate)"
 ok "SIGHUP: mended, it is taken"
 
+grep -q '^RELOADING=1' "$work/notify.log" && grep -q '^MONOTONIC_USEC=' "$work/notify.log" || fail "RELOADING=1" "$(cat "$work/notify.log")"
+[ "$(grep -c '^READY=1' "$work/notify.log")" -ge 5 ] || fail "READY=1 after each reload, also those that failed" "$(cat "$work/notify.log")"
+grep -q '^STATUS=no live entries; not reloaded: ' "$work/notify.log" || fail "a STATUS of a failed reload" "$(cat "$work/notify.log")"
+ok "sd_notify: RELOADING=1 with the time, READY=1 and a STATUS for each reload"
+sed 's/^hostname = .*/hostname = "other.app.test"/' "$work/good.toml" >"$config"
+reload "changed, and taken on by a restart only: hostname"
+cp "$work/good.toml" "$config"
+ok "SIGHUP: a key that needs a restart is named"
+
 # --- SIGTERM
 { cat "$work/common.toml"; user shop secret; } >"$config"
 reload "reloaded: "
