@@ -435,10 +435,10 @@ fn of_system(read: std::io::Result<Vec<u8>>) -> Result<ResolverConfig, NetError>
     let fault =
         |what: String| NetError::Msg(format!("the system's name servers: {SYSTEM_SERVERS}{what}; {NAME_SERVERS}"));
     let text = read.map_err(|error| fault(format!(": {error}")))?;
-    let (config, _) = system_conf::parse_resolv_conf(text).map_err(|error| fault(format!(": {error}")))?;
-    if config.name_servers().is_empty() {
+    if !text.split(|octet| *octet == b'\n').any(|line| line.trim_ascii().starts_with(b"nameserver")) {
         return Err(fault(" names none".to_owned()));
     }
+    let (config, _) = system_conf::parse_resolv_conf(text).map_err(|error| fault(format!(": {error}")))?;
     Ok(config)
 }
 

@@ -243,10 +243,10 @@ impl<'a> Reader<'a> {
         }
         self.at += 1;
         let domain = self.phrase();
-        let joined = |tokens: &[Token<'_>]| tokens.iter().map(|token| token.text).collect::<String>();
         if !alternates(local) || !alternates(&domain) {
             return Err(AuthorsError::Malformed);
         }
+        let pieces = readable_pieces(local, &domain);
         let (local_part, domain) = (joined(local), joined(&domain));
         if local_part.contains("=?") {
             return Err(AuthorsError::EncodedAddress);
@@ -254,10 +254,32 @@ impl<'a> Reader<'a> {
         if local_part.starts_with('"') {
             self.authors.also_readable.extend(addresses_in(&local_part.replace(['"', '\\'], ""))?);
         }
+        let is_readable = |(local, domain): &(String, String)| !local.is_empty() && domain.contains('.');
+        for (local, domain) in pieces.into_iter().filter(is_readable) {
+            let mailbox = Mailbox::parse(&format!("{local}@{domain}")).map_err(|_| AuthorsError::Malformed)?;
+            self.authors.also_readable.push(mailbox);
+        }
         let mailbox = Mailbox::parse(&format!("{local_part}@{domain}")).map_err(|_| AuthorsError::Malformed)?;
         self.authors.mailboxes.push(mailbox);
         Ok(())
     }
+}
+
+fn joined(tokens: &[Token<'_>]) -> String {
+    tokens.iter().map(|token| token.text).collect()
+}
+
+/// What is read by programs for which an address ends, or begins, at white space or a comment beside one of its dots: local
+/// parts and domains.
+fn readable_pieces(local: &[Token<'_>], domain: &[Token<'_>]) -> Vec<(String, String)> {
+    let gaps = |tokens: &[Token<'_>]| -> Vec<usize> {
+        let is_apart = |pair: &[Token<'_>]| pair[0].start + pair[0].text.len() != pair[1].start;
+        (1..tokens.len()).filter(|index| is_apart(&tokens[index - 1..=*index])).collect()
+    };
+    let shorter = gaps(domain).into_iter().map(|end| joined(&domain[..end]).trim_end_matches('.').to_owned());
+    let later = gaps(local).into_iter().map(|start| joined(&local[start..]).trim_start_matches('.').to_owned());
+    let whole = joined(domain);
+    shorter.map(|domain| (joined(local), domain)).chain(later.map(|local| (local, whole.clone()))).collect()
 }
 
 /// Whether dots stand between words, and nothing else does: what is put together was apart by no more than white space
@@ -368,6 +390,10 @@ mod tests {
         check(" ((a) ceo@bank.test) <otp@app.test>", one, two);
         check(" (\\) <ceo@bank.test>) <otp@app.test>", one, two);
         check(" \"ceo@bank.test\"@app.test", &["\"ceo@bank.test\"@app.test"], two);
+        check(" ceo@bank.test().x", &["ceo@bank.test.x"], two);
+        check(" ceo@bank.test .x", &["ceo@bank.test.x"], two);
+        check(" ceo@bank.test. x", &["ceo@bank.test.x"], two);
+        check(" x(). ceo@bank.test", &["x.ceo@bank.test"], &["ceo@bank.test", "ceo@bank.test"]);
     }
 
     #[test]
