@@ -38,7 +38,6 @@ const SEAMS: &[&str] = &["Aftermath", "DailySecrets", "Sink", "Workers"];
 
 /// Fields that hold a function, or look back at an owner.
 const LOOKS_BACK: &[(&str, &str)] = &[
-    ("delivery", "this"),
     ("intake", "goes_straight"),
     ("intake", "may_be_carried"),
     ("queue", "aftermath"),
@@ -48,8 +47,6 @@ const LOOKS_BACK: &[(&str, &str)] = &[
 /// Circles between files of a room that are still there. Each that goes is taken off.
 const CIRCLES: &[&[&str]] = &[
     &["app::daily", "app::folder"],
-    &["delivery::ahead", "delivery::worker"],
-    &["delivery::breaker", "delivery::candidates", "delivery::crowd", "delivery::pool"],
     &["plan::action", "plan::cause", "plan::rules"],
     &["queue::ending", "queue::schedule", "queue::timers"],
     &["report::trace", "report::trace_records"],
