@@ -37,12 +37,8 @@ const LAYERS: &[&[&str]] = &[
 const SEAMS: &[&str] = &["Aftermath", "DailySecrets", "Sink", "Workers"];
 
 /// Fields that hold a function, or look back at an owner.
-const LOOKS_BACK: &[(&str, &str)] = &[
-    ("intake", "goes_straight"),
-    ("intake", "may_be_carried"),
-    ("queue", "aftermath"),
-    ("queue", "workers"),
-];
+const LOOKS_BACK: &[(&str, &str)] =
+    &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "aftermath"), ("queue", "workers")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
 const CIRCLES: &[&[&str]] = &[
