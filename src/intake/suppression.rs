@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use super::refusal::Refusal;
 use crate::clock::{Step, Timestamp};
 use crate::event::Kind;
+use crate::event::Suppress;
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
-use crate::plan::action::Suppress;
 use crate::queue::Ending;
 use crate::queue::store::{Change, Row, Table};
 

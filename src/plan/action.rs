@@ -1,6 +1,7 @@
 //! What each cause asks for: when to try again, where, and who should know.
 
-use super::cause::Cause;
+pub use crate::event::Suppress;
+use crate::event::cause::Cause;
 
 /// When there is to be another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,18 +16,6 @@ pub enum Retry {
     Pauses(&'static [u16]),
     /// Once more, when half of what is left of the life is over.
     Once,
-}
-
-/// What becomes of the address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Suppress {
-    /// Nothing.
-    #[default]
-    No,
-    /// It counts; several of its kind suppress the address for a while.
-    Count,
-    /// The address is suppressed. Nothing that a host says suppresses a domain.
-    Address,
 }
 
 /// Who can mend it.
@@ -85,17 +74,6 @@ impl Retry {
         match self {
             Self::Steps(seconds) | Self::Pauses(seconds) => seconds,
             Self::Never | Self::Ladder | Self::Once => &[],
-        }
-    }
-}
-
-impl Suppress {
-    /// In one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Count => "count",
-            Self::Address => "address",
         }
     }
 }

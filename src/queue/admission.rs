@@ -10,10 +10,10 @@ use super::store::Change;
 use super::timers::Timer;
 use super::{AppendError, Queue};
 use crate::clock::Timestamp;
+use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
-use crate::plan::cause::Cause;
 use crate::plan::greylist::Forecast;
 use crate::shares::Beyond;
 

@@ -12,10 +12,10 @@ use super::schedule::{Entry, Schedule};
 use super::store::Change;
 use super::timers::Timer;
 use crate::clock::Timestamp;
+use crate::event::Suppress;
 use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
-use crate::plan::action::Suppress;
 use crate::plan::way::Detour;
 
 /// Longest remote reply that is kept.

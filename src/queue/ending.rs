@@ -7,10 +7,10 @@ use super::schedule::{Entry, Held, Restored, Schedule};
 use super::store::Change;
 use super::{Queue, Supersede};
 use crate::clock::Timestamp;
+use crate::event::Suppress;
 use crate::event::{Event, Kind, Step};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
-use crate::plan::action::Suppress;
 
 /// Ended entries, of messages with live ones, whose end is remembered for a notification.
 const OUTCOMES_MAX: usize = 100_000;

@@ -14,9 +14,9 @@ use super::schedule::{Entry, Held, Schedule, entries_of};
 use super::timers::Timer;
 use crate::clock::Timestamp;
 use crate::event::Kind;
+use crate::event::cause::Cause;
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::{EntryId, MessageId};
-use crate::plan::cause::Cause;
 
 /// Entries that are looked at before others may have the queue.
 const SLICE: usize = 1000;

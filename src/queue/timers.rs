@@ -9,9 +9,9 @@ use super::entry::{Message, State};
 use super::schedule::Schedule;
 use super::store::Change;
 use crate::clock::Timestamp;
+use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
-use crate::plan::cause::Cause;
 
 /// Timers handled before others get a turn.
 const TURN_MAX: usize = 1000;

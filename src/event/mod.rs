@@ -1,6 +1,8 @@
 //! What happens to messages, as plain values. Whoever makes something happen says so once; `report` turns it into log
 //! lines and the rest. An event never holds a subject, a body, a code or a password.
 
+pub mod cause;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -144,6 +146,29 @@ pub struct Step {
     pub ms: u32,
     /// What the host answered on one line, or what else came of it.
     pub result: Arc<str>,
+}
+
+/// What becomes of the address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Suppress {
+    /// Nothing.
+    #[default]
+    No,
+    /// It counts; several of its kind suppress the address for a while.
+    Count,
+    /// The address is suppressed. Nothing that a host says suppresses a domain.
+    Address,
+}
+
+impl Suppress {
+    /// In one word.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::No => "no",
+            Self::Count => "count",
+            Self::Address => "address",
+        }
+    }
 }
 
 /// Where events go.
