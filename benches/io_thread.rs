@@ -113,8 +113,8 @@ impl Measured {
         let Some(end) = end else { return };
         loop {
             let event = self.events.next_of(&[Kind::Delivered, Kind::Failed, Kind::Deferred]).await;
-            if event.recipient.is_some_and(|to| to.as_str() == recipient) {
-                assert_eq!(event.kind, end);
+            if event.head.recipient.as_ref().is_some_and(|to| to.as_str() == recipient) {
+                assert_eq!(event.kind(), end);
                 return;
             }
         }

@@ -11,7 +11,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use time::OffsetDateTime;
+use time::{Date, OffsetDateTime};
 
 /// A point in time: milliseconds since 1970-01-01T00:00:00Z, leap seconds not counted.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, serde::Serialize, serde::Deserialize)]
@@ -66,6 +66,18 @@ impl Timestamp {
             date.minute(),
             date.second()
         )
+    }
+
+    /// Reads what [`Timestamp::rfc3339`] wrote.
+    pub fn from_rfc3339(text: &str) -> Option<Self> {
+        let is_ours = text.len() == 24 && text.is_ascii() && text.ends_with('Z');
+        let number = |at: std::ops::Range<usize>| text.get(at)?.parse::<u16>().ok();
+        let small = |at| number(at).and_then(|number| u8::try_from(number).ok());
+        let (year, milli) = (i32::from(number(0..4).filter(|_| is_ours)?), number(20..23)?);
+        let date = Date::from_calendar_date(year, small(5..7)?.try_into().ok()?, small(8..10)?).ok()?;
+        let at = date.with_hms_milli(small(11..13)?, small(14..16)?, small(17..19)?, milli).ok()?.assume_utc();
+        let millis = at.unix_timestamp_nanos() / 1_000_000;
+        u64::try_from(millis).ok().map(Self)
     }
 
     /// `Sat, 21 Nov 2026 10:00:00 +0000` (RFC 5322 section 3.3).

@@ -62,20 +62,20 @@ async fn retries_and_ends_come_at_their_time_and_are_told_by_the_wall_clock() {
         let (relay, mut events) = world.start(&clock);
         World::submit(&relay).await;
         let deferred = events.next(Kind::Deferred).await;
-        assert!(is_about(deferred.time, START) && is_about(deferred.expires_at, START.plus(10 * MINUTE)));
+        assert!(is_about(deferred.head.time, START) && is_about(deferred.head.expires_at, START.plus(10 * MINUTE)));
 
         clock.set_wall_clock(step_ms);
         clock.advance(2 * MINUTE);
         relay.queue().look_at_timers();
         let deferred = events.next(Kind::Deferred).await;
-        assert_eq!(deferred.attempt, 2, "{step_ms}");
-        assert!(is_about(deferred.time, moved(START.plus(2 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
-        assert!(is_about(deferred.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
+        assert_eq!(deferred.head.attempt, 2, "{step_ms}");
+        assert!(is_about(deferred.head.time, moved(START.plus(2 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
+        assert!(is_about(deferred.head.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
 
         clock.advance(8 * MINUTE);
         relay.queue().look_at_timers();
         let end = events.next_end().await;
-        assert_eq!(end.kind, Kind::Expired, "{step_ms}");
+        assert_eq!(end.kind(), Kind::Expired, "{step_ms}");
         relay.shut_down().await;
     }
 }
@@ -95,8 +95,8 @@ async fn what_is_stored_outlives_a_restart_by_the_new_wall_clock() {
         let clock = Arc::new(ManualClock::new(clock.wall().plus(MINUTE)));
         let (relay, mut events) = world.start(&clock);
         let end = events.next_end().await;
-        assert_eq!(end.kind, Kind::Delivered, "{step_ms}");
-        assert!(is_about(end.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {end:?}");
+        assert_eq!(end.kind(), Kind::Delivered, "{step_ms}");
+        assert!(is_about(end.head.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {end:?}");
         relay.shut_down().await;
         let received = world.mx.received();
         assert!(String::from_utf8_lossy(&received[0].content).contains("481516 is your code"), "{step_ms}");
@@ -116,10 +116,10 @@ async fn a_life_begun_by_a_clock_that_was_ahead_is_no_longer() {
     let clock = Arc::new(ManualClock::new(START));
     let (relay, mut events) = world.start(&clock);
     let deferred = events.next(Kind::Deferred).await;
-    assert!(is_about(deferred.expires_at, START.plus(10 * MINUTE)), "{deferred:?}");
+    assert!(is_about(deferred.head.expires_at, START.plus(10 * MINUTE)), "{deferred:?}");
     clock.advance(11 * MINUTE);
     relay.queue().look_at_timers();
-    assert_eq!(events.next_end().await.kind, Kind::Expired);
+    assert_eq!(events.next_end().await.kind(), Kind::Expired);
     relay.shut_down().await;
 }
 
@@ -129,7 +129,7 @@ async fn date_and_received_carry_the_wall_clock() {
     let (relay, mut events) = world.start(&clock);
     clock.set_wall_clock(24 * HOUR_MS);
     World::submit(&relay).await;
-    assert_eq!(events.next_end().await.kind, Kind::Delivered);
+    assert_eq!(events.next_end().await.kind(), Kind::Delivered);
     relay.shut_down().await;
     let content = String::from_utf8(world.mx.received()[0].content.clone()).unwrap();
     assert!(content.contains("\r\n\tSun, 22 Nov 2026 10:0"), "{content}");
@@ -147,12 +147,12 @@ async fn what_is_composed_carries_the_wall_clock() {
     let answer = operator.post("/v1/messages", code).await;
     assert_eq!(answer.status, 202, "{}", answer.body);
     assert!(answer.json()["accepted_at"].as_str().unwrap().starts_with("2026-11-22T10:0"), "{}", answer.body);
-    assert_eq!(events.next_end().await.kind, Kind::Delivered);
+    assert_eq!(events.next_end().await.kind(), Kind::Delivered);
     // A notification of a failure, too.
     world.mx.trick("RCPT TO:<nobody", Trick::Say("550 5.1.1 no such user"), 1);
     let mut app = Client::connect(relay.addresses()[0]).await;
     assert!(app.submit(&["nobody@example.test"], &mail("1")).await.starts_with("250"));
-    assert_eq!(events.next(Kind::Delivered).await.recipient.unwrap().as_str(), "otp@app.test");
+    assert_eq!(events.next(Kind::Delivered).await.head.recipient.unwrap().as_str(), "otp@app.test");
     relay.shut_down().await;
     let received = world.mx.received();
     assert_eq!(received.len(), 2);
@@ -174,7 +174,7 @@ async fn a_suppression_is_told_by_the_wall_clock() {
     world.mx.trick("content", Trick::Say("550 5.1.1 no such user"), 1);
     let (relay, mut events) = world.start(&clock);
     World::submit(&relay).await;
-    assert_eq!(events.next_end().await.kind, Kind::Failed);
+    assert_eq!(events.next_end().await.kind(), Kind::Failed);
     clock.set_wall_clock(24 * HOUR_MS);
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.say("MAIL FROM:<otp@app.test>").await;

@@ -62,7 +62,7 @@ async fn live_messages_are_delivered_as_they_were_accepted() {
     expected.extend(["key", "idem", "reset"].map(|name| format!("later-{name}")));
     for _ in 0..expected.len() {
         let end = upgraded.events.next_end().await;
-        assert_eq!((end.kind, end.attempt >= 2), (Kind::Delivered, true), "{end:?}");
+        assert_eq!((end.kind(), end.head.attempt >= 2), (Kind::Delivered, true), "{end:?}");
     }
     let received = upgraded.mx.received();
     let names = received.iter().map(|mail| mail.rcpt["RCPT TO:<".len()..].split('@').next().unwrap().to_owned());

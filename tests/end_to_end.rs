@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use otp_relay::event::Kind;
+use otp_relay::event::cause::Cause;
 use support::client::{Client, mail};
 use support::fake_mx::{FakeMx, Trick};
 use support::{copy_folder, start_relay};
@@ -28,9 +29,9 @@ async fn a_message_arrives_as_it_was_sent() {
         let reply = app.submit(&["alice@example.test"], &mail("one")).await;
         assert!(reply.starts_with("250 2.0.0 accepted id="), "{reply}");
         let accepted = events.next(Kind::Accepted).await;
-        assert!(reply.ends_with(&accepted.id.to_string()));
+        assert!(reply.ends_with(&accepted.head.id.to_string()));
         let delivered = events.next(Kind::Delivered).await;
-        assert_eq!(delivered.reply.as_deref(), Some("250 2.0.0 taken"));
+        assert_eq!(delivered.reply(), Some("250 2.0.0 taken"));
         let received = mx.received();
         assert_eq!(received.len(), 1);
         assert!(received[0].mail.starts_with("MAIL FROM:<otp@app.test>"));
@@ -55,11 +56,11 @@ async fn the_next_host_is_tried_where_that_can_help() {
     mx.trick("RCPT TO:<alice", Trick::Say("452 4.3.1 Insufficient system storage"), 1);
     app.submit(&["alice@twins.test"], &mail("one")).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("mx2.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("mx2.test")));
     mx.trick("RCPT TO:<bob", Trick::Say("451 4.7.1 Greylisted"), 1);
     app.submit(&["bob@twins.test"], &mail("two")).await;
     events.next(Kind::Greylisted).await;
-    assert_eq!(events.next(Kind::Delivered).await.attempt, 2);
+    assert_eq!(events.next(Kind::Delivered).await.head.attempt, 2);
     relay.shut_down().await;
 }
 
@@ -75,14 +76,14 @@ async fn each_recipient_is_an_entry_of_its_own() {
     // Three recipients, and the notification about one of them.
     for _ in 0..4 {
         let end = events.next_end().await;
-        ends.push((end.recipient.unwrap().to_string(), end.kind.name(), end.cause));
+        ends.push((end.head.recipient.as_ref().unwrap().to_string(), end.kind().name(), end.cause()));
     }
     ends.sort();
     assert_eq!(
         ends,
         [
             ("alice@a.test".to_owned(), "delivered", None),
-            ("bob@a.test".to_owned(), "failed", Some("bad_mailbox")),
+            ("bob@a.test".to_owned(), "failed", Some(Cause::BadMailbox)),
             ("carol@b.test".to_owned(), "delivered", None),
             ("otp@app.test".to_owned(), "delivered", None),
         ]
@@ -149,7 +150,7 @@ async fn a_session_that_ended_while_idle_costs_nothing() {
         mx.trick("MAIL", trick, 1);
         app.submit(&["alice@example.test"], &mail("two")).await;
         let delivered = events.next(Kind::Delivered).await;
-        assert_eq!(delivered.attempt, 1);
+        assert_eq!(delivered.head.attempt, 1);
         assert_eq!((mx.received().len(), mx.connections()), (2, 2));
         relay.shut_down().await;
     }
@@ -168,10 +169,10 @@ async fn what_is_refused_for_now_is_tried_again() {
     assert!(app.say("DATA").await.starts_with("354"));
     assert!(app.say(&format!("{}\r\n.", mail("one"))).await.starts_with("250"));
     let deferred = events.next(Kind::Greylisted).await;
-    let pause = deferred.next_attempt_at.unwrap().since(deferred.time);
+    let pause = deferred.next_attempt_at().unwrap().since(deferred.head.time);
     assert!((Duration::from_secs(1)..Duration::from_millis(1610)).contains(&pause), "the first step: {pause:?}");
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!(delivered.attempt, 2);
+    assert_eq!(delivered.head.attempt, 2);
     let content = text(&mx.received()[0].content);
     assert!(content.contains("Subject: one"), "read back from the store: {content}");
     relay.shut_down().await;
@@ -193,7 +194,7 @@ async fn an_acknowledged_message_survives_a_crash() {
     let after = FakeMx::start(PIPELINING).await;
     let (second, mut events) = start_relay(image.path(), after.address, "");
     for _ in 0..2 {
-        assert_eq!(events.next_end().await.kind, Kind::Delivered);
+        assert_eq!(events.next_end().await.kind(), Kind::Delivered);
     }
     let mut sizes: Vec<usize> = after.received().iter().map(|received| received.content.len()).collect();
     sizes.sort_unstable();
@@ -239,10 +240,13 @@ async fn a_lost_final_reply_is_told_as_it_is() {
         app.submit(&["alice@example.test"], &mail("one")).await;
         if at_most_once == "true" {
             let end = events.next_end().await;
-            assert_eq!((end.kind, end.cause, end.may_have_arrived), (Kind::Failed, Some("outcome_unknown"), true));
+            assert_eq!(
+                (end.kind(), end.cause(), end.may_have_arrived()),
+                (Kind::Failed, Some(Cause::OutcomeUnknown), true)
+            );
         } else {
             let deferred = events.next(Kind::Deferred).await;
-            assert_eq!((deferred.cause, deferred.may_have_arrived), (Some("outcome_unknown"), true));
+            assert_eq!((deferred.cause(), deferred.may_have_arrived()), (Some(Cause::OutcomeUnknown), true));
             events.next(Kind::Delivered).await;
         }
         assert_eq!(mx.received().len(), expected);
@@ -312,7 +316,7 @@ async fn a_host_that_does_not_answer_gives_way_to_the_next() {
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@two.test"], &mail("one")).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("mx.test")));
     relay.shut_down().await;
 }
 
@@ -326,7 +330,7 @@ async fn a_host_that_refuses_everybody_is_tried_again() {
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;
     let deferred = events.next(Kind::Deferred).await;
-    assert_eq!(deferred.reply.as_deref(), Some("554 5.3.2 not today"));
+    assert_eq!(deferred.reply(), Some("554 5.3.2 not today"));
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
 }
@@ -347,7 +351,7 @@ async fn a_draining_relay_takes_no_new_mail_and_keeps_the_old() {
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     let after = FakeMx::start(PIPELINING).await;
     let (second, mut events) = start_relay(folder.path(), after.address, "");
-    assert_eq!(events.next_end().await.kind, Kind::Delivered);
+    assert_eq!(events.next_end().await.kind(), Kind::Delivered);
     second.shut_down().await;
 }
 
@@ -362,6 +366,6 @@ async fn mail_from_an_address_that_the_machine_does_not_have_waits_and_says_why(
     assert!(reply.starts_with("250"), "{reply}");
     let deferred = events.next(Kind::Deferred).await;
     let expected = "this machine does not have the address 192.0.2.77 of delivery.source_addresses (EADDRNOTAVAIL)";
-    assert_eq!(deferred.reply.as_deref(), Some(expected));
+    assert_eq!(deferred.reply(), Some(expected));
     relay.shut_down().await;
 }

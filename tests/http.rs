@@ -8,6 +8,7 @@ use std::path::Path;
 
 use otp_relay::app::Relay;
 use otp_relay::event::Kind;
+use otp_relay::event::cause::Cause;
 use otp_relay::intake::user::token_hash;
 use serde_json::{Value, json};
 use support::fake_mx::{FakeMx, Trick};
@@ -79,7 +80,7 @@ async fn a_message_goes_in_and_its_story_comes_out() {
     let id = answer.json()["id"].as_str().unwrap().to_owned();
     assert_eq!(answer.json()["entries"][0]["recipient"], "alice@example.test");
     let delivered = bench.events.next(Kind::Delivered).await;
-    assert_eq!(delivered.id.to_string(), id);
+    assert_eq!(delivered.head.id.to_string(), id);
     let message = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     assert_eq!(
         (&message["user"], &message["lane"], &message["tag"]),
@@ -132,7 +133,7 @@ async fn lines_are_made_to_end_in_crlf() {
     let body = json!({"from": "otp@shop.test", "to": "alice@example.test", "raw": raw});
     assert_eq!(bench.shop.post("/v1/messages", body).await.status, 202);
     let delivered = bench.events.next(Kind::Delivered).await;
-    assert_eq!(delivered.tag.as_deref(), Some("raw"));
+    assert_eq!(delivered.head.tag.as_deref(), Some("raw"));
     assert!(text(&bench.mx.received()[0].content).ends_with("\r\nSubject: x\r\n\r\none\r\ntwo\r\n"));
     bench.relay.shut_down().await;
 }
@@ -301,7 +302,7 @@ async fn what_is_on_its_way_may_still_arrive() {
     let retried = bench.shop.post("/v1/queue/retry", json!({"destination": "example.test"})).await.json();
     assert_eq!(retried["retried"].as_array().unwrap().len(), 1);
     let lost = bench.events.next(Kind::Deferred).await;
-    assert_eq!(lost.cause, Some("outcome_unknown"));
+    assert_eq!(lost.cause(), Some(Cause::OutcomeUnknown));
     assert!(bench.bank.delete("/v1/messages?key=login:42").await.json()["entries"].as_array().unwrap().is_empty());
     assert_eq!(bench.shop.delete("/v1/messages").await.status, 422);
     let answer = bench.shop.delete("/v1/messages?key=login:42&recipient=alice@example.test").await.json();
@@ -337,7 +338,7 @@ async fn the_queue_can_be_looked_at_and_hurried() {
     assert!(others["retried"].as_array().unwrap().is_empty());
     let retried = bench.operator.post("/v1/queue/retry", json!({"id": format!("{id}-1")})).await.json();
     assert_eq!(retried["retried"], json!([format!("{id}-1")]));
-    assert_eq!(bench.events.next(Kind::Delivered).await.id.to_string(), id);
+    assert_eq!(bench.events.next(Kind::Delivered).await.head.id.to_string(), id);
     bench.relay.shut_down().await;
 }
 
@@ -349,21 +350,21 @@ async fn a_code_that_would_come_too_late_is_at_risk_in_the_answer() {
     let first = bench.shop.post("/v1/messages", first).await.json();
     assert_eq!((&first["entries"][0]["at_risk"], &first["entries"][0]["predicted_at"]), (&json!(false), &Value::Null));
     let refused = bench.events.next(Kind::Greylisted).await;
-    let opens_at = json!(refused.time.plus(std::time::Duration::from_millis(901_200)).rfc3339());
+    let opens_at = json!(refused.head.time.plus(std::time::Duration::from_millis(901_200)).rfc3339());
     let answer = bench.shop.post("/v1/messages", mail("alice@example.test")).await;
     assert_eq!(answer.status, 202);
     let second = answer.json();
     let told = bench.events.next(Kind::AtRisk).await;
-    assert_eq!((told.id.to_string(), told.attempt), (second["id"].as_str().unwrap().to_owned(), 0));
+    assert_eq!((told.head.id.to_string(), told.head.attempt), (second["id"].as_str().unwrap().to_owned(), 0));
     let first = bench.shop.get(&format!("/v1/messages/{}", first["id"].as_str().unwrap())).await.json();
-    let second_now = bench.shop.get(&format!("/v1/messages/{}", told.id)).await.json();
+    let second_now = bench.shop.get(&format!("/v1/messages/{}", told.head.id)).await.json();
     let listed = bench.shop.get("/v1/queue").await.json()["messages"][1].clone();
     for (message, at_risk) in [(&first, false), (&second, true), (&second_now, true), (&listed, true)] {
         let entry = &message["entries"][0];
         assert_eq!((&entry["at_risk"], &entry["predicted_at"]), (&json!(at_risk), &opens_at), "{message}");
     }
-    bench.shop.delete(&format!("/v1/messages/{}", told.id)).await;
-    let ended = bench.shop.get(&format!("/v1/messages/{}", told.id)).await.json();
+    bench.shop.delete(&format!("/v1/messages/{}", told.head.id)).await;
+    let ended = bench.shop.get(&format!("/v1/messages/{}", told.head.id)).await.json();
     let entry = &ended["entries"][0];
     assert_eq!((&entry["at_risk"], &entry["predicted_at"]), (&json!(true), &Value::Null), "what it was");
     bench.relay.shut_down().await;
@@ -379,7 +380,7 @@ async fn a_used_code_is_noted_once() {
         assert_eq!(bench.shop.post(&format!("/v1/messages/{id}/verified"), json!({})).await.status, 204);
     }
     let verified = bench.events.next(Kind::Verified).await;
-    assert_eq!((verified.id.to_string(), verified.tag.as_deref()), (id.clone(), Some("signup")));
+    assert_eq!((verified.head.id.to_string(), verified.head.tag.as_deref()), (id.clone(), Some("signup")));
     let message = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     let is_verified = |event: &&Value| event["event"] == "verified";
     assert_eq!(message["events"].as_array().unwrap().iter().filter(is_verified).count(), 1);

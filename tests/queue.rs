@@ -6,12 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::event::{Attempted, Event, Kind, Sink, Suppress};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::mail::message::Content;
-use otp_relay::queue::claim::{Gone, NotReleased, Report, Settlement};
+use otp_relay::queue::claim::{Gone, NotReleased, Settlement};
 use otp_relay::queue::entry::{LEASE, Message, SignedContent, State};
 use otp_relay::queue::journal::JournalError;
 use otp_relay::queue::memory_store::MemoryStore;
@@ -38,7 +38,7 @@ impl Workers for Witness {
 
 impl Sink for Witness {
     fn emit(&self, event: Event) {
-        self.events.lock().push(event.kind);
+        self.events.lock().push(event.kind());
     }
 }
 
@@ -102,6 +102,14 @@ impl Bench {
     }
 }
 
+fn delivered() -> Settlement {
+    Settlement::Delivered { attempted: Attempted::default(), notifies: false }
+}
+
+fn put_off(next_attempt_at: Timestamp) -> Settlement {
+    Settlement::put_off(Attempted::default(), next_attempt_at)
+}
+
 async fn pass(span: Duration) {
     tokio::time::sleep(span).await;
 }
@@ -114,7 +122,7 @@ async fn an_entry_is_claimed_once_and_settled_once() {
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
     assert_eq!(claim.check(bench.clock.now()), Ok(()));
-    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    claim.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Delivered]);
     assert_eq!(bench.queue.depth().messages, 0);
     bench.queue.flush().await.unwrap();
@@ -128,7 +136,7 @@ async fn a_deferred_entry_is_offered_when_it_is_due_and_not_before() {
     bench.offers();
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
-    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    claim.settle(put_off(next_attempt_at), bench.clock.now());
     pass(Duration::from_millis(29_990)).await;
     assert!(bench.offers().is_empty());
     assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
@@ -156,7 +164,7 @@ async fn an_attempt_that_outlives_the_message_does_not_send_it() {
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     pass(Duration::from_secs(6)).await;
     assert_eq!(claim.check(bench.clock.now()), Err(Gone::Expired));
-    claim.settle(&Settlement::Expired, Report::default(), bench.clock.now());
+    claim.settle(Settlement::Expired(Attempted::default()), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Expired]);
 }
 
@@ -174,9 +182,9 @@ async fn a_lease_that_nobody_renews_ends_and_its_claim_is_void() {
     assert_eq!(bench.offers(), [entry]);
     let second = bench.queue.claim(entry, bench.clock.now()).unwrap();
     assert_eq!(renewed.check(bench.clock.now()), Err(Gone::Ended));
-    renewed.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    renewed.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted]);
-    second.settle(&Settlement::Failed, Report::default(), bench.clock.now());
+    second.settle(Settlement::Failed { attempted: Attempted::default(), suppress: Suppress::No }, bench.clock.now());
     assert_eq!(bench.events(), [Kind::Failed]);
 }
 
@@ -198,7 +206,7 @@ async fn a_full_queue_refuses_and_keeps_what_it_has() {
     assert_eq!(bench.accept(2).await, Err(AppendError::QueueFull { entries_max: 3 }));
     bench.accept(1).await.unwrap();
     let claim = bench.queue.claim(first, bench.clock.now()).unwrap();
-    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    claim.settle(delivered(), bench.clock.now());
     bench.accept(1).await.unwrap();
 }
 
@@ -210,7 +218,7 @@ async fn a_store_that_fails_refuses_new_mail_and_loses_no_old() {
     assert_eq!(bench.accept(1).await, Err(AppendError::Journal(JournalError::Full)));
     assert!(!bench.queue.is_able_to_store());
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
-    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    claim.settle(delivered(), bench.clock.now());
     bench.store.set_failing(false);
     pass(Duration::from_secs(2)).await;
     bench.accept(1).await.unwrap();
@@ -225,10 +233,10 @@ async fn a_restart_resumes_every_entry_in_its_place() {
     let entry = bench.accept(3).await.unwrap();
     let now = bench.clock.now();
     let other = EntryId { index: 1, ..entry };
-    bench.queue.claim(entry, now).unwrap().settle(&Settlement::Delivered, Report::default(), now);
+    bench.queue.claim(entry, now).unwrap().settle(delivered(), now);
     let next_attempt_at = now.plus(Duration::from_secs(100));
     let claim = bench.queue.claim(other, now).unwrap();
-    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), now);
+    claim.settle(put_off(next_attempt_at), now);
     bench.queue.flush().await.unwrap();
     let again = Bench::on(bench.store.clone(), bench.clock.clone());
     pass(Duration::from_secs(1)).await;
@@ -275,7 +283,7 @@ async fn what_is_cancelled_does_not_leave_any_more() {
     assert_eq!(cancelled[1].recipient.as_str(), "user1@example.test");
     assert_eq!(claim.check(bench.clock.now()), Err(Gone::Ended));
     assert_eq!(claim.release_content(bench.clock.now()).await, Err(NotReleased::Gone(Gone::Ended)));
-    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    claim.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Cancelled, Kind::Cancelled]);
     assert!(bench.queue.message(entry.message).is_none());
     assert!(bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now()).is_empty());
@@ -291,7 +299,7 @@ async fn what_is_on_its_way_may_still_arrive() {
     claim.release_content(bench.clock.now()).await.unwrap();
     let cancelled = bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now());
     assert!(cancelled[0].may_still_arrive);
-    claim.settle(&Settlement::Delivered, Report::default(), bench.clock.now());
+    claim.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Cancelled]);
 }
 
@@ -303,7 +311,7 @@ async fn a_refused_attempt_is_no_longer_on_its_way() {
     let mut claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     claim.release_content(bench.clock.now()).await.unwrap();
     let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
-    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    claim.settle(put_off(next_attempt_at), bench.clock.now());
     let recipient = Filter { recipient: Some("user0@example.test".into()), ..Filter::default() };
     bench.offers();
     assert!(!bench.queue.cancel(&recipient, bench.clock.now())[0].may_still_arrive);
@@ -320,7 +328,7 @@ async fn a_deferred_entry_can_be_made_due() {
     bench.offers();
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     let next_attempt_at = bench.clock.now().plus(Duration::from_secs(30));
-    claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+    claim.settle(put_off(next_attempt_at), bench.clock.now());
     let elsewhere = Filter { domain: Some("other.test".into()), ..Filter::default() };
     assert!(bench.queue.retry_now(&elsewhere, bench.clock.now()).is_empty());
     assert_eq!(bench.queue.retry_now(&at_domain, bench.clock.now()), [entry]);
@@ -340,7 +348,7 @@ async fn a_user_has_an_entry_tried_again_now_and_then() {
     let defer = |entry: EntryId| {
         let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
         let next_attempt_at = bench.clock.now().plus(Duration::from_secs(300));
-        claim.settle(&Settlement::Deferred { next_attempt_at }, Report::default(), bench.clock.now());
+        claim.settle(put_off(next_attempt_at), bench.clock.now());
     };
     let ask = || {
         let retried = bench.queue.retry_after(&all, minute, bench.clock.now());

@@ -136,7 +136,7 @@ async fn a_code_is_beyond_reach_after_its_life() {
     let mut app = Client::connect(relay.addresses()[0]).await;
     let reply = app.submit(&["alice@example.test"], &format!("{}\r\n{MARKER}\r\n", mail(MARKER))).await;
     assert!(reply.starts_with("250"), "{reply}");
-    let expires_at = events.next(Kind::Deferred).await.expires_at;
+    let expires_at = events.next(Kind::Deferred).await.head.expires_at;
     relay.queue().flush().await.unwrap();
     let key = std::fs::read(key_of(&data, expires_at)).unwrap();
     copy_folder(&data, image.path());
@@ -145,7 +145,7 @@ async fn a_code_is_beyond_reach_after_its_life() {
 
     let clock = Arc::new(ManualClock::new(START.plus(30 * MINUTE)));
     let (relay, mut events) = start_relay_by(clock, folder.path(), mx.address, "");
-    assert_eq!(events.next_end().await.kind, Kind::Expired);
+    assert_eq!(events.next_end().await.kind(), Kind::Expired);
     relay.shut_down().await;
     assert!(found_in(&data, MARKER.as_bytes()).is_empty());
     assert!(found_in(&data, &key[8..40]).is_empty());

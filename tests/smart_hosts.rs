@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use otp_relay::app::Relay;
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::queue::entry::State;
 use otp_relay::queue::steer::Filter;
@@ -44,7 +45,7 @@ async fn story(events: &mut Events) -> Vec<Event> {
     let mut story = Vec::new();
     loop {
         let event = events.any().await;
-        let is_end = event.kind.is_end();
+        let is_end = event.kind().is_end();
         story.push(event);
         if is_end {
             return story;
@@ -56,7 +57,7 @@ async fn story(events: &mut Events) -> Vec<Event> {
 fn assert_one_at_a_time(story: &[Event]) {
     let mut is_running = false;
     for event in story {
-        match event.kind {
+        match event.kind() {
             Kind::Attempted => assert!(!std::mem::replace(&mut is_running, true), "two at once: {story:#?}"),
             Kind::Deferred | Kind::Greylisted | Kind::Delivered | Kind::Failed => is_running = false,
             _ => {}
@@ -65,7 +66,7 @@ fn assert_one_at_a_time(story: &[Event]) {
 }
 
 fn note(event: &Event) -> &str {
-    event.note.as_deref().unwrap_or_default()
+    event.note().unwrap_or_default()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -77,23 +78,23 @@ async fn a_smart_host_takes_over_while_there_is_time_and_then_mail_goes_straight
     submit(&relay, "alice@example.test", 60).await;
     let story_of_one = story(&mut events).await;
     assert_one_at_a_time(&story_of_one);
-    let greylisted = story_of_one.iter().find(|event| event.kind == Kind::Greylisted).unwrap();
+    let greylisted = story_of_one.iter().find(|event| event.kind() == Kind::Greylisted).unwrap();
     let expected = format!("next by the smart host {}: the direct way cannot make it in time", smart.address);
     assert_eq!(note(greylisted), expected);
-    assert!(story_of_one.iter().any(|event| event.kind == Kind::AtRisk));
+    assert!(story_of_one.iter().any(|event| event.kind() == Kind::AtRisk));
     let delivered = story_of_one.last().unwrap();
-    assert_eq!((delivered.kind, delivered.attempt), (Kind::Delivered, 2));
-    assert!(delivered.time < delivered.expires_at);
-    assert_eq!(delivered.destination.as_deref(), Some("127.0.0.1"));
+    assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 2));
+    assert!(delivered.head.time < delivered.head.expires_at);
+    assert_eq!(delivered.destination(), Some("127.0.0.1"));
     let expected = format!("in clear text; smart host {}: the direct way cannot make it in time", smart.address);
     assert_eq!(note(delivered), expected);
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     // What the smart host did was not learned about the destination.
-    let facts = relay.queue().greylists().facts("example.test", "mx.test", delivered.time).unwrap();
+    let facts = relay.queue().greylists().facts("example.test", "mx.test", delivered.head.time).unwrap();
     assert_eq!((facts.bounds().1, facts.contacts()), (None, (1, 1)));
     submit(&relay, "bob@example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("mx.test")));
     assert_eq!((mx.received().len(), smart.received().len()), (1, 1));
     relay.shut_down().await;
 }
@@ -108,7 +109,7 @@ async fn a_host_that_names_no_time_is_tried_until_it_gets_tight() {
     let story = story(&mut events).await;
     assert_one_at_a_time(&story);
     let delivered = story.last().unwrap();
-    assert_eq!((delivered.kind, delivered.attempt), (Kind::Delivered, 3));
+    assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 3));
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     relay.shut_down().await;
 }
@@ -121,14 +122,14 @@ async fn a_host_for_all_mail_is_the_first() {
     let (relay, mut events) = start_relay(folder.path(), mx.address, &some);
     submit(&relay, "alice@sub.example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!(delivered.attempt, 1);
+    assert_eq!(delivered.head.attempt, 1);
     assert_eq!(
         note(&delivered),
         format!("in clear text; smart host {}: it takes all mail for this domain", smart.address)
     );
     assert_eq!((mx.connections(), smart.received().len()), (0, 1));
     submit(&relay, "alice@example.test", 60).await;
-    assert_eq!(events.next(Kind::Delivered).await.destination.as_deref(), Some("mx.test"));
+    assert_eq!(events.next(Kind::Delivered).await.destination(), Some("mx.test"));
     relay.shut_down().await;
 }
 
@@ -145,7 +146,7 @@ async fn what_is_about_us_goes_by_another_sender_at_once() {
     // What is about the recipient does not.
     submit(&relay, "bob@example.test", 600).await;
     let failed = events.next_end().await;
-    assert_eq!((failed.kind, failed.cause, failed.attempt), (Kind::Failed, Some("bad_mailbox"), 1));
+    assert_eq!((failed.kind(), failed.cause(), failed.head.attempt), (Kind::Failed, Some(Cause::BadMailbox), 1));
 
     relay.shut_down().await;
 }
@@ -162,16 +163,16 @@ async fn several_are_tried_in_order_and_then_the_direct_way() {
     submit(&relay, "alice@example.test", 60).await;
     let story_of_one = story(&mut events).await;
     assert_one_at_a_time(&story_of_one);
-    let notes: Vec<&str> = story_of_one.iter().filter(|event| event.kind == Kind::Deferred).map(note).collect();
+    let notes: Vec<&str> = story_of_one.iter().filter(|event| event.kind() == Kind::Deferred).map(note).collect();
     let by_second = format!("next by the smart host {}: it takes all mail for this domain", second.address);
     assert_eq!(notes, [by_second.as_str(), "next straight to the destination"]);
     let delivered = story_of_one.last().unwrap();
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (3, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (3, Some("mx.test")));
     assert_eq!((first.connections(), second.connections()), (1, 1));
     // The second is left alone for a moment; the first only refused one message.
     submit(&relay, "bob@example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (2, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (2, Some("mx.test")));
     assert_eq!(second.connections(), 1);
     let api = Http { address: relay.http_address().unwrap(), token: String::new() };
     let metrics = api.ask("GET", "/metrics", "", "").await.body;
@@ -212,7 +213,7 @@ async fn it_logs_in_over_a_verified_session_and_keeps_it() {
     for _ in 0..2 {
         submit(&relay, "alice@example.test", 60).await;
         let delivered = events.next(Kind::Delivered).await;
-        assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("smtp.test")));
+        assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("smtp.test")));
         let note = note(&delivered);
         assert!(note.starts_with("TLSv1.3 ") && note.contains(", verified by name; smart host"), "{note}");
     }
@@ -229,13 +230,13 @@ async fn a_wrong_password_is_no_fault_of_the_recipient() {
     let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, "ca_file = \"smart.pem\"");
     submit(&relay, "alice@example.test", 60).await;
     let deferred = events.next(Kind::Deferred).await;
-    assert_eq!((deferred.cause, deferred.reply.as_deref()), (Some("policy_rejected"), Some("535 5.7.8 who are you?")));
-    assert!(deferred.steps.unwrap().iter().all(|step| !step.result.contains("d3Jvbmc")));
+    assert_eq!((deferred.cause(), deferred.reply()), (Some(Cause::PolicyRejected), Some("535 5.7.8 who are you?")));
+    assert!(deferred.steps().unwrap().iter().all(|step| !step.result.contains("d3Jvbmc")));
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (2, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (2, Some("mx.test")));
     // The next code does not try it again at once.
     submit(&relay, "bob@example.test", 60).await;
-    assert_eq!(events.next(Kind::Delivered).await.attempt, 1);
+    assert_eq!(events.next(Kind::Delivered).await.head.attempt, 1);
     assert_eq!((auth_lines(&smart), mx.received().len()), (1, 2));
     relay.shut_down().await;
 }
@@ -257,11 +258,11 @@ async fn a_password_is_never_sent_to_a_host_that_is_not_verified() {
         let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, ca_file);
         submit(&relay, "alice@example.test", 60).await;
         let deferred = events.next(Kind::Deferred).await;
-        let reply = deferred.reply.unwrap();
+        let reply = deferred.reply().unwrap();
         assert!(reply.starts_with(why), "{reply}");
-        assert_eq!(deferred.cause, Some("tls_required"));
+        assert_eq!(deferred.cause(), Some(Cause::TlsRequired));
         let delivered = events.next(Kind::Delivered).await;
-        assert_eq!(delivered.destination.as_deref(), Some("mx.test"));
+        assert_eq!(delivered.destination(), Some("mx.test"));
         assert_eq!((auth_lines(&smart), smart.received().len(), smart.connections()), (0, 0, 1));
         relay.shut_down().await;
     }
@@ -283,10 +284,10 @@ async fn where_tls_begins_with_the_connection_it_logs_in_and_keeps_the_session()
     let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, "ca_file = \"smart.pem\"");
     submit(&relay, "alice@example.test", 60).await;
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("smtp.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("smtp.test")));
     let told = note(&delivered);
     assert!(told.starts_with("TLSv1.3 ") && told.contains(", verified by name; smart host"), "{told}");
-    let steps = delivered.steps.unwrap();
+    let steps = delivered.steps().unwrap();
     let stages: Vec<&str> = steps.iter().map(|step| step.stage.as_ref()).filter(|stage| *stage != "DNS").collect();
     assert_eq!(stages[..4], ["connect", "TLS", "banner", "EHLO"], "{steps:?}");
     let handshake = steps.iter().find(|step| step.stage.as_ref() == "TLS").unwrap();
@@ -319,9 +320,9 @@ async fn where_tls_begins_with_the_connection_no_password_goes_to_a_host_that_is
         let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, ca_file);
         submit(&relay, "alice@example.test", 60).await;
         let deferred = events.next(Kind::Deferred).await;
-        assert!(deferred.reply.as_ref().unwrap().starts_with(reason), "{deferred:?}");
-        assert_eq!(deferred.cause, Some("tls_required"));
-        assert_eq!(events.next(Kind::Delivered).await.destination.as_deref(), Some("mx.test"));
+        assert!(deferred.reply().as_ref().unwrap().starts_with(reason), "{deferred:?}");
+        assert_eq!(deferred.cause(), Some(Cause::TlsRequired));
+        assert_eq!(events.next(Kind::Delivered).await.destination(), Some("mx.test"));
         assert_eq!((auth_lines(&smart), smart.received().len(), smart.connections()), (0, 0, 1));
         relay.shut_down().await;
     }
@@ -358,21 +359,21 @@ async fn what_requires_tls_goes_by_a_smart_host_that_is_known_and_passes_it_on()
         assert_one_at_a_time(&story);
         let end = story.last().unwrap();
         if let Some(refusal) = refusal {
-            let deferred = story.iter().find(|event| event.kind == Kind::Deferred).unwrap();
-            assert_eq!((deferred.cause, deferred.destination.as_deref()), (Some("tls_required"), Some("smtp.test")));
-            assert!(deferred.reply.as_ref().unwrap().starts_with(refusal), "{deferred:?}");
+            let deferred = story.iter().find(|event| event.kind() == Kind::Deferred).unwrap();
+            assert_eq!((deferred.cause(), deferred.destination()), (Some(Cause::TlsRequired), Some("smtp.test")));
+            assert!(deferred.reply().as_ref().unwrap().starts_with(refusal), "{deferred:?}");
             // Nobody vouches for the name of the domain's own host either.
-            assert_eq!((end.kind, end.cause, end.attempt), (Kind::Failed, Some("tls_required"), 2));
+            assert_eq!((end.kind(), end.cause(), end.head.attempt), (Kind::Failed, Some(Cause::TlsRequired), 2));
             assert!(smart.received().is_empty());
         } else {
-            assert_eq!((end.kind, end.attempt), (Kind::Delivered, 1));
+            assert_eq!((end.kind(), end.head.attempt), (Kind::Delivered, 1));
             assert!(note(end).contains("verified by name (REQUIRETLS); smart host"), "{}", note(end));
             assert!(smart.received()[0].mail.contains(" REQUIRETLS"));
         }
         // A message that asks for too much is nothing against the smart host.
         submit(&relay, "bob@example.test", 60).await;
         let delivered = events.next(Kind::Delivered).await;
-        assert_eq!((delivered.attempt, delivered.destination.as_deref()), (1, Some("smtp.test")));
+        assert_eq!((delivered.head.attempt, delivered.destination()), (1, Some("smtp.test")));
         assert_eq!(mx.connections(), 0);
         relay.shut_down().await;
     }
@@ -388,7 +389,7 @@ async fn a_restart_keeps_the_way() {
     let (relay, mut events) = start_relay(folder.path(), mx.address, &more);
     submit(&relay, "alice@example.test", 600).await;
     let first = events.next(Kind::Deferred).await;
-    assert_eq!(first.destination.as_deref(), Some("mx.test"));
+    assert_eq!(first.destination(), Some("mx.test"));
     // Refused for good by the one, put off by the other: only the smart host is left.
     let second = events.next(Kind::Deferred).await;
     assert!(note(&second).starts_with("next by the smart host"), "{}", note(&second));
@@ -397,9 +398,9 @@ async fn a_restart_keeps_the_way() {
     copy_folder(folder.path(), after_crash.path());
     relay.shut_down().await;
     let (revived, mut events) = start_relay(after_crash.path(), mx.address, &more);
-    assert_eq!(revived.queue().retry_now(&Filter::default(), second.time).len(), 1);
+    assert_eq!(revived.queue().retry_now(&Filter::default(), second.head.time).len(), 1);
     let delivered = events.next_end().await;
-    assert_eq!((delivered.kind, delivered.attempt), (Kind::Delivered, 3));
+    assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 3));
     assert_eq!(note(&delivered), format!("in clear text; smart host {}: another sender may do better", smart.address));
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     assert_eq!(revived.queue().list(&Filter { state: Some(State::Deferred), ..Filter::default() }, 1).entries, 0);
@@ -414,9 +415,9 @@ async fn a_smart_host_without_address_gives_way() {
     let (relay, mut events) = start_relay(folder.path(), mx.address, dead);
     submit(&relay, "alice@example.test", 60).await;
     let deferred = events.next(Kind::Deferred).await;
-    assert_eq!((deferred.cause, deferred.destination.as_deref()), (Some("unreachable"), Some("dead.test")));
+    assert_eq!((deferred.cause(), deferred.destination()), (Some(Cause::Unreachable), Some("dead.test")));
     let delivered = events.next(Kind::Delivered).await;
-    assert_eq!((delivered.attempt, delivered.destination.as_deref()), (2, Some("mx.test")));
+    assert_eq!((delivered.head.attempt, delivered.destination()), (2, Some("mx.test")));
     relay.shut_down().await;
 }
 
@@ -430,14 +431,14 @@ async fn what_a_smart_host_takes_from_the_beginning_is_not_at_risk_of_greylistin
     submit(&relay, "alice@example.test", 3600).await;
     events.next(Kind::Greylisted).await;
     submit(&relay, "alice@example.test", 300).await;
-    assert_eq!(events.next(Kind::AtRisk).await.attempt, 0);
+    assert_eq!(events.next(Kind::AtRisk).await.head.attempt, 0);
     relay.shut_down().await;
     let (relay, mut events) = start_relay(folder.path(), mx.address, &plain(&smart, "always"));
     submit(&relay, "alice@example.test", 200).await;
     loop {
         let event = events.next_of(&[Kind::AtRisk, Kind::Delivered]).await;
-        if event.expires_at.since(event.time) <= std::time::Duration::from_secs(200) {
-            assert_eq!(event.kind, Kind::Delivered, "{event:?}");
+        if event.head.expires_at.since(event.head.time) <= std::time::Duration::from_secs(200) {
+            assert_eq!(event.kind(), Kind::Delivered, "{event:?}");
             break;
         }
     }

@@ -14,6 +14,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use otp_relay::app::{Ground, Relay};
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::destination::tlsa::TlsaRecord;
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::tls;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -208,7 +209,7 @@ async fn first_attempt(stage: &Stage, mx: &FakeMx, recipient: &str, content: &st
     // Messages that were held before may be due again.
     let outcome = loop {
         let event = outcome(&mut events).await;
-        if reply.contains(&event.id.to_string()) {
+        if reply.contains(&event.head.id.to_string()) {
             break event;
         }
     };
@@ -222,8 +223,8 @@ async fn outcome(events: &mut Events) -> Event {
 
 #[track_caller]
 fn assert_delivered(event: &Event, mx: &FakeMx, how: &str) {
-    assert_eq!(event.kind, Kind::Delivered, "{:?} {:?}", event.cause, event.reply);
-    let note = event.note.as_deref().unwrap_or_default();
+    assert_eq!(event.kind(), Kind::Delivered, "{:?} {:?}", event.cause(), event.reply());
+    let note = event.note().unwrap_or_default();
     assert!(note.starts_with("TLSv1.3 ") && note.contains(how), "{note}");
     assert_eq!(mx.received().len(), 1);
 }
@@ -231,8 +232,8 @@ fn assert_delivered(event: &Event, mx: &FakeMx, how: &str) {
 /// Not sent, to be tried again, and not a word of it said to the host.
 #[track_caller]
 fn assert_held(event: &Event, mx: &FakeMx, why: &str) {
-    assert_eq!((event.kind, event.cause), (Kind::Deferred, Some("tls_required")), "{:?}", event.reply);
-    let reply = event.reply.as_deref().unwrap_or_default();
+    assert_eq!((event.kind(), event.cause()), (Kind::Deferred, Some(Cause::TlsRequired)), "{:?}", event.reply());
+    let reply = event.reply().unwrap_or_default();
     assert!(reply.contains(why), "{reply}");
     assert!(!mx.log().iter().any(|line| line.starts_with("MAIL")), "{:?}", mx.log());
 }
@@ -411,8 +412,8 @@ async fn an_idle_session_is_judged_anew() {
         app.submit(&["a@sts.test"], &mail("two")).await;
         let event = outcome(&mut events).await;
         let is_good = connections == 1;
-        assert_eq!(event.kind, if is_good { Kind::Delivered } else { Kind::Deferred }, "{:?}", event.reply);
-        assert_eq!(event.note.as_deref().is_some_and(|note| note.contains("verified by name (MTA-STS)")), is_good);
+        assert_eq!(event.kind(), if is_good { Kind::Delivered } else { Kind::Deferred }, "{:?}", event.reply());
+        assert_eq!(event.note().is_some_and(|note| note.contains("verified by name (MTA-STS)")), is_good);
         assert_eq!((mx.connections(), mx.received().len()), (connections, if is_good { 2 } else { 1 }));
         relay.shut_down().await;
     }
@@ -434,7 +435,7 @@ async fn requiretls_needs_a_host_that_is_known_and_passes_it_on() {
         event
     }
     let refuses = |event: &Event, mx: &FakeMx| {
-        assert_eq!((event.kind, event.cause), (Kind::Failed, Some("tls_required")), "{:?}", event.reply);
+        assert_eq!((event.kind(), event.cause()), (Kind::Failed, Some(Cause::TlsRequired)), "{:?}", event.reply());
         // The notification to the sender, which holds nothing of it, may go.
         assert!(!mx.log().iter().any(|line| line.starts_with("MAIL FROM:<otp@")), "{:?}", mx.log());
     };
@@ -473,7 +474,7 @@ async fn the_configuration_can_ask_for_more() {
         let (relay, mut events) = stage.start(&mx, &exception(tls));
         Client::connect(relay.addresses()[0]).await.submit(&[recipient], &mail("one")).await;
         let event = outcome(&mut events).await;
-        assert_eq!(event.kind, expected, "{tls} {recipient} {:?}", event.reply);
+        assert_eq!(event.kind(), expected, "{tls} {recipient} {:?}", event.reply());
         assert_eq!(mx.log().iter().any(|line| line == "STARTTLS"), !["dane", "none"].contains(&tls));
         relay.shut_down().await;
     }

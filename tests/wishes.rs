@@ -7,6 +7,7 @@ mod support;
 use std::time::Duration;
 
 use otp_relay::app::Relay;
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use support::client::{Client, mail};
 use support::fake_mx::{FakeMx, Received, Trick};
@@ -53,17 +54,17 @@ impl Scene {
 }
 
 fn life(event: &Event) -> u64 {
-    event.expires_at.since(event.time.minus(event.since_accepted)).as_secs()
+    event.head.expires_at.since(event.head.time.minus(event.head.since_accepted)).as_secs()
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wish_is_granted_and_does_not_leave_the_relay() {
     let mut scene = Scene::with("life = \"7m\"", "").await;
     let plain = scene.accepted("alice@example.test", "").await;
-    assert_eq!((life(&plain), plain.lane.name()), (420, "otp"));
+    assert_eq!((life(&plain), plain.head.lane.name()), (420, "otp"));
     let fields = "X-OTP-Life: 300\r\nX-OTP-Lane: reset\r\nX-OTP-Key: login:42\r\nX-OTP-Tag: signup\r\n";
     let wished = scene.accepted("bob@example.test", fields).await;
-    assert_eq!((life(&wished), wished.lane.name(), wished.tag.as_deref()), (300, "reset", Some("signup")));
+    assert_eq!((life(&wished), wished.head.lane.name(), wished.head.tag.as_deref()), (300, "reset", Some("signup")));
     scene.events.next(Kind::Delivered).await;
     scene.events.next(Kind::Delivered).await;
     let content = String::from_utf8(scene.received("bob")[0].content.clone()).unwrap();
@@ -86,7 +87,7 @@ async fn esmtp_parameters_are_wishes_too() {
         let reply = scene.app.say(&format!("{}\r\n.", mail("one"))).await;
         assert!(reply.starts_with("250 2.0.0"), "{reply}");
         let event = scene.events.next(Kind::Accepted).await;
-        assert_eq!((life(&event), event.lane.name()), expected, "{parameters}");
+        assert_eq!((life(&event), event.head.lane.name()), expected, "{parameters}");
     }
     scene.relay.shut_down().await;
 }
@@ -96,8 +97,8 @@ async fn a_lane_above_the_users_is_lowered_and_said_so() {
     let mut scene = Scene::with("lane = \"reset\"", "").await;
     let reply = scene.submit("alice@example.test", "X-OTP-Lane: otp\r\n").await;
     assert!(reply.starts_with("250 2.3.6 "), "{reply}");
-    assert_eq!(scene.events.next(Kind::Accepted).await.lane.name(), "reset");
-    assert_eq!(scene.accepted("alice@example.test", "X-OTP-Lane: notice\r\n").await.lane.name(), "notice");
+    assert_eq!(scene.events.next(Kind::Accepted).await.head.lane.name(), "reset");
+    assert_eq!(scene.accepted("alice@example.test", "X-OTP-Lane: notice\r\n").await.head.lane.name(), "notice");
     scene.relay.shut_down().await;
 }
 
@@ -128,14 +129,14 @@ async fn a_message_ends_at_its_second_also_while_it_is_being_sent() {
     scene.mx.trick("RCPT", Trick::Hang, 1);
     let accepted = scene.accepted("alice@example.test", "X-OTP-Life: 5\r\n").await;
     let expired = scene.events.next(Kind::Expired).await;
-    assert_eq!(expired.id, accepted.id);
+    assert_eq!(expired.head.id, accepted.head.id);
     // An attempt under way ends a moment before the life, so that it can say what it came to.
-    assert!(expired.expires_at.since(expired.time) <= Duration::from_millis(50), "{expired:?}");
-    assert!(expired.time.as_secs() <= expired.expires_at.as_secs(), "{expired:?}");
-    assert!(!expired.may_have_arrived);
+    assert!(expired.head.expires_at.since(expired.head.time) <= Duration::from_millis(50), "{expired:?}");
+    assert!(expired.head.time.as_secs() <= expired.head.expires_at.as_secs(), "{expired:?}");
+    assert!(!expired.may_have_arrived());
     // Its sender is told.
     let notification = scene.events.next(Kind::Delivered).await;
-    assert_eq!(notification.recipient.unwrap().as_str(), "otp@app.test");
+    assert_eq!(notification.head.recipient.unwrap().as_str(), "otp@app.test");
     let told = scene.received("otp@app.test");
     assert!(told[0].mail.starts_with("MAIL FROM:<>"));
     let text = String::from_utf8(told[0].content.clone()).unwrap();
@@ -158,10 +159,11 @@ async fn a_newer_code_takes_the_place_of_an_older_one() {
     scene.events.next(Kind::Greylisted).await;
     let second = scene.accepted("ALICE@Example.test", key).await;
     let superseded = scene.events.next(Kind::Superseded).await;
-    assert_eq!((superseded.id, superseded.may_have_arrived), (first.id, false));
-    assert!(superseded.note.unwrap().contains(&second.id.to_string()));
-    let delivered = [scene.events.next(Kind::Delivered).await.id, scene.events.next(Kind::Delivered).await.id];
-    assert!(delivered.contains(&second.id) && delivered.contains(&other.id));
+    assert_eq!((superseded.head.id, superseded.may_have_arrived()), (first.head.id, false));
+    assert!(superseded.note().unwrap().contains(&second.head.id.to_string()));
+    let delivered =
+        [scene.events.next(Kind::Delivered).await.head.id, scene.events.next(Kind::Delivered).await.head.id];
+    assert!(delivered.contains(&second.head.id) && delivered.contains(&other.head.id));
     scene.relay.shut_down().await;
 }
 
@@ -177,7 +179,7 @@ async fn a_code_that_may_be_arriving_is_superseded_honestly() {
     }
     scene.accepted("alice@example.test", key).await;
     let superseded = scene.events.next(Kind::Superseded).await;
-    assert_eq!((superseded.id, superseded.may_have_arrived), (first.id, true));
+    assert_eq!((superseded.head.id, superseded.may_have_arrived()), (first.head.id, true));
     scene.relay.shut_down().await;
 }
 
@@ -188,7 +190,7 @@ async fn without_keys_a_code_replaces_another_if_so_configured() {
     let first = scene.accepted("alice@example.test", "").await;
     scene.events.next(Kind::Greylisted).await;
     scene.accepted("alice@example.test", "").await;
-    assert_eq!(scene.events.next(Kind::Superseded).await.id, first.id);
+    assert_eq!(scene.events.next(Kind::Superseded).await.head.id, first.head.id);
     scene.relay.shut_down().await;
 }
 
@@ -200,7 +202,7 @@ async fn a_repeat_gets_the_answer_of_the_first_and_is_not_sent_again() {
     scene.events.next(Kind::Delivered).await;
     let fields = format!("Date: Sat, 21 Nov 2026 10:00:00 +0000\r\n{key}");
     let repeat = scene.submit("alice@example.test", &fields).await;
-    let expected = format!("250 2.0.0 accepted before, state=ended id={}", first.id);
+    let expected = format!("250 2.0.0 accepted before, state=ended id={}", first.head.id);
     assert_eq!(repeat.trim_end(), expected);
     let other = scene.app.submit(&["alice@example.test"], &format!("{key}{}", mail("two"))).await;
     assert!(other.starts_with("554 5.6.0 "), "{other}");
@@ -240,9 +242,9 @@ async fn what_was_not_sent_does_not_count() {
     scene.events.next(Kind::Failed).await;
     let key = "X-OTP-Idempotency-Key: 7f3a\r\n";
     let second = scene.accepted("alice@example.test", key).await;
-    assert_eq!(second.recipient.unwrap().as_str(), "alice@example.test");
+    assert_eq!(second.head.recipient.unwrap().as_str(), "alice@example.test");
     let repeat = scene.submit("alice@example.test", key).await;
-    assert!(repeat.contains(&second.id.to_string()), "{repeat}");
+    assert!(repeat.contains(&second.head.id.to_string()), "{repeat}");
     let refused = scene.submit("alice@example.test", "").await;
     assert!(refused.starts_with("450 4.7.28 "), "{refused}");
     scene.relay.shut_down().await;
@@ -297,7 +299,7 @@ async fn who_bounced_is_not_sent_to_for_a_while() {
     let failed = scene.events.next(Kind::Failed).await;
     scene.app.say("MAIL FROM:<otp@app.test>").await;
     let refused = scene.app.say("RCPT TO:<Alice@example.test>").await;
-    let expected = format!("550 5.1.1 suppressed: hard bounce on {}", failed.time.date());
+    let expected = format!("550 5.1.1 suppressed: hard bounce on {}", failed.head.time.date());
     assert!(refused.starts_with(&expected) && refused.contains("to override"), "{refused}");
     assert!(scene.app.say("RCPT TO:<bob@example.test>").await.starts_with("250"));
     scene.relay.shut_down().await;
@@ -315,9 +317,12 @@ async fn who_asked_for_a_time_is_told_once_when_it_is_over() {
     assert!(reply.starts_with("250 2.0.0"), "{reply}");
     let accepted = scene.events.next(Kind::Accepted).await;
     let late = scene.events.next(Kind::AtRisk).await;
-    assert_eq!((late.id, late.since_accepted.as_secs(), late.cause), (accepted.id, 5, Some("greylisted")));
+    assert_eq!(
+        (late.head.id, late.head.since_accepted.as_secs(), late.cause()),
+        (accepted.head.id, 5, Some(Cause::Greylisted))
+    );
     let notification = scene.events.next(Kind::Delivered).await;
-    assert_eq!(notification.recipient.unwrap().as_str(), "otp@app.test");
+    assert_eq!(notification.head.recipient.unwrap().as_str(), "otp@app.test");
     let text = String::from_utf8(scene.received("otp@app.test")[0].content.clone()).unwrap();
     for line in ["Action: delayed\r\n", "Status: 4.4.7\r\n", "Will-Retry-Until: "] {
         assert!(text.contains(line), "{line} is missing in {text}");
@@ -325,7 +330,7 @@ async fn who_asked_for_a_time_is_told_once_when_it_is_over() {
     let Scene { _folder: folder, mx, relay, .. } = scene;
     relay.shut_down().await;
     let (relay, mut events) = start_relay(folder.path(), mx.address, "");
-    assert!(relay.queue().is_live(accepted.id), "it goes on");
+    assert!(relay.queue().is_live(accepted.head.id), "it goes on");
     // What would tell it again would be over by the time at which another message has come and gone.
     let mut app = Client::connect(relay.addresses()[0]).await;
     assert!(app.submit(&["bob@example.test"], &mail("two")).await.starts_with("250"));
@@ -341,8 +346,8 @@ async fn an_entry_at_risk_is_told_once() {
     scene.mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted"), 9);
     let accepted = scene.accepted("alice@example.test", "X-OTP-Life: 6\r\n").await;
     let at_risk = scene.events.next(Kind::AtRisk).await;
-    assert_eq!(at_risk.id, accepted.id);
+    assert_eq!(at_risk.head.id, accepted.head.id);
     let end = scene.events.next_end().await;
-    assert_eq!(end.kind, Kind::Expired);
+    assert_eq!(end.kind(), Kind::Expired);
     scene.relay.shut_down().await;
 }

@@ -7,11 +7,10 @@ use std::sync::{Arc, LazyLock};
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use mail_parser::{MessageParser, MimeHeaders as _, PartType};
-use otp_relay::event::Kind;
+use otp_relay::event::{Attempted, Event, Happened, Kind, Suppress};
 use otp_relay::intake::wishes::Wishes;
 use otp_relay::mail::envelope::Envelope;
 use otp_relay::mail::message::fields;
-use otp_relay::plan::action::Suppress;
 use otp_relay::queue::entry::Message;
 use otp_relay::queue::{Aftermath as _, Ending, Telling};
 use otp_relay::smtp::command::Command;
@@ -106,18 +105,16 @@ fuzz_target!(|input: &[u8]| {
     let Ok(receipt) = runtime.block_on(submitted) else { return };
     let (message, _) = relay.taken(receipt.id);
     let reply = parse_reply(&[reply, b"\r\n"].concat()).ok().flatten().map(|(reply, _)| reply.to_string());
+    let (destination, reply) = (Some("mx.example".into()), reply.map(Arc::from));
+    let attempted = Attempted { destination, reply, ..Attempted::default() };
+    let what = Happened::of(KINDS[usize::from(choice) % KINDS.len()], attempted, None);
     let ending = Ending {
-        message: &message,
-        index: 0,
-        kind: KINDS[usize::from(choice) % KINDS.len()],
-        cause: None,
-        reply: reply.map(Arc::from),
-        destination: Some("mx.example".into()),
+        message: message.clone(),
+        event: Event { head: message.entry_head(0, 1, NOW), what },
         suppress: Suppress::No,
         was_sent: true,
         is_passed_on: choice & 4 != 0,
         is_late: choice & 8 != 0,
-        now: NOW,
         telling: Telling::Now(Vec::new()),
     };
     let notification = relay.door.ended(&ending).notification;

@@ -413,10 +413,7 @@ struct ByWallClock {
 
 impl Sink for ByWallClock {
     fn emit(&self, event: Event) {
-        let step = self.clock.step();
-        let next_attempt_at = event.next_attempt_at.map(|at| step.wall(at));
-        let (time, expires_at) = (step.wall(event.time), step.wall(event.expires_at));
-        self.sink.emit(Event { time, next_attempt_at, expires_at, ..event });
+        self.sink.emit(event.by_wall(self.clock.step()));
     }
 }
 

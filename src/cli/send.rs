@@ -9,10 +9,11 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Access, Client, configuration, wait_for};
-use super::timeline::{Event, Message};
+use super::timeline::{self, Message};
 use super::{say, secret};
 use crate::app::folder::fill_random;
 use crate::config::Config;
+use crate::event::json::EventJson;
 use crate::intake::user::Senders;
 
 /// The local part where the configuration allows any.
@@ -82,8 +83,8 @@ async fn follow(client: &Client, body: &serde_json::Value, as_json: bool) -> any
     if !as_json {
         say(&format!("message {id}"));
     }
-    while let Some(event) = events.next::<Event>().await? {
-        if let Some(line) = event.line(false).filter(|_| !as_json && !event.event.is_empty()) {
+    while let Some(event) = events.next::<EventJson>().await? {
+        if let Some(line) = timeline::line(&event, false).filter(|_| !as_json) {
             say(&format!("  {line}"));
         }
     }

@@ -4,6 +4,9 @@ use std::fmt::Write as _;
 
 use serde::Deserialize;
 
+use crate::event::Step;
+use crate::event::json::EventJson;
+
 /// A message, as far as it is shown.
 #[derive(Debug, Deserialize)]
 pub(super) struct Message {
@@ -15,7 +18,7 @@ pub(super) struct Message {
     tag: Option<String>,
     pub(super) entries: Vec<Entry>,
     #[serde(default)]
-    events: Vec<Event>,
+    events: Vec<EventJson>,
 }
 
 /// An entry.
@@ -33,39 +36,6 @@ pub(super) struct Entry {
     #[serde(default)]
     pub(super) at_risk: bool,
     predicted_at: Option<String>,
-}
-
-/// An event, from a trace or as it happens.
-#[derive(Debug, Deserialize)]
-pub(super) struct Event {
-    #[serde(default)]
-    pub(super) event: String,
-    #[serde(default)]
-    time: String,
-    #[serde(default)]
-    ms: u64,
-    entry: Option<String>,
-    recipient: Option<String>,
-    destination: Option<String>,
-    cause: Option<String>,
-    reply: Option<String>,
-    #[serde(default)]
-    attempt: u32,
-    next_attempt_at: Option<String>,
-    plan: Option<String>,
-    #[serde(default)]
-    may_have_arrived: bool,
-    note: Option<String>,
-    #[serde(default)]
-    steps: Vec<Step>,
-}
-
-#[derive(Debug, Deserialize)]
-struct Step {
-    stage: String,
-    host: String,
-    ms: u64,
-    result: String,
 }
 
 /// `10:00:00.004` of an RFC 3339 time.
@@ -106,8 +76,9 @@ impl Message {
         lines.push(String::new());
         let several = self.entries.len() > 1;
         for event in &self.events {
-            lines.extend(event.steps.iter().map(|step| format!("  {}", step.line())));
-            lines.extend(event.line(several).map(|line| format!("  {line}")));
+            lines
+                .extend(event.steps.iter().flat_map(|steps| steps.iter()).map(|step| format!("  {}", step_line(step))));
+            lines.extend(line(event, several).map(|line| format!("  {line}")));
         }
         lines
     }
@@ -138,72 +109,59 @@ impl Entry {
     }
 }
 
-impl Event {
-    /// One line; none for what tells people nothing.
-    pub(super) fn line(&self, with_recipient: bool) -> Option<String> {
-        let host = self.destination.as_deref().unwrap_or("the mail host");
-        let what = match self.event.as_str() {
-            "queued" => return None,
-            "accepted" => format!("accepted{}", self.note_in(", ")),
-            "attempted" => format!("attempt {} begins at {host}", self.attempt),
-            "delivered" if self.is_in_clear_text() => format!("delivered: {host} took it{}", self.note_in(", ")),
-            "delivered" => format!("delivered: {host} took it{}", self.note_in(", over ")),
-            "greylisted" => format!("greylisted: {host} makes strangers wait"),
-            "deferred" if self.was_not_tried() => format!("put off{}", self.note_in(": ")),
-            "deferred" => format!("put off{}", self.cause_in(": ")),
-            "failed" => format!("failed{}", self.cause_in(": ")),
-            "expired" => format!("expired: its life ended first{}", self.cause_in("; before, ")),
-            "cancelled" => "cancelled: the app took it back".to_owned(),
-            "superseded" => "superseded: a newer message took its place".to_owned(),
-            "verified" => "verified: the app saw the code being used".to_owned(),
-            "at_risk" => format!("at risk{}{}", self.cause_in(": "), self.note_in("; ")),
-            other => format!("{}{}", spoken(other), self.cause_in(": ")),
-        };
-        let mut line = format!("{}  {:>7} ms  {what}", clock_time(&self.time), self.ms);
-        // Writing to a String cannot fail.
-        if let Some(at) = &self.next_attempt_at {
-            let _ = write!(line, "; next attempt at {}", clock_time(at));
-        }
-        let way = self.note.as_ref().filter(|note| note.starts_with("next "));
-        if let Some(plan) = self.plan.as_ref().filter(|_| way.is_none()) {
-            let _ = write!(line, " ({plan})");
-        }
-        if let Some(way) = way {
-            let _ = write!(line, "; {way}");
-        }
-        if self.may_have_arrived {
-            line.push_str("; may have arrived all the same");
-        }
-        if let Some(recipient) = self.recipient.as_ref().filter(|_| with_recipient && self.entry.is_some()) {
-            let _ = write!(line, "  <{recipient}>");
-        }
-        if let Some(reply) = self.reply.as_ref().filter(|_| self.event != "attempted") {
-            let _ = write!(line, "  \"{reply}\"");
-        }
-        Some(line)
+/// One line; none for what tells people nothing.
+pub(super) fn line(event: &EventJson, with_recipient: bool) -> Option<String> {
+    let host = event.destination.as_deref().unwrap_or("the mail host");
+    let cause_in = |before: &str| inserted(before, event.cause.as_deref().map(spoken));
+    let note_in = |before: &str| inserted(before, event.note.as_deref());
+    let notes = |beginning: &str| event.note.as_ref().is_some_and(|note| note.starts_with(beginning));
+    let what = match &*event.event {
+        "queued" | "" => return None,
+        "accepted" => format!("accepted{}", note_in(", ")),
+        "attempted" => format!("attempt {} begins at {host}", event.attempt),
+        "delivered" if notes("in clear text") => format!("delivered: {host} took it{}", note_in(", ")),
+        "delivered" => format!("delivered: {host} took it{}", note_in(", over ")),
+        "greylisted" => format!("greylisted: {host} makes strangers wait"),
+        "deferred" if notes("not tried") => format!("put off{}", note_in(": ")),
+        "deferred" => format!("put off{}", cause_in(": ")),
+        "failed" => format!("failed{}", cause_in(": ")),
+        "expired" => format!("expired: its life ended first{}", cause_in("; before, ")),
+        "cancelled" => "cancelled: the app took it back".to_owned(),
+        "superseded" => "superseded: a newer message took its place".to_owned(),
+        "verified" => "verified: the app saw the code being used".to_owned(),
+        "at_risk" => format!("at risk{}{}", cause_in(": "), note_in("; ")),
+        other => format!("{}{}", spoken(other), cause_in(": ")),
+    };
+    let mut line = format!("{}  {:>7} ms  {what}", clock_time(&event.time), event.ms);
+    // Writing to a String cannot fail.
+    if let Some(at) = &event.next_attempt_at {
+        let _ = write!(line, "; next attempt at {}", clock_time(at));
     }
-
-    fn was_not_tried(&self) -> bool {
-        self.note.as_ref().is_some_and(|note| note.starts_with("not tried"))
+    let way = event.note.as_ref().filter(|_| notes("next "));
+    if let Some(plan) = event.plan.as_ref().filter(|_| way.is_none()) {
+        let _ = write!(line, " ({plan})");
     }
-
-    fn is_in_clear_text(&self) -> bool {
-        self.note.as_ref().is_some_and(|note| note.starts_with("in clear text"))
+    if let Some(way) = way {
+        let _ = write!(line, "; {way}");
     }
-
-    fn cause_in(&self, before: &str) -> String {
-        self.cause.as_ref().map(|cause| format!("{before}{}", spoken(cause))).unwrap_or_default()
+    if event.may_have_arrived {
+        line.push_str("; may have arrived all the same");
     }
-
-    fn note_in(&self, before: &str) -> String {
-        self.note.as_ref().map(|note| format!("{before}{note}")).unwrap_or_default()
+    if let Some(recipient) = event.recipient.as_ref().filter(|_| with_recipient && event.entry.is_some()) {
+        let _ = write!(line, "  <{recipient}>");
     }
+    if let Some(reply) = event.reply.as_ref().filter(|_| event.event != "attempted") {
+        let _ = write!(line, "  \"{reply}\"");
+    }
+    Some(line)
 }
 
-impl Step {
-    fn line(&self) -> String {
-        format!("{:>15} + {:>5} ms    {:<8} {}  [{}]", "", self.ms, self.stage, self.result, self.host)
-    }
+fn inserted(before: &str, text: Option<impl std::fmt::Display>) -> String {
+    text.map(|text| format!("{before}{text}")).unwrap_or_default()
+}
+
+fn step_line(step: &Step) -> String {
+    format!("{:>15} + {:>5} ms    {:<8} {}  [{}]", "", step.ms, step.stage, step.result, step.host)
 }
 
 /// `bad_mailbox` as people say it.
@@ -218,8 +176,8 @@ mod tests {
     #[test]
     fn what_was_not_tried_and_what_went_in_clear_text_is_told() {
         let check = |json: serde_json::Value, expected: &str| {
-            let event: Event = serde_json::from_value(json).unwrap();
-            assert_eq!(event.line(false).unwrap().trim_start(), format!("0 ms  {expected}"));
+            let event: EventJson = serde_json::from_value(json).unwrap();
+            assert_eq!(line(&event, false).unwrap().trim_start(), format!("0 ms  {expected}"));
         };
         check(
             serde_json::json!({"event": "deferred", "destination": "mx.test", "cause": "unreachable",

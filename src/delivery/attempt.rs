@@ -18,24 +18,24 @@ use super::caller::Caller;
 use super::candidates::Candidates;
 use super::crowd::Waits;
 use super::environment::Environment;
+use super::judged::Judged;
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::limits::LearnedLimits;
 use super::mask::Mask;
 use super::places::Held;
 use super::race::{Advance, LOOK, Race, Runner};
 use super::sessions::Taken;
-use super::settle::{self, Lesson};
+use super::settle::{self, Lesson, Peer};
 use super::site::Site;
 use super::smart_host::Ways;
 use super::transact::Connection;
 use crate::clock::Timestamp;
 use crate::destination::demand::Wish;
 use crate::destination::route::Route;
-use crate::event::Kind;
+use crate::event::Attempted;
 use crate::mail::envelope::DeliverBy;
-use crate::plan::cause::of_failure;
 use crate::plan::greylist::Greylister;
-use crate::queue::claim::{Claim, Gone, NotReleased, Report, Settlement};
+use crate::queue::claim::{Claim, Gone, NotReleased, Settlement};
 use crate::queue::entry::{Message, SignedContent};
 use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{
@@ -94,7 +94,7 @@ struct Attempt<'a> {
 
 /// A refusal that counts unless a more preferred host accepts.
 struct Kept {
-    failure: Failure,
+    judged: Judged,
     runner: Runner,
     from: Peer,
     at: Timestamp,
@@ -107,9 +107,9 @@ enum End {
     /// The receiver took the message.
     Delivered { reply: Reply, from: Peer, began: Instant },
     /// The receiver did not take it, or nobody knows.
-    NotDelivered { failure: Failure, from: Peer, at: Timestamp },
+    NotDelivered { judged: Judged, from: Peer, at: Timestamp },
     /// A host is slow, and there is another way at once.
-    Slow { host: Arc<str>, failure: Failure },
+    Slow { host: Arc<str>, judged: Judged },
     /// No session came about.
     Nobody,
     /// The session gave way to another before it came about.
@@ -125,17 +125,11 @@ impl End {
     fn reply<'a>(&'a self, candidates: &'a Candidates) -> Option<&'a Reply> {
         match self {
             Self::Delivered { reply, .. } => Some(reply),
-            Self::NotDelivered { failure, .. } => failure.reply(),
-            Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, failure)| failure.reply()),
+            Self::NotDelivered { judged, .. } => judged.failure.reply(),
+            Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, last)| last.failure.reply()),
             Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
         }
     }
-}
-
-/// What is told and learned of the session in which an attempt ended.
-struct Peer {
-    report: Report,
-    lesson: Option<Lesson>,
 }
 
 /// What follows a failed transaction.
@@ -200,16 +194,16 @@ async fn gate(env: &Environment, site: &Arc<Site>, has_session: bool, taken: Tak
     let route = match env.route_at(site, &domain).await {
         Ok(Some(route)) => route,
         Ok(None) => {
-            claim.settle(&Settlement::Released, Report::default(), now);
+            claim.settle(Settlement::Released(Attempted::default()), now);
             return None;
         }
         Err(error) => {
-            claim.tell(Kind::Attempted, None, now);
+            claim.begins(None, now);
             settle::without_route(claim, &error, &ways, env.clock.now());
             return None;
         }
     };
-    claim.tell(Kind::Attempted, Some(route.name().clone()), now);
+    claim.begins(Some(route.name().clone()), now);
     if let Some(down) = site.outage(|outage| outage.down().cloned()).filter(|_| !has_session) {
         let destination = down.last.as_ref().map_or_else(|| route.name().clone(), |(host, _)| host.clone());
         settle::not_tried(claim, destination, &ways, now);
@@ -436,26 +430,26 @@ impl Attempt<'_> {
         let (host, address) = (runner.connection.host.clone(), runner.connection.address);
         runner.steps.add_failure(&failure, &host, now);
         self.env.dialer.note_sloppiness(&runner.connection);
+        let judged = Judged::from(failure);
         if self.held.has_to_go() {
-            let (mut from, at) = (self.peer(&runner), self.env.clock.now());
-            from.report.note = Some(GAVE_WAY.into());
-            return ControlFlow::Break(End::NotDelivered { failure, from, at });
+            let (from, at) = (self.peer(&runner).with_note(GAVE_WAY), self.env.clock.now());
+            return ControlFlow::Break(End::NotDelivered { judged, from, at });
         }
-        let failure = self.env.dialer.missing_tls(failure, &runner.connection);
+        let judged = self.env.dialer.missing_tls(judged, &runner.connection);
         if runner.connection.suspicion().is_none() {
-            self.env.refused(self.site, &runner.connection, &failure, (&self.caller, runner.began_at));
+            self.env.refused(self.site, &runner.connection, &judged, (&self.caller, runner.began_at));
         }
-        match self.then(&failure, &runner) {
+        match self.then(&judged, &runner) {
             Then::Reconnect => tracing::debug!(%host, "an idle session had ended; connecting anew"),
             Then::NextAddress => {
                 self.candidates.skip(address);
-                self.candidates.failed(host, failure);
+                self.candidates.failed(host, judged);
             }
             Then::Without(features) => {
                 // No farewell: content may have been heard as commands there.
                 self.left_out = self.left_out.and(features);
                 self.candidates.again(&host, address);
-                runner.steps.add(failure.stage, &host, format!("again without {features}"), now);
+                runner.steps.add(judged.failure.stage, &host, format!("again without {features}"), now);
             }
             Then::OthersFirst => {
                 self.passed_over.push(host);
@@ -466,22 +460,23 @@ impl Attempt<'_> {
                 self.race.join(runner.connection);
             }
             Then::NextHost => {
-                self.candidates.failed(host, failure);
+                self.candidates.failed(host, judged);
                 runner.connection.quit().await;
             }
-            Then::Conclude if self.race.has_before(&runner) => self.keep(runner, failure),
+            Then::Conclude if self.race.has_before(&runner) => self.keep(runner, judged),
             Then::Conclude => {
                 let (from, at) = (self.peer(&runner), self.env.clock.now());
                 self.race.close();
                 *kept = Some(runner.connection);
-                return ControlFlow::Break(End::NotDelivered { failure, from, at });
+                return ControlFlow::Break(End::NotDelivered { judged, from, at });
             }
         }
         ControlFlow::Continue(())
     }
 
     /// Whether a failed transaction ends the attempt, or what is tried before that.
-    fn then(&mut self, failure: &Failure, runner: &Runner) -> Then {
+    fn then(&mut self, judged: &Judged, runner: &Runner) -> Then {
+        let failure = &judged.failure;
         let host = &runner.connection.host;
         if let Some(features) = self.env.dialer.without(&runner.connection, self.left_out) {
             Then::Without(features)
@@ -493,7 +488,7 @@ impl Attempt<'_> {
             if has_others { Then::OthersFirst } else { Then::AsItIs }
         } else if tries_next_address(failure) {
             Then::NextAddress
-        } else if next_host_may_do(failure) && (self.candidates.skip_host(host) || self.race.has_other_host(host)) {
+        } else if next_host_may_do(judged) && (self.candidates.skip_host(host) || self.race.has_other_host(host)) {
             Then::NextHost
         } else {
             Then::Conclude
@@ -501,24 +496,24 @@ impl Attempt<'_> {
     }
 
     /// Keeps a refusal while a more preferred host is slow. Of several, that of the most preferred host counts.
-    fn keep(&mut self, runner: Runner, failure: Failure) {
+    fn keep(&mut self, runner: Runner, judged: Judged) {
         self.race.close_behind(runner.number);
         let now = self.env.clock.now();
-        let planned = settle::planned_after(&self.claim, &failure, self.triplet.as_ref(), now);
+        let planned = settle::planned_after(&self.claim, &judged, self.triplet.as_ref(), now);
         let left = self.claim.message().expires_at.since(now);
         let least = runner.began.plus(KEPT_LEAST.min(left / 3));
         let until = planned.map_or(now.plus(KEPT_MAX), |planned| planned.max(least).min(now.plus(KEPT_MAX)));
         let from = self.peer(&runner);
-        self.kept = Some(Kept { failure, runner, from, at: now, until });
+        self.kept = Some(Kept { judged, runner, from, at: now, until });
         self.race.look_at(self.env.clock.instant() + MOMENT + until.since(now));
         self.race.hold();
     }
 
     fn kept_or_nobody(&mut self, connection: &mut Option<Box<Connection>>) -> End {
         self.race.close();
-        let Some(Kept { failure, runner, from, at, .. }) = self.kept.take() else { return End::Nobody };
+        let Some(Kept { judged, runner, from, at, .. }) = self.kept.take() else { return End::Nobody };
         *connection = Some(runner.connection);
-        End::NotDelivered { failure, from, at }
+        End::NotDelivered { judged, from, at }
     }
 
     /// Looks whether the entry is still wanted, and by this way.
@@ -526,23 +521,28 @@ impl Attempt<'_> {
         let now = self.env.clock.now();
         let is_over = self.claim.message().expires_at.minus(END_MARGIN) <= now;
         if let Err(gone) = if is_over { Err(Gone::Expired) } else { self.claim.check(now) } {
-            let slow = self.race.slow();
+            let slow = self.slow();
             self.race.close();
-            return ControlFlow::Break(End::Gone(gone, slow.map(|(host, failure)| Peer::silent(host, &failure))));
+            return ControlFlow::Break(End::Gone(gone, slow.map(|(host, judged)| Peer::silent(host, &judged))));
         }
         self.claim.renew(now, LOOK);
         if self.kept.as_ref().is_some_and(|kept| kept.until <= now) {
             return ControlFlow::Break(self.kept_or_nobody(connection));
         }
         let only_waits = self.kept.is_none() && self.race.only_waits(&self.candidates);
-        let slow = self.race.slow().filter(|_| only_waits);
-        match slow.filter(|(_, failure)| settle::has_another_way(&self.claim, failure, &self.ways, now)) {
-            Some((host, failure)) => {
+        let slow = self.slow().filter(|_| only_waits);
+        match slow.filter(|(_, judged)| settle::has_another_way(&self.claim, judged, &self.ways, now)) {
+            Some((host, judged)) => {
                 self.race.close();
-                ControlFlow::Break(End::Slow { host, failure })
+                ControlFlow::Break(End::Slow { host, judged })
             }
             None => ControlFlow::Continue(()),
         }
+    }
+
+    /// A host that is slow, and what it would come to if it stayed silent.
+    fn slow(&self) -> Option<(Arc<str>, Judged)> {
+        self.race.slow().map(|(host, failure)| (host, failure.into()))
     }
 
     /// Settles the claim.
@@ -560,51 +560,48 @@ impl Attempt<'_> {
         let mask = Mask::of(results.iter().map(String::as_str).chain(last.as_deref()), &content).await;
         let steps = race.steps.finish(&mask);
         match end {
-            End::Delivered { reply, from: Peer { report, lesson }, began } => {
+            End::Delivered { reply, from, began } => {
                 let instant = env.clock.instant();
                 held.took_mail(instant);
                 if site.succeeded(caller, began, instant) {
                     env.sites.start_waiting(site);
                 }
-                settle::delivered(claim, &reply, &mask, Report { steps, ..report }, lesson.as_ref(), &ways, now);
+                settle::delivered(claim, &reply, &mask, from.with_steps(steps), &ways, now);
             }
             // A host that was not heard may have what the others lack.
-            End::NotDelivered { failure, at, .. } if is_lacking(&failure) && candidates.has_unheard() => {
-                let (destination, failure) = candidates.last_failure.map_or((None, failure), |(h, f)| (Some(h), f));
-                let report = Report { destination, steps, ..Report::default() };
-                settle::not_delivered(claim, &failure, &mask, report, None, &ways, at);
+            End::NotDelivered { judged, at, .. } if is_lacking(&judged.failure) && candidates.has_unheard() => {
+                let (destination, judged) = candidates.last_failure.map_or((None, judged), |(h, j)| (Some(h), j));
+                settle::not_delivered(claim, &judged, &mask, Peer::at(destination).with_steps(steps), &ways, at);
             }
-            End::NotDelivered { failure, from: Peer { report, lesson }, at } => {
-                settle::not_delivered(claim, &failure, &mask, Report { steps, ..report }, lesson, &ways, at);
+            End::NotDelivered { judged, from, at } => {
+                settle::not_delivered(claim, &judged, &mask, from.with_steps(steps), &ways, at);
             }
-            End::Slow { host, failure } => {
-                let report = Report { destination: Some(host), steps, ..Report::default() };
-                settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
+            End::Slow { host, judged } => {
+                settle::not_delivered(claim, &judged, &mask, Peer::at(Some(host)).with_steps(steps), &ways, now);
             }
             End::Nobody => {
-                let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
+                let nobody = || Failure { stage: Stage::Connect, fault: Fault::Closed }.into();
                 let last = candidates.last_failure;
-                let (destination, failure) = last.clone().map_or((None, nobody), |(host, why)| (Some(host), why));
-                let report = Report { destination, steps, ..Report::default() };
+                let (destination, judged) = last.clone().map_or_else(|| (None, nobody()), |(h, j)| (Some(h), j));
+                let from = Peer::at(destination).with_steps(steps);
                 if waits {
-                    return settle::waits_for_session(claim, &failure, &mask, report, now);
+                    return settle::waits_for_session(claim, &judged.failure, &mask, from, now);
                 }
-                settle::not_delivered(claim, &failure, &mask, report, None, &ways, now);
+                settle::not_delivered(claim, &judged, &mask, from, &ways, now);
                 if !met_slow_hosts {
                     env.nobody_answered(site, last, &caller, Some(entry));
                 }
             }
             End::GaveWay => {
-                let silent = Failure { stage: Stage::Connect, fault: Fault::Timeout };
+                let silent = Failure { stage: Stage::Connect, fault: Fault::Timeout }.into();
                 let destination = candidates.last_failure.map(|(host, _)| host);
-                let report = Report { destination, steps, note: Some(GAVE_WAY.into()), ..Report::default() };
-                settle::not_delivered(claim, &silent, &mask, report, None, &ways, now);
+                let from = Peer::at(destination).with_steps(steps).with_note(GAVE_WAY);
+                settle::not_delivered(claim, &silent, &mask, from, &ways, now);
             }
             End::Gone(gone, from) => {
-                let report = from.map_or_else(Report::default, |from| from.report);
-                settle::gone(claim, gone, Report { steps, ..report }, now);
+                settle::gone(claim, gone, from.unwrap_or_default().with_steps(steps), now);
             }
-            End::NotNoted(from) => settle::not_noted(claim, Report { steps, ..from.report }, now),
+            End::NotNoted(from) => settle::not_noted(claim, from.with_steps(steps), now),
         }
     }
 
@@ -618,38 +615,26 @@ impl Attempt<'_> {
 
     fn peer(&self, runner: &Runner) -> Peer {
         let connection = &runner.connection;
-        let report = Report {
-            destination: Some(connection.host.clone()),
-            note: self.note(connection),
-            notifies: connection.offers_dsn(),
-            ..Report::default()
-        };
+        let (destination, note) = (Some(connection.host.clone()), self.note(connection));
+        let attempted = Attempted { destination, note, ..Attempted::default() };
         let by = Greylister { host: connection.host.clone(), address: connection.address.ip() };
         let sender = self.env.settings.own_reverse_path(&self.claim.message().envelope.reverse_path);
         let lesson = self.triplet.clone().map(|triplet| Lesson { triplet, sender, by, began: runner.began });
-        Peer { report, lesson }
+        Peer { attempted, notifies: connection.offers_dsn(), lesson }
     }
 }
 
 /// Whether an entry that came to no session waits for one that is there.
 fn waits_for_session(env: &Environment, site: &Arc<Site>, claim: &Claim, candidates: &Candidates) -> bool {
-    let Some((_, failure)) = &candidates.last_failure else { return false };
+    let Some((_, judged)) = &candidates.last_failure else { return false };
     if !env.turned_away(site, candidates) {
         return false;
     }
     let (now, instant) = (env.clock.now(), env.clock.instant());
-    let planned = settle::planned_after(claim, failure, None, now).unwrap_or(claim.message().expires_at);
+    let planned = settle::planned_after(claim, judged, None, now).unwrap_or(claim.message().expires_at);
     let waits = site.crowd(|crowd| crowd.turned_away(claim.id(), instant + planned.since(now), instant));
     if let Waits::Until(until) = waits {
         env.sites.allow_at(site, until, LearnedLimits::let_one_more);
     }
     waits != Waits::No
-}
-
-impl Peer {
-    /// A host that said nothing to the end.
-    fn silent(host: Arc<str>, failure: &Failure) -> Self {
-        let (cause, reply) = (Some(of_failure(failure).cause.name()), Some(settle::told(failure)));
-        Self { report: Report { destination: Some(host), cause, reply, ..Report::default() }, lesson: None }
-    }
 }

@@ -10,13 +10,14 @@ use super::caller::Caller;
 use super::crowd::is_turned_away;
 use super::dialer::Dialer;
 use super::fallback::Turn;
+use super::judged::Judged;
 use super::next_hop::NextHop;
 use super::places::Applicant;
 use super::security::Demands;
 use crate::destination::demand::Demand;
 use crate::destination::route::{Host, Route};
-use crate::plan::cause::{Outlook, of_failure};
-use crate::smtp::client_session::{Failure, Fault};
+use crate::plan::cause::Outlook;
+use crate::smtp::client_session::Fault;
 
 /// Addresses tried in one attempt at most.
 const CANDIDATES_MAX: usize = 12;
@@ -55,7 +56,7 @@ pub(super) struct Candidates {
     /// Whose addresses they are.
     pub(super) hop: NextHop,
     /// What the last of them said, or did not say.
-    pub(super) last_failure: Option<(Arc<str>, Failure)>,
+    pub(super) last_failure: Option<(Arc<str>, Judged)>,
     /// One of them has as many connections as it wants.
     was_turned_away: bool,
 }
@@ -78,7 +79,7 @@ impl Candidates {
         let mut rest = in_order(route, turn, hop.port(settings));
         rest.retain(|(host, _)| demands.of(host).is_some());
         dialer.address_health.sort(&mut rest, dialer.instant());
-        let last_failure = demands.refused.take();
+        let last_failure = demands.refused.take().map(|(host, failure)| (host, failure.into()));
         Self {
             domain: route.domain.clone(),
             all: rest.clone(),
@@ -151,15 +152,16 @@ impl Candidates {
 
     /// Remembers why there is no session with a host. What a host said tells more than what this machine lacks, and that
     /// more than that another did not answer.
-    pub(super) fn failed(&mut self, host: Arc<str>, failure: Failure) {
-        self.was_turned_away |= is_turned_away(&failure);
-        let tells = |failure: &Failure| match failure.fault {
+    pub(super) fn failed(&mut self, host: Arc<str>, failure: impl Into<Judged>) {
+        let judged = failure.into();
+        self.was_turned_away |= is_turned_away(&judged);
+        let tells = |judged: &Judged| match judged.failure.fault {
             Fault::Reply(_) => 2,
             Fault::Ours(_) => 1,
             Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => 0,
         };
-        if self.last_failure.as_ref().is_none_or(|(_, last)| tells(&failure) >= tells(last)) {
-            self.last_failure = Some((host, failure));
+        if self.last_failure.as_ref().is_none_or(|(_, last)| tells(&judged) >= tells(last)) {
+            self.last_failure = Some((host, judged));
         }
     }
 
@@ -171,7 +173,7 @@ impl Candidates {
     /// Whether a host may answer another time that did not now.
     pub(super) fn has_unheard(&self) -> bool {
         let last = self.last_failure.as_ref();
-        last.is_some_and(|(_, failure)| of_failure(failure).outlook() == Outlook::Again)
+        last.is_some_and(|(_, judged)| judged.verdict.outlook() == Outlook::Again)
     }
 
     /// Puts the host that makes the triplet wait in front, and there the address that was connected to: only there the

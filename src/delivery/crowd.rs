@@ -5,9 +5,10 @@
 use std::collections::HashMap;
 use std::time::Instant;
 
+use super::judged::Judged;
+use crate::event::cause::Cause;
 use crate::mail::id::EntryId;
-use crate::plan::cause::{Cause, of_failure};
-use crate::smtp::client_session::{Failure, Fault, Stage};
+use crate::smtp::client_session::{Fault, Stage};
 use crate::smtp::reply::Severity;
 
 /// Entries that wait at most; others are put off.
@@ -62,15 +63,13 @@ impl Crowd {
 }
 
 /// The host has enough connections: 421, any refusal for now or for a rate, or a close, before MAIL.
-pub(super) fn is_turned_away(failure: &Failure) -> bool {
+pub(super) fn is_turned_away(Judged { failure, verdict }: &Judged) -> bool {
     let is_early = matches!(failure.stage, Stage::Banner | Stage::Ehlo);
     is_early
         && match &failure.fault {
             Fault::Reply(reply) => match reply.severity() {
                 Severity::Transient => true,
-                Severity::Success | Severity::Intermediate | Severity::Permanent => {
-                    of_failure(failure).cause == Cause::RateLimited
-                }
+                Severity::Success | Severity::Intermediate | Severity::Permanent => verdict.cause == Cause::RateLimited,
             },
             Fault::Closed => true,
             Fault::Timeout | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => false,
@@ -84,6 +83,7 @@ mod tests {
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
+    use crate::smtp::client_session::Failure;
     use crate::smtp::reply::Reply;
 
     const LONG: Duration = Duration::from_secs(600);
@@ -131,7 +131,11 @@ mod tests {
             (Stage::Mail, reply(421, "4.7.0 too many connections"), false),
         ];
         for (stage, fault, expected) in cases {
-            assert_eq!(is_turned_away(&Failure { stage, fault: fault.clone() }), expected, "{stage:?} {fault:?}");
+            assert_eq!(
+                is_turned_away(&Failure { stage, fault: fault.clone() }.into()),
+                expected,
+                "{stage:?} {fault:?}"
+            );
         }
     }
 }

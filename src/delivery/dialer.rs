@@ -6,13 +6,14 @@ use std::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::address_health::AddressHealth;
+use super::judged::Judged;
 use super::pace::Paces;
 use super::quirks::Quirks;
 use super::settings::Settings;
 use super::transact::Connection;
 use crate::clock::{Clock, Timestamp};
+use crate::event::cause::Cause;
 use crate::net::Network;
-use crate::plan::cause::{Cause, of_failure};
 use crate::smtp::client_session::{Failure, Fault, Suspicion};
 use crate::smtp::extension::{Feature, Features};
 use crate::tls::verify::Roots;
@@ -78,12 +79,13 @@ impl Dialer {
     }
 
     /// A host that wants TLS, in a session in which that failed: it may have been somebody on the way, so TLS is tried again.
-    pub(super) fn missing_tls(&self, failure: Failure, connection: &Connection) -> Failure {
-        let (Some(why), Fault::Reply(reply)) = (connection.in_clear(), &failure.fault) else { return failure };
-        if of_failure(&failure).cause != Cause::TlsRequired {
-            return failure;
+    pub(super) fn missing_tls(&self, judged: Judged, connection: &Connection) -> Judged {
+        let Judged { failure, verdict } = &judged;
+        let (Some(why), Fault::Reply(reply)) = (connection.in_clear(), &failure.fault) else { return judged };
+        if verdict.cause != Cause::TlsRequired {
+            return judged;
         }
         self.quirks.try_tls_again(&connection.host, connection.address);
-        Failure { stage: failure.stage, fault: Fault::Tls(format!("{why}; {reply}")) }
+        Failure { stage: failure.stage, fault: Fault::Tls(format!("{why}; {reply}")) }.into()
     }
 }

@@ -17,7 +17,6 @@ use super::sites::{Begin, Beginning, Begins, Start};
 use super::worker::Worker;
 use crate::destination::route::{Route, RouteError};
 use crate::destination::shares::{Shares, Standing};
-use crate::event::Kind;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::queue::Offer;
 
@@ -127,7 +126,7 @@ impl Dispatcher {
                 Placed::Waits { for_connection } => {
                     // That an entry was turned away has been told.
                     if !site.crowd(|crowd| crowd.holds(&offer.entry)) {
-                        self.env.queue.tell(offer.entry, Kind::Queued, Some(route.name().clone()));
+                        self.env.queue.waits_for_slot(offer.entry, route.name().clone());
                     }
                     if for_connection {
                         taking.wait();
@@ -190,7 +189,7 @@ impl Dispatcher {
         let now = self.env.clock.now();
         hop.not_found(error, now);
         if let Ok(claim) = self.env.queue.claim(offer.entry, now) {
-            claim.tell(Kind::Attempted, hop.host().cloned(), now);
+            claim.begins(hop.host().cloned(), now);
             let domain = claim.domain();
             settle::without_route(claim, error, &self.env.ways(&domain, hop, now), now);
         }

@@ -9,6 +9,7 @@ use super::backoff::Change;
 use super::caller::Caller;
 use super::candidates::Candidates;
 use super::dialer::Dialer;
+use super::judged::Judged;
 use super::limits::LearnedLimits;
 use super::next_hop::NextHop;
 use super::settings::Settings;
@@ -27,7 +28,7 @@ use crate::dkim::pool::SigningPool;
 use crate::mail::id::EntryId;
 use crate::plan::cause::concerns_message;
 use crate::queue::Queue;
-use crate::smtp::client_session::{Failure, Fault, Stage};
+use crate::smtp::client_session::{Fault, Stage};
 
 /// How long the number of sessions that a destination took stands, before one more is tried.
 const CAP_SPAN: Duration = Duration::from_secs(600);
@@ -90,13 +91,13 @@ impl Environment {
     }
 
     /// Learns from a failed transaction what the host allows.
-    pub(super) fn refused(&self, site: &Site, connection: &Connection, failure: &Failure, by: (&Caller, Instant)) {
-        let (caller, began) = by;
+    pub(super) fn refused(&self, site: &Site, connection: &Connection, judged: &Judged, by: (&Caller, Instant)) {
+        let ((caller, began), failure) = (by, &judged.failure);
         let is_closing = matches!(&failure.fault, Fault::Reply(reply) if reply.code == 421);
         if is_closing && connection.taken() > 0 && matches!(failure.stage, Stage::Reset | Stage::Mail) {
             // It has taken some in this session: not too much at once, but enough.
             site.limits(|limits| limits.ended_after(connection.taken()));
-        } else if is_overload(failure) {
+        } else if is_overload(judged) {
             site.overloaded(caller, began, self.clock.instant());
         }
     }
@@ -106,18 +107,19 @@ impl Environment {
     pub(super) fn nobody_answered(
         &self,
         site: &Arc<Site>,
-        last: Option<(Arc<str>, Failure)>,
+        last: Option<(Arc<str>, Judged)>,
         caller: &Caller,
         entry: Option<EntryId>,
     ) {
         if let Some(host) = site.hop.smart_host() {
             // What became of an entry's attempt is told when that is settled.
-            if let (None, Some((_, failure))) = (entry, last.as_ref().filter(|(_, failure)| !is_ours(failure))) {
+            if let (None, Some((_, Judged { failure, .. }))) = (entry, last.as_ref().filter(|(_, last)| !is_ours(last)))
+            {
                 host.failed(failure, &settle::told(failure), self.clock.now());
             }
             return;
         }
-        match last.as_ref().map_or(Presence::Unknown, |(_, failure)| Presence::after(failure)) {
+        match last.as_ref().map_or(Presence::Unknown, |(_, judged)| Presence::after(judged)) {
             Presence::Says(is_overload) => {
                 if is_overload {
                     let now = self.clock.instant();
@@ -131,9 +133,10 @@ impl Environment {
         }
     }
 
-    fn is_missing(&self, site: &Arc<Site>, last: Option<(Arc<str>, Failure)>, caller: &Caller, entry: Option<EntryId>) {
+    fn is_missing(&self, site: &Arc<Site>, last: Option<(Arc<str>, Judged)>, caller: &Caller, entry: Option<EntryId>) {
         let now = self.clock.instant();
         let change = site.outage(|outage| {
+            let last = last.map(|(host, judged)| (host, judged.failure));
             let change = outage.failed(last, caller, now);
             if let Some(entry) = entry {
                 outage.wait(entry);
@@ -160,10 +163,11 @@ enum Presence {
 }
 
 impl Presence {
-    fn after(failure: &Failure) -> Self {
+    fn after(judged: &Judged) -> Self {
+        let failure = &judged.failure;
         match &failure.fault {
             Fault::Ours(_) => Self::Undecided,
-            Fault::Reply(_) => Self::Says(is_overload(failure)),
+            Fault::Reply(_) => Self::Says(is_overload(judged)),
             // A host that is not good enough for one domain may be so for another.
             Fault::Tls(_) | Fault::Unsupported(_) if failure.stage == Stage::Connect => Self::Undecided,
             Fault::Tls(_) | Fault::Unsupported(_) => Self::Answers,
@@ -177,6 +181,6 @@ impl Presence {
     }
 }
 
-fn is_ours(failure: &Failure) -> bool {
-    matches!(failure.fault, Fault::Ours(_))
+fn is_ours(judged: &Judged) -> bool {
+    matches!(judged.failure.fault, Fault::Ours(_))
 }

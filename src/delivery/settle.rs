@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::judged::Judged;
 use super::mask::Mask;
 use super::smart_host::{Tls, Ways};
 use crate::clock::Timestamp;
 use crate::destination::route::RouteError;
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Step, Suppress};
 use crate::mail::address::ReversePath;
-use crate::plan::action::{Action, Finality, Retry, Suppress, action};
-use crate::plan::cause::{self, Cause, Verdict, concerns_message};
+use crate::plan::action::{Action, Finality, Retry, action};
+use crate::plan::cause::{self, Verdict, concerns_message};
 use crate::plan::greylist::{Facts, Greylister, Refusal};
 use crate::plan::next::{Next, believable, decide, held_back};
 use crate::plan::parties::Parties;
 use crate::plan::step::{History, Reason};
 use crate::plan::way::{self, Choice, Detour, Life};
-use crate::queue::claim::{Claim, Gone, Report, Settlement};
+use crate::queue::claim::{Claim, Gone, Settlement};
 use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::Reply;
@@ -34,69 +37,91 @@ pub(super) struct Lesson {
     pub(super) began: Timestamp,
 }
 
+/// What is told and learned of the session in which an attempt ended.
+#[derive(Default)]
+pub(super) struct Peer {
+    pub(super) attempted: Attempted,
+    /// Whether the host notifies the sender of a success itself.
+    pub(super) notifies: bool,
+    pub(super) lesson: Option<Lesson>,
+}
+
+impl Peer {
+    /// A host of which nothing is known but its name, or none at all.
+    pub(super) fn at(destination: Option<Arc<str>>) -> Self {
+        Self { attempted: Attempted { destination, ..Attempted::default() }, ..Self::default() }
+    }
+
+    /// A host that said nothing to the end.
+    pub(super) fn silent(host: Arc<str>, judged: &Judged) -> Self {
+        let (cause, reply) = (Some(judged.verdict.cause), Some(told(&judged.failure)));
+        Self {
+            attempted: Attempted { destination: Some(host), cause, reply, ..Attempted::default() },
+            ..Self::default()
+        }
+    }
+
+    pub(super) fn with_steps(mut self, steps: Option<Arc<[Step]>>) -> Self {
+        self.attempted.steps = steps;
+        self
+    }
+
+    pub(super) fn with_note(mut self, note: &str) -> Self {
+        self.attempted.note = Some(note.into());
+        self
+    }
+}
+
 /// The receiver took it.
-pub(super) fn delivered(
-    claim: Claim,
-    reply: &Reply,
-    mask: &Mask,
-    mut report: Report,
-    lesson: Option<&Lesson>,
-    ways: &Ways,
-    now: Timestamp,
-) {
-    report.reply = Some(kept(reply, mask));
+pub(super) fn delivered(claim: Claim, reply: &Reply, mask: &Mask, from: Peer, ways: &Ways, now: Timestamp) {
+    let Peer { mut attempted, notifies, lesson } = from;
+    attempted.reply = Some(kept(reply, mask));
     if let Some(lesson) = lesson {
         claim.note(claim.greylists().accepted(&lesson.triplet, lesson.began));
     }
     if let Some(by) = &ways.by {
         by.answered(Some(now.since(ways.since)));
         let why = ways.detour(&claim, now).called_by.text();
-        let tls = report.note.map(|tls| format!("{tls}; ")).unwrap_or_default();
-        report.note = Some(format!("{tls}smart host {}: {why}", by.host.name).into());
+        let tls = attempted.note.map(|tls| format!("{tls}; ")).unwrap_or_default();
+        attempted.note = Some(format!("{tls}smart host {}: {why}", by.host.name).into());
     }
-    claim.settle(&Settlement::Delivered, report, now);
+    claim.settle(Settlement::Delivered { attempted, notifies }, now);
 }
 
 /// The receiver did not take it, or nobody knows.
-pub(super) fn not_delivered(
-    claim: Claim,
-    failure: &Failure,
-    mask: &Mask,
-    mut report: Report,
-    lesson: Option<Lesson>,
-    ways: &Ways,
-    now: Timestamp,
-) {
-    report.reply = match &failure.fault {
-        Fault::Reply(_) => Some(mask.apply(&told(failure)).into()),
+pub(super) fn not_delivered(claim: Claim, judged: &Judged, mask: &Mask, mut from: Peer, ways: &Ways, now: Timestamp) {
+    let failure = &judged.failure;
+    let reply = match &failure.fault {
+        Fault::Reply(_) => mask.apply(&told(failure)).into(),
         Fault::Timeout
         | Fault::Closed
         | Fault::Malformed(_)
         | Fault::Tls(_)
         | Fault::Unsupported(_)
-        | Fault::Ours(_) => Some(told(failure)),
+        | Fault::Ours(_) => told(failure),
     };
-    let verdict = verdict_on(failure, &claim, lesson.as_ref());
-    report.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
+    let verdict = verdict_on(judged, &claim, from.lesson.as_ref());
+    from.attempted.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
     if let Some(by) = &ways.by {
         if is_of_host(failure, by.host.tls) {
-            by.failed(failure, report.reply.as_deref().unwrap_or_default(), now);
+            by.failed(failure, &reply, now);
         } else if failure.stage != Stage::Connect {
             by.answered(None);
         }
     }
+    from.attempted.reply = Some(reply);
     let about = if is_about_message(failure) { About::Message } else { About::Host };
-    put_off(claim, (verdict, about), report, lesson, ways, now);
+    put_off(claim, (verdict, about), from, ways, now);
 }
 
 /// What a failure comes to. Without a transaction at the recipient's own hosts nothing was said of the recipient.
-fn verdict_on(failure: &Failure, claim: &Claim, lesson: Option<&Lesson>) -> Verdict {
+fn verdict_on(judged: &Judged, claim: &Claim, lesson: Option<&Lesson>) -> Verdict {
+    let verdict = judged.verdict;
     let Some(lesson) = lesson else {
-        let verdict = cause::of_failure(failure);
         return Verdict { action: Action { suppress: Suppress::No, ..verdict.action }, ..verdict };
     };
     let recipient = &claim.message().recipient(claim.id().index).mailbox;
-    cause::of_failure_between(failure, &Parties { sender: &lesson.sender, recipient })
+    cause::between(verdict, &judged.failure, &Parties { sender: &lesson.sender, recipient })
 }
 
 /// What went wrong, for people. A reply about a message is to be masked first.
@@ -119,22 +144,18 @@ pub(super) fn told(failure: &Failure) -> Arc<str> {
 /// back.
 pub(super) fn unless_resting(claim: Claim, ways: &Ways, now: Timestamp) -> Option<Claim> {
     let Some(by) = ways.by.as_ref().filter(|by| by.enter(now).is_err()) else { return Some(claim) };
-    let reply = Some("it failed lately and is left alone for a moment".into());
-    let report = Report { destination: Some(by.host.host.clone()), reply, ..Report::default() };
+    let mut from = Peer::at(Some(by.host.host.clone()));
+    from.attempted.reply = Some("it failed lately and is left alone for a moment".into());
     let verdict = Verdict::of(Cause::Unreachable, Finality::Temporary);
-    put_off(claim, (verdict, About::Nothing), report, None, ways, now);
+    put_off(claim, (verdict, About::Nothing), from, ways, now);
     None
 }
 
 /// Nobody answers at the destination for some time now, so the attempt ended before it began.
 pub(super) fn not_tried(claim: Claim, destination: Arc<str>, ways: &Ways, now: Timestamp) {
-    let report = Report {
-        destination: Some(destination),
-        note: Some("not tried: nobody answers there; it is asked every 10 s whether it is back".into()),
-        ..Report::default()
-    };
-    let nobody = Failure { stage: Stage::Connect, fault: Fault::Closed };
-    put_off(claim, (cause::of_failure(&nobody), About::Nothing), report, None, ways, now);
+    let note = "not tried: nobody answers there; it is asked every 10 s whether it is back";
+    let verdict = Verdict::of(Cause::Unreachable, Finality::Temporary);
+    put_off(claim, (verdict, About::Nothing), Peer::at(Some(destination)).with_note(note), ways, now);
 }
 
 /// Where a triplet waits already, and an attempt now would begin its wait anew: the attempt is over before it began.
@@ -146,46 +167,46 @@ pub(super) fn unless_held_back(claim: Claim, triplet: Option<&Triplet>, now: Tim
     let Some(next_attempt_at) = held_back(&history(&claim, wait.first_refused_at), &facts, &wait, now) else {
         return Some(claim);
     };
-    let report = Report {
+    let attempted = Attempted {
         destination: wait.by.map(|by| by.host),
-        cause: Some(Cause::Greylisted.name()),
-        plan: Some("an earlier message waits here already; asking now would begin the wait anew"),
-        ..Report::default()
+        cause: Some(Cause::Greylisted),
+        plan: Some("an earlier message waits here already; asking now would begin the wait anew".into()),
+        ..Attempted::default()
     };
-    claim.settle(&Settlement::Deferred { next_attempt_at }, report, now);
+    claim.settle(Settlement::put_off(attempted, next_attempt_at), now);
     None
 }
 
 /// There is no way to the recipient's domain, or to the smart host.
 pub(super) fn without_route(claim: Claim, error: &RouteError, ways: &Ways, now: Timestamp) {
     let destination = ways.by.as_ref().map_or_else(|| claim.domain().into(), |by| by.host.host.clone());
-    let report = Report { destination: Some(destination), reply: Some(error.to_string().into()), ..Report::default() };
+    let mut from = Peer::at(Some(destination));
+    from.attempted.reply = Some(error.to_string().into());
     let verdict = match ways.by {
         None => cause::of_route(error),
         Some(_) => Verdict::of(Cause::DnsFailure, Finality::Temporary),
     };
-    put_off(claim, (verdict, About::Host), report, None, ways, now);
+    put_off(claim, (verdict, About::Host), from, ways, now);
 }
 
 /// The content cannot be read back from the store.
 pub(super) fn without_content(claim: Claim, now: Timestamp) {
-    let report = Report {
-        cause: Some(Cause::OtherPerm.name()),
-        reply: Some("the stored content cannot be read".into()),
-        ..Report::default()
-    };
-    claim.settle(&Settlement::Failed, report, now);
+    let reply = Some("the stored content cannot be read".into());
+    let attempted = Attempted { cause: Some(Cause::OtherPerm), reply, ..Attempted::default() };
+    claim.settle(Settlement::Failed { attempted, suppress: Suppress::No }, now);
 }
 
 /// The content cannot be had for now: the store is in trouble, or the relay is about to end.
 pub(super) fn content_withheld(claim: Claim, now: Timestamp) {
-    let report = Report { note: Some("the stored content cannot be read just now".into()), ..Report::default() };
-    claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
+    let attempted =
+        Attempted { note: Some("the stored content cannot be read just now".into()), ..Attempted::default() };
+    claim.settle(Settlement::put_off(attempted, now.plus(STORE_PAUSE)), now);
 }
 
 /// The hosts take no more sessions at once, and one is there: the entry goes next on that. Nothing has come of it.
-pub(super) fn waits_for_session(claim: Claim, failure: &Failure, mask: &Mask, mut report: Report, now: Timestamp) {
-    report.reply = match &failure.fault {
+pub(super) fn waits_for_session(claim: Claim, failure: &Failure, mask: &Mask, from: Peer, now: Timestamp) {
+    let mut attempted = from.attempted;
+    attempted.reply = match &failure.fault {
         Fault::Reply(reply) => Some(kept(reply, mask)),
         Fault::Timeout
         | Fault::Closed
@@ -194,22 +215,22 @@ pub(super) fn waits_for_session(claim: Claim, failure: &Failure, mask: &Mask, mu
         | Fault::Unsupported(_)
         | Fault::Ours(_) => Some(told(failure)),
     };
-    report.note = Some("waits for a session that is there: the host takes no more at once".into());
-    claim.settle(&Settlement::Released, report, now);
+    attempted.note = Some("waits for a session that is there: the host takes no more at once".into());
+    claim.settle(Settlement::Released(attempted), now);
 }
 
 /// The note that the content goes could not be written, so nothing was sent: the store is in trouble.
-pub(super) fn not_noted(claim: Claim, mut report: Report, now: Timestamp) {
-    report.note = Some("the attempt cannot be stored just now".into());
-    claim.settle(&Settlement::Deferred { next_attempt_at: now.plus(STORE_PAUSE) }, report, now);
+pub(super) fn not_noted(claim: Claim, from: Peer, now: Timestamp) {
+    let from = from.with_note("the attempt cannot be stored just now");
+    claim.settle(Settlement::put_off(from.attempted, now.plus(STORE_PAUSE)), now);
 }
 
 /// The entry's life ended during the attempt, or it was taken away.
-pub(super) fn gone(claim: Claim, gone: Gone, report: Report, now: Timestamp) {
+pub(super) fn gone(claim: Claim, gone: Gone, from: Peer, now: Timestamp) {
     match gone {
-        Gone::Expired => claim.settle(&Settlement::Expired, report, now),
+        Gone::Expired => claim.settle(Settlement::Expired(from.attempted), now),
         // Whoever took it away has said so; what is released here is no longer ours, and stays as it is.
-        Gone::Ended => claim.settle(&Settlement::Released, report, now),
+        Gone::Ended => claim.settle(Settlement::Released(from.attempted), now),
     }
 }
 
@@ -224,51 +245,47 @@ enum About {
     Nothing,
 }
 
-fn put_off(
-    mut claim: Claim,
-    (verdict, about): (Verdict, About),
-    mut report: Report,
-    lesson: Option<Lesson>,
-    ways: &Ways,
-    now: Timestamp,
-) {
-    report.cause = Some(verdict.cause.name());
-    if report.may_have_arrived && claim.is_at_most_once() {
-        claim.settle(&Settlement::Failed, report, now);
+fn put_off(mut claim: Claim, (verdict, about): (Verdict, About), from: Peer, ways: &Ways, now: Timestamp) {
+    let Peer { mut attempted, lesson, .. } = from;
+    attempted.cause = Some(verdict.cause);
+    if attempted.may_have_arrived && claim.is_at_most_once() {
+        claim.settle(Settlement::Failed { attempted, suppress: Suppress::No }, now);
         return;
     }
     let settlement = if ways.by.is_some() {
-        after_smart_host(&mut claim, verdict, about, &mut report, ways, now)
+        after_smart_host(&mut claim, (verdict, about), attempted, ways, now)
     } else {
-        report.suppress = verdict.action.suppress;
-        after_direct(&mut claim, verdict, &mut report, lesson, ways, now)
+        after_direct(&mut claim, verdict, attempted, lesson, ways, now)
     };
-    claim.settle(&settlement, report, now);
+    claim.settle(settlement, now);
 }
 
 fn after_direct(
     claim: &mut Claim,
     verdict: Verdict,
-    report: &mut Report,
+    mut attempted: Attempted,
     lesson: Option<Lesson>,
     ways: &Ways,
     now: Timestamp,
 ) -> Settlement {
+    let suppress = verdict.action.suppress;
     let (verdict, waits_since, facts) = learn(claim, verdict, lesson, now);
     let plan = plan_after(claim, &verdict, waits_since, &facts, now);
-    report.plan = Some(plan.1.text());
-    report.at_risk = plan.1.is_tight() || is_down(verdict.cause) && claim.progress().attempts > 1;
+    attempted.plan = Some(plan.1.text().into());
+    let at_risk = plan.1.is_tight() || is_down(verdict.cause) && claim.progress().attempts > 1;
     let hosts = ways.candidates(&[], now);
     let choice = way::after_direct(&verdict, plan, life(claim), &hosts, now);
-    follow(claim, choice, Vec::new(), report, ways)
+    match follow(claim, choice, Vec::new(), &mut attempted, ways) {
+        Some(next_attempt_at) => Settlement::Deferred { attempted, next_attempt_at, at_risk },
+        None => Settlement::Failed { attempted, suppress },
+    }
 }
 
 /// What a smart host says is never held against the recipient's address: it may be mistaken, or we in using it.
 fn after_smart_host(
     claim: &mut Claim,
-    verdict: Verdict,
-    about: About,
-    report: &mut Report,
+    (verdict, about): (Verdict, About),
+    mut attempted: Attempted,
     ways: &Ways,
     now: Timestamp,
 ) -> Settlement {
@@ -279,57 +296,66 @@ fn after_smart_host(
     let hosts = ways.candidates(&detour.tried, now);
     let said = (about == About::Message).then_some(&verdict);
     let choice = way::after_smart_host(said, &detour, life(claim), &hosts, now);
-    report.at_risk = choice == Choice::Direct(Next::Expire);
+    let at_risk = choice == Choice::Direct(Next::Expire);
     if let Choice::SmartHost { host, .. } = choice
         && hosts[host].is_tried
     {
         // A new round.
         detour.tried.clear();
     }
-    follow(claim, choice, detour.tried, report, ways)
+    match follow(claim, choice, detour.tried, &mut attempted, ways) {
+        Some(next_attempt_at) => Settlement::Deferred { attempted, next_attempt_at, at_risk },
+        None => Settlement::Failed { attempted, suppress: Suppress::No },
+    }
 }
 
-/// Keeps with the entry which way it goes next, and says so.
-fn follow(claim: &mut Claim, choice: Choice, tried: Vec<Arc<str>>, report: &mut Report, ways: &Ways) -> Settlement {
-    let (detour, settlement, next) = match choice {
-        Choice::Direct(Next::GiveUp) => (None, Settlement::Failed, None),
+/// Keeps with the entry which way it goes next, and says so. When that is; none: never.
+fn follow(
+    claim: &mut Claim,
+    choice: Choice,
+    tried: Vec<Arc<str>>,
+    attempted: &mut Attempted,
+    ways: &Ways,
+) -> Option<Timestamp> {
+    let (detour, at, next) = match choice {
+        Choice::Direct(Next::GiveUp) => (None, None, None),
         Choice::Direct(next) => {
             let at = if let Next::At(at) = next { at } else { claim.message().expires_at };
             let said = ways.by.as_ref().map(|_| "next straight to the destination".to_owned());
-            (None, Settlement::Deferred { next_attempt_at: at }, said.filter(|_| next != Next::Expire))
+            (None, Some(at), said.filter(|_| next != Next::Expire))
         }
         Choice::SmartHost { host, at, called_by, direct_at } => {
-            report.plan = Some(called_by.text());
+            attempted.plan = Some(called_by.text().into());
             let detour = ways.name(host).map(|host| Detour { host: host.clone(), called_by, direct_at, tried });
             let said = ways.name(host).map(|host| format!("next by the smart host {host}: {}", called_by.text()));
-            (detour, Settlement::Deferred { next_attempt_at: at }, said)
+            (detour, Some(at), said)
         }
     };
     claim.go_by(detour);
     if let Some(next) = next {
-        report.note = Some(next.into());
+        attempted.note = Some(next.into());
     }
-    settlement
+    at
 }
 
 /// When the next attempt would be made if the entry were put off for this now; none if there would be no other.
 pub(super) fn planned_after(
     claim: &Claim,
-    failure: &Failure,
+    judged: &Judged,
     triplet: Option<&Triplet>,
     now: Timestamp,
 ) -> Option<Timestamp> {
     let standing = triplet.and_then(|triplet| claim.greylists().standing(triplet, now));
     let (facts, since) = standing.map_or_else(Default::default, |(facts, wait)| (facts, Some(wait.first_refused_at)));
-    match plan_after(claim, &cause::of_failure(failure), since, &facts, now).0 {
+    match plan_after(claim, &judged.verdict, since, &facts, now).0 {
         Next::At(at) => Some(at),
         Next::Expire | Next::GiveUp => None,
     }
 }
 
 /// Whether the entry would go by another way at once if the attempt ended with this now.
-pub(super) fn has_another_way(claim: &Claim, failure: &Failure, ways: &Ways, now: Timestamp) -> bool {
-    let verdict = cause::of_failure(failure);
+pub(super) fn has_another_way(claim: &Claim, judged: &Judged, ways: &Ways, now: Timestamp) -> bool {
+    let verdict = &judged.verdict;
     let (choice, hosts) = if ways.by.is_some() {
         let mut detour = ways.detour(claim, now);
         detour.tried.push(detour.host.clone());
@@ -337,8 +363,8 @@ pub(super) fn has_another_way(claim: &Claim, failure: &Failure, ways: &Ways, now
         (way::after_smart_host(None, &detour, life(claim), &hosts, now), hosts)
     } else {
         let hosts = ways.candidates(&[], now);
-        let plan = plan_after(claim, &verdict, None, &Facts::default(), now);
-        (way::after_direct(&verdict, plan, life(claim), &hosts, now), hosts)
+        let plan = plan_after(claim, verdict, None, &Facts::default(), now);
+        (way::after_direct(verdict, plan, life(claim), &hosts, now), hosts)
     };
     match choice {
         Choice::SmartHost { host, at, .. } => at <= now && !hosts[host].is_tried,

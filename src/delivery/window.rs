@@ -6,8 +6,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::plan::cause::{Cause, of_failure};
-use crate::smtp::client_session::{Failure, Fault, Stage};
+use super::judged::Judged;
+use crate::event::cause::Cause;
+use crate::smtp::client_session::{Fault, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
 
 /// Sessions at once with a destination of which nothing is known.
@@ -141,10 +142,10 @@ impl Window {
 
 /// Whether a failure says that it was too much for the host, or that we are: what is about one recipient says nothing of
 /// others.
-pub(super) fn is_overload(failure: &Failure) -> bool {
+pub(super) fn is_overload(Judged { failure, verdict }: &Judged) -> bool {
     match &failure.fault {
         Fault::Reply(reply) => {
-            let is_meant = matches!(of_failure(failure).cause, Cause::RateLimited | Cause::ServerBusy);
+            let is_meant = matches!(verdict.cause, Cause::RateLimited | Cause::ServerBusy);
             reply.code == 421 || speaks_of_connections(reply) || is_meant && is_before_recipient(failure.stage)
         }
         Fault::Timeout => failure.stage != Stage::Connect && is_before_recipient(failure.stage),
@@ -183,6 +184,7 @@ fn as_f64(number: usize) -> f64 {
 mod tests {
     use super::*;
     use crate::clock::{Clock as _, SystemClock};
+    use crate::smtp::client_session::Failure;
 
     const SECOND: Duration = Duration::from_secs(1);
     const MOMENT: Duration = Duration::from_millis(200);
@@ -304,7 +306,7 @@ mod tests {
                 EnhancedCode::split_from(text).map_or((None, text), |(code, text)| (Some(code), text));
             let reply = Reply { code: code.parse().unwrap(), enhanced, text: text.to_owned().into() };
             let failure = Failure { stage, fault: Fault::Reply(reply) };
-            assert_eq!(is_overload(&failure), expected, "{failure:?}");
+            assert_eq!(is_overload(&failure.clone().into()), expected, "{failure:?}");
         };
         check(
             Stage::Rcpt,
@@ -326,7 +328,7 @@ mod tests {
         for (stage, expected) in
             [(Stage::Connect, false), (Stage::Banner, true), (Stage::Mail, true), (Stage::Content, false)]
         {
-            assert_eq!(is_overload(&Failure { stage, fault: Fault::Timeout }), expected, "{stage:?}");
+            assert_eq!(is_overload(&Failure { stage, fault: Fault::Timeout }.into()), expected, "{stage:?}");
         }
     }
 }

@@ -150,10 +150,10 @@ impl Stage {
         let arrived = self.arrived.lock().await.recv().await.context("nothing arrived")?;
         self.verify(&arrived).await?;
         say(&format!("     {}  ({} octets)\n", arrived.path.display(), arrived.content.len()));
-        let waited = delivered.since_accepted.saturating_sub(GREYLIST);
+        let waited = delivered.head.since_accepted.saturating_sub(GREYLIST);
         say(&format!(
             "The code arrived {:.1} s after the app sent it, {:.1} s after the mail host opened its door.",
-            delivered.since_accepted.as_secs_f64(),
+            delivered.head.since_accepted.as_secs_f64(),
             waited.as_secs_f64()
         ));
         say("A mail server with usual settings comes back after 5 to 20 minutes, when the code is dead.");
@@ -167,14 +167,14 @@ impl Stage {
             let event = events.recv().await.context("the relay stopped")?;
             say(&format!(
                 "     {:>6} ms  {:<10}  {}",
-                event.since_accepted.as_millis(),
-                event.kind.name(),
+                event.head.since_accepted.as_millis(),
+                event.kind().name(),
                 explain(&event)
             ));
-            if event.kind == Kind::Delivered {
+            if event.kind() == Kind::Delivered {
                 return Ok(event);
             }
-            anyhow::ensure!(!event.kind.is_end(), "the sample message was not delivered");
+            anyhow::ensure!(!event.kind().is_end(), "the sample message was not delivered");
         }
     }
 
@@ -260,14 +260,14 @@ fn answers(name: &str, published: &[(String, String)]) -> Vec<Answer> {
 
 /// What an event means, for somebody who sees it for the first time.
 fn explain(event: &Event) -> String {
-    let host = event.destination.as_deref().unwrap_or("the mail host");
-    let reply = event.reply.as_deref().unwrap_or_default();
-    match event.kind {
-        Kind::Accepted => format!("on disk and acknowledged, id {}", event.id),
-        Kind::Attempted if event.attempt > 1 => format!("attempt {} at {host}", event.attempt),
+    let host = event.destination().unwrap_or("the mail host");
+    let reply = event.reply().unwrap_or_default();
+    match event.kind() {
+        Kind::Accepted => format!("on disk and acknowledged, id {}", event.head.id),
+        Kind::Attempted if event.head.attempt > 1 => format!("attempt {} at {host}", event.head.attempt),
         Kind::Attempted => format!("straight to {host}"),
         Kind::Greylisted | Kind::Deferred => {
-            let wait = event.next_attempt_at.map(|at| at.since(event.time).as_secs_f64()).unwrap_or_default();
+            let wait = event.next_attempt_at().map(|at| at.since(event.head.time).as_secs_f64()).unwrap_or_default();
             format!("\"{reply}\": again in {wait:.1} s")
         }
         Kind::Delivered => format!("\"{reply}\""),

@@ -2,16 +2,19 @@
 //! lines and the rest. An event never holds a subject, a body, a code or a password.
 
 pub mod cause;
+pub mod json;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::clock::{self, Timestamp};
 use crate::lane::Lane;
 use crate::mail::address::Mailbox;
-use crate::mail::id::MessageId;
+use crate::mail::id::{EntryId, MessageId};
+use cause::Cause;
 
 /// What can happen: a closed set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -86,6 +89,11 @@ impl Kind {
         }
     }
 
+    /// The kind of this name.
+    pub fn by_name(name: &str) -> Option<Self> {
+        KINDS.into_iter().find(|kind| kind.name() == name)
+    }
+
     /// Whether an entry has no future after this.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Delivered | Self::Failed | Self::Expired | Self::Superseded | Self::Cancelled)
@@ -93,10 +101,17 @@ impl Kind {
 }
 
 /// One thing that happened.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Event {
+    /// To whom, and when.
+    pub head: Head,
     /// What.
-    pub kind: Kind,
+    pub what: Happened,
+}
+
+/// What every event has: the message, the entry and the time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Head {
     /// When.
     pub time: Timestamp,
     /// To which message.
@@ -111,28 +126,234 @@ pub struct Event {
     pub tag: Option<Arc<str>>,
     /// To whom.
     pub recipient: Option<Mailbox>,
-    /// Where: the destination's name, or the host of an attempt.
-    pub destination: Option<Arc<str>>,
-    /// Why, from the closed set of causes.
-    pub cause: Option<&'static str>,
-    /// What the remote server said, on one line.
-    pub reply: Option<Arc<str>>,
     /// Which attempt, from 1; 0 before the first.
     pub attempt: u32,
-    /// When the next attempt is due.
-    pub next_attempt_at: Option<Timestamp>,
-    /// What that time follows from, for people.
-    pub plan: Option<&'static str>,
     /// When the message's life ends.
     pub expires_at: Timestamp,
     /// How long it has been under way.
     pub since_accepted: Duration,
-    /// Whether it may arrive all the same.
-    pub may_have_arrived: bool,
-    /// More for people: the cipher, the number of recipients.
+}
+
+/// What an attempt came to, from the attempt itself to whoever reads of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Attempted {
+    /// The host, or the destination where it did not come to a host.
+    pub destination: Option<Arc<str>>,
+    /// The cause, unless it was delivered.
+    pub cause: Option<Cause>,
+    /// What the host said, on one line.
+    pub reply: Option<Arc<str>>,
+    /// What the time of the next attempt follows from, for people.
+    pub plan: Option<Cow<'static, str>>,
+    /// More for people: the cipher, what comes next.
     pub note: Option<Arc<str>>,
-    /// What an attempt did, step by step; for traces, not for the log.
+    /// What was done, step by step; for traces, not for the log.
     pub steps: Option<Arc<[Step]>>,
+    /// Whether the receiver may have taken it although it did not say so.
+    pub may_have_arrived: bool,
+}
+
+/// What happened. [`Kind`] is its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Happened {
+    /// A message is on disk and was acknowledged.
+    Accepted {
+        /// More for people: the number of recipients.
+        note: Option<Arc<str>>,
+    },
+    /// An entry waits for a delivery slot; with what the last attempt left.
+    Queued(Attempted),
+    /// An attempt began.
+    Attempted {
+        /// Where to.
+        destination: Option<Arc<str>>,
+    },
+    /// An attempt ended without a decision; there will be another.
+    Deferred {
+        /// What it came to.
+        attempted: Attempted,
+        /// When the next one is due; none where that would be after the end of life.
+        next_attempt_at: Option<Timestamp>,
+    },
+    /// The plan cannot promise delivery within the life any more.
+    AtRisk {
+        /// What the last attempt came to, or would come to.
+        attempted: Attempted,
+        /// When the next one is due.
+        next_attempt_at: Option<Timestamp>,
+    },
+    /// The receiver took the message.
+    Delivered(Attempted),
+    /// It will not be delivered.
+    Failed(Attempted),
+    /// Its life ended first.
+    Expired(Attempted),
+    /// A newer message took its place.
+    Superseded(Attempted),
+    /// The app withdrew it.
+    Cancelled(Attempted),
+    /// A notification said that it did not arrive after all.
+    Bounced(Attempted),
+    /// The recipient complained.
+    Complained(Attempted),
+    /// The app saw the code being used.
+    Verified,
+}
+
+impl Happened {
+    /// Its name.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Accepted { .. } => Kind::Accepted,
+            Self::Queued(_) => Kind::Queued,
+            Self::Attempted { .. } => Kind::Attempted,
+            Self::Deferred { attempted, .. } if attempted.cause == Some(Cause::Greylisted) => Kind::Greylisted,
+            Self::Deferred { .. } => Kind::Deferred,
+            Self::AtRisk { .. } => Kind::AtRisk,
+            Self::Delivered(_) => Kind::Delivered,
+            Self::Failed(_) => Kind::Failed,
+            Self::Expired(_) => Kind::Expired,
+            Self::Superseded(_) => Kind::Superseded,
+            Self::Cancelled(_) => Kind::Cancelled,
+            Self::Bounced(_) => Kind::Bounced,
+            Self::Complained(_) => Kind::Complained,
+            Self::Verified => Kind::Verified,
+        }
+    }
+
+    /// As [`Happened::kind`] tells it apart again; what a kind has not is left out.
+    pub fn of(kind: Kind, attempted: Attempted, next_attempt_at: Option<Timestamp>) -> Self {
+        match kind {
+            Kind::Accepted => Self::Accepted { note: attempted.note },
+            Kind::Queued => Self::Queued(attempted),
+            Kind::Attempted => Self::Attempted { destination: attempted.destination },
+            Kind::Greylisted => {
+                Self::Deferred { attempted: Attempted { cause: Some(Cause::Greylisted), ..attempted }, next_attempt_at }
+            }
+            Kind::Deferred => Self::Deferred { attempted, next_attempt_at },
+            Kind::AtRisk => Self::AtRisk { attempted, next_attempt_at },
+            Kind::Delivered => Self::Delivered(attempted),
+            Kind::Failed => Self::Failed(attempted),
+            Kind::Expired => Self::Expired(attempted),
+            Kind::Superseded => Self::Superseded(attempted),
+            Kind::Cancelled => Self::Cancelled(attempted),
+            Kind::Bounced => Self::Bounced(attempted),
+            Kind::Complained => Self::Complained(attempted),
+            Kind::Verified => Self::Verified,
+        }
+    }
+
+    /// What the last attempt came to, where there was one, or would come to.
+    pub fn attempted(&self) -> Option<&Attempted> {
+        match self {
+            Self::Deferred { attempted, .. }
+            | Self::AtRisk { attempted, .. }
+            | Self::Queued(attempted)
+            | Self::Delivered(attempted)
+            | Self::Failed(attempted)
+            | Self::Expired(attempted)
+            | Self::Superseded(attempted)
+            | Self::Cancelled(attempted)
+            | Self::Bounced(attempted)
+            | Self::Complained(attempted) => Some(attempted),
+            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified => None,
+        }
+    }
+
+    /// Where: the destination's name, or the host of an attempt.
+    pub fn destination(&self) -> Option<&Arc<str>> {
+        if let Self::Attempted { destination } = self {
+            return destination.as_ref();
+        }
+        self.attempted()?.destination.as_ref()
+    }
+
+    /// More for people.
+    pub fn note(&self) -> Option<&Arc<str>> {
+        if let Self::Accepted { note } = self {
+            return note.as_ref();
+        }
+        self.attempted()?.note.as_ref()
+    }
+
+    /// As [`Happened::attempted`], to be changed.
+    pub fn attempted_mut(&mut self) -> Option<&mut Attempted> {
+        match self {
+            Self::Deferred { attempted, .. }
+            | Self::AtRisk { attempted, .. }
+            | Self::Queued(attempted)
+            | Self::Delivered(attempted)
+            | Self::Failed(attempted)
+            | Self::Expired(attempted)
+            | Self::Superseded(attempted)
+            | Self::Cancelled(attempted)
+            | Self::Bounced(attempted)
+            | Self::Complained(attempted) => Some(attempted),
+            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified => None,
+        }
+    }
+}
+
+impl Event {
+    /// The name of what happened.
+    pub fn kind(&self) -> Kind {
+        self.what.kind()
+    }
+
+    /// The entry it is about.
+    pub fn entry(&self) -> Option<EntryId> {
+        self.head.entry.map(|index| EntryId { message: self.head.id, index })
+    }
+
+    /// Where: the destination's name, or the host of an attempt.
+    pub fn destination(&self) -> Option<&str> {
+        self.what.destination().map(|destination| &**destination)
+    }
+
+    /// Why.
+    pub fn cause(&self) -> Option<Cause> {
+        self.what.attempted()?.cause
+    }
+
+    /// What the remote server said.
+    pub fn reply(&self) -> Option<&str> {
+        self.what.attempted()?.reply.as_deref()
+    }
+
+    /// More for people.
+    pub fn note(&self) -> Option<&str> {
+        self.what.note().map(|note| &**note)
+    }
+
+    /// What an attempt did.
+    pub fn steps(&self) -> Option<&Arc<[Step]>> {
+        self.what.attempted()?.steps.as_ref()
+    }
+
+    /// Whether it may arrive, or has arrived, although nobody said so.
+    pub fn may_have_arrived(&self) -> bool {
+        self.what.attempted().is_some_and(|attempted| attempted.may_have_arrived)
+    }
+
+    /// When the next attempt is due.
+    pub fn next_attempt_at(&self) -> Option<Timestamp> {
+        if let Happened::Deferred { next_attempt_at, .. } | Happened::AtRisk { next_attempt_at, .. } = &self.what {
+            return *next_attempt_at;
+        }
+        None
+    }
+
+    /// With the times that the wall clock shows.
+    pub fn by_wall(mut self, step: clock::Step) -> Self {
+        self.head.time = step.wall(self.head.time);
+        self.head.expires_at = step.wall(self.head.expires_at);
+        if let Happened::Deferred { next_attempt_at: Some(at), .. }
+        | Happened::AtRisk { next_attempt_at: Some(at), .. } = &mut self.what
+        {
+            *at = step.wall(*at);
+        }
+        self
+    }
 }
 
 /// One step of an attempt.

@@ -17,7 +17,7 @@ use super::compose::{self, Occasion, Person};
 use super::problem::Problem;
 use super::seats::OPERATOR;
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
-use crate::event::{Event, Kind};
+use crate::event::{Event, Happened};
 use crate::intake::door::{Door, RecipientCheck};
 use crate::intake::refusal::Refusal;
 use crate::intake::user::User;
@@ -99,7 +99,7 @@ impl Api {
 }
 
 fn has_ended(trace: &Trace) -> bool {
-    trace.events.iter().any(|event| event.kind.is_end())
+    trace.events.iter().any(|event| event.kind().is_end())
 }
 
 /// What stands in the place of a name in a path. What is no text is the name of nothing.
@@ -378,42 +378,14 @@ pub(super) async fn verified(
     let id = id(&text)?;
     let known = api.known(&who, id, Need::Story).await?;
     let now = api.parts.clock.now();
-    let event = match (&known.snapshot, &known.trace) {
-        (_, Some(trace)) if trace.events.iter().any(|event| event.kind == Kind::Verified) => None,
-        (Some(Snapshot { message, .. }), _) => Some((
-            (message.user.clone(), message.lane, message.tag.clone()),
-            message.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
-            (message.accepted_at, message.expires_at),
-        )),
-        (None, Some(trace)) => Some((
-            (trace.user.clone(), trace.lane, trace.tag.clone()),
-            trace.events.iter().find_map(|event| event.recipient.clone()),
-            (trace.accepted_at, trace.expires_at),
-        )),
+    let head = match (&known.snapshot, &known.trace) {
+        (_, Some(trace)) if trace.events.iter().any(|event| event.what == Happened::Verified) => None,
+        (Some(Snapshot { message, .. }), _) => Some(message.head(now)),
+        (None, Some(trace)) => Some(trace.head(now)),
         (None, None) => None,
     };
-    if let Some(((user, lane, tag), recipient, (accepted_at, expires_at))) = event {
-        api.parts.events.emit(Event {
-            kind: Kind::Verified,
-            time: now,
-            id,
-            entry: None,
-            user,
-            lane,
-            tag,
-            recipient,
-            destination: None,
-            cause: None,
-            reply: None,
-            attempt: 0,
-            next_attempt_at: None,
-            plan: None,
-            expires_at,
-            since_accepted: now.since(accepted_at),
-            may_have_arrived: false,
-            note: None,
-            steps: None,
-        });
+    if let Some(head) = head {
+        api.parts.events.emit(Event { head, what: Happened::Verified });
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -21,9 +21,9 @@ use super::auth::Who;
 use super::problem::Problem;
 use super::seats::Seat;
 use crate::event::Event;
+use crate::event::json::EventJson;
 use crate::mail::id::MessageId;
 use crate::report::feed::Next;
-use crate::report::json::{EventJson, Told};
 
 /// Events sent in one piece.
 const PIECE_MAX: usize = 64;
@@ -155,10 +155,10 @@ impl Follower {
     fn piece(&self, events: &[Arc<Event>]) -> String {
         let mut piece = String::new();
         for (number, event) in (self.at + 1..).zip(events) {
-            let is_asked = self.only.is_none_or(|id| id == event.id);
-            if is_asked && self.who.may_see(&event.user) {
-                let json = serde_json::to_string(&EventJson::new(event, Told::all(event))).unwrap_or_default();
-                let (life, name) = (self.api.life, event.kind.name());
+            let is_asked = self.only.is_none_or(|id| id == event.head.id);
+            if is_asked && self.who.may_see(&event.head.user) {
+                let json = serde_json::to_string(&EventJson::alone(event)).unwrap_or_default();
+                let (life, name) = (self.api.life, event.kind().name());
                 // Writing to a String cannot fail.
                 let _ = write!(piece, "id: {life}-{number}\nevent: {name}\ndata: {json}\n\n");
             }

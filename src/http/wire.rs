@@ -6,14 +6,15 @@ use serde::{Deserialize, Serialize};
 
 use crate::destination::demand::{Demand, Strictness, Wish};
 use crate::destination::route::Route;
-use crate::event::{Kind, Step};
+use crate::event::cause::Cause;
+use crate::event::json::EventJson;
+use crate::event::{Event, Kind};
 use crate::intake::door::Door;
-use crate::mail::id::EntryId;
 use crate::plan::greylist::{Facts, HintWorth};
 use crate::queue::entry::Message;
 use crate::queue::steer::{Cancelled, EntrySnapshot, Snapshot};
 use crate::report::destinations;
-use crate::report::trace::{Trace, TraceEvent};
+use crate::report::trace::Trace;
 
 /// The body of `POST /v1/messages`.
 #[derive(Deserialize)]
@@ -93,7 +94,7 @@ pub(super) struct MessageJson {
     key: Option<Arc<str>>,
     pub(super) entries: Vec<EntryJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub(super) events: Option<Vec<TraceEventJson>>,
+    pub(super) events: Option<Vec<EventJson>>,
 }
 
 /// An entry.
@@ -111,7 +112,7 @@ pub(super) struct EntryJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_reply: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<Arc<str>>,
+    cause: Option<Cause>,
     may_have_arrived: bool,
     /// Whether it was told that it may come too late.
     at_risk: bool,
@@ -120,35 +121,6 @@ pub(super) struct EntryJson {
     predicted_at: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     ended_at: Option<String>,
-}
-
-/// An event of a trace.
-#[derive(Serialize)]
-pub(super) struct TraceEventJson {
-    event: &'static str,
-    time: String,
-    ms: u64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    entry: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    recipient: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    destination: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    reply: Option<Arc<str>>,
-    attempt: u32,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    next_attempt_at: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plan: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "std::ops::Not::not")]
-    may_have_arrived: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    note: Option<Arc<str>>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    steps: Option<Arc<[Step]>>,
 }
 
 /// What `DELETE` did.
@@ -307,7 +279,7 @@ impl MessageJson {
 
     /// With the story.
     pub(super) fn with_events(mut self, trace: Option<&Trace>) -> Self {
-        self.events = trace.map(|trace| trace.events.iter().map(|event| TraceEventJson::new(trace, event)).collect());
+        self.events = trace.map(|trace| trace.events.iter().map(|event| EventJson::of_message(event)).collect());
         self
     }
 }
@@ -325,7 +297,7 @@ impl EntryJson {
             next_attempt_at: is_waiting.then(|| door.wall(entry.progress.next_attempt_at).rfc3339()),
             destination: None,
             last_reply: entry.progress.last_reply.clone(),
-            cause: entry.progress.cause.clone(),
+            cause: entry.progress.cause,
             may_have_arrived: entry.may_have_arrived,
             at_risk: entry.progress.at_risk,
             predicted_at: predicted_at.map(|at| door.wall(at).rfc3339()),
@@ -333,20 +305,21 @@ impl EntryJson {
         }
     }
 
-    fn hear(&mut self, event: &TraceEvent) {
-        self.attempts = self.attempts.max(event.attempt);
-        self.at_risk |= event.kind == Kind::AtRisk;
-        if event.destination.is_some() {
-            self.destination.clone_from(&event.destination);
+    fn hear(&mut self, event: &Event) {
+        let kind = event.kind();
+        self.attempts = self.attempts.max(event.head.attempt);
+        self.at_risk |= kind == Kind::AtRisk;
+        if let Some(destination) = event.what.destination() {
+            self.destination = Some(destination.clone());
         }
-        if event.kind.is_end() {
-            self.state = event.kind.name();
-            self.ended_at = Some(event.time.rfc3339());
-            self.may_have_arrived |= event.may_have_arrived;
-            self.cause.clone_from(&event.cause);
+        if kind.is_end() {
+            self.state = kind.name();
+            self.ended_at = Some(event.head.time.rfc3339());
+            self.may_have_arrived |= event.may_have_arrived();
+            self.cause = event.cause();
         }
-        if event.reply.is_some() {
-            self.last_reply.clone_from(&event.reply);
+        if let Some(reply) = event.reply() {
+            self.last_reply = Some(reply.into());
         }
     }
 }
@@ -355,37 +328,16 @@ impl EntryJson {
 fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
     let mut entries: std::collections::BTreeMap<u16, EntryJson> = std::collections::BTreeMap::new();
     for event in &trace.events {
-        let (Some(index), Some(recipient)) = (event.entry, &event.recipient) else { continue };
+        let (Some(entry), Some(recipient)) = (event.entry(), &event.head.recipient) else { continue };
         let new = || EntryJson {
-            entry: EntryId { message: trace.id, index }.to_string(),
+            entry: entry.to_string(),
             recipient: recipient.to_string(),
             state: "unknown",
             ..EntryJson::default()
         };
-        entries.entry(index).or_insert_with(new).hear(event);
+        entries.entry(entry.index).or_insert_with(new).hear(event);
     }
     entries.into_values().collect()
-}
-
-impl TraceEventJson {
-    fn new(trace: &Trace, event: &TraceEvent) -> Self {
-        Self {
-            event: event.kind.name(),
-            time: event.time.rfc3339(),
-            ms: u64::try_from(event.time.since(trace.accepted_at).as_millis()).unwrap_or(u64::MAX),
-            entry: event.entry.map(|index| EntryId { message: trace.id, index }.to_string()),
-            recipient: event.recipient.as_ref().map(ToString::to_string),
-            destination: event.destination.clone(),
-            cause: event.cause.clone(),
-            reply: event.reply.clone(),
-            attempt: event.attempt,
-            next_attempt_at: event.next_attempt_at.map(|at| at.rfc3339()),
-            plan: event.plan.clone(),
-            may_have_arrived: event.may_have_arrived,
-            note: event.note.clone(),
-            steps: event.steps.clone(),
-        }
-    }
 }
 
 /// What was sent to each recipient domain.
@@ -417,7 +369,7 @@ struct LastRefusalJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<&'static str>,
+    cause: Option<Cause>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Arc<str>>,
 }

@@ -80,7 +80,7 @@ struct Told<'a> {
 
 /// What the sender wants to know of a message now; empty where that is nothing.
 pub(super) struct Report<'a> {
-    ending: &'a Ending<'a>,
+    ending: &'a Ending,
     sender: &'a Mailbox,
     /// In the order of the recipients.
     told: Vec<Told<'a>>,
@@ -92,23 +92,25 @@ pub(super) struct Report<'a> {
 
 impl<'a> Report<'a> {
     /// What an ending calls for, if anything.
-    pub(super) fn of(ending: &'a Ending<'a>, step: Step) -> Option<Self> {
+    pub(super) fn of(ending: &'a Ending, step: Step) -> Option<Self> {
         let sender = ending.message.envelope.reverse_path.mailbox()?;
         let Telling::Now(others) = &ending.telling else { return None };
         let own = Outcome {
-            kind: ending.kind,
-            at: ending.now,
+            kind: ending.event.kind(),
+            at: ending.now(),
             reply: None,
             destination: None,
             is_passed_on: ending.is_passed_on,
         };
-        let own = told(ending, ending.index, &own, (ending.reply.as_deref(), ending.destination.as_deref()));
+        let index = ending.entry().index;
+        let said = (ending.event.reply(), ending.event.destination());
+        let own = told(ending, index, &own, said);
         let other = |(index, outcome): &'a (u16, Outcome)| {
             let told = told(ending, *index, outcome, (outcome.reply.as_deref(), outcome.destination.as_deref()));
             Some((*index, told?))
         };
         let mut told: Vec<(u16, Told<'a>)> =
-            own.map(|own| (ending.index, own)).into_iter().chain(others.iter().filter_map(other)).collect();
+            own.map(|own| (index, own)).into_iter().chain(others.iter().filter_map(other)).collect();
         told.sort_by_key(|(index, _)| *index);
         let more = told.len().saturating_sub(TOLD_MAX);
         told.truncate(TOLD_MAX);
@@ -125,7 +127,7 @@ impl<'a> Report<'a> {
     ) -> Option<(Arc<Message>, Content)> {
         let content = self.content(hostname, id)?;
         let user = self.ending.message.user.clone();
-        Some(own_message(id, user, self.sender, content, self.ending.now, signing_domain))
+        Some(own_message(id, user, self.sender, content, self.ending.now(), signing_domain))
     }
 
     fn content(&self, hostname: &str, id: MessageId) -> Option<Content> {
@@ -148,7 +150,7 @@ impl<'a> Report<'a> {
             part(headers, returned),
         ];
         let report = ContentType::new("multipart/report").attribute("report-type", "delivery-status");
-        let message = from_daemon(hostname, self.sender, id, self.step.wall(self.ending.now)).subject(self.subject());
+        let message = from_daemon(hostname, self.sender, id, self.step.wall(self.ending.now())).subject(self.subject());
         let message = message.body(MimePart::new(report, BodyPart::Multipart(parts)));
         message.write_to_vec().ok().map(|octets| Content::split(Bytes::from(octets)))
     }
@@ -187,7 +189,7 @@ impl<'a> Report<'a> {
 
     /// RFC 3464 sections 2.2 and 2.3.
     fn status_fields(&self, hostname: &str) -> String {
-        let message = self.ending.message;
+        let message = &self.ending.message;
         let mut fields = vec![("Reporting-MTA", format!("dns; {hostname}"))];
         fields.extend(message.envelope.parameters.envid.clone().map(|envid| ("Original-Envelope-Id", decoded(&envid))));
         fields.push(("Arrival-Date", self.step.wall(message.accepted_at).rfc5322()));
@@ -202,7 +204,7 @@ impl<'a> Report<'a> {
 
 /// What is told of one recipient, if it is to be.
 fn told<'a>(
-    ending: &Ending<'a>,
+    ending: &'a Ending,
     index: u16,
     outcome: &Outcome,
     (reply, destination): (Option<&'a str>, Option<&'a str>),

@@ -17,8 +17,8 @@ use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use crate::clock::{Step, Timestamp};
-use crate::event::Kind;
-use crate::event::Suppress;
+use crate::event::cause::Cause;
+use crate::event::{Kind, Suppress};
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
 use crate::queue::Ending;
@@ -178,15 +178,15 @@ impl Suppressions {
     }
 
     /// Learns from the end of an entry; the changes are to be stored.
-    pub(super) fn learn(&self, ending: &Ending<'_>, step: Step) -> Vec<Change> {
-        let mailbox = &ending.message.recipient(ending.index).mailbox;
+    pub(super) fn learn(&self, ending: &Ending, step: Step) -> Vec<Change> {
+        let (mailbox, kind) = (ending.recipient(), ending.event.kind());
         let mut state = self.0.lock();
         let mut changes = std::mem::take(&mut state.leftovers);
         let entries = &mut state.entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
                 entry.trying = entry.trying.filter(|trying| trying.id != ending.message.id);
-                if ending.kind == Kind::Delivered && entry.source == Source::Learned {
+                if kind == Kind::Delivered && entry.source == Source::Learned {
                     entries.remove(key.as_str());
                     changes.push(row(&key, None));
                 }
@@ -194,7 +194,7 @@ impl Suppressions {
         }
         let [address, _] = keys(mailbox);
         let learned = match ending.suppress {
-            _ if ending.kind != Kind::Failed || !teaches(mailbox) => None,
+            _ if kind != Kind::Failed || !teaches(mailbox) => None,
             Suppress::No => None,
             Suppress::Count => state.bounced(address, (ending, step), Bounce::Soft),
             Suppress::Address => state.bounced(address, (ending, step), Bounce::Hard),
@@ -306,8 +306,8 @@ impl State {
     }
 
     /// Counts a refusal for this address.
-    fn bounced(&mut self, key: String, (ending, step): (&Ending<'_>, Step), bounce: Bounce) -> Option<Change> {
-        let now = ending.now;
+    fn bounced(&mut self, key: String, (ending, step): (&Ending, Step), bounce: Bounce) -> Option<Change> {
+        let now = ending.now();
         self.make_room(now);
         if self.entries.len() >= ADDRESSES_MAX && !self.entries.contains_key(key.as_str()) {
             return None;
@@ -336,11 +336,12 @@ impl State {
             entry.bounces += 1;
             entry.soft = 0;
             entry.until = Some(now.plus(term));
-            let said = ending.reply.as_deref().unwrap_or("no reply");
-            let reason = format!("{}: {said}", ending.cause.unwrap_or("failed"));
+            let said = ending.event.reply().unwrap_or("no reply");
+            let cause = ending.event.cause().map(Cause::name);
+            let reason = format!("{}: {said}", cause.unwrap_or("failed"));
             entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
             let until = entry.until.map(|until| step.wall(until).rfc3339());
-            tracing::info!(id = %ending.message.id, cause = ending.cause, until, bounces = entry.bounces, "recipient suppressed");
+            tracing::info!(id = %ending.message.id, cause, until, bounces = entry.bounces, "recipient suppressed");
         }
         Some(row(&key, Some(entry)))
     }

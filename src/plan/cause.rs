@@ -93,10 +93,9 @@ pub fn of_failure(failure: &Failure) -> Verdict {
     }
 }
 
-/// As [`of_failure`], where it is known who sends to whom: a refusal that names our sender or its domain says nothing of
-/// the recipient.
-pub fn of_failure_between(failure: &Failure, parties: &Parties<'_>) -> Verdict {
-    let verdict = of_failure(failure);
+/// The verdict of [`of_failure`] on the same failure, where it is known who sends to whom: a refusal that names our sender
+/// or its domain says nothing of the recipient.
+pub fn between(verdict: Verdict, failure: &Failure, parties: &Parties<'_>) -> Verdict {
     match &failure.fault {
         Fault::Reply(reply) if concerns_message(failure.stage) && parties.names_sender(&reply.text) => {
             verdict.of_sender(failure.stage)
@@ -295,7 +294,7 @@ mod tests {
         let verdict = |text: &'static str| {
             let reply = Reply { code: 550, enhanced: Some(EnhancedCode(5, 1, 1)), text: text.into() };
             let failure = Failure { stage: Stage::Rcpt, fault: Fault::Reply(reply) };
-            let verdict = of_failure_between(&failure, &Parties { sender: &sender, recipient: &recipient });
+            let verdict = between(of_failure(&failure), &failure, &Parties { sender: &sender, recipient: &recipient });
             (verdict.cause, verdict.action.suppress)
         };
         assert_eq!(verdict("<kate@victim.test> user unknown"), (Cause::BadMailbox, Suppress::Address));

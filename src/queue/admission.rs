@@ -11,7 +11,7 @@ use super::timers::Timer;
 use super::{AppendError, Queue};
 use crate::clock::Timestamp;
 use crate::event::cause::Cause;
-use crate::event::{Event, Kind};
+use crate::event::{Attempted, Event, Happened};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::plan::greylist::Forecast;
@@ -111,7 +111,7 @@ impl Queue {
         let several = (recipients > 1).then(|| format!("{recipients} recipients"));
         let notes: Vec<String> = several.into_iter().chain(known.note.map(str::to_owned)).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; ").into());
-        self.events.emit(Event { note, ..self.event(message, Kind::Accepted, now) });
+        self.events.emit(Event { head: message.head(now), what: Happened::Accepted { note } });
         superseded.into_iter().chain(foreseen).for_each(|event| self.events.emit(event));
         for entry in entries_of(message) {
             self.offer(entry, message.clone());
@@ -126,13 +126,14 @@ impl Queue {
         let entry = held.entries.get_mut(usize::from(risk.index))?;
         entry.progress.at_risk = true;
         let progress = entry.progress.clone();
-        let event = Event {
+        let attempted = Attempted {
             destination: Some(risk.destination.clone()),
-            cause: Some(Cause::Greylisted.name()),
-            next_attempt_at: Some(now),
+            cause: Some(Cause::Greylisted),
             note: Some(risk.forecast.text().into()),
-            ..self.entry_event(message, id, &progress, Kind::AtRisk, now)
+            ..Attempted::default()
         };
+        let head = message.entry_head(id.index, progress.attempts, now);
+        let event = Event { head, what: Happened::AtRisk { attempted, next_attempt_at: Some(now) } };
         let mut changes = vec![Change::Update(id, Box::new(progress))];
         changes.extend(self.consequences(schedule, message, &event, Known { telling, ..Known::default() }));
         self.journal.commit_later(changes);

@@ -13,7 +13,7 @@ use super::store::Change;
 use super::timers::Timer;
 use crate::clock::Timestamp;
 use crate::event::Suppress;
-use crate::event::{Event, Kind, Step};
+use crate::event::{Attempted, Event, Happened, Kind};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::plan::way::Detour;
@@ -39,47 +39,54 @@ pub enum NotReleased {
     NotNoted,
 }
 
-/// How an attempt ended.
+/// How an attempt ended, and what it came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Settlement {
     /// The receiver took the message.
-    Delivered,
+    Delivered {
+        /// What it came to.
+        attempted: Attempted,
+        /// Whether the host was asked to notify the sender of a success itself (RFC 3461 section 5.2.2).
+        notifies: bool,
+    },
     /// Not yet.
     Deferred {
+        /// What it came to.
+        attempted: Attempted,
         /// When to try again. At or after the end of life there is no other attempt; the entry expires then.
         next_attempt_at: Timestamp,
+        /// Whether the plan cannot promise any more that it arrives in time.
+        at_risk: bool,
     },
     /// Never.
-    Failed,
+    Failed {
+        /// What it came to.
+        attempted: Attempted,
+        /// What becomes of the address.
+        suppress: Suppress,
+    },
     /// The life ended during the attempt, before the content was sent.
-    Expired,
+    Expired(Attempted),
     /// Nothing came of it; the attempt does not count and the entry is ready again. It is told if there is a note.
-    Released,
+    Released(Attempted),
 }
 
-/// What to tell of an attempt.
-#[derive(Debug, Clone, Default)]
-pub struct Report {
-    /// The host, or the destination where it did not come to a host.
-    pub destination: Option<Arc<str>>,
-    /// The cause, unless it was delivered.
-    pub cause: Option<&'static str>,
-    /// What the host said.
-    pub reply: Option<Arc<str>>,
-    /// Whether the receiver may have taken it although it did not say so.
-    pub may_have_arrived: bool,
-    /// What becomes of the address if it failed for good.
-    pub suppress: Suppress,
-    /// Whether the host was asked to notify the sender of a success itself (RFC 3461 section 5.2.2).
-    pub notifies: bool,
-    /// Whether the plan cannot promise any more that it arrives in time.
-    pub at_risk: bool,
-    /// What the time of the next attempt follows from.
-    pub plan: Option<&'static str>,
-    /// More for people.
-    pub note: Option<Arc<str>>,
-    /// What was done, step by step.
-    pub steps: Option<Arc<[Step]>>,
+impl Settlement {
+    /// Put off for a reason that says nothing of what can be promised.
+    pub fn put_off(attempted: Attempted, next_attempt_at: Timestamp) -> Self {
+        Self::Deferred { attempted, next_attempt_at, at_risk: false }
+    }
+
+    /// What the attempt came to.
+    pub fn attempted_mut(&mut self) -> &mut Attempted {
+        match self {
+            Self::Delivered { attempted, .. }
+            | Self::Deferred { attempted, .. }
+            | Self::Failed { attempted, .. }
+            | Self::Expired(attempted)
+            | Self::Released(attempted) => attempted,
+        }
+    }
 }
 
 /// How long an entry rests after an attempt that never said how it ended.
@@ -152,10 +159,13 @@ impl Claim {
         }
     }
 
-    /// Emits an event about the attempt.
-    pub fn tell(&self, kind: Kind, destination: Option<Arc<str>>, now: Timestamp) {
-        let event = self.queue.entry_event(&self.message, self.id, &self.progress, kind, now);
-        self.queue.events.emit(Event { destination, reply: None, ..event });
+    /// Tells that the attempt begins.
+    pub fn begins(&self, destination: Option<Arc<str>>, now: Timestamp) {
+        self.queue.events.emit(self.event(Happened::Attempted { destination }, now));
+    }
+
+    fn event(&self, what: Happened, now: Timestamp) -> Event {
+        Event { head: self.message.entry_head(self.id.index, self.progress.attempts, now), what }
     }
 
     /// The content with its signatures, if it is still in memory.
@@ -219,12 +229,12 @@ impl Claim {
     }
 
     /// Says how the attempt ended. If the lease was lost meanwhile, nothing changes.
-    pub fn settle(mut self, settlement: &Settlement, report: Report, now: Timestamp) {
+    pub fn settle(mut self, settlement: Settlement, now: Timestamp) {
         self.is_settled = true;
-        self.settle_inner(settlement, report, now);
+        self.settle_inner(settlement, now);
     }
 
-    fn settle_inner(&mut self, settlement: &Settlement, report: Report, now: Timestamp) {
+    fn settle_inner(&mut self, mut settlement: Settlement, now: Timestamp) {
         let queue = self.queue.clone();
         let mut schedule = queue.schedule.lock();
         match self.entry(&mut schedule) {
@@ -232,33 +242,38 @@ impl Claim {
             Some(entry) => self.progress.late |= entry.progress.late,
             None => return,
         }
-        let (kind, next_attempt_at) = match *settlement {
-            Settlement::Delivered => (Kind::Delivered, None),
-            Settlement::Failed => (Kind::Failed, None),
-            Settlement::Expired => (Kind::Expired, None),
-            Settlement::Deferred { .. } if self.message.expires_at <= now => (Kind::Expired, None),
-            Settlement::Deferred { next_attempt_at } if report.cause == Some("greylisted") => {
-                (Kind::Greylisted, Some(next_attempt_at))
+        if !matches!(settlement, Settlement::Released(_)) {
+            let attempted = settlement.attempted_mut();
+            attempted.reply = attempted.reply.take().map(shortened);
+            self.progress.cause = attempted.cause;
+            self.progress.last_reply.clone_from(&attempted.reply);
+        }
+        let end = |kind, attempted, notifies, suppress| End { kind, attempted, notifies, suppress };
+        let events = match settlement {
+            Settlement::Delivered { attempted, notifies } => {
+                self.end(&mut schedule, end(Kind::Delivered, attempted, notifies, Suppress::No), now)
             }
-            Settlement::Deferred { next_attempt_at } => (Kind::Deferred, Some(next_attempt_at)),
-            Settlement::Released => {
+            Settlement::Failed { attempted, suppress } => {
+                self.end(&mut schedule, end(Kind::Failed, attempted, false, suppress), now)
+            }
+            Settlement::Deferred { attempted, .. } if self.message.expires_at <= now => {
+                self.end(&mut schedule, end(Kind::Expired, attempted, false, Suppress::No), now)
+            }
+            Settlement::Expired(attempted) => {
+                self.end(&mut schedule, end(Kind::Expired, attempted, false, Suppress::No), now)
+            }
+            Settlement::Deferred { attempted, next_attempt_at, at_risk } => {
+                self.put_off(&mut schedule, attempted, (next_attempt_at, at_risk), now)
+            }
+            Settlement::Released(attempted) => {
                 self.release(&mut schedule);
-                if report.note.is_some() {
-                    let Report { destination, reply, note, steps, .. } = report;
-                    let event = self.queue.entry_event(&self.message, self.id, &self.progress, Kind::Queued, now);
-                    queue.events.emit(Event { destination, reply, note, steps, ..event });
+                if attempted.note.is_some() {
+                    queue.events.emit(self.event(Happened::Queued(attempted), now));
                 }
                 drop(schedule);
                 queue.offer(self.id, self.message.clone());
                 return;
             }
-        };
-        self.progress.cause = report.cause.map(Arc::from);
-        self.progress.last_reply = report.reply.as_deref().map(shortened);
-        let events = if let Some(at) = next_attempt_at {
-            self.put_off(&mut schedule, kind, report, at, now)
-        } else {
-            self.end(&mut schedule, kind, report, now).into_iter().collect()
         };
         // Told under the lock: who no longer finds the entry in the queue finds its end among the events.
         events.into_iter().for_each(|event| queue.events.emit(event));
@@ -268,30 +283,21 @@ impl Claim {
     fn put_off(
         &mut self,
         schedule: &mut Schedule,
-        kind: Kind,
-        report: Report,
-        at: Timestamp,
+        attempted: Attempted,
+        (at, at_risk): (Timestamp, bool),
         now: Timestamp,
     ) -> Vec<Event> {
-        let is_news = report.at_risk && !self.progress.at_risk;
-        self.progress.at_risk |= report.at_risk;
+        let is_news = at_risk && !self.progress.at_risk;
+        self.progress.at_risk |= at_risk;
         if let Some(entry) = self.entry(schedule) {
-            entry.may_have_arrived |= report.may_have_arrived;
+            entry.may_have_arrived |= attempted.may_have_arrived;
         }
         self.defer(schedule, at, now);
-        let event = Event {
-            destination: report.destination,
-            cause: report.cause,
-            next_attempt_at: (at < self.message.expires_at).then_some(at),
-            plan: report.plan,
-            may_have_arrived: report.may_have_arrived,
-            note: report.note,
-            steps: report.steps,
-            ..self.queue.entry_event(&self.message, self.id, &self.progress, kind, now)
-        };
-        let mut events = vec![event.clone()];
+        let next_attempt_at = (at < self.message.expires_at).then_some(at);
+        let at_risk = Attempted { note: None, steps: None, ..attempted.clone() };
+        let mut events = vec![self.event(Happened::Deferred { attempted, next_attempt_at }, now)];
         if is_news {
-            let at_risk = Event { kind: Kind::AtRisk, note: None, steps: None, ..event };
+            let at_risk = self.event(Happened::AtRisk { attempted: at_risk, next_attempt_at }, now);
             let was_sent = self.progress.was_sent;
             let held = schedule.held.get(&self.id.message);
             let telling = held.map(|held| held.telling_of_delay(self.id.index, Delay::AtRisk, now)).unwrap_or_default();
@@ -305,16 +311,13 @@ impl Claim {
         events
     }
 
-    fn end(&self, schedule: &mut Schedule, kind: Kind, report: Report, now: Timestamp) -> Option<Event> {
+    fn end(&self, schedule: &mut Schedule, end: End, now: Timestamp) -> Vec<Event> {
         if let Some(entry) = self.entry(schedule) {
-            // What became of the content is known now, or `report` says that it is not.
+            // What became of the content is known now, or `end` says that it is not.
             entry.is_out = false;
             entry.progress = Progress { lease: entry.progress.lease, ..self.progress.clone() };
         }
-        let Report { destination, cause, may_have_arrived, note, steps, notifies, suppress, .. } = report;
-        let reply = self.progress.last_reply.clone();
-        let end = End { kind, destination, cause, reply, note, steps, may_have_arrived, notifies, suppress };
-        self.queue.end(schedule, self.id, end, now)
+        self.queue.end(schedule, self.id, end, now).into_iter().collect()
     }
 
     fn defer(&mut self, schedule: &mut Schedule, at: Timestamp, now: Timestamp) {
@@ -375,15 +378,14 @@ impl Drop for Claim {
     fn drop(&mut self) {
         if !self.is_settled {
             let now = self.queue.clock.now();
-            let settlement = Settlement::Deferred { next_attempt_at: now.plus(LOST_ATTEMPT_PAUSE) };
-            self.settle_inner(&settlement, Report::default(), now);
+            self.settle_inner(Settlement::put_off(Attempted::default(), now.plus(LOST_ATTEMPT_PAUSE)), now);
         }
     }
 }
 
-fn shortened(text: &str) -> Arc<str> {
+fn shortened(text: Arc<str>) -> Arc<str> {
     if text.len() <= REPLY_LEN_MAX {
-        return text.into();
+        return text;
     }
     let end = (0..=REPLY_LEN_MAX).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
     text[..end].into()

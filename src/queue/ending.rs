@@ -8,7 +8,8 @@ use super::store::Change;
 use super::{Queue, Supersede};
 use crate::clock::Timestamp;
 use crate::event::Suppress;
-use crate::event::{Event, Kind, Step};
+use crate::event::{Attempted, Event, Happened, Kind};
+use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 
@@ -17,19 +18,11 @@ const OUTCOMES_MAX: usize = 100_000;
 
 /// The end of an entry, or that it is at risk, for those who have to do something about it.
 #[derive(Debug, Clone)]
-pub struct Ending<'a> {
+pub struct Ending {
     /// Its message.
-    pub message: &'a Arc<Message>,
-    /// Which of the recipients.
-    pub index: u16,
-    /// Which end.
-    pub kind: Kind,
-    /// Why.
-    pub cause: Option<&'static str>,
-    /// What the remote server said last.
-    pub reply: Option<Arc<str>>,
-    /// The host that said it.
-    pub destination: Option<Arc<str>>,
+    pub message: Arc<Message>,
+    /// What happened to it; an event of one entry.
+    pub event: Event,
     /// What becomes of the address.
     pub suppress: Suppress,
     /// Whether the content was sent, in any attempt.
@@ -38,10 +31,25 @@ pub struct Ending<'a> {
     pub is_passed_on: bool,
     /// Whether the time of `BY=` is over, while the entry lives on.
     pub is_late: bool,
-    /// When.
-    pub now: Timestamp,
     /// Whether the sender is told now.
     pub telling: Telling,
+}
+
+impl Ending {
+    /// Which entry.
+    pub fn entry(&self) -> EntryId {
+        EntryId { message: self.message.id, index: self.event.head.entry.unwrap_or_default() }
+    }
+
+    /// To whom.
+    pub fn recipient(&self) -> &Mailbox {
+        &self.message.recipient(self.entry().index).mailbox
+    }
+
+    /// When.
+    pub fn now(&self) -> Timestamp {
+        self.event.head.time
+    }
 }
 
 /// One notification tells of a message: of its ends when the last entry has ended, and once that it is late.
@@ -66,7 +74,7 @@ pub struct Consequences {
 /// Who has to do something about ends. Called with the queue locked: it must not call the queue.
 pub trait Aftermath: Send + Sync {
     /// An entry ends, or is at risk.
-    fn ended(&self, ending: &Ending<'_>) -> Consequences;
+    fn ended(&self, ending: &Ending) -> Consequences;
 }
 
 /// What the queue knows beside the event; as in [`Ending`].
@@ -83,30 +91,18 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) struct End {
     pub(super) kind: Kind,
-    pub(super) destination: Option<Arc<str>>,
-    pub(super) cause: Option<&'static str>,
-    pub(super) reply: Option<Arc<str>>,
-    pub(super) note: Option<Arc<str>>,
-    pub(super) steps: Option<Arc<[Step]>>,
-    pub(super) may_have_arrived: bool,
+    pub(super) attempted: Attempted,
     pub(super) notifies: bool,
     pub(super) suppress: Suppress,
 }
 
 impl End {
     pub(super) fn of(kind: Kind) -> Self {
-        let (destination, cause, reply, note) = (None, None, None, None);
-        Self {
-            kind,
-            destination,
-            cause,
-            reply,
-            note,
-            steps: None,
-            may_have_arrived: false,
-            notifies: false,
-            suppress: Suppress::No,
-        }
+        Self::after(kind, Attempted::default())
+    }
+
+    pub(super) fn after(kind: Kind, attempted: Attempted) -> Self {
+        Self { kind, attempted, notifies: false, suppress: Suppress::No }
     }
 }
 
@@ -160,9 +156,10 @@ impl Queue {
         let is_last = held.live == 0;
         let (message, progress) = (held.message.clone(), std::mem::take(&mut entry.progress));
         let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
-        let may_have_arrived = end.may_have_arrived || is_unknown && end.kind != Kind::Delivered;
+        let End { kind, attempted, notifies, suppress } = end;
+        let may_have_arrived = attempted.may_have_arrived || is_unknown && kind != Kind::Delivered;
         self.entries.lock().give_back(&message.user, 1);
-        let reply = end.reply.clone().or_else(|| progress.last_reply.clone());
+        let reply = attempted.reply.clone().or_else(|| progress.last_reply.clone());
         let (change, telling) = if is_last {
             let held = schedule.held.remove(&id.message);
             schedule.content_len -= held.as_ref().and_then(|held| held.content.as_ref()).map_or(0, |c| c.len());
@@ -171,13 +168,13 @@ impl Queue {
             (Change::Remove(id.message), Telling::Now(others))
         } else {
             let outcome = Outcome {
-                kind: end.kind,
+                kind,
                 at: now,
                 reply: reply.clone(),
-                destination: end.destination.clone(),
-                is_passed_on: end.notifies,
+                destination: attempted.destination.clone(),
+                is_passed_on: notifies,
             };
-            let is_kept = message.may_tell(id.index, end.kind) && schedule.outcomes < OUTCOMES_MAX;
+            let is_kept = message.may_tell(id.index, kind) && schedule.outcomes < OUTCOMES_MAX;
             schedule.outcomes += usize::from(is_kept);
             let outcome = is_kept.then(|| Box::new(outcome));
             let Progress { at_risk, late, .. } = progress;
@@ -186,17 +183,12 @@ impl Queue {
         };
         schedule.forget(id, &message, &progress, self.settings.supersede);
         let mut changes = vec![change];
-        let event = Event {
-            destination: end.destination,
-            cause: end.cause,
-            reply,
-            note: end.note,
-            steps: end.steps,
-            may_have_arrived,
-            ..self.entry_event(&message, id, &progress, end.kind, now)
-        };
-        let was_sent = progress.was_sent || may_have_arrived || end.kind == Kind::Delivered;
-        let known = Known { was_sent, is_passed_on: end.notifies, suppress: end.suppress, is_late: false, telling };
+        // There is no other attempt that a plan could be for.
+        let attempted = Attempted { reply, may_have_arrived, plan: None, ..attempted };
+        let what = Happened::of(kind, attempted, None);
+        let event = Event { head: message.entry_head(id.index, progress.attempts, now), what };
+        let was_sent = progress.was_sent || may_have_arrived || kind == Kind::Delivered;
+        let known = Known { was_sent, is_passed_on: notifies, suppress, is_late: false, telling };
         changes.extend(self.consequences(schedule, &message, &event, known));
         self.journal.commit_later(changes);
         Some(event)
@@ -212,24 +204,13 @@ impl Queue {
     ) -> Vec<Change> {
         let Some(aftermath) = self.aftermath.get().and_then(Weak::upgrade) else { return Vec::new() };
         let Known { was_sent, is_passed_on, suppress, is_late, telling } = known;
-        let ending = Ending {
-            message,
-            index: event.entry.unwrap_or_default(),
-            kind: event.kind,
-            cause: event.cause,
-            reply: event.reply.clone(),
-            destination: event.destination.clone(),
-            suppress,
-            was_sent,
-            is_passed_on,
-            is_late,
-            now: event.time,
-            telling,
-        };
+        let (message, event) = (message.clone(), event.clone());
+        let now = event.head.time;
+        let ending = Ending { message, event, suppress, was_sent, is_passed_on, is_late, telling };
         let Consequences { mut changes, notification } = aftermath.ended(&ending);
         if let Some((notification, content)) = notification {
             changes.push(Change::Accept(notification.clone(), content));
-            self.adopt(schedule, notification, event.time);
+            self.adopt(schedule, notification, now);
         }
         changes
     }
@@ -246,7 +227,7 @@ impl Queue {
     /// counts for the user whose message it is about, and is never refused.
     fn adopt(&self, schedule: &mut Schedule, message: Arc<Message>, now: Timestamp) {
         self.entries.lock().add(&message.user, message.envelope.recipients.len());
-        self.events.emit(self.event(&message, Kind::Accepted, now));
+        self.events.emit(Event { head: message.head(now), what: Happened::Accepted { note: None } });
         schedule.restore(message, Vec::new(), now, Supersede::Off, &mut Restored::default());
         self.timers_changed.notify_one();
     }

@@ -1,18 +1,20 @@
 //! Messages and entries as the queue holds them.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::clock::{Step, Timestamp};
 use crate::dkim::{SenderField, Terms};
-use crate::event::Kind;
+use crate::event::cause::Cause;
+use crate::event::{Head, Kind};
 use crate::lane::Lane;
 use crate::mail::envelope::{DeliverByMode, Envelope, Recipient};
-use crate::mail::id::{EntryId, MessageId};
+use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 use crate::plan::way::Detour;
 
@@ -108,6 +110,28 @@ impl Message {
         Some(self.accepted_at.plus(Duration::from_secs(seconds))).filter(|at| *at < self.expires_at)
     }
 
+    /// What events about it have in common.
+    pub fn head(&self, now: Timestamp) -> Head {
+        Head {
+            time: now,
+            id: self.id,
+            entry: None,
+            user: self.user.clone(),
+            lane: self.lane,
+            tag: self.tag.clone(),
+            recipient: self.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
+            attempt: 0,
+            expires_at: self.expires_at,
+            since_accepted: now.since(self.accepted_at),
+        }
+    }
+
+    /// What events about one of its entries have in common.
+    pub fn entry_head(&self, index: u16, attempt: u32, now: Timestamp) -> Head {
+        let recipient = Some(self.recipient(index).mailbox.clone());
+        Head { entry: Some(index), recipient, attempt, ..self.head(now) }
+    }
+
     /// As it is stored while the wall clock differs from the relay's time.
     pub(super) fn moved(&self, step: Step) -> Self {
         let (accepted_at, expires_at) = (step.wall(self.accepted_at), step.wall(self.expires_at));
@@ -186,8 +210,8 @@ pub struct Progress {
     #[serde(default)]
     pub next_attempt_at: Timestamp,
     /// Why the last attempt ended as it did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cause: Option<Arc<str>>,
+    #[serde(default, deserialize_with = "known_cause", skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cause>,
     /// What the remote server said last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_reply: Option<Arc<str>>,
@@ -235,6 +259,12 @@ pub struct Outcome {
     pub is_passed_on: bool,
 }
 
+/// A cause that another version gave, and that is not known here, is as good as none.
+fn known_cause<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Cause>, D::Error> {
+    let name = Option::<Cow<'_, str>>::deserialize(deserializer)?;
+    Ok(name.as_deref().and_then(Cause::by_name))
+}
+
 impl Progress {
     /// As it is stored while the wall clock differs from the relay's time.
     pub(super) fn moved(&self, step: Step) -> Self {
@@ -270,21 +300,22 @@ pub(super) fn taken_up(
     (Box::new(Message { accepted_at, expires_at, ..message }), entries)
 }
 
-/// An entry as it is found in the store at start.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredEntry {
-    /// Its id.
-    pub id: EntryId,
-    /// How far it got.
-    pub progress: Progress,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::mail::address::ReversePath;
     use crate::mail::envelope::MailParameters;
     use crate::mail::id::IdSource;
+
+    #[test]
+    fn how_far_an_entry_of_another_version_got_can_be_read() {
+        let read = |json: &str| serde_json::from_str::<Progress>(json).unwrap().cause;
+        assert_eq!(read(r#"{"attempts":2,"cause":"greylisted"}"#), Some(Cause::Greylisted));
+        assert_eq!(read(r#"{"attempts":2,"cause":"bad_weather"}"#), None);
+        assert_eq!(read(r#"{"attempts":2}"#), None);
+        let progress = Progress { cause: Some(Cause::OutcomeUnknown), ..Progress::default() };
+        assert!(serde_json::to_string(&progress).unwrap().contains(r#""cause":"outcome_unknown""#));
+    }
 
     /// What an earlier version stored has no word of the way; its signatures leave Sender open.
     #[test]

@@ -35,7 +35,7 @@ use parking_lot::Mutex;
 use tokio::sync::Notify;
 
 use crate::clock::{Clock, Timestamp};
-use crate::event::{Event, Kind, Sink};
+use crate::event::{Attempted, Event, Happened, Sink};
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
@@ -43,7 +43,7 @@ use crate::shares::{Portion, Shares, Sharing};
 pub use admission::{Foreknowledge, Risk};
 use claim::{Claim, Gone};
 pub use ending::{Aftermath, Consequences, Ending, Telling};
-use entry::{LEASE, Lease, Message, Progress, State};
+use entry::{LEASE, Lease, Message, State};
 use greylists::Greylists;
 use journal::{Journal, JournalError};
 use schedule::{Common, Restored, Schedule};
@@ -289,14 +289,16 @@ impl Queue {
         Ok(Claim::new(self.clone(), id, lease, message, content, progress))
     }
 
-    /// Emits an event about a live entry on behalf of the workers.
-    pub fn tell(&self, id: EntryId, kind: Kind, destination: Option<Arc<str>>) {
+    /// Tells that a live entry waits for a slot at this destination.
+    pub fn waits_for_slot(&self, id: EntryId, destination: Arc<str>) {
         let schedule = self.schedule.lock();
         let Some(held) = schedule.held.get(&id.message) else { return };
         let (message, progress) = (held.message.clone(), held.entries[usize::from(id.index)].progress.clone());
         drop(schedule);
-        let event = self.entry_event(&message, id, &progress, kind, self.clock.now());
-        self.events.emit(Event { destination, ..event });
+        let head = message.entry_head(id.index, progress.attempts, self.clock.now());
+        let (destination, reply) = (Some(destination), progress.last_reply);
+        let attempted = Attempted { destination, reply, ..Attempted::default() };
+        self.events.emit(Event { head, what: Happened::Queued(attempted) });
     }
 
     /// Messages and entries by state.
@@ -370,42 +372,6 @@ impl Queue {
         }
         if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
             workers.offer(Offer { entry, lane: message.lane, expires_at: message.expires_at, message });
-        }
-    }
-
-    /// The parts of an event that the message knows.
-    fn event(&self, message: &Message, kind: Kind, now: Timestamp) -> Event {
-        Event {
-            kind,
-            time: now,
-            id: message.id,
-            entry: None,
-            user: message.user.clone(),
-            lane: message.lane,
-            tag: message.tag.clone(),
-            recipient: message.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
-            destination: None,
-            cause: None,
-            reply: None,
-            attempt: 0,
-            next_attempt_at: None,
-            plan: None,
-            expires_at: message.expires_at,
-            since_accepted: now.since(message.accepted_at),
-            may_have_arrived: false,
-            note: None,
-            steps: None,
-        }
-    }
-
-    fn entry_event(&self, message: &Message, id: EntryId, progress: &Progress, kind: Kind, now: Timestamp) -> Event {
-        Event {
-            entry: Some(id.index),
-            recipient: Some(message.recipient(id.index).mailbox.clone()),
-            attempt: progress.attempts,
-            cause: None,
-            reply: progress.last_reply.clone(),
-            ..self.event(message, kind, now)
         }
     }
 }

@@ -9,7 +9,8 @@ use super::ending::End;
 use super::entry::{Message, Progress, SignedContent, State};
 use super::timers::Timer;
 use crate::clock::Timestamp;
-use crate::event::Kind;
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Kind};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 
@@ -71,8 +72,8 @@ pub(super) struct Common {
 impl Common {
     /// Puts what is known in the place of its equals.
     pub(super) fn share(&mut self, message: &mut Message, stored: &mut [(u16, Progress)]) {
-        let progress = stored.iter_mut().flat_map(|(_, progress)| [&mut progress.cause, &mut progress.last_reply]);
-        for text in progress.chain([&mut message.signing_domain, &mut message.tag]).flatten() {
+        let replies = stored.iter_mut().map(|(_, progress)| &mut progress.last_reply);
+        for text in replies.chain([&mut message.signing_domain, &mut message.tag]).flatten() {
             share(&mut self.texts, text);
         }
         share(&mut self.texts, &mut message.user);
@@ -139,9 +140,10 @@ impl Schedule {
             if entry.state.is_none() {
                 continue;
             }
-            let unknown = End { cause: Some("outcome_unknown"), may_have_arrived: true, ..End::of(Kind::Failed) };
             if entry.progress.content_sent {
-                restored.ended.push((id, unknown));
+                let cause = Some(Cause::OutcomeUnknown);
+                let unknown = Attempted { cause, may_have_arrived: true, ..Attempted::default() };
+                restored.ended.push((id, End::after(Kind::Failed, unknown)));
             } else if message.expires_at <= now {
                 restored.ended.push((id, End::of(Kind::Expired)));
             } else {

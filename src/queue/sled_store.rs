@@ -196,6 +196,7 @@ mod tests {
     use super::super::store::Table;
     use super::*;
     use crate::clock::Timestamp;
+    use crate::event::cause::Cause;
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::{EntryId, IdSource};
@@ -246,7 +247,7 @@ mod tests {
     fn what_is_committed_is_found_after_opening_again() {
         let folder = tempfile::tempdir().unwrap();
         let (small, large) = (message(1), message(100));
-        let progress = Progress { attempts: 2, cause: Some("greylisted".into()), ..Progress::default() };
+        let progress = Progress { attempts: 2, cause: Some(Cause::Greylisted), ..Progress::default() };
         let entry = EntryId { message: large.id, index: 7 };
         {
             let mut store = open(folder.path()).unwrap();

@@ -257,8 +257,8 @@ impl Queue {
         self.in_slices(filter.message, |schedule, ids| {
             for id in schedule.covered(ids, filter) {
                 let Some(event) = self.end(schedule, id, End::of(Kind::Cancelled), now) else { continue };
-                let may_still_arrive = event.may_have_arrived;
-                cancelled.extend(event.recipient.clone().map(|recipient| Cancelled {
+                let may_still_arrive = event.may_have_arrived();
+                cancelled.extend(event.head.recipient.clone().map(|recipient| Cancelled {
                     id,
                     recipient,
                     may_still_arrive,
@@ -300,9 +300,8 @@ impl Queue {
 
     /// Makes those of the entries due that wait because nobody answered; somebody does now.
     pub fn retry_unreachable(&self, entries: &[EntryId], now: Timestamp) {
-        let nobody_answered = [Cause::Unreachable.name(), Cause::ConnectionLost.name()];
         let waits_for_it =
-            |entry: &mut Entry| entry.progress.cause.as_deref().is_some_and(|cause| nobody_answered.contains(&cause));
+            |entry: &mut Entry| matches!(entry.progress.cause, Some(Cause::Unreachable | Cause::ConnectionLost));
         let due = self.schedule.lock().make_due(entries, waits_for_it, now);
         self.offer_all(due);
     }

@@ -7,7 +7,7 @@ use super::ending::End;
 use super::entry::Message;
 use super::schedule::{Schedule, entries_of};
 use crate::clock::Timestamp;
-use crate::event::{Event, Kind};
+use crate::event::{Attempted, Event, Kind};
 use crate::lane::Lane;
 use crate::mail::id::EntryId;
 
@@ -66,8 +66,8 @@ impl Schedule {
                 None => (id, None),
             };
             self.slots.insert(slot, newer);
-            let note = Some(format!("by {}", newer.message).into());
-            ended.extend(older.map(|older| (older, End { note, ..End::of(Kind::Superseded) })));
+            let attempted = Attempted { note: Some(format!("by {}", newer.message).into()), ..Attempted::default() };
+            ended.extend(older.map(|older| (older, End::after(Kind::Superseded, attempted))));
         }
         ended
     }

@@ -9,8 +9,7 @@ use super::entry::{Message, State};
 use super::schedule::Schedule;
 use super::store::Change;
 use crate::clock::Timestamp;
-use crate::event::cause::Cause;
-use crate::event::{Event, Kind};
+use crate::event::{Attempted, Event, Happened, Kind};
 use crate::mail::id::EntryId;
 
 /// Timers handled before others get a turn.
@@ -27,11 +26,6 @@ pub(super) enum Timer {
     Lease,
     /// The time of `BY=;N`.
     Late,
-}
-
-/// A cause as it was stored.
-fn known_cause(name: &str) -> Option<&'static str> {
-    Cause::ALL.iter().map(|cause| cause.name()).find(|known| *known == name)
 }
 
 enum Rung {
@@ -98,8 +92,8 @@ impl Queue {
             // The content is out: what the receiver says about it is waited for.
             (Timer::Expiry, State::Sending) if entry.is_out => None,
             (Timer::Expiry, _) => {
-                let cause = entry.progress.cause.as_deref().and_then(known_cause);
-                self.end(schedule, id, End { cause, ..End::of(Kind::Expired) }, now)
+                let attempted = Attempted { cause: entry.progress.cause, ..Attempted::default() };
+                self.end(schedule, id, End::after(Kind::Expired, attempted), now)
                     .map(|event| Rung::Tell(Box::new(event)))
             }
             (Timer::Lease, State::Sending) => {
@@ -131,11 +125,15 @@ impl Queue {
         let (message, progress) = (held.message.clone(), entry.progress.clone());
         let telling = held.telling_of_delay(id.index, Delay::Late, now);
         let entry = &held.entries[usize::from(id.index)];
-        let cause = progress.cause.as_deref().and_then(known_cause);
         let next_attempt_at = (entry.state == Some(State::Deferred)).then_some(progress.next_attempt_at);
-        let note = Some("not delivered within the time of BY=".into());
-        let event = self.entry_event(&message, id, &progress, Kind::AtRisk, now);
-        let event = Event { cause, next_attempt_at, note, ..event };
+        let attempted = Attempted {
+            cause: progress.cause,
+            reply: progress.last_reply.clone(),
+            note: Some("not delivered within the time of BY=".into()),
+            ..Attempted::default()
+        };
+        let head = message.entry_head(id.index, progress.attempts, now);
+        let event = Event { head, what: Happened::AtRisk { attempted, next_attempt_at } };
         let known = Known { was_sent: progress.was_sent, is_late: true, telling, ..Known::default() };
         let mut changes = vec![Change::Update(id, Box::new(progress))];
         changes.extend(self.consequences(schedule, &message, &event, known));

@@ -9,6 +9,7 @@ use parking_lot::Mutex;
 
 use super::Listener;
 use crate::clock::Timestamp;
+use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
 
@@ -47,7 +48,7 @@ pub struct LastRefusal {
     /// Where.
     pub host: Option<Arc<str>>,
     /// Why.
-    pub cause: Option<&'static str>,
+    pub cause: Option<Cause>,
     /// What the mail host said, or what else happened.
     pub reply: Option<Arc<str>>,
 }
@@ -136,20 +137,20 @@ impl Table {
 
 impl Listener for Destinations {
     fn hear(&self, event: &Arc<Event>) {
-        let (Some(recipient), Some(index)) = (&event.recipient, event.entry) else { return };
-        let (domain, entry) = (recipient.domain_key(), EntryId { message: event.id, index });
+        let (Some(recipient), Some(entry)) = (&event.head.recipient, event.entry()) else { return };
+        let (domain, kind) = (recipient.domain_key(), event.kind());
         let mut table = self.0.lock();
-        if event.kind.is_end() {
+        if kind.is_end() {
             table.waits_no_more(entry, &domain);
-        } else if matches!(event.kind, Kind::Queued | Kind::Attempted | Kind::Deferred | Kind::Greylisted) {
+        } else if matches!(kind, Kind::Queued | Kind::Attempted | Kind::Deferred | Kind::Greylisted) {
             table.waits(entry, &domain);
         }
         let row = table.row(&domain);
-        row.heard_at = event.time;
-        match event.kind {
+        row.heard_at = event.head.time;
+        match kind {
             Kind::Delivered => {
                 row.sent += 1;
-                row.took(event.since_accepted);
+                row.took(event.head.since_accepted);
             }
             Kind::Failed => row.failed += 1,
             Kind::Expired => row.expired += 1,
@@ -165,9 +166,10 @@ impl Listener for Destinations {
             | Kind::Complained
             | Kind::Verified => {}
         }
-        if matches!(event.kind, Kind::Deferred | Kind::Greylisted | Kind::Failed | Kind::Bounced) {
-            let (host, reply) = (event.destination.clone(), event.reply.clone().or_else(|| event.note.clone()));
-            row.last_refusal = Some(LastRefusal { at: event.time, host, cause: event.cause, reply });
+        if matches!(kind, Kind::Deferred | Kind::Greylisted | Kind::Failed | Kind::Bounced) {
+            let reply = event.reply().or_else(|| event.note()).map(Arc::from);
+            let host = event.what.destination().cloned();
+            row.last_refusal = Some(LastRefusal { at: event.head.time, host, cause: event.cause(), reply });
         }
     }
 }
@@ -175,6 +177,7 @@ impl Listener for Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::{Attempted, Happened, Head};
     use crate::lane::Lane;
     use crate::mail::address::Mailbox;
     use crate::mail::id::{IdSource, MessageId};
@@ -193,8 +196,7 @@ mod tests {
 
         fn hear(&mut self, kind: Kind, id: MessageId, domain: &str, ms: u64) {
             self.now = self.now.plus(Duration::from_millis(1));
-            self.destinations.hear(&Arc::new(Event {
-                kind,
+            let head = Head {
                 time: self.now,
                 id,
                 entry: Some(0),
@@ -202,18 +204,17 @@ mod tests {
                 lane: Lane::Otp,
                 tag: None,
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
-                destination: Some("mx.example.com".into()),
-                cause: Some("greylisted"),
-                reply: Some("450 later".into()),
                 attempt: 1,
-                next_attempt_at: None,
-                plan: None,
                 expires_at: self.now,
                 since_accepted: Duration::from_millis(ms),
-                may_have_arrived: false,
-                note: None,
-                steps: None,
-            }));
+            };
+            let attempted = Attempted {
+                destination: Some("mx.example.com".into()),
+                cause: Some(Cause::Greylisted),
+                reply: Some("450 later".into()),
+                ..Attempted::default()
+            };
+            self.destinations.hear(&Arc::new(Event { head, what: Happened::of(kind, attempted, None) }));
         }
 
         fn message(&mut self, kinds: &[Kind], domain: &str, ms: u64) -> MessageId {
@@ -241,7 +242,7 @@ mod tests {
         let ms = |share| row.quantile(share).unwrap().as_secs_f64() * 1000.0;
         assert!((20.0..24.0).contains(&ms(0.5)) && (2000.0..2400.0).contains(&ms(0.99)), "{} {}", ms(0.5), ms(0.99));
         let last = row.last_refusal.unwrap();
-        assert_eq!((last.cause, last.reply.as_deref()), (Some("greylisted"), Some("450 later")));
+        assert_eq!((last.cause, last.reply.as_deref()), (Some(Cause::Greylisted), Some("450 later")));
         world.hear(Kind::Cancelled, waits, "example.com", 5);
         assert_eq!(world.row("example.com").unwrap().waiting, 0);
         assert_eq!(Row::default().quantile(0.5), None);

@@ -51,8 +51,8 @@ impl Drop for Waiter<'_> {
 
 impl Listener for Ends {
     fn hear(&self, event: &Arc<Event>) {
-        if event.kind.is_end()
-            && let Some(sender) = self.0.lock().get(&event.id)
+        if event.kind().is_end()
+            && let Some(sender) = self.0.lock().get(&event.head.id)
         {
             sender.send_modify(|ended| *ended += 1);
         }

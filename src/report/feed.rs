@@ -100,14 +100,13 @@ mod tests {
 
     use super::*;
     use crate::clock::Timestamp;
-    use crate::event::Kind;
+    use crate::event::{Happened, Head};
     use crate::lane::Lane;
     use crate::mail::id::MessageId;
 
     fn event(number: u32) -> Arc<Event> {
         let time = Timestamp::from_millis(1_795_255_200_000);
-        Arc::new(Event {
-            kind: Kind::Queued,
+        let head = Head {
             time,
             id: MessageId::from_bytes([0; 16]),
             entry: None,
@@ -115,18 +114,11 @@ mod tests {
             lane: Lane::Otp,
             tag: None,
             recipient: None,
-            destination: None,
-            cause: None,
-            reply: None,
             attempt: number,
-            next_attempt_at: None,
-            plan: None,
             expires_at: time,
             since_accepted: Duration::ZERO,
-            may_have_arrived: false,
-            note: None,
-            steps: None,
-        })
+        };
+        Arc::new(Event { head, what: Happened::Verified })
     }
 
     #[test]
@@ -137,7 +129,7 @@ mod tests {
             feed.hear(&event(number));
         }
         let Next::Events(events, last) = feed.after(2, 2) else { panic!("there is more") };
-        assert_eq!((events.iter().map(|event| event.attempt).collect::<Vec<_>>(), last), (vec![3, 4], 4));
+        assert_eq!((events.iter().map(|event| event.head.attempt).collect::<Vec<_>>(), last), (vec![3, 4], 4));
         assert!(matches!(feed.after(5, 10), Next::Nothing));
         assert_eq!((feed.newest(), feed.before_oldest()), (5, 0));
     }
@@ -150,6 +142,6 @@ mod tests {
         }
         assert_eq!(feed.before_oldest(), 3);
         assert!(matches!(feed.after(2, 1), Next::Missed));
-        assert!(matches!(feed.after(3, 1), Next::Events(events, 4) if events[0].attempt == 3));
+        assert!(matches!(feed.after(3, 1), Next::Events(events, 4) if events[0].head.attempt == 3));
     }
 }

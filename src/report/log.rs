@@ -14,12 +14,11 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
-use super::json::{EventJson, Told};
 pub use super::output::Output;
 use super::recipients::Recipients;
 use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::event::json::EventJson;
 use crate::event::{Event, Kind};
-use crate::mail::id::EntryId;
 use crate::mail::text::one_line;
 
 /// The target of lines that are events; their message is the whole line.
@@ -87,7 +86,7 @@ impl EventLog {
 
     /// Writes an event's line.
     pub fn write(&self, event: &Event) {
-        if is_detail(event.kind) {
+        if is_detail(event.kind()) {
             if tracing::enabled!(target: EVENT_TARGET, Level::DEBUG) {
                 tracing::debug!(target: EVENT_TARGET, "{}", self.line(event));
             }
@@ -98,15 +97,15 @@ impl EventLog {
 
     /// The line of an event.
     pub fn line(&self, event: &Event) -> String {
-        let told = |text: &Arc<str>| self.recipients.tell_in(text, event.recipient.as_ref(), event.time).into_owned();
-        let told = Told {
-            recipient: event.recipient.as_ref().map(|mailbox| self.recipients.tell(mailbox, event.time)),
-            reply: event.reply.as_ref().map(told),
-            note: event.note.as_ref().map(told),
-        };
+        let (recipient, time) = (event.head.recipient.as_ref(), event.head.time);
+        let told = |text: &Arc<str>| Arc::from(self.recipients.tell_in(text, recipient, time));
+        let mut json = EventJson::alone(event);
+        json.recipient = recipient.map(|mailbox| self.recipients.tell(mailbox, time));
+        json.reply = json.reply.as_ref().map(told);
+        json.note = json.note.as_ref().map(told);
         match self.format {
-            Format::Text => text_line(event, &told),
-            Format::Json => serde_json::to_string(&EventJson::new(event, told)).unwrap_or_default(),
+            Format::Text => text_line(event, &json),
+            Format::Json => serde_json::to_string(&json).unwrap_or_default(),
         }
     }
 }
@@ -117,50 +116,47 @@ fn is_detail(kind: Kind) -> bool {
 }
 
 /// `id  time  what  lane  recipient  destination  milliseconds  why`, in columns.
-fn text_line(event: &Event, told: &Told) -> String {
-    let id = match event.entry {
-        Some(index) => EntryId { message: event.id, index }.to_string(),
-        None => event.id.to_string(),
-    };
+fn text_line(event: &Event, json: &EventJson) -> String {
+    let id = json.entry.clone().unwrap_or_else(|| event.head.id.to_string());
     let mut line = format!(
         "{id:<28} {} {:<10} {:<6} {:<28} {:<24} {:>7} ms",
-        event.time.rfc3339(),
-        event.kind.name(),
-        event.lane.name(),
-        told.recipient.as_deref().unwrap_or("-"),
-        event.destination.as_deref().unwrap_or("-"),
-        event.since_accepted.as_millis(),
+        json.time,
+        json.event,
+        event.head.lane.name(),
+        json.recipient.as_deref().unwrap_or("-"),
+        json.destination.as_deref().unwrap_or("-"),
+        json.ms,
     );
     // Writing to a String cannot fail.
-    let _ = details(event, told, &mut line);
+    let _ = details(event, json, &mut line);
     // Whatever a peer managed to get into an event cannot start a line of its own.
     one_line(&line)
 }
 
-fn details(event: &Event, told: &Told, line: &mut String) -> fmt::Result {
-    if event.attempt > 1 {
-        write!(line, "  attempt {}", event.attempt)?;
+fn details(event: &Event, json: &EventJson, line: &mut String) -> fmt::Result {
+    if json.attempt > 1 {
+        write!(line, "  attempt {}", json.attempt)?;
     }
-    if let Some(cause) = event.cause {
+    if let Some(cause) = &json.cause {
         write!(line, "  {cause}")?;
     }
-    if let Some(at) = event.next_attempt_at {
-        write!(line, "  again in {:.1} s", at.since(event.time).as_secs_f64())?;
+    if let Some(at) = event.next_attempt_at() {
+        write!(line, "  again in {:.1} s", at.since(event.head.time).as_secs_f64())?;
     }
-    if let Some(plan) = event.plan {
+    if let Some(plan) = &json.plan {
         write!(line, " ({plan})")?;
     }
-    if event.may_have_arrived {
+    if json.may_have_arrived {
         line.push_str("  may have arrived");
     }
-    if let Some(reply) = &told.reply {
+    if let Some(reply) = &json.reply {
         write!(line, "  \"{reply}\"")?;
     }
-    if let Some(note) = &told.note {
+    if let Some(note) = &json.note {
         write!(line, "  {note}")?;
     }
-    if event.kind == Kind::Accepted {
-        write!(line, "  by {}", event.user)?;
+    if event.kind() == Kind::Accepted {
+        write!(line, "  by {}", event.head.user)?;
     }
     Ok(())
 }
@@ -287,14 +283,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::event::cause::Cause;
+    use crate::event::{Attempted, Happened, Head};
     use crate::lane::Lane;
     use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
 
     fn event() -> Event {
         let time = Timestamp::from_millis(1_795_255_200_042);
-        Event {
-            kind: Kind::Greylisted,
+        let head = Head {
             time,
             id: IdSource::with_random(|| 0).next(time),
             entry: Some(0),
@@ -302,18 +299,19 @@ mod tests {
             lane: Lane::Otp,
             tag: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
-            destination: Some("mx.example.com".into()),
-            cause: Some("greylisted"),
-            reply: Some("450 4.2.0 Greylisted".into()),
             attempt: 2,
-            next_attempt_at: Some(time.plus(Duration::from_secs(5))),
-            plan: Some("the reply asks for this wait"),
             expires_at: time.plus(Duration::from_secs(600)),
             since_accepted: Duration::from_millis(12),
-            may_have_arrived: false,
-            note: None,
-            steps: None,
-        }
+        };
+        let attempted = Attempted {
+            destination: Some("mx.example.com".into()),
+            cause: Some(Cause::Greylisted),
+            reply: Some("450 4.2.0 Greylisted".into()),
+            plan: Some("the reply asks for this wait".into()),
+            ..Attempted::default()
+        };
+        let next_attempt_at = Some(time.plus(Duration::from_secs(5)));
+        Event { head, what: Happened::Deferred { attempted, next_attempt_at } }
     }
 
     fn log(format: Format) -> EventLog {

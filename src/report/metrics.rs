@@ -130,18 +130,19 @@ impl Counters {
 
 impl Listener for Metrics {
     fn hear(&self, event: &Arc<Event>) {
+        let (kind, lane) = (event.kind(), event.head.lane);
         let mut counters = self.0.lock();
-        *counters.events.entry((event.kind, event.lane)).or_default() += 1;
-        if let Some(cause) = event.cause {
-            *counters.causes.entry((event.kind, cause)).or_default() += 1;
+        *counters.events.entry((kind, lane)).or_default() += 1;
+        if let Some(cause) = event.cause() {
+            *counters.causes.entry((kind, cause.name())).or_default() += 1;
         }
-        if event.kind == Kind::Delivered {
-            counters.latency.entry(event.lane).or_default().add(event.since_accepted);
+        if kind == Kind::Delivered {
+            counters.latency.entry(lane).or_default().add(event.head.since_accepted);
         }
-        if let Some(tag) = event.tag.as_ref().filter(|_| event.kind.is_end() || event.kind == Kind::Verified) {
+        if let Some(tag) = event.head.tag.as_ref().filter(|_| kind.is_end() || kind == Kind::Verified) {
             let is_known = counters.tags.contains_key(tag) || counters.tags.len() < TAGS_MAX;
             let tag = if is_known { tag.clone() } else { "other".into() };
-            *counters.tags.entry(tag).or_default().entry(event.kind).or_default() += 1;
+            *counters.tags.entry(tag).or_default().entry(kind).or_default() += 1;
         }
     }
 }

@@ -5,7 +5,6 @@ mod addresses;
 pub mod destinations;
 pub mod ends;
 pub mod feed;
-pub mod json;
 pub mod log;
 pub mod metrics;
 pub mod output;
@@ -13,6 +12,7 @@ pub mod reasons;
 pub mod recipients;
 pub mod refusals;
 pub mod trace;
+mod trace_form;
 mod trace_records;
 
 use std::sync::Arc;

@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
-use serde::{Deserialize, Serialize};
 
 use super::Listener;
 use super::trace_records::Records;
 use crate::clock::{Clock, Timestamp};
-use crate::event::{Event, Kind, Step};
+use crate::event::cause::Cause;
+use crate::event::{Event, Head, Kind};
 use crate::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
@@ -50,7 +50,7 @@ impl Limits {
 }
 
 /// The story of one message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
     /// Its id.
     pub id: MessageId,
@@ -63,121 +63,76 @@ pub struct Trace {
     /// Its lane.
     pub lane: Lane,
     /// Its label.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tag: Option<Arc<str>>,
     /// What happened, in order.
-    pub events: Vec<TraceEvent>,
+    pub events: Vec<Arc<Event>>,
     /// Events left out because the trace had become too long.
-    #[serde(default, skip_serializing_if = "is_zero")]
     pub left_out: u32,
     /// Octets, roughly.
-    #[serde(default)]
-    len: usize,
-}
-
-/// One event of a trace.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct TraceEvent {
-    /// What.
-    pub kind: Kind,
-    /// When.
-    pub time: Timestamp,
-    /// To which entry, from 0; none where it is about the message.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub entry: Option<u16>,
-    /// To whom.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub recipient: Option<Mailbox>,
-    /// Where.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub destination: Option<Arc<str>>,
-    /// Why.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub cause: Option<Arc<str>>,
-    /// What the remote server said.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reply: Option<Arc<str>>,
-    /// Which attempt.
-    #[serde(default)]
-    pub attempt: u32,
-    /// When the next is due.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub next_attempt_at: Option<Timestamp>,
-    /// What that time follows from.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Arc<str>>,
-    /// Whether it may arrive all the same.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub may_have_arrived: bool,
-    /// More for people.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub note: Option<Arc<str>>,
-    /// What the attempt did.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<Arc<[Step]>>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_zero(number: &u32) -> bool {
-    *number == 0
+    pub(super) len: usize,
 }
 
 impl Trace {
     fn new(event: &Event) -> Self {
+        let head = &event.head;
         Self {
-            id: event.id,
-            accepted_at: event.time.minus(event.since_accepted),
-            expires_at: event.expires_at,
-            user: event.user.clone(),
-            lane: event.lane,
-            tag: event.tag.clone(),
+            id: head.id,
+            accepted_at: head.time.minus(head.since_accepted),
+            expires_at: head.expires_at,
+            user: head.user.clone(),
+            lane: head.lane,
+            tag: head.tag.clone(),
             events: Vec::new(),
             left_out: 0,
             len: 0,
         }
     }
 
-    /// The recipients that events named, in the form in which they are looked up.
-    pub fn recipients(&self) -> BTreeSet<String> {
-        self.events.iter().filter_map(|event| event.recipient.as_ref()).map(Mailbox::plain_key).collect()
+    /// What another event of the message begins with.
+    pub fn head(&self, now: Timestamp) -> Head {
+        Head {
+            time: now,
+            id: self.id,
+            entry: None,
+            user: self.user.clone(),
+            lane: self.lane,
+            tag: self.tag.clone(),
+            recipient: self.events.iter().find_map(|event| event.head.recipient.clone()),
+            attempt: 0,
+            expires_at: self.expires_at,
+            since_accepted: now.since(self.accepted_at),
+        }
     }
 
-    fn add(&mut self, event: &Event) {
-        let mut told = TraceEvent {
-            kind: event.kind,
-            time: event.time,
-            entry: event.entry,
-            recipient: event.recipient.clone(),
-            destination: event.destination.clone(),
-            cause: event.cause.map(Arc::from),
-            reply: event.reply.clone(),
-            attempt: event.attempt,
-            next_attempt_at: event.next_attempt_at,
-            plan: event.plan.map(Arc::from),
-            may_have_arrived: event.may_have_arrived,
-            note: event.note.clone(),
-            steps: event.steps.clone(),
-        };
-        if self.len > TRACE_LEN_MAX / 2 {
-            told.steps = None;
-        }
-        if self.len > TRACE_LEN_MAX && !event.kind.is_end() {
+    /// The recipients that events named, in the form in which they are looked up.
+    pub fn recipients(&self) -> BTreeSet<String> {
+        self.events.iter().filter_map(|event| event.head.recipient.as_ref()).map(Mailbox::plain_key).collect()
+    }
+
+    fn add(&mut self, event: &Arc<Event>) {
+        if self.len > TRACE_LEN_MAX && !event.kind().is_end() {
             self.left_out += 1;
             return;
         }
-        self.len += told.len();
-        self.events.push(told);
+        let mut event = event.clone();
+        if self.len > TRACE_LEN_MAX / 2
+            && let Some(attempted) = Arc::make_mut(&mut event).what.attempted_mut()
+        {
+            attempted.steps = None;
+        }
+        self.len += len(&event);
+        self.events.push(event);
     }
 }
 
-impl TraceEvent {
-    fn len(&self) -> usize {
-        let texts = [&self.destination, &self.cause, &self.reply, &self.plan, &self.note];
-        let steps = self.steps.iter().flat_map(|steps| steps.iter());
-        160 + texts.into_iter().flatten().map(|text| text.len()).sum::<usize>()
-            + self.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
-            + steps.map(|step| 48 + step.host.len() + step.result.len()).sum::<usize>()
-    }
+/// Octets of an event, roughly.
+fn len(event: &Event) -> usize {
+    let texts = [event.destination(), event.cause().map(Cause::name), event.reply(), event.note()];
+    let plan = event.what.attempted().and_then(|attempted| attempted.plan.as_deref());
+    let steps = event.steps().into_iter().flat_map(|steps| steps.iter());
+    160 + texts.into_iter().chain([plan]).flatten().map(str::len).sum::<usize>()
+        + event.head.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
+        + steps.map(|step| 48 + step.host.len() + step.result.len()).sum::<usize>()
 }
 
 /// A trace in memory.
@@ -248,7 +203,7 @@ impl Traces {
         let is_to = |trace: &Trace| {
             let same = |mailbox: &Mailbox| mailbox.plain_key() == plain;
             user.is_none_or(|user| *trace.user == *user)
-                && trace.events.iter().any(|event| event.recipient.as_ref().is_some_and(same))
+                && trace.events.iter().any(|event| event.head.recipient.as_ref().is_some_and(same))
         };
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
@@ -352,8 +307,8 @@ impl Shared {
 
     /// What is stored of a message of which there is news.
     fn known(&self, event: &Event) -> Trace {
-        let stored = (event.kind != Kind::Accepted)
-            .then(|| self.stored(|records| Ok(records.get(event.id))))
+        let stored = (event.kind() != Kind::Accepted)
+            .then(|| self.stored(|records| Ok(records.get(event.head.id))))
             .flatten()
             .flatten();
         stored.unwrap_or_else(|| Trace::new(event))
@@ -362,8 +317,9 @@ impl Shared {
 
 impl Listener for Traces {
     fn hear(&self, event: &Arc<Event>) {
+        let id = event.head.id;
         let mut memory = self.shared.memory.lock();
-        if !memory.held.contains_key(&event.id) {
+        if !memory.held.contains_key(&id) {
             if memory.held.len() >= IN_MEMORY_MAX {
                 memory.lost += 1;
                 return;
@@ -372,9 +328,9 @@ impl Listener for Traces {
             // Nobody else adds to `held`, so it is still missing afterwards.
             let trace = Arc::new(self.shared.known(event));
             memory = self.shared.memory.lock();
-            memory.held.insert(event.id, Held { trace, is_new: true });
+            memory.held.insert(id, Held { trace, is_new: true });
         }
-        if let Some(held) = memory.held.get_mut(&event.id) {
+        if let Some(held) = memory.held.get_mut(&id) {
             Arc::make_mut(&mut held.trace).add(event);
             held.is_new = true;
         }
@@ -383,14 +339,15 @@ impl Listener for Traces {
 
 #[cfg(test)]
 mod tests {
+    use super::super::trace_form;
     use super::*;
     use crate::clock::SystemClock;
+    use crate::event::{Attempted, Happened, Step};
     use crate::mail::id::IdSource;
 
     fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
         let time = SystemClock::default().now();
-        Arc::new(Event {
-            kind,
+        let head = Head {
             time,
             id,
             entry: (kind != Kind::Accepted).then_some(0),
@@ -398,18 +355,14 @@ mod tests {
             lane: Lane::Otp,
             tag: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
-            destination: None,
-            cause: None,
-            reply: Some("250 ok".into()),
             attempt: 1,
-            next_attempt_at: None,
-            plan: None,
             expires_at: time.plus(Duration::from_secs(600)),
             since_accepted: Duration::from_millis(12),
-            may_have_arrived: false,
-            note: None,
-            steps: Some(Arc::new([Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() }])),
-        })
+        };
+        let step = Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() };
+        let attempted =
+            Attempted { reply: Some("250 ok".into()), steps: Some(Arc::new([step])), ..Attempted::default() };
+        Arc::new(Event { head, what: Happened::of(kind, attempted, None) })
     }
 
     fn open(folder: &Path, limits: Limits) -> Arc<Traces> {
@@ -497,7 +450,7 @@ mod tests {
         }
         trace.add(&event(Kind::Failed, id, "alice@example.com"));
         assert!(trace.left_out > 0 && trace.events.len() < 1000);
-        assert_eq!(trace.events.last().unwrap().kind, Kind::Failed);
-        assert!(serde_json::to_vec(&trace).unwrap().len() < 2 * TRACE_LEN_MAX);
+        assert_eq!(trace.events.last().unwrap().kind(), Kind::Failed);
+        assert!(trace_form::encode(&trace).len() < 2 * TRACE_LEN_MAX);
     }
 }

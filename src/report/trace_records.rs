@@ -11,6 +11,7 @@ use parking_lot::Mutex;
 use sled::{Batch, Db};
 
 use super::trace::{Limits, Trace};
+use super::trace_form::{decode, encode};
 use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
 use crate::queue::engine::{
@@ -27,8 +28,6 @@ const FORGET_MAX: usize = 2000;
 const TRACE: u8 = b't';
 const RECIPIENT: u8 = b'r';
 const TOTALS: &[u8] = b"m";
-/// Version of the records written by this file.
-const VERSION: u8 = 1;
 
 /// What is stored in all.
 #[derive(Debug, Clone, Copy, Default)]
@@ -100,9 +99,7 @@ impl Records {
             let mut batch = Batch::default();
             for trace in some {
                 let key = trace_key(trace.id);
-                let mut value = vec![VERSION];
-                // A trace has no map with keys that are not text and nothing else that could fail.
-                let _ = serde_json::to_writer(&mut value, trace);
+                let value = encode(trace);
                 match self.db.get(key)? {
                     Some(old) => next.octets = next.octets.saturating_sub(old.len() as u64),
                     None => next.messages += 1,
@@ -167,13 +164,6 @@ impl Totals {
     }
 }
 
-fn decode(value: &[u8]) -> Option<Trace> {
-    match value {
-        [VERSION, json @ ..] => serde_json::from_slice(json).ok(),
-        _ => None,
-    }
-}
-
 fn trace_key(id: MessageId) -> [u8; 17] {
     let mut key = [TRACE; 17];
     key[1..].copy_from_slice(&id.to_bytes());
@@ -199,7 +189,7 @@ mod tests {
         let now = SystemClock::default().now();
         let event = serde_json::json!({"kind": "accepted", "time": now, "recipient": "alice@example.com", "attempt": 0, "since_accepted_ms": 0});
         let trace = serde_json::json!({"id": id, "accepted_at": now, "expires_at": now, "user": user, "lane": "otp", "events": [event]});
-        Arc::new(serde_json::from_value(trace).unwrap())
+        Arc::new(decode(&[&[1], trace.to_string().as_bytes()].concat()).unwrap())
     }
 
     /// Whatever others sent to the same address, one's own are found; also by rows that version 0.1 wrote, without a user.

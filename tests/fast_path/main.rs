@@ -106,7 +106,7 @@ impl World {
     }
 
     fn told(&self, kind: Kind) -> usize {
-        self.told.0.lock().iter().filter(|event| event.kind == kind).count()
+        self.told.0.lock().iter().filter(|event| event.kind() == kind).count()
     }
 }
 
@@ -263,10 +263,10 @@ async fn a_code_that_a_known_host_lets_pass_too_late_is_at_risk_at_once() {
     assert_eq!(world.told(Kind::AtRisk), 0, "it lives long enough");
     let before = world.elapsed();
     world.submit_for(SECOND * 120, "c@one.test").await;
-    let at_risk = world.told.0.lock().iter().find(|event| event.kind == Kind::AtRisk).cloned().unwrap();
-    assert_eq!((at_risk.recipient.unwrap().as_str(), at_risk.attempt), ("c@one.test", 0));
-    assert_eq!(at_risk.time.since(world.start), before, "it is told with the acceptance");
-    assert!(at_risk.note.unwrap().contains(" 302 s from now"));
+    let at_risk = world.told.0.lock().iter().find(|event| event.kind() == Kind::AtRisk).cloned().unwrap();
+    assert_eq!((at_risk.head.recipient.as_ref().unwrap().as_str(), at_risk.head.attempt), ("c@one.test", 0));
+    assert_eq!(at_risk.head.time.since(world.start), before, "it is told with the acceptance");
+    assert!(at_risk.note().unwrap().contains(" 302 s from now"));
     tokio::time::sleep(SECOND * 130).await;
     assert_eq!((world.told(Kind::AtRisk), world.told(Kind::Expired)), (1, 1));
 }

@@ -16,11 +16,11 @@ async fn without_descriptors_no_destination_counts_as_down() {
     }
     tokio::time::sleep(SECOND * 10).await;
     assert_eq!(world.life.delivery.destinations_down(), 0);
-    let deferred: Vec<_> = world.told.0.lock().iter().filter(|event| event.kind == Kind::Deferred).cloned().collect();
+    let deferred: Vec<_> = world.told.0.lock().iter().filter(|event| event.kind() == Kind::Deferred).cloned().collect();
     assert!(deferred.len() >= 20);
     for event in deferred {
-        assert_eq!(event.reply.as_deref(), Some("this machine has no free file descriptors (EMFILE)"));
-        let steps = event.steps.unwrap();
+        assert_eq!(event.reply(), Some("this machine has no free file descriptors (EMFILE)"));
+        let steps = event.steps().unwrap();
         assert!(steps.iter().any(|step| step.result.ends_with("(EMFILE)")), "{steps:?}");
     }
     world.hosts.turn(MX2, Mood::Serves(GOOD));

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::intake::wishes::Wishes;
 use otp_relay::mail::address::{Mailbox, ReversePath};
@@ -47,7 +48,7 @@ impl World {
     }
 
     fn last(&self, kind: Kind) -> Event {
-        self.told.0.lock().iter().rfind(|event| event.kind == kind).cloned().unwrap()
+        self.told.0.lock().iter().rfind(|event| event.kind() == kind).cloned().unwrap()
     }
 
     fn connects(&self, ip: &str) -> usize {
@@ -71,7 +72,7 @@ async fn a_host_that_is_slow_at_any_stage_gets_the_code_in_one_attempt() {
                 "{cost:?} where {stages:?} (chunking: {chunking})"
             );
             assert_eq!((world.told(Kind::Attempted), world.told(Kind::Deferred)), (1, 0), "{stages:?}");
-            let steps = world.last(Kind::Delivered).steps.unwrap();
+            let steps = world.last(Kind::Delivered).steps().unwrap().clone();
             let is_told = |(verb, more): &(&str, Duration)| {
                 let ms = u32::try_from(more.as_millis()).unwrap();
                 let stage = if *verb == "dot" { "content" } else { verb };
@@ -138,14 +139,14 @@ async fn a_refusal_of_the_second_host_does_not_end_a_slow_first_one() {
         let is_in_time = cost.is_some_and(|cost| cost <= span(stages) + ROUND_TRIP * 6);
         assert!(is_in_time, "{cost:?} where {stages:?} beside {rcpt}");
         assert_eq!((world.told(Kind::Attempted), world.told(Kind::Delivered)), (1, 1), "{stages:?}");
-        let steps = world.last(Kind::Delivered).steps.unwrap();
+        let steps = world.last(Kind::Delivered).steps().unwrap().clone();
         assert!(steps.iter().any(|step| step.result.starts_with(&rcpt[..3])), "the refusal is told: {steps:?}");
     }
     let world = World::new(&[(MX1, slow(SILENT, false)), (MX2, refusing("550 5.1.1 no such user"))]);
     assert_eq!(world.cost_within_life("a@two.test").await, None);
     let failed = world.last(Kind::Failed);
-    assert!(failed.time.since(world.start) <= SECOND * 63, "{:?}", failed.time.since(world.start));
-    assert_eq!((failed.cause, failed.destination.as_deref()), (Some("bad_mailbox"), Some("mx2.test")));
+    assert!(failed.head.time.since(world.start) <= SECOND * 63, "{:?}", failed.head.time.since(world.start));
+    assert_eq!((failed.cause(), failed.destination()), (Some(Cause::BadMailbox), Some("mx2.test")));
 }
 
 #[tokio::test(start_paused = true)]
@@ -153,7 +154,7 @@ async fn a_slow_second_host_does_not_delay_what_the_first_one_says() {
     let refusing = Manner { rcpt: "550 5.1.1 no such user", slow: SLOW[0], ..GOOD };
     let world = World::new(&[(MX1, Mood::Serves(refusing)), (MX2, slow(SILENT, false))]);
     assert_eq!(world.cost_within_life("a@two.test").await, None);
-    let failed = world.last(Kind::Failed).time.since(world.start);
+    let failed = world.last(Kind::Failed).head.time.since(world.start);
     assert!(failed <= SECOND * 13, "{failed:?}");
 }
 
@@ -184,9 +185,9 @@ async fn a_code_whose_life_ends_at_a_slow_host_says_so() {
     let world = World::new(&[(MX2, slow(SILENT, false))]);
     assert_eq!(world.cost_within_life("a@one.test").await, None);
     let expired = world.last(Kind::Expired);
-    assert!(expired.time.since(world.start) <= LIFE + SECOND);
-    assert_eq!(expired.reply.as_deref(), Some("no answer at banner"));
-    assert!(expired.steps.is_some_and(|steps| steps.iter().any(|step| step.result.contains("closed"))));
+    assert!(expired.head.time.since(world.start) <= LIFE + SECOND);
+    assert_eq!(expired.reply(), Some("no answer at banner"));
+    assert!(expired.steps().is_some_and(|steps| steps.iter().any(|step| step.result.contains("closed"))));
     assert_eq!(world.life.delivery.destinations_down(), 0, "somebody is there");
 }
 

@@ -1,6 +1,7 @@
 //! Addresses that a stranger types into an app's form so that somebody else's are refused.
 
 use otp_relay::event::Kind;
+use otp_relay::event::cause::Cause;
 
 use crate::doors::{Doors, letter};
 use crate::support::fake_mx::Trick;
@@ -15,7 +16,7 @@ async fn a_route_in_a_local_part_locks_no_domain_out() {
     for routed in ROUTED {
         doors.refuse(routed, "554 5.7.1 <a@x>: Relay access denied", 2);
         let failed = doors.ends(routed, Kind::Failed).await;
-        assert_eq!(failed.cause, Some("bad_domain"), "{routed}");
+        assert_eq!(failed.cause(), Some(Cause::BadDomain), "{routed}");
         assert_eq!(doors.http_code(routed).await.status, 202, "{routed}");
         doors.end(routed, Kind::Failed).await;
         doors.pass(&["kate@victim.test"]).await;
@@ -55,7 +56,7 @@ async fn a_route_in_a_local_part_is_refused_at_both_doors() {
 async fn a_domain_that_dns_does_not_know_is_not_suppressed() {
     let mut doors = Doors::open(&format!("{OFF}[submission]\nverify_domain = false\n")).await;
     let failed = doors.ends("kate@gone.test", Kind::Failed).await;
-    assert_eq!(failed.cause, Some("bad_domain"));
+    assert_eq!(failed.cause(), Some(Cause::BadDomain));
     doors.refuse("kate@victim.test", "554 5.7.1 rejected by policy", 1);
     assert_eq!(doors.shop.post("/v1/messages", letter("gone", "kate@victim.test")).await.status, 202);
     doors.end("kate@victim.test", Kind::Failed).await;

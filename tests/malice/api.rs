@@ -60,7 +60,7 @@ impl Bench {
         let sent = self.bank.post("/v1/messages", mail("bank", "bob@example.test")).await;
         assert_eq!(sent.status, 202, "{sent:?}");
         let id = sent.json()["id"].as_str().unwrap().to_owned();
-        while self.events.next(Kind::Delivered).await.id.to_string() != id {}
+        while self.events.next(Kind::Delivered).await.head.id.to_string() != id {}
     }
 }
 

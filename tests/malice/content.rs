@@ -72,14 +72,14 @@ async fn long_lines_are_encoded_or_refused() {
         format!("From: otp@app.test\r\nSubject: {}\r\nContent-Type: text/plain; charset=utf-8\r\n", "w ".repeat(700));
     assert!(app.submit(&["alice@example.test"], &format!("{fields}\r\n{long}")).await.starts_with("250"));
     let accepted = events.next(Kind::Accepted).await;
-    assert_eq!(accepted.note.as_deref(), Some("lines of more than 998 octets were encoded"));
+    assert_eq!(accepted.note(), Some("lines of more than 998 octets were encoded"));
     events.next(Kind::Delivered).await;
     let signed = "From: otp@app.test\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n";
     let reply = app.submit(&["alice@example.test"], &format!("{signed}{}\r\n--b--", "x".repeat(999))).await;
     assert_eq!(reply, "554 5.6.0 line 6 has more than 998 octets, in a part that is signed or encrypted");
     let short = format!("From: otp@app.test\r\n\r\n{}", "x".repeat(998));
     assert!(app.submit(&["alice@example.test"], &short).await.starts_with("250"));
-    assert_eq!(events.next(Kind::Accepted).await.note, None);
+    assert_eq!(events.next(Kind::Accepted).await.note(), None);
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
     let received = mx.received();
@@ -181,7 +181,7 @@ async fn signatures_are_the_same_after_a_restart() {
     let mut app = Client::connect(relay.addresses()[0]).await;
     assert!(app.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
     let deferred = events.next(Kind::Deferred).await;
-    let ends = deferred.expires_at.as_secs() + 86_400;
+    let ends = deferred.head.expires_at.as_secs() + 86_400;
     relay.shut_down().await;
     let carried = format!("{key}[[smart_host]]\naddress = \"127.0.0.1:{}\"\ntls = \"none\"\n", mx.address.port());
     let (relay, mut events) = start_relay(folder.path(), mx.address, &carried);

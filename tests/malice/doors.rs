@@ -81,8 +81,8 @@ impl Doors {
     pub async fn end(&mut self, recipient: &str, kind: Kind) -> Event {
         loop {
             let event = self.events.next_end().await;
-            if event.recipient.as_ref().is_some_and(|mailbox| mailbox.as_str() == recipient) {
-                assert_eq!(event.kind, kind, "{recipient}: {:?}", event.reply);
+            if event.head.recipient.as_ref().is_some_and(|mailbox| mailbox.as_str() == recipient) {
+                assert_eq!(event.kind(), kind, "{recipient}: {:?}", event.reply());
                 return event;
             }
         }

@@ -61,7 +61,7 @@ async fn replies_without_end_are_not_read_to_their_end() {
         let mut app = Client::connect(relay.addresses()[0]).await;
         assert!(app.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
         let deferred = events.next(Kind::Deferred).await;
-        let reply = deferred.reply.unwrap_or_default();
+        let reply = deferred.reply().unwrap_or_default();
         assert!(reply.contains(expected) || expected == "connection lost", "{expected}: {reply}");
         // What was said beyond the bound waits in buffers of the system, and no more of it is read.
         assert!(said.load(Ordering::SeqCst) < 64 << 20, "{}", said.load(Ordering::SeqCst));

@@ -141,7 +141,7 @@ async fn no_header_field_by_smtp_parameters() {
     app.say("DATA").await;
     app.say(&format!("{}\r\n.", mail("one"))).await;
     let failed = events.next(Kind::Failed).await;
-    assert_eq!(failed.reply.as_deref(), Some("550 5.1.1  [2Jnobody 31m here"));
+    assert_eq!(failed.reply(), Some("550 5.1.1  [2Jnobody 31m here"));
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
     let told = String::from_utf8(mx.received()[0].content.clone()).unwrap();

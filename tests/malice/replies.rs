@@ -71,11 +71,11 @@ async fn codes_are_masked_in_a_long_reply_and_others_are_served() {
         |recipient: &str| format!("From: otp@app.test\r\nTo: {recipient}\r\nSubject: x\r\n\r\nXK77QD A000B001C\r\n");
     app.submit(&["mallory@example.test"], &mail("mallory@example.test")).await;
     let failed = events.next(Kind::Failed).await;
-    let reply = failed.reply.unwrap();
+    let reply = failed.reply().unwrap();
     assert!(reply.starts_with("550 5.7.1 no *** here A000B000C *** A000B002C"), "{reply}");
     // Who has nothing to do with it is served by the same session.
     app.submit(&["alice@example.test"], &mail("alice@example.test")).await;
     // The notification of the failure arrives too.
-    while events.next(Kind::Delivered).await.recipient.unwrap().as_str() != "alice@example.test" {}
+    while events.next(Kind::Delivered).await.head.recipient.unwrap().as_str() != "alice@example.test" {}
     relay.shut_down().await;
 }

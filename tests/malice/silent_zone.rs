@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 
 use crate::world::{Manner, World};
@@ -54,15 +55,16 @@ async fn where_no_share_holds_the_oldest_give_way() {
     assert!(known.is_some_and(|cost| cost <= HONEST), "{known:?}");
     // What gave way is tried again, and that it may have arrived is told.
     let gave_way = world.told.count(Kind::Deferred, |event| {
-        let note = event.note.as_deref().unwrap_or_default();
-        note.starts_with("gave way") && event.may_have_arrived && event.cause == Some("outcome_unknown")
+        let note = event.note().unwrap_or_default();
+        note.starts_with("gave way") && event.may_have_arrived() && event.cause() == Some(Cause::OutcomeUnknown)
     });
     assert!(gave_way > 0);
     assert_eq!(world.told.count(Kind::Failed, |_| true), 0);
     // All of it ends, once.
     tokio::time::sleep(SECOND * 1300).await;
     assert_eq!(world.life.queue.depth().messages, 0);
-    let is_code = |event: &Event| event.recipient.as_ref().is_some_and(|recipient| recipient.domain() != "app.test");
+    let is_code =
+        |event: &Event| event.head.recipient.as_ref().is_some_and(|recipient| recipient.domain() != "app.test");
     assert_eq!((world.told.count(Kind::Delivered, is_code), world.told.count(Kind::Expired, is_code)), (3, 1050));
 }
 

@@ -201,7 +201,7 @@ async fn streams_waits_and_connections_end_once_the_token_is_removed_or_changed(
         let sent = bench.bank.post("/v1/messages", mail("bank", "bob@example.test")).await;
         assert_eq!(sent.status, 202);
         assert_eq!(others.next().await.unwrap().1, "accepted");
-        while bench.events.next(Kind::Delivered).await.id.to_string() != sent.json()["id"] {}
+        while bench.events.next(Kind::Delivered).await.head.id.to_string() != sent.json()["id"] {}
     }
     bench.relay.shut_down().await;
 }

@@ -155,7 +155,7 @@ impl Sink for Told {
 impl Told {
     /// Events of a kind, by which this holds.
     pub fn count(&self, kind: Kind, holds: impl Fn(&Event) -> bool) -> usize {
-        self.0.lock().iter().filter(|event| event.kind == kind && holds(event)).count()
+        self.0.lock().iter().filter(|event| event.kind() == kind && holds(event)).count()
     }
 }
 

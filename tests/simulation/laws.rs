@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind, Sink};
 use otp_relay::mail::envelope::Recipient;
 use otp_relay::mail::id::MessageId;
@@ -266,23 +267,25 @@ impl Sink for Laws {
         let Some(key) = key(&event) else { return };
         let entry = known.entries.entry(key).or_default();
         let (was_attempting, next_attempt_at) = (entry.attempting, entry.next_attempt_at);
-        match event.kind {
+        match event.kind() {
             Kind::Attempted => {
                 entry.attempting = true;
                 known.demand(!was_attempting, || format!("two attempts at once for {key:?}"));
-                known.demand(event.time < event.expires_at, || format!("an attempt after the life of {key:?}"));
-                let is_due = next_attempt_at.is_none_or(|at| event.time >= at);
+                known.demand(event.head.time < event.head.expires_at, || {
+                    format!("an attempt after the life of {key:?}")
+                });
+                let is_due = next_attempt_at.is_none_or(|at| event.head.time >= at);
                 known.demand(is_due, || format!("an attempt before its time for {key:?}"));
             }
             Kind::Deferred | Kind::Greylisted => {
                 entry.attempting = false;
                 // Where nobody answered, the entry is called when somebody does.
-                let may_be_called = matches!(event.cause, Some("unreachable" | "connection_lost"));
-                entry.next_attempt_at = event.next_attempt_at.filter(|_| !may_be_called);
+                let may_be_called = matches!(event.cause(), Some(Cause::Unreachable | Cause::ConnectionLost));
+                entry.next_attempt_at = event.next_attempt_at().filter(|_| !may_be_called);
                 known.demand(was_attempting, || format!("{key:?} was put off without an attempt"));
             }
             // It was turned away, and waits for a session that is there.
-            Kind::Queued if event.note.is_some() => {
+            Kind::Queued if event.note().is_some() => {
                 entry.attempting = false;
                 known.demand(was_attempting, || format!("{key:?} was turned away without an attempt"));
             }
@@ -292,11 +295,11 @@ impl Sink for Laws {
             }
             kind if kind.is_end() => {
                 entry.attempting = false;
-                entry.was_out |= event.may_have_arrived;
-                let by_smart_host = event.note.as_deref().is_some_and(|note| note.contains("smart host"));
+                entry.was_out |= event.may_have_arrived();
+                let by_smart_host = event.note().is_some_and(|note| note.contains("smart host"));
                 BY_SMART_HOSTS.fetch_add(u64::from(by_smart_host), Ordering::Relaxed);
-                if kind == Kind::Superseded && !event.may_have_arrived {
-                    entry.superseded_at.get_or_insert(event.time);
+                if kind == Kind::Superseded && !event.may_have_arrived() {
+                    entry.superseded_at.get_or_insert(event.head.time);
                 }
                 entry.ends.push((kind, life));
             }

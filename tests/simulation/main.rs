@@ -222,5 +222,5 @@ fn content_in_two_sessions_is_noticed() {
 type Entries<T> = HashMap<(otp_relay::mail::id::MessageId, u16), T>;
 
 fn key(event: &Event) -> Option<(otp_relay::mail::id::MessageId, u16)> {
-    event.entry.map(|index| (event.id, index))
+    event.head.entry.map(|index| (event.head.id, index))
 }

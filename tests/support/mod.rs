@@ -83,7 +83,7 @@ impl Events {
         let next = async {
             loop {
                 let event = self.0.recv().await.expect("the relay runs");
-                if event.kind == kind {
+                if event.kind() == kind {
                     return event;
                 }
             }
@@ -96,7 +96,7 @@ impl Events {
         let next = async {
             loop {
                 let event = self.0.recv().await.expect("the relay runs");
-                if kinds.contains(&event.kind) {
+                if kinds.contains(&event.kind()) {
                     return event;
                 }
             }
@@ -109,7 +109,7 @@ impl Events {
         let next = async {
             loop {
                 let event = self.0.recv().await.expect("the relay runs");
-                if event.kind.is_end() {
+                if event.kind().is_end() {
                     return event;
                 }
             }

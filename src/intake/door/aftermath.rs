@@ -7,29 +7,27 @@ use crate::clock::Timestamp;
 use crate::intake::dsn;
 use crate::intake::notices::{Admission, Digest};
 use crate::mail::address::Mailbox;
-use crate::mail::id::EntryId;
 use crate::queue::entry::Message;
 use crate::queue::{Aftermath, Consequences, Ending};
 
 impl Aftermath for Door {
-    fn ended(&self, ending: &Ending<'_>) -> Consequences {
+    fn ended(&self, ending: &Ending) -> Consequences {
         let settings = self.settings.load();
-        let message = ending.message;
-        let recipient = &message.recipient(ending.index).mailbox;
-        let entry = EntryId { message: message.id, index: ending.index };
+        let message = &ending.message;
+        let is_end = ending.event.kind().is_end();
         let mut consequences = Consequences::default();
-        if ending.kind.is_end() {
+        if is_end {
             consequences.changes.extend(self.suppressions.learn(ending, self.parts.clock.step()));
         }
-        if ending.kind.is_end() && !ending.was_sent {
-            consequences.changes.extend(self.budgets.give_back(&message.user, recipient, entry));
+        if is_end && !ending.was_sent {
+            consequences.changes.extend(self.budgets.give_back(&message.user, ending.recipient(), ending.entry()));
         }
         let sender = message.envelope.reverse_path.mailbox();
         if let Some(sender) = sender.filter(|sender| is_covered(&settings.only_to, sender))
             && let Some(report) = dsn::Report::of(ending, self.parts.clock.step())
-            && self.admits_notice(sender, message, ending.now)
+            && self.admits_notice(sender, message, ending.now())
         {
-            let id = self.parts.ids.next(ending.now);
+            let id = self.parts.ids.next(ending.now());
             consequences.notification = report.notification(&settings.hostname, id, self.own_signing_domain(&settings));
         }
         consequences

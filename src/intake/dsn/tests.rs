@@ -3,6 +3,7 @@
 use mail_parser::{MessageParser, MimeHeaders as _};
 
 use super::*;
+use crate::event::{Attempted, Event, Happened};
 use crate::mail::id::IdSource;
 
 fn original(notify: Option<Notify>) -> Arc<Message> {
@@ -27,19 +28,17 @@ fn original(notify: Option<Notify>) -> Arc<Message> {
     })
 }
 
-fn ending_of(message: &Arc<Message>, kind: Kind) -> Ending<'_> {
+fn ending_of(message: &Arc<Message>, kind: Kind, reply: Option<&str>) -> Ending {
+    let now = message.accepted_at.plus(std::time::Duration::from_secs(600));
+    let (destination, reply) = (Some("mx.example.org".into()), reply.map(Arc::from));
+    let attempted = Attempted { destination, reply, ..Attempted::default() };
     Ending {
-        message,
-        index: 0,
-        kind,
-        cause: None,
-        reply: None,
-        destination: Some("mx.example.org".into()),
+        event: Event { head: message.entry_head(0, 1, now), what: Happened::of(kind, attempted, None) },
+        message: message.clone(),
         suppress: Default::default(),
         was_sent: false,
         is_passed_on: false,
         is_late: false,
-        now: message.accepted_at.plus(std::time::Duration::from_secs(600)),
         telling: Telling::Now(Vec::new()),
     }
 }
@@ -60,8 +59,8 @@ fn told_with(
     others: Vec<(u16, Outcome)>,
 ) -> Option<String> {
     let telling = Telling::Now(others);
-    let ending = Ending { reply: reply.map(Arc::from), is_late, telling, ..ending_of(&message, kind) };
-    let id = IdSource::with_random(|| 2).next(ending.now);
+    let ending = Ending { is_late, telling, ..ending_of(&message, kind, reply) };
+    let id = IdSource::with_random(|| 2).next(ending.now());
     let (notification, content) = Report::of(&ending, Step::NONE)?.notification("relay.example.com", id, None)?;
     assert_eq!(notification.envelope.reverse_path, ReversePath::NULL);
     assert_eq!(notification.envelope.recipients[0].mailbox.as_str(), "bounces@example.com");
@@ -240,9 +239,8 @@ fn a_notification_is_clean() {
         let base = original(None);
         let returned_fields = returned_fields(head, &envelope);
         let message = Arc::new(Message { envelope, returned_fields, ..Message::clone(&base) });
-        let reply = Some("550 5.1.1 unbekannter Empf\u{e4}nger".into());
-        let ending = Ending { reply, ..ending_of(&message, Kind::Failed) };
-        let id = IdSource::with_random(|| 2).next(ending.now);
+        let ending = ending_of(&message, Kind::Failed, Some("550 5.1.1 unbekannter Empf\u{e4}nger"));
+        let id = IdSource::with_random(|| 2).next(ending.now());
         let report = Report::of(&ending, Step::NONE).unwrap();
         let (notification, content) = report.notification("relay.example.com", id, None).unwrap();
         let text = String::from_utf8([content.head.as_ref(), content.body.as_ref()].concat()).unwrap();
@@ -261,10 +259,10 @@ fn its_times_are_the_wall_clocks() {
     let step = Step::ahead_by_millis(-86_400_000);
     let delay = Notify { delay: true, ..Notify::default() };
     let message = original(Some(delay));
-    let ending = Ending { reply: Some("450 4.2.0 Greylisted".into()), ..ending_of(&message, Kind::AtRisk) };
+    let ending = ending_of(&message, Kind::AtRisk, Some("450 4.2.0 Greylisted"));
     let ids = IdSource::with_random(|| 2);
     let (_, content) =
-        Report::of(&ending, step).unwrap().notification("relay.example.com", ids.next(ending.now), None).unwrap();
+        Report::of(&ending, step).unwrap().notification("relay.example.com", ids.next(ending.now()), None).unwrap();
     let text = String::from_utf8([content.head, content.body].concat()).unwrap();
     for line in [
         "\r\nDate: Fri, 20 Nov 2026 10:10:00 +0000\r\n",
@@ -274,7 +272,7 @@ fn its_times_are_the_wall_clocks() {
     ] {
         assert!(text.contains(line), "{line:?} is missing in\n{text}");
     }
-    let (to, since) = (Mailbox::parse("otp@app.test").unwrap(), ending.now);
+    let (to, since) = (Mailbox::parse("otp@app.test").unwrap(), ending.now());
     let gathered = Digest { to, user: "shop".into(), listed: vec![message.id], more: 0, since };
     let (_, content) = digest(&gathered, "relay.example.com", ids.next(since), None, (since, step)).unwrap();
     let text = String::from_utf8([content.head, content.body].concat()).unwrap();

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::*;
+use crate::event::{Attempted, Event, Happened};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
@@ -35,18 +36,18 @@ impl World {
             recipients: vec![Recipient::new(mailbox)],
         };
         let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now));
-        let ending = Ending {
-            message: &message,
-            index: 0,
-            kind,
-            cause: Some("bad_mailbox"),
+        let attempted = Attempted {
+            cause: Some(Cause::BadMailbox),
             reply: Some("550 5.1.1 no such user".into()),
-            destination: None,
+            ..Attempted::default()
+        };
+        let ending = Ending {
+            event: Event { head: message.entry_head(0, 1, now), what: Happened::of(kind, attempted, None) },
+            message,
             suppress,
             was_sent: false,
             is_passed_on: false,
             is_late: false,
-            now,
             telling: Telling::Not,
         };
         self.list.learn(&ending, Step::NONE)

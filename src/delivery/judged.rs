@@ -1,0 +1,19 @@
+//! A failure with what it comes to. It is judged once, where it becomes known, and passed on so.
+
+use crate::plan::cause::{Verdict, of_failure};
+use crate::smtp::client_session::Failure;
+
+/// A failure that was judged.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Judged {
+    /// What went wrong.
+    pub(super) failure: Failure,
+    /// What it comes to, whoever sent to whom.
+    pub(super) verdict: Verdict,
+}
+
+impl From<Failure> for Judged {
+    fn from(failure: Failure) -> Self {
+        Self { verdict: of_failure(&failure), failure }
+    }
+}

@@ -1,0 +1,136 @@
+//! Events in JSON: one form for the log, the API, stored traces and whoever reads them.
+//!
+//! Here the closed sets become words. Whoever reads them may be another version, so all but the name has a default, and a
+//! name that is not known is no error.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::cause::Cause;
+use super::{Attempted, Event, Happened, Head, Kind, Step};
+use crate::clock::Timestamp;
+use crate::mail::address::Mailbox;
+use crate::mail::id::EntryId;
+
+/// An event as it is written.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventJson {
+    /// [`Kind::name`].
+    pub event: Cow<'static, str>,
+    /// RFC 3339, by the wall clock, as all times here.
+    pub time: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<String>,
+    /// None where it is about the whole message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entry: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    user: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    lane: Option<Cow<'static, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tag: Option<Arc<str>>,
+    /// The address, or what may be told of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub recipient: Option<String>,
+    /// The destination's name, or the host of an attempt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub destination: Option<Arc<str>>,
+    /// [`Cause::name`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cause: Option<Cow<'static, str>>,
+    /// What the remote server said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply: Option<Arc<str>>,
+    /// From 1; 0 before the first.
+    pub attempt: u32,
+    /// When the next one is due.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub next_attempt_at: Option<String>,
+    /// What that time follows from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub plan: Option<Cow<'static, str>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<String>,
+    /// Milliseconds since the message was accepted.
+    pub ms: u64,
+    /// Whether it may arrive all the same.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub may_have_arrived: bool,
+    /// More for people.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub note: Option<Arc<str>>,
+    /// What an attempt did; with the events of a message only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub steps: Option<Arc<[Step]>>,
+}
+
+impl EventJson {
+    /// An event that stands by itself, as in the log and the feed: without steps.
+    pub fn alone(event: &Event) -> Self {
+        let Event { head, what } = event;
+        let attempted = what.attempted().cloned().unwrap_or_default();
+        Self {
+            event: what.kind().name().into(),
+            time: head.time.rfc3339(),
+            id: Some(head.id.to_string()),
+            entry: event.entry().map(|entry| entry.to_string()),
+            user: Some(head.user.clone()),
+            lane: Some(head.lane.name().into()),
+            tag: head.tag.clone(),
+            recipient: head.recipient.as_ref().map(ToString::to_string),
+            destination: what.destination().cloned(),
+            cause: attempted.cause.map(|cause| cause.name().into()),
+            reply: attempted.reply,
+            attempt: head.attempt,
+            next_attempt_at: event.next_attempt_at().map(Timestamp::rfc3339),
+            plan: attempted.plan,
+            expires_at: Some(head.expires_at.rfc3339()),
+            ms: u64::try_from(head.since_accepted.as_millis()).unwrap_or(u64::MAX),
+            may_have_arrived: attempted.may_have_arrived,
+            note: what.note().cloned(),
+            steps: None,
+        }
+    }
+
+    /// An event beside its message, which says what all of them have in common: with the steps.
+    pub fn of_message(event: &Event) -> Self {
+        Self {
+            id: None,
+            user: None,
+            lane: None,
+            tag: None,
+            expires_at: None,
+            steps: event.steps().cloned(),
+            ..Self::alone(event)
+        }
+    }
+
+    /// The event again, of a message of which `head` tells. None if it is not known what happened, or when.
+    pub fn read(self, head: Head) -> Option<Event> {
+        let attempted = Attempted {
+            destination: self.destination,
+            cause: self.cause.as_deref().and_then(Cause::by_name),
+            reply: self.reply,
+            plan: self.plan,
+            note: self.note,
+            steps: self.steps,
+            may_have_arrived: self.may_have_arrived,
+        };
+        let next_attempt_at = self.next_attempt_at.as_deref().and_then(Timestamp::from_rfc3339);
+        let entry = self.entry.as_deref().and_then(|entry| entry.parse::<EntryId>().ok());
+        let head = Head {
+            time: Timestamp::from_rfc3339(&self.time)?,
+            entry: entry.map(|entry| entry.index),
+            recipient: self.recipient.as_deref().and_then(|recipient| Mailbox::parse(recipient).ok()),
+            attempt: self.attempt,
+            since_accepted: Duration::from_millis(self.ms),
+            ..head
+        };
+        Some(Event { head, what: Happened::of(Kind::by_name(&self.event)?, attempted, next_attempt_at) })
+    }
+}
