@@ -244,7 +244,7 @@ async fn load<'a>(
     candidates.take_turn(claim.progress().attempts);
     let mut race = begun.unwrap_or_else(|| Race::new(&env.dialer, &env.sites, site));
     race.steps.add_route(&route, claim.message().accepted_at);
-    race.addresses().into_iter().for_each(|address| candidates.skip(address));
+    race.field().addresses().into_iter().for_each(|address| candidates.skip(address));
     let (now, instant) = (env.clock.now(), env.clock.instant());
     race.look_at(instant + MOMENT + claim.message().expires_at.minus(END_MARGIN).since(now));
     let (kept, left_out, passed_over) = (None, Features::NONE, Vec::new());
@@ -375,7 +375,7 @@ impl Attempt<'_> {
         let mut transaction = transaction(self.env, &self.claim, &self.content, now);
         let asked = self.site.hop.avoids(self.caller.domain(), &self.env.settings);
         transaction.avoid = self.env.dialer.avoided(connection, self.left_out, asked);
-        if self.race.is_doubled(connection.address) {
+        if self.race.field().is_doubled(connection.address) {
             transaction.avoid = transaction.avoid.and(Feature::Pipelining);
         }
         let goes_as_it_is = transaction.avoid.has(Feature::EightBitMime) || self.passed_over.contains(&connection.host);
@@ -392,7 +392,7 @@ impl Attempt<'_> {
         framing: Framing,
         kept: &mut Option<Box<Connection>>,
     ) -> ControlFlow<End> {
-        if self.race.is_doubled(runner.connection.address) {
+        if self.race.field().is_doubled(runner.connection.address) {
             // One command at a time it went on, where several in one write are still not answered.
             let suspicion = Suspicion { features: Feature::Pipelining.into(), may_repeat: true };
             self.env.dialer.suspect(&runner.connection, suspicion);
@@ -463,7 +463,7 @@ impl Attempt<'_> {
                 self.candidates.failed(host, judged);
                 runner.connection.quit().await;
             }
-            Then::Conclude if self.race.has_before(&runner) => self.keep(runner, judged),
+            Then::Conclude if self.race.field().has_before(&runner) => self.keep(runner, judged),
             Then::Conclude => {
                 let (from, at) = (self.peer(&runner), self.env.clock.now());
                 self.race.close();
@@ -484,11 +484,13 @@ impl Attempt<'_> {
             Then::Reconnect
         } else if failure.fault == Fault::Unsupported(Requirement::EightBitMime) {
             let address = runner.connection.address;
-            let has_others = self.candidates.put_last(host, address) || self.race.has_other_host(host);
+            let has_others = self.candidates.put_last(host, address) || self.race.field().has_other_host(host);
             if has_others { Then::OthersFirst } else { Then::AsItIs }
         } else if tries_next_address(failure) {
             Then::NextAddress
-        } else if next_host_may_do(judged) && (self.candidates.skip_host(host) || self.race.has_other_host(host)) {
+        } else if next_host_may_do(judged)
+            && (self.candidates.skip_host(host) || self.race.field().has_other_host(host))
+        {
             Then::NextHost
         } else {
             Then::Conclude
@@ -542,7 +544,7 @@ impl Attempt<'_> {
 
     /// A host that is slow, and what it would come to if it stayed silent.
     fn slow(&self) -> Option<(Arc<str>, Judged)> {
-        self.race.slow().map(|(host, failure)| (host, failure.into()))
+        self.race.field().slow().map(|(host, failure)| (host, failure.into()))
     }
 
     /// Settles the claim.

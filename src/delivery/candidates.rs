@@ -1,8 +1,6 @@
 //! The addresses of a destination in the order in which one attempt tries them.
 
 use std::collections::VecDeque;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -68,8 +66,8 @@ impl Candidates {
     /// host has a port of its own, and only what is demanded of itself counts.
     pub(super) fn new(route: &Route, caller: &Caller, hop: NextHop, dialer: &Dialer) -> Self {
         let settings = dialer.settings.as_ref();
-        let turn = hash(&(caller.sender(), caller.recipient()));
-        let turn_of_source = hash(&(caller.sender(), caller.domain()));
+        let turn = hash(caller.sender(), caller.recipient());
+        let turn_of_source = hash(caller.sender(), caller.domain());
         let chosen = |is_family: fn(&IpAddr) -> bool| {
             let family: Vec<IpAddr> = settings.source_addresses.iter().copied().filter(is_family).collect();
             family.get(index(turn_of_source, family.len())).copied()
@@ -271,11 +269,10 @@ fn interleaved(host: &Host) -> impl Iterator<Item = IpAddr> {
     (0..host.addresses.len()).flat_map(move |_| [ipv4.next(), ipv6.next()]).flatten().copied()
 }
 
-fn hash(value: &impl Hash) -> u64 {
-    // Fixed keys: the same choice in every process.
-    let mut hasher = DefaultHasher::new();
-    value.hash(&mut hasher);
-    hasher.finish()
+/// The same in every process and version (FNV-1a): what a host makes a triplet wait for must not change while it waits.
+fn hash(sender: &str, to: &str) -> u64 {
+    let octets = sender.bytes().chain([0]).chain(to.bytes());
+    octets.fold(0xcbf2_9ce4_8422_2325, |hash, octet| (hash ^ u64::from(octet)).wrapping_mul(0x0100_0000_01b3))
 }
 
 fn index(hash: u64, len: usize) -> usize {
@@ -308,6 +305,19 @@ mod tests {
             assert_eq!(seen.len(), len as usize, "none is never tried");
         }
         assert_eq!(of(17, 0).len() + of(17, u32::MAX).len(), 24);
+    }
+
+    #[test]
+    fn the_choice_is_the_same_in_every_version() {
+        assert_eq!(hash("", ""), 0xaf63_bd4c_8601_b7df);
+        let turns = |senders: usize| {
+            let of = |number| index(hash("otp@app.test", &format!("user{number}@d.example")), senders);
+            (0..1000).fold(vec![0; senders], |mut counts, number| {
+                counts[of(number)] += 1;
+                counts
+            })
+        };
+        assert_eq!((turns(2), turns(3)), (vec![500, 500], vec![334, 342, 324]));
     }
 
     #[test]

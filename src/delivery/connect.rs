@@ -11,7 +11,7 @@ use super::next_hop::NextHop;
 use super::pace::{News, Pulse};
 use super::security::Handshake;
 use super::steps::Steps;
-use super::transact::Connection;
+use super::transact::{Connection, Fresh};
 use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::net::own_faults::own_fault;
@@ -99,12 +99,18 @@ impl Dial {
         let stream = dialed.map_err(|fault| in_clear(Failure { stage: Stage::Connect, fault }))?;
         let login = self.hop.login().map_err(in_clear)?;
         let settings = ClientSettings { hostname: self.dialer.settings.hostname.clone(), starttls, login };
-        let host = (self.host.clone(), self.address, self.source);
         let Dialer { tls: connector, roots, clock, .. } = self.dialer.as_ref();
         let stage = if starttls == StartTls::Implicit { Stage::Tls } else { Stage::StartTls };
         let handshake = Handshake { connector, roots, demand: &self.demand, clock: clock.as_ref(), stage };
-        let pulse = self.pulse.clone();
-        Connection::establish(stream, host, settings, &handshake, pulse, clock.clone(), &mut self.steps).await
+        let fresh = Fresh {
+            stream,
+            host: self.host.clone(),
+            address: self.address,
+            source: self.source,
+            pulse: self.pulse.clone(),
+            clock: clock.clone(),
+        };
+        Connection::establish(fresh, settings, &handshake, &mut self.steps).await
     }
 
     /// The connection alone. What became of it is remembered of the address, unless it failed for want of something here.

@@ -16,6 +16,7 @@ mod dialer;
 mod dispatcher;
 mod environment;
 mod fallback;
+mod framing;
 mod judged;
 mod lacking;
 mod limits;

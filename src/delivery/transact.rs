@@ -5,13 +5,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tokio_rustls::rustls::Error as TlsError;
 use zeroize::Zeroize as _;
 
 use super::fallback::{Unopened, told};
+use super::framing::framed;
 use super::pace::{News, Pulse};
 use super::places::Held;
 use super::security::{Encryption, Handshake};
@@ -24,15 +24,12 @@ use crate::smtp::client_session::{
     ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, StartTls, Step,
     Suspicion, Transaction, Trust, WRITE_TIMEOUT,
 };
-use crate::smtp::data;
 use crate::smtp::extension::Feature;
 use crate::smtp::reply::Sloppiness;
 use crate::tls::verify::Roots;
 
 /// Octets read at once.
 const READ_LEN: usize = 4096;
-/// Octets of content that are dot-stuffed where mail is moved; longer content is on another thread.
-const FRAMED_HERE_MAX: usize = 32 << 10;
 /// Octets of content written within one [`WRITE_TIMEOUT`].
 const WRITE_LEN: usize = 64 << 10;
 /// Refused transactions after which a session is not used again: servers slow down those who make many errors in one
@@ -71,6 +68,17 @@ pub(super) struct Connection {
     buffer: Box<[u8; READ_LEN]>,
 }
 
+/// A TCP connection on which there is no session yet.
+pub(super) struct Fresh {
+    pub(super) stream: BoxStream,
+    pub(super) host: Arc<str>,
+    pub(super) address: SocketAddr,
+    /// The address it was made from, if that was chosen.
+    pub(super) source: Option<IpAddr>,
+    pub(super) pulse: Pulse,
+    pub(super) clock: Arc<dyn Clock>,
+}
+
 /// How far a transaction has come.
 pub(super) enum Begun {
     /// The content may go, in this form; not a word of it has gone.
@@ -91,35 +99,13 @@ enum Heard {
 impl Connection {
     /// Takes a new TCP connection up to the point before MAIL.
     pub(super) async fn establish(
-        stream: BoxStream,
-        (host, address, source): (Arc<str>, SocketAddr, Option<IpAddr>),
+        fresh: Fresh,
         settings: ClientSettings,
         handshake: &Handshake<'_>,
-        pulse: Pulse,
-        clock: Arc<dyn Clock>,
         steps: &mut Steps,
     ) -> Result<Self, Unopened> {
         let begins_encrypted = settings.starttls == StartTls::Implicit;
-        let session = ClientSession::new(settings, clock.instant());
-        let buffer = Box::new([0; READ_LEN]);
-        let mut connection = Self {
-            host,
-            address,
-            source,
-            encryption: None,
-            in_clear: None,
-            stream,
-            session,
-            taken: 0,
-            refused: 0,
-            has_rested: false,
-            held: None,
-            opening: None,
-            pulse: Some(pulse),
-            told_slow: None,
-            clock,
-            buffer,
-        };
+        let mut connection = Self::new(fresh, settings);
         let mut step = if begins_encrypted { Step::StartTls } else { Step::Read };
         loop {
             step = match step {
@@ -141,6 +127,27 @@ impl Connection {
                     return Err(Unopened { failure, is_encrypted: connection.is_encrypted() });
                 }
             };
+        }
+    }
+
+    fn new(Fresh { stream, host, address, source, pulse, clock }: Fresh, settings: ClientSettings) -> Self {
+        Self {
+            host,
+            address,
+            source,
+            encryption: None,
+            in_clear: None,
+            stream,
+            session: ClientSession::new(settings, clock.instant()),
+            taken: 0,
+            refused: 0,
+            has_rested: false,
+            held: None,
+            opening: None,
+            pulse: Some(pulse),
+            told_slow: None,
+            clock,
+            buffer: Box::new([0; READ_LEN]),
         }
     }
 
@@ -451,63 +458,4 @@ async fn has_to_go(held: Option<&Held>) {
 fn ended_by(error: &io::Error) -> Heard {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
     tls.map_or(Heard::Closed, |error| Heard::Alert(error.to_string()))
-}
-
-/// What goes over the wire, behind what `wire` holds; none where that could not be made.
-async fn framed(framing: Framing, content: &SignedContent, mut wire: Vec<u8>) -> Option<Vec<u8>> {
-    let parts = [&content.signatures, &content.content.head, &content.content.body].map(Bytes::clone);
-    if framing == Framing::Chunk || content.len() <= FRAMED_HERE_MAX {
-        frame(framing, &parts, &mut wire);
-        return Some(wire);
-    }
-    let framing = move || {
-        frame(framing, &parts, &mut wire);
-        wire
-    };
-    tokio::task::spawn_blocking(framing).await.ok()
-}
-
-/// Adds the content as it goes over the wire.
-fn frame(framing: Framing, parts: &[Bytes; 3], wire: &mut Vec<u8>) {
-    wire.reserve(parts.iter().map(Bytes::len).sum::<usize>() + 64);
-    match framing {
-        Framing::Chunk => parts.iter().for_each(|part| wire.extend_from_slice(part)),
-        Framing::Dotted => {
-            let start = wire.len();
-            for part in parts {
-                let at_line_start = wire.len() == start || wire.ends_with(b"\r\n");
-                if data::needs_stuffing(part, at_line_start) {
-                    data::stuff(part, at_line_start, wire);
-                } else {
-                    wire.extend_from_slice(part);
-                }
-            }
-            let end = data::final_dot(&wire[start..]);
-            wire.extend_from_slice(end);
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::mail::message::Content;
-
-    fn framed(framing: Framing, signatures: &'static str, content: &'static str) -> String {
-        let content = Content::split(content.into());
-        let mut wire = b"BDAT 1 LAST\r\n".to_vec();
-        frame(framing, &[signatures.into(), content.head, content.body], &mut wire);
-        String::from_utf8(wire).unwrap()
-    }
-
-    #[test]
-    fn content_is_framed() {
-        let content = "From: a\r\n\r\n.dot\r\nlast";
-        assert_eq!(framed(Framing::Chunk, "D: x\r\n", content), format!("BDAT 1 LAST\r\nD: x\r\n{content}"));
-        assert_eq!(
-            framed(Framing::Dotted, "D: x\r\n", content),
-            "BDAT 1 LAST\r\nD: x\r\nFrom: a\r\n\r\n..dot\r\nlast\r\n.\r\n"
-        );
-        assert_eq!(framed(Framing::Dotted, "", "From: a\r\n"), "BDAT 1 LAST\r\nFrom: a\r\n.\r\n");
-    }
 }

@@ -15,7 +15,7 @@ use crate::smtp::client_session::{Failure, Fault, Stage};
 
 /// All of them.
 #[derive(Default)]
-pub(super) struct Field {
+pub(in super::super) struct Field {
     contenders: Vec<Contender>,
     /// Sessions that wait before MAIL.
     waiting: Vec<Runner>,
@@ -181,13 +181,13 @@ impl Field {
         self.contenders.iter().any(|contender| contender.number != number && contender.has_answered())
     }
 
-    /// Whether a more preferred one has.
-    pub(super) fn has_before(&self, number: u32) -> bool {
-        self.contenders.iter().any(|contender| contender.number < number && contender.has_answered())
+    /// Whether a session that is preferred over this one is still there.
+    pub(in super::super) fn has_before(&self, runner: &Runner) -> bool {
+        self.contenders.iter().any(|contender| contender.number < runner.number && contender.has_answered())
     }
 
-    /// Whether one with another host has.
-    pub(super) fn has_other_host(&self, host: &str) -> bool {
+    /// Whether a session with another host is still there.
+    pub(in super::super) fn has_other_host(&self, host: &str) -> bool {
         self.contenders.iter().any(|contender| contender.host.as_ref() != host && contender.has_answered())
     }
 
@@ -197,7 +197,7 @@ impl Field {
     }
 
     /// Where the most preferred of the slow ones is slow.
-    pub(super) fn slow(&self) -> Option<(Arc<str>, Failure)> {
+    pub(in super::super) fn slow(&self) -> Option<(Arc<str>, Failure)> {
         self.contenders.iter().find_map(|contender| {
             let failure = Failure { stage: contender.slow?, fault: Fault::Timeout };
             Some((contender.host.clone(), failure))
@@ -205,12 +205,12 @@ impl Field {
     }
 
     /// Whether a session with this address does not answer all of what went in one write.
-    pub(super) fn is_doubled(&self, address: SocketAddr) -> bool {
+    pub(in super::super) fn is_doubled(&self, address: SocketAddr) -> bool {
         self.contenders.iter().any(|contender| contender.is_doubled && contender.address == address)
     }
 
     /// The addresses that are asked.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
+    pub(in super::super) fn addresses(&self) -> Vec<SocketAddr> {
         self.contenders.iter().map(|contender| contender.address).collect()
     }
 }

@@ -21,7 +21,6 @@ mod legs;
 mod seat;
 mod timing;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -200,14 +199,9 @@ impl Race {
         self.is_closed = true;
     }
 
-    /// Whether a session that is preferred over this one is still in the race.
-    pub(super) fn has_before(&self, runner: &Runner) -> bool {
-        self.field.has_before(runner.number)
-    }
-
-    /// Whether a session with another host is still in the race.
-    pub(super) fn has_other_host(&self, host: &str) -> bool {
-        self.field.has_other_host(host)
+    /// Who is in it.
+    pub(super) fn field(&self) -> &Field {
+        &self.field
     }
 
     /// Whether another host may have to be asked beside this session: then content must not go before the replies to MAIL
@@ -218,11 +212,6 @@ impl Race {
             || self.dialer.paces.is_slow(&runner.connection.host, self.now())
     }
 
-    /// Where the most preferred of the slow sessions is slow.
-    pub(super) fn slow(&self) -> Option<(Arc<str>, Failure)> {
-        self.field.slow()
-    }
-
     /// Whether nothing is left but to wait for slow hosts.
     pub(super) fn only_waits(&self, candidates: &Candidates) -> bool {
         !candidates.may_race() && self.field.is_slow()
@@ -231,16 +220,6 @@ impl Race {
     /// Whether a host took the connection and was slow: then somebody is there.
     pub(super) fn met_slow_hosts(&self) -> bool {
         self.met_slow_hosts
-    }
-
-    /// Whether a session with this address does not answer all of what went in one write.
-    pub(super) fn is_doubled(&self, address: SocketAddr) -> bool {
-        self.field.is_doubled(address)
-    }
-
-    /// The addresses that are in the race.
-    pub(super) fn addresses(&self) -> Vec<SocketAddr> {
-        self.field.addresses()
     }
 
     /// Sessions whose places others need more are out.
