@@ -265,3 +265,33 @@ fn shown(path: &std::path::Path) -> String {
 pub(super) fn quoted(text: &str) -> String {
     toml::Value::from(text).to_string()
 }
+
+/// A file that is there and fit for its purpose, or nothing.
+pub(super) mod usable_file {
+    use std::path::{Path, PathBuf};
+
+    use super::super::file::Section;
+    use super::quoted;
+
+    /// Nothing where the text is empty.
+    pub(in crate::config) fn read(
+        section: &Section<'_>,
+        key: &'static str,
+        check: impl FnOnce(&Path) -> Result<(), String>,
+    ) -> Option<Option<PathBuf>> {
+        if section.text(key)?.value.is_empty() {
+            return Some(None);
+        }
+        let path = section.path(key)?;
+        if let Err(error) = check(&path.value) {
+            section.error(path.line, key, &error);
+        }
+        Some(Some(path.value))
+    }
+
+    /// An empty text for nothing.
+    #[expect(clippy::ref_option, reason = "a value where it lies")]
+    pub(in crate::config) fn write(path: &Option<PathBuf>) -> Option<String> {
+        Some(quoted(&path.as_deref().map(Path::to_string_lossy).unwrap_or_default()))
+    }
+}

@@ -2,6 +2,7 @@
 //! owns the settings that it needs, and they are filled in here.
 
 mod advice;
+mod drafts;
 mod file;
 pub mod findings;
 mod keys;

@@ -1,9 +1,9 @@
 //! What becomes of the sections that are there once for each of something, and what a section has to fulfil as a whole.
 
 use std::collections::HashMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use super::drafts::{Auth, DkimKey, Listener, UserSettings, Webhook};
 use super::file::Section;
 use super::keys;
 use super::table::{Row, Table};
@@ -14,7 +14,7 @@ use crate::intake::budget;
 use crate::intake::door::BUDGET_TOTAL;
 use crate::intake::user::{Senders, TRUSTED, User};
 use crate::mail::address::domain_key;
-use crate::submission::credentials::{Account, PasswordHash, TokenHash};
+use crate::submission::credentials::Account;
 use crate::submission::listener::ListenerSettings;
 use crate::tls;
 
@@ -35,25 +35,6 @@ pub(super) fn read_many<S: Default>(
         each(&section, settings);
         section.finish(keys::home);
     }
-}
-
-/// `auth` of a listener.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Auth {
-    /// Clients log in.
-    #[default]
-    Required,
-    /// Those in trusted networks need not.
-    Trusted,
-}
-
-/// One `[[listener]]`.
-#[derive(Debug, Default)]
-pub(super) struct Listener {
-    /// What it comes to.
-    pub(super) settings: ListenerSettings,
-    /// Whether there may be trusted networks.
-    pub(super) auth: Auth,
 }
 
 pub(super) fn listeners(top: &Section<'_>, in_force: &mut InForce) -> Vec<ListenerSettings> {
@@ -97,50 +78,6 @@ pub(super) fn check_certificate(section: &Section<'_>, certificate: &Certificate
     }
 }
 
-/// One `[[user]]`.
-#[derive(Debug)]
-pub(super) struct UserSettings {
-    /// Its rights.
-    pub(super) user: User,
-    /// Its password.
-    pub(super) password: Option<PasswordHash>,
-    /// Its token.
-    pub(super) token: Option<TokenHash>,
-}
-
-impl Default for UserSettings {
-    fn default() -> Self {
-        Self { user: User::unlimited(""), password: None, token: None }
-    }
-}
-
-/// `senders` of a user.
-pub(super) mod senders {
-    use super::super::file::Section;
-    use super::super::kinds::{is_address_pattern, quoted};
-    use crate::intake::user::Senders;
-
-    /// The patterns.
-    pub(in super::super) fn read(section: &Section<'_>, key: &'static str) -> Option<Senders> {
-        let patterns = section.texts(key);
-        for pattern in patterns.iter().filter(|pattern| !is_address_pattern(&pattern.value)) {
-            section.error(pattern.line, key, "a pattern like \"*@example.com\" or an address is needed");
-        }
-        Some(Senders::Patterns(patterns.into_iter().map(|pattern| pattern.value).collect()))
-    }
-
-    /// As the file has them.
-    pub(in super::super) fn write(senders: &Senders) -> Option<String> {
-        match senders {
-            Senders::Patterns(patterns) => {
-                let patterns: Vec<String> = patterns.iter().map(|pattern| quoted(pattern)).collect();
-                Some(format!("[{}]", patterns.join(", ")))
-            }
-            Senders::SigningDomains => None,
-        }
-    }
-}
-
 pub(super) fn accounts(top: &Section<'_>, in_force: &mut InForce) -> HashMap<String, Account> {
     let mut accounts = HashMap::new();
     read_many(top, &keys::user(), in_force, |section, UserSettings { user, password, token }| {
@@ -175,17 +112,6 @@ pub(super) fn check_budgets(section: &Section<'_>, budgets: &mut budget::Limits)
         let text = "has to allow at least what otp.recipient_budget allows one user";
         section.error(section.line_of("recipient_budget_total"), "recipient_budget_total", text);
     }
-}
-
-/// One `[[dkim]]`.
-#[derive(Debug, Default)]
-pub(super) struct DkimKey {
-    /// The domain.
-    pub(super) domain: String,
-    /// The selector.
-    pub(super) selector: String,
-    /// The file.
-    pub(super) private_key: PathBuf,
 }
 
 pub(super) fn dkim(top: &Section<'_>, in_force: &mut InForce) -> Keys {
@@ -233,17 +159,6 @@ pub(super) fn destinations(top: &Section<'_>, in_force: &mut InForce) -> Vec<Exc
     destinations
 }
 
-/// One `[[webhook]]`.
-#[derive(Debug, Default)]
-pub(super) struct Webhook {
-    /// Where to.
-    pub(super) url: String,
-    /// What it is signed with.
-    pub(super) secret_file: Option<PathBuf>,
-    /// Which events.
-    pub(super) events: Vec<String>,
-}
-
 /// `[[webhook]]`: read and checked; what it does is still to come, and `check` says so.
 pub(super) fn webhooks(top: &Section<'_>, in_force: &mut InForce) {
     read_many(top, &keys::webhook(), in_force, |section, webhook: Webhook| {
@@ -255,36 +170,6 @@ pub(super) fn webhooks(top: &Section<'_>, in_force: &mut InForce) {
         }
         section.note("url", "has no effect in this version yet");
     });
-}
-
-/// A file that is there and fit for its purpose, or nothing.
-pub(super) mod usable_file {
-    use std::path::{Path, PathBuf};
-
-    use super::super::file::Section;
-    use super::super::kinds::quoted;
-
-    /// Nothing where the text is empty.
-    pub(in super::super) fn read(
-        section: &Section<'_>,
-        key: &'static str,
-        check: impl FnOnce(&Path) -> Result<(), String>,
-    ) -> Option<Option<PathBuf>> {
-        if section.text(key)?.value.is_empty() {
-            return Some(None);
-        }
-        let path = section.path(key)?;
-        if let Err(error) = check(&path.value) {
-            section.error(path.line, key, &error);
-        }
-        Some(Some(path.value))
-    }
-
-    /// An empty text for nothing.
-    #[expect(clippy::ref_option, reason = "a value where it lies")]
-    pub(in super::super) fn write(path: &Option<PathBuf>) -> Option<String> {
-        Some(quoted(&path.as_deref().map(Path::to_string_lossy).unwrap_or_default()))
-    }
 }
 
 impl Config {

@@ -1,21 +1,18 @@
 //! `[[smart_host]]`.
 
 use std::fs;
-use std::net::IpAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use zeroize::Zeroizing;
 
+use super::drafts::{Address, SmartHostSettings};
 use super::file::Section;
-use super::kinds::Text;
 use super::sections::{InForce, read_many};
 use super::{keys, modes};
 use crate::delivery::smart_host::{SmartHost, Tls};
-use crate::mail::address::domain_key;
-use crate::plan::way::When;
 use crate::smtp::client_session::Account;
-use crate::smtp::sasl::{PASSWORD_MAX, USER_MAX};
+use crate::smtp::sasl::PASSWORD_MAX;
 
 /// Smart hosts at most: each failed one costs an attempt.
 const SMART_HOSTS_MAX: usize = 16;
@@ -23,63 +20,6 @@ const SMART_HOSTS_MAX: usize = 16;
 const IMPLICIT_TLS_PORT: u16 = 465;
 /// Where it begins with STARTTLS.
 const STARTTLS_PORTS: [u16; 2] = [25, 587];
-
-/// One `[[smart_host]]` as the file has it.
-#[derive(Debug)]
-pub(super) struct SmartHostSettings {
-    /// Host and port; none where they have a fault.
-    pub(super) address: Address,
-    /// How sessions are encrypted.
-    pub(super) tls: Tls,
-    /// Whom to log in.
-    pub(super) username: Option<String>,
-    /// With which password.
-    pub(super) password_file: Option<PathBuf>,
-    /// When it is used.
-    pub(super) when: When,
-    /// For which recipient domains.
-    pub(super) domains: Vec<String>,
-}
-
-impl Default for SmartHostSettings {
-    fn default() -> Self {
-        Self {
-            address: Address::default(),
-            tls: Tls::Verify,
-            username: None,
-            password_file: None,
-            when: When::Deadline,
-            domains: vec!["*".to_owned()],
-        }
-    }
-}
-
-/// Host and port of a smart host.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Address {
-    host: String,
-    /// Zero where there is none.
-    port: u16,
-}
-
-/// How the file writes it.
-pub(super) const ADDRESS: Text<Address> = Text {
-    form: "a host and a port, like \"smtp.example.com:587\",",
-    parse: |text| host_and_port(text).map(|(host, port)| Address { host, port }),
-    write: |Address { host, port }| {
-        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
-    },
-};
-
-/// How the file writes the user.
-pub(super) const USERNAME: Text<String> = Text {
-    form: "a name of 1 to 256 characters",
-    parse: |text| {
-        let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
-        fits.then(|| text.to_owned())
-    },
-    write: String::clone,
-};
 
 pub(super) fn read(top: &Section<'_>, in_force: &mut InForce) -> Vec<SmartHost> {
     let mut hosts: Vec<SmartHost> = Vec::new();
@@ -119,19 +59,6 @@ fn port_fits(section: &Section<'_>, port: u16, tls: Tls) {
         let text = format!("at port {port} hosts mostly begin in clear text; \"implicit\" is for port 465");
         section.warn(line, "tls", &text);
     }
-}
-
-/// `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
-fn host_and_port(text: &str) -> Option<(String, u16)> {
-    let (host, port) = text.rsplit_once(':')?;
-    let port = port.parse().ok().filter(|port| *port != 0)?;
-    let host = match host.strip_prefix('[') {
-        Some(ip) => ip.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6)?.to_string(),
-        None => host.parse::<IpAddr>().map(|ip| ip.to_string()).ok().or_else(|| domain_key(host))?,
-    };
-    // IPv6 without brackets: it cannot be told which colon is meant.
-    let is_clear = text.starts_with('[') || !host.contains(':');
-    is_clear.then_some((host, port))
 }
 
 fn account(section: &Section<'_>, settings: &SmartHostSettings) -> Option<Arc<Account>> {
@@ -188,6 +115,7 @@ mod tests {
 
     use super::super::Config;
     use super::*;
+    use crate::plan::way::When;
 
     fn lines(folder: &Path, text: &str) -> (Vec<SmartHost>, Vec<String>) {
         let (config, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));

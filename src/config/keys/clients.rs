@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Config;
+use super::super::drafts::{Auth, DkimKey, Listener, SENDERS, UserSettings};
 use super::super::kinds::{
-    ANY, Choice, FILE, FLAG, Maybe, NETWORKS, NoneBy, Number, Own, RATE, SECRET_FILE, Secret, Size, Span, Text,
+    ANY, Choice, FILE, FLAG, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, Secret, Size, Span, Text,
 };
-use super::super::sections::{Auth, DkimKey, Listener, UserSettings, senders};
 use super::super::table::Reload::{Live, Restart};
 use super::super::table::{Table, at, key};
 use crate::intake::rate::Rate;
@@ -142,7 +142,7 @@ pub(in crate::config) fn user() -> Table<UserSettings> {
         key(
             "senders",
             at!(UserSettings: user.senders),
-            Own { read: senders::read, write: senders::write },
+            SENDERS,
             Live,
             "What it may put into reverse-path and From: \"*@example.com\", \"*@*.example.com\", one address. Default: nothing.",
         )

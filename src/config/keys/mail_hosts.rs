@@ -4,11 +4,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use super::super::Config;
+use super::super::drafts::{ADDRESS, SmartHostSettings, USERNAME};
 use super::super::kinds::{
-    ADDRESSES, Choice, DOMAINS, FLAG, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
+    ADDRESSES, Choice, DOMAINS, FLAG, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted, usable_file,
 };
-use super::super::sections::usable_file;
-use super::super::smart_hosts::{self, SmartHostSettings};
 use super::super::table::Reload::{Live, Restart};
 use super::super::table::{Table, at, key};
 use crate::delivery::Exception;
@@ -221,7 +220,7 @@ pub(in crate::config) fn smart_host() -> Table<SmartHostSettings> {
     ]);
     let when = Choice(&[("deadline", When::Deadline), ("direct-failed", When::DirectFailed), ("always", When::Always)]);
     let keys = vec![
-        key("address", at!(SmartHostSettings: address), smart_hosts::ADDRESS, Live, "Host and port.")
+        key("address", at!(SmartHostSettings: address), ADDRESS, Live, "Host and port.")
             .example("\"smtp.fallback.example:587\"")
             .required("is missing; write address = \"smtp.example.com:587\", say"),
         key(
@@ -234,7 +233,7 @@ pub(in crate::config) fn smart_host() -> Table<SmartHostSettings> {
              the first two can there be a username: a password is never sent over an unverified session. delivery.ca_file \
              names more certificate authorities.",
         ),
-        key("username", at!(SmartHostSettings: username), Maybe(smart_hosts::USERNAME), Live, "Whom to log in.")
+        key("username", at!(SmartHostSettings: username), Maybe(USERNAME), Live, "Whom to log in.")
             .example("\"relay\""),
         key(
             "password_file",

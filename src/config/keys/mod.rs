@@ -11,10 +11,10 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::Config;
+use super::drafts::Webhook;
 use super::kinds::{
     ANY, Choice, FILE, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
 };
-use super::sections::Webhook;
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
 use crate::mail::address::{domain_key, is_domain_or_literal};

@@ -1,0 +1,161 @@
+//! The sections that are there once for each of something, as the file has them: `keys` fills these in, and `sections` makes of
+//! them what the modules need.
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use super::kinds::{Own, Text, is_address_pattern, quoted};
+use crate::delivery::smart_host::Tls;
+use crate::intake::user::{Senders, User};
+use crate::mail::address::domain_key;
+use crate::plan::way::When;
+use crate::smtp::sasl::USER_MAX;
+use crate::submission::credentials::{PasswordHash, TokenHash};
+use crate::submission::listener::ListenerSettings;
+
+/// `auth` of a listener.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Auth {
+    /// Clients log in.
+    #[default]
+    Required,
+    /// Those in trusted networks need not.
+    Trusted,
+}
+
+/// One `[[listener]]`.
+#[derive(Debug, Default)]
+pub(super) struct Listener {
+    /// What it comes to.
+    pub(super) settings: ListenerSettings,
+    /// Whether there may be trusted networks.
+    pub(super) auth: Auth,
+}
+
+/// One `[[user]]`.
+#[derive(Debug)]
+pub(super) struct UserSettings {
+    /// Its rights.
+    pub(super) user: User,
+    /// Its password.
+    pub(super) password: Option<PasswordHash>,
+    /// Its token.
+    pub(super) token: Option<TokenHash>,
+}
+
+impl Default for UserSettings {
+    fn default() -> Self {
+        Self { user: User::unlimited(""), password: None, token: None }
+    }
+}
+
+/// `senders` of a user.
+pub(super) const SENDERS: Own<Senders> = Own {
+    read: |section, key| {
+        let patterns = section.texts(key);
+        for pattern in patterns.iter().filter(|pattern| !is_address_pattern(&pattern.value)) {
+            section.error(pattern.line, key, "a pattern like \"*@example.com\" or an address is needed");
+        }
+        Some(Senders::Patterns(patterns.into_iter().map(|pattern| pattern.value).collect()))
+    },
+    write: |senders| match senders {
+        Senders::Patterns(patterns) => {
+            let patterns: Vec<String> = patterns.iter().map(|pattern| quoted(pattern)).collect();
+            Some(format!("[{}]", patterns.join(", ")))
+        }
+        Senders::SigningDomains => None,
+    },
+};
+
+/// One `[[dkim]]`.
+#[derive(Debug, Default)]
+pub(super) struct DkimKey {
+    /// The domain.
+    pub(super) domain: String,
+    /// The selector.
+    pub(super) selector: String,
+    /// The file.
+    pub(super) private_key: PathBuf,
+}
+
+/// One `[[webhook]]`.
+#[derive(Debug, Default)]
+pub(super) struct Webhook {
+    /// Where to.
+    pub(super) url: String,
+    /// What it is signed with.
+    pub(super) secret_file: Option<PathBuf>,
+    /// Which events.
+    pub(super) events: Vec<String>,
+}
+
+/// One `[[smart_host]]` as the file has it.
+#[derive(Debug)]
+pub(super) struct SmartHostSettings {
+    /// Host and port; none where they have a fault.
+    pub(super) address: Address,
+    /// How sessions are encrypted.
+    pub(super) tls: Tls,
+    /// Whom to log in.
+    pub(super) username: Option<String>,
+    /// With which password.
+    pub(super) password_file: Option<PathBuf>,
+    /// When it is used.
+    pub(super) when: When,
+    /// For which recipient domains.
+    pub(super) domains: Vec<String>,
+}
+
+impl Default for SmartHostSettings {
+    fn default() -> Self {
+        Self {
+            address: Address::default(),
+            tls: Tls::Verify,
+            username: None,
+            password_file: None,
+            when: When::Deadline,
+            domains: vec!["*".to_owned()],
+        }
+    }
+}
+
+/// Host and port of a smart host.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Address {
+    /// A name in A-labels, or an IP address.
+    pub(super) host: String,
+    /// Zero where there is none.
+    pub(super) port: u16,
+}
+
+/// How the file writes it.
+pub(super) const ADDRESS: Text<Address> = Text {
+    form: "a host and a port, like \"smtp.example.com:587\",",
+    parse: |text| host_and_port(text).map(|(host, port)| Address { host, port }),
+    write: |Address { host, port }| {
+        if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") }
+    },
+};
+
+/// How the file writes the user.
+pub(super) const USERNAME: Text<String> = Text {
+    form: "a name of 1 to 256 characters",
+    parse: |text| {
+        let fits = !text.is_empty() && text.len() <= USER_MAX && !text.contains(char::is_control);
+        fits.then(|| text.to_owned())
+    },
+    write: String::clone,
+};
+
+/// `name:port`, `192.0.2.1:port` or `[2001:db8::1]:port`.
+fn host_and_port(text: &str) -> Option<(String, u16)> {
+    let (host, port) = text.rsplit_once(':')?;
+    let port = port.parse().ok().filter(|port| *port != 0)?;
+    let host = match host.strip_prefix('[') {
+        Some(ip) => ip.strip_suffix(']')?.parse::<IpAddr>().ok().filter(IpAddr::is_ipv6)?.to_string(),
+        None => host.parse::<IpAddr>().map(|ip| ip.to_string()).ok().or_else(|| domain_key(host))?,
+    };
+    // IPv6 without brackets: it cannot be told which colon is meant.
+    let is_clear = text.starts_with('[') || !host.contains(':');
+    is_clear.then_some((host, port))
+}
