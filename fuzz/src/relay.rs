@@ -5,29 +5,23 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use otp_relay::app::builder::{Builder, Core};
 use otp_relay::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::delivery::smart_host::SmartHosts;
-use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::mx::Router;
+use otp_relay::config::Config;
+use otp_relay::delivery::Delivery;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::dkim::Keys;
-use otp_relay::dkim::pool::SigningPool;
-use otp_relay::event::{Event, Sink};
 use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
 use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::intake::rate::Rate;
 use otp_relay::intake::user::{Senders, User};
 use otp_relay::mail::id::{IdSource, MessageId};
-use otp_relay::net::TcpNetwork;
+use otp_relay::queue::Queue;
 use otp_relay::queue::entry::Message;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
 use otp_relay::queue::store::{Found, Store};
-use otp_relay::queue::{self, Queue, Storage};
-use otp_relay::tls::{self, verify::Roots};
-use tokio::runtime::{Builder, Runtime};
+use tokio::runtime::Runtime;
 
 /// When the relay's time stands still.
 pub const NOW: Timestamp = Timestamp::from_millis(1_795_255_200_000);
@@ -38,6 +32,7 @@ pub const HOSTNAME: &str = "relay.example.com";
 pub struct Relay {
     pub queue: Arc<Queue>,
     pub door: Arc<Door>,
+    delivery: Arc<Delivery>,
     pub clock: Arc<dyn Clock>,
     pub store: MemoryStore,
 }
@@ -73,15 +68,9 @@ impl DailySecrets for Secrets {
     }
 }
 
-struct Deaf;
-
-impl Sink for Deaf {
-    fn emit(&self, _: Event) {}
-}
-
 /// A runtime whose time flies while nobody does anything.
 pub fn runtime() -> Runtime {
-    Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
+    tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().expect("a runtime")
 }
 
 /// `shop`.
@@ -104,49 +93,24 @@ impl Relay {
 
     fn open(stored: Box<dyn Store>, store: MemoryStore, recipient_budget: Option<Rate>) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(NOW));
-        let settings =
-            queue::Settings { entries_max: 10_000, ..queue::Settings::default() };
-        let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), Arc::new(Deaf), 1);
-        let queue = queue.expect("the store can be read");
-        let parts = door::Parts {
-            queue: queue.clone(),
-            router: Arc::new(Router::new(Arc::new(EveryDomain), clock.clone(), false)),
-            keys: Arc::new(ArcSwap::from_pointee(Keys::default())),
-            signing: Arc::new(SigningPool::inline()),
-            ids: IdSource::with_random(|| 0),
-            secrets: Arc::new(Secrets),
-            clock: clock.clone(),
-            reverse_path: None,
-            goes_straight: Box::new(|_| true),
-            may_be_carried: Box::new(|_| false),
-        };
-        let settings = door::Settings {
+        let mut config = Config::default();
+        config.queue.entries_max = 10_000;
+        config.delivery.hostname = HOSTNAME.to_owned();
+        config.intake = door::Settings {
             hostname: HOSTNAME.to_owned(),
             routed_addresses: true,
             budgets: Limits { own: recipient_budget, total: recipient_budget },
             ..door::Settings::default()
         };
-        Self { door: Door::new(parts, settings), queue, clock, store }
+        let builder = Builder::new(&config).clock(clock.clone()).dns(Arc::new(EveryDomain)).idle();
+        let builder = builder.store_inline(stored).ids(IdSource::with_random(|| 0)).secrets(Arc::new(Secrets));
+        let Core { queue, door, delivery, .. } = builder.build().expect("the store can be read");
+        Self { door, queue, delivery, clock, store }
     }
 
     /// Who would deliver, and is never asked to.
     pub fn delivery(&self) -> Arc<Delivery> {
-        let parts = delivery::Parts {
-            queue: self.queue.clone(),
-            router: Arc::new(Router::new(Arc::new(EveryDomain), self.clock.clone(), false)),
-            network: Arc::new(TcpNetwork),
-            tls: tls::opportunistic_connector().expect("a connector"),
-            roots: Roots::load(None).expect("roots"),
-            smart_hosts: SmartHosts::new(Vec::new()),
-            keys: Arc::new(ArcSwap::from_pointee(Keys::default())),
-            signing: Arc::new(SigningPool::inline()),
-            clock: self.clock.clone(),
-        };
-        let settings = delivery::Settings {
-            hostname: HOSTNAME.to_owned(),
-            ..delivery::Settings::default()
-        };
-        Delivery::new(parts, settings)
+        self.delivery.clone()
     }
 
     /// A message that was taken: what is known of it, and its content as it is stored.

@@ -1,5 +1,6 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
+pub mod builder;
 mod daily;
 pub mod folder;
 pub mod made_up;
@@ -12,28 +13,22 @@ use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
-use crate::delivery::smart_host::SmartHosts;
-use crate::delivery::{self, Delivery};
-use crate::destination::fetch::HttpsFetch;
-use crate::destination::lookups::{BoundedDns, BoundedFetch};
-use crate::destination::mx::Router;
+use crate::delivery::Delivery;
 use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::{Event, Sink};
 use crate::http::{self, Api};
-use crate::intake::door::{self, Door};
-use crate::mail::id::IdSource;
+use crate::intake::door::Door;
 use crate::net::{Network, TcpNetwork, own_faults};
+use crate::queue::Queue;
 use crate::queue::key_ring::KeyRing;
 use crate::queue::sled_store::SledStore;
-use crate::queue::{Queue, Storage, Workers};
 use crate::report::destinations::Destinations;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
@@ -43,8 +38,8 @@ use crate::report::refusals::Refusals;
 use crate::report::trace::{Limits, Traces};
 use crate::report::{Listener, Reporter};
 use crate::submission::credentials::{Credentials, TokenHash};
-use crate::submission::listener::{self, Submission};
-use crate::tls::{self, verify::Roots};
+use crate::submission::listener::{self, ListenerSettings, Submission};
+use builder::{Builder, Core};
 use folder::DataFolder;
 
 /// How long running attempts get when the relay stops.
@@ -91,6 +86,45 @@ impl Default for Ground {
     }
 }
 
+impl Ground {
+    /// Who hears of events, by the wall clock.
+    fn sink(&self, reporter: &Arc<Reporter>) -> Arc<dyn Sink> {
+        let sink: Arc<dyn Sink> = match &self.events {
+            Some(also) => Arc::new(Both(reporter.clone(), also.clone())),
+            None => reporter.clone(),
+        };
+        Arc::new(ByWallClock { clock: self.clock.clone(), sink })
+    }
+
+    /// The way of mail, with what it keeps in the data folder.
+    fn core(
+        &self,
+        config: &Config,
+        folder: &DataFolder,
+        events: Arc<dyn Sink>,
+        draining: &CancellationToken,
+    ) -> anyhow::Result<Core> {
+        let now = self.clock.now();
+        let dns = match &self.dns {
+            Some(dns) => dns.clone(),
+            None => {
+                let dns = Arc::new(HickoryDns::new(&config.resolver)?);
+                let probed = dns.clone();
+                tokio::spawn(while_running(draining.clone(), async move { probed.keep_probing().await }));
+                dns
+            }
+        };
+        let ring = KeyRing::open(&folder.keys(), config.seal, now)
+            .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
+        let store = Box::new(SledStore::open(&folder.queue(), ring)?);
+        let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
+        let builder = builder.store(store, folder::random_number()?).policies(folder.policies(), self.policy_port);
+        let builder =
+            builder.events(events).signing(SigningPool::start()?).secrets(Arc::new(folder.daily_secrets(now)));
+        builder.build()
+    }
+}
+
 /// A running relay.
 pub struct Relay {
     addresses: Vec<SocketAddr>,
@@ -125,106 +159,31 @@ impl Relay {
     /// # Errors
     /// What could not be started, in a sentence for the operator; then nothing is left running.
     pub fn start(config: Config, ground: Ground) -> anyhow::Result<Self> {
-        let Ground { clock, network, dns, policy_port, events, output } = ground;
         let folder = DataFolder::open(&config.data_dir)?;
         for address in own_faults::missing(&config.delivery.source_addresses) {
             tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
         }
-        let draining = CancellationToken::new();
-        let mut listeners = Vec::new();
-        let others: Vec<SocketAddr> =
-            config.listeners.iter().map(|listener| listener.address).chain(config.http.address).collect();
-        for settings in &config.listeners {
-            listeners.push((listener::bind(settings.address, &others)?, settings.clone()));
-        }
-        let addresses = listeners.iter().map(|(socket, _)| socket.local_addr()).collect::<Result<_, _>>()?;
-        let http = config.http.address.map(|address| listener::bind(address, &others)).transpose()?;
-        let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
-        let operator = match http {
+        let doors = Doors::open(&config)?;
+        let operator = match doors.http {
             Some(_) => folder::token(&config.token_file())?,
             // Nobody can ask.
             None => TokenHash::of(&folder::new_token()?),
         };
         let acceptor = folder.acceptor(&config)?;
-        let dns = match dns {
-            Some(dns) => dns,
-            None => {
-                let dns = Arc::new(HickoryDns::new(&config.resolver)?);
-                let probed = dns.clone();
-                tokio::spawn(while_running(draining.clone(), async move { probed.keep_probing().await }));
-                dns
-            }
-        };
-        let dns: Arc<dyn Dns> = Arc::new(BoundedDns::new(dns, clock.clone()));
-        let roots = Roots::load(config.delivery.ca_file.as_deref())?;
-        let ears = Ears::new(&folder, &config, clock.clone())?;
-        let refusals = Refusals::new(clock.clone(), config.log.recipients.clone());
+        let draining = CancellationToken::new();
+        let ears = Ears::new(&folder, &config, ground.clock.clone())?;
+        let refusals = Refusals::new(ground.clock.clone(), config.log.recipients.clone());
         let reporter = Reporter::start(EventLog::new(&config.log), ears.listeners())?;
-        let sink: Arc<dyn Sink> = match events {
-            Some(also) => Arc::new(Both(reporter.clone(), also)),
-            None => reporter.clone(),
-        };
-        let sink: Arc<dyn Sink> = Arc::new(ByWallClock { clock: clock.clone(), sink });
-        let ring = KeyRing::open(&folder.keys(), config.seal, clock.now())
-            .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
-        let store = Box::new(SledStore::open(&folder.queue(), ring)?);
-        let owner = folder::random_number()?;
-        let queue = Queue::open(store, Storage::Threaded, config.queue, clock.clone(), sink.clone(), owner)?;
-        let fetch = HttpsFetch {
-            dns: dns.clone(),
-            network: network.clone(),
-            tls: TlsConnector::from(Arc::new(roots.client_config()?)),
-            port: policy_port,
-            allow_private: config.delivery.allow_private_destinations,
-        };
-        let fetch = Arc::new(BoundedFetch::new(Arc::new(fetch), clock.clone()));
-        let policies = Policies::open(folder.policies(), dns.clone(), fetch, clock.clone())?;
-        let router = Router::new(dns, clock.clone(), config.delivery.allow_private_destinations);
-        let router = Arc::new(router.with_policies(policies.clone()));
-        let signing = Arc::new(SigningPool::start()?);
+        let events = ground.sink(&reporter);
+        let core = ground.core(&config, &folder, events.clone(), &draining)?;
         tokio::task::spawn_blocking(crate::plan::cause::prepare);
-        queue.set_sharing(config.sharing());
         let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
-        let keys = Arc::new(ArcSwap::from_pointee(config.keys.clone()));
-        let parts = delivery::Parts {
-            queue: queue.clone(),
-            router: router.clone(),
-            network,
-            tls: tls::opportunistic_connector()?,
-            roots,
-            smart_hosts: SmartHosts::new(config.smart_hosts.clone()),
-            keys: keys.clone(),
-            signing: signing.clone(),
-            clock: clock.clone(),
-        };
-        let delivery = Delivery::new(parts, config.delivery.clone());
-        tokio::spawn(delivery.clone().run());
-        let workers: Arc<dyn Workers> = delivery.clone();
-        queue.set_workers(Arc::downgrade(&workers));
-        let ways = Arc::downgrade(&delivery);
-        let carriers = ways.clone();
-        let parts = door::Parts {
-            queue: queue.clone(),
-            router,
-            keys: keys.clone(),
-            signing,
-            ids: IdSource::new(),
-            secrets: Arc::new(folder.daily_secrets(clock.now())),
-            clock: clock.clone(),
-            reverse_path: config.delivery.reverse_path.clone(),
-            goes_straight: Box::new(move |domain| {
-                ways.upgrade().is_none_or(|ways| !ways.smart_hosts().take_all(domain))
-            }),
-            may_be_carried: Box::new(move |domain| {
-                carriers.upgrade().is_some_and(|carriers| carriers.smart_hosts().cover(domain))
-            }),
-        };
-        let door = Door::new(parts, config.intake.clone());
+        let Ground { clock, output, .. } = ground;
         let (traces, destinations) = (ears.traces.clone(), ears.destinations.clone());
         let parts = http::Parts {
-            door: door.clone(),
-            queue: queue.clone(),
-            delivery: delivery.clone(),
+            door: core.door.clone(),
+            queue: core.queue.clone(),
+            delivery: core.delivery.clone(),
             credentials: credentials.clone(),
             operator,
             traces: ears.traces,
@@ -234,40 +193,19 @@ impl Relay {
             reporter: reporter.clone(),
             refusals: refusals.clone(),
             log: output.clone(),
-            destinations: destinations.clone(),
-            events: sink,
+            destinations: ears.destinations,
+            events,
             clock: clock.clone(),
             draining: draining.clone(),
         };
         let api = Api::new(parts, config.http.clone());
-        let watched = clock.clone();
-        let submission = Submission::new(
-            door.clone(),
-            credentials.clone(),
-            (clock, refusals.clone()),
-            config.submission.clone(),
-            acceptor,
-            draining.clone(),
-        );
-        let depth = queue.depth();
-        if depth.messages > 0 {
-            queue.live_domains().iter().for_each(|(entry, domain)| destinations.waits(*entry, domain));
-            tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
-        }
-        tokio::spawn(queue.clone().run_timers());
-        tokio::spawn(while_running(draining.clone(), watch_clock(watched, queue.clone())));
-        let digests = door.clone();
-        tokio::spawn(while_running(draining.clone(), async move { digests.run_digests().await }));
-        let telling = refusals.clone();
-        tokio::spawn(while_running(draining.clone(), async move { telling.tell_what_was_left_out().await }));
-        tokio::spawn(while_running(draining.clone(), async move { policies.keep_fresh().await }));
-        for (socket, settings) in listeners {
-            tokio::spawn(submission.clone().serve(socket, settings));
-        }
-        if let Some(socket) = http {
-            tokio::spawn(api.clone().serve(socket));
-        }
-        Ok(Self {
+        let (door, live) = (core.door.clone(), config.submission.clone());
+        let by = (clock.clone(), refusals.clone());
+        let submission = Submission::new(door, credentials.clone(), by, live, acceptor, draining.clone());
+        let (addresses, http_address) = (doors.addresses()?, doors.http_address()?);
+        let running = Mutex::new(config);
+        let Core { queue, delivery, door, keys, policies, .. } = core;
+        let relay = Self {
             addresses,
             door,
             credentials,
@@ -283,8 +221,34 @@ impl Relay {
             output,
             draining,
             folder,
-            running: Mutex::new(config),
-        })
+            running,
+        };
+        relay.run(doors, clock, policies, &destinations);
+        Ok(relay)
+    }
+
+    /// Begins all that goes on until the relay stops.
+    fn run(&self, doors: Doors, clock: Arc<dyn Clock>, policies: Option<Arc<Policies>>, destinations: &Destinations) {
+        let depth = self.queue.depth();
+        if depth.messages > 0 {
+            self.queue.live_domains().iter().for_each(|(entry, domain)| destinations.waits(*entry, domain));
+            tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
+        }
+        tokio::spawn(self.queue.clone().run_timers());
+        let (door, refusals) = (self.door.clone(), self.refusals.clone());
+        let draining = || self.draining.clone();
+        tokio::spawn(while_running(draining(), watch_clock(clock, self.queue.clone())));
+        tokio::spawn(while_running(draining(), async move { door.run_digests().await }));
+        tokio::spawn(while_running(draining(), async move { refusals.tell_what_was_left_out().await }));
+        if let Some(policies) = policies {
+            tokio::spawn(while_running(draining(), async move { policies.keep_fresh().await }));
+        }
+        for (socket, settings) in doors.listeners {
+            tokio::spawn(self.submission.clone().serve(socket, settings));
+        }
+        if let Some(socket) = doors.http {
+            tokio::spawn(self.api.clone().serve(socket));
+        }
     }
 
     /// Where clients can connect, in the order of the configuration.
@@ -359,6 +323,31 @@ impl Relay {
         }
         // If nobody reads the log, what is left of it is lost.
         let _ = tokio::task::spawn_blocking(move || output.settle(LOG_PATIENCE)).await;
+    }
+}
+
+/// Listening sockets, bound and not yet served.
+struct Doors {
+    listeners: Vec<(TcpListener, ListenerSettings)>,
+    http: Option<TcpListener>,
+}
+
+impl Doors {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let all: Vec<SocketAddr> =
+            config.listeners.iter().map(|listener| listener.address).chain(config.http.address).collect();
+        let bind = |settings: &ListenerSettings| Ok((listener::bind(settings.address, &all)?, settings.clone()));
+        let listeners = config.listeners.iter().map(bind).collect::<anyhow::Result<_>>()?;
+        let http = config.http.address.map(|address| listener::bind(address, &all)).transpose()?;
+        Ok(Self { listeners, http })
+    }
+
+    fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(|(socket, _)| socket.local_addr()).collect()
+    }
+
+    fn http_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.http.as_ref().map(TcpListener::local_addr).transpose()
     }
 }
 

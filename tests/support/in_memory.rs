@@ -6,24 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use otp_relay::clock::{Clock, ManualClock};
-use otp_relay::delivery::smart_host::{SmartHost, SmartHosts};
+use otp_relay::app::builder::{Builder, Core};
+use otp_relay::clock::ManualClock;
+use otp_relay::config::Config;
+use otp_relay::delivery::smart_host::SmartHost;
 use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::lookups::BoundedDns;
-use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::Dns;
-use otp_relay::dkim::Keys;
-use otp_relay::dkim::pool::SigningPool;
 use otp_relay::event::Sink;
 use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
 use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::mail::id::IdSource;
 use otp_relay::net::Network;
+use otp_relay::queue::Queue;
 use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::{self, Queue, Storage, Workers};
-use otp_relay::tls::{self, verify::Roots};
+use otp_relay::tls::verify::Roots;
 
 /// Nobody in a made-up network has a certificate.
 static ROOTS: LazyLock<Roots> = LazyLock::new(|| Roots::load(None).unwrap());
@@ -97,52 +94,24 @@ impl Life {
         sink: Arc<dyn Sink>,
         smart_hosts: Vec<SmartHost>,
     ) -> Self {
-        let clock: Arc<dyn Clock> = clock.clone();
-        let settings = queue::Settings { entries_max: 10_000, ..queue::Settings::default() };
-        let queue = Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), sink, 1).unwrap();
-        let dns = Arc::new(BoundedDns::new(Arc::new(network.clone()), clock.clone()));
-        let router = Arc::new(Router::new(dns, clock.clone(), true));
-        let keys = Arc::new(ArcSwap::from_pointee(Keys::default()));
-        let signing = Arc::new(SigningPool::inline());
-        let parts = delivery::Parts {
-            queue: queue.clone(),
-            router: router.clone(),
-            network: Arc::new(network.clone()),
-            tls: tls::opportunistic_connector().unwrap(),
-            roots: ROOTS.clone(),
-            smart_hosts: SmartHosts::new(smart_hosts),
-            keys: keys.clone(),
-            signing: signing.clone(),
-            clock: clock.clone(),
-        };
-        let settings = delivery::Settings {
+        let mut config = Config::default();
+        config.queue.entries_max = 10_000;
+        config.smart_hosts = smart_hosts;
+        config.delivery = delivery::Settings {
             hostname: "relay.test".into(),
             connections_per_destination_max: bounds.sessions_of_one,
             connections_max: bounds.sessions,
+            allow_private_destinations: true,
             ..delivery::Settings::default()
         };
-        let delivery = Delivery::new(parts, settings);
-        tokio::spawn(delivery.clone().run());
-        let workers: Arc<dyn Workers> = delivery.clone();
-        queue.set_workers(Arc::downgrade(&workers));
-        let settings =
+        config.intake =
             door::Settings { hostname: "relay.test".into(), budgets: Limits::default(), ..door::Settings::default() };
+        let network = Arc::new(network.clone());
+        let builder =
+            Builder::new(&config).clock(clock.clone()).network(network.clone()).dns(network).roots(ROOTS.clone());
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
-        let secrets = Arc::new(Secrets);
-        let goes_straight = Box::new(|_: &str| true);
-        let parts = door::Parts {
-            queue: queue.clone(),
-            router,
-            keys,
-            signing,
-            ids,
-            secrets,
-            clock,
-            reverse_path: None,
-            goes_straight,
-            may_be_carried: Box::new(|_| false),
-        };
-        let door = Door::new(parts, settings);
+        let builder = builder.store_inline(Box::new(store.clone())).events(sink).ids(ids).secrets(Arc::new(Secrets));
+        let Core { queue, door, delivery, .. } = builder.build().unwrap();
         let timers = tokio::spawn(queue.clone().run_timers());
         let own = door.clone();
         let digests = tokio::spawn(async move { own.run_digests().await });
