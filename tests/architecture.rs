@@ -43,9 +43,7 @@ const LOOKS_BACK: &[(&str, &str)] =
 /// Circles between files of a room that are still there. Each that goes is taken off.
 const CIRCLES: &[&[&str]] = &[
     &["app::daily", "app::folder"],
-    &["plan::action", "plan::cause", "plan::rules"],
     &["queue::ending", "queue::schedule", "queue::timers"],
-    &["report::trace", "report::trace_records"],
 ];
 
 /// A module's path: `["queue", "claim"]`.

@@ -7,8 +7,8 @@ use std::sync::LazyLock;
 use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder, SetMatches};
 use serde::Deserialize;
 
-use super::cause::Cause;
 use super::parts::Parts;
+use crate::event::cause::Cause;
 use crate::smtp::client_session::Stage;
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 

@@ -5,7 +5,7 @@
 //! loses the last half second of traces and nothing else. A trace never holds content, subject, code or password:
 //! events do not either.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -14,11 +14,11 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Listener;
+pub use super::trace_form::Trace;
+pub use super::trace_records::Limits;
 use super::trace_records::Records;
-use crate::clock::{Clock, Timestamp};
-use crate::event::cause::Cause;
-use crate::event::{Event, Head, Kind};
-use crate::lane::Lane;
+use crate::clock::Clock;
+use crate::event::{Event, Kind};
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 use crate::queue::engine::{engine_error, guarded};
@@ -28,112 +28,6 @@ use crate::queue::store::StoreError;
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
 /// Traces in memory at most. While so many wait to be written, nothing is kept of further messages.
 const IN_MEMORY_MAX: usize = 8_000;
-/// Octets of one trace at most, roughly; beyond half of it steps are left out, beyond all of it what is no end.
-const TRACE_LEN_MAX: usize = 96 << 10;
-
-/// What bounds the stored traces; beyond, the oldest go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Since the message was accepted.
-    pub retention: Duration,
-    /// Messages.
-    pub messages_max: u64,
-    /// Octets of traces; on disk it is some two times that.
-    pub octets_max: u64,
-}
-
-impl Limits {
-    /// These bounds with another retention.
-    pub fn of(retention: Duration) -> Self {
-        Self { retention, messages_max: 1_000_000, octets_max: 1 << 30 }
-    }
-}
-
-/// The story of one message.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Trace {
-    /// Its id.
-    pub id: MessageId,
-    /// When it was accepted.
-    pub accepted_at: Timestamp,
-    /// When its life ends.
-    pub expires_at: Timestamp,
-    /// Whose it is.
-    pub user: Arc<str>,
-    /// Its lane.
-    pub lane: Lane,
-    /// Its label.
-    pub tag: Option<Arc<str>>,
-    /// What happened, in order.
-    pub events: Vec<Arc<Event>>,
-    /// Events left out because the trace had become too long.
-    pub left_out: u32,
-    /// Octets, roughly.
-    pub(super) len: usize,
-}
-
-impl Trace {
-    fn new(event: &Event) -> Self {
-        let head = &event.head;
-        Self {
-            id: head.id,
-            accepted_at: head.time.minus(head.since_accepted),
-            expires_at: head.expires_at,
-            user: head.user.clone(),
-            lane: head.lane,
-            tag: head.tag.clone(),
-            events: Vec::new(),
-            left_out: 0,
-            len: 0,
-        }
-    }
-
-    /// What another event of the message begins with.
-    pub fn head(&self, now: Timestamp) -> Head {
-        Head {
-            time: now,
-            id: self.id,
-            entry: None,
-            user: self.user.clone(),
-            lane: self.lane,
-            tag: self.tag.clone(),
-            recipient: self.events.iter().find_map(|event| event.head.recipient.clone()),
-            attempt: 0,
-            expires_at: self.expires_at,
-            since_accepted: now.since(self.accepted_at),
-        }
-    }
-
-    /// The recipients that events named, in the form in which they are looked up.
-    pub fn recipients(&self) -> BTreeSet<String> {
-        self.events.iter().filter_map(|event| event.head.recipient.as_ref()).map(Mailbox::plain_key).collect()
-    }
-
-    fn add(&mut self, event: &Arc<Event>) {
-        if self.len > TRACE_LEN_MAX && !event.kind().is_end() {
-            self.left_out += 1;
-            return;
-        }
-        let mut event = event.clone();
-        if self.len > TRACE_LEN_MAX / 2
-            && let Some(attempted) = Arc::make_mut(&mut event).what.attempted_mut()
-        {
-            attempted.steps = None;
-        }
-        self.len += len(&event);
-        self.events.push(event);
-    }
-}
-
-/// Octets of an event, roughly.
-fn len(event: &Event) -> usize {
-    let texts = [event.destination(), event.cause().map(Cause::name), event.reply(), event.note()];
-    let plan = event.what.attempted().and_then(|attempted| attempted.plan.as_deref());
-    let steps = event.steps().into_iter().flat_map(|steps| steps.iter());
-    160 + texts.into_iter().chain([plan]).flatten().map(str::len).sum::<usize>()
-        + event.head.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
-        + steps.map(|step| 48 + step.host.len() + step.result.len()).sum::<usize>()
-}
 
 /// A trace in memory.
 #[derive(Debug)]
@@ -339,10 +233,10 @@ impl Listener for Traces {
 
 #[cfg(test)]
 mod tests {
-    use super::super::trace_form;
     use super::*;
     use crate::clock::SystemClock;
-    use crate::event::{Attempted, Happened, Step};
+    use crate::event::{Attempted, Happened, Head, Step};
+    use crate::lane::Lane;
     use crate::mail::id::IdSource;
 
     fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
@@ -438,19 +332,5 @@ mod tests {
             traces.of_recipient("alice@example.com", None, 9).iter().map(|trace| trace.id).collect();
         assert_eq!(kept, [young[4], young[3], young[2]]);
         traces.close();
-    }
-
-    #[test]
-    fn a_trace_does_not_grow_for_ever() {
-        let id = IdSource::new().next(SystemClock::default().now());
-        let first = event(Kind::Accepted, id, "alice@example.com");
-        let mut trace = Trace::new(&first);
-        for _ in 0..2000 {
-            trace.add(&event(Kind::Deferred, id, "alice@example.com"));
-        }
-        trace.add(&event(Kind::Failed, id, "alice@example.com"));
-        assert!(trace.left_out > 0 && trace.events.len() < 1000);
-        assert_eq!(trace.events.last().unwrap().kind(), Kind::Failed);
-        assert!(trace_form::encode(&trace).len() < 2 * TRACE_LEN_MAX);
     }
 }

@@ -1,11 +1,11 @@
-//! How a trace is written down: a version and JSON, in which events look as everywhere else ([`EventJson`]).
+//! A trace, and how it is written down: a version and JSON, in which events look as everywhere else ([`EventJson`]).
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::trace::Trace;
 use crate::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
@@ -18,6 +18,95 @@ use crate::mail::id::MessageId;
 const VERSION: u8 = 2;
 /// The version that 0.1 wrote, which had a form of events of its own.
 const FIRST: u8 = 1;
+
+/// Octets of one trace at most, roughly; beyond half of it steps are left out, beyond all of it what is no end.
+const TRACE_LEN_MAX: usize = 96 << 10;
+
+/// The story of one message.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// Its id.
+    pub id: MessageId,
+    /// When it was accepted.
+    pub accepted_at: Timestamp,
+    /// When its life ends.
+    pub expires_at: Timestamp,
+    /// Whose it is.
+    pub user: Arc<str>,
+    /// Its lane.
+    pub lane: Lane,
+    /// Its label.
+    pub tag: Option<Arc<str>>,
+    /// What happened, in order.
+    pub events: Vec<Arc<Event>>,
+    /// Events left out because the trace had become too long.
+    pub left_out: u32,
+    /// Octets, roughly.
+    len: usize,
+}
+
+impl Trace {
+    pub(super) fn new(event: &Event) -> Self {
+        let head = &event.head;
+        Self {
+            id: head.id,
+            accepted_at: head.time.minus(head.since_accepted),
+            expires_at: head.expires_at,
+            user: head.user.clone(),
+            lane: head.lane,
+            tag: head.tag.clone(),
+            events: Vec::new(),
+            left_out: 0,
+            len: 0,
+        }
+    }
+
+    /// What another event of the message begins with.
+    pub fn head(&self, now: Timestamp) -> Head {
+        Head {
+            time: now,
+            id: self.id,
+            entry: None,
+            user: self.user.clone(),
+            lane: self.lane,
+            tag: self.tag.clone(),
+            recipient: self.events.iter().find_map(|event| event.head.recipient.clone()),
+            attempt: 0,
+            expires_at: self.expires_at,
+            since_accepted: now.since(self.accepted_at),
+        }
+    }
+
+    /// The recipients that events named, in the form in which they are looked up.
+    pub fn recipients(&self) -> BTreeSet<String> {
+        self.events.iter().filter_map(|event| event.head.recipient.as_ref()).map(Mailbox::plain_key).collect()
+    }
+
+    pub(super) fn add(&mut self, event: &Arc<Event>) {
+        if self.len > TRACE_LEN_MAX && !event.kind().is_end() {
+            self.left_out += 1;
+            return;
+        }
+        let mut event = event.clone();
+        if self.len > TRACE_LEN_MAX / 2
+            && let Some(attempted) = Arc::make_mut(&mut event).what.attempted_mut()
+        {
+            attempted.steps = None;
+        }
+        self.len += len(&event);
+        self.events.push(event);
+    }
+}
+
+/// Octets of an event, roughly.
+fn len(event: &Event) -> usize {
+    let texts = [event.destination(), event.cause().map(Cause::name), event.reply(), event.note()];
+    let plan = event.what.attempted().and_then(|attempted| attempted.plan.as_deref());
+    let steps = event.steps().into_iter().flat_map(|steps| steps.iter());
+    160 + texts.into_iter().chain([plan]).flatten().map(str::len).sum::<usize>()
+        + event.head.recipient.as_ref().map_or(0, |recipient| recipient.as_str().len())
+        + steps.map(|step| 48 + step.host.len() + step.result.len()).sum::<usize>()
+}
 
 #[derive(Serialize, Deserialize)]
 struct Stored<E> {
@@ -178,5 +267,31 @@ mod tests {
         let trace = decode(&[&[2], json.as_bytes()].concat()).unwrap();
         let known: Vec<_> = trace.events.iter().map(|event| (event.kind(), event.cause())).collect();
         assert_eq!(known, [(Kind::Failed, None)]);
+    }
+
+    #[test]
+    fn a_trace_does_not_grow_for_ever() {
+        let head = Head {
+            time: Timestamp::from_millis(1_795_255_200_000),
+            id: MessageId::from_bytes([0; 16]),
+            entry: Some(0),
+            user: "shop".into(),
+            lane: Lane::Otp,
+            tag: None,
+            recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
+            attempt: 1,
+            expires_at: Timestamp::from_millis(1_795_255_800_000),
+            since_accepted: std::time::Duration::ZERO,
+        };
+        let step = Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() };
+        let attempted = Attempted { steps: Some(Arc::new([step])), ..Attempted::default() };
+        let event = |kind| Arc::new(Event { head: head.clone(), what: Happened::of(kind, attempted.clone(), None) });
+        let mut trace = Trace::new(&event(Kind::Accepted));
+        (0..2000).for_each(|_| trace.add(&event(Kind::Deferred)));
+        trace.add(&event(Kind::Failed));
+        assert!(trace.left_out > 0 && trace.events.len() < 1000);
+        assert!(trace.events[1].steps().is_some(), "there is room for the first");
+        assert_eq!(trace.events.last().unwrap().kind(), Kind::Failed);
+        assert!(encode(&trace).len() < 2 * TRACE_LEN_MAX);
     }
 }

@@ -6,12 +6,12 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use sled::{Batch, Db};
 
-use super::trace::{Limits, Trace};
-use super::trace_form::{decode, encode};
+use super::trace_form::{Trace, decode, encode};
 use crate::clock::Timestamp;
 use crate::mail::id::MessageId;
 use crate::queue::engine::{
@@ -28,6 +28,24 @@ const FORGET_MAX: usize = 2000;
 const TRACE: u8 = b't';
 const RECIPIENT: u8 = b'r';
 const TOTALS: &[u8] = b"m";
+
+/// What bounds the stored traces; beyond, the oldest go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Since the message was accepted.
+    pub retention: Duration,
+    /// Messages.
+    pub messages_max: u64,
+    /// Octets of traces; on disk it is some two times that.
+    pub octets_max: u64,
+}
+
+impl Limits {
+    /// These bounds with another retention.
+    pub fn of(retention: Duration) -> Self {
+        Self { retention, messages_max: 1_000_000, octets_max: 1 << 30 }
+    }
+}
 
 /// What is stored in all.
 #[derive(Debug, Clone, Copy, Default)]
