@@ -11,7 +11,7 @@ use super::caller::Caller;
 use super::environment::Environment;
 use super::next_hop::NextHop;
 use super::sessions::{Placed, Taken};
-use super::settle;
+use super::settle::Ended;
 use super::site::{Look, Site};
 use super::sites::{Begin, Beginning, Begins, Start};
 use super::worker::Worker;
@@ -89,8 +89,7 @@ impl Dispatcher {
         }
         let caller = Caller::new(&self.env.settings.own_reverse_path(reverse_path), recipient);
         let now = self.env.clock.now();
-        let hop = self.env.ways(caller.domain(), &NextHop::Direct, now).first(0, None, now);
-        let hop = hop.map_or(NextHop::Direct, NextHop::SmartHost);
+        let hop = self.env.next_hops(caller.domain(), &NextHop::Direct, now).first(0, None, now);
         match (self.env.router.remembered_to(hop.sought(caller.domain())), &hop) {
             (Some(Ok(route)), _) => self.prewarm_at(&self.env.sites.site(&route, &hop), caller),
             (None, NextHop::Direct) => self.prewarm_after_lookup(caller),
@@ -105,8 +104,8 @@ impl Dispatcher {
         }
         let now = self.env.clock.now();
         let Some(progress) = self.env.queue.progress(offer.entry) else { return NextHop::Direct };
-        let ways = self.env.ways(domain, &NextHop::Direct, now);
-        ways.first(progress.attempts, progress.detour.as_deref(), now).map_or(NextHop::Direct, NextHop::SmartHost)
+        let hops = self.env.next_hops(domain, &NextHop::Direct, now);
+        hops.first(progress.attempts, progress.detour.as_deref(), now)
     }
 
     /// Gives an entry whose route is known to the site that it leads to.
@@ -188,10 +187,11 @@ impl Dispatcher {
     fn unroutable(&self, offer: &Offer, error: &RouteError, hop: &NextHop) {
         let now = self.env.clock.now();
         hop.not_found(error, now);
-        if let Ok(claim) = self.env.queue.claim(offer.entry, now) {
+        if let Ok(mut claim) = self.env.queue.claim(offer.entry, now) {
             claim.begins(hop.host().cloned(), now);
-            let domain = claim.domain();
-            settle::without_route(claim, error, &self.env.ways(&domain, hop, now), now);
+            let hops = self.env.next_hops(&claim.domain(), hop, now);
+            let settlement = Ended { claim: &mut claim, hops: &hops, now }.without_route(error);
+            claim.settle(settlement, now);
         }
     }
 

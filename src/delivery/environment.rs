@@ -12,14 +12,15 @@ use super::dialer::Dialer;
 use super::judged::Judged;
 use super::limits::LearnedLimits;
 use super::next_hop::NextHop;
+use super::next_hops::NextHops;
 use super::settings::Settings;
-use super::settle;
 use super::site::{Others, Site};
 use super::sites::Sites;
-use super::smart_host::{SmartHosts, Ways};
+use super::smart_host::SmartHosts;
 use super::tasks::Tasks;
 use super::transact::Connection;
 use super::window::is_overload;
+use super::wording::told;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
 use crate::destination::route::{Route, RouteError};
@@ -49,9 +50,9 @@ pub(super) struct Environment {
 }
 
 impl Environment {
-    /// The next hops that mail for a domain can take, from one that it takes since then.
-    pub(super) fn ways(&self, domain: &str, hop: &NextHop, since: Timestamp) -> Ways {
-        Ways::new(self.smart_hosts.for_domain(domain), hop.smart_host().cloned(), since)
+    /// The next hops that mail for a domain can take, of which it takes one since then.
+    pub(super) fn next_hops(&self, domain: &str, via: &NextHop, since: Timestamp) -> NextHops {
+        NextHops::new(self.smart_hosts.for_domain(domain), via.clone(), since)
     }
 
     /// The route to a domain that this site serves; none if it has moved. Domains that share their hosts need not share
@@ -115,7 +116,7 @@ impl Environment {
             // What became of an entry's attempt is told when that is settled.
             if let (None, Some((_, Judged { failure, .. }))) = (entry, last.as_ref().filter(|(_, last)| !is_ours(last)))
             {
-                host.failed(failure, &settle::told(failure), self.clock.now());
+                host.failed(failure, &told(failure), self.clock.now());
             }
             return;
         }

@@ -151,6 +151,14 @@ impl NextHop {
         self.smart_host().map(|host| &host.host.host)
     }
 
+    /// Asks to try it now. Whether the hosts of a domain are there is known by their site.
+    ///
+    /// # Errors
+    /// When to ask again.
+    pub(super) fn enter(&self, now: Timestamp) -> Result<(), Timestamp> {
+        self.smart_host().map_or(Ok(()), |host| host.enter(now))
+    }
+
     /// There is no way to it.
     pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
         if let Self::SmartHost(host) = self {

@@ -14,9 +14,9 @@ use crate::clock::Timestamp;
 use crate::destination::demand::{Asker, Demand, Refusal, Wish};
 use crate::destination::route::RouteError;
 use crate::mail::address::domain_pattern_covers;
-use crate::plan::way::{Candidate, Detour, When, at_first};
-use crate::queue::claim::Claim;
-use crate::smtp::client_session::{Account, Failure, Fault, Login, Stage};
+use crate::plan::cause::concerns_message;
+use crate::plan::way::{Candidate, When};
+use crate::smtp::client_session::{Account, Failure, Fault, Login, Requirement, Stage};
 
 /// How long a smart host is left alone: a moment, since it is to be tried at least every ten seconds.
 static TERMS: Terms = Terms {
@@ -175,7 +175,8 @@ impl Carrier {
         Self { host, state: Mutex::new(State { backoff: Backoff::new(&TERMS), takes: None }) }
     }
 
-    fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
+    /// As `plan::way` wants it.
+    pub(super) fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
         let state = self.state.lock();
         Candidate {
             when: self.host.when,
@@ -242,54 +243,39 @@ impl Carrier {
         }
     }
 
+    /// An attempt by it came to a failure, of which `said` is told.
+    pub(super) fn came_to(&self, failure: &Failure, said: &str, now: Timestamp) {
+        if self.is_to_blame(failure) {
+            self.failed(failure, said, now);
+        } else if failure.stage != Stage::Connect {
+            self.answered(None);
+        }
+    }
+
+    /// Whether it speaks against the smart host: it did not answer, or wants no session with us. Where its certificate is
+    /// judged only because a message requires that, it is well enough for others.
+    fn is_to_blame(&self, failure: &Failure) -> bool {
+        match &failure.fault {
+            Fault::Reply(reply) => !concerns_message(failure.stage) || reply.code == 421,
+            Fault::Ours(_) => false,
+            Fault::Unsupported(
+                Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size | Requirement::EightBitMime,
+            ) => false,
+            Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => self.host.tls.is_verified(),
+            Fault::Unsupported(
+                Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds,
+            )
+            | Fault::Timeout
+            | Fault::Closed
+            | Fault::Malformed(_) => true,
+        }
+    }
+
     /// There is no way to it.
     pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
         if self.state.lock().backoff.failed(now) == Change::News {
             tracing::warn!(smart_host = %self.host.name, %error, "the smart host has no address");
         }
-    }
-}
-
-/// The ways that an entry can go.
-#[derive(Debug, Clone)]
-pub(super) struct Ways {
-    hosts: Vec<Arc<Carrier>>,
-    /// The smart host that it goes by now; none: straight.
-    pub(super) by: Option<Arc<Carrier>>,
-    /// When that began.
-    pub(super) since: Timestamp,
-}
-
-impl Ways {
-    pub(super) fn new(hosts: Vec<Arc<Carrier>>, by: Option<Arc<Carrier>>, since: Timestamp) -> Self {
-        Self { hosts, by, since }
-    }
-
-    /// The smart host of a detour, or, before the first attempt, that for all mail.
-    pub(super) fn first(&self, attempts: u32, detour: Option<&Detour>, now: Timestamp) -> Option<Arc<Carrier>> {
-        match detour {
-            Some(detour) => self.hosts.iter().find(|carrier| carrier.host.name == detour.host).cloned(),
-            None if attempts == 0 => at_first(&self.candidates(&[], now), now).map(|index| self.hosts[index].clone()),
-            None => None,
-        }
-    }
-
-    /// The detour that a claim is on.
-    pub(super) fn detour(&self, claim: &Claim, now: Timestamp) -> Detour {
-        let host = self.by.as_ref().map_or_else(|| "".into(), |by| by.host.name.clone());
-        let kept = claim.progress().detour.as_deref().filter(|detour| detour.host == host);
-        let first = || Detour { host: host.clone(), called_by: When::Always, direct_at: Some(now), tried: Vec::new() };
-        kept.cloned().unwrap_or_else(first)
-    }
-
-    /// As `plan::way` wants them.
-    pub(super) fn candidates(&self, tried: &[Arc<str>], now: Timestamp) -> Vec<Candidate> {
-        self.hosts.iter().map(|carrier| carrier.candidate(tried, now)).collect()
-    }
-
-    /// The name of one of the candidates.
-    pub(super) fn name(&self, index: usize) -> Option<&Arc<str>> {
-        self.hosts.get(index).map(|carrier| &carrier.host.name)
     }
 }
 

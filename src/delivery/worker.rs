@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::attempt;
+use super::attempt::{self, At};
 use super::environment::Environment;
 use super::places::{Held, Tenure};
 use super::prewarm::{self, Prewarmed};
@@ -66,7 +66,8 @@ impl Worker {
         let (mut next, mut begun) = self.begin(beginning).await;
         while let Some(taken) = next {
             self.held.works(self.env.clock.instant());
-            attempt::make(&self.env, &self.site, &mut self.connection, begun.take(), taken, &self.held).await;
+            let at = At { env: &self.env, site: &self.site, held: &self.held };
+            attempt::make(at, &mut self.connection, begun.take(), taken).await;
             if self.held.has_to_go() {
                 break;
             }

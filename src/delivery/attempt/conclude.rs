@@ -1,0 +1,148 @@
+//! The last stage of an attempt: from how it ended to the settlement of its entry, and what the site learns.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::candidates::Candidates;
+use super::super::crowd::Waits;
+use super::super::judged::Judged;
+use super::super::lacking::is_lacking;
+use super::super::limits::LearnedLimits;
+use super::super::mask::Mask;
+use super::super::peer::Peer;
+use super::super::planning::planned_after;
+use super::super::settle;
+use super::loaded::Loaded;
+use super::{At, GAVE_WAY};
+use crate::clock::Timestamp;
+use crate::event::Step;
+use crate::queue::claim::{Claim, Gone};
+use crate::smtp::client_session::{Failure, Fault, Stage};
+use crate::smtp::reply::Reply;
+
+/// How an attempt ended.
+pub(super) enum End {
+    /// The receiver took the message.
+    Delivered { reply: Reply, from: Peer, began: Instant },
+    /// The receiver did not take it, or nobody knows.
+    NotDelivered { judged: Judged, from: Peer, at: Timestamp },
+    /// A host is slow, and there is another next hop at once.
+    Slow { host: Arc<str>, judged: Judged },
+    /// No session came about.
+    Nobody,
+    /// The session gave way to another before it came about.
+    GaveWay,
+    /// The entry is not to be sent any more.
+    Gone(Gone, Option<Peer>),
+    /// The note that the content goes could not be written.
+    NotNoted(Peer),
+}
+
+impl End {
+    /// The reply with which it ended.
+    pub(super) fn reply<'a>(&'a self, candidates: &'a Candidates) -> Option<&'a Reply> {
+        match self {
+            Self::Delivered { reply, .. } => Some(reply),
+            Self::NotDelivered { judged, .. } => judged.failure.reply(),
+            Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, last)| last.failure.reply()),
+            Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
+        }
+    }
+}
+
+/// What is left of an attempt when it has ended.
+pub(super) struct Conclusion<'a> {
+    pub(super) at: At<'a>,
+    pub(super) loaded: Loaded,
+    pub(super) candidates: Candidates,
+    /// Whether a host took the connection and was slow.
+    pub(super) met_slow_hosts: bool,
+    /// What of the message is not to be seen in replies.
+    pub(super) mask: Mask,
+    pub(super) steps: Option<Arc<[Step]>>,
+    /// Whether the entry waits for a session that is there.
+    pub(super) waits: bool,
+}
+
+impl Conclusion<'_> {
+    /// Settles the entry.
+    pub(super) fn settle(mut self, end: End) {
+        let now = self.at.env.clock.now();
+        let steps = self.steps.take();
+        match end {
+            End::Delivered { reply, from, began } => self.delivered(&reply, from.with_steps(steps), began, now),
+            // A host that was not heard may have what the others lack.
+            End::NotDelivered { judged, at, .. } if is_lacking(&judged.failure) && self.candidates.has_unheard() => {
+                let last = self.candidates.last_failure.take();
+                let (destination, judged) = last.map_or((None, judged), |(host, judged)| (Some(host), judged));
+                self.not_delivered(&judged, Peer::at(destination).with_steps(steps), at);
+            }
+            End::NotDelivered { judged, from, at } => self.not_delivered(&judged, from.with_steps(steps), at),
+            End::Slow { host, judged } => self.not_delivered(&judged, Peer::at(Some(host)).with_steps(steps), now),
+            End::Nobody => self.nobody(steps, now),
+            End::GaveWay => {
+                let silent = Failure { stage: Stage::Connect, fault: Fault::Timeout }.into();
+                let destination = self.candidates.last_failure.take().map(|(host, _)| host);
+                self.not_delivered(&silent, Peer::at(destination).with_steps(steps).with_note(GAVE_WAY), now);
+            }
+            End::Gone(gone, from) => {
+                let settlement = settle::gone(gone, from.unwrap_or_default().with_steps(steps));
+                self.loaded.claimed.settle(settlement, now);
+            }
+            End::NotNoted(from) => {
+                let settlement = self.loaded.claimed.ended(now).not_noted(from.with_steps(steps));
+                self.loaded.claimed.settle(settlement, now);
+            }
+        }
+    }
+
+    fn delivered(self, reply: &Reply, from: Peer, began: Instant, now: Timestamp) {
+        let Self { at: At { env, site, held }, loaded: Loaded { mut claimed, caller, .. }, mask, .. } = self;
+        let instant = env.clock.instant();
+        held.took_mail(instant);
+        if site.succeeded(caller, began, instant) {
+            env.sites.start_waiting(site);
+        }
+        let settlement = claimed.ended(now).delivered(&mask.apply(&reply.to_string()), from);
+        claimed.settle(settlement, now);
+    }
+
+    fn not_delivered(mut self, judged: &Judged, from: Peer, at: Timestamp) {
+        let settlement = self.loaded.claimed.ended(at).not_delivered(judged, &self.mask, from);
+        self.loaded.claimed.settle(settlement, at);
+    }
+
+    fn nobody(self, steps: Option<Arc<[Step]>>, now: Timestamp) {
+        let Self { at, loaded: Loaded { mut claimed, caller, .. }, candidates, mask, .. } = self;
+        let nobody = || Failure { stage: Stage::Connect, fault: Fault::Closed }.into();
+        let last = candidates.last_failure;
+        let (destination, judged) =
+            last.clone().map_or_else(|| (None, nobody()), |(host, judged)| (Some(host), judged));
+        let from = Peer::at(destination).with_steps(steps);
+        if self.waits {
+            return claimed.settle(settle::waits_for_session(&judged.failure, &mask, from), now);
+        }
+        let entry = claimed.claim.id();
+        let settlement = claimed.ended(now).not_delivered(&judged, &mask, from);
+        claimed.settle(settlement, now);
+        if !self.met_slow_hosts {
+            at.env.nobody_answered(at.site, last, &caller, Some(entry));
+        }
+    }
+}
+
+/// Whether an entry that came to no session waits for one that is there.
+pub(super) fn waits_for_session(at: At<'_>, claim: &Claim, candidates: &Candidates) -> bool {
+    let At { env, site, .. } = at;
+    let Some((_, judged)) = &candidates.last_failure else { return false };
+    if !env.turned_away(site, candidates) {
+        return false;
+    }
+    let (now, instant) = (env.clock.now(), env.clock.instant());
+    let planned = planned_after(claim, judged, None, now).unwrap_or(claim.message().expires_at);
+    let waits = site.crowd(|crowd| crowd.turned_away(claim.id(), instant + planned.since(now), instant));
+    if let Waits::Until(until) = waits {
+        env.sites.allow_at(site, until, LearnedLimits::let_one_more);
+    }
+    waits != Waits::No
+}
