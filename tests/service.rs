@@ -103,7 +103,7 @@ fn user(name: &str, token: &str) -> String {
 
 fn monotonic_us() -> i64 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).unwrap();
-    i64::from(time.tv_sec()) * 1_000_000 + i64::from(time.tv_nsec()) / 1000
+    i64::try_from(std::time::Duration::from(time).as_micros()).unwrap()
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -213,4 +213,30 @@ fn a_first_run_is_asked_for() {
     // It may not start: the ports that it takes can be in use on the machine that runs the tests.
     relay.0.kill().unwrap();
     assert!(folder.path().join("data/app.password-hash").exists());
+}
+
+/// The commented file is printed whatever state the configuration is in; what is in force only of one without errors.
+#[test]
+fn the_configuration_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |text: &str, arguments: &[&str]| {
+        fs::write(folder.path().join("relay.toml"), text).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
+        let output =
+            command.arg("config").args(arguments).arg("-c").arg(folder.path().join("relay.toml")).output().unwrap();
+        let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+        (output.status.code(), text(output.stdout), text(output.stderr))
+    };
+    let (status, out, _) = run("[tls\n", &[]);
+    assert_eq!((status, out.as_str()), (Some(0), include_str!("../config/relay.toml")));
+    let (status, out, told) = run("[tls\n", &["--effective"]);
+    assert!(status != Some(0) && out.is_empty() && told.contains("relay.toml:1: "), "{told}");
+    let (status, out, _) = run(&user("shop", "first"), &["--effective"]);
+    assert_eq!(status, Some(0));
+    for part in
+        ["[submission]\n", "idle_timeout = \"5m\"\n", "[[user]]\nname = \"shop\"\n# token_hash is set, and not shown\n"]
+    {
+        assert!(out.contains(part), "{part} is missing in {out}");
+    }
+    assert!(!out.contains(&otp_relay::intake::user::token_hash("first")));
 }

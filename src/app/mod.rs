@@ -160,15 +160,9 @@ impl Relay {
     /// What could not be started, in a sentence for the operator; then nothing is left running.
     pub fn start(config: Config, ground: Ground) -> anyhow::Result<Self> {
         let folder = DataFolder::open(&config.data_dir)?;
-        for address in own_faults::missing(&config.delivery.source_addresses) {
-            tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
-        }
+        warn_of_missing_addresses(&config);
         let doors = Doors::open(&config)?;
-        let operator = match doors.http {
-            Some(_) => folder::token(&config.token_file())?,
-            // Nobody can ask.
-            None => TokenHash::of(&folder::new_token()?),
-        };
+        let operator = doors.operator(&config)?;
         let acceptor = folder.acceptor(&config)?;
         let draining = CancellationToken::new();
         let ears = Ears::new(&folder, &config, ground.clock.clone())?;
@@ -326,6 +320,12 @@ impl Relay {
     }
 }
 
+fn warn_of_missing_addresses(config: &Config) {
+    for address in own_faults::missing(&config.delivery.source_addresses) {
+        tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
+    }
+}
+
 /// Listening sockets, bound and not yet served.
 struct Doors {
     listeners: Vec<(TcpListener, ListenerSettings)>,
@@ -340,6 +340,15 @@ impl Doors {
         let listeners = config.listeners.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let http = config.http.address.map(|address| listener::bind(address, &all)).transpose()?;
         Ok(Self { listeners, http })
+    }
+
+    /// The operator's token.
+    fn operator(&self, config: &Config) -> anyhow::Result<TokenHash> {
+        match self.http {
+            Some(_) => folder::token(&config.token_file()),
+            // Nobody can ask.
+            None => Ok(TokenHash::of(&folder::new_token()?)),
+        }
     }
 
     fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
