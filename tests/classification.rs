@@ -16,6 +16,7 @@ use otp_relay::smtp::reply::{EnhancedCode, Reply};
 
 const REPLIES: &str = include_str!("data/smtp-replies.tsv");
 const MORE_REPLIES: &str = include_str!("data/smtp-replies-2.tsv");
+const NEW_REPLIES: &str = include_str!("data/smtp-replies-3.tsv");
 const BY_KIND: &str = include_str!("data/replies-by-kind.tsv");
 
 /// What a text may be used for.
@@ -140,7 +141,7 @@ fn causes_are_named_right() {
 
 #[test]
 fn causes_of_replies_not_seen_are_named_right() {
-    for (name, set, right_min) in [("smtp-replies", REPLIES, 0.97), ("smtp-replies-2", MORE_REPLIES, HELD_BACK_MIN)] {
+    for (name, set, right_min) in [("smtp-replies", REPLIES, 0.97), ("smtp-replies-2", MORE_REPLIES, HELD_BACK_MIN), ("smtp-replies-3", NEW_REPLIES, 0.0)] {
         let samples = samples(set);
         let (seen, held_back) = (right_of(&samples, Half::Seen), right_of(&samples, Half::HeldBack));
         let percent = |(right, all)| share(right, all) * 100.0;
