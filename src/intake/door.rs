@@ -191,7 +191,8 @@ impl Door {
     pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings.load();
         let now = self.parts.clock.now();
-        let suppressed = || self.suppressions.check(recipient, now).map_err(|refusal| self.by_wall(refusal));
+        let suppressed =
+            || self.suppressions.check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
         let room = check_form(&settings, recipient).and_then(|()| suppressed());
         let room = room.and_then(|()| self.buckets.check(user, now));
         let room = room.and_then(|()| self.budgets.check(user, recipient, now));
@@ -350,7 +351,7 @@ impl Door {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
         let mut places = Places { door: self, message, changes: Vec::new(), are_kept: false };
         for recipient in &message.envelope.recipients {
-            let tried = self.suppressions.try_with(&recipient.mailbox, *id, *accepted_at);
+            let tried = self.suppressions.try_with(&recipient.mailbox, (user, *id), *accepted_at);
             tried.map_err(|refusal| self.by_wall(refusal))?;
         }
         let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };

@@ -53,10 +53,8 @@ pub enum Refusal {
     IdempotencyConflict,
     /// The recipient is not sent to.
     Suppressed {
-        /// Why.
-        what: &'static str,
-        /// Since when.
-        since: Timestamp,
+        /// When this user's message bounced; none: somebody else's did, or it was put on the list.
+        bounced: Option<Timestamp>,
         /// Until when; none: it stays.
         until: Option<Timestamp>,
         /// The address or `@domain` on the list.
@@ -127,8 +125,8 @@ impl Refusal {
     /// The same with its times as the wall clock shows them.
     #[must_use]
     pub(super) fn by_wall(mut self, step: Step) -> Self {
-        if let Self::Suppressed { since, until, .. } = &mut self {
-            *since = step.wall(*since);
+        if let Self::Suppressed { bounced, until, .. } = &mut self {
+            *bounced = bounced.map(|bounced| step.wall(bounced));
             *until = until.map(|until| step.wall(until));
         }
         self
@@ -156,11 +154,13 @@ impl Refusal {
             }
             Self::Wish(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
-            Self::Suppressed { what, since, until, address } => {
-                let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16])).unwrap_or_default();
+            Self::Suppressed { bounced, until, address } => {
+                let bounced = bounced.map(|bounced| format!(": hard bounce on {}", bounced.date()));
+                let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16]));
                 let text = format!(
-                    "suppressed: {what} on {}{until}; to override: otp-relay suppression remove {}",
-                    since.date(),
+                    "suppressed{}{}; to override: otp-relay suppression remove {}",
+                    bounced.unwrap_or_default(),
+                    until.unwrap_or_default(),
                     shell_argument(address)
                 );
                 Reply::new(550, EnhancedCode(5, 1, 1), text)

@@ -77,6 +77,9 @@ pub struct Suppression {
     pub since: Timestamp,
     /// Until when; none: it stays.
     pub until: Option<Timestamp>,
+    /// Whose message bounced: to others it is not told what became of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    user: Option<Box<str>>,
     /// Hard bounces so far.
     #[serde(default)]
     bounces: u32,
@@ -123,13 +126,10 @@ impl Suppression {
         }
     }
 
-    fn refusal(&self, until: Option<Timestamp>) -> Refusal {
-        let what = match self.source {
-            Source::Learned => "hard bounce",
-            Source::Manual => "by the operator",
-            Source::Complaint => "complaint",
-        };
-        Refusal::Suppressed { what, since: self.since, until, address: self.address.clone() }
+    /// What a user hears: what became of its own message; else, as over HTTP, until when.
+    fn refusal(&self, until: Option<Timestamp>, user: &str) -> Refusal {
+        let is_own = self.source == Source::Learned && self.user.as_deref() == Some(user);
+        Refusal::Suppressed { bounced: is_own.then_some(self.since), until, address: self.address.clone() }
     }
 }
 
@@ -161,14 +161,19 @@ impl Suppressions {
     }
 
     /// Whether mail may go there; where a term is over, one message at a time may, as a try.
-    pub(super) fn check(&self, mailbox: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
-        self.0.lock().check(mailbox, None, now)
+    pub(super) fn check(&self, mailbox: &Mailbox, user: &str, now: Timestamp) -> Result<(), Refusal> {
+        self.0.lock().check(mailbox, (user, None), now)
     }
 
     /// As [`Suppressions::check`]; if it passes, this message is the try.
-    pub(super) fn try_with(&self, mailbox: &Mailbox, id: MessageId, now: Timestamp) -> Result<(), Refusal> {
+    pub(super) fn try_with(
+        &self,
+        mailbox: &Mailbox,
+        (user, id): (&str, MessageId),
+        now: Timestamp,
+    ) -> Result<(), Refusal> {
         let mut state = self.0.lock();
-        state.check(mailbox, Some(id), now)?;
+        state.check(mailbox, (user, Some(id)), now)?;
         for key in keys(mailbox) {
             if let Some(entry) = state.entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
                 entry.trying = Some(Try { id, ends: now.plus(TRY_MAX) });
@@ -251,6 +256,7 @@ impl Suppressions {
             reason: reason.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect(),
             since: now,
             until: None,
+            user: None,
             bounces: 1,
             soft: 0,
             trying: None,
@@ -294,12 +300,13 @@ enum Bounce {
 }
 
 impl State {
-    fn check(&self, mailbox: &Mailbox, id: Option<MessageId>, now: Timestamp) -> Result<(), Refusal> {
+    fn check(&self, mailbox: &Mailbox, who: (&str, Option<MessageId>), now: Timestamp) -> Result<(), Refusal> {
+        let (user, id) = who;
         for key in keys(mailbox) {
             if let Some(entry) = self.entries.get(key.as_str())
                 && let Standing::Suppressed { until } = entry.standing(now, id)
             {
-                return Err(entry.refusal(until));
+                return Err(entry.refusal(until, user));
             }
         }
         Ok(())
@@ -318,6 +325,7 @@ impl State {
             reason: String::new(),
             since: now,
             until: Some(now),
+            user: None,
             bounces: 0,
             soft: 0,
             trying: None,
@@ -339,6 +347,7 @@ impl State {
             let said = ending.event.reply().unwrap_or("no reply");
             let cause = ending.event.cause().map(Cause::name);
             let reason = format!("{}: {said}", cause.unwrap_or("failed"));
+            entry.user = Some(ending.message.user.as_ref().into());
             entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
             let until = entry.until.map(|until| step.wall(until).rfc3339());
             tracing::info!(id = %ending.message.id, cause, until, bounces = entry.bounces, "recipient suppressed");

@@ -241,6 +241,12 @@ async fn a_user_hears_yes_or_no_of_a_suppression() {
             assert!(!answer.body.contains("4711") && !answer.body.contains("Inc"), "{answer:?}");
         }
     }
+    // Whose message bounced hears of it at the door, others only that it is so. Before, all heard it.
+    for (name, http, is_own) in [("shop", &bench.shop, true), ("bank", &bench.bank, false)] {
+        let refused = http.post("/v1/messages", mail(name, "alice@example.test")).await;
+        assert_eq!((refused.status, refused.body.contains("hard bounce on")), (422, is_own), "{refused:?}");
+        assert!(refused.body.contains(", until "), "{refused:?}");
+    }
     assert!(bench.operator.get("/v1/suppressions").await.body.contains("4711"));
     assert!(bench.operator.get("/v1/suppressions/alice@example.test").await.body.contains("4711"));
     bench.relay.shut_down().await;

@@ -54,7 +54,22 @@ impl World {
     }
 
     fn is_open(&self, at_h: u64) -> bool {
-        self.list.check(&mailbox(), at(at_h)).is_ok()
+        self.list.check(&mailbox(), "shop", at(at_h)).is_ok()
+    }
+}
+
+/// What became of a message is told to whose it was; others hear until when.
+#[test]
+fn a_bounce_is_told_to_whose_message_it_was() {
+    let world = World::new();
+    world.end(Kind::Failed, Suppress::Address, 0);
+    let text = |user: &str| world.list.check(&mailbox(), user, at(0)).unwrap_err().reply().text.into_owned();
+    let end = "until 2026-11-21T11:00; to override: otp-relay suppression remove 'alice@example.com'";
+    assert_eq!(text("shop"), format!("suppressed: hard bounce on 2026-11-21, {end}"));
+    assert_eq!(text("bank"), format!("suppressed, {end}"));
+    world.list.put("alice@example.com", Source::Complaint, "owner of a trap", at(0));
+    for user in ["shop", "bank"] {
+        assert_eq!(text(user), "suppressed; to override: otp-relay suppression remove 'alice@example.com'");
     }
 }
 
@@ -89,7 +104,7 @@ fn one_try_at_a_time() {
     let world = World::new();
     world.end(Kind::Failed, Suppress::Address, 0);
     let id = world.ids.next(at(2));
-    assert!(world.list.try_with(&mailbox(), id, at(2)).is_ok());
+    assert!(world.list.try_with(&mailbox(), ("shop", id), at(2)).is_ok());
     assert!(!world.is_open(2));
     world.list.release(&mailbox(), id);
     assert!(world.is_open(2));
@@ -101,15 +116,18 @@ fn others_wait_for_a_try_only_so_long() {
     let world = World::new();
     world.end(Kind::Failed, Suppress::Address, 0);
     let id = world.ids.next(at(2));
-    assert!(world.list.try_with(&mailbox(), id, at(2)).is_ok());
+    assert!(world.list.try_with(&mailbox(), ("shop", id), at(2)).is_ok());
     // The same message to another spelling is the same try.
-    assert!(world.list.try_with(&Mailbox::parse("ALICE@example.com").unwrap(), id, at(2)).is_ok());
+    assert!(world.list.try_with(&Mailbox::parse("ALICE@example.com").unwrap(), ("shop", id), at(2)).is_ok());
     let ends = at(2).plus(TRY_MAX);
     let before = ends.minus(Duration::from_millis(1));
     assert_eq!(world.list.standing(&mailbox(), before), Standing::Suppressed { until: Some(ends) });
-    let refused = world.list.check(&mailbox(), before);
+    let refused = world.list.check(&mailbox(), "shop", before);
     assert!(matches!(refused, Err(Refusal::Suppressed { until, .. }) if until == Some(ends)), "{refused:?}");
-    assert_eq!((world.list.standing(&mailbox(), ends), world.list.check(&mailbox(), ends)), (Standing::Open, Ok(())));
+    assert_eq!(
+        (world.list.standing(&mailbox(), ends), world.list.check(&mailbox(), "shop", ends)),
+        (Standing::Open, Ok(()))
+    );
 }
 
 #[test]
@@ -154,7 +172,7 @@ fn other_spellings_and_routes_teach_nothing() {
     // The address itself does, and counts for every spelling of it.
     world.end(Kind::Failed, Suppress::Address, 0);
     for text in ["ALICE@example.com", "\"alice\"@EXAMPLE.com"] {
-        assert!(world.list.check(&Mailbox::parse(text).unwrap(), at(0)).is_err(), "{text}");
+        assert!(world.list.check(&Mailbox::parse(text).unwrap(), "shop", at(0)).is_err(), "{text}");
     }
 }
 
@@ -168,7 +186,7 @@ fn domains_that_an_earlier_version_learned_hold_no_more() {
     let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];
     let world = World { list: Suppressions::new(rows, at(0)), ..World::new() };
     assert!(world.is_open(1));
-    assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), at(1)).is_err());
+    assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), "shop", at(1)).is_err());
     // Its row goes with the next end.
     let changes = world.end(Kind::Delivered, Suppress::No, 1);
     assert!(matches!(&changes[..], [Change::Side(Table::Suppression, key, None)] if **key == *b"@example.com"));
