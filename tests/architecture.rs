@@ -41,10 +41,7 @@ const LOOKS_BACK: &[(&str, &str)] =
     &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "aftermath"), ("queue", "workers")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
-const CIRCLES: &[&[&str]] = &[
-    &["app::daily", "app::folder"],
-    &["queue::ending", "queue::schedule", "queue::timers"],
-];
+const CIRCLES: &[&[&str]] = &[&["app::daily", "app::folder"], &["queue::ending", "queue::schedule", "queue::timers"]];
 
 /// A module's path: `["queue", "claim"]`.
 type Module = Vec<String>;

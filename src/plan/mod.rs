@@ -9,6 +9,7 @@ pub mod next;
 pub mod parties;
 mod parts;
 mod rules;
+mod spelling;
 pub mod step;
 mod strangers;
 pub mod way;

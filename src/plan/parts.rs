@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use regex::bytes::{Captures, Regex, RegexBuilder};
 
+use super::spelling::{spelled, with_names_apart};
 use super::wording::folded;
 
 /// Who keeps lists of bad clients: a link to one of them says what happened, as no other link does.
@@ -20,6 +21,10 @@ struct Patterns {
     not_help: Regex,
     reason: Regex,
     bland: Regex,
+    opening: Regex,
+    again: Regex,
+    refused: Regex,
+    state: Regex,
     other: Regex,
 }
 
@@ -39,7 +44,7 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         ),
         cut: regex(r"[.!?;] +| -{1,2} |\burl +"),
         help: regex(
-            r"^(?:for (?:more |further )?(?:information|details|help|explanation|assistance)|(?:please )?(?:see|visit|refer|consult|go to|read)\b.*(?:url|http|/|our|page|document|article|faq|\bhelp\b)|(?:please )?(?:contact|ask)\b|more (?:info|details)|learn more|to learn|further info|help:|if you (?:think|believe|need|feel)|pour plus|weitere info|mas info|voir )",
+            r"^(?:for (?:more |further )?(?:information|details|help|explanation|assistance)|(?:please )?(?:see|visit|refer|consult|go to|read)\b.*(?:url|http|/|our|page|document|article|faq|\bhelp\b)|(?:please )?(?:contact|ask|check|verify|make sure|ensure)\b|more (?:info|details)|learn more|to learn|further info|help:|if you (?:think|believe|need|feel)|pour plus|weitere info|mas info|voir )",
         ),
         not_help: regex(&format!(r"\b(?:since|because|as your|list)|{LISTS}")),
         reason: regex(
@@ -48,13 +53,21 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
         bland: regex(
             r"\b(?:deferred|delayed|rejected|refused|denied|declined|bounced|failed|accepted|delivered|returned|reason|unavailable|blocked)\b[^.]{0,20}$",
         ),
+        opening: regex(
+            r"^(?:@ ?[:,] ?|<[^>]*>:? ?)?(?:sorry|error|smtp|fatal)?[,:]? ?(?:your |the |this |our )?(?:(?:message|e-?mail|mail|connection|access|service|delivery|request|transaction|authentication|(?:email )?relay(?:ing)?(?: access)?|requested (?:mail )?action|recipient address|it|we) ?)?(?:is |was |has been |have been |temporarily |permanently )*(?:refused|rejected|denied|failed|failure|blocked|deferred|not taken|aborted|not accepted|bounced|dropped)(?: temporarily| permanently| [0-9.]+)?(?:: mailbox unavailable)?(?:[.:;!,] ?| -+ )",
+        ),
+        again: regex(r"^(?:please )?(?:try|retry|come back|wait|resend|send|contact|see|visit)\b"),
+        refused: regex(r"\b(?:not (?:allowed|permitted|accepted|authori[sz]ed)|denied|refuse[sd]?|forbidden|access)\b"),
+        state: regex(
+            r"unknown|no such|no one|nobody|not? (?:exist|found|known|recogni[sz]ed|valid|local|listed)|invalid|n.?exist|disabl|suspend|inactiv|closed|terminat|expired|deactiv|unavailable|deleted|inconnu|unbekannt|desconoc|desconhec|sconosciut|inexist|mapped",
+        ),
         other: regex(
-            r"\b(?:ips?|spam\w*|junk|virus\w*|relay\w*|rate|reputation|(?:black|block) ?-?list\w*|spf|dkim|dmarc|tls|starttls|helo|ehlo|ptr|rdns|dns|host ?names?|gr[ae]y ?-?list\w*|too (?:many|much|large|big|long|fast)|connections?|authenticat\w*|commands?|content|attachments?|polic\w+|senders?|clients?|loop\w*|(?:from )?your (?:ip|host|server|domain|account|address|network))\b",
+            r"\b(?:ips?|spam\w*|junk|virus\w*|relay\w*|rate|reputation|(?:black|block) ?-?list\w*|spf|dkim|dmarc|tls|starttls|helo|ehlo|ptr|rdns|dns|host ?names?|gr[ae]y ?-?list\w*|too (?:many|much|large|big|long|fast)|connections?|authenticat\w*|commands?|fully.?qualified|permission|content|attachments?|polic\w+|senders?|clients?|loop\w*|(?:from )?your (?:\w+ )?(?:ips?|hosts?|servers?|domain|account|address|network|mailbox|provider|user|postmaster)|you (?:send|sent|are|use|used|have|must|should|need|write)|may not|sending|address books?|guests?|pending|until|temporar\w*|maintenance|reception|notifications?|outside\w*|external|literal|look-?ups?|headers?|fields?|quotas?|preferences?|settings?|profiles?|budget|replicas?|anonymous|(?:hosting|service) provider|server account|(?:allow|white|safe) ?-?lists?\w*|load|resend|tomorrow)\b",
         ),
     }
 });
 
-/// What a text is made of, each part [`folded`].
+/// What a text is made of, each part [`folded`] and [`spelled`] one way.
 #[derive(Debug)]
 pub(super) struct Parts {
     /// All of it.
@@ -64,14 +77,15 @@ pub(super) struct Parts {
     pub said: String,
     /// The tags of providers and gateways.
     pub tags: String,
-    /// Where in `said` the reason begins for which something is refused or put off.
+    /// Where in `said` the reason begins for which something is refused or put off: behind a word that gives one, else
+    /// behind an opening that only refuses ("Message rejected: ...").
     reason: Option<usize>,
 }
 
 impl Parts {
     /// Takes a text apart.
     pub(super) fn of(text: &str) -> Self {
-        let whole = folded(text);
+        let whole = spelled(&folded(&with_names_apart(text)));
         let without_links = PATTERNS.link.replace_all(whole.as_bytes(), |link: &Captures<'_>| {
             let host = &link[1];
             if PATTERNS.list.is_match(host) { host.to_vec() } else { b"url".to_vec() }
@@ -82,7 +96,7 @@ impl Parts {
         let without_tags = PATTERNS.tag.replace_all(&without_links, &b" "[..]);
         let plain = PATTERNS.purpose.replace_all(&without_tags, &b""[..]);
         let said = without_help(&plain);
-        let reason = reason_of(&said);
+        let reason = reason_of(&said).or_else(|| behind_opening(&said));
         Self { whole, said, tags, reason }
     }
 
@@ -91,9 +105,11 @@ impl Parts {
         self.reason.and_then(|start| self.said.get(start..))
     }
 
-    /// Whether it also speaks of what is no matter of the recipient's.
+    /// Whether it also speaks of what is no matter of the recipient's, or of what one may do and not of how the mailbox
+    /// is.
     pub(super) fn speaks_of_others(&self) -> bool {
-        PATTERNS.other.is_match(self.said.as_bytes())
+        let said = self.said.as_bytes();
+        PATTERNS.other.is_match(said) || (PATTERNS.refused.is_match(said) && !PATTERNS.state.is_match(said))
     }
 }
 
@@ -117,6 +133,12 @@ fn reason_of(said: &str) -> Option<usize> {
     let reason = PATTERNS.reason.find_iter(said).last()?;
     let is_needed = reason.as_bytes().starts_with(b"reason") || PATTERNS.bland.is_match(&said[..reason.start()]);
     is_needed.then_some(reason.end())
+}
+
+fn behind_opening(said: &str) -> Option<usize> {
+    let end = PATTERNS.opening.find(said.as_bytes())?.end();
+    let rest = said.get(end..)?;
+    (!rest.trim().is_empty() && !PATTERNS.again.is_match(rest.as_bytes())).then_some(end)
 }
 
 #[cfg(test)]
@@ -145,6 +167,11 @@ mod tests {
         );
         check("Rejected. Reason: user unknown", "rejected. reason: user unknown", "", Some("user unknown"));
         check("rate limited because of spam", "rate limited because of spam", "", None);
+        check("Message rejected: user unknown", "message rejected: user unknown", "", Some("user unknown"));
+        check("Access denied. Please try again later", "access denied. please try again later", "", None);
+        check("Message rejected", "message rejected", "", None);
+        check("Message refused by the filter", "message refused by the filter", "", None);
+        check("User dosn't exsist", "user does not exist", "", None);
         check("", "", "", None);
     }
 
@@ -158,7 +185,14 @@ mod tests {
 
     #[test]
     fn other_matters_are_seen() {
-        for text in ["Mailbox not found: your IP is listed", "user unknown, spam", "Sender unknown"] {
+        for text in [
+            "Mailbox not found: your IP is listed",
+            "user unknown, spam",
+            "Sender unknown",
+            "That recipient is not allowed",
+            "The account you send from is disabled",
+            "User settings not found",
+        ] {
             assert!(Parts::of(text).speaks_of_others(), "{text}");
         }
         for text in ["No such user here", "Recipient address rejected: User unknown", "Account is disabled"] {

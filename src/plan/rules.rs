@@ -1,10 +1,9 @@
-//! The rules of `rules.toml`, compiled once into one set of patterns that is matched in linear time.
+//! The rules of `rules.toml`, compiled once, each into a pattern that is matched in linear time.
 
 use std::collections::BTreeMap;
-use std::ops::Range;
 use std::sync::LazyLock;
 
-use regex::bytes::{Regex, RegexBuilder, RegexSet, RegexSetBuilder, SetMatches};
+use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::parts::Parts;
@@ -14,10 +13,15 @@ use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 
 /// The rules as they stand in the file.
 const SOURCE: &str = include_str!("rules.toml");
-/// Octets that the compiled patterns may take.
-const COMPILED_LEN_MAX: usize = 64 << 20;
-/// Octets that the states met so far may take; beyond, they are forgotten and built again.
-const STATES_LEN_MAX: usize = 16 << 20;
+/// Octets that a rule's compiled pattern may take.
+const COMPILED_LEN_MAX: usize = 4 << 20;
+/// Octets that the states of a rule's pattern met so far may take; beyond, they are forgotten and built again.
+const STATES_LEN_MAX: usize = 256 << 10;
+/// Words may be built of words, so many levels deep.
+const WORDS_DEEP: usize = 3;
+/// Words beside which the code of an unknown mailbox is no evidence of one, where no rule for words holds: hosts give that
+/// code to what is not allowed, not reachable or not now, too.
+const DOUBT: &str = r"\b(?:not|permission|allow\w*|permit\w*|den[iy]\w*|refus\w*|reject\w*|block\w*|fail\w*|errors?|servers?|services?|systems?|try|later|temporar\w*|messages?|mails?|size|from|limit\w*|restrict\w*|cannot|unable|could|would|agents?|over|yet|load\w*|only)\b";
 
 // A test compiles the embedded file, so that no other can be shipped.
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(SOURCE).expect("rules.toml is sound"));
@@ -59,9 +63,10 @@ pub(super) fn cause_of_refusal(stage: Stage, reply: &Reply) -> (Cause, Evidence)
 
 struct Rules {
     rules: Vec<Rule>,
-    patterns: RegexSet,
     /// Words for whom mail is for.
     recipient: Regex,
+    /// [`DOUBT`].
+    doubt: Regex,
 }
 
 struct Rule {
@@ -71,9 +76,10 @@ struct Rule {
     at_rcpt_only: bool,
     codes: Vec<u16>,
     enhanced: Vec<EnhancedPattern>,
-    says: Range<usize>,
-    unless: Range<usize>,
+    says: Option<Regex>,
+    unless: Option<Regex>,
     is_firm: bool,
+    is_loose: bool,
     of_tags: bool,
 }
 
@@ -86,12 +92,15 @@ struct Head {
 }
 
 impl Rule {
+    /// Whether it asks for an enhanced code that means one thing; any detail of a subject is no such code.
     fn names_enhanced(&self) -> bool {
+        let is_any = |pattern: &EnhancedPattern| matches!(pattern, EnhancedPattern::Like(.., u16::MAX));
         self.enhanced.iter().any(|pattern| matches!(pattern, EnhancedPattern::Like(..)))
+            && !self.enhanced.iter().any(is_any)
     }
 
     fn is_of_code_only(&self) -> bool {
-        self.says.is_empty() && !self.names_enhanced()
+        self.says.is_none() && !self.names_enhanced()
     }
 
     fn fits(&self, head: &Head) -> bool {
@@ -102,9 +111,9 @@ impl Rule {
     }
 
     /// Whether its words stand there, and none that it must not see.
-    fn is_said(&self, said: &SetMatches) -> bool {
-        let holds = |patterns: &Range<usize>| patterns.clone().any(|index| said.matched(index));
-        (self.says.is_empty() || holds(&self.says)) && !holds(&self.unless)
+    fn is_said(&self, text: &str) -> bool {
+        self.says.as_ref().is_none_or(|says| says.is_match(text.as_bytes()))
+            && !self.unless.as_ref().is_some_and(|unless| unless.is_match(text.as_bytes()))
     }
 
     fn cause(&self, severity: Severity) -> Cause {
@@ -144,8 +153,19 @@ struct RuleInFile {
     unless: Vec<String>,
     #[serde(default)]
     firm: bool,
+    #[serde(default)]
+    loose: bool,
     #[serde(rename = "in")]
     part: Option<String>,
+}
+
+fn regex(pattern: &str) -> Result<Regex, String> {
+    RegexBuilder::new(pattern)
+        .unicode(false)
+        .size_limit(COMPILED_LEN_MAX)
+        .dfa_size_limit(STATES_LEN_MAX)
+        .build()
+        .map_err(|error| error.to_string())
 }
 
 impl Rules {
@@ -154,29 +174,21 @@ impl Rules {
     fn compile(source: &str) -> Result<Self, String> {
         let file: File = toml::from_str(source).map_err(|error| error.to_string())?;
         let words = |pattern: &str| {
-            // Words may be built of words, one level deep.
-            let once =
-                file.words.iter().fold(pattern.to_owned(), |p, (name, is)| p.replace(&format!("{{{name}}}"), is));
-            file.words.iter().fold(once, |p, (name, is)| p.replace(&format!("{{{name}}}"), is))
+            let once = |pattern: String, _| {
+                file.words.iter().fold(pattern, |p, (name, is)| p.replace(&format!("{{{name}}}"), is))
+            };
+            (0..WORDS_DEEP).fold(pattern.to_owned(), once)
         };
-        let mut patterns = Vec::new();
-        let mut rules = Vec::new();
-        for rule in &file.rule {
-            let start = patterns.len();
-            patterns.extend(rule.says.iter().map(|pattern| words(pattern)));
-            let end = patterns.len();
-            patterns.extend(rule.unless.iter().map(|pattern| words(pattern)));
-            rules.push(rule.compile(start..end, end..patterns.len())?);
-        }
-        let patterns = RegexSetBuilder::new(&patterns)
-            .unicode(false)
-            .size_limit(COMPILED_LEN_MAX)
-            .dfa_size_limit(STATES_LEN_MAX)
-            .build()
-            .map_err(|error| error.to_string())?;
+        // One of several wordings; none for none.
+        let any = |patterns: &[String]| {
+            let pattern =
+                patterns.iter().map(|pattern| format!("(?:{})", words(pattern))).collect::<Vec<_>>().join("|");
+            (!patterns.is_empty()).then(|| regex(&pattern)).transpose()
+        };
+        let rules = file.rule.iter().map(|rule| rule.compile(any(&rule.says)?, any(&rule.unless)?));
+        let rules = rules.collect::<Result<_, String>>()?;
         let who = words(file.words.get("who").map_or("recipient", String::as_str));
-        let recipient = RegexBuilder::new(&who).unicode(false).build().map_err(|error| error.to_string())?;
-        Ok(Self { rules, patterns, recipient })
+        Ok(Self { rules, recipient: regex(&who)?, doubt: regex(DOUBT)? })
     }
 
     fn cause(&self, stage: Stage, reply: &Reply) -> (Cause, Evidence) {
@@ -190,23 +202,23 @@ impl Rules {
     }
 
     fn rule(&self, head: &Head, parts: &Parts) -> Option<&Rule> {
-        let matches = |text: &str| self.patterns.matches(text.as_bytes());
-        let (said, tags) = (matches(&parts.said), matches(&parts.tags));
-        let first = |said: &SetMatches, is_asked: &dyn Fn(&Rule) -> bool| {
+        let first = |said: &str, is_asked: &dyn Fn(&Rule) -> bool| {
             let holds = |rule: &&Rule| {
-                is_asked(rule) && rule.fits(head) && rule.is_said(if rule.of_tags { &tags } else { said })
+                is_asked(rule) && rule.fits(head) && rule.is_said(if rule.of_tags { &parts.tags } else { said })
             };
             self.rules.iter().find(holds)
         };
-        if let Some(firm) = first(&said, &|rule| rule.is_firm) {
+        if let Some(firm) = first(&parts.said, &|rule| rule.is_firm) {
             return Some(firm);
         }
-        let is_word_rule = |rule: &Rule| !rule.says.is_empty() && !rule.of_tags;
-        if let Some(told) = parts.reason().and_then(|reason| first(&matches(reason), &is_word_rule)) {
+        let is_word_rule = |rule: &Rule| rule.says.is_some() && !rule.of_tags;
+        if let Some(told) = parts.reason().and_then(|reason| first(reason, &is_word_rule)) {
             return Some(told);
         }
-        match first(&said, &|_| true) {
-            Some(rule) if rule.is_of_code_only() => first(&matches(&parts.whole), &is_word_rule).or(Some(rule)),
+        match first(&parts.said, &|_| true) {
+            Some(rule) if rule.is_of_code_only() && parts.whole != parts.said => {
+                first(&parts.whole, &is_word_rule).or(Some(rule))
+            }
             found => found,
         }
     }
@@ -215,14 +227,16 @@ impl Rules {
         if rule.is_of_code_only() {
             return Evidence::Code;
         }
-        let is_coded = matches!(enhanced, Some(EnhancedCode(_, 1 | 2, 1)));
-        let is_named = !rule.says.is_empty() && !rule.of_tags && self.recipient.is_match(parts.said.as_bytes());
-        if (is_coded || is_named) && !parts.speaks_of_others() { Evidence::Recipient } else { Evidence::Said }
+        let is_doubtful = rule.says.is_none() && self.doubt.is_match(parts.said.as_bytes());
+        let is_coded = matches!(enhanced, Some(EnhancedCode(_, 1 | 2, 1))) && !is_doubtful;
+        let is_named = rule.says.is_some() && !rule.of_tags && self.recipient.is_match(parts.said.as_bytes());
+        let is_told = (is_coded || is_named) && !rule.is_loose;
+        if is_told && !parts.speaks_of_others() { Evidence::Recipient } else { Evidence::Said }
     }
 }
 
 impl RuleInFile {
-    fn compile(&self, says: Range<usize>, unless: Range<usize>) -> Result<Rule, String> {
+    fn compile(&self, says: Option<Regex>, unless: Option<Regex>) -> Result<Rule, String> {
         let cause = cause_by_name(&self.cause)?;
         let severity = match self.when.as_deref() {
             None => None,
@@ -250,6 +264,7 @@ impl RuleInFile {
             says,
             unless,
             is_firm: self.firm,
+            is_loose: self.loose,
             of_tags,
         })
     }
@@ -309,7 +324,7 @@ mod tests {
         assert!(rules.rules.len() > 20);
         let last = rules.rules.last().unwrap();
         let is_general = last.severity.is_none() && last.codes.is_empty() && last.enhanced.is_empty();
-        assert!(is_general && last.says.is_empty() && !last.at_rcpt_only, "the last rule takes what is left");
+        assert!(is_general && last.says.is_none() && !last.at_rcpt_only, "the last rule takes what is left");
         assert_eq!((last.cause, last.temporary), (Cause::OtherPerm, Cause::OtherTemp));
     }
 
