@@ -1,5 +1,7 @@
 //! Small files that a power cut leaves whole: each is the old one or the new one. Readable by their owner only.
 
+pub mod faults;
+
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};

@@ -9,6 +9,7 @@ use std::fs;
 use std::path::Path;
 
 use otp_relay::app::Relay;
+use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::queue::entry::State;
@@ -186,7 +187,7 @@ async fn several_are_tried_in_order_and_then_the_direct_way() {
 /// A smart host `smtp.test` that wants to know who we are, with its certificate in `folder`.
 async fn secured(folder: &Path, certificate_of: &str, extensions: &[&'static str]) -> FakeMx {
     let (certificate, key) = (folder.join("smart.pem"), folder.join("smart.key"));
-    tls::ensure_self_signed(&certificate, &key, certificate_of).unwrap();
+    tls::self_signed::ensure(&certificate, &key, certificate_of, SystemClock::default().now()).unwrap();
     let acceptor: TlsAcceptor = tls::acceptor(&certificate, &key).unwrap();
     FakeMx::start_with(extensions, Some(acceptor)).await
 }
@@ -271,7 +272,7 @@ async fn a_password_is_never_sent_to_a_host_that_is_not_verified() {
 /// A smart host `smtp.test` where TLS begins with the connection, with its certificate in `folder`.
 async fn implicit(folder: &Path, certificate_of: &str, extensions: &[&'static str]) -> FakeMx {
     let (certificate, key) = (folder.join("smart.pem"), folder.join("smart.key"));
-    tls::ensure_self_signed(&certificate, &key, certificate_of).unwrap();
+    tls::self_signed::ensure(&certificate, &key, certificate_of, SystemClock::default().now()).unwrap();
     FakeMx::start_implicit(extensions, tls::acceptor(&certificate, &key).unwrap()).await
 }
 

@@ -7,15 +7,13 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
-use tokio_rustls::TlsAcceptor;
 
 use super::daily::FileSecrets;
 use crate::clock::Timestamp;
-use crate::config::Config;
 use crate::files;
+use crate::files::faults::{Use, explain, foreign};
 use crate::intake::idempotency::latest_day;
 use crate::submission::credentials::TokenHash;
-use crate::tls;
 
 const SECRET_LEN: usize = 32;
 /// Octets of a token before it is written down.
@@ -36,11 +34,11 @@ impl DataFolder {
     /// When another process has it, or it cannot be written.
     pub fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
-        fs::create_dir_all(path).with_context(|| format!("the data folder {shown} cannot be made"))?;
-        fs::set_permissions(path, Permissions::from_mode(0o700))
-            .with_context(|| format!("the data folder {shown} is not ours"))?;
-        let lock =
-            private_file(&path.join("lock")).with_context(|| format!("the data folder {shown} cannot be written"))?;
+        let told = |error: io::Error| in_data_folder(path, &error);
+        fs::create_dir_all(path).map_err(told)?;
+        look_for_foreign(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(told)?;
+        let lock = private_file(&path.join("lock")).map_err(told)?;
         match lock.try_lock() {
             Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
             Err(TryLockError::WouldBlock) => {
@@ -93,18 +91,29 @@ impl DataFolder {
         FileSecrets::new(self.path.join("daily-secrets"), latest_day(now))
     }
 
-    /// The acceptor with the configured certificate, or with one made up and kept here.
-    ///
-    /// # Errors
-    /// When it cannot be used, or not be made.
-    pub fn acceptor(&self, config: &Config) -> anyhow::Result<TlsAcceptor> {
-        if let Some((certificate, private_key)) = config.certificate.files() {
-            return Ok(tls::acceptor(certificate, private_key)?);
-        }
-        let (certificate, private_key) = (self.path.join("self-signed.pem"), self.path.join("self-signed.key"));
-        tls::ensure_self_signed(&certificate, &private_key, &config.hostname)?;
-        Ok(tls::acceptor(&certificate, &private_key)?)
+    /// Where the made-up certificate and its key are.
+    pub fn self_signed(&self) -> (PathBuf, PathBuf) {
+        (self.path.join("self-signed.pem"), self.path.join("self-signed.key"))
     }
+}
+
+/// What keeps the data folder from being used. What the system says stands in the words; its kind tells how the command ends.
+pub(super) fn in_data_folder(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the data folder cannot be used: {}", explain(path, Use::Write, error)))
+}
+
+/// Whether the folder, or something in it, is another user's. Root can work in it all the same, but the other user cannot go on
+/// with what root leaves there.
+fn look_for_foreign(path: &Path) -> io::Result<()> {
+    let inside = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let Some(text) = std::iter::once(path.to_owned()).chain(inside).find_map(|inner| foreign(&inner, path)) else {
+        return Ok(());
+    };
+    if nix::unistd::geteuid().is_root() {
+        tracing::warn!("the data folder is not the relay's: {text}");
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the data folder cannot be used: {text}")))
 }
 
 /// The operator's token for the HTTP API, made if there is none; what is known of it here.
@@ -121,7 +130,10 @@ pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
                 .with_context(|| format!("the token file {shown} cannot be written"))?;
             token
         }
-        Err(error) => return Err(error).with_context(|| format!("the token file {shown} cannot be read")),
+        Err(error) => {
+            let text = format!("the token file cannot be read: {}", explain(path, Use::Read, &error));
+            return Err(io::Error::new(error.kind(), text).into());
+        }
     };
     anyhow::ensure!(
         token.trim().len() >= TOKEN_LEN,

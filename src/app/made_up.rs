@@ -2,16 +2,17 @@
 //! and kept in the data folder.
 
 use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::folder::fill_random;
-
+use super::folder::{fill_random, in_data_folder};
 use crate::config::Config;
 use crate::dkim::{Key, Keys, record};
 use crate::files;
+use crate::files::faults::{Use, absolute, explain};
 use crate::intake::user::{Senders, User};
 use crate::smtp::sasl::ScramVerifier;
 use crate::submission::credentials::{Account, PasswordHash, SALT_LEN, SCRAM_ITERATIONS};
@@ -38,8 +39,7 @@ pub struct MadeUp {
 /// # Errors
 /// When the data folder cannot be written.
 pub fn complete(config: &mut Config) -> anyhow::Result<Option<MadeUp>> {
-    fs::create_dir_all(&config.data_dir)
-        .with_context(|| format!("the data folder {} cannot be made", config.data_dir.display()))?;
+    fs::create_dir_all(&config.data_dir).map_err(|error| in_data_folder(&config.data_dir, &error))?;
     let (hash, password) = password_hash(&config.data_dir.join("app.password-hash"))?;
     let senders = Senders::Patterns(vec![format!("*@{}", config.hostname)]);
     let user = User { senders, ..User::unlimited(USER) };
@@ -56,7 +56,7 @@ fn password_hash(path: &Path) -> anyhow::Result<(PasswordHash, Option<String>)> 
         return Ok((hash, None));
     }
     let (password, verifier) = new_password()?;
-    files::replace(path, verifier.to_text().as_bytes())?;
+    files::replace(path, verifier.to_text().as_bytes()).map_err(|error| in_data_folder(path, &error))?;
     Ok((PasswordHash::Scram(verifier), Some(password)))
 }
 
@@ -117,20 +117,25 @@ pub enum IfThere {
 /// # Errors
 /// When a file cannot be written, or is there already and must not be.
 pub fn generate_keys(folder: &Path, domain: &str, selector: &str, if_there: IfThere) -> anyhow::Result<Vec<KeyFile>> {
-    fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    let told = |path: &Path, error: io::Error| io::Error::new(error.kind(), explain(path, Use::Write, &error));
+    fs::create_dir_all(folder).map_err(|error| told(folder, error))?;
     let file = |selector: String| KeyFile { path: folder.join(format!("{domain}.{selector}.pem")), selector };
     let files = vec![file(selector.to_owned()), file(format!("{selector}-ed25519"))];
     if if_there == IfThere::Refuse
         && let Some(there) = files.iter().find(|file| file.path.exists())
     {
-        anyhow::bail!("{} is there already; take another selector", there.path.display());
+        let there = absolute(&there.path);
+        anyhow::bail!(
+            "{} is there already, and DNS may have its record: name that file under [[dkim]] and see the record by \
+             `otp-relay dkim record {domain}`, or take another selector for another key",
+            there.display()
+        );
     }
     let generators = [record::generate_rsa, record::generate_ed25519];
     for (file, generate) in files.iter().zip(generators) {
         if !file.path.exists() {
             let pem = zeroize::Zeroizing::new(generate()?);
-            files::replace(&file.path, pem.as_bytes())
-                .with_context(|| format!("{} cannot be written", file.path.display()))?;
+            files::replace(&file.path, pem.as_bytes()).map_err(|error| told(&file.path, error))?;
         }
     }
     Ok(files)

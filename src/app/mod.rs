@@ -1,6 +1,7 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
 pub mod builder;
+mod certificate;
 mod daily;
 pub mod folder;
 pub mod made_up;
@@ -40,6 +41,7 @@ use crate::report::{Listener, Reporter};
 use crate::submission::credentials::{Credentials, TokenHash};
 use crate::submission::listener::{self, ListenerSettings, Submission};
 use builder::{Builder, Core};
+use certificate::Certificate;
 use folder::DataFolder;
 
 /// How long running attempts get when the relay stops.
@@ -141,7 +143,9 @@ pub struct Relay {
     refusals: Arc<Refusals>,
     output: Output,
     draining: CancellationToken,
-    folder: DataFolder,
+    certificate: Arc<Certificate>,
+    /// Ours until the end.
+    _folder: DataFolder,
     /// The configuration in force.
     running: Mutex<Config>,
 }
@@ -163,7 +167,8 @@ impl Relay {
         warn_of_missing_addresses(&config);
         let doors = Doors::open(&config)?;
         let operator = doors.operator(&config)?;
-        let acceptor = folder.acceptor(&config)?;
+        let certificate = Arc::new(Certificate::new(folder.self_signed(), ground.clock.clone()));
+        let acceptor = certificate.acceptor(&config)?;
         let draining = CancellationToken::new();
         let ears = Ears::new(&folder, &config, ground.clock.clone())?;
         let refusals = Refusals::new(ground.clock.clone(), config.log.recipients.clone());
@@ -214,7 +219,8 @@ impl Relay {
             refusals,
             output,
             draining,
-            folder,
+            certificate,
+            _folder: folder,
             running,
         };
         relay.run(doors, clock, policies, &destinations);
@@ -237,6 +243,8 @@ impl Relay {
         if let Some(policies) = policies {
             tokio::spawn(while_running(draining(), async move { policies.keep_fresh().await }));
         }
+        let (shown, by) = (self.certificate.clone(), self.submission.clone());
+        tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by).await }));
         for (socket, settings) in doors.listeners {
             tokio::spawn(self.submission.clone().serve(socket, settings));
         }
@@ -268,7 +276,7 @@ impl Relay {
     pub fn reload(&self, mut config: Config) -> anyhow::Result<Vec<String>> {
         let mut running = self.running.lock();
         let waiting = config.keep(&running);
-        let acceptor = self.folder.acceptor(&config)?;
+        let acceptor = self.certificate.acceptor(&config)?;
         self.submission.reconfigure(config.submission.clone(), acceptor);
         self.door.reconfigure(config.intake.clone());
         self.queue.set_sharing(config.sharing());

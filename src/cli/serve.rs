@@ -13,7 +13,8 @@ use super::{complain, config_file, is_worth_telling, read_config, say};
 use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
 use crate::app::{Ground, LOG_PATIENCE, Relay};
-use crate::config::{Config, DEFAULT_FILES, why_unreadable};
+use crate::config::{Config, DEFAULT_FILES};
+use crate::files::faults::{Use, explain};
 use crate::report::log::{self, Output};
 
 /// How a command ends that has no configuration to work with (sysexits.h).
@@ -131,7 +132,7 @@ fn reload(relay: &Relay, path: Option<&Path>) -> String {
 /// The changed keys that need a restart.
 fn reloaded(relay: &Relay, path: Option<&Path>) -> anyhow::Result<Vec<String>> {
     let path = path.context("the relay was started without a configuration file")?;
-    let (config, findings) = Config::load(path).map_err(|error| anyhow::anyhow!(why_unreadable(path, &error)))?;
+    let (config, findings) = Config::load(path).map_err(|error| anyhow::anyhow!(explain(path, Use::Read, &error)))?;
     for line in findings.lines(Some(path)) {
         tracing::warn!("{line}");
     }

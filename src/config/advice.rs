@@ -43,7 +43,10 @@ pub(super) fn advise(config: &Config, source: &Source<'_>) {
                     auth = \"trusted\" and trusted_networks";
         source.advise(text);
     }
-    advise_of_keys(config, source);
+    // A key that cannot be read yet is no key that is missing: whoever makes another has one that DNS does not know.
+    if !source.has_errors() {
+        advise_of_keys(config, source);
+    }
     for listener in &config.listeners {
         let is_public = !listener.address.ip().is_loopback();
         if is_public && listener.tls == ListenerTls::None && listener.trusted_networks.is_empty() {

@@ -57,6 +57,11 @@ impl<'a> Source<'a> {
         self.secret_files.borrow().clone()
     }
 
+    /// Whether something is wrong so far.
+    pub(super) fn has_errors(&self) -> bool {
+        self.findings.borrow().has_errors()
+    }
+
     /// Reads the environment.
     pub(super) fn variable(&self) -> fn(&str) -> Option<String> {
         self.variable

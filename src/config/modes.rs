@@ -67,27 +67,6 @@ impl Own {
     }
 }
 
-/// Why a file cannot be read; where that is not allowed, also whose it is, its mode, and who asks.
-pub fn why_unreadable(path: &Path, error: &std::io::Error) -> String {
-    let told = format!("{}: {error}", path.display());
-    if error.kind() != std::io::ErrorKind::PermissionDenied {
-        return told;
-    }
-    // What lies in a folder that lets nobody in cannot be looked at either.
-    let Some((seen, modes)) = path.ancestors().find_map(|seen| Some((seen, Modes::of(seen)?))) else { return told };
-    let what = if seen == path { "it".to_owned() } else { format!("the folder {}", seen.display()) };
-    let (owner, mode) = (user_name(modes.owner), modes.mode & 0o7777);
-    let asks = user_name(nix::unistd::geteuid().as_raw());
-    format!("{told}; {what} belongs to {owner} and has mode {mode:04o}, and this is {asks}")
-}
-
-fn user_name(uid: u32) -> String {
-    match nix::unistd::User::from_uid(uid.into()) {
-        Ok(Some(user)) => user.name,
-        Ok(None) | Err(_) => format!("user {uid}"),
-    }
-}
-
 /// Owner, group and mode of a file or folder.
 #[derive(Debug, Clone, Copy)]
 struct Modes {
@@ -171,25 +150,6 @@ mod tests {
         check(0o640, FOREIGN, Shape, None);
         check(0o664, FOREIGN, Shape, Some("its"));
         check(0o664, OWN, Shape, None);
-    }
-
-    #[test]
-    fn who_may_not_read_hears_whose_it_is() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("key");
-        fs::write(&file, "secret").unwrap();
-        for (path, mode) in [(folder.path(), 0o700), (&*file, 0o640)] {
-            fs::set_permissions(path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
-        }
-        let own = user_name(nix::unistd::geteuid().as_raw());
-        let denied = std::io::Error::from(std::io::ErrorKind::PermissionDenied);
-        let told = why_unreadable(&file, &denied);
-        assert!(told.ends_with(&format!("; it belongs to {own} and has mode 0640, and this is {own}")), "{told}");
-        let told = why_unreadable(&folder.path().join("closed/key"), &denied);
-        let expected = format!("the folder {} belongs to {own} and has mode 0700", folder.path().display());
-        assert!(told.contains(&expected), "{told}");
-        let missing = std::io::Error::from(std::io::ErrorKind::NotFound);
-        assert!(!why_unreadable(&file, &missing).contains("belongs to"));
     }
 
     #[test]

@@ -1,15 +1,17 @@
 //! What becomes of the sections that are there once for each of something, and what a section has to fulfil as a whole.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 
 use super::drafts::{Auth, DkimKey, Listener, UserSettings, Webhook};
 use super::file::Section;
 use super::keys;
 use super::table::{Row, Table};
-use super::{Certificate, Config, modes};
+use super::{Certificate, Config};
 use crate::delivery::Exception;
-use crate::dkim::{Key, Keys};
+use crate::dkim::{Key, KeyError, Keys};
+use crate::files::faults::{Use, absolute, decrypting, explain, quoted};
 use crate::intake::budget;
 use crate::intake::door::BUDGET_TOTAL;
 use crate::intake::user::{Senders, TRUSTED, User};
@@ -136,15 +138,29 @@ fn dkim_key(section: &Section<'_>, DkimKey { domain, selector, private_key }: &D
     let pem = match std::fs::read_to_string(private_key) {
         Ok(pem) => zeroize::Zeroizing::new(pem),
         Err(error) => {
-            let error = modes::why_unreadable(private_key, &error);
-            let text = format!("{error}; `otp-relay dkim generate {name} {selector}` makes keys");
-            section.error(line, "private_key", &text);
+            section.error(line, "private_key", &missing_key(private_key, &error));
             return None;
         }
     };
-    Key::from_pem(&name, selector, &pem)
-        .map_err(|error| section.error(line, "private_key", &format!("{file}: {error}")))
-        .ok()
+    let unusable = |error| match error {
+        KeyError::Encrypted => decrypting(private_key),
+        KeyError::NotPem | KeyError::Unusable(_) => format!("{file}: {error}"),
+    };
+    Key::from_pem(&name, selector, &pem).map_err(|error| section.error(line, "private_key", &unusable(error))).ok()
+}
+
+/// Never how to make one: DNS may have the record of the one that is missed.
+fn missing_key(path: &Path, error: &std::io::Error) -> String {
+    let told = explain(path, Use::Read, error);
+    if error.kind() != std::io::ErrorKind::NotFound {
+        return told;
+    }
+    let there = absolute(path);
+    let (folder, there) = (quoted(there.parent().unwrap_or(Path::new("/"))), quoted(&there));
+    format!(
+        "{told} (a relative path starts at the folder of this file); put the key of this selector there: \
+         `mkdir -p {folder} && cp KEY.pem {there} && chmod 600 {there}`"
+    )
 }
 
 /// `[[destination]]`: exceptions for recipient domains.
@@ -165,7 +181,7 @@ pub(super) fn webhooks(top: &Section<'_>, in_force: &mut InForce) {
         if let Some(path) = webhook.secret_file
             && let Err(error) = std::fs::File::open(&path)
         {
-            let text = modes::why_unreadable(&path, &error);
+            let text = explain(&path, Use::Read, &error);
             section.error(section.line_of("secret_file"), "secret_file", &text);
         }
         section.note("url", "has no effect in this version yet");

@@ -8,9 +8,10 @@ use zeroize::Zeroizing;
 
 use super::drafts::{Address, SmartHostSettings};
 use super::file::Section;
+use super::keys;
 use super::sections::{InForce, read_many};
-use super::{keys, modes};
 use crate::delivery::smart_host::{SmartHost, Tls};
+use crate::files::faults::{Use, explain};
 use crate::smtp::client_session::Account;
 use crate::smtp::sasl::PASSWORD_MAX;
 
@@ -94,7 +95,7 @@ fn password(section: &Section<'_>, file: &Path) -> Option<Zeroizing<String>> {
     let text = match fs::read_to_string(file) {
         Ok(text) => Zeroizing::new(text),
         Err(error) => {
-            section.error(line, "password_file", &modes::why_unreadable(file, &error));
+            section.error(line, "password_file", &explain(file, Use::Read, &error));
             return None;
         }
     };
@@ -120,8 +121,8 @@ mod tests {
     fn lines(folder: &Path, text: &str) -> (Vec<SmartHost>, Vec<String>) {
         let (config, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));
         let lines = findings.lines(Some(Path::new("relay.toml")));
-        let lines =
-            lines.into_iter().filter(|line| !line.contains("nobody can submit") && !line.contains("no [[dkim]]"));
+        let others = ["nobody can submit", "no [[dkim]]", "refuse in EHLO"];
+        let lines = lines.into_iter().filter(|line| !others.iter().any(|other| line.contains(other)));
         (config.map(|config| config.smart_hosts).unwrap_or_default(), lines.collect())
     }
 

@@ -21,6 +21,7 @@ use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
 use crate::clock::Timestamp;
+use crate::files::faults::is_encrypted_key;
 use crate::mail::message::{Content, Field, fields};
 
 /// Signed, and named once more than they occur, so that adding one breaks the signature (RFC 6376 section 8.15).
@@ -72,6 +73,9 @@ pub enum KeyError {
     /// No private key in PEM form.
     #[error("no private key in PEM form (PKCS#1 or PKCS#8)")]
     NotPem,
+    /// A key that only a passphrase opens.
+    #[error("the private key is encrypted; the relay cannot ask for its passphrase")]
+    Encrypted,
     /// A key, but not one that can sign.
     #[error("not an RSA key of at least 2048 bits, nor an Ed25519 key: {0}")]
     Unusable(String),
@@ -97,6 +101,9 @@ impl Key {
     /// # Errors
     /// When there is none, or it is of a kind that DKIM or good sense forbids.
     pub fn from_pem(domain: &str, selector: &str, pem: &str) -> Result<Self, KeyError> {
+        if is_encrypted_key(pem.as_bytes()) {
+            return Err(KeyError::Encrypted);
+        }
         let der = PrivateKeyDer::from_pem_slice(pem.as_bytes()).map_err(|_| KeyError::NotPem)?;
         let ed25519 = if let PrivateKeyDer::Pkcs8(pkcs8) = &der {
             Ed25519Key::from_pkcs8_der(pkcs8.secret_pkcs8_der()).ok()

@@ -196,6 +196,11 @@ impl Submission {
         self.acceptor.store(Arc::new(acceptor));
     }
 
+    /// Shows another certificate to those who come from now on.
+    pub fn show(&self, acceptor: TlsAcceptor) {
+        self.acceptor.store(Arc::new(acceptor));
+    }
+
     /// Accepts clients until draining.
     pub async fn serve(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings) {
         // The port may have been left to the system.

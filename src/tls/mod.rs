@@ -2,11 +2,12 @@
 //! certificates made where none are configured, and judging those of others.
 
 pub mod handshake;
+pub mod self_signed;
 pub mod verify;
 
 use std::fs;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
@@ -16,18 +17,32 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, crypto, server};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::files;
+use crate::files::faults::{Use, decrypting, explain, is_encrypted_key};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// A file that cannot be read.
-    #[error("{path}: {error}")]
+    /// A file that cannot be read or written.
+    #[error("{text}")]
     File {
-        /// Which.
-        path: String,
-        /// Why.
-        error: io::Error,
+        /// Which, why, and how to mend it.
+        text: String,
+        /// Of which kind it is.
+        kind: io::ErrorKind,
+    },
+    /// A private key that only a passphrase opens.
+    #[error("{}", decrypting(.0))]
+    Encrypted(PathBuf),
+    /// A certificate for another key.
+    #[error(
+        "the private key in {} is not the one of the first certificate in {}: name the two that were made together, the chain \
+         with the own certificate first", private_key.display(), certificate.display()
+    )]
+    NotItsKey {
+        /// The chain.
+        certificate: PathBuf,
+        /// The key.
+        private_key: PathBuf,
     },
     /// A file without what is looked for.
     #[error("{path}: no {what} in PEM form")]
@@ -40,6 +55,12 @@ pub enum TlsError {
     /// Certificate and key do not fit together, or are of a kind that is not supported.
     #[error("{0}")]
     Unusable(String),
+}
+
+impl TlsError {
+    fn file(path: &Path, wanted: Use, error: &io::Error) -> Self {
+        Self::File { text: explain(path, wanted, error), kind: error.kind() }
+    }
 }
 
 fn provider() -> Arc<CryptoProvider> {
@@ -56,14 +77,22 @@ fn unusable(error: impl std::fmt::Display) -> TlsError {
 /// Which file is at fault, and how.
 pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, TlsError> {
     let chain = read_certificates(certificate)?;
-    let pem = read(private_key)?;
+    let pem = zeroize::Zeroizing::new(read(private_key)?);
+    if is_encrypted_key(&pem) {
+        return Err(TlsError::Encrypted(private_key.to_owned()));
+    }
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| not_pem(private_key, "private key"))?;
     let mut config = ServerConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|e| TlsError::Unusable(format!("certificate and private key: {e}")))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => {
+                TlsError::NotItsKey { certificate: certificate.to_owned(), private_key: private_key.to_owned() }
+            }
+            other => TlsError::Unusable(format!("{}: {other}", certificate.display())),
+        })?;
     config.session_storage = server::ServerSessionMemoryCache::new(4096);
     if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
         config.ticketer = ticketer;
@@ -86,29 +115,11 @@ pub fn read_certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, Tl
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
-    fs::read(path).map_err(|error| TlsError::File { path: path.display().to_string(), error })
+    fs::read(path).map_err(|error| TlsError::file(path, Use::Read, &error))
 }
 
 fn not_pem(path: &Path, what: &'static str) -> TlsError {
     TlsError::NotPem { path: path.display().to_string(), what }
-}
-
-/// Makes a self-signed certificate for `hostname` in these files, unless both exist.
-///
-/// # Errors
-/// When they cannot be written.
-pub fn ensure_self_signed(certificate: &Path, private_key: &Path, hostname: &str) -> Result<(), TlsError> {
-    if certificate.exists() && private_key.exists() {
-        return Ok(());
-    }
-    let names = vec![hostname.to_owned(), "localhost".to_owned()];
-    let made = rcgen::generate_simple_self_signed(names).map_err(unusable)?;
-    let write = |path: &Path, text: String| {
-        let error = files::replace(path, text.as_bytes()).err();
-        error.map_or(Ok(()), |error| Err(TlsError::File { path: path.display().to_string(), error }))
-    };
-    write(private_key, made.signing_key.serialize_pem())?;
-    write(certificate, made.cert.pem())
 }
 
 /// A connector that encrypts with whoever answers: the certificate is not judged, as RFC 7435 (opportunistic security)

@@ -1,0 +1,90 @@
+//! The certificate shown to clients: the configured one, or one made up and kept in the data folder. Which one it is stands in
+//! the log, with the fingerprint that clients can be given.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use tokio_rustls::TlsAcceptor;
+
+use crate::clock::Clock;
+use crate::config::Config;
+use crate::files::faults::absolute;
+use crate::submission::listener::Submission;
+use crate::tls::self_signed::{self, Outcome};
+use crate::tls::{self, TlsError};
+
+/// How often is looked whether the made-up one ends soon.
+const LOOK: Duration = Duration::from_secs(86_400);
+
+/// What is shown, and where the made-up one is kept.
+pub(super) struct Certificate {
+    certificate: PathBuf,
+    private_key: PathBuf,
+    clock: Arc<dyn Clock>,
+    /// For whom the made-up one is; none where another is configured. Held while the acceptor is changed.
+    made_up_for: Mutex<Option<String>>,
+}
+
+impl Certificate {
+    /// With the files of the made-up one.
+    pub(super) fn new((certificate, private_key): (PathBuf, PathBuf), clock: Arc<dyn Clock>) -> Self {
+        Self { certificate, private_key, clock, made_up_for: Mutex::new(None) }
+    }
+
+    /// The acceptor for this configuration.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used, or not be made.
+    pub(super) fn acceptor(&self, config: &Config) -> Result<TlsAcceptor, TlsError> {
+        let Some((certificate, private_key)) = config.certificate.files() else {
+            let (acceptor, _) = self.made_up(&config.hostname)?;
+            *self.made_up_for.lock() = Some(config.hostname.clone());
+            return Ok(acceptor);
+        };
+        let acceptor = tls::acceptor(certificate, private_key)?;
+        *self.made_up_for.lock() = None;
+        tracing::info!(file = %absolute(certificate).display(), sha256 = print_of(certificate)?, "the certificate for clients");
+        Ok(acceptor)
+    }
+
+    fn made_up(&self, hostname: &str) -> Result<(TlsAcceptor, Outcome), TlsError> {
+        let outcome = self_signed::ensure(&self.certificate, &self.private_key, hostname, self.clock.wall())?;
+        let acceptor = tls::acceptor(&self.certificate, &self.private_key)?;
+        let (file, sha256) = (absolute(&self.certificate), print_of(&self.certificate)?);
+        let (file, names) = (file.display(), self_signed::names(hostname).join(", "));
+        match outcome {
+            Outcome::Kept => {
+                tracing::info!(%file, sha256, names, "the certificate for clients, made by the relay itself")
+            }
+            Outcome::Made => {
+                tracing::info!(%file, sha256, names, "a certificate was made; clients have to trust this file")
+            }
+            Outcome::Replaced => {
+                tracing::warn!(%file, sha256, names, "a new certificate was made; clients have to trust this file now");
+            }
+        }
+        Ok((acceptor, outcome))
+    }
+
+    /// Replaces the made-up one before it ends.
+    pub(super) async fn keep_valid(&self, submission: &Submission) {
+        loop {
+            tokio::time::sleep(LOOK).await;
+            let made_up_for = self.made_up_for.lock();
+            let Some(hostname) = made_up_for.as_deref() else { continue };
+            if self_signed::is_kept(&self.certificate, &self.private_key, hostname, self.clock.wall()) {
+                continue;
+            }
+            match self.made_up(hostname) {
+                Ok((acceptor, _)) => submission.show(acceptor),
+                Err(error) => tracing::error!(%error, "the certificate for clients cannot be made anew"),
+            }
+        }
+    }
+}
+
+fn print_of(certificate: &Path) -> Result<String, TlsError> {
+    Ok(tls::read_certificates(certificate)?.first().map(self_signed::fingerprint).unwrap_or_default())
+}
