@@ -1,6 +1,7 @@
 //! Byte streams, whatever carries them: TCP, TLS over it, or a pipe in simulation. And what counts as one address, and who
 //! gives way when there is no place for one more connection.
 
+pub mod own_addresses;
 pub mod own_faults;
 pub mod places;
 

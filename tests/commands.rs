@@ -116,7 +116,7 @@ async fn what_is_not_delivered_fails_the_command() {
     let bench = Bench::new().await;
     bench.mx.trick("RCPT", Trick::Say("550 5.1.1 no such user"), 1);
     let sent = bench.run(&["send", "--to", "bob@example.test", "--from", "code@app.test", "--json"]).await;
-    assert_eq!(sent.status, 1);
+    assert_eq!(sent.status, 4);
     let json: Value = serde_json::from_str(&sent.out).unwrap();
     assert_eq!((&json["entries"][0]["state"], &json["entries"][0]["cause"]), (&"failed".into(), &"bad_mailbox".into()));
     bench.relay.shut_down().await;
@@ -187,14 +187,14 @@ async fn secrets_come_from_files_or_standard_input() {
     }
     assert_eq!(bench.mx.received().len(), 2);
     let list = bench.run_reading(&["queue", "list", "--token-file", "-"], "wrong\n").await;
-    assert!(list.status == 1 && list.err.contains("401"), "{}", list.err);
-    for (arguments, told) in [
-        (&["send", "--to", "a@example.test", "--code-file", "-", "--token-file", "-"][..], "holds one secret"),
-        (&["send", "--to", "a@example.test", "--code-file", "-"], "there is no code in standard input"),
-        (&["queue", "list", "--token-file", "/nowhere"], "the token cannot be read from /nowhere"),
+    assert!(list.status == 77 && list.err.contains("401"), "{}", list.err);
+    for (arguments, status, told) in [
+        (&["send", "--to", "a@example.test", "--code-file", "-", "--token-file", "-"][..], 2, "holds one secret"),
+        (&["send", "--to", "a@example.test", "--code-file", "-"], 1, "there is no code in standard input"),
+        (&["queue", "list", "--token-file", "/nowhere"], 1, "the token cannot be read from /nowhere"),
     ] {
         let done = bench.run(arguments).await;
-        assert!(done.status == 1 && done.err.contains(told), "{}", done.err);
+        assert!(done.status == status && done.err.contains(told), "{}", done.err);
     }
     let both = bench.run(&["send", "--to", "a@example.test", "--code", "1", "--code-file", "-"]).await;
     assert_eq!(both.status, 2, "{}", both.err);
@@ -221,13 +221,15 @@ async fn errors_are_one_line_that_says_what_to_do() {
     let bench = Bench::new().await;
     let address = format!("http://{}", bench.relay.http_address().unwrap());
     for (arguments, status, told) in [
-        (&["trace", "01M7YRRT9A0000000000000000"][..], 1, "the relay says 404: no message with this id"),
-        (&["trace", "nobody@example.test"], 1, "no message to nobody@example.test is known"),
+        (&["trace", "01M7YRRT9A0000000000000000"][..], 3, "the relay says 404: no message with this id"),
+        (&["trace", "nobody@example.test"], 3, "no message to nobody@example.test is known"),
+        (&["queue", "cancel", "01M7YRRT9A0000000000000000"], 3, "the relay says 404: no message with this id"),
+        (&["suppression", "remove", "nobody@example.test"], 3, "the relay says 404: this address is not suppressed"),
         (&["send", "--to", "a@gone.test"], 1, "the relay says 422: a@gone.test: no such domain"),
-        (&["send", "--to", "a@example.test", "--from", "ceo@bank.test"], 1, "the relay says 403: no user's senders"),
-        (&["queue", "list", "--url", &address, "--token", "wrong"], 1, "the relay says 401: send the header"),
-        (&["queue", "list", "--url", "https://relay"], 1, "https:// is not spoken here"),
-        (&["queue", "list", "--url", "http://127.0.0.1:1"], 1, "no relay answers at 127.0.0.1:1"),
+        (&["send", "--to", "a@example.test", "--from", "ceo@bank.test"], 77, "the relay says 403: no user's senders"),
+        (&["queue", "list", "--url", &address, "--token", "wrong"], 77, "the relay says 401: send the header"),
+        (&["queue", "list", "--url", "https://relay"], 2, "https:// is not spoken here"),
+        (&["queue", "list", "--url", "http://127.0.0.1:1"], 69, "no relay answers at 127.0.0.1:1"),
     ] {
         let done = bench.run(arguments).await;
         assert_eq!((done.status, done.out.as_str()), (status, ""), "{arguments:?}");
@@ -236,6 +238,53 @@ async fn errors_are_one_line_that_says_what_to_do() {
     }
     assert_eq!(bench.run(&["queue", "retry"]).await.status, 2);
     bench.relay.shut_down().await;
+}
+
+/// A command with a configuration of its own, without a relay.
+fn alone(folder: &std::path::Path, arguments: &[&str], config: &str) -> Done {
+    let file = folder.join("relay.toml");
+    std::fs::write(&file, config).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
+    let output = command.args(arguments).arg("-c").arg(&file).stdin(Stdio::null()).output().unwrap();
+    let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+    Done { status: output.status.code().unwrap(), out: text(output.stdout), err: text(output.stderr) }
+}
+
+/// Beside those of the commands above: 0, 1, 2, 3, 4, 69 and 77 of a running relay.
+#[test]
+fn each_way_to_fail_has_its_exit_status() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = |arguments: &[&str], config: &str| alone(folder.path(), arguments, config);
+    let nobody = "[http]\naddress = \"127.0.0.1:1\"\n";
+    let wrong = "hostnam = \"relay.test\"\n";
+    for (arguments, config, status, told) in [
+        (&["serve"][..], wrong, 78, "the configuration has errors; nothing was started"),
+        (&["queue", "list"], wrong, 78, "the configuration has errors, `otp-relay check --offline` tells which"),
+        (&["dkim", "record", "app.test"], wrong, 78, "the configuration has errors"),
+        (&["queue", "list"], "[http]\naddress = \"off\"\n", 78, "the HTTP API is off in the configuration"),
+        (&["queue", "list"], nobody, 69, "the token file is missing: "),
+        (&["queue", "list", "--token", "t"], nobody, 69, "no relay answers at 127.0.0.1:1"),
+        (&["dkim", "record", "app.test"], nobody, 3, "no [[dkim]] key for app.test in the configuration"),
+        (&["dkim", "generate", "no domain", "otp1"], "", 2, "\"no domain\" is not a domain"),
+        (&["queue", "retry"], "", 2, "required arguments"),
+        (&["user", "hash"], "", 1, "there is no password"),
+    ] {
+        let done = run(arguments, config);
+        assert_eq!(done.status, status, "{arguments:?}: {}", done.err);
+        assert!(done.err.contains(told), "{arguments:?}: {}", done.err);
+    }
+    let checked = run(&["check", "--offline"], wrong);
+    assert!(checked.status == 1 && checked.err.is_empty(), "a wrong configuration is a finding: {}", checked.err);
+    assert_eq!(run(&["check", "--offline"], "hostname = \"relay.test\"\n").status, 0);
+    let missing =
+        Command::new(env!("CARGO_BIN_EXE_otp-relay")).args(["serve", "-c", "/nowhere/relay.toml"]).output().unwrap();
+    let told = String::from_utf8(missing.stderr).unwrap();
+    let expected = "otp-relay: the configuration cannot be read: /nowhere/relay.toml: No such file or directory\n";
+    assert_eq!((missing.status.code(), told.as_str()), (Some(78), expected));
+    let help = String::from_utf8(run(&["--help"], "").out.into_bytes()).unwrap().replace('\n', " ");
+    for status in [0, 1, 2, 3, 4, 69, 77, 78] {
+        assert!(help.split("Exit status:").nth(1).unwrap().contains(&format!(" {status} ")), "{status} in {help}");
+    }
 }
 
 /// Nothing is sent from an address that the machine does not have.

@@ -4,10 +4,12 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use super::client::wait_for;
+use super::exit::Exit;
+use super::zone::{self, Sight};
 use super::{alignment, config_file, read_config, say};
 use crate::config::Config;
 use crate::config::findings::Severity;
-use crate::destination::resolver::{Dnssec, HickoryDns, Settings};
+use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
 use crate::net::own_faults;
 
 /// Options of `check`.
@@ -41,6 +43,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     for line in findings.lines(path.as_deref()) {
         say(&line);
     }
+    for line in config.as_ref().map(|config| records(config, options)).unwrap_or_default() {
+        say(&line);
+    }
     let shown = path.as_deref().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
     let count = |severity| findings.0.iter().filter(|finding| finding.severity == severity).count();
     let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
@@ -49,7 +54,22 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         return Ok(ExitCode::SUCCESS);
     }
     say(&format!("{shown}: {errors} errors, {warnings} warnings"));
-    Ok(ExitCode::FAILURE)
+    Ok(Exit::Failed.into())
+}
+
+/// What has to be in DNS, between empty lines; nothing where the configuration names no domain.
+fn records(config: &Config, options: &Options) -> Vec<String> {
+    let mut sight = Sight::new(&config.hostname, &config.delivery.source_addresses);
+    if let (false, Some(name)) = (options.offline, sight.to_resolve().map(str::to_owned)) {
+        let published = wait_for(async {
+            let dns = HickoryDns::new(&Settings { dnssec: Dnssec::Off, ..config.resolver.clone() })?;
+            let (ipv4, ipv6) = tokio::join!(dns.ipv4(&name), dns.ipv6(&name));
+            Ok([ipv4, ipv6].into_iter().filter_map(Result::ok).flat_map(|found| found.records).collect())
+        });
+        sight = sight.with(published.unwrap_or_default());
+    }
+    let lines = zone::of_config(config, &sight);
+    if lines.is_empty() { lines } else { [vec![String::new()], lines, vec![String::new()]].concat() }
 }
 
 /// Signatures that receivers find unaligned, as far as DNS tells.

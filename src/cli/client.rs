@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context as _, bail, ensure};
+use anyhow::{Context as _, ensure};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
@@ -15,8 +15,10 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 use zeroize::Zeroizing;
 
+use super::exit::{Exit, OrExit as _};
 use super::{read_config, secret};
 use crate::config::Config;
+use crate::files::faults::{Use, explain};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take; those that wait for an end take up to 30 s.
@@ -86,7 +88,8 @@ impl Client {
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Incoming>> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority));
         let unreachable = || format!("no relay answers at {}; is `otp-relay serve` running?", self.authority);
-        let stream = connecting.await.with_context(unreachable)?.with_context(unreachable)?;
+        let stream = connecting.await.with_context(unreachable).or_exit(Exit::Unreachable)?;
+        let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer; what goes wrong shows there.
         tokio::spawn(connection);
@@ -100,7 +103,8 @@ impl Client {
             .body(Full::new(Bytes::from(body)))
             .context("the token or the address has characters that no request can carry")?;
         let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
-        let response = answer.context("the relay does not answer")?.context("the relay does not answer")?;
+        let answer = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
+        let response = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
     }
 
@@ -137,9 +141,14 @@ async fn refusal(response: Response<Incoming>) -> anyhow::Error {
     let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
     let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let exit = match status {
+        StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::NotAllowed,
+        StatusCode::NOT_FOUND => Exit::NotFound,
+        _ => Exit::Failed,
+    };
     match problem["detail"].as_str() {
-        Some(detail) => anyhow::anyhow!("the relay says {}: {detail}", status.as_u16()),
-        None => anyhow::anyhow!("the relay says {status}"),
+        Some(detail) => exit.saying(format!("the relay says {}: {detail}", status.as_u16())),
+        None => exit.saying(format!("the relay says {status}")),
     }
 }
 
@@ -182,10 +191,12 @@ pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
     let (config, _) = read_config(file)?;
     config
         .context("the configuration has errors, `otp-relay check --offline` tells which; or say --url and --token-file")
+        .or_exit(Exit::Configuration)
 }
 
 fn own_authority(config: &Config) -> anyhow::Result<String> {
-    let mut address = config.http.address.context("the HTTP API is off in the configuration (http.address)")?;
+    let is_off = "the HTTP API is off in the configuration (http.address)";
+    let mut address = config.http.address.context(is_off).or_exit(Exit::Configuration)?;
     if address.ip().is_unspecified() {
         let loopback = if address.is_ipv4() { [127, 0, 0, 1].into() } else { std::net::Ipv6Addr::LOCALHOST.into() };
         address.set_ip(loopback);
@@ -194,10 +205,17 @@ fn own_authority(config: &Config) -> anyhow::Result<String> {
 }
 
 fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
-    let shown = path.display();
-    let token = std::fs::read_to_string(path)
-        .map(Zeroizing::new)
-        .with_context(|| format!("the token file {shown} cannot be read; the relay makes it at its start"))?;
+    let token = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
+        let told = explain(path, Use::Read, &error);
+        match error.kind() {
+            std::io::ErrorKind::NotFound => Exit::Unreachable.saying(format!(
+                "the token file is missing: {told}; the relay makes it at its start: is `otp-relay serve` running?"
+            )),
+            std::io::ErrorKind::PermissionDenied => Exit::NotAllowed
+                .saying(format!("the token file cannot be read: {told}; or name another by --token-file")),
+            _ => anyhow::anyhow!("the token file cannot be read: {told}"),
+        }
+    })?;
     Ok(Zeroizing::new(token.trim().to_owned()))
 }
 
@@ -206,12 +224,16 @@ fn authority(url: &str) -> anyhow::Result<String> {
     let rest = match url.split_once("://") {
         Some(("http", rest)) => rest,
         Some((scheme, _)) => {
-            bail!("{scheme}:// is not spoken here; reach the relay by http, through a tunnel if it is far")
+            let text =
+                format!("{scheme}:// is not spoken here; reach the relay by http, through a tunnel if it is far");
+            return Err(Exit::Usage.saying(text));
         }
         None => url,
     };
     let authority = rest.trim_end_matches('/');
-    ensure!(!authority.is_empty() && !authority.contains('/'), "--url is like http://127.0.0.1:8587");
+    if authority.is_empty() || authority.contains('/') {
+        return Err(Exit::Usage.saying("--url is like http://127.0.0.1:8587"));
+    }
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
     Ok(if has_port { authority.to_owned() } else { format!("{authority}:8587") })
 }

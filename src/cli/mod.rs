@@ -6,6 +6,7 @@ mod client;
 mod config;
 mod destinations;
 mod dkim;
+mod exit;
 mod explain;
 mod manager;
 mod plan;
@@ -17,19 +18,26 @@ mod suppression;
 mod timeline;
 mod trace;
 mod user;
+mod zone;
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use self::exit::Exit;
 use crate::config::findings::Severity;
 use crate::config::{Config, DEFAULT_FILES};
+use crate::files::faults::{Use, explain};
 use crate::report::output::{complain, say};
+
+/// What a configuration with errors comes to.
+const HAS_ERRORS: &str = "the configuration has errors; nothing was started";
 
 /// An SMTP relay for one-time codes, login links and password resets.
 #[derive(Debug, Parser)]
-#[command(name = "otp-relay", version, about, max_term_width = 100)]
+#[command(name = "otp-relay", version, about, max_term_width = 100, after_help = exit::HELP)]
 struct Cli {
     /// The configuration file [default: config/relay.toml, then /etc/otp-relay/relay.toml]
     #[arg(short, long, global = true, value_name = "FILE")]
@@ -91,7 +99,7 @@ pub fn run() -> ExitCode {
     };
     result.unwrap_or_else(|error| {
         complain(&format!("otp-relay: {error:#}"));
-        ExitCode::FAILURE
+        Exit::of(&error).into()
     })
 }
 
@@ -109,13 +117,18 @@ fn load_config(named: Option<&Path>) -> anyhow::Result<Config> {
     let (config, findings) = read_config(named)?;
     let path = config_file(named);
     findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
-    config.ok_or_else(|| anyhow::anyhow!("the configuration has errors; nothing was started"))
+    config.ok_or_else(|| Exit::Configuration.saying(HAS_ERRORS))
 }
 
 fn read_config(named: Option<&Path>) -> anyhow::Result<(Option<Config>, crate::config::findings::Findings)> {
-    use anyhow::Context as _;
     match config_file(named) {
-        Some(path) => Config::load(&path).with_context(|| format!("{} cannot be read", path.display())),
+        Some(path) => Config::load(&path).map_err(|error| {
+            let text = format!("the configuration cannot be read: {}", explain(&path, Use::Read, &error));
+            match error.kind() {
+                io::ErrorKind::PermissionDenied => Exit::NotAllowed.saying(text),
+                _ => Exit::Configuration.saying(text),
+            }
+        }),
         None => Ok(Config::without_file(Path::new(""))),
     }
 }

@@ -9,6 +9,7 @@ use serde_json::json;
 use zeroize::Zeroizing;
 
 use super::client::{Access, Client, configuration, wait_for};
+use super::exit::{Exit, OrExit as _};
 use super::timeline::{self, Message};
 use super::{say, secret};
 use crate::app::folder::fill_random;
@@ -53,15 +54,16 @@ pub(super) struct Options {
 /// Succeeds only if it was delivered.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let code_from_stdin = options.code_file.as_deref() == Some(Path::new("-"));
-    anyhow::ensure!(
-        !(code_from_stdin && options.access.reads_stdin()),
-        "standard input holds one secret: --code-file - or --token-file -, not both"
-    );
+    if code_from_stdin && options.access.reads_stdin() {
+        let text = "standard input holds one secret: --code-file - or --token-file -, not both";
+        return Err(Exit::Usage.saying(text));
+    }
     let client = Client::new(file, &options.access)?;
     let from = match &options.from {
         Some(from) => from.clone(),
         None => default_sender(&configuration(file)?)
-            .context("say --from ADDRESS: the configuration names no sender to choose")?,
+            .context("say --from ADDRESS: the configuration names no sender to choose")
+            .or_exit(Exit::Usage)?,
     };
     let code = code(options)?;
     let mut otp = json!({"code": *code, "locale": options.locale});
@@ -73,7 +75,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         body["life"] = json!(ttl);
     }
     let message = wait_for(follow(&client, &body, options.json))?;
-    Ok(if message.is_delivered() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if message.is_delivered() { ExitCode::SUCCESS } else { Exit::NotDelivered.into() })
 }
 
 async fn follow(client: &Client, body: &serde_json::Value, as_json: bool) -> anyhow::Result<Message> {

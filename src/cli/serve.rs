@@ -8,8 +8,9 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::exit::Exit;
 use super::manager::Manager;
-use super::{complain, config_file, is_worth_telling, read_config, say};
+use super::{HAS_ERRORS, complain, config_file, is_worth_telling, read_config, say};
 use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
 use crate::app::{Ground, LOG_PATIENCE, Relay};
@@ -17,8 +18,6 @@ use crate::config::{Config, DEFAULT_FILES};
 use crate::files::faults::{Use, explain};
 use crate::report::log::{self, Output};
 
-/// How a command ends that has no configuration to work with (sysexits.h).
-const EX_CONFIG: u8 = 78;
 /// How often the service manager hears how the queue is.
 const STATUS_PAUSE: Duration = Duration::from_secs(10);
 
@@ -35,13 +34,12 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     keep_files_private();
     let path = config_file(file);
     if path.is_none() && !options.first_run && !is_watched() {
-        complain(&nothing_found());
-        return Ok(ExitCode::from(EX_CONFIG));
+        return Err(Exit::Configuration.saying(nothing_found()));
     }
     let (config, mut findings) = read_config(file)?;
     findings.0.retain(|finding| is_worth_telling(finding.severity));
     findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
-    let mut config = config.context("the configuration has errors; nothing was started")?;
+    let mut config = config.ok_or_else(|| Exit::Configuration.saying(HAS_ERRORS))?;
     let files = raise_file_limit();
     let output = Output::stdout();
     log::init(&config.log, output.clone());
@@ -70,7 +68,7 @@ fn nothing_found() -> String {
     let folder = std::env::current_dir().unwrap_or_default();
     let places: Vec<String> = DEFAULT_FILES.iter().map(|file| folder.join(file).display().to_string()).collect();
     format!(
-        "otp-relay: there is no configuration: neither {} is there. Write one with `otp-relay config > FILE` and name it with \
+        "there is no configuration: neither {} is there. Write one with `otp-relay config > FILE` and name it with \
          `-c FILE`, or try the relay with `otp-relay serve --first-run`, which makes up a certificate, a user and DKIM keys",
         places.join(" nor ")
     )

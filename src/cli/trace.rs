@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 
-use anyhow::{Context as _, ensure};
+use anyhow::Context as _;
 use serde_json::Value;
 
 use super::client::{Access, Client, encoded, wait_for};
+use super::exit::Exit;
 use super::say;
 use super::timeline::Message;
 
@@ -44,7 +45,10 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         }
         Ok(stories)
     })?;
-    ensure!(!stories.is_empty(), "no message to {} is known; traces are kept for queue.trace_retention", options.what);
+    if stories.is_empty() {
+        let text = format!("no message to {} is known; traces are kept for queue.trace_retention", options.what);
+        return Err(Exit::NotFound.saying(text));
+    }
     if options.json {
         let is_one = !options.what.contains('@');
         say(&if is_one { stories[0].to_string() } else { Value::Array(stories).to_string() });

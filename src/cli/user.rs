@@ -1,6 +1,6 @@
-//! `user`: hashes for the configuration. Passwords are read from standard input, so that they stand in no history.
+//! `user`: hashes for the configuration. Passwords are typed unseen or read from standard input, so that they stand in no history.
 
-use std::io::BufRead as _;
+use std::io::{BufRead as _, IsTerminal as _};
 use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
@@ -15,7 +15,7 @@ use crate::smtp::sasl::PASSWORD_MAX;
 /// Subcommands of `user`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Read a password from standard input and print its hash
+    /// Read a password, typed unseen or from standard input, and print its hash
     Hash {
         /// Make a password, and print it once
         #[arg(long)]
@@ -46,11 +46,19 @@ pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// From whoever sits at the terminal, unseen and twice; otherwise from standard input.
 fn read_password() -> anyhow::Result<zeroize::Zeroizing<String>> {
     let mut line = zeroize::Zeroizing::new(String::new());
-    std::io::stdin().lock().read_line(&mut line).context("standard input cannot be read")?;
+    if std::io::stdin().is_terminal() {
+        let ask = |prompt: &str| rpassword::prompt_password(prompt).map(zeroize::Zeroizing::new);
+        line = ask("Password (not shown): ").context("the terminal cannot be read")?;
+        let again = ask("The same again: ").context("the terminal cannot be read")?;
+        ensure!(*line == *again, "the two are not the same; nothing was made");
+    } else {
+        std::io::stdin().lock().read_line(&mut line).context("standard input cannot be read")?;
+    }
     let password = zeroize::Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned());
-    ensure!(!password.is_empty(), "no password on standard input: try `echo -n secret | otp-relay user hash`");
+    ensure!(!password.is_empty(), "there is no password; type one, give one on standard input, or say --generate");
     ensure!(password.len() <= PASSWORD_MAX, "a password has at most {PASSWORD_MAX} octets");
     if password.contains(|c: char| c.is_control()) {
         bail!("a password has no control characters");

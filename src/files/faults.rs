@@ -21,7 +21,7 @@ pub fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
     let path = absolute(path);
     let shown = path.display();
     match error.kind() {
-        io::ErrorKind::NotFound => format!("there is no {shown}"),
+        io::ErrorKind::NotFound => format!("{shown}: No such file or directory"),
         io::ErrorKind::ReadOnlyFilesystem => {
             format!("{shown} is on a file system that is mounted read-only; name a place that can be written")
         }
@@ -129,7 +129,10 @@ mod tests {
     #[test]
     fn the_whole_path_is_told() {
         let text = told(Path::new("certs/relay.key"), io::ErrorKind::NotFound);
-        assert_eq!(text, format!("there is no {}/certs/relay.key", std::env::current_dir().unwrap().display()));
+        assert_eq!(
+            text,
+            format!("{}/certs/relay.key: No such file or directory", std::env::current_dir().unwrap().display())
+        );
         assert!(told(Path::new("/x"), io::ErrorKind::ReadOnlyFilesystem).starts_with("/x is on a file system"));
         assert_eq!(told(Path::new("/x"), io::ErrorKind::StorageFull), "/x: no storage space");
     }

@@ -1,0 +1,297 @@
+//! What somebody meets who sets the relay up: files are where the configuration looks for them, and every mistake says how to mend
+//! it.
+
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+
+use std::fs::{self, Permissions};
+use std::io::{Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+/// Runs the relay in a folder, with these words behind its name.
+fn run(folder: &Path, arguments: &[&str]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_otp-relay"));
+    command.args(arguments).current_dir(folder).stdin(Stdio::null()).output().unwrap()
+}
+
+fn out(folder: &Path, arguments: &[&str]) -> String {
+    String::from_utf8(run(folder, arguments).stdout).unwrap()
+}
+
+fn write(path: &Path, text: &str) {
+    fs::create_dir_all(path.parent().unwrap()).unwrap();
+    fs::write(path, text).unwrap();
+    fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
+}
+
+/// The lines that `dkim generate` prints for the configuration.
+fn for_configuration(printed: &str) -> &str {
+    &printed[printed.find("[[dkim]]").unwrap()..]
+}
+
+const TOP: &str = "hostname = \"relay.app.test\"\n[http]\naddress = \"off\"\n\
+                   [[user]]\nname = \"shop\"\nsenders = [\"*@app.test\"]\n";
+
+/// Wherever the configuration is and wherever one stands: what is printed, pasted, is good.
+#[test]
+fn keys_are_made_where_the_configuration_looks() {
+    for (file, more) in [
+        ("config/relay.toml", &[][..]),
+        ("elsewhere/relay.toml", &["-c", "elsewhere/relay.toml"]),
+        ("relay.toml", &["-c", "relay.toml"]),
+        ("config/relay.toml", &["--out", "keys"]),
+        ("elsewhere/relay.toml", &["-c", "elsewhere/relay.toml", "--out", "elsewhere/keys"]),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(file);
+        write(&path, TOP);
+        let printed = out(folder.path(), &[&["dkim", "generate", "app.test", "otp1"], more].concat());
+        write(&path, &format!("{TOP}{}", for_configuration(&printed)));
+        let told = out(Path::new("/"), &["check", "--offline", "-c", path.to_str().unwrap()]);
+        assert!(told.contains("no errors") && !told.contains("private_key"), "{file} {more:?}: {told}");
+        assert_eq!(told.matches("._domainkey.app.test. 3600 IN TXT \"v=DKIM1; k=").count(), 2, "{told}");
+    }
+    // Before there is a file, what is printed holds for any.
+    let folder = tempfile::tempdir().unwrap();
+    let printed = out(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
+    let path = folder.path().join("config/relay.toml");
+    write(&path, &format!("{TOP}{}", for_configuration(&printed)));
+    assert!(out(folder.path(), &["check", "--offline"]).contains("no errors"));
+}
+
+/// DNS may have the record of the key that is missed.
+#[test]
+fn a_missing_key_is_to_be_put_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"otp1\"\nprivate_key = \"certs/dkim/otp1.pem\"\n";
+    write(&folder.path().join("config/relay.toml"), &format!("{TOP}{key}"));
+    let told = out(folder.path(), &["check", "--offline"]);
+    let place = folder.path().join("config/certs/dkim/otp1.pem").display().to_string();
+    assert!(told.contains(&format!("{place}: No such file or directory")), "{told}");
+    assert!(told.contains(&format!("cp KEY.pem {place} && chmod 600 {place}")), "{told}");
+    assert!(!told.contains("dkim generate"), "{told}");
+}
+
+/// One that is made for a name is looked for under it, and the whole zone goes with it.
+#[test]
+fn the_whole_zone_is_printed() {
+    let folder = tempfile::tempdir().unwrap();
+    write(&folder.path().join("config/relay.toml"), TOP);
+    let generated = out(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
+    write(&folder.path().join("config/relay.toml"), &format!("{TOP}{}", for_configuration(&generated)));
+    let checked = out(folder.path(), &["check", "--offline"]);
+    for printed in [&generated, &checked] {
+        for record in [
+            "app.test. 3600 IN TXT \"v=spf1 ",
+            "_dmarc.app.test. 3600 IN TXT \"v=DMARC1; p=none",
+            "; PTR, the way back",
+        ] {
+            assert!(
+                printed.lines().any(|line| line.trim_start_matches("; ").starts_with(record.trim_start_matches("; "))),
+                "{record} in {printed}"
+            );
+        }
+        let strings = printed
+            .lines()
+            .filter(|line| line.contains(" IN TXT "))
+            .flat_map(|line| line.split('"').skip(1).step_by(2));
+        assert!(strings.map(str::len).all(|len| len <= 255), "{printed}");
+    }
+    assert!(checked.lines().last().unwrap().starts_with("ok: "), "{checked}");
+    let again = run(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
+    let told = String::from_utf8(again.stderr).unwrap();
+    assert!(again.status.code() == Some(1) && told.contains("otp-relay dkim record app.test"), "{told}");
+}
+
+/// A short-lived one, by openssl, which is what people have.
+fn openssl(folder: &Path, arguments: &str) {
+    let done = Command::new("openssl").args(arguments.split(' ')).current_dir(folder).output().unwrap();
+    assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+}
+
+#[test]
+fn keys_and_certificates_that_cannot_be_used_say_why() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("relay.toml");
+    for name in ["a", "b"] {
+        openssl(
+            folder.path(),
+            &format!(
+                "req -x509 -newkey rsa:2048 -nodes -keyout {name}.key -out {name}.pem -days 2 -subj /CN=relay.app.test -addext subjectAltName=DNS:relay.app.test"
+            ),
+        );
+    }
+    openssl(folder.path(), "pkey -in a.key -aes256 -passout pass:x -out sealed.key");
+    openssl(folder.path(), "rsa -in a.key -aes256 -passout pass:x -traditional -out old.key");
+    let told = |more: &str| {
+        write(&config, &format!("{TOP}{more}"));
+        out(Path::new("/"), &["check", "--offline", "-c", config.to_str().unwrap()])
+    };
+    let tls = |certificate: &str, key: &str| {
+        told(&format!("[tls]\ncertificate = \"{certificate}\"\nprivate_key = \"{key}\"\n"))
+    };
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    assert!(tls("a.pem", "a.key").contains("no errors"));
+    let other = tls("a.pem", "b.key");
+    assert!(
+        other.contains(&format!(
+            "the private key in {} is not the one of the first certificate in {}",
+            path("b.key"),
+            path("a.pem")
+        )),
+        "{other}"
+    );
+    let command = |name: &str| format!("openssl pkey -in {} -out ", path(name));
+    for name in ["sealed.key", "old.key"] {
+        let sealed = tls("a.pem", name);
+        assert!(
+            sealed.contains(&format!("{} is encrypted", path(name))) && sealed.contains(&command(name)),
+            "{sealed}"
+        );
+    }
+    let dkim = told("[[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"sealed.key\"\n");
+    assert!(dkim.contains("is encrypted") && dkim.contains(&command("sealed.key")), "{dkim}");
+    let missing = tls("none.pem", "a.key");
+    assert!(missing.contains(&format!("{}: No such file", path("none.pem"))), "{missing}");
+}
+
+/// Runs a command as nobody, if this is root; otherwise there is nobody to be kept out.
+fn as_nobody(folder: &Path, arguments: &[&str]) -> Option<(i32, String)> {
+    use std::os::unix::process::CommandExt as _;
+    if !nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    // What is built may lie where nobody gets in.
+    let relay = folder.join("otp-relay");
+    if !relay.exists() {
+        fs::copy(env!("CARGO_BIN_EXE_otp-relay"), &relay).unwrap();
+    }
+    let done = Command::new(relay).args(arguments).current_dir(folder).uid(65534).gid(65534).output().unwrap();
+    Some((done.status.code().unwrap(), String::from_utf8([done.stdout, done.stderr].concat()).unwrap()))
+}
+
+#[test]
+fn folders_and_files_of_others_say_whose_they_are() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    open(folder.path(), 0o755);
+    let config = folder.path().join("relay.toml");
+    write(
+        &config,
+        "hostname = \"relay.app.test\"\n[http]\naddress = \"off\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n",
+    );
+    let told = |arguments: &[&str], status: i32, expected: &str| {
+        let Some((code, text)) = as_nobody(folder.path(), arguments) else { return };
+        assert_eq!(code, status, "{arguments:?}: {text}");
+        assert!(text.contains(expected), "{expected} in {text}");
+    };
+    let shown = |name: &str| folder.path().join(name).display().to_string();
+    let chown = |name: &str| {
+        format!("and this process runs as nobody; `sudo chown -R nobody {}`, or run it as root", shown(name))
+    };
+    let serve = ["serve", "-c", "relay.toml"];
+    told(
+        &serve,
+        77,
+        &format!(
+            "the configuration cannot be read: {} belongs to root:root (mode 0600), {}",
+            shown("relay.toml"),
+            chown("relay.toml")
+        ),
+    );
+    open(&config, 0o644);
+    // Where the folder would be made.
+    told(
+        &serve,
+        77,
+        &format!("the data folder cannot be used: {} belongs to root:root (mode 0755), ", folder.path().display()),
+    );
+    let data = folder.path().join("data");
+    fs::create_dir(&data).unwrap();
+    open(&data, 0o777);
+    told(
+        &serve,
+        77,
+        &format!(
+            "the data folder cannot be used: {} belongs to root:root (mode 0777), {}",
+            shown("data"),
+            chown("data")
+        ),
+    );
+    // One that is its own, in which root has worked.
+    std::os::unix::fs::chown(&data, Some(65534), Some(65534)).unwrap_or_default();
+    write(&data.join("lock"), "");
+    told(
+        &serve,
+        77,
+        &format!(
+            "the data folder cannot be used: {} belongs to root:root (mode 0600), {}",
+            shown("data/lock"),
+            chown("data")
+        ),
+    );
+    let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"k.pem\"\n";
+    write(&folder.path().join("k.pem"), "");
+    fs::write(&config, key).unwrap();
+    let check = ["check", "--offline", "-c", "relay.toml"];
+    told(&check, 1, &format!("private_key: {} belongs to root:root (mode 0600), {}", shown("k.pem"), chown("k.pem")));
+}
+
+/// A `user hash` at a terminal of its own.
+struct AtTerminal {
+    child: std::process::Child,
+    terminal: String,
+    shown: String,
+}
+
+impl AtTerminal {
+    fn new() -> Self {
+        let line = format!("tty; exec {} user hash", env!("CARGO_BIN_EXE_otp-relay"));
+        let mut script = Command::new("script");
+        let script = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        let mut own = Self { child: script.spawn().unwrap(), terminal: String::new(), shown: String::new() };
+        own.read_to("\n");
+        own.terminal = own.shown.trim().to_owned();
+        own
+    }
+
+    fn read_to(&mut self, end: &str) {
+        let mut octet = [0];
+        while !self.shown.ends_with(end) {
+            self.child.stdout.as_mut().unwrap().read_exact(&mut octet).unwrap();
+            self.shown.push(char::from(octet[0]));
+        }
+    }
+
+    /// Once the terminal shows the prompt, and nothing that is typed.
+    fn answer(&mut self, prompt: &str, typed: &str) {
+        self.read_to(prompt);
+        let hides = || {
+            let state = Command::new("stty").args(["-F", &self.terminal, "-a"]).output().unwrap().stdout;
+            String::from_utf8(state).unwrap().contains(" -echo ")
+        };
+        assert!((0..500).any(|_| hides()), "the terminal shows what is typed");
+        self.child.stdin.as_mut().unwrap().write_all(typed.as_bytes()).unwrap();
+    }
+
+    fn end(mut self) -> (bool, String) {
+        self.child.stdout.take().unwrap().read_to_string(&mut self.shown).unwrap();
+        (self.child.wait().unwrap().success(), self.shown)
+    }
+}
+
+#[test]
+fn a_password_is_asked_for_twice_without_echo() {
+    let typed = |again: &str| {
+        let mut terminal = AtTerminal::new();
+        terminal.answer("Password (not shown): ", "open sesame\n");
+        terminal.answer("The same again: ", again);
+        terminal.end()
+    };
+    let (is_done, shown) = typed("open sesame\n");
+    assert!(is_done && shown.contains("SCRAM-SHA-256$100000:"), "{shown}");
+    assert!(!shown.contains("sesame"), "{shown}");
+    let (is_done, shown) = typed("open simsim\n");
+    assert!(!is_done && shown.contains("the two are not the same"), "{shown}");
+}
