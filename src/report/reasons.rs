@@ -306,7 +306,7 @@ impl Reason {
     /// Of a handshake that failed.
     pub fn of_handshake(fault: Fault) -> Self {
         match fault {
-            Fault::Untrusted(_) => Self::TlsUntrusted,
+            Fault::Untrusted(_) | Fault::ClosedAtCertificate => Self::TlsUntrusted,
             Fault::Version(_) | Fault::NothingInCommon(_) => Self::TlsVersion,
             Fault::PlainText => Self::TlsPlainText,
             Fault::Closed => Self::TlsClosed,

@@ -26,8 +26,10 @@ pub enum Fault {
     NothingInCommon(&'static str),
     /// What it sent is no TLS.
     PlainText,
-    /// It closed the connection.
+    /// It closed the connection before it was shown anything.
     Closed,
+    /// It closed the connection when it was shown the certificate, without a word.
+    ClosedAtCertificate,
     /// It took too long.
     TooSlow,
     /// It gave up for another reason.
@@ -45,6 +47,9 @@ impl Fault {
             Self::NothingInCommon(what) => format!("client and relay have no {what} in common"),
             Self::PlainText => "plain text where TLS was expected".to_owned(),
             Self::Closed => "closed during the handshake".to_owned(),
+            Self::ClosedAtCertificate => {
+                "the client closed when it saw the certificate, as clients do that do not trust it".to_owned()
+            }
             Self::TooSlow => "the handshake took too long".to_owned(),
             Self::Alert => "the client gave the handshake up".to_owned(),
             Self::Malformed => "the client's part of the handshake is malformed".to_owned(),
@@ -61,11 +66,14 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     stream: S,
     timeout: Duration,
 ) -> Result<TlsStream<Watched<S>>, Fault> {
-    let watched = Watched { stream, start: [0; START_LEN], seen: 0 };
+    let watched = Watched { stream, start: [0; START_LEN], seen: 0, has_answered: false };
     match tokio::time::timeout(timeout, acceptor.accept(watched).into_fallible()).await {
         Err(_) => Err(Fault::TooSlow),
         Ok(Ok(stream)) => Ok(stream),
-        Ok(Err((error, watched))) => Err(fault(&error, &watched.start[..watched.seen])),
+        Ok(Err((error, watched))) => Err(match fault(&error, &watched.start[..watched.seen]) {
+            Fault::Closed if watched.has_answered => Fault::ClosedAtCertificate,
+            fault => fault,
+        }),
     }
 }
 
@@ -121,6 +129,8 @@ pub struct Watched<S> {
     stream: S,
     start: [u8; START_LEN],
     seen: usize,
+    /// Whether the relay has sent its part, with the certificate.
+    has_answered: bool,
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
@@ -139,6 +149,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
+        self.has_answered = true;
         Pin::new(&mut self.stream).poll_write(context, octets)
     }
 
@@ -147,6 +158,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
         context: &mut Context<'_>,
         parts: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.has_answered = true;
         Pin::new(&mut self.stream).poll_write_vectored(context, parts)
     }
 
@@ -160,5 +172,52 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(context)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio_rustls::rustls::{ClientConfig, ClientConnection, RootCertStore};
+
+    use super::super::{provider, self_signed};
+    use super::*;
+    use crate::clock::Timestamp;
+
+    /// A client's first message.
+    fn hello() -> Vec<u8> {
+        let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions().unwrap();
+        let config = config.with_root_certificates(RootCertStore::empty()).with_no_client_auth();
+        let mut client = ClientConnection::new(Arc::new(config), "localhost".try_into().unwrap()).unwrap();
+        let mut hello = Vec::new();
+        client.write_tls(&mut hello).unwrap();
+        hello
+    }
+
+    /// Some clients (Node's among them) send no alert when they do not trust what they see.
+    #[tokio::test]
+    async fn a_client_that_leaves_at_the_certificate_is_told_from_one_that_leaves_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("c.key"));
+        self_signed::ensure(&certificate, &key, "localhost", Timestamp::from_millis(0)).unwrap();
+        let acceptor = super::super::acceptor(&certificate, &key).unwrap();
+        let hello = hello();
+        for (sent, expected) in
+            [(&hello[..0], Fault::Closed), (&hello[..20], Fault::Closed), (&hello[..], Fault::ClosedAtCertificate)]
+        {
+            let (mut client, server) = tokio::io::duplex(1 << 16);
+            let accepting = accept(&acceptor, server, Duration::from_secs(60));
+            let leaving = async {
+                client.write_all(sent).await.unwrap();
+                if sent.len() == hello.len() {
+                    client.read_u8().await.unwrap();
+                }
+                drop(client);
+            };
+            let (accepted, ()) = tokio::join!(accepting, leaving);
+            assert_eq!(accepted.map(drop).unwrap_err(), expected, "{} octets", sent.len());
+        }
     }
 }
