@@ -264,6 +264,19 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
     assert_eq!(lines.iter().filter(of_budget).count(), 1, "one line for one peer and reason");
 }
 
+/// The same connection, where the handshake begins.
+async fn starttls(mut stream: TcpStream) -> TcpStream {
+    stream.write_all(b"EHLO x\r\n").await.unwrap();
+    let mut heard = Vec::new();
+    for (end, next) in [(&b"RCPTMAX="[..], &b"STARTTLS\r\n"[..]), (b"ready", b"")] {
+        while !heard.windows(end.len()).any(|window| window == end) {
+            assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
+        }
+        stream.write_all(next).await.unwrap();
+    }
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn connections_that_come_to_nothing_leave_a_line() {
     let bench = Bench::new("[submission]\nconnections_per_address_max = 3\n").await;
@@ -277,17 +290,13 @@ async fn connections_that_come_to_nothing_leave_a_line() {
     let name = || ServerName::try_from("relay.test").unwrap();
     let stream = bench.connect("127.0.0.40", IMPLICIT).await;
     assert!(distrusting.connect(name(), stream).await.is_err());
-    let mut stream = bench.connect("127.0.0.41", LOGIN).await;
-    stream.write_all(b"EHLO x\r\n").await.unwrap();
-    let mut heard = Vec::new();
-    while !heard.windows(8).any(|window| window == b"RCPTMAX=") {
-        assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
-    }
-    stream.write_all(b"STARTTLS\r\n").await.unwrap();
-    while !heard.windows(5).any(|window| window == b"ready") {
-        assert!(stream.read_buf(&mut heard).await.unwrap() > 0);
-    }
+    let stream = starttls(bench.connect("127.0.0.41", LOGIN).await).await;
     assert!(distrusting.connect(name(), stream).await.is_err());
+    // Some look at the certificate when the handshake is over, and leave.
+    let stream = starttls(bench.connect("127.0.0.46", LOGIN).await).await;
+    let mut stream = otp_relay::tls::opportunistic_connector().unwrap().connect(name(), stream).await.unwrap();
+    stream.shutdown().await.unwrap();
+    let _ = stream.read_to_end(&mut Vec::new()).await;
     let hello = [&[1, 0, 0, 41, 3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
     let old = [&[22, 3, 1, 0, u8::try_from(hello.len()).unwrap()], &hello[..]].concat();
     for (from, octets) in [("127.0.0.42", &old[..]), ("127.0.0.43", b"EHLO S3CRET\r\n"), ("127.0.0.44", b"")] {
@@ -312,6 +321,8 @@ async fn connections_that_come_to_nothing_leave_a_line() {
     for expected in [
         json!({"peer": "127.0.0.40", "stage": "tls", "code": null, "reason": "tls_untrusted", "text": untrusted}),
         json!({"peer": "127.0.0.41", "stage": "tls", "reason": "tls_untrusted", "text": untrusted}),
+        json!({"peer": "127.0.0.46", "stage": "tls", "reason": "tls_untrusted",
+            "text": "the client closed when it saw the certificate, as clients do that do not trust it"}),
         json!({"peer": "127.0.0.42", "reason": "tls_version", "text": "the client speaks TLS 1.0 only"}),
         json!({"peer": "127.0.0.43", "reason": "tls_plain_text", "text": "plain text where TLS was expected"}),
         json!({"peer": "127.0.0.44", "reason": "tls_closed", "text": "closed during the handshake"}),

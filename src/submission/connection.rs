@@ -26,7 +26,7 @@ use crate::smtp::command::Mail;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 use crate::smtp::sasl::ScramVerifier;
 use crate::smtp::server_session::{self, Access, Event, Peer, Phase, ServerSession, SessionSettings, Step, Submission};
-use crate::tls::handshake;
+use crate::tls::handshake::{self, Fault};
 
 /// Octets read at once.
 const READ_LEN: usize = 16 << 10;
@@ -72,6 +72,8 @@ pub(super) struct Connection {
     place: Place,
     portion: Portion,
     acceptor: Option<TlsAcceptor>,
+    /// Whether nothing was heard since STARTTLS was done.
+    is_silent: bool,
     /// As whom the client acts without logging in.
     trusted: Option<Login>,
     login: Option<Login>,
@@ -117,6 +119,7 @@ impl Connection {
             place,
             portion,
             acceptor,
+            is_silent: false,
             login: trusted.clone(),
             trusted,
             verifier: None,
@@ -243,6 +246,11 @@ impl Connection {
 
     /// The client is gone, which is worth a line only where it leaves something undone.
     fn gone(&self) -> Over {
+        // It asked for TLS, and it is its turn to speak. Some look at the certificate only now.
+        if self.is_silent {
+            let fault = Fault::ClosedAtCertificate;
+            self.broken_off(Stage::Tls, Reason::of_handshake(fault), &fault.text());
+        }
         if let Some(phase) = self.session.left_undone() {
             let text = "the client closed the connection in the middle of a message";
             self.broken_off(Stage::Smtp(phase), Reason::Closed, text);
@@ -266,7 +274,10 @@ impl Connection {
                 biased;
                 read = self.stream.read(buffer) => match read {
                     Ok(0) | Err(_) => return Err(self.gone()),
-                    Ok(len) => Event::Received(&buffer[..len]),
+                    Ok(len) => {
+                        self.is_silent = false;
+                        Event::Received(&buffer[..len])
+                    }
                 },
                 () = tokio::time::sleep_until(deadline.into()) => {
                     tracing::debug!(peer = %self.peer, what, "client timed out");
@@ -308,6 +319,7 @@ impl Connection {
         match handshake::accept(&acceptor, stream, HANDSHAKE_TIMEOUT).await {
             Ok(stream) => {
                 self.stream = Box::new(stream);
+                self.is_silent = true;
                 Ok(())
             }
             Err(fault) => {

@@ -255,7 +255,7 @@ verifies "Go net/smtp, SSL_CERT_FILE" tgo "SSL_CERT_FILE=$trusted" "" \
 
 # Java, where there is a compiler
 if command -v javac >/dev/null; then
-  need libjakarta-mail-java
+  need libjakarta-mail-java libjakarta-activation-java
   cat >"$work/Verify.java" <<'SCRIPT'
 import jakarta.mail.*;
 import jakarta.mail.internet.*;
@@ -278,7 +278,7 @@ public class Verify {
     }
 }
 SCRIPT
-  jars=/usr/share/java/jakarta.mail.jar:/usr/share/java/jakarta.activation.jar:/usr/share/java/jakarta.activation-api.jar
+  jars=/usr/share/java/jakarta-mail.jar:/usr/share/java/jakarta-activation.jar
   javac -cp "$jars" -d "$work" "$work/Verify.java" >>"$work/java.log" 2>&1
   keytool -importcert -noprompt -alias otp-relay -file "$trusted" -keystore "$work/trust.p12" -storepass changeit >>"$work/java.log" 2>&1
   verifies "Jakarta Mail, trustStore" tjava "trust='-Djavax.net.ssl.trustStore=$work/trust.p12 -Djavax.net.ssl.trustStorePassword=changeit';" \
