@@ -6,7 +6,7 @@ set -uo pipefail
 [ $# -ge 1 ] || { echo "usage: $0 path/to/otp-relay [short|all] [KILL-ROUNDS]" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 set_of=${2:-all} rounds=${3:-20}
-short=(postfix-mx routed-addresses silent-zone sloppy-hosts clients byte-exact lifecycle kill-rounds)
+short=(first-day postfix-mx routed-addresses silent-zone sloppy-hosts clients byte-exact lifecycle kill-rounds)
 all=("${short[@]}" tls-policy greylisting smart-host overload clock disk power-cuts)
 case $set_of in
   short) scripts=("${short[@]}") rounds=${3:-5} ;;
