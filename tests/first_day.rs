@@ -156,6 +156,27 @@ fn keys_and_certificates_that_cannot_be_used_say_why() {
     assert!(missing.contains(&format!("{}: No such file", path("none.pem"))), "{missing}");
 }
 
+/// The script for development writes to where `[tls]` looks, and keeps the authority that clients trust.
+#[test]
+fn development_certificates_are_made_where_the_configuration_looks() {
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("site/relay.toml");
+    write(&config, &format!("{TOP}[tls]\ncertificate = \"certs/relay.pem\"\nprivate_key = \"certs/relay.key\"\n"));
+    let make = |arguments: &[&str]| {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/certs/make-dev-certs.sh");
+        let done = Command::new(script).arg("-c").arg(&config).args(arguments).current_dir("/").output().unwrap();
+        assert!(done.status.success(), "{}", String::from_utf8_lossy(&done.stderr));
+        fs::read(folder.path().join("site/certs/ca.pem")).unwrap()
+    };
+    let check = || out(Path::new("/"), &["check", "--offline", "-c", config.to_str().unwrap()]);
+    let authority = make(&[]);
+    let told = check();
+    assert!(told.contains("no errors") && !told.contains("certificate"), "{told}");
+    assert_eq!(make(&["other.app.test"]), authority, "clients go on trusting it");
+    let told = check();
+    assert!(told.contains("is not for \"relay.app.test\""), "{told}");
+}
+
 /// Runs a command as nobody, if this is root; otherwise there is nobody to be kept out.
 fn as_nobody(folder: &Path, arguments: &[&str]) -> Option<(i32, String)> {
     use std::os::unix::process::CommandExt as _;
@@ -231,6 +252,11 @@ fn folders_and_files_of_others_say_whose_they_are() {
             chown("data")
         ),
     );
+    // What belongs to the file system is nobody's business; it goes on, and cannot listen where it should.
+    fs::remove_file(data.join("lock")).unwrap();
+    fs::create_dir(data.join("lost+found")).unwrap();
+    fs::write(&config, "hostname = \"relay.app.test\"\n[[listener]]\naddress = \"192.0.2.78:2525\"\n").unwrap();
+    told(&serve, 1, "192.0.2.78:2525");
     let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"k.pem\"\n";
     write(&folder.path().join("k.pem"), "");
     fs::write(&config, key).unwrap();
@@ -248,8 +274,10 @@ struct AtTerminal {
 impl AtTerminal {
     fn new() -> Self {
         let line = format!("tty; exec {} user hash", env!("CARGO_BIN_EXE_otp-relay"));
-        let mut script = Command::new("script");
-        let script = script.args(["-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+        // One that does not ask would wait for ever.
+        let mut script = Command::new("timeout");
+        let script =
+            script.args(["20", "script", "-qec", &line, "/dev/null"]).stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut own = Self { child: script.spawn().unwrap(), terminal: String::new(), shown: String::new() };
         own.read_to("\n");
         own.terminal = own.shown.trim().to_owned();

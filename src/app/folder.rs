@@ -19,6 +19,9 @@ const SECRET_LEN: usize = 32;
 /// Octets of a token before it is written down.
 const TOKEN_LEN: usize = 32;
 
+/// What is written in the folder all the time.
+const WRITTEN: [&str; 6] = ["lock", "queue", "keys", "traces", "secret", "daily-secrets"];
+
 /// A data folder that is ours.
 #[derive(Debug)]
 pub struct DataFolder {
@@ -102,10 +105,10 @@ pub(super) fn in_data_folder(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the data folder cannot be used: {}", explain(path, Use::Write, error)))
 }
 
-/// Whether the folder, or something in it, is another user's. Root can work in it all the same, but the other user cannot go on
-/// with what root leaves there.
+/// Whether the folder, or what the relay has to write in it, is another user's. Root can work in it all the same, but the other
+/// user cannot go on with what root leaves there.
 fn look_for_foreign(path: &Path) -> io::Result<()> {
-    let inside = fs::read_dir(path).into_iter().flatten().filter_map(Result::ok).map(|entry| entry.path());
+    let inside = WRITTEN.iter().map(|name| path.join(name));
     let Some(text) = std::iter::once(path.to_owned()).chain(inside).find_map(|inner| foreign(&inner, path)) else {
         return Ok(());
     };

@@ -40,7 +40,8 @@ pub(super) fn advise(config: &Config, source: &Source<'_>) {
     let somebody_is_trusted = config.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
     if !somebody_can_log_in && !somebody_is_trusted {
         let text = "nobody can submit mail: there is neither a [[user]] with a password_hash nor a listener with \
-                    auth = \"trusted\" and trusted_networks";
+                    auth = \"trusted\" and trusted_networks; write [[user]], name, senders and the password_hash that \
+                    `otp-relay user hash --generate` prints";
         source.advise(text);
     }
     // A key that cannot be read yet is no key that is missing: whoever makes another has one that DNS does not know.

@@ -92,7 +92,8 @@ pub(in crate::config) fn certificate() -> Table<Config> {
         key("private_key", at!(Config: certificate.private_key), Maybe(SECRET_FILE), Live, "PEM.")
             .example("\"certs/relay.key\""),
     ];
-    let help = "The certificate shown to clients. Both absent: a self-signed one is made and kept in data_dir.";
+    let help = "The certificate shown to clients. Both absent: a self-signed one is made for a year, and anew when hostname \
+                changes; clients trust self-signed.pem in data_dir (docs/clients.md).";
     Table::once("tls", help, keys)
 }
 
