@@ -16,6 +16,7 @@ use crate::intake::budget;
 use crate::intake::door::BUDGET_TOTAL;
 use crate::intake::user::{Senders, TRUSTED, User};
 use crate::mail::address::domain_key;
+use crate::queue::Supersede;
 use crate::submission::credentials::Account;
 use crate::submission::listener::ListenerSettings;
 use crate::tls;
@@ -86,6 +87,9 @@ pub(super) fn accounts(top: &Section<'_>, in_force: &mut InForce) -> HashMap<Str
         let name = user.name.to_string();
         if matches!(&user.senders, Senders::Patterns(patterns) if patterns.is_empty()) {
             section.warn(section.line(), "senders", "is missing: this user may send as nobody");
+        }
+        if user.defaults.key.is_some() && user.defaults.supersede == Some(Supersede::Off) {
+            section.warn(section.line_of("key"), "key", "has no effect with supersede = \"off\"");
         }
         let account = Account { user: Arc::new(user), password, token };
         if !name.is_empty() && accounts.insert(name.clone(), account).is_some() {

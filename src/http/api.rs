@@ -148,7 +148,8 @@ pub(super) async fn submit(
         let text = format!("a message of more than {} bytes (submission.message_size_max)", settings.message_size_max);
         return Err(Problem::too_large(text).in_our_words());
     }
-    check_recipients(&api.parts.door, &user, &to, wishes.idempotency_key.is_some()).await?;
+    let may_be_repeat = wishes.idempotency_key.is_some() || !user.defaults.idempotency_window.is_zero();
+    check_recipients(&api.parts.door, &user, &to, may_be_repeat).await?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);

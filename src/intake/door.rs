@@ -130,8 +130,7 @@ impl std::fmt::Debug for Door {
 pub struct Receipt {
     /// Its id; the first one's, if this is a repeat.
     pub id: MessageId,
-    /// Where a message had been taken under the same idempotency key already, how that one stands; then this one is
-    /// not sent.
+    /// Where this one repeats a message that was taken before, how that one stands; then this one is not sent.
     pub repeat_of: Option<&'static str>,
     /// Whether it asked for a more urgent lane than its user may have.
     pub is_lowered: bool,
@@ -311,12 +310,11 @@ impl Door {
         let today = self.wall(now);
         let life = terms::expires_at(user, &wishes, &envelope, &content, today)?.since(today);
         let life = now..now.plus(life);
-        let reservation = match &wishes.idempotency_key {
+        let key = wishes.idempotency_key.as_deref();
+        let reservation = match self.idempotency.ask(user, key, (&envelope, &content), now).await? {
+            Some(Asked::Repeat(id)) => return Ok(self.repeat(id)),
+            Some(Asked::First(reservation)) => Some(reservation),
             None => None,
-            Some(key) => match self.idempotency.ask(&user.name, key, (&envelope, &content), now).await? {
-                Asked::Repeat(id) => return Ok(self.repeat(id)),
-                Asked::First(reservation) => Some(reservation),
-            },
         };
         let id = self.parts.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));

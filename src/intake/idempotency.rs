@@ -1,37 +1,35 @@
 //! A repeat of a submission gets the answer of the first and is not sent again.
 //!
-//! What counts as the same content is decided by what a retry leaves as it is: reverse-path, recipients, subject and
-//! decoded parts; programs build Date, Message-ID and boundaries anew. It is compared by a digest under a key that is
-//! kept outside the database and replaced daily, since a plain hash of a mail made from a template would soon give its
-//! six digits away.
+//! An app says so by an idempotency key, or its user has a window within which the same mail is a repeat. What is the same,
+//! `same.rs` says; it is compared by a digest under a key that is kept outside the database and replaced daily, since a plain
+//! hash of a mail made from a template would soon give its six digits away.
 
-use std::collections::{HashMap, VecDeque};
+mod memory;
+mod same;
+
 use std::sync::Arc;
 use std::time::Duration;
 
-use aws_lc_rs::hmac;
-use mail_parser::PartType;
-use parking_lot::Mutex;
-use tokio::sync::watch;
-
+pub(super) use self::memory::Reservation;
+use self::memory::{AHEAD_MAX, Look, Memory, Name, Record};
+use self::same::{Digest, Sameness, digest_of};
 use super::refusal::Refusal;
+use super::user::User;
 use crate::clock::Timestamp;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
-use crate::mail::message::{Content, body_parser};
-use crate::queue::store::{Change, Row, Table};
+use crate::mail::message::Content;
+use crate::queue::store::Row;
 
-/// How long a key is remembered.
+/// How long a key is remembered, and the longest window of a user. Secrets last for it: they are kept for two days.
 pub const MEMORY: Duration = Duration::from_secs(86_400);
 /// Keys remembered at most; beyond that the oldest go.
 const KEYS_MAX: usize = 500_000;
-const VERSION: u8 = 1;
-const DIGEST_LEN: usize = 32;
+/// Mails remembered for windows at most; beyond that those go whose window ends first.
+const CONTENTS_MAX: usize = 500_000;
 const DAY_S: u64 = 86_400;
-/// What was taken later than this from now was taken by a clock that was ahead, and is forgotten.
-const AHEAD_MAX: Duration = Duration::from_secs(3600);
-/// Longest content that is hashed where it came in.
-const SHORT_LEN: usize = 32 << 10;
+/// In front of the digest by which a mail within a window is known. No key begins so, since no user's name does.
+const OF_CONTENT: u8 = b'\n';
 
 /// Secrets that are kept for two days and then destroyed.
 pub trait DailySecrets: Send + Sync {
@@ -48,31 +46,12 @@ pub fn latest_day(now: Timestamp) -> u64 {
     now.plus(AHEAD_MAX).as_secs() / DAY_S
 }
 
-/// A message taken under a key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct Record {
-    id: MessageId,
-    at: Timestamp,
-    digest: [u8; DIGEST_LEN],
-}
-
-#[derive(Debug)]
-enum Slot {
-    /// Somebody is about to be accepted under it; the channel closes when that is decided.
-    Pending(watch::Receiver<()>),
-    Taken(Record),
-}
-
-#[derive(Debug, Default)]
-struct Known {
-    slots: HashMap<Box<str>, Slot>,
-    /// Keys in the order in which they were taken.
-    order: VecDeque<(Timestamp, Box<str>)>,
-}
-
-/// The keys of all users.
+/// What was taken lately, of all users.
 pub(super) struct Keys {
-    known: Mutex<Known>,
+    /// By users' names and keys.
+    by_key: Memory,
+    /// By digests.
+    by_content: Memory,
     secrets: Arc<dyn DailySecrets>,
 }
 
@@ -82,215 +61,119 @@ impl std::fmt::Debug for Keys {
     }
 }
 
-/// What a key came to.
+/// What a submission turned out to be.
 #[derive(Debug)]
 pub(super) enum Asked<'a> {
-    /// It is new.
+    /// It is new; a repeat will be known by this.
     First(Reservation<'a>),
     /// The same was accepted before, as this message.
     Repeat(MessageId),
 }
 
-/// A key that waits for its message to be accepted. Dropped before, it is free again.
-#[derive(Debug)]
-pub(super) struct Reservation<'a> {
-    keys: &'a Keys,
-    key: Box<str>,
-    digest: [u8; DIGEST_LEN],
-    now: Timestamp,
-    is_taken: bool,
-    /// Its end wakes those who wait.
-    _waking: watch::Sender<()>,
-}
-
 impl Keys {
     /// Takes up the rows found at start, but for those that cannot have been taken yet.
     pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn DailySecrets>, now: Timestamp) -> Self {
-        let mut records: Vec<(Box<str>, Record)> = rows
-            .into_iter()
-            .filter_map(|(key, value)| Some((String::from_utf8(key.into()).ok()?.into(), decode(&value)?)))
-            .filter(|(_, record): &(_, Record)| record.at <= now.plus(AHEAD_MAX))
-            .collect();
-        records.sort_by_key(|(_, record)| record.at);
-        let order = records.iter().map(|(key, record)| (record.at, key.clone())).collect();
-        let slots = records.into_iter().map(|(key, record)| (key, Slot::Taken(record))).collect();
-        Self { known: Mutex::new(Known { slots, order }), secrets }
+        let record = |(name, value): Row| Some((name, Record::decode(&value, MEMORY)?));
+        let records = rows.into_iter().filter_map(record);
+        let (by_content, by_key) = records.partition::<Vec<_>, _>(|(name, _)| name.first() == Some(&OF_CONTENT));
+        let by_content = Memory::new(by_content, CONTENTS_MAX, now);
+        Self { by_key: Memory::new(by_key, KEYS_MAX, now), by_content, secrets }
     }
 
-    /// Asks for a key; where another submission under it is being accepted right now, waits for what becomes of it.
+    /// Asks by the key of a message, or where it has none and its user has a window, by its content; none where it has
+    /// neither. Where the same is being accepted right now, waits for what becomes of it.
     ///
     /// # Errors
-    /// Where other content was accepted under it.
+    /// Where other content was accepted under the key.
     pub(super) async fn ask(
+        &self,
+        user: &User,
+        key: Option<&str>,
+        mail: (&Envelope, &Content),
+        now: Timestamp,
+    ) -> Result<Option<Asked<'_>>, Refusal> {
+        if let Some(key) = key {
+            return self.ask_by_key(&user.name, key, mail, now).await.map(Some);
+        }
+        let window = user.defaults.idempotency_window;
+        if window.is_zero() {
+            return Ok(None);
+        }
+        self.ask_by_content(&user.name, window, mail, now).await.map(Some)
+    }
+
+    async fn ask_by_key(
         &self,
         user: &str,
         key: &str,
-        (envelope, content): (&Envelope, &Content),
+        mail: (&Envelope, &Content),
         now: Timestamp,
     ) -> Result<Asked<'_>, Refusal> {
-        let key: Box<str> = format!("{user}\n{key}").into();
-        let mut hashed = None;
+        let name: Name = format!("{user}\n{key}").into_bytes().into();
+        let today = day_of(now);
+        let digest = self.digest(&Sameness::UnderKey, today, now, mail).await.ok_or(Refusal::Internal)?;
         loop {
-            match self.look(&key, hashed.take(), now)? {
-                Look::Settled(asked) => return Ok(asked),
+            match self.by_key.look(std::slice::from_ref(&name), MEMORY, Some(digest), now) {
+                Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
                 // Nothing is ever sent: it ends with the reservation.
-                Look::Wait(mut pending) => _ = pending.changed().await,
-                Look::Hash(day) => {
-                    let is_today = day == now.as_secs() / DAY_S;
-                    let secret = if is_today { self.secrets.of_today(day) } else { self.secrets.of(day) };
-                    let digest = match secret {
-                        Some(secret) => Some(digest_of(secret, envelope, content).await),
-                        None => None,
+                Look::Pending(mut pending) => _ = pending.changed().await,
+                Look::Taken(record) => {
+                    let day = day_of(record.at);
+                    let digest = if day == today {
+                        Some(digest)
+                    } else {
+                        self.digest(&Sameness::UnderKey, day, now, mail).await
                     };
-                    hashed = Some(Hashed { day, digest });
+                    let is_same = digest.is_none_or(|digest| record.digest == Some(digest));
+                    return if is_same { Ok(Asked::Repeat(record.id)) } else { Err(Refusal::IdempotencyConflict) };
                 }
             }
         }
     }
 
-    /// What there is to a key now; `hashed` was asked for by an earlier look.
-    fn look(&self, key: &str, hashed: Option<Hashed>, now: Timestamp) -> Result<Look<'_>, Refusal> {
-        let mut known = self.known.lock();
-        let record = match known.slots.get(key) {
-            Some(Slot::Pending(pending)) => return Ok(Look::Wait(pending.clone())),
-            Some(Slot::Taken(record)) if is_current(record.at, now) => Some(record),
-            Some(Slot::Taken(_)) | None => None,
-        };
-        let day = record.map_or(now, |record| record.at).as_secs() / DAY_S;
-        let Some(Hashed { digest, .. }) = hashed.filter(|hashed| hashed.day == day) else { return Ok(Look::Hash(day)) };
-        if let Some(record) = record {
-            let is_same = digest.is_none_or(|digest| digest == record.digest);
-            return if is_same {
-                Ok(Look::Settled(Asked::Repeat(record.id)))
-            } else {
-                Err(Refusal::IdempotencyConflict)
-            };
+    async fn ask_by_content(
+        &self,
+        user: &str,
+        window: Duration,
+        mail: (&Envelope, &Content),
+        now: Timestamp,
+    ) -> Result<Asked<'_>, Refusal> {
+        let sameness = Sameness::OfContent(user.into());
+        let (today, first_day) = (day_of(now), day_of(now.minus(window)));
+        let digest = self.digest(&sameness, today, now, mail).await.ok_or(Refusal::Internal)?;
+        let mut names = vec![name_of(&digest)];
+        // What was taken before midnight is known by the secret of that day.
+        for day in first_day..today {
+            names.extend(self.digest(&sameness, day, now, mail).await.as_ref().map(name_of));
         }
-        let digest = digest.ok_or(Refusal::Internal)?;
-        let (waking, pending) = watch::channel(());
-        known.slots.insert(key.into(), Slot::Pending(pending));
-        let (key, is_taken) = (key.into(), false);
-        Ok(Look::Settled(Asked::First(Reservation { keys: self, key, digest, now, is_taken, _waking: waking })))
-    }
-}
-
-/// What follows from a look at a key.
-enum Look<'a> {
-    Settled(Asked<'a>),
-    /// For what becomes of another submission.
-    Wait(watch::Receiver<()>),
-    /// The content, under the secret of this day, without the lock.
-    Hash(u64),
-}
-
-/// The content under the secret of a day, if there is one.
-struct Hashed {
-    day: u64,
-    digest: Option<[u8; DIGEST_LEN]>,
-}
-
-/// Whether something taken at a time is still remembered; what a clock took that was ahead is not.
-fn is_current(at: Timestamp, now: Timestamp) -> bool {
-    now.since(at) < MEMORY && at <= now.plus(AHEAD_MAX)
-}
-
-impl Reservation<'_> {
-    /// What is to be stored together with the message, and what goes meanwhile.
-    pub(super) fn changes(&self, id: MessageId) -> Vec<Change> {
-        let record = Record { id, at: self.now, digest: self.digest };
-        let mut changes = vec![Change::Side(Table::Idempotency, self.key.as_bytes().into(), Some(encode(&record)))];
-        let mut known = self.keys.known.lock();
-        let is_full = |known: &Known| known.order.len() > KEYS_MAX;
-        while known.order.front().is_some_and(|(at, _)| !is_current(*at, self.now) || is_full(&known)) {
-            let Some((at, key)) = known.order.pop_front() else { break };
-            if matches!(known.slots.get(&key), Some(Slot::Taken(record)) if record.at == at) {
-                known.slots.remove(&key);
-                changes.push(Change::Side(Table::Idempotency, key.as_bytes().into(), None));
+        loop {
+            match self.by_content.look(&names, window, None, now) {
+                Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
+                Look::Pending(mut pending) => _ = pending.changed().await,
+                Look::Taken(record) => return Ok(Asked::Repeat(record.id)),
             }
         }
-        changes
     }
 
-    /// The message is accepted.
-    pub(super) fn taken(mut self, id: MessageId) {
-        self.is_taken = true;
-        let record = Record { id, at: self.now, digest: self.digest };
-        let mut known = self.keys.known.lock();
-        known.order.push_back((record.at, self.key.clone()));
-        known.slots.insert(self.key.clone(), Slot::Taken(record));
+    /// The digest of a mail under the secret of a day, if there is one.
+    async fn digest(
+        &self,
+        sameness: &Sameness,
+        day: u64,
+        now: Timestamp,
+        (envelope, content): (&Envelope, &Content),
+    ) -> Option<Digest> {
+        let secret = if day == day_of(now) { self.secrets.of_today(day) } else { self.secrets.of(day) };
+        Some(digest_of(sameness, secret?, envelope, content).await)
     }
 }
 
-impl Drop for Reservation<'_> {
-    fn drop(&mut self) {
-        if !self.is_taken {
-            self.keys.known.lock().slots.remove(&self.key);
-        }
-    }
+fn day_of(at: Timestamp) -> u64 {
+    at.as_secs() / DAY_S
 }
 
-/// Long content is taken apart and hashed where no mail waits for the thread.
-async fn digest_of(secret: [u8; 32], envelope: &Envelope, content: &Content) -> [u8; DIGEST_LEN] {
-    if content.len() <= SHORT_LEN {
-        return digest(&secret, envelope, content);
-    }
-    let (of_envelope, of_content) = (envelope.clone(), content.clone());
-    match tokio::task::spawn_blocking(move || digest(&secret, &of_envelope, &of_content)).await {
-        Ok(digest) => digest,
-        Err(_) => digest(&secret, envelope, content),
-    }
-}
-
-fn digest(secret: &[u8], envelope: &Envelope, content: &Content) -> [u8; DIGEST_LEN] {
-    let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
-    let mut add = |octets: &[u8]| {
-        context.update(&(octets.len() as u64).to_be_bytes());
-        context.update(octets);
-    };
-    add(envelope.reverse_path.as_str().as_bytes());
-    let mut recipients: Vec<String> = envelope.recipients.iter().map(|r| r.mailbox.plain_key()).collect();
-    recipients.sort_unstable();
-    add(&(recipients.len() as u64).to_be_bytes());
-    recipients.iter().for_each(|recipient| add(recipient.as_bytes()));
-    let whole = [content.head.as_ref(), content.body.as_ref()].concat();
-    match body_parser().parse(&whole) {
-        Some(message) => {
-            add(content.subject().unwrap_or_default().as_bytes());
-            for part in &message.parts {
-                match &part.body {
-                    PartType::Text(text) | PartType::Html(text) => add(text.as_bytes()),
-                    PartType::Binary(octets) | PartType::InlineBinary(octets) => add(octets),
-                    PartType::Message(inner) => add(inner.raw_message()),
-                    // Its parts come by themselves.
-                    PartType::Multipart(_) => {}
-                }
-            }
-        }
-        None => add(&whole),
-    }
-    let mut digest = [0; DIGEST_LEN];
-    digest.copy_from_slice(context.sign().as_ref());
-    digest
-}
-
-fn encode(record: &Record) -> Box<[u8]> {
-    let mut value = vec![VERSION];
-    value.extend_from_slice(&record.id.to_bytes());
-    value.extend_from_slice(&record.at.as_millis().to_be_bytes());
-    value.extend_from_slice(&record.digest);
-    value.into()
-}
-
-fn decode(value: &[u8]) -> Option<Record> {
-    let (&version, rest) = value.split_first()?;
-    if version != VERSION || rest.len() != 16 + 8 + DIGEST_LEN {
-        return None;
-    }
-    Some(Record {
-        id: MessageId::from_bytes(rest[..16].try_into().ok()?),
-        at: Timestamp::from_millis(u64::from_be_bytes(rest[16..24].try_into().ok()?)),
-        digest: rest[24..].try_into().ok()?,
-    })
+fn name_of(digest: &Digest) -> Name {
+    [&[OF_CONTENT], &digest[..]].concat().into()
 }
 
 #[cfg(test)]
@@ -299,6 +182,7 @@ mod tests {
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{MailParameters, Recipient};
     use crate::mail::id::IdSource;
+    use crate::queue::store::{Change, Table};
 
     struct Secrets;
 
@@ -327,7 +211,9 @@ mod tests {
         (envelope, content): &(Envelope, Content),
         at_s: u64,
     ) -> Result<Asked<'a>, Refusal> {
-        keys.ask("shop", "7f3a", (envelope, content), Timestamp::from_millis(at_s * 1000)).await
+        let user = User::unlimited("shop");
+        let asked = keys.ask(&user, Some("7f3a"), (envelope, content), Timestamp::from_millis(at_s * 1000)).await;
+        asked.map(|asked| asked.expect("a key is an answer"))
     }
 
     fn keys() -> Keys {
@@ -395,5 +281,88 @@ mod tests {
         let Ok(Asked::First(first)) = ask(&keys, &content, 0).await else { panic!() };
         let (second, ()) = tokio::join!(ask(&keys, &content, 0), async { drop(first) });
         assert!(matches!(second, Ok(Asked::First(_))));
+    }
+
+    const WINDOW: Duration = Duration::from_secs(30);
+
+    /// Of a user with a window, without a key.
+    async fn ask_again<'a>(keys: &'a Keys, mail: &(Envelope, Content), at_s: u64) -> Option<Asked<'a>> {
+        let mut user = User::unlimited("shop");
+        user.defaults.idempotency_window = WINDOW;
+        keys.ask(&user, None, (&mail.0, &mail.1), Timestamp::from_millis(at_s * 1000)).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn within_a_window_the_same_mail_is_a_repeat() {
+        let id = some_id();
+        // Also over midnight, when the secret changes.
+        for first_at in [1000, 86_390] {
+            let keys = keys();
+            let Some(Asked::First(first)) = ask_again(&keys, &mail("x1", "123456"), first_at).await else { panic!() };
+            let rows = first.changes(id);
+            first.taken(id);
+            let is_repeat = |asked| matches!(asked, Some(Asked::Repeat(first)) if first == id);
+            assert!(is_repeat(ask_again(&keys, &mail("y2", "123456"), first_at + 29).await));
+            assert!(!is_repeat(ask_again(&keys, &mail("x1", "654321"), first_at + 1).await), "another code");
+            assert!(!is_repeat(ask_again(&keys, &mail("y2", "123456"), first_at + 30).await), "the window is over");
+            // After a restart too.
+            let [Change::Side(Table::Idempotency, name, Some(value))] = rows.as_slice() else { panic!() };
+            let row = || vec![(name.clone(), value.clone())];
+            let again = Keys::new(row(), Arc::new(Secrets), Timestamp::from_millis(first_at * 1000));
+            assert!(is_repeat(ask_again(&again, &mail("y2", "123456"), first_at + 29).await));
+            let late = Keys::new(row(), Arc::new(Secrets), Timestamp::from_millis(first_at * 1000));
+            let Some(Asked::First(other)) = ask_again(&late, &mail("z3", "777777"), first_at + 30).await else {
+                panic!()
+            };
+            let removed = Change::Side(Table::Idempotency, name.clone(), None);
+            assert!(other.changes(id).iter().any(|change| format!("{change:?}") == format!("{removed:?}")));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_key_counts_more_than_a_window() {
+        let (keys, content, id) = (keys(), mail("x", "123456"), some_id());
+        let Some(Asked::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
+        first.taken(id);
+        let Ok(Asked::First(by_key)) = ask(&keys, &content, 1).await else { panic!("a key of its own makes it new") };
+        by_key.taken(id);
+        let user = User::unlimited("shop");
+        let now = Timestamp::from_millis(2000);
+        assert!(keys.ask(&user, None, (&content.0, &content.1), now).await.unwrap().is_none(), "no window, no repeat");
+    }
+
+    #[tokio::test]
+    async fn of_two_at_once_within_a_window_one_waits_for_the_other() {
+        let (keys, content, id) = (keys(), mail("x", "123456"), some_id());
+        let Some(Asked::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
+        let (second, ()) = tokio::join!(ask_again(&keys, &content, 0), async { first.taken(id) });
+        assert!(matches!(second, Some(Asked::Repeat(repeated)) if repeated == id));
+        let other = mail("x", "654321");
+        let Some(Asked::First(first)) = ask_again(&keys, &other, 0).await else { panic!() };
+        let (second, ()) = tokio::join!(ask_again(&keys, &other, 0), async { drop(first) });
+        assert!(matches!(second, Some(Asked::First(_))), "the first was refused");
+    }
+
+    #[tokio::test]
+    async fn what_is_remembered_is_bounded() {
+        let (now, id) = (Timestamp::from_millis(5000), some_id());
+        let memory = Memory::new(Vec::new(), 3, now);
+        let mut rows = std::collections::BTreeSet::new();
+        for number in 0..10_u8 {
+            let Look::Reserved(reservation) = memory.look(&[[number].into()], WINDOW, None, now) else { panic!() };
+            for change in reservation.changes(id) {
+                let Change::Side(_, name, value) = change else { panic!() };
+                if value.is_some() {
+                    rows.insert(name)
+                } else {
+                    rows.remove(&name)
+                };
+            }
+            reservation.taken(id);
+            assert_eq!((memory.len(), rows.len()), (usize::from(number + 1).min(3), usize::from(number + 1).min(3)));
+        }
+        let later = now.plus(WINDOW);
+        let Look::Reserved(reservation) = memory.look(&[[99].into()], WINDOW, None, later) else { panic!() };
+        assert_eq!((reservation.changes(id).len(), memory.len()), (4, 1), "what is over goes with the next");
     }
 }

@@ -29,8 +29,9 @@ pub(super) fn message(
     envelope.recipients.shrink_to_fit();
     Message {
         lane: user.lane.max(wished_lane(wishes, &envelope).unwrap_or(user.lane)),
-        tag: wishes.tag.clone(),
-        key: wishes.key.clone(),
+        tag: wishes.tag.clone().or_else(|| user.defaults.tag.clone()),
+        key: wishes.key.clone().or_else(|| default_key(user, &envelope)),
+        supersede: user.defaults.supersede,
         returned_fields: dsn::returned_fields(&content.head, &envelope),
         size: content.len() as u64,
         eight_bit: !content.is_ascii(),
@@ -38,6 +39,11 @@ pub(super) fn message(
         signing_domain,
         ..Message::new(id, user.name.clone(), envelope, life)
     }
+}
+
+/// A notification that the user passes on is no newer code.
+fn default_key(user: &User, envelope: &Envelope) -> Option<Arc<str>> {
+    user.defaults.key.clone().filter(|_| envelope.reverse_path.mailbox().is_some())
 }
 
 /// The end of life: as the app wishes, by `BY=`, as the user has it; and no later than the Expires field says.

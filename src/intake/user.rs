@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::rate::Rate;
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, pattern_covers};
+use crate::queue::Supersede;
 
 /// The name under which clients in trusted networks act.
 pub const TRUSTED: &str = "trusted";
@@ -23,7 +24,26 @@ pub struct User {
     pub life: Duration,
     /// How many recipients it may send to in which time; none: no limit.
     pub rate: Option<Rate>,
+    /// What its messages get that do not ask for it themselves.
+    pub defaults: Defaults,
 }
+
+/// Options for an app that cannot set header fields. What a message says itself counts more.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Defaults {
+    /// Which newer message takes the place of which older one; none: as `otp.supersede` says.
+    pub supersede: Option<Supersede>,
+    /// The supersession key.
+    pub key: Option<Arc<str>>,
+    /// The label for events.
+    pub tag: Option<Arc<str>>,
+    /// For how long the same mail to the same recipients is a repeat; zero: it never is.
+    pub idempotency_window: Duration,
+}
+
+/// The supersession key that makes a message take the place of any other of its user to the same recipient: keys are
+/// compared together with user and recipient, so one and the same will do for all.
+pub const KEY_OF_RECIPIENT: &str = "recipient";
 
 /// Whom a user may send as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,7 +61,8 @@ impl User {
     /// A user with the defaults, which may send as nobody yet.
     pub fn unlimited(name: &str) -> Self {
         let senders = Senders::Patterns(Vec::new());
-        Self { name: name.into(), senders, lane: Lane::Otp, life: DEFAULT_LIFE, rate: None }
+        let defaults = Defaults::default();
+        Self { name: name.into(), senders, lane: Lane::Otp, life: DEFAULT_LIFE, rate: None, defaults }
     }
 
     /// Whether it may send as this address. `signs`: whether a domain (lower case, A-labels) has a DKIM key.

@@ -8,6 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize};
 
+use super::Supersede;
 use crate::clock::{Step, Timestamp};
 use crate::dkim::{SenderField, Terms};
 use crate::event::cause::Cause;
@@ -40,6 +41,9 @@ pub struct Message {
     /// What a newer message of the same user and recipient replaces it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Arc<str>>,
+    /// Which newer message takes its place, and which older ones it replaces; none: as `otp.supersede` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub supersede: Option<Supersede>,
     /// The header fields that a notification returns.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub returned_fields: Option<Arc<str>>,
@@ -73,6 +77,7 @@ impl Message {
             lane: Lane::Otp,
             tag: None,
             key: None,
+            supersede: None,
             returned_fields: None,
             envelope,
             size: 0,

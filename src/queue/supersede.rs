@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
+
 use super::Queue;
 use super::ending::End;
 use super::entry::Message;
@@ -11,8 +13,9 @@ use crate::event::{Attempted, Event, Kind};
 use crate::lane::Lane;
 use crate::mail::id::EntryId;
 
-/// `otp.supersede`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// `otp.supersede`, and `supersede` of a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Supersede {
     /// A message with a key replaces those of the same user, recipient and key.
     #[default]
@@ -24,10 +27,12 @@ pub enum Supersede {
 }
 
 impl Supersede {
-    /// The places that an entry takes. Of two live entries in one place, the newer stays.
+    /// The places that an entry takes where its message does not say otherwise. Of two live entries in one place, the
+    /// newer stays.
     pub(super) fn slots(self, message: &Message, index: u16) -> impl Iterator<Item = Box<str>> + use<> {
-        let by_key = if self == Self::Off { None } else { message.key.as_deref() };
-        let by_recipient = self == Self::SameRecipient && message.lane == Lane::Otp && message.is_supersedable();
+        let rule = message.supersede.unwrap_or(self);
+        let by_key = if rule == Self::Off { None } else { message.key.as_deref() };
+        let by_recipient = rule == Self::SameRecipient && message.lane == Lane::Otp && message.is_supersedable();
         let slot = |key: &str| {
             let recipient = message.recipient(index).mailbox.plain_key();
             // A key is printable: no other user, recipient and key give the same place.

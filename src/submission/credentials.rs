@@ -377,7 +377,7 @@ mod tests {
             senders: Senders::Patterns(Vec::new()),
             lane: Lane::Otp,
             life: Duration::from_secs(600),
-            rate: None,
+            ..User::unlimited("shop")
         });
         let verifier = ScramVerifier::derive("secret", b"salt", NonZeroU32::new(1000).unwrap());
         let account =

@@ -83,7 +83,7 @@ impl World {
             senders: Senders::Patterns(vec!["*@app.test".into()]),
             lane: Lane::Otp,
             life,
-            rate: None,
+            ..User::unlimited("app")
         };
         let submission = Submission {
             envelope: Envelope {

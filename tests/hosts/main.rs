@@ -94,7 +94,7 @@ impl World {
             senders: Senders::Patterns(vec!["*@app.test".into()]),
             lane: Lane::Otp,
             life: self.code_life,
-            rate: None,
+            ..User::unlimited("app")
         };
         let submission = Submission {
             envelope: Envelope {

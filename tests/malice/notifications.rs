@@ -124,7 +124,7 @@ async fn submit(life: &Life, sender: &str, recipient: &str) {
         senders: Senders::Patterns(vec!["*@app.test".into()]),
         lane: Lane::Otp,
         life: Duration::from_secs(5),
-        rate: None,
+        ..User::unlimited("app")
     };
     let submission = Submission {
         envelope: Envelope {

@@ -188,7 +188,7 @@ impl World {
             senders: Senders::Patterns(vec!["*@app.test".into()]),
             lane: Lane::Otp,
             life: Duration::from_secs(600),
-            rate: None,
+            ..User::unlimited("app")
         };
         let submission = Submission {
             envelope: Envelope {

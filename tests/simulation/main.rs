@@ -124,7 +124,7 @@ async fn submit(life: &Life, store: &MemoryStore, random: &mut Random, laws: &La
         senders: Senders::Patterns(vec!["*@app.test".into()]),
         lane: LANES[random.index(LANES.len())],
         life: Duration::from_secs(5 + random.below(LIFE_MAX_S - 4)),
-        rate: None,
+        ..User::unlimited("app")
     };
     let recipients: Vec<Recipient> = (0..=random.below(3))
         .map(|number| {

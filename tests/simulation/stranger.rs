@@ -289,7 +289,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
         senders: Senders::Patterns(vec!["*@app.test".into()]),
         lane: Lane::Otp,
         life: LIFE,
-        rate: None,
+        ..User::unlimited("app")
     };
     let reverse_path = ReversePath::parse("<otp@app.test>").unwrap();
     let mailbox = Mailbox::parse(&code.recipient).unwrap();

@@ -10,10 +10,12 @@ use super::super::kinds::{
     ANY, Choice, FILE, FLAG, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, Secret, Size, Span, Text,
 };
 use super::super::table::Reload::{Live, Restart};
-use super::super::table::{Table, at, key};
+use super::super::table::{Key, Table, at, key};
+use crate::intake::idempotency::MEMORY;
 use crate::intake::rate::Rate;
 use crate::intake::stamp::LongLines;
-use crate::intake::wishes::LIFE;
+use crate::intake::user::KEY_OF_RECIPIENT;
+use crate::intake::wishes::{self, LIFE};
 use crate::lane::Lane;
 use crate::queue::Supersede;
 use crate::submission::credentials::{PasswordHash, TokenHash};
@@ -24,6 +26,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
 const LANES: Choice<Lane> = Choice(&[("otp", Lane::Otp), ("reset", Lane::Reset), ("notice", Lane::Notice)]);
+const SUPERSEDE: Choice<Supersede> =
+    Choice(&[("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)]);
 const BUDGET: NoneBy<Rate> = NoneBy("off", Text { form: "a rate like \"5/10m\", or \"off\",", ..RATE });
 
 /// `[[listener]]`.
@@ -165,9 +169,57 @@ pub(in crate::config) fn user() -> Table<UserSettings> {
         key("rate", at!(UserSettings: user.rate), Maybe(RATE), Live, "Accepted recipients; default: no limit.")
             .example("\"50/s\""),
     ];
+    let keys = keys.into_iter().chain(defaults()).collect();
     let help = "Who may log in; one [[user]] for each app. None by default. Whoever is removed or gets another hash is sent \
                 away at its next message.";
     Table::many("user", help, keys)
+}
+
+/// The options of `[[user]]` for an app that cannot set header fields.
+fn defaults() -> Vec<Key<UserSettings>> {
+    let recipient = Text {
+        form: "\"recipient\", or \"\",",
+        parse: |text| (text == KEY_OF_RECIPIENT).then(|| text.into()),
+        write: |key: &Arc<str>| key.to_string(),
+    };
+    let tag = Text {
+        form: "1 to 64 letters, digits and - _ . : /, or \"\",",
+        parse: |text| wishes::tag(text).ok(),
+        write: |tag: &Arc<str>| tag.to_string(),
+    };
+    vec![
+        key(
+            "supersede",
+            at!(UserSettings: user.defaults.supersede),
+            Maybe(SUPERSEDE),
+            Live,
+            "This and the three that follow are for an app that cannot set header fields; what a message says itself counts \
+             more. Which newer message of this user takes the place of an older one, as otp.supersede; default: as that says.",
+        )
+        .example("\"same-recipient\""),
+        key(
+            "key",
+            at!(UserSettings: user.defaults.key),
+            NoneBy("", recipient),
+            Live,
+            "\"recipient\": a message without X-OTP-Key has the key \"recipient\". Of this user's mail to one address the newest \
+             counts, whatever it says: for a user that sends nothing but codes. \"\": none.",
+        ),
+        key("tag", at!(UserSettings: user.defaults.tag), NoneBy("", tag), Live, "X-OTP-Tag of messages without one. \"\": none."),
+        key(
+            "idempotency_window",
+            at!(UserSettings: user.defaults.idempotency_window),
+            Span(Duration::ZERO, MEMORY),
+            Live,
+            "How long the same mail to the same recipients is a repeat: it gets the 250 and the id of the first, whatever became \
+             of that, and is not queued. For apps that send again when the reply to a mail was lost; 0s (off) to 1d. Date, \
+             Message-ID, Received, fields of an app's own and the boundaries of parts may differ; From, Sender, Reply-To, To, Cc, \
+             Subject, In-Reply-To, References, the types of parts and every octet of the body may not: two codes are two mails. \
+             Who asks for the same code again within the window gets no second mail. A message with X-OTP-Idempotency-Key goes \
+             by that alone.",
+        )
+        .written("\"0s\""),
+    ]
 }
 
 pub(in crate::config) fn submission() -> Table<Config> {
@@ -254,13 +306,11 @@ pub(in crate::config) fn submission() -> Table<Config> {
 }
 
 pub(in crate::config) fn otp() -> Table<Config> {
-    let supersede =
-        Choice(&[("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)]);
     let keys = vec![
         key(
             "supersede",
             at!(Config: queue.supersede),
-            supersede,
+            SUPERSEDE,
             Restart,
             "Which newer message takes the place of an older one: \"by-key\" (X-OTP-Key), \"same-recipient\", \"off\".",
         ),
