@@ -37,6 +37,7 @@ use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
 use crate::queue::{Aftermath, AppendError, Foreknowledge, Queue, Risk};
+use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
 
 /// How long RCPT waits for DNS.
@@ -317,7 +318,7 @@ impl Door {
             None => None,
         };
         let id = self.parts.ids.next(now);
-        let client = client.filter(|_| settings.received_client).map(|ip| format!("{client_name} ([{ip}])"));
+        let client = client.filter(|_| settings.received_client).map(|ip| received_from(&client_name, ip));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);

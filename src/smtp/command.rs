@@ -1,9 +1,12 @@
 //! Commands as values (RFC 5321 section 4.1, and the extensions named at each parameter).
 
+use std::borrow::Cow;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use crate::mail::address::{AddressError, Mailbox, ReversePath, is_domain_or_literal, parse_path};
+use super::client_name::NAME_LEN_MAX;
+use crate::mail::address::{AddressError, Mailbox, ReversePath, parse_path};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
 use crate::mail::text::is_deceptive;
 
@@ -95,7 +98,8 @@ impl Command {
     /// # Errors
     /// What is wrong with it, by RFC 5321 section 4.2.4.
     pub fn parse(line: &[u8]) -> Result<Self, CommandError> {
-        let line = std::str::from_utf8(line).map_err(|_| CommandError::Syntax("not UTF-8"))?;
+        let line = text(line)?;
+        let line = line.as_ref();
         if line.bytes().any(|b| b.is_ascii_control()) {
             return Err(CommandError::Syntax("control characters in a command"));
         }
@@ -121,17 +125,29 @@ impl Command {
     }
 }
 
+/// A line as text. The name of a client's machine may be in whatever its system writes; nothing but its own `?` comes of that.
+fn text(line: &[u8]) -> Result<Cow<'_, str>, CommandError> {
+    let is_greeting =
+        line.get(..5).is_some_and(|verb| matches!(verb.to_ascii_uppercase().as_slice(), b"EHLO " | b"HELO "));
+    match std::str::from_utf8(line) {
+        Ok(text) => Ok(text.into()),
+        Err(_) if is_greeting => Ok(String::from_utf8_lossy(line)),
+        Err(_) => Err(CommandError::Syntax("not UTF-8")),
+    }
+}
+
 fn without_arguments(arguments: &str, command: Command) -> Result<Command, CommandError> {
     if arguments.is_empty() { Ok(command) } else { Err(CommandError::Syntax("no argument allowed")) }
 }
 
-/// The name a client gives itself. Clients send what their machine is called, so any word of letters, digits and the
-/// signs seen in such names passes; it is written into a header field and must not be able to break one.
+/// The name a client gives itself, whatever its machine is called; there has to be one (RFC 5321 section 4.1.1.1).
 fn client_name(arguments: &str) -> Result<String, CommandError> {
     let name = arguments.trim_matches(' ');
-    let is_word = name.chars().all(|c| c.is_alphanumeric() || "-._:[]".contains(c));
-    if name.is_empty() || name.len() > crate::mail::address::DOMAIN_MAX || !is_word {
-        return Err(CommandError::Syntax("a domain or address literal is needed"));
+    if name.is_empty() {
+        return Err(CommandError::Syntax("the client's name is missing"));
+    }
+    if name.len() > NAME_LEN_MAX {
+        return Err(CommandError::Syntax("a name of more than 255 octets"));
     }
     Ok(name.to_owned())
 }
@@ -371,11 +387,6 @@ fn number(text: &str, digits_max: usize) -> Option<u64> {
     if is_number { text.parse().ok() } else { None }
 }
 
-/// Whether a client's name is a domain or an address literal, as RFC 5321 section 4.1.1.1 asks.
-pub fn is_proper_client_name(name: &str) -> bool {
-    is_domain_or_literal(name)
-}
-
 /// The mailbox behind `RCPT TO:`, for messages about it; none if the line is not a RCPT.
 pub fn recipient_of(command: &Command) -> Option<&Mailbox> {
     if let Command::Rcpt(recipient) = command { Some(&recipient.mailbox) } else { None }
@@ -411,14 +422,40 @@ mod tests {
         assert_eq!(ok("bdat 0 last"), Command::Bdat { size: 0, last: true });
         assert_eq!(ok("AUTH plain ="), Command::Auth { mechanism: "PLAIN".into(), initial: Some(vec![]) });
         assert_eq!(ok("AUTH LOGIN"), Command::Auth { mechanism: "LOGIN".into(), initial: None });
-        refused("EHLO", CommandError::Syntax("a domain or address literal is needed"));
-        refused("EHLO a\"b", CommandError::Syntax("a domain or address literal is needed"));
         refused("DATA now", CommandError::Syntax("no argument allowed"));
         refused("FROB", CommandError::UnknownVerb);
         refused("BDAT -1", CommandError::ChunkSize);
         refused("BDAT 99999999999999999999", CommandError::ChunkSize);
         refused("NOOP \u{1}", CommandError::Syntax("control characters in a command"));
         refused("AUTH PLAIN %%%", CommandError::NotBase64);
+    }
+
+    #[test]
+    fn a_client_is_called_whatever_its_machine_is() {
+        for name in [
+            "Bob's-MacBook.local",
+            "[IPv6:fe80::1%en0]",
+            "fe80:0:0:0:1%en0",
+            "my_laptop",
+            "a b",
+            "client.example(comment)",
+            "a\"b",
+            "BÜRO-PC",
+            "-",
+            &"a".repeat(255),
+        ] {
+            for (verb, expected) in [("EHLO", Command::Ehlo(name.into())), ("helo", Command::Helo(name.into()))] {
+                assert_eq!(ok(&format!("{verb}  {name} ")), expected);
+            }
+        }
+        assert_eq!(Command::parse(b"EHLO B\xdcRO"), Ok(Command::Ehlo("B\u{fffd}RO".into())));
+        for line in ["EHLO", "HELO", "EHLO   "] {
+            refused(line, CommandError::Syntax("the client's name is missing"));
+        }
+        refused(&format!("EHLO {}", "a".repeat(256)), CommandError::Syntax("a name of more than 255 octets"));
+        refused("EHLO a\u{1}b", CommandError::Syntax("control characters in a command"));
+        assert_eq!(Command::parse(b"NOOP \xdc"), Err(CommandError::Syntax("not UTF-8")));
+        assert_eq!(Command::parse(b"EHLOX \xdc"), Err(CommandError::Syntax("not UTF-8")));
     }
 
     #[test]

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Postfix as the recipient's mail host: with and without CHUNKING, with TLS, with 4xx, Postgrey and 5xx. What arrives is
 # what was sent, and its signatures hold for OpenDKIM and dkimpy.
+# Whatever a client calls itself, the Received field that tells of it is good.
 #   usage: postfix-mx.sh path/to/otp-relay
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -129,3 +130,34 @@ ok "550: failed at once: $(jq -r '"\(.cause), \(.reply)"' <<<"$seen")"
 end_leg
 sessions | grep -q 'starttls=1' || fail "STARTTLS in Postfix's log" "$(sessions)"
 ok "tls: Postfix saw STARTTLS: $(sessions | tr '\n' ' ')"
+
+# What clients call themselves, told in Received: Postfix takes the field, and it is one.
+printf '%s\n' '[submission]' 'received_client = true' >>"$work/relay.toml"
+rm -rf "$mail" "$work/data"
+: >"$work/relay.log"
+: >"$work/postfix.log"
+postfix_is start
+wait_for 20 "Postfix to listen" answers "$mx_port"
+start_relay
+# called NAME RECIPIENT SHOWN
+called() {
+  swaks --server "127.0.0.1:$smtp_port" --ehlo "$1" --tls --auth PLAIN --auth-user shop --auth-password secret --from otp@app.test \
+    --to "$2@example.test" --data "$work/plain.txt" >"$work/swaks.log" 2>&1 || fail "EHLO $1 to be taken" "$(tail -n 3 "$work/swaks.log")"
+  expect_event 20 "delivered to $2" ".event == \"delivered\" and .recipient == \"$2@example.test\""
+  received=$("$python" - "$mail" "$2@example.test" <<'SCRIPT'
+import email, email.policy, pathlib, sys
+for file in pathlib.Path(sys.argv[1]).rglob("*"):
+    if file.is_file() and f"Delivered-To: {sys.argv[2]}" in (text := file.read_text()):
+        fields = email.message_from_string(text, policy=email.policy.default).get_all("Received")
+        assert len(fields) == 2, fields
+        print(" ".join(fields[1].split()))
+SCRIPT
+)
+  [[ $received == "from $3 by relay.app.test (otp-relay) with ESMTPSA id "* ]] || fail "Received: from $3" "$received"
+}
+called "Bob's-MacBook.local" name1 "[127.0.0.1] (helo=Bob's-MacBook.local)"
+called "[IPv6:fe80::1%en0]" name2 "[127.0.0.1] (helo=[IPv6:fe80::1%en0])"
+called "a) by bank.test (b" name3 "[127.0.0.1] (helo=a??by?bank.test??b)"
+called "laptop_1.example" name4 "laptop_1.example ([127.0.0.1])"
+ok "names in EHLO: Postfix took Received with four of them, each in its place: $received"
+end_leg

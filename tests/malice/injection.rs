@@ -172,3 +172,30 @@ async fn header_bombs_are_refused() {
     assert!(app.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
     relay.shut_down().await;
 }
+
+/// A client may call itself anything; what becomes of it in the Received field is one word.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_s_name_stays_in_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(&[]).await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "[submission]\nreceived_client = true\n");
+    let by = "\r\n\tby relay.test (otp-relay) with ESMTP id ";
+    for (name, expected) in [
+        ("client.test", "client.test ([127.0.0.1])"),
+        ("Bob's-MacBook.local", "[127.0.0.1] (helo=Bob's-MacBook.local)"),
+        (
+            "x) by bank.test with ESMTPS id 1; Sat, 21 Nov 2026 10:00:00 +0000 (",
+            "[127.0.0.1] (helo=x??by?bank.test?with?ESMTPS?id?1??Sat??21?Nov?2026?10:00:00?\
+             ?0000??)",
+        ),
+        ("x\u{85}X-Injected: yes\u{2028}\\\"", "[127.0.0.1] (helo=x?X-Injected:?yes???)"),
+    ] {
+        let mut client = Client::connect(relay.addresses()[0]).await;
+        assert!(client.say(&format!("EHLO {name}")).await.starts_with("250 "));
+        assert!(client.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
+        events.next(Kind::Delivered).await;
+        let content = String::from_utf8(mx.received().pop().unwrap().content).unwrap();
+        assert!(content.starts_with(&format!("Received: from {expected}{by}")), "{content}");
+    }
+    relay.shut_down().await;
+}

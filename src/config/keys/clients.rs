@@ -281,7 +281,7 @@ pub(in crate::config) fn submission() -> Table<Config> {
             at!(Config: intake.received_client),
             FLAG,
             Live,
-            "Tell the client's address in the Received field.",
+            "Tell the client's address, and what it calls itself, in the Received field.",
         ),
         key(
             "long_lines",
