@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::seats::OPERATOR;
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
 use crate::event::{Event, Happened};
-use crate::intake::door::{Door, RecipientCheck};
+use crate::intake::door::{DNS_WAIT, Door, RecipientCheck};
 use crate::intake::refusal::Refusal;
 use crate::intake::user::User;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -200,7 +200,7 @@ async fn check_recipients(door: &Door, user: &User, to: &[Person], may_be_repeat
                 Ok(())
             }
             RecipientCheck::Done(result) => result,
-            RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox).await,
+            RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox, DNS_WAIT).await,
         };
         result.map_err(|refusal| Problem::from(refusal).about_recipient(&person.mailbox))
     });

@@ -40,8 +40,9 @@ use crate::queue::{Aftermath, AppendError, Foreknowledge, Queue, Risk};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
 
-/// How long RCPT waits for DNS.
-const DNS_WAIT: Duration = Duration::from_secs(2);
+/// How long all recipients of a message together wait for DNS. Clients that send while somebody looks at a page give a command
+/// three to five seconds.
+pub const DNS_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told of a message with long lines.
 const ENCODED: &str = "lines of more than 998 octets were encoded";
@@ -217,19 +218,19 @@ impl Door {
         self.parts.queue.expect(reverse_path, recipient);
     }
 
-    /// Looks the recipient's domain up. Trouble with DNS, and waiting too long for it, is no refusal; and where domains
-    /// are not verified, the look-up only saves delivery the time.
+    /// Looks the recipient's domain up. Trouble with DNS, and no answer within `patience`, is no refusal; and where
+    /// domains are not verified, the look-up only saves delivery the time.
     ///
     /// # Errors
     /// When the domain cannot receive mail.
-    pub async fn wait_for_domain(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+    pub async fn wait_for_domain(&self, recipient: &Mailbox, patience: Duration) -> Result<(), Refusal> {
         let (router, domain) = (self.parts.router.clone(), recipient.domain_key());
         // On a task of its own, so that the answer is kept even when it comes too late for this command.
         let lookup = tokio::spawn(async move { router.route(&domain).await });
         if !self.settings.load().verify_domain {
             return Ok(());
         }
-        match tokio::time::timeout(DNS_WAIT, lookup).await {
+        match tokio::time::timeout(patience, lookup).await {
             Ok(Ok(Err(error))) => domain_verdict(&error),
             Ok(Ok(Ok(_)) | Err(_)) | Err(_) => Ok(()),
         }

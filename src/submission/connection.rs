@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::credentials::{Checked, Credentials, Login};
 use super::throttle::Throttle;
 use crate::clock::Clock;
-use crate::intake::door::{Door, Receipt, RecipientCheck};
+use crate::intake::door::{DNS_WAIT, Door, Receipt, RecipientCheck};
 use crate::intake::refusal::Refusal;
 use crate::intake::user::User;
 use crate::intake::wishes::Wishes;
@@ -81,6 +81,8 @@ pub(super) struct Connection {
     verifier: Option<ScramVerifier>,
     /// Of the message that is being sent.
     reverse_path: Option<ReversePath>,
+    /// How long its recipients may still wait for DNS.
+    patience: Duration,
     /// What the next refusal is about.
     about: About,
 }
@@ -124,6 +126,7 @@ impl Connection {
             trusted,
             verifier: None,
             reverse_path: None,
+            patience: DNS_WAIT,
             about: About::default(),
         };
         // Over is not a failure: it says that there is nothing more to do.
@@ -383,6 +386,7 @@ impl Connection {
         login.user = user.clone();
         self.shared.door.check_sender(&user, &mail.reverse_path).map_err(|refusal| self.reply_to(&refusal))?;
         self.reverse_path = Some(mail.reverse_path.clone());
+        self.patience = DNS_WAIT;
         Ok(())
     }
 
@@ -400,7 +404,11 @@ impl Connection {
             RecipientCheck::Done(result) => result,
             RecipientCheck::NeedsDns => {
                 self.flush().await?;
-                self.shared.door.wait_for_domain(&recipient.mailbox).await
+                let since = self.shared.clock.instant();
+                let result = self.shared.door.wait_for_domain(&recipient.mailbox, self.patience).await;
+                let waited = self.shared.clock.instant().saturating_duration_since(since);
+                self.patience = self.patience.saturating_sub(waited);
+                result
             }
         };
         let result = result.map_err(|refusal| self.reply_to(&refusal));

@@ -38,6 +38,8 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// How long a proxy's header may take; the specification asks for at least 3 s, for a packet that is lost.
 const HEADER_TIMEOUT: Duration = Duration::from_secs(5);
 
+/// For streams that came over no network.
+const NOBODY: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
 const TOO_MANY: &str = "too many connections";
 
 /// One listening address.
@@ -231,6 +233,17 @@ impl Submission {
     pub async fn drained(&self) {
         self.tasks.close();
         self.tasks.wait().await;
+    }
+
+    /// Serves one client that need not log in over a stream that is no connection of a listener, until it is done.
+    pub async fn converse_with_trusted(&self, stream: BoxStream) {
+        let live = self.settings.load_full();
+        let Some(place) = self.places.take(NOBODY.ip(), live.limits) else { return };
+        let portion = live.sharing.of(live.limits.connections_max);
+        let peer = Peer { access: Access::Trusted, encrypted: false, loopback: true };
+        let session = Arc::new(SessionSettings { starttls: false, ..live.session.clone() });
+        let whose = Whose { address: NOBODY, listener: NOBODY, peer, place, portion };
+        Connection::serve(self.shared.clone(), stream, whose, session, None).await;
     }
 
     async fn client(&self, stream: TcpStream, address: SocketAddr, listener: &ListenerSettings) {

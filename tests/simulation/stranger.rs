@@ -17,7 +17,7 @@ use std::time::Duration;
 use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::NoSink;
-use otp_relay::intake::door::RecipientCheck;
+use otp_relay::intake::door::{DNS_WAIT, RecipientCheck};
 use otp_relay::intake::user::{Senders, User};
 use otp_relay::intake::wishes::Wishes;
 use otp_relay::lane::Lane;
@@ -295,7 +295,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
     let mailbox = Mailbox::parse(&code.recipient).unwrap();
     let allowed = match life.door.check_recipient(&user, &mailbox) {
         RecipientCheck::Done(allowed) => allowed,
-        RecipientCheck::NeedsDns => life.door.wait_for_domain(&mailbox).await,
+        RecipientCheck::NeedsDns => life.door.wait_for_domain(&mailbox, DNS_WAIT).await,
     };
     if allowed.is_err() {
         return;

@@ -273,8 +273,8 @@ pub(in crate::config) fn submission() -> Table<Config> {
             at!(Config: intake.verify_domain),
             FLAG,
             Live,
-            "Refuse a recipient at RCPT whose domain cannot receive mail (no such name, null MX). Waits for DNS at most 2 s, \
-             then accepts.",
+            "Refuse a recipient at RCPT whose domain cannot receive mail (no such name, null MX). All recipients of a message \
+             together wait for DNS at most 1 s, then they are accepted.",
         ),
         key(
             "received_client",
