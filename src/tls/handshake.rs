@@ -102,6 +102,8 @@ fn untrusted(alert: AlertDescription) -> Option<&'static str> {
         (AlertDescription::CertificateUnknown, "certificate unknown"),
         (AlertDescription::UnsupportedCertificate, "unsupported certificate"),
         (AlertDescription::AccessDenied, "access denied"),
+        // Programs that check the name themselves, with OpenSSL below them. Before the certificate no client has a say.
+        (AlertDescription::HandshakeFailure, "handshake failure"),
     ];
     words.iter().find(|(known, _)| *known == alert).map(|(_, words)| *words)
 }
