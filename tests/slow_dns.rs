@@ -112,7 +112,7 @@ impl Scene {
         let limits = Limits { connections_max: 10, connections_per_address_max: 10 };
         let live = LiveSettings { session, limits, sharing: Sharing::Alone };
         let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("c.key"));
-        tls::ensure_self_signed(&certificate, &key, "relay.test").unwrap();
+        tls::self_signed::ensure(&certificate, &key, "relay.test", clock.now()).unwrap();
         let acceptor = tls::acceptor(&certificate, &key).unwrap();
         let (ours, draining) = ((clock.clone(), refusals.clone()), CancellationToken::new());
         let submission = Submission::new(life.door.clone(), credentials.clone(), ours, live, acceptor, draining);
