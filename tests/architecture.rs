@@ -34,14 +34,13 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Traits that a room above their own implements: what a lower room needs of the world or of a higher one.
-const SEAMS: &[&str] = &["Aftermath", "DailySecrets", "Sink", "Workers"];
+const SEAMS: &[&str] = &["DailySecrets", "Sink"];
 
 /// Fields that hold a function, or look back at an owner.
-const LOOKS_BACK: &[(&str, &str)] =
-    &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "aftermath"), ("queue", "workers")];
+const LOOKS_BACK: &[(&str, &str)] = &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "entail")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
-const CIRCLES: &[&[&str]] = &[&["app::daily", "app::folder"], &["queue::ending", "queue::schedule", "queue::timers"]];
+const CIRCLES: &[&[&str]] = &[&["app::daily", "app::folder"]];
 
 /// A module's path: `["queue", "claim"]`.
 type Module = Vec<String>;

@@ -16,24 +16,17 @@ use otp_relay::queue::entry::{LEASE, Message, SignedContent, State};
 use otp_relay::queue::journal::JournalError;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
-use otp_relay::queue::{AppendError, Offer, Queue, Settings, Storage, Supersede, Workers};
+use otp_relay::queue::{AppendError, Consequences, Ending, Offers, Queue, Settings, Storage, Supersede};
 use otp_relay::shares::Sharing;
 use parking_lot::Mutex;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const LIFE: Duration = Duration::from_secs(600);
 
-/// Remembers what it is offered and told.
+/// Remembers what it is told.
 #[derive(Default)]
 struct Witness {
-    offers: Mutex<Vec<EntryId>>,
     events: Mutex<Vec<Kind>>,
-}
-
-impl Workers for Witness {
-    fn offer(&self, offer: Offer) {
-        self.offers.lock().push(offer.entry);
-    }
 }
 
 impl Sink for Witness {
@@ -47,6 +40,7 @@ struct Bench {
     store: MemoryStore,
     clock: Arc<ManualClock>,
     witness: Arc<Witness>,
+    offers: Mutex<Offers>,
     ids: IdSource,
 }
 
@@ -58,12 +52,11 @@ impl Bench {
     fn on(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
         let witness = Arc::new(Witness::default());
         let settings = Settings { entries_max: 3, deliver_at_most_once: true, supersede: Supersede::ByKey };
-        let queue =
-            Queue::open(Box::new(store.clone()), Storage::Inline, settings, clock.clone(), witness.clone(), 1).unwrap();
-        let workers: Arc<dyn Workers> = witness.clone();
-        queue.set_workers(Arc::downgrade(&workers));
+        let (stored, entail) = (Box::new(store.clone()), Box::new(|_: &Ending| Consequences::default()));
+        let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), witness.clone(), entail, 1).unwrap();
+        let offers = Mutex::new(queue.take_offers().unwrap());
         tokio::spawn(queue.clone().run_timers());
-        Self { queue, store, clock, witness, ids: IdSource::new() }
+        Self { queue, store, clock, witness, offers, ids: IdSource::new() }
     }
 
     async fn accept(&self, recipients: usize) -> Result<EntryId, AppendError> {
@@ -94,7 +87,8 @@ impl Bench {
     }
 
     fn offers(&self) -> Vec<EntryId> {
-        std::mem::take(&mut self.witness.offers.lock())
+        let mut offers = self.offers.lock();
+        std::iter::from_fn(|| offers.try_next()).map(|offer| offer.entry).collect()
     }
 
     fn events(&self) -> Vec<Kind> {

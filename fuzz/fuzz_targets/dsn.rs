@@ -12,7 +12,7 @@ use otp_relay::intake::wishes::Wishes;
 use otp_relay::mail::envelope::Envelope;
 use otp_relay::mail::message::fields;
 use otp_relay::queue::entry::Message;
-use otp_relay::queue::{Aftermath as _, Ending, Telling};
+use otp_relay::queue::{Ending, Telling};
 use otp_relay::smtp::command::Command;
 use otp_relay::smtp::data::line_fault;
 use otp_relay::smtp::reply::parse_reply;
@@ -117,7 +117,7 @@ fuzz_target!(|input: &[u8]| {
         is_late: choice & 8 != 0,
         telling: Telling::Now(Vec::new()),
     };
-    let notification = relay.door.ended(&ending).notification;
+    let notification = relay.door.aftermath().entailed(&ending).notification;
     relay.forget(receipt.id);
     if let Some((notification, content)) = notification {
         check(&message, &notification, &[content.head, content.body].concat());

@@ -20,13 +20,14 @@ use crate::destination::resolver::{Dns, HickoryDns};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::{NoSink, Sink};
+use crate::intake::aftermath::Aftermath;
 use crate::intake::door::{self, Door};
 use crate::intake::idempotency::DailySecrets;
 use crate::mail::id::IdSource;
 use crate::net::{Network, TcpNetwork};
 use crate::queue::memory_store::MemoryStore;
 use crate::queue::store::Store;
-use crate::queue::{Queue, Storage, Workers};
+use crate::queue::{Queue, Storage};
 use crate::tls::{self, verify::Roots};
 
 /// The owner of a queue that no other process can have.
@@ -191,9 +192,11 @@ impl Builder {
         let Self { config, clock, network, store, storage, owner, events, ids, secrets, offers, .. } = self;
         let router = Router::new(dns, clock.clone(), config.delivery.allow_private_destinations);
         let router = Arc::new(policies.iter().fold(router, |router, policies| router.with_policies(policies.clone())));
-        let queue = Queue::open(store, storage, config.queue, clock.clone(), events, owner)?;
-        queue.set_sharing(config.sharing());
-        let (keys, signing) = (Arc::new(ArcSwap::from_pointee(config.keys)), Arc::new(self.signing));
+        let (sharing, signing) = (config.sharing(), Arc::new(self.signing));
+        let keys = Arc::new(ArcSwap::from_pointee(config.keys));
+        let aftermath = Aftermath::new(config.intake, ids, keys.clone(), clock.clone());
+        let queue = Queue::open(store, storage, config.queue, clock.clone(), events, aftermath.entail(), owner)?;
+        queue.set_sharing(sharing);
         let reverse_path = config.delivery.reverse_path.clone();
         let parts = delivery::Parts {
             queue: queue.clone(),
@@ -207,18 +210,17 @@ impl Builder {
             clock: clock.clone(),
         };
         let delivery = Delivery::new(parts, config.delivery);
-        if offers == Offers::Made {
-            let workers: Arc<dyn Workers> = delivery.clone();
-            queue.set_workers(Arc::downgrade(&workers));
-            tokio::spawn(delivery.clone().run());
+        match offers {
+            Offers::Made => drop(tokio::spawn(delivery.clone().run())),
+            Offers::Left => drop(queue.take_offers()),
         }
         let (ways, carriers) = (Arc::downgrade(&delivery), Arc::downgrade(&delivery));
         let parts = door::Parts {
+            aftermath,
             queue: queue.clone(),
             router: router.clone(),
             keys: keys.clone(),
             signing,
-            ids,
             secrets: secrets.map_or_else(OneSecret::made, Ok)?,
             clock,
             reverse_path,
@@ -229,7 +231,7 @@ impl Builder {
                 carriers.upgrade().is_some_and(|carriers| carriers.smart_hosts().cover(domain))
             }),
         };
-        let door = Door::new(parts, config.intake);
+        let door = Door::new(parts);
         Ok(Core { queue, router, policies, delivery, door, keys })
     }
 

@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 
 use parking_lot::Mutex;
@@ -18,7 +19,7 @@ use super::worker::Worker;
 use crate::destination::route::{Route, RouteError};
 use crate::destination::shares::{Shares, Standing};
 use crate::mail::address::{Mailbox, ReversePath};
-use crate::queue::Offer;
+use crate::queue::{Offer, Offers, Work};
 
 /// Entries handled before others get a turn.
 const TURN_MAX: usize = 1024;
@@ -68,8 +69,29 @@ impl Dispatcher {
         }
     }
 
+    /// Takes what the queue offers, until it is drained.
+    pub(super) async fn take(self: Arc<Self>, mut offers: Offers) {
+        loop {
+            let work = tokio::select! {
+                work = offers.next() => match work {
+                    Some(work) => work,
+                    None => return,
+                },
+                () = self.env.tasks.over() => return,
+            };
+            let begin = || match work {
+                Work::Offer(offer) => self.offer(offer),
+                Work::Expected(coming) => self.prewarm(&coming.reverse_path, &coming.recipient),
+            };
+            // A mistake about one entry keeps no other from being delivered.
+            if catch_unwind(AssertUnwindSafe(begin)).is_err() {
+                tracing::error!("an entry could not be taken up; the next start tries it again");
+            }
+        }
+    }
+
     /// An entry is ready.
-    pub(super) fn offer(self: &Arc<Self>, offer: Offer) {
+    fn offer(self: &Arc<Self>, offer: Offer) {
         if self.env.tasks.is_draining() {
             return;
         }
@@ -83,7 +105,7 @@ impl Dispatcher {
     }
 
     /// A message for this recipient is about to come: finds the route and opens a session, unless one is at hand.
-    pub(super) fn prewarm(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+    fn prewarm(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
         if self.env.tasks.is_draining() {
             return;
         }

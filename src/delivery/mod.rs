@@ -57,9 +57,8 @@ use crate::clock::Clock;
 use crate::destination::mx::Router;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
-use crate::mail::address::{Mailbox, ReversePath};
 use crate::net::Network;
-use crate::queue::{Offer, Queue, Workers};
+use crate::queue::Queue;
 use crate::tls::verify::Roots;
 use address_health::AddressHealth;
 use dialer::Dialer;
@@ -130,12 +129,11 @@ impl Delivery {
         Arc::new(Self { env, dispatcher, begins: Mutex::new(Some(begins)) })
     }
 
-    /// Begins sessions that sites ask for, until it is drained. To be called once.
+    /// Takes what the queue offers, and begins sessions that sites ask for, until it is drained. To be called once.
     pub async fn run(self: Arc<Self>) {
         let begins = self.begins.lock().take();
-        if let Some(begins) = begins {
-            self.dispatcher.clone().run(begins).await;
-        }
+        let (Some(begins), Some(offers)) = (begins, self.env.queue.take_offers()) else { return };
+        tokio::join!(self.dispatcher.clone().run(begins), self.dispatcher.clone().take(offers));
     }
 
     /// Ends: no new attempts; those under way get `patience`, then they are put off.
@@ -156,15 +154,5 @@ impl Delivery {
     /// Who else carries mail.
     pub fn smart_hosts(&self) -> &SmartHosts {
         &self.env.smart_hosts
-    }
-}
-
-impl Workers for Delivery {
-    fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
-        self.dispatcher.prewarm(reverse_path, recipient);
-    }
-
-    fn offer(&self, offer: Offer) {
-        self.dispatcher.offer(offer);
     }
 }

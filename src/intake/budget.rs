@@ -41,13 +41,18 @@ pub(super) struct Request<'a> {
 }
 
 impl Budgets {
-    /// Takes up the rows found at start.
+    /// With these rows.
     pub(super) fn new(limits: Limits, rows: Vec<Row>, now: Timestamp) -> Self {
         Self::bounded(limits, rows, MAILBOXES_MAX, now)
     }
 
     fn bounded(limits: Limits, rows: Vec<Row>, mailboxes_max: usize, now: Timestamp) -> Self {
         Self { limits: ArcSwap::from_pointee(limits), table: Mutex::new(Table::new(rows, mailboxes_max, now)) }
+    }
+
+    /// Takes up the rows found at start, in the place of what is known.
+    pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
+        *self.table.lock() = Table::new(rows, MAILBOXES_MAX, now);
     }
 
     /// Changes the limits.

@@ -1,23 +1,20 @@
 //! The door: nothing but this puts mail into the queue.
 
-mod aftermath;
-
 use std::net::IpAddr;
-use std::sync::{Arc, Weak};
+use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::sync::Notify;
 
+use super::aftermath::Aftermath;
 use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
 use super::idempotency::{self, Asked, DailySecrets};
-use super::notices::Notices;
 use super::opened::{Opened, opened};
-use super::rate::Rate;
 use super::refusal::Refusal;
-use super::stamp::{self, LongLines, Trace};
+pub use super::settings::{BUDGET, BUDGET_TOTAL, Settings};
+use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::user::User;
@@ -27,16 +24,16 @@ use crate::destination::mx::Router;
 use crate::destination::route::{Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
-use crate::mail::address::{Mailbox, ReversePath, pattern_covers};
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
-use crate::mail::id::{EntryId, IdSource, MessageId};
+use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 use crate::plan::greylist::{Facts, Forecast};
 use crate::queue::entry::{Message, SignedContent, State};
 use crate::queue::greylists::Triplet;
 use crate::queue::journal::{JournalError, PendingCommit};
 use crate::queue::store::{Change, Table};
-use crate::queue::{Aftermath, AppendError, Foreknowledge, Queue, Risk};
+use crate::queue::{AppendError, Foreknowledge, Queue, Risk};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
 
@@ -47,46 +44,10 @@ pub const DNS_WAIT: Duration = Duration::from_secs(1);
 /// What is told of a message with long lines.
 const ENCODED: &str = "lines of more than 998 octets were encoded";
 
-/// What intake needs to know; can change while it works.
-#[derive(Debug, Clone)]
-pub struct Settings {
-    /// The name in Received.
-    pub hostname: String,
-    /// Whether a domain that cannot receive mail is refused.
-    pub verify_domain: bool,
-    /// Whether the client's address goes into Received.
-    pub received_client: bool,
-    /// What is done about lines of more than 998 octets.
-    pub long_lines: LongLines,
-    /// Whether local parts in which a host may read another address (`%`, `!`, `@`) are taken.
-    pub routed_addresses: bool,
-    /// Recipient patterns outside which nothing is taken; empty: everything is.
-    pub only_to: Vec<String>,
-    /// What may go to one recipient, of a user and of all.
-    pub budgets: budget::Limits,
-}
-
-/// What one user may send to one recipient where nothing else is configured.
-pub const BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
-/// What all users together may.
-pub const BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
-
-impl Default for Settings {
-    fn default() -> Self {
-        Self {
-            hostname: "localhost".to_owned(),
-            verify_domain: true,
-            received_client: false,
-            long_lines: LongLines::default(),
-            routed_addresses: false,
-            only_to: Vec::new(),
-            budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
-        }
-    }
-}
-
 /// What intake works with.
 pub struct Parts {
+    /// Who sees to what ends in the queue, with the settings.
+    pub aftermath: Arc<Aftermath>,
     /// Where mail goes.
     pub queue: Arc<Queue>,
     /// Who knows which domains can receive.
@@ -95,8 +56,6 @@ pub struct Parts {
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.
     pub signing: Arc<SigningPool>,
-    /// Who makes ids.
-    pub ids: IdSource,
     /// Secrets for what is remembered of content.
     pub secrets: Arc<dyn DailySecrets>,
     /// The time.
@@ -112,13 +71,8 @@ pub struct Parts {
 /// The door.
 pub struct Door {
     parts: Parts,
-    settings: ArcSwap<Settings>,
-    budgets: Budgets,
     buckets: Buckets,
     idempotency: idempotency::Keys,
-    suppressions: Suppressions,
-    notices: Notices,
-    digests_changed: Notify,
 }
 
 impl std::fmt::Debug for Door {
@@ -148,27 +102,45 @@ pub enum RecipientCheck {
 }
 
 impl Door {
-    /// A door, which also sees to what ends in the queue.
-    pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
-        let queue = parts.queue.clone();
+    /// A door to the queue. What is stored of budgets, keys and suppressions counts from here on.
+    pub fn new(parts: Parts) -> Arc<Self> {
         budget_form::prepare();
-        let now = parts.clock.now();
-        let budgets = Budgets::new(settings.budgets, queue.take_side(Table::Budget), now);
+        let (queue, now) = (&parts.queue, parts.clock.now());
+        parts.aftermath.take_up(queue, now);
         let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
-        let suppressions = Suppressions::new(queue.take_side(Table::Suppression), now);
-        let settings = ArcSwap::from_pointee(settings);
-        let buckets = Buckets::default();
-        let (notices, digests_changed) = (Notices::default(), Notify::new());
-        let door = Self { parts, settings, budgets, buckets, idempotency, suppressions, notices, digests_changed };
-        let door = Arc::new(door);
-        queue.set_aftermath(Arc::downgrade(&door) as Weak<dyn Aftermath>);
-        door
+        Arc::new(Self { parts, buckets: Buckets::default(), idempotency })
     }
 
     /// Changes the settings.
     pub fn reconfigure(&self, settings: Settings) {
-        self.budgets.set_limits(settings.budgets);
-        self.settings.store(Arc::new(settings));
+        self.parts.aftermath.reconfigure(settings);
+    }
+
+    /// Who sees to what ends in the queue.
+    pub fn aftermath(&self) -> &Aftermath {
+        &self.parts.aftermath
+    }
+
+    /// Sends what is gathered for senders when it is due. Goes on until it is dropped.
+    pub async fn run_digests(&self) {
+        self.parts.aftermath.run_digests(&self.parts.queue).await;
+    }
+
+    /// Sends all that is gathered, before the relay stops.
+    pub fn send_digests(&self) {
+        self.parts.aftermath.send_digests(&self.parts.queue);
+    }
+
+    fn suppressed(&self) -> &Suppressions {
+        &self.parts.aftermath.suppressions
+    }
+
+    fn budgets(&self) -> &Budgets {
+        &self.parts.aftermath.budgets
+    }
+
+    fn settings(&self) -> Arc<Settings> {
+        self.parts.aftermath.settings.load_full()
     }
 
     /// May this user use this reverse-path? The null path is for notifications, which any user may pass on; who wrote
@@ -190,20 +162,20 @@ impl Door {
 
     /// May mail go to this recipient? Answers at once unless DNS has to be asked.
     pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
-        let settings = self.settings.load();
+        let settings = self.settings();
         let now = self.parts.clock.now();
         let suppressed =
-            || self.suppressions.check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
+            || self.suppressed().check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
         let room = check_form(&settings, recipient).and_then(|()| suppressed());
         let room = room.and_then(|()| self.buckets.check(user, now));
-        let room = room.and_then(|()| self.budgets.check(user, recipient, now));
+        let room = room.and_then(|()| self.budgets().check(user, recipient, now));
         if room.is_err() {
             return RecipientCheck::Done(room);
         }
         if recipient.address_literal().is_some() {
             return RecipientCheck::Done(Err(Refusal::AddressLiteral));
         }
-        if !is_covered(&settings.only_to, recipient) {
+        if !settings.covers(recipient) {
             return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
         }
         match self.parts.router.remembered(&recipient.domain_key()) {
@@ -227,7 +199,7 @@ impl Door {
         let (router, domain) = (self.parts.router.clone(), recipient.domain_key());
         // On a task of its own, so that the answer is kept even when it comes too late for this command.
         let lookup = tokio::spawn(async move { router.route(&domain).await });
-        if !self.settings.load().verify_domain {
+        if !self.settings().verify_domain {
             return Ok(());
         }
         match tokio::time::timeout(patience, lookup).await {
@@ -301,7 +273,7 @@ impl Door {
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
         let now = self.parts.clock.now();
-        let settings = self.settings.load_full();
+        let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
         envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
         let Opened { content, header, wished, is_encoded } = opened(content, settings.long_lines).await?;
@@ -318,7 +290,7 @@ impl Door {
             Some(Asked::First(reservation)) => Some(reservation),
             None => None,
         };
-        let id = self.parts.ids.next(now);
+        let id = self.parts.aftermath.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| received_from(&client_name, ip));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
@@ -351,22 +323,22 @@ impl Door {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
         let mut places = Places { door: self, message, changes: Vec::new(), are_kept: false };
         for recipient in &message.envelope.recipients {
-            let tried = self.suppressions.try_with(&recipient.mailbox, (user, *id), *accepted_at);
+            let tried = self.suppressed().try_with(&recipient.mailbox, (user, *id), *accepted_at);
             tried.map_err(|refusal| self.by_wall(refusal))?;
         }
         let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };
-        places.changes = self.budgets.take(&request, &message.envelope.recipients)?;
+        places.changes = self.budgets().take(&request, &message.envelope.recipients)?;
         Ok(places)
     }
 
     /// The addresses that are not sent to.
     pub fn suppressions(&self) -> &Suppressions {
-        &self.suppressions
+        self.suppressed()
     }
 
     /// Whether an address is sent to, and if not, until when: what a user may ask, one address at a time.
     pub fn standing(&self, address: &Mailbox) -> Standing {
-        self.suppressions.standing(address, self.parts.clock.now())
+        self.suppressed().standing(address, self.parts.clock.now())
     }
 
     /// Puts an address (as `suppression_key` writes it) on the list of those.
@@ -374,7 +346,7 @@ impl Door {
     /// # Errors
     /// When it could not be stored.
     pub async fn suppress(&self, address: &str, source: Source, reason: &str) -> Result<Suppression, Refusal> {
-        let (entry, change) = self.suppressions.put(address, source, reason, self.parts.clock.now());
+        let (entry, change) = self.suppressed().put(address, source, reason, self.parts.clock.now());
         self.parts.queue.store_side(vec![change]).await?;
         Ok(entry)
     }
@@ -384,7 +356,7 @@ impl Door {
     /// # Errors
     /// When that could not be stored.
     pub async fn unsuppress(&self, address: &str) -> Result<bool, Refusal> {
-        let Some(change) = self.suppressions.remove(address) else { return Ok(false) };
+        let Some(change) = self.suppressed().remove(address) else { return Ok(false) };
         self.parts.queue.store_side(vec![change]).await?;
         Ok(true)
     }
@@ -452,8 +424,8 @@ impl Drop for Places<'_> {
         for (recipient, index) in self.message.envelope.recipients.iter().zip(0..) {
             let entry = EntryId { message: self.message.id, index };
             // What may be stored of it is superfluous within the window, and gone after it.
-            let _ = self.door.budgets.give_back(&self.message.user, &recipient.mailbox, entry);
-            self.door.suppressions.release(&recipient.mailbox, self.message.id);
+            let _ = self.door.budgets().give_back(&self.message.user, &recipient.mailbox, entry);
+            self.door.suppressed().release(&recipient.mailbox, self.message.id);
         }
     }
 }
@@ -478,11 +450,6 @@ impl Drop for Pending<'_> {
 /// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
 fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
     if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { Ok(()) }
-}
-
-/// Whether `only_to` lets mail to this recipient through.
-fn is_covered(only_to: &[String], recipient: &Mailbox) -> bool {
-    only_to.is_empty() || only_to.iter().any(|pattern| pattern_covers(pattern, recipient))
 }
 
 fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {

@@ -1,6 +1,7 @@
 //! Intake: the one way into the queue, for SMTP and HTTP alike. It asks who may send what to whom, completes and signs
 //! what comes, and stores it.
 
+pub mod aftermath;
 mod buckets;
 pub mod budget;
 pub mod budget_form;
@@ -12,6 +13,7 @@ mod notices;
 mod opened;
 pub mod rate;
 pub mod refusal;
+mod settings;
 pub mod stamp;
 pub mod suppression;
 mod terms;

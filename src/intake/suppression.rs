@@ -146,8 +146,9 @@ struct State {
 }
 
 impl Suppressions {
-    /// Takes up the rows found at start. Domains that version 0.1 learned from a reply are dropped.
-    pub(super) fn new(rows: Vec<Row>, now: Timestamp) -> Self {
+    /// Takes up the rows found at start, in the place of what is known. Domains that version 0.1 learned from a reply are
+    /// dropped.
+    pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
         let mut state = State::default();
         for (key, value) in rows {
             let Ok(entry) = serde_json::from_slice::<Suppression>(&value) else { continue };
@@ -157,7 +158,7 @@ impl Suppressions {
                 state.entries.insert(entry.address.clone().into(), entry.taken_up(now));
             }
         }
-        Self(Mutex::new(state))
+        *self.0.lock() = state;
     }
 
     /// Whether mail may go there; where a term is over, one message at a time may, as a try.

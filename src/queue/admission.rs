@@ -2,43 +2,14 @@
 
 use std::sync::Arc;
 
-use super::ending::{Delay, Known};
-use super::entry::{Message, Progress, SignedContent, State};
+use super::entry::{Message, SignedContent};
 use super::journal::PendingCommit;
-use super::schedule::{Entry, Held, Schedule, entries_of};
+use super::outbox::Patience;
+use super::risk::Foreknowledge;
 use super::store::Change;
-use super::timers::Timer;
 use super::{AppendError, Queue};
-use crate::clock::Timestamp;
-use crate::event::cause::Cause;
-use crate::event::{Attempted, Event, Happened};
-use crate::mail::id::EntryId;
 use crate::mail::message::Content;
-use crate::plan::greylist::Forecast;
 use crate::shares::Beyond;
-
-/// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
-const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
-
-/// An entry that cannot be expected to arrive in time.
-#[derive(Debug, Clone)]
-pub struct Risk {
-    /// Which of the recipients.
-    pub index: u16,
-    /// The destination's name.
-    pub destination: Arc<str>,
-    /// Why.
-    pub forecast: Forecast,
-}
-
-/// What is known of a message at its admission.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Foreknowledge<'a> {
-    /// Of entries that come too late.
-    pub risks: &'a [Risk],
-    /// More for people, told with the acceptance.
-    pub note: Option<&'static str>,
-}
 
 impl Queue {
     /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
@@ -55,7 +26,7 @@ impl Queue {
     ) -> Result<PendingCommit, AppendError> {
         let recipients = message.envelope.recipients.len();
         let portion = self.sharing.lock().of(self.settings.entries_max);
-        let taken = self.entries.lock().take(&message.user, recipients, portion);
+        let taken = self.outbox.schedule(|schedule| schedule.shares().take(&message.user, recipients, portion));
         taken.map_err(|beyond| match beyond {
             Beyond::Whole => AppendError::QueueFull { entries_max: self.settings.entries_max },
             Beyond::Share => AppendError::ShareFull(portion),
@@ -74,69 +45,26 @@ impl Queue {
 
     /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
     pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
-        self.entries.lock().give_back(&message.user, message.envelope.recipients.len());
+        let count = message.envelope.recipients.len();
+        self.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
         self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
     }
 
     /// Brings a stored message to life: its entries are offered to the workers, also those at risk.
     pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) {
-        let recipients = message.envelope.recipients.len();
-        let mut schedule = self.schedule.lock();
-        let keep = schedule.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
-        let content = keep.then(|| Arc::new(content));
-        schedule.content_len += content.as_ref().map_or(0, |content| content.len());
-        let entry = || Entry::new(Some(State::Queued), Progress::default());
-        let held = Held {
-            message: message.clone(),
-            content,
-            entries: (0..recipients).map(|_| entry()).collect(),
-            live: u16::try_from(recipients).unwrap_or(u16::MAX),
-        };
-        schedule.held.insert(message.id, held);
-        let mut is_first = false;
-        for entry in entries_of(message) {
-            is_first |= schedule.add_timer(message.expires_at, entry, Timer::Expiry);
-            if let Some(late_at) = message.late_at() {
-                is_first |= schedule.add_timer(late_at, entry, Timer::Late);
-            }
-        }
-        let now = self.clock.now();
-        let superseded = self.take_slots(&mut schedule, message, now);
-        let foreseen: Vec<_> =
-            known.risks.iter().filter_map(|risk| self.foresee(&mut schedule, message, risk, now)).collect();
-        drop(schedule);
-        if is_first {
-            self.timers_changed.notify_one();
-        }
+        let (now, recipients) = (self.clock.now(), message.envelope.recipients.len());
         let several = (recipients > 1).then(|| format!("{recipients} recipients"));
         let notes: Vec<String> = several.into_iter().chain(known.note.map(str::to_owned)).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; ").into());
-        self.events.emit(Event { head: message.head(now), what: Happened::Accepted { note } });
-        superseded.into_iter().chain(foreseen).for_each(|event| self.events.emit(event));
-        for entry in entries_of(message) {
-            self.offer(entry, message.clone());
-        }
+        self.apply(Patience::PassBy, |schedule, effects| {
+            schedule.accept(message, content, known.risks, note, now, effects);
+        });
     }
 
-    /// An entry is at risk from the beginning. Noted before it can be claimed, so that no attempt tells it again.
-    fn foresee(&self, schedule: &mut Schedule, message: &Arc<Message>, risk: &Risk, now: Timestamp) -> Option<Event> {
-        let id = EntryId { message: message.id, index: risk.index };
-        let held = schedule.held.get_mut(&message.id)?;
-        let telling = held.telling_of_delay(risk.index, Delay::AtRisk, now);
-        let entry = held.entries.get_mut(usize::from(risk.index))?;
-        entry.progress.at_risk = true;
-        let progress = entry.progress.clone();
-        let attempted = Attempted {
-            destination: Some(risk.destination.clone()),
-            cause: Some(Cause::Greylisted),
-            note: Some(risk.forecast.text().into()),
-            ..Attempted::default()
-        };
-        let head = message.entry_head(id.index, progress.attempts, now);
-        let event = Event { head, what: Happened::AtRisk { attempted, next_attempt_at: Some(now) } };
-        let mut changes = vec![Change::Update(id, Box::new(progress))];
-        changes.extend(self.consequences(schedule, message, &event, Known { telling, ..Known::default() }));
-        self.journal.commit_later(changes);
-        Some(event)
+    /// Takes in a message of the relay's own that no end entails; it is stored soon.
+    pub fn take_in(&self, message: Arc<Message>, content: Content) {
+        let now = self.clock.now();
+        self.journal.commit_later(vec![Change::Accept(message.clone(), content)]);
+        self.apply(Patience::PassBy, |schedule, effects| schedule.adopt(message, now, effects));
     }
 }

@@ -192,6 +192,15 @@ impl State {
     }
 }
 
+/// Why an entry must not be sent (any more).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Gone {
+    /// Its life is over.
+    Expired,
+    /// It ended, or somebody else has it.
+    Ended,
+}
+
 /// Who works on an entry, and until when that is believed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Lease {

@@ -5,31 +5,38 @@
 
 mod admission;
 pub mod claim;
+mod effects;
 mod ending;
 pub(crate) mod engine;
 mod engine_log;
 pub mod entry;
+mod filter;
 pub mod greylists;
 mod inbox;
+mod index;
 pub mod journal;
 pub mod key_ring;
 mod learned;
 pub mod memory_store;
+mod offers;
 pub mod order;
+mod outbox;
 pub mod record;
 mod repair;
+mod risk;
 mod rows;
 mod salvage;
 mod schedule;
 mod seal;
+mod settlement;
 pub mod sled_store;
 pub mod steer;
 pub mod store;
 mod supersede;
 mod timers;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -39,17 +46,21 @@ use crate::event::{Attempted, Event, Happened, Sink};
 use crate::lane::Lane;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
-use crate::shares::{Portion, Shares, Sharing};
-pub use admission::{Foreknowledge, Risk};
-use claim::{Claim, Gone};
-pub use ending::{Aftermath, Consequences, Ending, Telling};
-use entry::{LEASE, Lease, Message, State};
+use crate::shares::{Portion, Sharing};
+use claim::Claim;
+pub use effects::Offer;
+pub use ending::{Consequences, Ending, Entail, Telling};
+use entry::Gone;
 use greylists::Greylists;
 use journal::{Journal, JournalError};
-use schedule::{Common, Restored, Schedule};
+use offers::Offering;
+pub use offers::{Expected, Offers, Work};
+use outbox::{Outbox, Patience};
+pub use risk::{Foreknowledge, Risk};
+pub use schedule::Depth;
+use schedule::{Common, Schedule};
 use store::{Change, Found, Row, Store, StoreError, Table};
 pub use supersede::Supersede;
-use timers::Timer;
 
 /// What the queue needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -66,28 +77,6 @@ impl Default for Settings {
     fn default() -> Self {
         Self { entries_max: 200_000, deliver_at_most_once: false, supersede: Supersede::default() }
     }
-}
-
-/// Who delivers. Told of every entry that could be sent now; claims it when there is a free slot.
-pub trait Workers: Send + Sync {
-    /// An entry is ready.
-    fn offer(&self, offer: Offer);
-
-    /// A message with this reverse-path to this recipient is about to come: what can be done ahead, may be.
-    fn expect(&self, _reverse_path: &ReversePath, _recipient: &Mailbox) {}
-}
-
-/// An entry that is ready.
-#[derive(Debug, Clone)]
-pub struct Offer {
-    /// Which.
-    pub entry: EntryId,
-    /// Its lane.
-    pub lane: Lane,
-    /// When its life ends.
-    pub expires_at: Timestamp,
-    /// Its message; the recipient's domain says where it goes.
-    pub message: Arc<Message>,
 }
 
 /// Why a message was not taken.
@@ -107,38 +96,22 @@ pub enum AppendError {
     Journal(#[from] JournalError),
 }
 
-/// Numbers about the queue.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Depth {
-    /// Messages with a live entry.
-    pub messages: usize,
-    /// Entries that wait for a slot, that are being sent, that wait for their next attempt.
-    pub queued: usize,
-    /// See above.
-    pub sending: usize,
-    /// See above.
-    pub deferred: usize,
-}
-
-/// The queue.
+/// The queue. Of its locks `outbox` has its own order ([`outbox`]); the others are held for a look or a push of a value.
 pub struct Queue {
     journal: Journal,
     clock: Arc<dyn Clock>,
     events: Arc<dyn Sink>,
+    /// As [`Entail`].
+    entail: Box<dyn Fn(&Ending) -> Consequences + Send + Sync>,
     settings: Settings,
-    schedule: Mutex<Schedule>,
+    outbox: Outbox,
     timers_changed: Notify,
-    workers: OnceLock<Weak<dyn Workers>>,
-    aftermath: OnceLock<Weak<dyn Aftermath>>,
+    offering: Offering,
     greylists: Greylists,
     /// Rows of side tables found at start, until somebody takes them.
     side: Mutex<Vec<(Table, Row)>>,
-    /// Live entries and those about to be accepted, by user. Locked last.
-    entries: Mutex<Shares>,
     sharing: Mutex<Sharing>,
     owner: u64,
-    /// What `open` found to have no future.
-    restored: Mutex<Restored>,
     /// No more entries are offered.
     stopped: AtomicBool,
 }
@@ -170,18 +143,18 @@ impl Queue {
         settings: Settings,
         clock: Arc<dyn Clock>,
         events: Arc<dyn Sink>,
+        entail: Entail,
         owner: u64,
     ) -> Result<Arc<Self>, StoreError> {
         let now = clock.now();
-        let mut schedule = Schedule::default();
-        let mut restored = Restored::default();
+        let mut schedule = Schedule::new(settings.supersede);
         let mut side = Vec::new();
         let mut common = Common::default();
         store.scan(&mut |found| match found {
             Found::Message(message, progress) => {
                 let (mut message, mut progress) = entry::taken_up(*message, progress, now);
                 common.share(&mut message, &mut progress);
-                schedule.restore(Arc::from(message), progress, now, settings.supersede, &mut restored);
+                schedule.restore(Arc::from(message), progress, now);
             }
             Found::Side(table, row) => side.push((table, row)),
             Found::Unreadable(name) => {
@@ -192,34 +165,22 @@ impl Queue {
             Storage::Threaded => Journal::start(store, clock.clone()).map_err(|e| StoreError::Failed(e.to_string()))?,
             Storage::Inline => Journal::inline(store, clock.clone()),
         };
-        let mut entries = Shares::default();
-        schedule.held.values().for_each(|held| entries.add(&held.message.user, usize::from(held.live)));
         let greylists = side.extract_if(.., |(of, _)| *of == Table::Greylist).map(|(_, row)| row).collect();
-        let queue = Arc::new(Self {
+        Ok(Arc::new(Self {
             journal,
             clock,
             events,
+            entail,
             settings,
-            schedule: Mutex::new(schedule),
+            outbox: Outbox::new(schedule),
             timers_changed: Notify::new(),
-            workers: OnceLock::new(),
-            aftermath: OnceLock::new(),
+            offering: Offering::default(),
             greylists: Greylists::new(greylists),
             side: Mutex::new(side),
-            restored: Mutex::new(restored),
-            entries: Mutex::new(entries),
             sharing: Mutex::default(),
             owner,
             stopped: AtomicBool::new(false),
-        });
-        Ok(queue)
-    }
-
-    /// Says who does something about ends; once, before the timers run.
-    pub fn set_aftermath(&self, aftermath: Weak<dyn Aftermath>) {
-        if self.aftermath.set(aftermath).is_err() {
-            tracing::error!("somebody sees to ends already");
-        }
+        }))
     }
 
     /// The rows of a side table as they were at start; they can be taken once.
@@ -238,11 +199,9 @@ impl Queue {
         &self.greylists
     }
 
-    /// Says who delivers; once, before the timers run.
-    pub fn set_workers(&self, workers: Weak<dyn Workers>) {
-        if self.workers.set(workers).is_err() {
-            tracing::error!("the queue has workers already");
-        }
+    /// Where entries that are ready are told, and messages that are about to come; it can be taken once.
+    pub fn take_offers(&self) -> Option<Offers> {
+        self.offering.take()
     }
 
     /// Stores rows of side tables.
@@ -258,64 +217,25 @@ impl Queue {
     /// # Errors
     /// When there is nothing to claim (any more).
     pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, Gone> {
-        let mut guard = self.schedule.lock();
-        let schedule = &mut *guard;
-        let Some(held) = schedule.held.get_mut(&id.message) else { return Err(Gone::Ended) };
-        if held.message.expires_at <= now {
-            return Err(Gone::Expired);
-        }
-        let message = held.message.clone();
-        let content = held.content.clone();
-        let entry = &mut held.entries[usize::from(id.index)];
-        if entry.state != Some(State::Queued) {
-            return Err(Gone::Ended);
-        }
-        schedule.next_token += 1;
-        let lease = Lease { owner: self.owner, token: schedule.next_token, ends_at: now.plus(LEASE) };
-        entry.state = Some(State::Sending);
-        entry.is_out = false;
-        entry.progress.lease = Some(lease);
-        entry.progress.attempts = entry.progress.attempts.saturating_add(1);
-        let progress = entry.progress.clone();
-        let is_first = schedule.add_timer(lease.ends_at, id, Timer::Lease);
-        drop(guard);
-        if is_first {
-            self.timers_changed.notify_one();
-        }
-        // A fresh entry's lease goes without saying: it belongs to whoever accepted it, and ends with the process.
-        if progress.attempts > 1 {
-            self.journal.commit_later(vec![Change::Update(id, Box::new(progress.clone()))]);
-        }
-        Ok(Claim::new(self.clone(), id, lease, message, content, progress))
+        let claimed = self.apply(Patience::PassBy, |schedule, effects| schedule.claim(id, self.owner, now, effects));
+        claimed.map(|(hold, content)| Claim::new(self.clone(), hold, content))
     }
 
     /// Tells that a live entry waits for a slot at this destination.
     pub fn waits_for_slot(&self, id: EntryId, destination: Arc<str>) {
-        let schedule = self.schedule.lock();
-        let Some(held) = schedule.held.get(&id.message) else { return };
-        let (message, progress) = (held.message.clone(), held.entries[usize::from(id.index)].progress.clone());
-        drop(schedule);
-        let head = message.entry_head(id.index, progress.attempts, self.clock.now());
-        let (destination, reply) = (Some(destination), progress.last_reply);
-        let attempted = Attempted { destination, reply, ..Attempted::default() };
+        let now = self.clock.now();
+        let known = self.outbox.schedule(|schedule| {
+            let (message, progress) = schedule.progress(id)?;
+            Some((message.entry_head(id.index, progress.attempts, now), progress.last_reply.clone()))
+        });
+        let Some((head, reply)) = known else { return };
+        let attempted = Attempted { destination: Some(destination), reply, ..Attempted::default() };
         self.events.emit(Event { head, what: Happened::Queued(attempted) });
     }
 
     /// Messages and entries by state.
     pub fn depth(&self) -> Depth {
-        let mut depth = Depth::default();
-        self.in_slices(None, |schedule, ids| {
-            depth.messages += ids.len();
-            for entry in ids.iter().filter_map(|id| schedule.held.get(id)).flat_map(|held| held.entries.iter()) {
-                match entry.state {
-                    Some(State::Queued) => depth.queued += 1,
-                    Some(State::Sending) => depth.sending += 1,
-                    Some(State::Deferred) => depth.deferred += 1,
-                    None => {}
-                }
-            }
-        });
-        depth
+        self.outbox.schedule(|schedule| schedule.depth())
     }
 
     /// Whether new mail can be stored.
@@ -337,12 +257,13 @@ impl Queue {
     /// As a crash would have it: from now on nothing that happens to claims is written down or told.
     pub fn freeze(&self) {
         self.stop();
-        *self.schedule.lock() = Schedule::default();
+        self.outbox.clear();
     }
 
     /// Writes down what is left and closes the store.
     pub fn close(&self) {
         self.stop();
+        self.pass_on(Patience::Wait);
         self.journal.close();
     }
 
@@ -351,6 +272,7 @@ impl Queue {
     /// # Errors
     /// When it could not be.
     pub async fn flush(&self) -> Result<(), JournalError> {
+        self.pass_on(Patience::Wait);
         self.journal.flush().await
     }
 
@@ -359,19 +281,9 @@ impl Queue {
         self.timers_changed.notify_one();
     }
 
-    /// Tells the workers that a message is about to come.
+    /// Tells the workers that a message with this reverse-path to this recipient is about to come: what can be done ahead,
+    /// may be.
     pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
-        if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
-            workers.expect(reverse_path, recipient);
-        }
-    }
-
-    fn offer(&self, entry: EntryId, message: Arc<Message>) {
-        if self.stopped.load(Ordering::Relaxed) {
-            return;
-        }
-        if let Some(workers) = self.workers.get().and_then(Weak::upgrade) {
-            workers.offer(Offer { entry, lane: message.lane, expires_at: message.expires_at, message });
-        }
+        self.offering.expect(Expected { reverse_path: reverse_path.clone(), recipient: recipient.clone() });
     }
 }

@@ -205,15 +205,16 @@ struct FirstEvent {
 
 impl FirstEvent {
     fn read(self, head: Head) -> Event {
-        let attempted = Attempted {
+        let mut attempted = Attempted {
             destination: self.destination,
             cause: self.cause.as_deref().and_then(Cause::by_name),
             reply: self.reply,
             plan: self.plan.map(Cow::Owned),
             note: self.note,
-            steps: self.steps,
             may_have_arrived: self.may_have_arrived,
+            ..Attempted::default()
         };
+        attempted.steps = self.steps;
         // Until then it carried the time of its acceptance.
         let since_accepted = self.time.since(head.time);
         let (time, entry, recipient, attempt) = (self.time, self.entry, self.recipient, self.attempt);

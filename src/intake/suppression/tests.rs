@@ -73,6 +73,12 @@ fn a_bounce_is_told_to_whose_message_it_was() {
     }
 }
 
+fn taken_up(rows: Vec<Row>) -> Suppressions {
+    let list = Suppressions::default();
+    list.take_up(rows, at(0));
+    list
+}
+
 fn at(hours: u64) -> Timestamp {
     Timestamp::from_millis(1_795_255_200_000).plus(HOUR * u32::try_from(hours).unwrap())
 }
@@ -184,7 +190,7 @@ fn domains_that_an_earlier_version_learned_hold_no_more() {
         (address.as_bytes().into(), serde_json::to_vec(&entry).unwrap().into_boxed_slice())
     };
     let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];
-    let world = World { list: Suppressions::new(rows, at(0)), ..World::new() };
+    let world = World { list: taken_up(rows), ..World::new() };
     assert!(world.is_open(1));
     assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), "shop", at(1)).is_err());
     // Its row goes with the next end.
@@ -199,7 +205,7 @@ fn what_a_clock_learned_that_was_ahead_holds_no_longer_than_meant() {
     let year_h = 8760;
     let changes = world.end(Kind::Failed, Suppress::Address, year_h);
     let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
-    let again = World { list: Suppressions::new(vec![(key, value)], at(0)), ..World::new() };
+    let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
     assert!(!again.is_open(0) && again.is_open(1));
 }
 
@@ -209,7 +215,7 @@ fn manual_entries_and_restarts() {
     let changes = world.end(Kind::Failed, Suppress::Address, 0);
     let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
     assert_eq!(key.as_ref(), b"alice@example.com");
-    let again = World { list: Suppressions::new(vec![(key, value)], at(0)), ..World::new() };
+    let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
     assert!(!again.is_open(0));
     again.list.put("alice@example.com", Source::Manual, "asked for it", at(0));
     assert!(!again.is_open(10_000));

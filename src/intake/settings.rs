@@ -1,0 +1,53 @@
+//! What intake needs to know.
+
+use std::time::Duration;
+
+use super::budget;
+use super::rate::Rate;
+use super::stamp::LongLines;
+use crate::mail::address::{Mailbox, pattern_covers};
+
+/// What intake needs to know; can change while it works.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The name in Received.
+    pub hostname: String,
+    /// Whether a domain that cannot receive mail is refused.
+    pub verify_domain: bool,
+    /// Whether the client's address goes into Received.
+    pub received_client: bool,
+    /// What is done about lines of more than 998 octets.
+    pub long_lines: LongLines,
+    /// Whether local parts in which a host may read another address (`%`, `!`, `@`) are taken.
+    pub routed_addresses: bool,
+    /// Recipient patterns outside which nothing is taken; empty: everything is.
+    pub only_to: Vec<String>,
+    /// What may go to one recipient, of a user and of all.
+    pub budgets: budget::Limits,
+}
+
+/// What one user may send to one recipient where nothing else is configured.
+pub const BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
+/// What all users together may.
+pub const BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            hostname: "localhost".to_owned(),
+            verify_domain: true,
+            received_client: false,
+            long_lines: LongLines::default(),
+            routed_addresses: false,
+            only_to: Vec::new(),
+            budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
+        }
+    }
+}
+
+impl Settings {
+    /// Whether `only_to` lets mail to this recipient through.
+    pub(super) fn covers(&self, recipient: &Mailbox) -> bool {
+        self.only_to.is_empty() || self.only_to.iter().any(|pattern| pattern_covers(pattern, recipient))
+    }
+}

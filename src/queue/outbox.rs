@@ -1,0 +1,257 @@
+//! The schedule behind its lock, and what it leads to on the way out.
+//!
+//! Lock, apply, unlock, act. Effects are put into the outbox under the lock of the schedule, so they keep the order in which
+//! they came about. They leave it one after the other, by whoever has the turn: what ends is stored in that order, each end
+//! with what it entails, and an event goes out before those that follow from it. The schedule is free meanwhile.
+//!
+//! The turn is taken first, then for a moment the schedule. Whoever may not wait for the turn passes by, and whoever has it
+//! acts for both.
+
+use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
+
+use parking_lot::{Mutex, MutexGuard};
+
+use super::Queue;
+use super::effects::{Effects, Occurrence};
+use super::ending::{Consequences, Ending};
+use super::schedule::Schedule;
+use super::store::Change;
+use crate::event::Event;
+
+/// Whether to wait for the turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Patience {
+    /// When it returns, all that has happened so far is on its way to the storage thread and to the reports.
+    Wait,
+    /// If others are at it, they will do this too.
+    PassBy,
+}
+
+#[derive(Debug, Default)]
+struct Inner {
+    schedule: Schedule,
+    waiting: VecDeque<Effects>,
+}
+
+/// The schedule, and its effects that wait for their turn.
+#[derive(Debug)]
+pub(super) struct Outbox {
+    inner: Mutex<Inner>,
+    turn: Mutex<()>,
+}
+
+impl Outbox {
+    pub(super) fn new(schedule: Schedule) -> Self {
+        Self { inner: Mutex::new(Inner { schedule, waiting: VecDeque::new() }), turn: Mutex::new(()) }
+    }
+
+    /// Looks at the schedule, or changes it without effects.
+    pub(super) fn schedule<T>(&self, look: impl FnOnce(&mut Schedule) -> T) -> T {
+        look(&mut self.inner.lock().schedule)
+    }
+
+    /// The same, one of several in a row: others have the schedule in between.
+    pub(super) fn schedule_in_turns<T>(&self, look: impl FnOnce(&mut Schedule) -> T) -> T {
+        let mut inner = self.inner.lock();
+        let result = look(&mut inner.schedule);
+        MutexGuard::unlock_fair(inner);
+        result
+    }
+
+    /// Forgets everything.
+    pub(super) fn clear(&self) {
+        let forgotten = std::mem::take(&mut *self.inner.lock());
+        drop(forgotten);
+    }
+
+    fn apply<T>(&self, command: impl FnOnce(&mut Schedule, &mut Effects) -> T) -> (T, bool) {
+        let mut effects = Effects::default();
+        let mut inner = self.inner.lock();
+        let result = command(&mut inner.schedule, &mut effects);
+        let has_effects = !effects.is_empty();
+        if has_effects {
+            inner.waiting.push_back(effects);
+        }
+        (result, has_effects)
+    }
+
+    fn next(&self) -> Option<Effects> {
+        self.inner.lock().waiting.pop_front()
+    }
+}
+
+impl Queue {
+    /// Changes the schedule, then does what that leads to.
+    pub(super) fn apply<T>(&self, patience: Patience, command: impl FnOnce(&mut Schedule, &mut Effects) -> T) -> T {
+        let (result, has_effects) = self.outbox.apply(command);
+        if has_effects {
+            self.pass_on(patience);
+        }
+        result
+    }
+
+    /// Does what is to be done, in its order.
+    pub(super) fn pass_on(&self, patience: Patience) {
+        loop {
+            let turn = match patience {
+                Patience::Wait => Some(self.outbox.turn.lock()),
+                Patience::PassBy => self.outbox.turn.try_lock(),
+            };
+            let Some(turn) = turn else { return };
+            while let Some(effects) = self.outbox.next() {
+                self.act(effects);
+            }
+            drop(turn);
+            // Whoever passed by since then counts on us.
+            if self.outbox.inner.lock().waiting.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn act(&self, effects: Effects) {
+        let Effects { happened, lost, offers, wakes } = effects;
+        for occurrence in happened {
+            match occurrence {
+                Occurrence::Stored(changes) => self.journal.commit_later(changes),
+                Occurrence::Told(changes, event) => self.store_and_tell(changes, *event),
+                Occurrence::Ended(changes, ending) => self.conclude(changes, *ending),
+            }
+        }
+        for entry in lost {
+            tracing::error!(%entry, "an attempt did not renew its lease; the entry is offered again");
+        }
+        if !self.stopped.load(Ordering::Relaxed) {
+            offers.into_iter().for_each(|offer| self.offering.offer(offer));
+        }
+        if wakes {
+            self.timers_changed.notify_one();
+        }
+    }
+
+    fn store_and_tell(&self, changes: Vec<Change>, event: Event) {
+        if !changes.is_empty() {
+            self.journal.commit_later(changes);
+        }
+        self.events.emit(event);
+    }
+
+    /// An end, stored with what it entails. A notification is in the queue before the end is told.
+    fn conclude(&self, mut changes: Vec<Change>, ending: Ending) {
+        let Consequences { changes: entailed, notification } = (self.entail)(&ending);
+        changes.extend(entailed);
+        let mut adopted = Effects::default();
+        if let Some((message, content)) = notification {
+            changes.push(Change::Accept(message.clone(), content));
+            self.outbox.schedule(|schedule| schedule.adopt(message, ending.now(), &mut adopted));
+        }
+        if !changes.is_empty() {
+            self.journal.commit_later(changes);
+        }
+        self.act(adopted);
+        self.events.emit(ending.event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, OnceLock, Weak};
+    use std::time::Duration;
+
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+    use crate::event::{Kind, Sink};
+    use crate::mail::address::{Mailbox, ReversePath};
+    use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+    use crate::mail::id::{EntryId, IdSource};
+    use crate::mail::message::Content;
+    use crate::queue::entry::{Message, SignedContent};
+    use crate::queue::memory_store::MemoryStore;
+    use crate::queue::steer::Filter;
+    use crate::queue::{Foreknowledge, Settings, Storage, Supersede};
+
+    /// Remembers what it is told, and whether the schedule was free then.
+    #[derive(Default)]
+    struct Witness {
+        queue: OnceLock<Weak<Queue>>,
+        told: Mutex<Vec<Kind>>,
+        entailed: Mutex<Vec<Kind>>,
+    }
+
+    impl Witness {
+        fn look(&self) {
+            let queue = self.queue.get().and_then(Weak::upgrade).unwrap();
+            assert!(queue.outbox.inner.try_lock().is_some(), "called under the schedule's lock");
+        }
+    }
+
+    impl Sink for Witness {
+        fn emit(&self, event: Event) {
+            self.look();
+            self.told.lock().push(event.kind());
+        }
+    }
+
+    fn queue() -> (Arc<Queue>, Arc<Witness>) {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
+        let settings = Settings { entries_max: 100, deliver_at_most_once: false, supersede: Supersede::ByKey };
+        let witness = Arc::new(Witness::default());
+        let also = witness.clone();
+        let entail = Box::new(move |ending: &Ending| {
+            also.look();
+            also.entailed.lock().push(ending.event.kind());
+            Consequences::default()
+        });
+        let store = Box::new(MemoryStore::default());
+        let queue = Queue::open(store, Storage::Inline, settings, clock, witness.clone(), entail, 1).unwrap();
+        witness.queue.set(Arc::downgrade(&queue)).unwrap();
+        (queue, witness)
+    }
+
+    fn accept(queue: &Queue, ids: &IdSource) -> EntryId {
+        let now = queue.clock.now();
+        let envelope = Envelope {
+            reverse_path: ReversePath::NULL,
+            parameters: MailParameters::default(),
+            recipients: vec![Recipient::new(Mailbox::parse("a@one.test").unwrap())],
+        };
+        let message = Message::new(ids.next(now), "shop".into(), envelope, now..now.plus(Duration::from_secs(600)));
+        let message = Arc::new(Message { key: Some("login".into()), ..message });
+        let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
+        drop(queue.append(&message, content.clone(), Vec::new(), true).unwrap());
+        queue.admit(&message, SignedContent { signatures: Default::default(), content }, Foreknowledge::default());
+        EntryId { message: message.id, index: 0 }
+    }
+
+    #[test]
+    fn the_schedule_is_free_while_something_is_told_or_entailed() {
+        let (queue, witness) = queue();
+        let ids = IdSource::new();
+        let older = accept(&queue, &ids);
+        let claim = queue.claim(older, queue.clock.now()).unwrap();
+        drop(claim);
+        accept(&queue, &ids);
+        queue.cancel(&Filter::default(), queue.clock.now());
+        let told = std::mem::take(&mut *witness.told.lock());
+        assert_eq!(told, [Kind::Accepted, Kind::Deferred, Kind::Accepted, Kind::Superseded, Kind::Cancelled]);
+        assert_eq!(*witness.entailed.lock(), [Kind::Superseded, Kind::Cancelled]);
+    }
+
+    #[test]
+    fn who_passes_by_is_acted_for_in_order() {
+        let (queue, witness) = queue();
+        let ids = IdSource::new();
+        let turn = queue.outbox.turn.lock();
+        let id = accept(&queue, &ids);
+        queue.claim(id, queue.clock.now()).unwrap().settle(
+            crate::queue::claim::Settlement::Delivered { attempted: Default::default(), notifies: false },
+            queue.clock.now(),
+        );
+        assert!(witness.told.lock().is_empty(), "somebody else has the turn");
+        drop(turn);
+        assert!(!queue.is_live(id.message), "it has ended");
+        let told = std::mem::take(&mut *witness.told.lock());
+        assert_eq!(told, [Kind::Accepted, Kind::Delivered], "and whoever sees that finds its end among the events");
+    }
+}

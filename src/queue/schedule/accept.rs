@@ -1,0 +1,181 @@
+//! How messages come in: accepted, made by the relay itself, or found at start.
+
+use std::collections::HashSet;
+use std::hash::Hash;
+use std::sync::Arc;
+
+use super::{Delay, Entry, Schedule, Timer, entries_of};
+use crate::clock::Timestamp;
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Event, Happened, Kind, Suppress};
+use crate::mail::address::Mailbox;
+use crate::mail::id::EntryId;
+use crate::queue::effects::{Effects, Occurrence};
+use crate::queue::ending::{End, Ending};
+use crate::queue::entry::{Message, Progress, SignedContent, State};
+use crate::queue::risk::Risk;
+use crate::queue::store::Change;
+
+/// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
+const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
+
+/// What many stored messages have in common, so that it is in memory once.
+#[derive(Debug, Default)]
+pub(in crate::queue) struct Common {
+    texts: HashSet<Arc<str>>,
+    senders: HashSet<Mailbox>,
+}
+
+impl Common {
+    /// Puts what is known in the place of its equals.
+    pub(in crate::queue) fn share(&mut self, message: &mut Message, stored: &mut [(u16, Progress)]) {
+        let replies = stored.iter_mut().map(|(_, progress)| &mut progress.last_reply);
+        for text in replies.chain([&mut message.signing_domain, &mut message.tag]).flatten() {
+            share(&mut self.texts, text);
+        }
+        share(&mut self.texts, &mut message.user);
+        message.envelope.reverse_path.0.iter_mut().for_each(|sender| share(&mut self.senders, sender));
+    }
+}
+
+fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, one: &mut T) {
+    match known.get(one) {
+        Some(equal) => one.clone_from(equal),
+        None => drop(known.insert(one.clone())),
+    }
+}
+
+impl Schedule {
+    /// A message is stored and comes to life: its entries are ready, also those at risk.
+    pub(in crate::queue) fn accept(
+        &mut self,
+        message: &Arc<Message>,
+        content: SignedContent,
+        risks: &[Risk],
+        note: Option<Arc<str>>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) {
+        let keep = self.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
+        let entries = entries_of(message).map(|_| (Some(State::Queued), Entry::new(Progress::default()))).collect();
+        self.hold(message.clone(), keep.then(|| Arc::new(content)), entries);
+        effects.tell(Vec::new(), Event { head: message.head(now), what: Happened::Accepted { note } });
+        for id in entries_of(message) {
+            self.add_timers_of_life(message, id, false, effects);
+        }
+        // Where the message itself is the older one, because another overtook it on its way to the disk, its own entries
+        // end.
+        let ends: Vec<(EntryId, End)> = entries_of(message).flat_map(|id| self.take_slots(message, id)).collect();
+        for (id, end) in ends {
+            self.end(id, end, now, effects);
+        }
+        risks.iter().for_each(|risk| self.foresee(message, risk, now, effects));
+        entries_of(message).for_each(|id| effects.offer(id, message.clone()));
+    }
+
+    /// An entry is at risk from the beginning. Noted before it can be claimed, so that no attempt tells it again.
+    fn foresee(&mut self, message: &Arc<Message>, risk: &Risk, now: Timestamp, effects: &mut Effects) {
+        let id = EntryId { message: message.id, index: risk.index };
+        let Some(held) = self.held.get_mut(&message.id) else { return };
+        let telling = held.telling_of_delay(risk.index, Delay::AtRisk, now);
+        let Some(entry) = held.entries.get_mut(usize::from(risk.index)) else { return };
+        entry.progress.at_risk = true;
+        let attempted = Attempted {
+            destination: Some(risk.destination.clone()),
+            cause: Some(Cause::Greylisted),
+            note: Some(risk.forecast.text().into()),
+            ..Attempted::default()
+        };
+        let head = message.entry_head(id.index, entry.progress.attempts, now);
+        let ending = Ending {
+            message: message.clone(),
+            event: Event { head, what: Happened::AtRisk { attempted, next_attempt_at: Some(now) } },
+            suppress: Suppress::No,
+            was_sent: false,
+            is_passed_on: false,
+            is_late: false,
+            telling,
+        };
+        let change = Change::Update(id, Box::new(entry.progress.clone()));
+        effects.end(vec![change], ending);
+    }
+
+    /// A message that the relay itself has to send. It counts for the user whose message it is about, and is never refused.
+    pub(in crate::queue) fn adopt(&mut self, message: Arc<Message>, now: Timestamp, effects: &mut Effects) {
+        self.shares.add(&message.user, message.envelope.recipients.len());
+        effects.tell(Vec::new(), Event { head: message.head(now), what: Happened::Accepted { note: None } });
+        self.take_up(message, Vec::new(), now, effects);
+    }
+
+    /// A message found in the store at start.
+    pub(in crate::queue) fn restore(&mut self, message: Arc<Message>, stored: Vec<(u16, Progress)>, now: Timestamp) {
+        let user = message.user.clone();
+        let live = self.take_up(message, stored, now, &mut Effects::default());
+        self.shares.add(&user, live);
+    }
+
+    /// Returns how many entries live.
+    fn take_up(
+        &mut self,
+        message: Arc<Message>,
+        stored: Vec<(u16, Progress)>,
+        now: Timestamp,
+        effects: &mut Effects,
+    ) -> usize {
+        let fresh = |_| (Some(State::Deferred), Entry::new(Progress::default()));
+        let mut entries: Vec<(Option<State>, Entry)> = entries_of(&message).map(fresh).collect();
+        for (index, progress) in stored {
+            if let Some((state, entry)) = entries.get_mut(usize::from(index)) {
+                *state = (!progress.ended).then_some(State::Deferred);
+                entry.progress = Progress { lease: None, ..progress };
+            }
+        }
+        let live = entries.iter().filter(|(state, _)| state.is_some()).count();
+        if live == 0 {
+            self.empty.push(message.id);
+            return 0;
+        }
+        self.outcomes += entries.iter().filter(|(_, entry)| entry.progress.outcome.is_some()).count();
+        self.hold(message.clone(), None, entries);
+        for id in entries_of(&message) {
+            self.plan(&message, id, now, effects);
+        }
+        live
+    }
+
+    /// Sets the timers of an entry that was taken up, or notes that it has no future.
+    fn plan(&mut self, message: &Arc<Message>, id: EntryId, now: Timestamp, effects: &mut Effects) {
+        let Some((entry, _)) = self.entry_mut(id).filter(|(entry, _)| entry.state.is_some()) else { return };
+        if entry.progress.content_sent {
+            let cause = Some(Cause::OutcomeUnknown);
+            let unknown = Attempted { cause, may_have_arrived: true, ..Attempted::default() };
+            self.doomed.push_back((id, End::after(Kind::Failed, unknown)));
+        } else if message.expires_at <= now {
+            self.doomed.push_back((id, End::of(Kind::Expired)));
+        } else {
+            entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
+            let (due_at, is_late) = (entry.progress.next_attempt_at, entry.progress.late);
+            self.add_timer(due_at, id, Timer::Due, effects);
+            self.add_timers_of_life(message, id, is_late, effects);
+        }
+        // Also one whose own life is over may be the newer one, whose crash came before the older one's end was written
+        // down.
+        let superseded = self.take_slots(message, id);
+        self.doomed.extend(superseded);
+    }
+
+    /// Ends some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one
+    /// had taken, and attempts of which only the answer is missing and that must not be made twice. Says whether there are
+    /// more.
+    pub(in crate::queue) fn end_doomed(&mut self, most: usize, now: Timestamp, effects: &mut Effects) -> bool {
+        let doomed: Vec<(EntryId, End)> = self.doomed.drain(..most.min(self.doomed.len())).collect();
+        for (id, end) in doomed {
+            self.end(id, end, now, effects);
+        }
+        let empty = std::mem::take(&mut self.empty);
+        if !empty.is_empty() {
+            effects.happened.push(Occurrence::Stored(empty.into_iter().map(Change::Remove).collect()));
+        }
+        !self.doomed.is_empty()
+    }
+}

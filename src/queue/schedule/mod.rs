@@ -1,0 +1,359 @@
+//! What is in memory of live messages: who is due when, whose life ends when, who holds which place.
+//!
+//! A value, and nothing else: nothing here locks, stores, tells, logs or reads a clock. What a change leads to is handed
+//! back as [`Effects`]. `accept`, `attempt`, `fire` and `find` have the commands.
+
+mod accept;
+mod attempt;
+mod find;
+mod fire;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
+
+use super::effects::Effects;
+use super::ending::{End, Ending, Telling};
+use super::entry::{Message, Outcome, Progress, SignedContent, State};
+use super::index::Index;
+use super::store::Change;
+use super::supersede::Supersede;
+use crate::clock::Timestamp;
+use crate::event::{Attempted, Event, Happened, Kind};
+use crate::mail::id::{EntryId, MessageId};
+use crate::shares::Shares;
+pub(super) use accept::Common;
+pub(super) use attempt::Hold;
+pub(super) use find::Again;
+pub use find::{Cancelled, EntrySnapshot, Retried, Snapshot};
+
+/// Ended entries, of messages with live ones, whose end is remembered for a notification.
+const OUTCOMES_MAX: usize = 100_000;
+
+/// Numbers about the queue.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Depth {
+    /// Messages with a live entry.
+    pub messages: usize,
+    /// Entries that wait for a slot, that are being sent, that wait for their next attempt.
+    pub queued: usize,
+    /// See above.
+    pub sending: usize,
+    /// See above.
+    pub deferred: usize,
+}
+
+impl Depth {
+    /// Entries in a state, or in all.
+    pub(super) fn of_state(&self, state: Option<State>) -> usize {
+        match state {
+            Some(State::Queued) => self.queued,
+            Some(State::Sending) => self.sending,
+            Some(State::Deferred) => self.deferred,
+            None => self.queued + self.sending + self.deferred,
+        }
+    }
+
+    fn count(&mut self, state: State) -> &mut usize {
+        match state {
+            State::Queued => &mut self.queued,
+            State::Sending => &mut self.sending,
+            State::Deferred => &mut self.deferred,
+        }
+    }
+}
+
+/// What a timer is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Timer {
+    /// The next attempt.
+    Due,
+    /// The end of life.
+    Expiry,
+    /// The end of a lease.
+    Lease,
+    /// The time of `BY=;N`.
+    Late,
+}
+
+/// The live part of one message.
+#[derive(Debug)]
+pub(super) struct Held {
+    pub(super) message: Arc<Message>,
+    content: Option<Arc<SignedContent>>,
+    entries: Box<[Entry]>,
+    live: u16,
+}
+
+#[derive(Debug)]
+pub(super) struct Entry {
+    /// None: it has ended. Changed by [`Entry::turn`] only, which counts.
+    state: Option<State>,
+    progress: Progress,
+    /// The running attempt has sent the content.
+    is_out: bool,
+    /// An earlier attempt sent it and got no answer; known to this process only.
+    may_have_arrived: bool,
+    /// When somebody asked for an attempt; known to this process only.
+    retried_at: Option<Timestamp>,
+}
+
+impl Entry {
+    fn new(progress: Progress) -> Self {
+        Self { state: None, progress, is_out: false, may_have_arrived: false, retried_at: None }
+    }
+
+    fn turn(&mut self, state: Option<State>, counts: &mut Depth) {
+        if let Some(before) = self.state {
+            *counts.count(before) -= 1;
+        }
+        if let Some(after) = state {
+            *counts.count(after) += 1;
+        }
+        self.state = state;
+    }
+}
+
+/// All live messages of this process.
+#[derive(Debug, Default)]
+pub(super) struct Schedule {
+    /// By age.
+    held: BTreeMap<MessageId, Held>,
+    timers: BTreeSet<(Timestamp, EntryId, Timer)>,
+    index: Index,
+    /// Entries by state.
+    counts: Depth,
+    /// Live entries and those about to be accepted, by user.
+    shares: Shares,
+    content_len: usize,
+    next_token: u64,
+    /// How many ended entries are remembered for the notification of their message.
+    outcomes: usize,
+    /// Who holds the place that a newer message would take.
+    slots: HashMap<Box<str>, EntryId>,
+    supersede: Supersede,
+    /// What turned out at start to have no future.
+    doomed: VecDeque<(EntryId, End)>,
+    /// Messages all of whose entries had ended at start.
+    empty: Vec<MessageId>,
+}
+
+/// What became of an entry's content, as far as is known at its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    /// It never left.
+    Kept,
+    /// It may arrive all the same.
+    MayHaveArrived,
+}
+
+impl Schedule {
+    pub(super) fn new(supersede: Supersede) -> Self {
+        Self { supersede, ..Self::default() }
+    }
+
+    /// Messages and entries by state.
+    pub(super) fn depth(&self) -> Depth {
+        Depth { messages: self.held.len(), ..self.counts }
+    }
+
+    /// The message of a live entry, and how far that got.
+    pub(super) fn progress(&self, id: EntryId) -> Option<(&Arc<Message>, &Progress)> {
+        let held = self.held.get(&id.message)?;
+        let entry = held.entries.get(usize::from(id.index))?;
+        entry.state.map(|_| (&held.message, &entry.progress))
+    }
+
+    pub(super) fn is_live(&self, id: MessageId) -> bool {
+        self.held.contains_key(&id)
+    }
+
+    pub(super) fn shares(&mut self) -> &mut Shares {
+        &mut self.shares
+    }
+
+    fn entry_mut(&mut self, id: EntryId) -> Option<(&mut Entry, &mut Depth)> {
+        let entry = self.held.get_mut(&id.message)?.entries.get_mut(usize::from(id.index))?;
+        Some((entry, &mut self.counts))
+    }
+
+    /// Takes a message in, with the states of its entries, of which one is live at least.
+    fn hold(
+        &mut self,
+        message: Arc<Message>,
+        content: Option<Arc<SignedContent>>,
+        entries: Vec<(Option<State>, Entry)>,
+    ) {
+        self.content_len += content.as_ref().map_or(0, |content| content.len());
+        self.index.add_message(&message.user, message.id);
+        let mut live = 0;
+        let counts = &mut self.counts;
+        let index = &mut self.index;
+        let entries = entries_of(&message).zip(entries).map(|(id, (state, mut entry))| {
+            entry.turn(state, counts);
+            if state.is_some() {
+                live += 1;
+                index.add_entry(&message.recipient(id.index).mailbox, id);
+            }
+            entry
+        });
+        let entries = entries.collect();
+        self.held.insert(message.id, Held { message, content, entries, live });
+    }
+
+    fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer, effects: &mut Effects) {
+        self.timers.insert((at, entry, timer));
+        effects.wakes |= self.timers.first() == Some(&(at, entry, timer));
+    }
+
+    /// Sets the timers of a life; that of the late hour only while it has not been told.
+    fn add_timers_of_life(&mut self, message: &Message, id: EntryId, is_late: bool, effects: &mut Effects) {
+        self.add_timer(message.expires_at, id, Timer::Expiry, effects);
+        if let Some(late_at) = message.late_at().filter(|_| !is_late) {
+            self.add_timer(late_at, id, Timer::Late, effects);
+        }
+    }
+
+    /// Drops all that points to an entry.
+    fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress) {
+        self.index.remove_entry(&message.recipient(id.index).mailbox, id);
+        self.timers.remove(&(message.expires_at, id, Timer::Expiry));
+        if let Some(late_at) = message.late_at() {
+            self.timers.remove(&(late_at, id, Timer::Late));
+        }
+        self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
+        if let Some(lease) = progress.lease {
+            self.timers.remove(&(lease.ends_at, id, Timer::Lease));
+        }
+        for slot in self.supersede.slots(message, id.index) {
+            if self.slots.get(&slot) == Some(&id) {
+                self.slots.remove(&slot);
+            }
+        }
+    }
+
+    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
+    /// entry had ended already.
+    fn end(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) -> Option<Content> {
+        let held = self.held.get_mut(&id.message)?;
+        let entry = held.entries.get_mut(usize::from(id.index))?;
+        entry.state?;
+        entry.turn(None, &mut self.counts);
+        held.live -= 1;
+        let (message, is_last) = (held.message.clone(), held.live == 0);
+        let progress = std::mem::take(&mut entry.progress);
+        let is_unknown = std::mem::take(&mut entry.is_out) || entry.may_have_arrived;
+        let End { kind, attempted, notifies, suppress } = end;
+        let may_have_arrived = attempted.may_have_arrived || is_unknown && kind != Kind::Delivered;
+        let reply = attempted.reply.or_else(|| progress.last_reply.clone());
+        // There is no other attempt that a plan could be for.
+        let attempted = Attempted { reply, may_have_arrived, plan: None, ..attempted };
+        self.shares.give_back(&message.user, 1);
+        self.forget(id, &message, &progress);
+        let head = message.entry_head(id.index, progress.attempts, now);
+        let event = Event { head, what: Happened::of(kind, attempted, None) };
+        let was_sent = progress.was_sent || may_have_arrived || kind == Kind::Delivered;
+        let (change, telling) =
+            if is_last { self.let_go(id.message) } else { self.remember(id, &event, progress, notifies) };
+        let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, telling };
+        effects.end(vec![change], ending);
+        Some(if may_have_arrived { Content::MayHaveArrived } else { Content::Kept })
+    }
+
+    /// The last entry of a message has ended.
+    fn let_go(&mut self, id: MessageId) -> (Change, Telling) {
+        let mut others = Vec::new();
+        if let Some(mut held) = self.held.remove(&id) {
+            self.content_len -= held.content.as_ref().map_or(0, |content| content.len());
+            self.index.remove_message(&held.message.user, id);
+            others = held.take_outcomes();
+        }
+        self.outcomes = self.outcomes.saturating_sub(others.len());
+        (Change::Remove(id), Telling::Now(others))
+    }
+
+    /// An entry has ended while others of its message live: how is kept for the notification that tells of all.
+    fn remember(&mut self, id: EntryId, event: &Event, progress: Progress, notifies: bool) -> (Change, Telling) {
+        let Progress { at_risk, late, .. } = progress;
+        let mut ended = Progress { ended: true, at_risk, late, ..Progress::default() };
+        if let Some(held) = self.held.get_mut(&id.message) {
+            if held.message.may_tell(id.index, event.kind()) && self.outcomes < OUTCOMES_MAX {
+                self.outcomes += 1;
+                ended.outcome = Some(Box::new(Outcome {
+                    kind: event.kind(),
+                    at: event.head.time,
+                    reply: event.what.attempted().and_then(|attempted| attempted.reply.clone()),
+                    destination: event.what.destination().cloned(),
+                    is_passed_on: notifies,
+                }));
+            }
+            held.entries[usize::from(id.index)].progress = ended.clone();
+        }
+        (Change::Update(id, Box::new(ended)), Telling::Not)
+    }
+
+    /// Gives an entry its places; says which entries end by that.
+    fn take_slots(&mut self, message: &Message, id: EntryId) -> Vec<(EntryId, End)> {
+        let mut ended = Vec::new();
+        for slot in self.supersede.slots(message, id.index) {
+            let holder = self.slots.get(&slot).copied();
+            let (newer, older) = match holder {
+                // The same recipient twice in one message is no newer code.
+                Some(holder) if holder.message == id.message => (id, None),
+                Some(holder) if holder.message > id.message => (holder, Some(id)),
+                Some(holder) => (id, Some(holder)),
+                None => (id, None),
+            };
+            self.slots.insert(slot, newer);
+            let attempted = Attempted { note: Some(format!("by {}", newer.message).into()), ..Attempted::default() };
+            ended.extend(older.map(|older| (older, End::after(Kind::Superseded, attempted))));
+        }
+        ended
+    }
+}
+
+/// What a sender can be told before the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Delay {
+    /// The time of `BY=` is over.
+    Late,
+    /// It may not arrive in time.
+    AtRisk,
+}
+
+impl Held {
+    /// How the entries ended that are to be told of.
+    fn take_outcomes(&mut self) -> Vec<(u16, Outcome)> {
+        let outcomes = self.entries.iter_mut().zip(0..);
+        outcomes.filter_map(|(entry, index)| Some((index, *entry.progress.outcome.take()?))).collect()
+    }
+
+    /// Whether the sender is told that an entry is late or at risk: with all that are late at this moment, once.
+    fn telling_of_delay(&self, index: u16, delay: Delay, now: Timestamp) -> Telling {
+        let others = || self.entries.iter().zip(0..).filter(move |(_, other)| *other != index);
+        let is_wanted = |other: u16| {
+            let notify = self.message.recipient(other).notify;
+            notify.map_or(delay == Delay::Late, |notify| notify.delay)
+        };
+        let is_told = |progress: &Progress| match delay {
+            Delay::Late => progress.late,
+            Delay::AtRisk => progress.at_risk,
+        };
+        if others().any(|(entry, other)| is_told(&entry.progress) && is_wanted(other)) {
+            return Telling::Not;
+        }
+        let is_late_too = |entry: &Entry| delay == Delay::Late && entry.state.is_some() && !entry.is_out;
+        let outcome = |(entry, other): (&Entry, u16)| {
+            let reply = entry.progress.last_reply.clone();
+            (other, Outcome { kind: Kind::AtRisk, at: now, reply, destination: None, is_passed_on: false })
+        };
+        Telling::Now(others().filter(|(entry, _)| is_late_too(entry)).map(outcome).collect())
+    }
+}
+
+pub(super) fn entries_of(message: &Message) -> impl Iterator<Item = EntryId> + use<> {
+    let id = message.id;
+    let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
+    (0..count).map(move |index| EntryId { message: id, index })
+}
