@@ -180,7 +180,7 @@ impl Dispatcher {
         let domain: Arc<str> = domain.into();
         let awaited = match &hop {
             NextHop::Direct => Awaited::Domain(domain.clone()),
-            NextHop::SmartHost(host) => Awaited::SmartHost(host.host.name.clone()),
+            NextHop::SmartHost(host) => Awaited::SmartHost(host.settings.name.clone()),
         };
         match self.looking_up.lock().entry(awaited.clone()) {
             Entry::Occupied(mut waiting) => return waiting.get_mut().push(offer),

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::caller::Caller;
 use super::places::Applicant;
 use super::settings::Settings;
-use super::smart_host::{Carrier, Tls};
+use super::smart_host::{SmartHostState, Tls};
 use crate::clock::Timestamp;
 use crate::destination::demand::{Demand, Refusal};
 use crate::destination::mx::Sought;
@@ -20,7 +20,7 @@ pub(super) enum NextHop {
     /// To the hosts of its recipient's domain.
     Direct,
     /// By a smart host.
-    SmartHost(Arc<Carrier>),
+    SmartHost(Arc<SmartHostState>),
 }
 
 /// What a site is known by.
@@ -44,7 +44,7 @@ impl std::fmt::Display for SiteKey {
 
 impl NextHop {
     /// The smart host, if it is one.
-    pub(super) fn smart_host(&self) -> Option<&Arc<Carrier>> {
+    pub(super) fn smart_host(&self) -> Option<&Arc<SmartHostState>> {
         match self {
             Self::Direct => None,
             Self::SmartHost(host) => Some(host),
@@ -64,7 +64,7 @@ impl NextHop {
     pub(super) fn key(&self, route: &Route) -> SiteKey {
         match self {
             Self::Direct => SiteKey::Destination(route.destination.clone()),
-            Self::SmartHost(host) => SiteKey::SmartHost(host.host.name.clone()),
+            Self::SmartHost(host) => SiteKey::SmartHost(host.settings.name.clone()),
         }
     }
 
@@ -72,7 +72,7 @@ impl NextHop {
     pub(super) fn sought<'a>(&'a self, domain: &'a str) -> Sought<'a> {
         match self {
             Self::Direct => Sought::Domain(domain),
-            Self::SmartHost(host) => Sought::Host(&host.host.host),
+            Self::SmartHost(host) => Sought::Host(&host.settings.host),
         }
     }
 
@@ -96,7 +96,7 @@ impl NextHop {
     pub(super) fn port(&self, settings: &Settings) -> u16 {
         match self {
             Self::Direct => settings.port,
-            Self::SmartHost(host) => host.host.port,
+            Self::SmartHost(host) => host.settings.port,
         }
     }
 
@@ -112,7 +112,7 @@ impl NextHop {
         settings: &Settings,
     ) -> Result<Demand, Refusal> {
         if let Self::SmartHost(host) = self {
-            return host.host.tls.demand(caller.wish());
+            return host.settings.tls.demand(caller.wish());
         }
         let demand = Demand::of(route, host, settings.strictness(caller.domain()), caller.wish())?;
         let is_avoided = settings.avoid(caller.domain()).has(Feature::StartTls);
@@ -130,7 +130,7 @@ impl NextHop {
     /// How a session begins that would begin so at the hosts of a domain.
     pub(super) fn starttls(&self, of_domain: StartTls) -> StartTls {
         match self {
-            Self::SmartHost(host) if host.host.tls == Tls::Implicit => StartTls::Implicit,
+            Self::SmartHost(host) if host.settings.tls == Tls::Implicit => StartTls::Implicit,
             Self::Direct | Self::SmartHost(_) => of_domain,
         }
     }
@@ -148,7 +148,7 @@ impl NextHop {
 
     /// Its host, where one host is named.
     pub(super) fn host(&self) -> Option<&Arc<str>> {
-        self.smart_host().map(|host| &host.host.host)
+        self.smart_host().map(|host| &host.settings.host)
     }
 
     /// Asks to try it now. Whether the hosts of a domain are there is known by their site.

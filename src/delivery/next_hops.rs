@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::next_hop::NextHop;
-use super::smart_host::Carrier;
+use super::smart_host::SmartHostState;
 use crate::clock::Timestamp;
 use crate::plan::way::{Candidate, Detour, When, at_first};
 use crate::queue::claim::Claim;
@@ -11,7 +11,7 @@ use crate::queue::claim::Claim;
 /// All of one entry.
 #[derive(Debug, Clone)]
 pub(super) struct NextHops {
-    smart_hosts: Vec<Arc<Carrier>>,
+    smart_hosts: Vec<Arc<SmartHostState>>,
     /// The one that it takes now.
     pub(super) via: NextHop,
     /// Since when.
@@ -19,14 +19,14 @@ pub(super) struct NextHops {
 }
 
 impl NextHops {
-    pub(super) fn new(smart_hosts: Vec<Arc<Carrier>>, via: NextHop, since: Timestamp) -> Self {
+    pub(super) fn new(smart_hosts: Vec<Arc<SmartHostState>>, via: NextHop, since: Timestamp) -> Self {
         Self { smart_hosts, via, since }
     }
 
     /// The smart host of a fail-over, or, before the first attempt, that for all mail; else the domain's own hosts.
     pub(super) fn first(&self, attempts: u32, failover: Option<&Detour>, now: Timestamp) -> NextHop {
         let host = match failover {
-            Some(failover) => self.smart_hosts.iter().find(|host| host.host.name == failover.host),
+            Some(failover) => self.smart_hosts.iter().find(|host| host.settings.name == failover.host),
             None if attempts == 0 => at_first(&self.candidates(&[], now), now).map(|index| &self.smart_hosts[index]),
             None => None,
         };
@@ -35,7 +35,7 @@ impl NextHops {
 
     /// The fail-over that a claim is on.
     pub(super) fn failover(&self, claim: &Claim, now: Timestamp) -> Detour {
-        let host = self.via.smart_host().map_or_else(|| "".into(), |host| host.host.name.clone());
+        let host = self.via.smart_host().map_or_else(|| "".into(), |host| host.settings.name.clone());
         let kept = claim.progress().detour.as_deref().filter(|failover| failover.host == host);
         let first = || Detour { host: host.clone(), called_by: When::Always, direct_at: Some(now), tried: Vec::new() };
         kept.cloned().unwrap_or_else(first)
@@ -48,6 +48,6 @@ impl NextHops {
 
     /// The name of one of the candidates.
     pub(super) fn name(&self, index: usize) -> Option<&Arc<str>> {
-        self.smart_hosts.get(index).map(|host| &host.host.name)
+        self.smart_hosts.get(index).map(|host| &host.settings.name)
     }
 }

@@ -56,7 +56,7 @@ impl Ended<'_> {
             host.answered(Some(self.now.since(self.hops.since)));
             let why = self.hops.failover(self.claim, self.now).called_by.text();
             let tls = attempted.note.map(|tls| format!("{tls}; ")).unwrap_or_default();
-            attempted.note = Some(format!("{tls}smart host {}: {why}", host.host.name).into());
+            attempted.note = Some(format!("{tls}smart host {}: {why}", host.settings.name).into());
         }
         Settlement::Delivered { attempted, notifies }
     }
@@ -113,7 +113,9 @@ impl Ended<'_> {
     pub(super) fn without_route(self, error: &RouteError) -> Settlement {
         let (destination, verdict) = match &self.hops.via {
             NextHop::Direct => (self.claim.domain().into(), cause::of_route(error)),
-            NextHop::SmartHost(host) => (host.host.host.clone(), Verdict::of(Cause::DnsFailure, Finality::Temporary)),
+            NextHop::SmartHost(host) => {
+                (host.settings.host.clone(), Verdict::of(Cause::DnsFailure, Finality::Temporary))
+            }
         };
         let mut from = Peer::at(Some(destination));
         from.attempted.reply = Some(error.to_string().into());

@@ -110,7 +110,7 @@ impl SmartHost {
 
 /// All of them, in order.
 #[derive(Debug, Default)]
-pub struct SmartHosts(ArcSwap<Vec<Arc<Carrier>>>);
+pub struct SmartHosts(ArcSwap<Vec<Arc<SmartHostState>>>);
 
 impl SmartHosts {
     /// Those of the configuration.
@@ -123,26 +123,26 @@ impl SmartHosts {
     /// Takes on others. What is known of those that stay as they are is kept.
     pub fn replace(&self, hosts: Vec<SmartHost>) {
         let old = self.0.load();
-        let carrier = |host: SmartHost| {
-            let same = old.iter().find(|carrier| carrier.host == host);
-            same.cloned().unwrap_or_else(|| Arc::new(Carrier::new(host)))
+        let state = |settings: SmartHost| {
+            let same = old.iter().find(|known| known.settings == settings);
+            same.cloned().unwrap_or_else(|| Arc::new(SmartHostState::new(settings)))
         };
-        self.0.store(Arc::new(hosts.into_iter().map(carrier).collect()));
+        self.0.store(Arc::new(hosts.into_iter().map(state).collect()));
     }
 
     /// For metrics: the name of each, and whether its back-off is closed (0), half-open (1) or open (2).
     pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
-        self.0.load().iter().map(|carrier| (carrier.host.name.clone(), carrier.level())).collect()
+        self.0.load().iter().map(|host| (host.settings.name.clone(), host.level())).collect()
     }
 
     /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
     pub fn take_all(&self, domain: &str) -> bool {
-        self.0.load().iter().any(|carrier| carrier.host.when == When::Always && carrier.host.covers(domain))
+        self.0.load().iter().any(|host| host.settings.when == When::Always && host.settings.covers(domain))
     }
 
     /// Whether one of them may come to carry mail for a domain.
     pub fn cover(&self, domain: &str) -> bool {
-        self.0.load().iter().any(|carrier| carrier.host.covers(domain))
+        self.0.load().iter().any(|host| host.settings.covers(domain))
     }
 
     /// Whether there is none.
@@ -151,15 +151,15 @@ impl SmartHosts {
     }
 
     /// Those that may carry mail for a domain.
-    pub(super) fn for_domain(&self, domain: &str) -> Vec<Arc<Carrier>> {
-        self.0.load().iter().filter(|carrier| carrier.host.covers(domain)).cloned().collect()
+    pub(super) fn for_domain(&self, domain: &str) -> Vec<Arc<SmartHostState>> {
+        self.0.load().iter().filter(|host| host.settings.covers(domain)).cloned().collect()
     }
 }
 
 /// A smart host, and what is known of it.
 #[derive(Debug)]
-pub(super) struct Carrier {
-    pub(super) host: SmartHost,
+pub(super) struct SmartHostState {
+    pub(super) settings: SmartHost,
     state: Mutex<State>,
 }
 
@@ -170,19 +170,19 @@ struct State {
     takes: Option<Duration>,
 }
 
-impl Carrier {
-    fn new(host: SmartHost) -> Self {
-        Self { host, state: Mutex::new(State { backoff: Backoff::new(&TERMS), takes: None }) }
+impl SmartHostState {
+    fn new(settings: SmartHost) -> Self {
+        Self { settings, state: Mutex::new(State { backoff: Backoff::new(&TERMS), takes: None }) }
     }
 
     /// As `plan::way` wants it.
     pub(super) fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
         let state = self.state.lock();
         Candidate {
-            when: self.host.when,
+            when: self.settings.when,
             ready_at: state.backoff.ready_at(now).unwrap_or_default(),
             takes: state.takes,
-            is_tried: tried.contains(&self.host.name),
+            is_tried: tried.contains(&self.settings.name),
         }
     }
 
@@ -200,7 +200,7 @@ impl Carrier {
     /// # Errors
     /// When there are no random numbers.
     pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
-        let Some(account) = &self.host.account else { return Ok(None) };
+        let Some(account) = &self.settings.account else { return Ok(None) };
         let mut nonce = [0; NONCE_LEN];
         let random = aws_lc_rs::rand::fill(&mut nonce);
         random.map_err(|_| Failure { stage: Stage::Auth, fault: Fault::Closed })?;
@@ -223,14 +223,14 @@ impl Carrier {
             state.takes = Some(took.max(faded));
         }
         if state.backoff.succeeded() == Change::News {
-            tracing::info!(smart_host = %self.host.name, "the smart host works again");
+            tracing::info!(smart_host = %self.settings.name, "the smart host works again");
         }
     }
 
     /// It did not answer, or not as it should.
     pub(super) fn failed(&self, failure: &Failure, said: &str, now: Timestamp) {
         let is_news = self.state.lock().backoff.failed(now) == Change::News;
-        let (smart_host, stage) = (&self.host.name, failure.stage.name());
+        let (smart_host, stage) = (&self.settings.name, failure.stage.name());
         let is_configuration = match &failure.fault {
             Fault::Reply(reply) => failure.stage == Stage::Auth && reply.code >= 500,
             Fault::Unsupported(_) | Fault::Tls(_) => true,
@@ -261,7 +261,7 @@ impl Carrier {
             Fault::Unsupported(
                 Requirement::SmtpUtf8 | Requirement::RequireTls | Requirement::Size | Requirement::EightBitMime,
             ) => false,
-            Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => self.host.tls.is_verified(),
+            Fault::Unsupported(Requirement::StartTls) | Fault::Tls(_) => self.settings.tls.is_verified(),
             Fault::Unsupported(
                 Requirement::VerifiedTls | Requirement::Login | Requirement::ServerProof | Requirement::FewerRounds,
             )
@@ -274,7 +274,7 @@ impl Carrier {
     /// There is no way to it.
     pub(super) fn not_found(&self, error: &RouteError, now: Timestamp) {
         if self.state.lock().backoff.failed(now) == Change::News {
-            tracing::warn!(smart_host = %self.host.name, %error, "the smart host has no address");
+            tracing::warn!(smart_host = %self.settings.name, %error, "the smart host has no address");
         }
     }
 }
