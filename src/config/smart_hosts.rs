@@ -45,7 +45,7 @@ fn smart_host(section: &Section<'_>, settings: SmartHostSettings) -> Option<Smar
         return None;
     }
     port_fits(section, port, tls);
-    Some(SmartHost::new(&host, port, tls, account, when, domains))
+    Some(SmartHost { tls, account, when, domains, ..SmartHost::at(&host, port) })
 }
 
 /// A session never begins where both sides wait for the other, or where one speaks TLS and the other does not.

@@ -43,6 +43,7 @@ mod tasks;
 mod transact;
 mod waiting_sites;
 mod window;
+mod wire;
 mod wording;
 mod worker;
 

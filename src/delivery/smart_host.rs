@@ -85,21 +85,23 @@ pub struct SmartHost {
     /// When it is used.
     pub when: When,
     /// For which recipient domains: patterns.
-    domains: Vec<String>,
+    pub domains: Vec<String>,
 }
 
 impl SmartHost {
-    /// A smart host; `host` is a name in A-labels or an address.
-    pub fn new(
-        host: &str,
-        port: u16,
-        tls: Tls,
-        account: Option<Arc<Account>>,
-        when: When,
-        domains: Vec<String>,
-    ) -> Self {
+    /// The one at a host, which is a name in A-labels or an address, and a port: its certificate is verified, nobody logs
+    /// in, and it may carry mail for every domain when time gets short.
+    pub fn at(host: &str, port: u16) -> Self {
         let name = if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") };
-        Self { name: name.into(), host: host.into(), port, tls, account, when, domains }
+        Self {
+            name: name.into(),
+            host: host.into(),
+            port,
+            tls: Tls::Verify,
+            account: None,
+            when: When::Deadline,
+            domains: vec!["*".to_owned()],
+        }
     }
 
     /// Whether it may carry mail for this domain (as `domain_key` writes it).

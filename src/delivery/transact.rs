@@ -1,13 +1,10 @@
 //! Drives a [`ClientSession`] over a connection: the handshake up to the point before MAIL, and transactions.
 
-use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
-use tokio_rustls::rustls::Error as TlsError;
 use zeroize::Zeroize as _;
 
 use super::fallback::{Unopened, told};
@@ -16,6 +13,7 @@ use super::pace::{News, Pulse};
 use super::places::Held;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
+use super::wire::{Heard, Wire};
 use crate::clock::Clock;
 use crate::destination::demand::Demand;
 use crate::net::BoxStream;
@@ -28,15 +26,9 @@ use crate::smtp::extension::Feature;
 use crate::smtp::reply::Sloppiness;
 use crate::tls::verify::Roots;
 
-/// Octets read at once.
-const READ_LEN: usize = 4096;
-/// Octets of content written within one [`WRITE_TIMEOUT`].
-const WRITE_LEN: usize = 64 << 10;
 /// Refused transactions after which a session is not used again: servers slow down those who make many errors in one
 /// session, and a refused transaction is two or three of them.
 const REFUSED_MAX: u32 = 2;
-/// How long QUIT may take to be sent.
-const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 /// Who may derive keys for a login now.
 static DERIVING: Semaphore = Semaphore::const_new(1);
 
@@ -49,7 +41,7 @@ pub(super) struct Connection {
     encryption: Option<Encryption>,
     /// Why it is in clear text, if that is because TLS failed.
     in_clear: Option<Arc<str>>,
-    stream: BoxStream,
+    wire: Wire,
     session: ClientSession,
     /// Transactions that the server took, and that it refused.
     taken: u32,
@@ -65,7 +57,6 @@ pub(super) struct Connection {
     /// Since when was waited for what its race was told to be slow.
     told_slow: Option<Instant>,
     clock: Arc<dyn Clock>,
-    buffer: Box<[u8; READ_LEN]>,
 }
 
 /// A TCP connection on which there is no session yet.
@@ -85,15 +76,6 @@ pub(super) enum Begun {
     Content(Framing),
     /// It is over without content.
     Over(Failure),
-}
-
-/// What came while one listened.
-enum Heard {
-    Octets(usize),
-    /// The peer ended TLS with an alert that says why.
-    Alert(String),
-    Closed,
-    Timeout,
 }
 
 impl Connection {
@@ -137,7 +119,7 @@ impl Connection {
             source,
             encryption: None,
             in_clear: None,
-            stream,
+            wire: Wire::new(stream),
             session: ClientSession::new(settings, clock.instant()),
             taken: 0,
             refused: 0,
@@ -147,7 +129,6 @@ impl Connection {
             pulse: Some(pulse),
             told_slow: None,
             clock,
-            buffer: Box::new([0; READ_LEN]),
         }
     }
 
@@ -168,10 +149,11 @@ impl Connection {
     }
 
     async fn encrypt(self, handshake: &Handshake<'_>, steps: &mut Steps) -> Result<(Self, Trust), Failure> {
+        let (stream, buffer) = self.wire.into_parts();
         let pulse = self.pulse.as_ref();
-        let (stream, encryption) = handshake.run(self.stream, &self.host, self.address, pulse, steps).await?;
+        let (stream, encryption) = handshake.run(stream, &self.host, self.address, pulse, steps).await?;
         let trust = encryption.trust();
-        Ok((Self { encryption: Some(encryption), stream, ..self }, trust))
+        Ok((Self { encryption: Some(encryption), wire: Wire::with(stream, buffer), ..self }, trust))
     }
 
     /// Protocol version, cipher, who verified the host and how; in clear text why, if TLS failed.
@@ -341,7 +323,7 @@ impl Connection {
         let Some(wire) = framed(framing, content, wire).await else {
             return Step::Failed(Failure { stage: Stage::Content, fault: Fault::Closed });
         };
-        let written = self.write(&wire).await;
+        let written = self.wire.write(&wire).await;
         let now = self.clock.instant();
         if let Some(held) = &self.held {
             held.sent(now);
@@ -357,7 +339,7 @@ impl Connection {
         loop {
             let mut output = self.session.take_output();
             if !output.is_empty() {
-                let written = self.write(&output).await;
+                let written = self.wire.write(&output).await;
                 if self.session.is_logging_in() {
                     output.zeroize();
                 }
@@ -367,7 +349,7 @@ impl Connection {
             }
             let awaited = self.session.awaited();
             let event = match self.hear(awaited).await {
-                Heard::Octets(len) => Event::Received(&self.buffer[..len]),
+                Heard::Octets(len) => Event::Received(self.wire.octets(len)),
                 Heard::Alert(text) => Event::TlsFailed(text),
                 Heard::Closed => Event::Closed,
                 Heard::Timeout => Event::Timeout,
@@ -396,7 +378,7 @@ impl Connection {
                 (since + pulse.paces.patience(&self.host, stage, since), stage, since, pulse.clone())
             });
             let until = slow.as_ref().map_or(deadline, |(at, ..)| deadline.min(*at));
-            let read = tokio::time::timeout_at(until.into(), self.stream.read(self.buffer.as_mut_slice()));
+            let read = tokio::time::timeout_at(until.into(), self.wire.read());
             let read = tokio::select! {
                 biased;
                 read = read => read,
@@ -408,31 +390,14 @@ impl Connection {
                     pulse.tell(News::Slow(stage));
                 }
                 (Err(_), _) => return Heard::Timeout,
-                (Ok(Ok(0)), _) => return Heard::Closed,
-                (Ok(Err(error)), _) => return ended_by(&error),
-                (Ok(Ok(len)), _) => return Heard::Octets(len),
+                (Ok(heard), _) => return heard,
             }
         }
-    }
-
-    async fn write(&mut self, octets: &[u8]) -> Result<(), Event<'static>> {
-        for part in octets.chunks(WRITE_LEN) {
-            let write = async {
-                self.stream.write_all(part).await?;
-                self.stream.flush().await
-            };
-            match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-                Ok(Ok(())) => {}
-                Ok(Err(_)) => return Err(Event::Closed),
-                Err(_) => return Err(Event::Timeout),
-            }
-        }
-        Ok(())
     }
 
     /// Returns when an idle peer says something or closes: the session is over then.
-    pub(super) async fn until_peer_speaks(&mut self) -> io::Result<usize> {
-        self.stream.read(self.buffer.as_mut_slice()).await
+    pub(super) async fn until_peer_speaks(&mut self) {
+        self.wire.read().await;
     }
 
     /// Says QUIT, without waiting for the answer.
@@ -440,9 +405,7 @@ impl Connection {
         self.session.quit();
         let output = self.session.take_output();
         if !output.is_empty() {
-            // Whether it arrives changes nothing.
-            let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.write_all(&output)).await;
-            let _ = tokio::time::timeout(QUIT_TIMEOUT, self.stream.shutdown()).await;
+            self.wire.close_with(&output).await;
         }
     }
 }
@@ -452,10 +415,4 @@ async fn has_to_go(held: Option<&Held>) {
         Some(held) => held.gives_way().await,
         None => std::future::pending().await,
     }
-}
-
-/// An alert of the peer tells more than that the connection ended.
-fn ended_by(error: &io::Error) -> Heard {
-    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    tls.map_or(Heard::Closed, |error| Heard::Alert(error.to_string()))
 }

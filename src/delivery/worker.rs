@@ -167,7 +167,7 @@ impl Worker {
                 Ok(taken) => Rested::Entry(taken, Some(idle)),
                 Err(_) => Rested::Over(idle),
             },
-            _ = idle.until_peer_speaks() => Rested::Ended,
+            () = idle.until_peer_speaks() => Rested::Ended,
             () = tokio::time::sleep(rest.min(PROBE_EVERY)) => if rest > PROBE_EVERY { Rested::Probed(idle) } else { Rested::Enough(idle) },
             () = self.held.gives_way() => Rested::Over(idle),
             () = self.env.tasks.draining() => Rested::Over(idle),

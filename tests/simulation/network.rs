@@ -93,7 +93,8 @@ impl SimulatedNetwork {
         let smart_hosts = (0..random.below(u64::from(SMART_HOSTS) + 1)).map(|number| {
             let when = [When::Always, When::DirectFailed, When::Deadline][random.index(3)];
             let domains = vec![["*", "d1.test"][random.index(2)].to_owned()];
-            SmartHost::new(&format!("mx{}.test", u64::from(HOSTS) + number), 587, Tls::Never, None, when, domains)
+            let host = format!("mx{}.test", u64::from(HOSTS) + number);
+            SmartHost { tls: Tls::Never, when, domains, ..SmartHost::at(&host, 587) }
         });
         let smart_hosts = smart_hosts.collect();
         Self(Arc::new(Inner {

@@ -19,6 +19,8 @@ use crate::queue::greylists::Triplet;
 pub(super) struct Claimed {
     pub(super) claim: Claim,
     pub(super) hops: NextHops,
+    /// The recipient's domain.
+    domain: String,
 }
 
 /// That an entry may be tried, and where.
@@ -43,8 +45,9 @@ impl Claimed {
     pub(super) fn new(env: &Environment, site: &Site, taken: Taken) -> Option<Self> {
         let now = env.clock.now();
         let claim = env.queue.claim(taken.entry, now).ok()?;
-        let hops = env.next_hops(&claim.domain(), &site.hop, now);
-        Some(Self { claim, hops })
+        let domain = claim.domain();
+        let hops = env.next_hops(&domain, &site.hop, now);
+        Some(Self { claim, hops, domain })
     }
 
     /// Finds the route, and whether the entry may be tried now; else how its attempt is over before it began.
@@ -55,7 +58,7 @@ impl Claimed {
         at_hand: AtHand,
     ) -> ControlFlow<Settlement, Gated> {
         let began = self.hops.since;
-        let route = match env.route_at(site, &self.claim.domain()).await {
+        let route = match env.route_at(site, &self.domain).await {
             Ok(Some(route)) => route,
             Ok(None) => return ControlFlow::Break(Settlement::Released(Attempted::default())),
             Err(error) => {
