@@ -152,6 +152,7 @@ impl Environment {
 }
 
 /// What a failure without a session says of whether somebody is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Presence {
     /// Somebody who refuses; whether it is too much for the host.
     Says(bool),
@@ -184,4 +185,33 @@ impl Presence {
 
 fn is_ours(judged: &Judged) -> bool {
     matches!(judged.failure.fault, Fault::Ours(_))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::smtp::client_session::{Failure, Requirement};
+    use crate::smtp::reply::Reply;
+
+    #[test]
+    fn what_a_failure_says_of_whether_somebody_is_there() {
+        let reply = |code, text: &'static str| Fault::Reply(Reply::plain(code, text));
+        let cases = [
+            (Stage::Connect, Fault::Timeout, Presence::Unknown),
+            (Stage::Connect, Fault::Closed, Presence::Unknown),
+            (Stage::Banner, Fault::Closed, Presence::Unknown),
+            (Stage::Banner, reply(554, "5.7.1 go away"), Presence::Says(false)),
+            (Stage::Banner, reply(421, "4.7.0 too many connections"), Presence::Says(true)),
+            (Stage::StartTls, Fault::Tls("alert".to_owned()), Presence::Answers),
+            (Stage::Ehlo, Fault::Unsupported(Requirement::RequireTls), Presence::Answers),
+            (Stage::Connect, Fault::Unsupported(Requirement::RequireTls), Presence::Undecided),
+            (Stage::Connect, Fault::Ours("no descriptors".to_owned()), Presence::Undecided),
+            (Stage::Reset, Fault::Closed, Presence::Undecided),
+            (Stage::Mail, Fault::Timeout, Presence::Undecided),
+        ];
+        for (stage, fault, expected) in cases {
+            let failure = Failure { stage, fault };
+            assert_eq!(Presence::after(&failure.clone().into()), expected, "{failure:?}");
+        }
+    }
 }

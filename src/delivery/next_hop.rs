@@ -166,3 +166,49 @@ impl NextHop {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::delivery::smart_host::{SmartHost, SmartHosts};
+    use crate::destination::shares::Full;
+
+    fn smart_host() -> NextHop {
+        let hosts = SmartHosts::new(vec![SmartHost { tls: Tls::Implicit, ..SmartHost::at("smtp.example.com", 465) }]);
+        NextHop::SmartHost(hosts.for_domain("example.org").remove(0))
+    }
+
+    #[test]
+    fn a_smart_host_is_a_site_whatever_the_route() {
+        let (host, route) = (smart_host(), Route::new("example.org", "mx.example.org", Vec::new()));
+        assert_eq!(NextHop::Direct.key(&route), SiteKey::Destination("mx.example.org".into()));
+        assert_eq!(host.key(&route), SiteKey::SmartHost("smtp.example.com:465".into()));
+        assert_ne!(
+            SiteKey::Destination("a:25".into()),
+            SiteKey::SmartHost("a:25".into()),
+            "also where they are called alike"
+        );
+        assert_eq!(host.key(&route).to_string(), "smart host smtp.example.com:465");
+        assert_eq!(NextHop::Direct.sought("example.org"), Sought::Domain("example.org"));
+        assert_eq!(host.sought("example.org"), Sought::Host("smtp.example.com"));
+    }
+
+    #[test]
+    fn a_smart_host_with_other_settings_is_another() {
+        let host = smart_host();
+        assert!(host.is(&host.clone()) && !host.is(&smart_host()));
+        assert!(NextHop::Direct.is(&NextHop::Direct) && !NextHop::Direct.is(&host));
+    }
+
+    #[test]
+    fn what_differs_in_a_session() {
+        let host = smart_host();
+        assert_eq!(host.starttls(StartTls::Required), StartTls::Implicit);
+        assert_eq!(NextHop::Direct.starttls(StartTls::IfOffered), StartTls::IfOffered);
+        let of_route = || Applicant::new("example.org", "mx.example.org", None);
+        let short_of = |hop: &NextHop| format!("{:?}", hop.applicant(of_route).short_of(Full::Share(0)));
+        assert!(short_of(&NextHop::Direct).contains("example.org"));
+        assert!(!short_of(&host).contains("example.org"), "it counts for nobody");
+        assert_eq!((host.host().map(AsRef::as_ref), NextHop::Direct.host()), (Some("smtp.example.com"), None));
+    }
+}

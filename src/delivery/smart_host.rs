@@ -284,6 +284,7 @@ impl SmartHostState {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::smtp::reply::Reply;
 
     #[test]
     fn what_a_session_with_a_smart_host_has_to_fulfil() {
@@ -298,5 +299,52 @@ mod tests {
         assert_eq!(Tls::Implicit.demand(Wish::RequireTls), named(Asker::Message));
         assert_eq!(Tls::Opportunistic.demand(Wish::RequireTls), named(Asker::Message));
         assert_eq!(Tls::Never.demand(Wish::RequireTls), Err(Refusal::Forbidden));
+    }
+
+    #[test]
+    fn what_speaks_against_a_smart_host() {
+        let check = |tls, stage, fault: Fault, expected| {
+            let host = SmartHostState::new(SmartHost { tls, ..SmartHost::at("smtp.example.com", 587) });
+            host.came_to(&Failure { stage, fault: fault.clone() }, "", Timestamp::from_millis(1000));
+            assert_eq!(host.level(), expected, "{tls:?} {stage:?} {fault:?}");
+        };
+        let (open, closed) = (2, 0);
+        let reply = |code| Fault::Reply(Reply::plain(code, "no"));
+        check(Tls::Verify, Stage::Connect, Fault::Timeout, open);
+        check(Tls::Verify, Stage::Content, Fault::Closed, open);
+        check(Tls::Verify, Stage::Auth, reply(535), open);
+        check(Tls::Verify, Stage::Rcpt, reply(550), closed);
+        check(Tls::Verify, Stage::Rcpt, reply(421), open);
+        check(Tls::Verify, Stage::StartTls, Fault::Tls("expired".to_owned()), open);
+        check(Tls::Opportunistic, Stage::StartTls, Fault::Tls("expired".to_owned()), closed);
+        check(Tls::Opportunistic, Stage::Ehlo, Fault::Unsupported(Requirement::StartTls), closed);
+        check(Tls::Verify, Stage::Auth, Fault::Unsupported(Requirement::Login), open);
+        check(Tls::Verify, Stage::Mail, Fault::Unsupported(Requirement::Size), closed);
+        check(Tls::Verify, Stage::Connect, Fault::Ours("no descriptors".to_owned()), closed);
+    }
+
+    #[test]
+    fn a_smart_host_that_is_tried_again_answers_for_all() {
+        let host = SmartHostState::new(SmartHost::at("smtp.example.com", 587));
+        let at = Timestamp::from_millis;
+        let failure = Failure { stage: Stage::Connect, fault: Fault::Timeout };
+        host.came_to(&failure, "", at(1000));
+        assert_eq!((host.enter(at(5999)), host.enter(at(6000)), host.level()), (Err(at(6000)), Ok(()), 1));
+        // What it says of a recipient shows that it is well.
+        let refusal = Failure { stage: Stage::Rcpt, fault: Fault::Reply(Reply::plain(550, "no such user")) };
+        host.came_to(&refusal, "", at(6001));
+        assert_eq!((host.enter(at(6001)), host.level()), (Ok(()), 0));
+    }
+
+    #[test]
+    fn what_is_known_of_a_smart_host_stays_while_its_settings_do() {
+        let hosts = SmartHosts::new(vec![SmartHost::at("a.example", 25), SmartHost::at("::1", 587)]);
+        let names: Vec<String> = hosts.levels().iter().map(|(name, _)| name.to_string()).collect();
+        assert_eq!(names, ["a.example:25", "[::1]:587"]);
+        let before = hosts.for_domain("example.org");
+        let other = SmartHost { tls: Tls::Never, ..SmartHost::at("::1", 587) };
+        hosts.replace(vec![SmartHost::at("a.example", 25), other]);
+        let after = hosts.for_domain("example.org");
+        assert_eq!([0, 1].map(|index| Arc::ptr_eq(&before[index], &after[index])), [true, false]);
     }
 }

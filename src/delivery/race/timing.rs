@@ -106,3 +106,48 @@ impl Timing {
         looks
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{Clock as _, SystemClock};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[test]
+    fn the_next_address_is_due_when_patience_ends() {
+        let start = SystemClock::default().instant();
+        let mut timing = Timing::new(start);
+        assert!(timing.is_next_due(), "the first");
+        timing.next_is_due_at(start + SECOND);
+        assert_eq!(timing.wake_at(true, false), start + SECOND);
+        assert_eq!(timing.wake_at(false, false), start + LOOK, "there is no other address");
+        timing.patience_may_end(start + SECOND / 2);
+        assert!(!timing.is_next_due());
+        timing.patience_may_end(start + SECOND);
+        assert!(timing.is_next_due());
+        assert_eq!(timing.wake_at(true, false), start + LOOK, "nothing is waited for");
+    }
+
+    #[test]
+    fn all_are_asked_once_more_after_a_round() {
+        let start = SystemClock::default().instant();
+        let mut timing = Timing::new(start);
+        timing.next_is_due_at(start + SECOND);
+        timing.began(start + SECOND);
+        assert!(!timing.goes_round(start + ROUND) && !timing.has_gone_round());
+        assert!(timing.goes_round(start + ROUND + SECOND) && timing.has_gone_round() && timing.is_next_due());
+        assert!(!timing.goes_round(start + ROUND + SECOND * 2), "counted from there");
+    }
+
+    #[test]
+    fn the_caller_looks_now_and_then_and_when_it_has_to() {
+        let start = SystemClock::default().instant();
+        let mut timing = Timing::new(start);
+        timing.look_at(start + SECOND * 3);
+        timing.look_at(start + SECOND * 4);
+        assert_eq!(timing.wake_at(true, true), start + SECOND * 3);
+        let looks: Vec<u32> = (1..=9).filter(|second| timing.looks(start + SECOND * *second)).collect();
+        assert_eq!(looks, [3, 8]);
+    }
+}
