@@ -21,7 +21,7 @@ pub(super) enum Prewarmed {
     /// It is there.
     Session(Box<Connection>),
     /// The hosts are slow, and an entry waits.
-    Slow(Race),
+    Slow(Box<Race>),
     /// Nothing.
     Nobody,
 }
@@ -53,7 +53,7 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
                 return Prewarmed::Session(runner.connection);
             }
             Advance::Look if race.met_slow_hosts() && site.sessions(|sessions| sessions.is_awaited()) => {
-                return Prewarmed::Slow(race);
+                return Prewarmed::Slow(Box::new(race));
             }
             Advance::Look => {
                 let took = env.clock.instant().saturating_duration_since(began);

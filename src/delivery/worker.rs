@@ -98,7 +98,7 @@ impl Worker {
                 self.site.sessions(Sessions::opened);
                 (self.rest(opened).await, None)
             }
-            Prewarmed::Slow(race) => (self.not_opened(), Some(race)),
+            Prewarmed::Slow(race) => (self.not_opened(), Some(*race)),
             Prewarmed::Nobody => (self.not_opened(), None),
         }
     }
