@@ -13,7 +13,7 @@
 //!   the next address, and then also the last one does not wait beyond the short limit.
 //! - Where a host answers MAIL and is slow with the rest of what went in one write, the same address is asked beside it,
 //!   one command at a time, when no other is left: some hosts lose the rest.
-//! - When all are slow and no address is left, the addresses are asked once more after [`ROUND`]: a connection can have
+//! - When all are slow and no address is left, the addresses are asked once more after [`timing::ROUND`]: a connection can have
 //!   been lost without a word.
 
 mod field;
