@@ -39,7 +39,7 @@ impl Certificate {
     /// When a certificate cannot be used, or not be made.
     pub(super) fn acceptor(&self, config: &Config) -> Result<TlsAcceptor, TlsError> {
         let Some((certificate, private_key)) = config.certificate.files() else {
-            let (acceptor, _) = self.made_up(&config.hostname)?;
+            let acceptor = self.made_up(&config.hostname)?;
             *self.made_up_for.lock() = Some(config.hostname.clone());
             return Ok(acceptor);
         };
@@ -49,7 +49,7 @@ impl Certificate {
         Ok(acceptor)
     }
 
-    fn made_up(&self, hostname: &str) -> Result<(TlsAcceptor, Outcome), TlsError> {
+    fn made_up(&self, hostname: &str) -> Result<TlsAcceptor, TlsError> {
         let outcome = self_signed::ensure(&self.certificate, &self.private_key, hostname, self.clock.wall())?;
         let acceptor = tls::acceptor(&self.certificate, &self.private_key)?;
         let (file, sha256) = (absolute(&self.certificate), print_of(&self.certificate)?);
@@ -65,26 +65,64 @@ impl Certificate {
                 tracing::warn!(%file, sha256, names, "a new certificate was made; clients have to trust this file now");
             }
         }
-        Ok((acceptor, outcome))
+        Ok(acceptor)
     }
 
     /// Replaces the made-up one before it ends.
     pub(super) async fn keep_valid(&self, submission: &Submission) {
         loop {
             tokio::time::sleep(LOOK).await;
-            let made_up_for = self.made_up_for.lock();
-            let Some(hostname) = made_up_for.as_deref() else { continue };
-            if self_signed::is_kept(&self.certificate, &self.private_key, hostname, self.clock.wall()) {
-                continue;
-            }
-            match self.made_up(hostname) {
-                Ok((acceptor, _)) => submission.show(acceptor),
-                Err(error) => tracing::error!(%error, "the certificate for clients cannot be made anew"),
+            if let Some(acceptor) = self.renewed() {
+                submission.show(acceptor);
             }
         }
+    }
+
+    /// The next one, where the made-up one is shown and ends soon.
+    fn renewed(&self) -> Option<TlsAcceptor> {
+        let made_up_for = self.made_up_for.lock();
+        let hostname = made_up_for.as_deref()?;
+        if self_signed::is_kept(&self.certificate, &self.private_key, hostname, self.clock.wall()) {
+            return None;
+        }
+        let made = self.made_up(hostname);
+        made.inspect_err(|error| tracing::error!(%error, "the certificate for clients cannot be made anew")).ok()
     }
 }
 
 fn print_of(certificate: &Path) -> Result<String, TlsError> {
     Ok(tls::read_certificates(certificate)?.first().map(self_signed::fingerprint).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::clock::{ManualClock, Timestamp};
+
+    const DAY: Duration = Duration::from_secs(86_400);
+
+    #[test]
+    fn the_made_up_one_is_replaced_before_it_ends() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = (folder.path().join("c.pem"), folder.path().join("c.key"));
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_000_000_000)));
+        let certificate = Certificate::new(files.clone(), clock.clone());
+        let config = |tls: &str| {
+            let text = format!("hostname = \"relay.test\"\n{tls}");
+            let (config, findings) = Config::from_text(&text, folder.path(), None);
+            config.unwrap_or_else(|| panic!("{findings}"))
+        };
+        certificate.acceptor(&config("")).unwrap();
+        let first = print_of(&files.0).unwrap();
+        clock.advance(DAY * 334);
+        assert!(certificate.renewed().is_none());
+        clock.advance(DAY * 2);
+        assert!(certificate.renewed().is_some());
+        assert_ne!(print_of(&files.0).unwrap(), first);
+        assert!(certificate.renewed().is_none(), "the next one is good for a year");
+        // One of the operator's own is theirs to replace.
+        certificate.acceptor(&config("[tls]\ncertificate = \"c.pem\"\nprivate_key = \"c.key\"\n")).unwrap();
+        clock.advance(DAY * 400);
+        assert!(certificate.renewed().is_none());
+    }
 }
