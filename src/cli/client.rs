@@ -207,14 +207,11 @@ fn own_authority(config: &Config) -> anyhow::Result<String> {
 fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
     let token = std::fs::read_to_string(path).map(Zeroizing::new).map_err(|error| {
         let told = explain(path, Use::Read, &error);
-        match error.kind() {
-            std::io::ErrorKind::NotFound => Exit::Unreachable.saying(format!(
-                "the token file is missing: {told}; the relay makes it at its start: is `otp-relay serve` running?"
-            )),
-            std::io::ErrorKind::PermissionDenied => Exit::NotAllowed
-                .saying(format!("the token file cannot be read: {told}; or name another by --token-file")),
-            _ => anyhow::anyhow!("the token file cannot be read: {told}"),
+        if error.kind() == std::io::ErrorKind::NotFound {
+            let mend = "the relay makes it at its start: is `otp-relay serve` running?";
+            return Exit::Unreachable.saying(format!("the token file is missing: {told}; {mend}"));
         }
+        Exit::NotAllowed.saying(format!("the token file cannot be read: {told}; or name another by --token-file"))
     })?;
     Ok(Zeroizing::new(token.trim().to_owned()))
 }

@@ -124,10 +124,8 @@ fn read_config(named: Option<&Path>) -> anyhow::Result<(Option<Config>, crate::c
     match config_file(named) {
         Some(path) => Config::load(&path).map_err(|error| {
             let text = format!("the configuration cannot be read: {}", explain(&path, Use::Read, &error));
-            match error.kind() {
-                io::ErrorKind::PermissionDenied => Exit::NotAllowed.saying(text),
-                _ => Exit::Configuration.saying(text),
-            }
+            let is_forbidden = error.kind() == io::ErrorKind::PermissionDenied;
+            if is_forbidden { Exit::NotAllowed.saying(text) } else { Exit::Configuration.saying(text) }
         }),
         None => Ok(Config::without_file(Path::new(""))),
     }

@@ -20,6 +20,7 @@ pub enum Use {
 pub fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
     let path = absolute(path);
     let shown = path.display();
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told in the system's words")]
     match error.kind() {
         io::ErrorKind::NotFound => format!("{shown}: No such file or directory"),
         io::ErrorKind::ReadOnlyFilesystem => {

@@ -71,8 +71,15 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
         Err(_) => Err(Fault::TooSlow),
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err((error, watched))) => Err(match fault(&error, &watched.start[..watched.seen]) {
-            Fault::Closed if watched.has_answered => Fault::ClosedAtCertificate,
-            fault => fault,
+            Fault::Closed => watched.at_the_end(),
+            fault @ (Fault::Untrusted(_)
+            | Fault::Version(_)
+            | Fault::NothingInCommon(_)
+            | Fault::PlainText
+            | Fault::ClosedAtCertificate
+            | Fault::TooSlow
+            | Fault::Alert
+            | Fault::Malformed) => fault,
         }),
     }
 }
@@ -133,6 +140,13 @@ pub struct Watched<S> {
     seen: usize,
     /// Whether the relay has sent its part, with the certificate.
     has_answered: bool,
+}
+
+impl<S> Watched<S> {
+    /// What it means that it was closed.
+    fn at_the_end(&self) -> Fault {
+        if self.has_answered { Fault::ClosedAtCertificate } else { Fault::Closed }
+    }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {

@@ -87,11 +87,14 @@ pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, T
         .map_err(unusable)?
         .with_no_client_auth()
         .with_single_cert(chain, key)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => {
-                TlsError::NotItsKey { certificate: certificate.to_owned(), private_key: private_key.to_owned() }
+        .map_err(|error| {
+            if matches!(error, rustls::Error::InconsistentKeys(_)) {
+                return TlsError::NotItsKey {
+                    certificate: certificate.to_owned(),
+                    private_key: private_key.to_owned(),
+                };
             }
-            other => TlsError::Unusable(format!("{}: {other}", certificate.display())),
+            TlsError::Unusable(format!("{}: {error}", certificate.display()))
         })?;
     config.session_storage = server::ServerSessionMemoryCache::new(4096);
     if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
