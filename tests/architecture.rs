@@ -40,7 +40,7 @@ const SEAMS: &[&str] = &["DailySecrets", "Sink"];
 const LOOKS_BACK: &[(&str, &str)] = &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "entail")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
-const CIRCLES: &[&[&str]] = &[&["app::daily", "app::folder"]];
+const CIRCLES: &[&[&str]] = &[];
 
 /// A module's path: `["queue", "claim"]`.
 type Module = Vec<String>;

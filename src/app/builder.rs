@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio_rustls::TlsConnector;
 
-use super::folder::fill_random;
+use super::random::fill_random;
 use crate::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::smart_host::SmartHosts;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use parking_lot::Mutex;
 
-use super::folder::fill_random;
+use super::random::fill_random;
 use crate::files;
 use crate::intake::idempotency::DailySecrets;
 

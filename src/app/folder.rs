@@ -6,9 +6,9 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
-use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 use super::daily::FileSecrets;
+use super::random::fill_random;
 use crate::clock::Timestamp;
 use crate::files;
 use crate::files::faults::{Use, explain, foreign};
@@ -187,24 +187,6 @@ pub fn keep_memory_private() {
     if let Err(error) = limited.and(hidden) {
         tracing::warn!(%error, "core dumps cannot be switched off");
     }
-}
-
-/// A number that no other process draws.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
-pub fn random_number() -> anyhow::Result<u64> {
-    let mut bytes = [0; 8];
-    fill_random(&mut bytes)?;
-    Ok(u64::from_be_bytes(bytes))
-}
-
-/// Random bytes from the operating system.
-///
-/// # Errors
-/// When it gives none.
-pub fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
-    SystemRandom::new().fill(bytes).map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))
 }
 
 #[cfg(test)]

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 
-use super::folder::{fill_random, in_data_folder};
+use super::folder::in_data_folder;
+use super::random::fill_random;
 use crate::config::Config;
 use crate::dkim::{Key, Keys, record};
 use crate::files;

@@ -5,6 +5,7 @@ mod certificate;
 mod daily;
 pub mod folder;
 pub mod made_up;
+pub mod random;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -120,7 +121,7 @@ impl Ground {
             .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
         let store = Box::new(SledStore::open(&folder.queue(), ring)?);
         let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
-        let builder = builder.store(store, folder::random_number()?).policies(folder.policies(), self.policy_port);
+        let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
         let builder =
             builder.events(events).signing(SigningPool::start()?).secrets(Arc::new(folder.daily_secrets(now)));
         builder.build()

@@ -12,7 +12,7 @@ use super::client::{Access, Client, configuration, wait_for};
 use super::exit::{Exit, OrExit as _};
 use super::timeline::{self, Message};
 use super::{say, secret};
-use crate::app::folder::fill_random;
+use crate::app::random::fill_random;
 use crate::config::Config;
 use crate::event::json::EventJson;
 use crate::intake::user::Senders;
