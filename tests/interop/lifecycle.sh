@@ -25,11 +25,11 @@ certificate first.app.test
 } >"$work/common.toml"
 { cat "$work/common.toml"; user shop secret; } >"$config"
 
-# refuses WHAT PATTERN CONFIG: a start fails with exit status 1 and says something like the pattern; it is in `$seen`.
+# refuses WHAT PATTERN CONFIG [STATUS]: a start fails with this exit status (1) and says something like the pattern; it is in `$seen`.
 refuses() {
   local status=0
   seen=$(timeout 20 "$relay" serve -c "$3" 2>&1) || status=$?
-  [ "$status" = 1 ] || fail "exit status 1 for $1" "$status: $seen"
+  [ "$status" = "${4:-1}" ] || fail "exit status ${4:-1} for $1" "$status: $seen"
   grep -qE -- "$2" <<<"$seen" || fail "$2 for $1" "$seen"
 }
 
@@ -61,15 +61,15 @@ private_key = "there-is-none.pem"
 [queue]
 entries_max = "many"
 CONFIG
-refuses "a bad configuration" "nothing was started" "$work/bad.toml"
+refuses "a bad configuration" "nothing was started" "$work/bad.toml" 78
 for line in 1 3 5 9 11; do
   grep -q "^error: $work/bad.toml:$line: " <<<"$seen" || fail "an error for line $line" "$seen"
 done
 grep -q 'hostnam: .*`hostname`' <<<"$seen" || fail "the nearest key to be named" "$seen"
-ok "bad configuration: exit 1, all 5 mistakes with their lines"
+ok "bad configuration: exit 78, all 5 mistakes with their lines"
 printf '[submission\n' >"$work/bad.toml"
-refuses "broken TOML" "^error: $work/bad.toml:1: " "$work/bad.toml"
-ok "broken TOML: exit 1, $(head -n 1 <<<"$seen" | sed "s|$work/||")"
+refuses "broken TOML" "^error: $work/bad.toml:1: " "$work/bad.toml" 78
+ok "broken TOML: exit 78, $(head -n 1 <<<"$seen" | sed "s|$work/||")"
 
 # --- SIGHUP
 logs_in() { # NAME PASSWORD
