@@ -140,6 +140,13 @@ impl<T: Moment> Backoff<T> {
         Change::of(is_news)
     }
 
+    /// It is left alone no longer than until then.
+    pub(super) fn no_later_than(&mut self, at: T) {
+        if let State::Open { until, .. } = &mut self.state {
+            *until = at.min(*until);
+        }
+    }
+
     /// It counts as working, but the next failure is enough.
     pub(super) fn close_on_the_verge(&mut self) {
         self.state = State::Closed { failures: self.terms.failures_max.saturating_sub(1) };

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use super::asked::{ALWAYS, Asked, CANDIDATES_MAX};
 use super::caller::Caller;
 use super::crowd::is_turned_away;
 use super::dialer::Dialer;
@@ -13,15 +14,9 @@ use super::next_hop::NextHop;
 use super::places::Applicant;
 use super::security::Demands;
 use crate::destination::demand::Demand;
-use crate::destination::route::{Host, Route};
+use crate::destination::route::{Host, Part, Route};
 use crate::plan::cause::Outlook;
 use crate::smtp::client_session::Fault;
-
-/// Addresses tried in one attempt at most.
-const CANDIDATES_MAX: usize = 12;
-/// Of these so many are the most preferred ones in each attempt; where there are more addresses than one attempt tries, the
-/// others take turns.
-const ALWAYS: usize = 6;
 
 /// One of them.
 pub(super) struct Candidate {
@@ -34,6 +29,14 @@ pub(super) struct Candidate {
     pub(super) turn: Turn,
 }
 
+/// Which addresses of many were asked.
+pub(super) struct Turns {
+    /// Of the route.
+    pub(super) all: Vec<SocketAddr>,
+    pub(super) asked: Vec<SocketAddr>,
+    pub(super) part: Part,
+}
+
 /// The addresses still to be tried in one attempt.
 pub(super) struct Candidates {
     rest: VecDeque<(Arc<str>, SocketAddr)>,
@@ -41,6 +44,8 @@ pub(super) struct Candidates {
     all: Vec<(Arc<str>, SocketAddr)>,
     /// Those that other attempts try.
     later: Vec<(Arc<str>, SocketAddr)>,
+    /// Where there are more than one attempt asks.
+    turns: Option<Turns>,
     /// The recipient's domain.
     domain: Arc<str>,
     /// Those that go in clear text when nothing else is left, and why.
@@ -78,12 +83,16 @@ impl Candidates {
         rest.retain(|(host, _)| demands.of(host).is_some());
         dialer.address_health.sort(&mut rest, dialer.instant());
         let last_failure = demands.refused.take().map(|(host, failure)| (host, failure.into()));
+        let all_fit = rest.len() <= CANDIDATES_MAX && route.part == Part::WHOLE;
+        let all = || rest.iter().map(|(_, address)| *address).collect();
+        let turns = (!all_fit).then(|| Turns { all: all(), asked: Vec::new(), part: route.part });
         Self {
             domain: route.domain.clone(),
             all: rest.clone(),
             rest: rest.into(),
             in_clear: VecDeque::new(),
             later: Vec::new(),
+            turns,
             sources,
             greylister: None,
             demands,
@@ -102,6 +111,7 @@ impl Candidates {
                 (host, address, Turn::InClear(why))
             }
         };
+        self.was_asked(address);
         let demand = self.demands.of(&host)?.clone();
         Some(Candidate { host, address, source: self.source_for(address), demand, turn })
     }
@@ -186,17 +196,24 @@ impl Candidates {
         self.all = rest.to_vec();
     }
 
-    /// Leaves for later those that are not tried in this attempt, the first of which is number 1.
-    pub(super) fn take_turn(&mut self, attempt: u32) {
-        let (rest, later) = take_turn(self.rest.drain(..).collect(), attempt);
+    /// Leaves for later those whose turn it is not.
+    pub(super) fn take_turn(&mut self, asked: &Asked) {
+        let (rest, later) = asked.take_turn(self.rest.drain(..).collect());
         self.all = rest.clone();
         (self.rest, self.later) = (rest.into(), later);
     }
 
-    /// Where all addresses of the attempt are slow, some of the others are tried after all.
-    pub(super) fn take_more(&mut self) {
+    /// Where there are more addresses than one attempt asks: which were asked, and all of the route.
+    pub(super) fn turns(&self) -> Option<&Turns> {
+        self.turns.as_ref()
+    }
+
+    /// Where all addresses of the attempt are slow, or their hosts lack something, some of the others are tried after all;
+    /// says whether there are any.
+    pub(super) fn take_more(&mut self) -> bool {
         let more = self.later.len().min(CANDIDATES_MAX - ALWAYS);
         self.rest.extend(self.later.drain(..more));
+        more > 0
     }
 
     /// Whether a session that is there already is one that the host knows.
@@ -210,12 +227,19 @@ impl Candidates {
 
     /// Leaves out an address that has just failed.
     pub(super) fn skip(&mut self, address: SocketAddr) {
+        self.was_asked(address);
         self.rest.retain(|(_, candidate)| *candidate != address);
     }
 
     /// An address is to be asked first, after all.
     pub(super) fn put_back(&mut self, host: Arc<str>, address: SocketAddr) {
         self.rest.push_front((host, address));
+    }
+
+    fn was_asked(&mut self, address: SocketAddr) {
+        if let Some(turns) = &mut self.turns {
+            turns.asked.push(address);
+        }
     }
 
     /// Whether all were asked.
@@ -230,6 +254,10 @@ impl Candidates {
 
     /// Leaves out all addresses of a host; says whether others are left.
     pub(super) fn skip_host(&mut self, host: &Arc<str>) -> bool {
+        if let Some(turns) = &mut self.turns {
+            let of_host = self.all.iter().chain(&self.later).filter(|(candidate, _)| candidate == host);
+            turns.asked.extend(of_host.map(|(_, address)| *address));
+        }
         self.rest.retain(|(candidate, _)| candidate != host);
         self.all.retain(|(candidate, _)| candidate != host);
         self.in_clear.retain(|(candidate, ..)| candidate != host);
@@ -248,19 +276,6 @@ fn in_order(route: &Route, turn: u64, port: u16) -> Vec<(Arc<str>, SocketAddr)> 
         }
     }
     ordered
-}
-
-/// Of more addresses than one attempt tries: the first and a turn of the others; and then the rest.
-fn take_turn<T>(mut addresses: Vec<T>, attempt: u32) -> (Vec<T>, Vec<T>) {
-    if addresses.len() <= CANDIDATES_MAX {
-        return (addresses, Vec::new());
-    }
-    let turn = usize::try_from(attempt.saturating_sub(1)).unwrap_or(0);
-    let others = &mut addresses[ALWAYS..];
-    let begin = turn.wrapping_mul(CANDIDATES_MAX - ALWAYS) % others.len();
-    others.rotate_left(begin);
-    let later = addresses.split_off(CANDIDATES_MAX);
-    (addresses, later)
 }
 
 fn interleaved(host: &Host) -> impl Iterator<Item = IpAddr> {
@@ -291,20 +306,6 @@ mod tests {
         assert_eq!(names(0), ["a", "b", "c"]);
         assert_eq!(names(1), ["b", "a", "c"]);
         assert_eq!(names(1), names(3));
-    }
-
-    #[test]
-    fn addresses_beyond_those_of_one_attempt_take_turns() {
-        let of = |len: u32, attempt| take_turn((0..len).collect(), attempt).0;
-        assert_eq!(of(12, 5), (0..12).collect::<Vec<_>>(), "one attempt tries all");
-        assert_eq!(of(17, 1), (0..12).collect::<Vec<_>>(), "the most preferred ones first");
-        assert_eq!(of(17, 2), [0, 1, 2, 3, 4, 5, 12, 13, 14, 15, 16, 6]);
-        for len in [13_u32, 17, 64, 256] {
-            let needed = len.div_ceil(6);
-            let seen: std::collections::HashSet<u32> = (1..=needed).flat_map(|attempt| of(len, attempt)).collect();
-            assert_eq!(seen.len(), len as usize, "none is never tried");
-        }
-        assert_eq!(of(17, 0).len() + of(17, u32::MAX).len(), 24);
     }
 
     #[test]
@@ -343,6 +344,7 @@ mod tests {
                 rest: rest.clone().into(),
                 all: rest.clone(),
                 later: Vec::new(),
+                turns: None,
                 domain: "d.example".into(),
                 in_clear: VecDeque::new(),
                 sources: (None, None),

@@ -244,11 +244,11 @@ impl Dispatcher {
     fn look_after(self: &Arc<Self>, site: Arc<Site>) {
         let env = self.env.clone();
         self.env.tasks.spawn(async move {
-            while let Some(at) = site.outage(|outage| outage.next_look_at(env.clock.instant())) {
+            while let Some(at) = site.next_look_at(env.clock.instant()) {
                 if env.tasks.sleep_until(at).await.is_err() {
                     return;
                 }
-                let (route, now) = (site.route(), env.clock.instant());
+                let (route, now) = (env.next_part(&site).await, env.clock.instant());
                 let mut taking = env.sites.taking(&site, &route);
                 match site.look(|entry| env.queue.is_live(entry.message), now, || taking.take()) {
                     Look::Open(caller) => {

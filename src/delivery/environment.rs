@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
+use super::asked::Follows;
 use super::backoff::Change;
 use super::caller::Caller;
 use super::candidates::Candidates;
@@ -23,7 +24,7 @@ use super::window::is_overload;
 use super::wording::told;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
-use crate::destination::route::{Route, RouteError};
+use crate::destination::route::{Part, Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::mail::id::EntryId;
@@ -72,6 +73,32 @@ impl Environment {
         if !waited.is_empty() {
             tracing::info!(destination = %site.key, entries = waited.len(), "answers again");
             self.queue.retry_unreachable(&waited, self.clock.now());
+        }
+    }
+
+    /// Some addresses of a destination were asked in vain. When all of its route were, the next part of the hosts and addresses
+    /// that DNS names has its turn.
+    pub(super) fn asked_in_vain(&self, site: &Site, candidates: &Candidates) {
+        let Some(turns) = candidates.turns() else { return };
+        let follows = site.asked(|asked| asked.in_vain(&turns.asked, &turns.all, turns.part));
+        if follows == Follows::NextPart {
+            let route = site.route();
+            self.router.pass_on(site.hop.sought(&route.domain), &route);
+        }
+    }
+
+    /// The route to look at: where there are several parts of it, the one whose turn it is.
+    pub(super) async fn next_part(&self, site: &Site) -> Arc<Route> {
+        let route = site.route();
+        if route.part == Part::WHOLE {
+            return route;
+        }
+        match self.router.route_to(site.hop.sought(&route.domain)).await {
+            Ok(next) if site.hop.key(&next) == site.key => {
+                site.set_route(next.clone());
+                next
+            }
+            Ok(_) | Err(_) => route,
         }
     }
 

@@ -6,6 +6,7 @@
 //! to be begun goes out as a value.
 
 mod address_health;
+mod asked;
 mod attempt;
 mod backoff;
 mod caller;

@@ -18,6 +18,8 @@ static TERMS: Terms = Terms {
     trial: Duration::ZERO,
     behind_trial: Duration::ZERO,
 };
+/// How long after each other the looks are while there are addresses that were not asked, and how many at most.
+const LOOKS_AT_OTHERS: (Duration, u32) = (Duration::from_secs(2), 100);
 /// Entries remembered as waiting at most; others keep to their own times.
 const WAITING_MAX: usize = 10_000;
 
@@ -38,6 +40,16 @@ pub(super) struct Down {
     pub(super) last: Option<(Arc<str>, Failure)>,
     /// For whom that was.
     pub(super) caller: Caller,
+    looks_at_others: u32,
+}
+
+/// What the next look is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Looks {
+    /// Addresses that were not asked.
+    AtOthers,
+    /// All were asked, and perhaps one is back.
+    Again,
 }
 
 impl Default for Outage {
@@ -60,7 +72,7 @@ impl Outage {
         }
         let change = self.backoff.failed(now);
         if change == Change::News {
-            self.down = Some(Down { last, caller: caller.clone() });
+            self.down = Some(Down { last, caller: caller.clone(), looks_at_others: 0 });
         }
         change
     }
@@ -80,9 +92,14 @@ impl Outage {
     }
 
     /// When the next look is due; none if the destination does not count as down. A look that was made has not helped then.
-    pub(super) fn next_look_at(&mut self, now: Instant) -> Option<Instant> {
+    pub(super) fn next_look_at(&mut self, looks: Looks, now: Instant) -> Option<Instant> {
         if self.backoff.is_on_trial() {
             self.backoff.failed(now);
+        }
+        let (pause, most) = LOOKS_AT_OTHERS;
+        if let Some(down) = self.down.as_mut().filter(|down| looks == Looks::AtOthers && down.looks_at_others < most) {
+            down.looks_at_others += 1;
+            self.backoff.no_later_than(now + pause);
         }
         self.backoff.until()
     }
@@ -135,15 +152,24 @@ mod tests {
         let mut now = start;
         let pauses: Vec<u64> = (0..4)
             .map(|_| {
-                let next = outage.next_look_at(now).unwrap();
+                let next = outage.next_look_at(Looks::Again, now).unwrap();
                 assert!(outage.look(|_| true, next).is_some());
                 (next - std::mem::replace(&mut now, next)).as_secs()
             })
             .collect();
         assert_eq!(pauses, [2, 5, 10, 10]);
+        let pauses: Vec<u64> = (0..101)
+            .map(|_| {
+                let next = outage.next_look_at(Looks::AtOthers, now).unwrap();
+                assert!(outage.look(|_| true, next).is_some());
+                (next - std::mem::replace(&mut now, next)).as_secs()
+            })
+            .collect();
+        assert!(pauses[..100].iter().all(|pause| *pause == 2), "{pauses:?}");
+        assert_eq!(pauses[100], 10, "and no more than that");
         assert!(!is_down_after(&mut outage, now), "a look that failed is no news");
         assert_eq!(outage.answered(), [entry(1)]);
-        assert!(outage.down().is_none() && outage.next_look_at(now).is_none());
+        assert!(outage.down().is_none() && outage.next_look_at(Looks::Again, now).is_none());
     }
 
     #[test]

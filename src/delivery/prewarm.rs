@@ -35,7 +35,9 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
         let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
         candidates.begin_with(env.queue.greylists().greylister(&triplet));
     }
-    candidates.take_turn(site.next_turn());
+    if candidates.turns().is_some() {
+        site.asked(|asked| candidates.take_turn(asked));
+    }
     let mut race = Race::new(&env.dialer, &env.sites, site);
     let began = env.clock.instant();
     loop {
@@ -61,9 +63,13 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
                     return Prewarmed::Nobody;
                 }
             }
-            Advance::Nobody if race.met_slow_hosts() => return Prewarmed::Nobody,
+            Advance::Nobody if race.met_slow_hosts() => {
+                env.asked_in_vain(site, &candidates);
+                return Prewarmed::Nobody;
+            }
             Advance::Nobody if env.turned_away(site, &candidates) => return Prewarmed::Nobody,
             Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::Gone(_) => {
+                env.asked_in_vain(site, &candidates);
                 env.nobody_answered(site, candidates.last_failure, caller, None);
                 return Prewarmed::Nobody;
             }

@@ -3,16 +3,17 @@
 //! Its locks are taken in the order in which they stand; that of the places comes behind them.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use super::asked::Asked;
 use super::caller::Caller;
 use super::crowd::Crowd;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
-use super::outage::Outage;
+use super::outage::{Looks, Outage};
 use super::sessions::{Placed, Sessions, Taken};
 use crate::clock::Timestamp;
 use crate::destination::route::Route;
@@ -26,10 +27,9 @@ pub(super) struct Site {
     state: Mutex<State>,
     outage: Mutex<Outage>,
     crowd: Mutex<Crowd>,
+    asked: Mutex<Asked>,
     /// It stands among those that wait for a place.
     is_waiting: AtomicBool,
-    /// Sessions begun without an attempt so far.
-    turns: AtomicU32,
 }
 
 #[derive(Debug)]
@@ -68,8 +68,8 @@ impl Site {
             state: Mutex::new(State { route, sessions: Sessions::new(sessions_max) }),
             outage: Mutex::default(),
             crowd: Mutex::default(),
+            asked: Mutex::default(),
             is_waiting: AtomicBool::new(false),
-            turns: AtomicU32::new(0),
         }
     }
 
@@ -141,6 +141,11 @@ impl Site {
         with(&mut self.outage.lock())
     }
 
+    /// The same with the addresses that were asked in vain, where there are many.
+    pub(super) fn asked<T>(&self, with: impl FnOnce(&mut Asked) -> T) -> T {
+        with(&mut self.asked.lock())
+    }
+
     /// The same with the entries that were turned away.
     pub(super) fn crowd<T>(&self, with: impl FnOnce(&mut Crowd) -> T) -> T {
         with(&mut self.crowd.lock())
@@ -175,9 +180,10 @@ impl Site {
         })
     }
 
-    /// The number of a session without an attempt of its own, as `Candidates::take_turn` counts attempts.
-    pub(super) fn next_turn(&self) -> u32 {
-        self.turns.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    /// When the next look is due whether it is back; none if it does not count as down.
+    pub(super) fn next_look_at(&self, now: Instant) -> Option<Instant> {
+        let looks = if self.asked(|asked| asked.has_unasked()) { Looks::AtOthers } else { Looks::Again };
+        self.outage(|outage| outage.next_look_at(looks, now))
     }
 
     /// Notes that it waits for a place; whether that is news.
@@ -193,6 +199,11 @@ impl Site {
     /// The route to its hosts, as last found.
     pub(super) fn route(&self) -> Arc<Route> {
         self.state.lock().route.clone()
+    }
+
+    /// The route was found anew.
+    pub(super) fn set_route(&self, route: Arc<Route>) {
+        self.state.lock().route = route;
     }
 
     /// Retires it if it has neither sessions nor entries, and nobody waits for it to come back.

@@ -2,6 +2,7 @@
 //! as DNS allows, and a little longer while DNS itself is in trouble.
 
 mod hosts;
+mod parts;
 mod routes;
 #[cfg(test)]
 mod tests;
@@ -13,7 +14,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use self::hosts::{Asking, FOUND_TTL, Finder, LookedUp, TROUBLE_TTL};
+use self::hosts::{Asking, FOUND_TTL, Finder, LookedUp, TROUBLE_TTL, Terms};
 pub use self::routes::Sought;
 use self::routes::{ByKind, Cache, Cached};
 use super::policies::Policies;
@@ -100,12 +101,25 @@ impl Router {
         found
     }
 
+    /// Nobody takes mail at the hosts and addresses of a route that is one part of many: the next look-up finds the next
+    /// part. Where nothing can be remembered of it, the first part is all there is.
+    pub fn pass_on(&self, sought: Sought<'_>, route: &Route) {
+        if route.part.of <= 1 {
+            return;
+        }
+        let now = self.clock.now();
+        if let Some(cached) = self.cache.lock().get_mut(sought).filter(|cached| cached.part == route.part.number) {
+            (cached.part, cached.valid_until) = (route.part.number.wrapping_add(1), now);
+        }
+    }
+
     /// What ends an entry, and refuses codes of others for a while, is believed when a second look-up says it too.
     async fn ask(&self, sought: Sought<'_>) -> Found {
         let began = self.clock.now();
-        let answer = match self.look_up(sought, Asking::Remembered).await {
+        let part = self.cache.lock().get(sought).map_or(0, |cached| cached.part);
+        let answer = match self.look_up(sought, Terms { asking: Asking::Remembered, part }).await {
             Err((error, first)) if !error.is_temporary() => {
-                let again = self.look_up(sought, Asking::Anew).await;
+                let again = self.look_up(sought, Terms { asking: Asking::Anew, part }).await;
                 again.map_err(|(error, second)| (error, second.min(first)))
             }
             answer => answer,
@@ -118,10 +132,10 @@ impl Router {
             Err((error, _)) if error.is_temporary() => (Err(error), TROUBLE_TTL),
             Err((error, ttl)) => (Err(error), ttl.min(REFUSED_TTL_MAX)),
         };
-        self.remember(sought, found, ttl)
+        self.remember(sought, found, ttl, part)
     }
 
-    fn remember(&self, sought: Sought<'_>, found: Found, ttl: Duration) -> Found {
+    fn remember(&self, sought: Sought<'_>, found: Found, ttl: Duration, asked_part: u32) -> Found {
         let now = self.clock.now();
         let mut cache = self.cache.lock();
         let stale = match (&found, cache.get(sought)) {
@@ -129,18 +143,24 @@ impl Router {
             (Err(error), Some(old)) if error.is_temporary() => old.stale.clone(),
             (Err(_), _) => None,
         };
+        let part = match &found {
+            Ok(route) => route.part.number,
+            // The next part may be found.
+            Err(error) if error.is_temporary() => asked_part.wrapping_add(1),
+            Err(_) => 0,
+        };
         let found = match (found, &stale) {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        cache.insert(sought, Cached { found: found.clone(), valid_until: now.plus(ttl), stale }, now);
+        cache.insert(sought, Cached { found: found.clone(), valid_until: now.plus(ttl), part, stale }, now);
         found
     }
 
-    async fn look_up(&self, sought: Sought<'_>, asking: Asking) -> LookedUp {
+    async fn look_up(&self, sought: Sought<'_>, terms: Terms) -> LookedUp {
         let domain = match sought {
             Sought::Domain(domain) => domain,
-            Sought::Host(host) => return self.finder.of_host(host, asking).await,
+            Sought::Host(host) => return self.finder.of_host(host, terms).await,
         };
         let policy = async {
             match &self.policies {
@@ -148,7 +168,7 @@ impl Router {
                 None => None,
             }
         };
-        let (found, policy) = tokio::join!(self.finder.of_domain(domain, asking), policy);
+        let (found, policy) = tokio::join!(self.finder.of_domain(domain, terms), policy);
         let (route, ttl) = found?;
         Ok((Route { policy, ..route }, ttl))
     }

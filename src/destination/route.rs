@@ -18,12 +18,28 @@ pub struct Route {
     pub destination: Arc<str>,
     /// By preference, then name.
     pub hosts: Vec<Host>,
+    /// Which part of the hosts and addresses these are.
+    pub part: Part,
     /// Whether DNSSEC vouches for the hosts' names.
     pub is_secure: bool,
     /// The domain's MTA-STS policy.
     pub policy: Option<Arc<Policy>>,
     /// When DNS was asked, and how long it took.
     pub asked: Option<Asked>,
+}
+
+/// A part of the hosts and addresses that DNS names, where those are more than a route holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    /// Counted from 0; beyond the last one they begin anew.
+    pub number: u32,
+    /// How many there are.
+    pub of: u32,
+}
+
+impl Part {
+    /// All.
+    pub const WHOLE: Self = Self { number: 0, of: 1 };
 }
 
 /// A look-up that led to a route.
@@ -42,6 +58,7 @@ impl Route {
             domain: domain.into(),
             destination: destination.into(),
             hosts,
+            part: Part::WHOLE,
             is_secure: false,
             policy: None,
             asked: None,

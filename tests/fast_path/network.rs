@@ -330,7 +330,8 @@ impl Network for Hosts {
 }
 
 /// `one.test` has one host, `two.test` two by preference, `six.test` one with addresses of both families, `many.test`
-/// seventeen by preference at 198.51.100.1 and following, `wide.test` one with nine addresses there.
+/// seventeen by preference at 198.51.100.1 and following, `wide.test` one with nine addresses there; `hosts-N.test` has so many
+/// of one preference there, `addresses-N.test` one host with so many addresses.
 impl Dns for Hosts {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
         let named = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
@@ -339,20 +340,30 @@ impl Dns for Hosts {
             "six.test" => named(&["mx6.test"]),
             "wide.test" => named(&["mx-wide.test"]),
             "many.test" => (1..=17).map(|n| format!("mx-{n}")).collect(),
-            _ => named(&["mx2.test"]),
+            _ => match (number_in(domain, "hosts-"), number_in(domain, "addresses-")) {
+                (Some(hosts), _) => (1..=hosts).map(|n| format!("mx-{n:03}")).collect(),
+                (_, Some(addresses)) => vec![format!("all-{addresses}.test")],
+                (None, None) => named(&["mx2.test"]),
+            },
         };
+        let is_equal = number_in(domain, "hosts-").is_some();
+        let preferences = (10..).map(|preference| if is_equal { 10 } else { preference });
         let record = |(preference, exchange): (u16, String)| MxRecord { preference, exchange };
-        let records = (10..).zip(hosts).map(record).collect();
+        let records = preferences.zip(hosts).map(record).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        let one = |last: u8| IpAddr::from([198, 51, 100, last]);
+        let one = |number: u16| IpAddr::from([198, 51, 100 + number.to_be_bytes()[0], number.to_be_bytes()[1]]);
         let found = match host {
             "mx1.test" => Ok(vec![IpAddr::from([192, 0, 2, 1])]),
             "mx2.test" => Ok(vec![IpAddr::from([192, 0, 2, 2])]),
             "mx-wide.test" => Ok((1..=9).map(one).collect()),
-            _ => host.strip_prefix("mx-").and_then(|n| n.parse().ok()).map(|n| vec![one(n)]).ok_or(DnsError::NoRecords),
+            _ => match (host.strip_prefix("mx-").and_then(|n| n.parse().ok()), number_in(host, "all-")) {
+                (Some(number), _) => Ok(vec![one(number)]),
+                (_, Some(addresses)) => Ok((1..=addresses).map(one).collect()),
+                (None, None) => Err(DnsError::NoRecords),
+            },
         };
         Box::pin(async move { found.map(records) })
     }
@@ -363,6 +374,11 @@ impl Dns for Hosts {
         let found = if host == "mx6.test" { Ok(records) } else { Err(DnsError::NoRecords) };
         Box::pin(async move { found })
     }
+}
+
+/// The number in `prefix-N.test`.
+fn number_in(name: &str, prefix: &str) -> Option<u16> {
+    name.strip_prefix(prefix)?.strip_suffix(".test")?.parse().ok()
 }
 
 fn records(records: Vec<IpAddr>) -> Records<IpAddr> {

@@ -403,6 +403,18 @@ async fn the_second_host_is_asked_where_it_can_help() {
     }
 }
 
+/// More than one attempt asks, where they are well.
+#[tokio::test(start_paused = true)]
+async fn the_last_of_many_hosts_is_asked_for_what_the_others_lack() {
+    let utf8 = MailParameters { smtputf8: true, ..MailParameters::default() };
+    let mut manners = vec![GOOD; 19];
+    manners.push(Manner { offers: "8BITMIME SMTPUTF8", ..GOOD });
+    let fate = World::new(&manners).fate_of("größe@twenty.test", PLAIN, utf8.clone()).await;
+    assert_eq!(fate.arrived_once(AT_ONCE).host, 20, "{:?}", fate.event);
+    let fate = World::new(&vec![GOOD; 20]).fate_of("größe@twenty.test", PLAIN, utf8).await;
+    assert_eq!((fate.kind, fate.attempts), (Kind::Failed, 1), "{:?}", fate.event);
+}
+
 #[tokio::test(start_paused = true)]
 async fn eight_bit_content_goes_as_it_is_where_no_host_has_8bitmime_and_it_is_told() {
     let umlaut = "From: otp@app.test\r\n\r\nIhr Schlüssel: 123456\r\n";

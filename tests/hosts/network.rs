@@ -349,12 +349,16 @@ impl Network for Hosts {
     }
 }
 
-/// `one.test` has one host, `two.test` two by preference.
+/// `one.test` has one host, `two.test` two by preference, `twenty.test` twenty.
 impl Dns for Hosts {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
-        let hosts: &[&str] = if domain == "two.test" { &["mx1.test", "mx2.test"] } else { &["mx1.test"] };
-        let record = |(preference, host): (u16, &&str)| MxRecord { preference, exchange: (*host).to_owned() };
-        let records = (10..).zip(hosts).map(record).collect();
+        let hosts = match domain {
+            "two.test" => 2,
+            "twenty.test" => 20,
+            _ => 1,
+        };
+        let record = |number: u16| MxRecord { preference: number, exchange: format!("mx{number}.test") };
+        let records = (1..=hosts).map(record).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(1_000_000), secure: false }) })
     }
 

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::super::candidates::Candidates;
 use super::super::crowd::Waits;
 use super::super::judged::Judged;
-use super::super::lacking::is_lacking;
+use super::super::lacking::{is_lacking, next_host_may_do, tries_next_address};
 use super::super::limits::LearnedLimits;
 use super::super::mask::Mask;
 use super::super::peer::Peer;
@@ -39,6 +39,15 @@ pub(super) enum End {
 }
 
 impl End {
+    /// Whether others may do better than those that were asked.
+    pub(super) fn asks_others(&self) -> bool {
+        match self {
+            Self::Nobody => true,
+            Self::NotDelivered { judged, .. } => next_host_may_do(judged) || tries_next_address(&judged.failure),
+            Self::Delivered { .. } | Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => false,
+        }
+    }
+
     /// The reply with which it ended.
     pub(super) fn reply<'a>(&'a self, candidates: &'a Candidates) -> Option<&'a Reply> {
         match self {

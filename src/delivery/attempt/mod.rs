@@ -21,7 +21,7 @@ use std::time::Duration;
 use super::candidates::Candidates;
 use super::environment::Environment;
 use super::judged::Judged;
-use super::lacking::{is_stale, next_host_may_do, tries_next_address};
+use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
 use super::peer::Peer;
 use super::places::Held;
@@ -129,7 +129,9 @@ impl<'a> Attempt<'a> {
         let claim = &loaded.claimed.claim;
         let mut candidates = Candidates::new(route, &loaded.caller, site.hop.clone(), &env.dialer);
         candidates.begin_with(loaded.triplet.as_ref().and_then(|triplet| env.queue.greylists().greylister(triplet)));
-        candidates.take_turn(claim.progress().attempts);
+        if candidates.turns().is_some() {
+            site.asked(|asked| candidates.take_turn(asked));
+        }
         let mut race = begun.unwrap_or_else(|| Race::new(&env.dialer, &env.sites, site));
         race.steps.add_route(route, claim.message().accepted_at);
         race.field().addresses().into_iter().for_each(|address| candidates.skip(address));
@@ -260,6 +262,9 @@ impl<'a> Attempt<'a> {
         match runner.connection.finish(framing, &self.loaded.content, &mut runner.steps, self.at.held).await {
             Ok(reply) => {
                 self.at.env.dialer.note_sloppiness(&runner.connection);
+                if self.candidates.turns().is_some() {
+                    self.at.site.asked(|asked| asked.took(runner.connection.address));
+                }
                 let from = self.loaded.peer(self.at.env, &runner);
                 *kept = Some(runner.connection);
                 ControlFlow::Break(End::Delivered { reply, from, began: runner.began_at })
@@ -337,13 +342,18 @@ impl<'a> Attempt<'a> {
             if has_others { Then::OthersFirst } else { Then::AsItIs }
         } else if tries_next_address(failure) {
             Then::NextAddress
-        } else if next_host_may_do(judged)
-            && (self.candidates.skip_host(host) || self.race.field().has_other_host(host))
-        {
+        } else if next_host_may_do(judged) && self.has_next_host(host, judged) {
             Then::NextHost
         } else {
             Then::Conclude
         }
+    }
+
+    /// Whether another host is left, now that this one is done. What the hosts of this attempt lack, others may have.
+    fn has_next_host(&mut self, host: &Arc<str>, judged: &Judged) -> bool {
+        self.candidates.skip_host(host)
+            || self.race.field().has_other_host(host)
+            || (is_lacking(&judged.failure) && self.candidates.take_more())
     }
 
     /// Keeps a refusal while a more preferred host is slow. Of several, that of the most preferred host counts.
@@ -404,6 +414,9 @@ impl<'a> Attempt<'a> {
         let waits = matches!(end, End::Nobody) && waits_for_session(at, claim, &candidates);
         if !waits {
             at.site.crowd(|crowd| crowd.left(&claim.id()));
+        }
+        if end.asks_others() {
+            at.env.asked_in_vain(at.site, &candidates);
         }
         let last = end.reply(&candidates).map(Reply::to_string);
         let results = race.steps.results();

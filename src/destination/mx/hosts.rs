@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use super::super::dane::{self, Tlsa};
 use super::super::public::is_public;
-use super::super::resolver::{Denial, Dns, MxRecord};
-use super::super::route::{Host, Route, RouteError};
+use super::super::resolver::{Denial, Dns, DnsError, MxRecord};
+use super::super::route::{Host, Part, Route, RouteError};
+use super::parts::{addresses_of_part, hosts_of_part, parts};
 
-/// Hosts of one destination that are kept at most. An attempt tries some of them, the next one others.
-const HOSTS_MAX: usize = 32;
+/// Parts without an address that are passed over in one look-up at most.
+const EMPTY_PARTS_MAX: u32 = 4;
 /// Hosts that give a destination its name.
 const NAMING_HOSTS_MAX: usize = 16;
-/// Addresses of one family and host that are kept at least and at most: the fewer hosts, the more.
+/// Addresses of one family and host that a route holds at least and at most: the fewer hosts, the more.
 const ADDRESSES: (usize, usize) = (4, 32);
 /// Addresses of one family that all hosts of a destination have together at most.
 const ROUTE_ADDRESSES_MAX: usize = 128;
@@ -26,11 +27,22 @@ pub(super) const TROUBLE_TTL: Duration = Duration::from_secs(2);
 /// A route, or why there is none, and for how long that holds.
 pub(super) type LookedUp = Result<(Route, Duration), (RouteError, Duration)>;
 
+/// What is told where the part that was looked up has no address, and others have not been looked up.
+const NOT_YET: &str = "the hosts looked up so far have no address; others follow";
+
 /// Whether what the resolver remembers will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Asking {
     Remembered,
     Anew,
+}
+
+/// How a domain's hosts are looked up.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Terms {
+    pub(super) asking: Asking,
+    /// The number of the part.
+    pub(super) part: u32,
 }
 
 /// Who asks.
@@ -42,8 +54,8 @@ pub(super) struct Finder {
 
 impl Finder {
     /// The hosts that take a domain's mail.
-    pub(super) async fn of_domain(&self, domain: &str, asking: Asking) -> LookedUp {
-        if asking == Asking::Anew {
+    pub(super) async fn of_domain(&self, domain: &str, terms: Terms) -> LookedUp {
+        if terms.asking == Asking::Anew {
             self.dns.forget(domain);
         }
         let (mut records, ttl, is_secure) = match self.dns.mx(domain).await {
@@ -66,40 +78,56 @@ impl Finder {
         // A host that is named several times counts as most preferred.
         let mut known = HashSet::new();
         records.retain(|record| known.insert(record.exchange.clone()));
-        records.truncate(HOSTS_MAX);
-        let names = Names { domain, is_secure, asking };
-        self.hosts(names, records, ttl).await
+        let names = Names { domain, destination: &destination_of(&records), is_secure, asking: terms.asking };
+        let parts = parts(records.len());
+        let tried = parts.min(EMPTY_PARTS_MAX);
+        let mut problem = None;
+        for part in terms.part..terms.part + tried {
+            let host_parts = Part { number: part, of: parts };
+            match self.hosts(&names, hosts_of_part(&records, part), ttl, host_parts).await {
+                Err((error, ttl)) if tried > 1 && !error.is_temporary() => problem = Some((error, ttl)),
+                found => return found,
+            }
+        }
+        match problem {
+            Some(problem) if tried == parts => Err(problem),
+            _ => Err((RouteError::Trouble(DnsError::Failed(NOT_YET.to_owned())), TROUBLE_TTL)),
+        }
     }
 
     /// One host, whatever domains it serves.
-    pub(super) async fn of_host(&self, host: &str, asking: Asking) -> LookedUp {
+    pub(super) async fn of_host(&self, host: &str, terms: Terms) -> LookedUp {
         let route = |addresses| Route::new(host, host, vec![Host::new(host, 0, addresses)]);
         if let Ok(address) = host.parse() {
             return Ok((route(vec![address]), FOUND_TTL.1));
         }
-        if asking == Asking::Anew {
+        if terms.asking == Asking::Anew {
             self.dns.forget(host);
         }
-        let terms = Terms { allow_private: true, is_name_secure: false, addresses_max: ADDRESSES.1 };
-        let found = host_facts(self.dns.as_ref(), host, terms).await;
+        let asked =
+            AddressTerms { allow_private: true, is_name_secure: false, part: terms.part, addresses_max: ADDRESSES.1 };
+        let found = host_facts(self.dns.as_ref(), host, asked).await;
         if found.usable.is_empty() {
             return Err((found.problem.unwrap_or(RouteError::NoHost), found.ttl));
         }
-        Ok((route(found.usable), found.ttl))
+        let part = Part { number: terms.part, of: found.parts };
+        Ok((Route { part, ..route(found.usable) }, found.ttl))
     }
 
+    /// The route with one part of the hosts; `host_parts`: which of how many.
     async fn hosts(
         &self,
-        Names { domain, is_secure, asking }: Names<'_>,
+        &Names { domain, destination, is_secure, asking }: &Names<'_>,
         records: Vec<MxRecord>,
         ttl: Duration,
+        host_parts: Part,
     ) -> LookedUp {
-        let mut names: Vec<&str> = records.iter().map(|record| record.exchange.as_str()).collect();
-        names.truncate(NAMING_HOSTS_MAX);
-        names.sort_unstable();
-        let destination = names.join(",");
-        let addresses_max = (ROUTE_ADDRESSES_MAX / records.len().max(1)).clamp(ADDRESSES.0, ADDRESSES.1);
-        let terms = Terms { allow_private: self.allow_private, is_name_secure: is_secure, addresses_max };
+        let terms = AddressTerms {
+            allow_private: self.allow_private,
+            is_name_secure: is_secure,
+            part: host_parts.number / host_parts.of,
+            addresses_max: (ROUTE_ADDRESSES_MAX / records.len().max(1)).clamp(ADDRESSES.0, ADDRESSES.1),
+        };
         let mut lookups = tokio::task::JoinSet::new();
         for (index, record) in records.iter().enumerate() {
             let (dns, host) = (self.dns.clone(), record.exchange.clone());
@@ -115,13 +143,14 @@ impl Finder {
         let (mut least_ttl, mut denied_ttl) = (ttl, ttl);
         let mut hosts = Vec::new();
         let mut problem = None;
-        let mut addresses_are_secure = true;
+        let (mut addresses_are_secure, mut address_parts) = (true, 1);
         for (record, found) in records.into_iter().zip(found) {
             let Some(found) = found else { continue };
             denied_ttl = denied_ttl.min(found.ttl);
             if !found.usable.is_empty() {
                 least_ttl = least_ttl.min(found.ttl);
                 addresses_are_secure &= found.is_secure;
+                address_parts = found.parts.max(address_parts);
             }
             problem = problem.or(found.problem);
             let host = Host::new(&record.exchange, record.preference, found.usable);
@@ -132,24 +161,34 @@ impl Finder {
         }
         // The domain itself was taken for the host: then its addresses say what there is to say.
         let is_itself = destination == domain;
-        let route = Route::new(domain, &destination, hosts);
-        Ok((Route { is_secure: is_secure && (!is_itself || addresses_are_secure), ..route }, least_ttl))
+        let route = Route::new(domain, destination, hosts);
+        let part = Part { number: host_parts.number, of: host_parts.of.saturating_mul(address_parts) };
+        Ok((Route { part, is_secure: is_secure && (!is_itself || addresses_are_secure), ..route }, least_ttl))
     }
+}
+
+/// What the hosts are called together: by the most preferred ones, whichever part is looked up.
+fn destination_of(records: &[MxRecord]) -> String {
+    let mut names: Vec<&str> = records.iter().take(NAMING_HOSTS_MAX).map(|record| record.exchange.as_str()).collect();
+    names.sort_unstable();
+    names.join(",")
 }
 
 /// Whose hosts they are, whether DNSSEC vouches for their names, and how they are looked up.
 struct Names<'a> {
     domain: &'a str,
+    destination: &'a str,
     is_secure: bool,
     asking: Asking,
 }
 
 /// What counts of a host's addresses.
 #[derive(Debug, Clone, Copy)]
-struct Terms {
+struct AddressTerms {
     allow_private: bool,
     is_name_secure: bool,
-    /// Of one family.
+    /// Which part of them, where there are more than `addresses_max` of one family.
+    part: u32,
     addresses_max: usize,
 }
 
@@ -160,23 +199,29 @@ struct HostFacts {
     tlsa: Tlsa,
     tlsa_base: Arc<str>,
     problem: Option<RouteError>,
+    /// In how many parts all its addresses come.
+    parts: u32,
 }
 
 /// Both families of a host's addresses, asked for at the same time; and what its certificates are, where DNSSEC vouches for
 /// all that leads there (RFC 7672 section 2.2).
-async fn host_facts(dns: &dyn Dns, host: &str, terms: Terms) -> HostFacts {
-    let Terms { allow_private, is_name_secure, addresses_max } = terms;
+async fn host_facts(dns: &dyn Dns, host: &str, terms: AddressTerms) -> HostFacts {
+    let AddressTerms { allow_private, is_name_secure, part, addresses_max } = terms;
     let (ipv4, ipv6) = tokio::join!(dns.ipv4(host), dns.ipv6(host));
     let mut all = Vec::new();
     let mut ttl = FOUND_TTL.1;
     let (mut problem, mut denied_ttl) = (None, None);
-    let mut is_secure = true;
+    let (mut is_secure, mut has_any, mut parts) = (true, false, 1);
     for answer in [ipv4, ipv6] {
         match answer {
-            Ok(records) => {
+            Ok(mut records) => {
                 ttl = ttl.min(records.ttl);
                 is_secure &= records.secure;
-                all.extend(records.records.into_iter().take(addresses_max));
+                has_any |= !records.records.is_empty();
+                records.records.retain(|address| allow_private || is_public(*address));
+                let (of_part, of) = addresses_of_part(records.records, part, addresses_max);
+                parts = of.max(parts);
+                all.extend(of_part);
             }
             Err(error) => match error.denial() {
                 Some((_, denied)) => denied_ttl = Some(denied_ttl.map_or(denied, |ttl: Duration| ttl.min(denied))),
@@ -184,8 +229,6 @@ async fn host_facts(dns: &dyn Dns, host: &str, terms: Terms) -> HostFacts {
             },
         }
     }
-    let has_any = !all.is_empty();
-    all.retain(|address| allow_private || is_public(*address));
     if has_any && all.is_empty() {
         problem = Some(RouteError::Private);
     }
@@ -199,7 +242,7 @@ async fn host_facts(dns: &dyn Dns, host: &str, terms: Terms) -> HostFacts {
     if all.is_empty() {
         ttl = ttl.min(denied_ttl.unwrap_or(ttl));
     }
-    HostFacts { usable: all, ttl, is_secure, tlsa, tlsa_base, problem }
+    HostFacts { usable: all, ttl, is_secure, tlsa, tlsa_base, problem, parts }
 }
 
 /// The TLSA records of a host for which DNSSEC vouches, where they are, and for how long that holds: at the end of its CNAMEs, if

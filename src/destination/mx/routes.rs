@@ -57,6 +57,8 @@ impl<T> ByKind<T> {
 pub(super) struct Cached {
     pub(super) found: Result<Arc<Route>, RouteError>,
     pub(super) valid_until: Timestamp,
+    /// The number of the part that is looked up next.
+    pub(super) part: u32,
     /// The last route that was found, while newer look-ups run into trouble.
     pub(super) stale: Option<(Arc<Route>, Timestamp)>,
 }
@@ -79,8 +81,12 @@ impl Cache {
         self.routes.of(sought).get(sought.name())
     }
 
+    pub(super) fn get_mut(&mut self, sought: Sought<'_>) -> Option<&mut Cached> {
+        self.routes.of_mut(sought).get_mut(sought.name())
+    }
+
     pub(super) fn insert(&mut self, sought: Sought<'_>, cached: Cached, now: Timestamp) {
-        if let Some(known) = self.routes.of_mut(sought).get_mut(sought.name()) {
+        if let Some(known) = self.get_mut(sought) {
             *known = cached;
             return;
         }
@@ -117,7 +123,7 @@ mod tests {
     fn routes_of_one_zone_leave_room_for_those_of_others() {
         let mut cache = Cache::new(300);
         let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
-        let cached = |until| Cached { found: Err(RouteError::NoHost), valid_until: until, stale: None };
+        let cached = |until| Cached { found: Err(RouteError::NoHost), valid_until: until, part: 0, stale: None };
         (0..1000)
             .for_each(|number| cache.insert(Sought::Domain(&format!("{number}.zone.test")), cached(at(50)), at(20)));
         assert_eq!(cache.routes.domains.len(), 200);

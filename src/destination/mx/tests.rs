@@ -107,6 +107,77 @@ async fn more_hosts_and_addresses_are_kept_than_one_attempt_tries() {
     assert_eq!(of(100, 100).await, (32, 4, 128, 16));
 }
 
+/// What of so many hosts each look-up finds, when nobody takes mail there.
+async fn passed_on(table: &Arc<Table>, hosts: usize, look_ups: usize) -> Vec<Result<Vec<String>, RouteError>> {
+    let rows: Vec<String> = (1..=hosts).map(|number| format!("10 mx{number:02}.test")).collect();
+    table.set("d.test", "MX", Ok(&rows.iter().map(String::as_str).collect::<Vec<_>>()));
+    let (router, clock) = router(table, false);
+    let mut found = Vec::new();
+    for _ in 0..look_ups {
+        let route = router.route("d.test").await;
+        found.push(route.clone().map(|route| {
+            let usable = route.hosts.iter().filter(|host| !host.addresses.is_empty());
+            usable.map(|host| host.name.to_string()).collect()
+        }));
+        match route {
+            Ok(route) => {
+                assert_eq!(router.route("d.test").await.unwrap(), route, "it stays");
+                router.pass_on(Sought::Domain("d.test"), &route);
+                router.pass_on(Sought::Domain("d.test"), &route);
+            }
+            Err(_) => clock.advance(Duration::from_secs(3)),
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn hosts_beyond_those_of_a_route_have_their_turn() {
+    let table = Arc::new(Table::default());
+    (1..=50).for_each(|number| table.set(&format!("mx{number:02}.test"), "A", Ok(&["93.184.215.1"])));
+    let found: Vec<Vec<String>> = passed_on(&table, 50, 4).await.into_iter().map(Result::unwrap).collect();
+    assert_eq!((found[0].len(), found[0][31].as_str()), (32, "mx32.test"));
+    assert_eq!((found[1].len(), found[1][16].as_str(), found[1][31].as_str()), (32, "mx33.test", "mx48.test"));
+    assert!(found[2].contains(&"mx50.test".to_owned()) && found[3] == found[0], "{:?}", found[2]);
+    assert!(found.iter().all(|names| names[..16] == found[0][..16]), "the most preferred ones always");
+}
+
+#[tokio::test]
+async fn hosts_without_addresses_do_not_hide_those_behind_them() {
+    let one = async |number: usize, look_ups| {
+        let table = Arc::new(Table::default());
+        table.set(&format!("mx{number:02}.test"), "A", Ok(&["93.184.215.1"]));
+        passed_on(&table, 99, look_ups).await.pop().unwrap()
+    };
+    assert_eq!(one(33, 1).await, Ok(vec!["mx33.test".to_owned()]));
+    // It is further than one look-up goes, which is no end yet.
+    assert!(one(99, 1).await.unwrap_err().is_temporary());
+    assert_eq!(one(99, 3).await, Ok(vec!["mx99.test".to_owned()]));
+    let none = async |hosts| passed_on(&Arc::new(Table::default()), hosts, 1).await.pop().unwrap();
+    assert_eq!(none(40).await, Err(RouteError::NoHost), "all were looked up");
+    assert!(none(99).await.unwrap_err().is_temporary());
+}
+
+#[tokio::test]
+async fn addresses_beyond_those_of_a_route_have_their_turn() {
+    let table = Arc::new(Table::default());
+    // What is not used does not count.
+    let private = (0..100).map(|number| format!("10.0.0.{number}"));
+    let ips: Vec<String> = private.chain((1..=60).map(|number| format!("93.184.215.{number}"))).collect();
+    let ips: Vec<&str> = ips.iter().map(String::as_str).collect();
+    table.set("d.test", "MX", Ok(&["10 mx.test"]));
+    table.set("mx.test", "A", Ok(&ips));
+    let (router, _) = router(&table, false);
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..2 {
+        let route = router.route("d.test").await.unwrap();
+        assert_eq!((route.hosts[0].addresses.len(), route.part.of), (32, 2));
+        seen.extend(route.hosts[0].addresses.clone());
+        router.pass_on(Sought::Domain("d.test"), &route);
+    }
+    assert_eq!(seen.len(), 60);
+}
+
 #[tokio::test]
 async fn a_host_that_is_named_twice_is_one_host() {
     let table = Arc::new(Table::default());
