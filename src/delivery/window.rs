@@ -146,19 +146,30 @@ pub(super) fn is_overload(Judged { failure, verdict }: &Judged) -> bool {
     match &failure.fault {
         Fault::Reply(reply) => {
             let is_meant = matches!(verdict.cause, Cause::RateLimited | Cause::ServerBusy);
-            reply.code == 421 || speaks_of_connections(reply) || is_meant && is_before_recipient(failure.stage)
+            reply.code == 421 || speaks_of_host(reply, failure.stage) || is_meant && is_before_recipient(failure.stage)
         }
         Fault::Timeout => failure.stage != Stage::Connect && is_before_recipient(failure.stage),
         Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) | Fault::Ours(_) => false,
     }
 }
 
-/// RFC 3463: x.3.2, the system does not accept messages; x.4.5, congestion. Some only use words.
-fn speaks_of_connections(reply: &Reply) -> bool {
-    let is_code = matches!(reply.enhanced, Some(EnhancedCode(4, 3, 2) | EnhancedCode(4, 4, 5)));
+/// RFC 3463: x.3.2, the system does not accept messages; x.4.5, congestion. Some only use words. Once the recipient is named they
+/// may be about it, and what is quoted of it is written by whoever chose it.
+fn speaks_of_host(reply: &Reply, stage: Stage) -> bool {
+    if !(400..500).contains(&reply.code) {
+        return false;
+    }
+    if matches!(reply.enhanced, Some(EnhancedCode(4, 3, 2) | EnhancedCode(4, 4, 5))) {
+        return true;
+    }
     let text = reply.text.to_ascii_lowercase();
-    let has_words = text.contains("connections") || text.contains("concurrent") || text.contains("simultaneous");
-    (400..500).contains(&reply.code) && (is_code || has_words)
+    if is_before_recipient(stage) {
+        return ["connections", "concurrent", "simultaneous"].iter().any(|word| text.contains(word));
+    }
+    let is_of_address = matches!(reply.enhanced, Some(EnhancedCode(_, 1 | 2, _)));
+    let mut words = text.split_whitespace().filter(|word| !word.contains(['@', '<', '>']));
+    let names_mailbox = ["mailbox", "recipient", "user"].iter().any(|word| text.contains(word));
+    !is_of_address && !names_mailbox && words.any(|word| word.contains("connections"))
 }
 
 /// Up to MAIL the host does not know whom it is about.
@@ -324,6 +335,15 @@ mod tests {
         check(Stage::Rcpt, "451 4.4.5 congestion", true);
         check(Stage::Content, "452 4.3.2 not now", true);
         check(Stage::Rcpt, "450 4.7.0 too many connections from your address", true);
+        check(Stage::Content, "452 4.7.0 too many connections, slow down", true);
+        check(Stage::Mail, "450 4.2.0 too many concurrent deliveries", true);
+        // What one recipient is told, or quoted with, says nothing of the others.
+        check(Stage::Rcpt, "450 4.2.0 <too-many-connections@shared.test>: greylisted", false);
+        check(Stage::Rcpt, "450 4.7.1 concurrent.connections@shared.test rejected, come back later", false);
+        check(Stage::Rcpt, "450 4.2.1 too many connections", false);
+        check(Stage::Rcpt, "451 4.3.0 too many connections for this mailbox", false);
+        check(Stage::Content, "451 4.3.0 Too many concurrent deliveries for user", false);
+        check(Stage::Content, "451 4.3.0 too many simultaneous deliveries", false);
         check(Stage::Rcpt, "550 5.7.1 connections from here are refused", false);
         for (stage, expected) in
             [(Stage::Connect, false), (Stage::Banner, true), (Stage::Mail, true), (Stage::Content, false)]
