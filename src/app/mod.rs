@@ -30,7 +30,9 @@ use crate::intake::door::Door;
 use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::Queue;
 use crate::queue::key_ring::KeyRing;
+use crate::queue::memory_store::MemoryStore;
 use crate::queue::sled_store::SledStore;
+use crate::queue::store::Store;
 use crate::report::destinations::Destinations;
 use crate::report::ends::Ends;
 use crate::report::feed::Feed;
@@ -64,6 +66,8 @@ pub struct Ground {
     pub dns: Option<Arc<dyn Dns>>,
     /// Where web servers have their MTA-STS policies.
     pub policy_port: u16,
+    /// What keeps the queue, if not the database in the data folder.
+    pub store: Option<MemoryStore>,
     /// Somebody else who wants to hear of events.
     pub events: Option<Arc<dyn Sink>>,
     /// Where the log goes.
@@ -83,6 +87,7 @@ impl Default for Ground {
             network: Arc::new(TcpNetwork),
             dns: None,
             policy_port: POLICY_PORT,
+            store: None,
             events: None,
             output: Output::stdout(),
         }
@@ -119,7 +124,10 @@ impl Ground {
         };
         let ring = KeyRing::open(&folder.keys(), config.seal, now)
             .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
-        let store = Box::new(SledStore::open(&folder.queue(), ring)?);
+        let store: Box<dyn Store> = match &self.store {
+            Some(store) => Box::new(store.clone()),
+            None => Box::new(SledStore::open(&folder.queue(), ring)?),
+        };
         let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
         let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
         let builder =

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
-use axum::extract::State;
+use axum::extract::{Extension, State};
 use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
@@ -19,16 +19,20 @@ use super::Api;
 use super::api::{Asked, Need, asked, id};
 use super::auth::Who;
 use super::problem::Problem;
+use super::refused::Origin;
 use super::seats::Seat;
 use crate::event::Event;
 use crate::event::json::EventJson;
 use crate::mail::id::MessageId;
 use crate::report::feed::Next;
+use crate::report::reasons::Reason;
 
 /// Events sent in one piece.
 const PIECE_MAX: usize = 64;
 /// How often a quiet stream shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
+
+const MISSED: &str = "events are gone that were not read in time";
 
 /// What is asked for.
 #[derive(Deserialize)]
@@ -41,6 +45,7 @@ pub(super) struct Which {
 /// the first that is still there to its last end; then the stream ends.
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
+    Extension(origin): Extension<Origin>,
     who: Who,
     headers: HeaderMap,
     query: Asked<Which>,
@@ -58,7 +63,7 @@ pub(super) async fn follow(
         (None, None) => (feed.newest(), false),
     };
     let (watch, users) = (feed.watch(), api.parts.credentials.watch());
-    let follower = Follower { api, who, only, at, has_missed, watch, users, is_over: false, _seat: seat };
+    let follower = Follower { api, origin, who, only, at, has_missed, watch, users, is_over: false, _seat: seat };
     let pieces = futures_util::stream::unfold(follower, Follower::next);
     let mut response = Body::from_stream(pieces).into_response();
     let headers = response.headers_mut();
@@ -84,6 +89,7 @@ impl Api {
 /// One stream.
 struct Follower {
     api: Arc<Api>,
+    origin: Origin,
     who: Who,
     only: Option<MessageId>,
     /// The number of the last event it was given.
@@ -107,12 +113,13 @@ impl Follower {
         loop {
             self.users.borrow_and_update();
             if self.who.renewed(&self.api).is_err() {
-                return Some(self.bye("this token is not valid any more"));
+                return Some(self.bye(Reason::LoginEnded, "this token is not valid any more"));
             }
             self.watch.borrow_and_update();
             match self.api.parts.feed.after(self.at, PIECE_MAX) {
                 Next::Missed => {
                     self.is_over = true;
+                    self.api.stream_ended(self.origin, &self.who.name(), Reason::TooSlow, MISSED);
                     return Some((Ok(missed()), self));
                 }
                 Next::Events(events, last) => {
@@ -128,7 +135,7 @@ impl Follower {
                         biased;
                         _ = self.watch.changed() => {}
                         _ = self.users.changed() => {}
-                        () = self.api.closing.cancelled() => return Some(self.bye("shutting down")),
+                        () = self.api.closing.cancelled() => return Some(self.bye(Reason::ShuttingDown, "shutting down")),
                         () = tokio::time::sleep(HEARTBEAT) => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
                     }
                 }
@@ -137,9 +144,10 @@ impl Follower {
     }
 
     /// The last event.
-    fn bye(mut self, reason: &str) -> (Result<Bytes, Infallible>, Self) {
+    fn bye(mut self, reason: Reason, text: &str) -> (Result<Bytes, Infallible>, Self) {
         self.is_over = true;
-        (Ok(format!("event: bye\ndata: {{\"reason\":\"{reason}\"}}\n\n").into()), self)
+        self.api.stream_ended(self.origin, &self.who.name(), reason, text);
+        (Ok(format!("event: bye\ndata: {{\"reason\":\"{text}\"}}\n\n").into()), self)
     }
 
     /// Whether the one message has ended and nothing of it is still to come.
@@ -168,5 +176,5 @@ impl Follower {
 }
 
 fn missed() -> Bytes {
-    Bytes::from_static(b"event: missed\ndata: {\"reason\":\"events are gone that were not read in time\"}\n\n")
+    format!("event: missed\ndata: {{\"reason\":\"{MISSED}\"}}\n\n").into()
 }

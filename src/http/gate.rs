@@ -46,6 +46,7 @@ impl Caller {
     pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
         *self.phase.lock() = Phase::Answer;
         let endpoint = Endpoint::of(request.uri().path());
+        request.extensions_mut().insert(self.origin);
         let let_in = self.let_in(&mut request);
         let asker = request.extensions().get::<Who>().map(Who::name);
         let response = match let_in {

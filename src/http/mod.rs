@@ -280,7 +280,8 @@ impl Api {
         };
         if let Err(error) = result {
             tracing::debug!(%error, "an HTTP connection ended early");
-            self.head_refused(origin, &error);
+            let phase = *caller.phase().lock();
+            self.ended_early(origin, phase, &error);
         }
     }
 

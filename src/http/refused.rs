@@ -1,10 +1,13 @@
 //! The one place where error answers are told and counted.
 
+use std::error::Error as _;
+use std::io;
 use std::net::SocketAddr;
 
 use axum::response::Response;
 
 use super::Api;
+use super::guard::Phase;
 use super::problem::Why;
 use crate::report::reasons::{Door, Endpoint, Reason, Stage};
 use crate::report::refusals::Refused;
@@ -36,31 +39,48 @@ impl Api {
         });
     }
 
-    /// Tells of a request that could not be read, which was answered before it got here.
-    pub(super) fn head_refused(&self, origin: Origin, error: &hyper::Error) {
-        if error.is_parse_too_large() {
-            let why = (Some(431), Reason::Size);
-            self.broken_off(origin, Stage::Http(Endpoint::Head), why, "the head of the request is too long");
-        } else if error.is_parse() {
-            let why = (Some(400), Reason::Syntax);
-            self.broken_off(origin, Stage::Http(Endpoint::Head), why, "what came is no HTTP/1.1");
-        }
+    /// Tells of a connection that ended early for what the peer did: what could not be read was answered before it got here,
+    /// whoever is too slow gets no answer.
+    pub(super) fn ended_early(&self, origin: Origin, phase: Phase, error: &hyper::Error) {
+        let is_late = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+        let is_late = is_late.is_some_and(|source| source.kind() == io::ErrorKind::TimedOut);
+        let (code, reason, text) = match phase {
+            _ if error.is_parse_too_large() => (Some(431), Reason::Head, "the head of the request is too long"),
+            _ if error.is_parse() => (Some(400), Reason::Syntax, "what came is no HTTP/1.1"),
+            Phase::Head if is_late => (None, Reason::TooSlow, "no whole head of a request in time"),
+            Phase::Answer | Phase::Rest if is_late => (None, Reason::TooSlow, "the client does not read the answer"),
+            Phase::Head | Phase::Answer | Phase::Rest => return,
+        };
+        self.broken_off(origin, Stage::Http(Endpoint::Head), (code, reason), text);
+    }
+
+    /// Tells of a stream that ends before its time.
+    pub(super) fn stream_ended(&self, origin: Origin, asker: &str, reason: Reason, text: &str) {
+        self.parts.refusals.tell(&Refused {
+            user: Some(asker),
+            ..without_answer(origin, Stage::Http(Endpoint::Events), reason, text)
+        });
     }
 
     /// Tells of a connection that did not come to a request; no code: it was closed without an answer.
     pub(super) fn broken_off(&self, origin: Origin, stage: Stage, (code, reason): (Option<u16>, Reason), text: &str) {
-        self.parts.refusals.tell(&Refused {
-            door: Door::Http,
-            peer: origin.peer.ip(),
-            listener: origin.listener,
-            user: None,
-            stage,
-            code,
-            enhanced: None,
-            reason,
-            text,
-            recipient: None,
-            more_recipients: 0,
-        });
+        self.parts.refusals.tell(&Refused { code, ..without_answer(origin, stage, reason, text) });
+    }
+}
+
+/// Of nobody who is known.
+fn without_answer(origin: Origin, stage: Stage, reason: Reason, text: &str) -> Refused<'_> {
+    Refused {
+        door: Door::Http,
+        peer: origin.peer.ip(),
+        listener: origin.listener,
+        user: None,
+        stage,
+        code: None,
+        enhanced: None,
+        reason,
+        text,
+        recipient: None,
+        more_recipients: 0,
     }
 }

@@ -161,6 +161,8 @@ reasons! {
     DiskFull "disk_full",
     /// Too large.
     Size "size" by "submission.message_size_max",
+    /// A request whose head is too long.
+    Head "head",
     /// Too many recipients.
     Recipients "recipients" by "submission.recipients_max",
     /// Content that is no message.
@@ -191,6 +193,8 @@ reasons! {
     Timeout "timeout" by "submission.idle_timeout",
     /// Too slow before a login.
     LoginTimeout "login_timeout" by "submission.command_timeout",
+    /// Too slow over HTTP.
+    TooSlow "too_slow",
     /// Gone in the middle of a message.
     Closed "closed",
     /// A command or parameter that is not known, or malformed.
@@ -291,9 +295,10 @@ impl Reason {
             403 => Self::Forbidden,
             404 => Self::NotFound,
             405 => Self::Method,
-            408 => Self::Timeout,
+            408 => Self::TooSlow,
             409 => Self::Idempotency,
-            413 | 431 => Self::Size,
+            413 => Self::Size,
+            431 => Self::Head,
             415 => Self::MediaType,
             421 => Self::Host,
             422 => Self::Invalid,

@@ -231,12 +231,8 @@ impl ServerSession {
                 self.waiting_since = now;
             }
             Event::Timeout => {
-                if matches!(self.state, State::Ready) {
-                    // The last command was answered.
-                    (self.phase, self.named) = (Phase::Command, None);
-                }
                 let is_draining = self.draining.is_some();
-                return self.refuse_all(if is_draining { &reply::SHUTTING_DOWN } else { &reply::IDLE_TIMEOUT });
+                return self.end(if is_draining { &reply::SHUTTING_DOWN } else { &reply::IDLE_TIMEOUT });
             }
             Event::Draining => self.draining = Some(now + DRAIN_TIMEOUT),
         }
@@ -306,7 +302,7 @@ impl ServerSession {
                 State::Closed => return (input.len(), Step::Close),
                 // Before the next line is read: how much of it came along with what was waited for makes no difference.
                 _ if self.draining.is_some() && !self.is_worth_waiting_for() => {
-                    return (input.len(), self.refuse_all(&reply::SHUTTING_DOWN));
+                    return (input.len(), self.end(&reply::SHUTTING_DOWN));
                 }
                 _ if rest.is_empty() && needs_input => return (at, Step::Read),
                 State::Ready | State::Sasl(_) | State::Mail(_) => self.line(rest, now),
@@ -418,6 +414,15 @@ impl ServerSession {
             return None;
         }
         Some(self.refuse_all(&reply::TOO_MANY_ERRORS))
+    }
+
+    /// Ends the session, and not for a command that came.
+    fn end(&mut self, reply: &Reply) -> Step {
+        if matches!(self.state, State::Ready) {
+            // The last command was answered.
+            (self.phase, self.named) = (Phase::Command, None);
+        }
+        self.refuse_all(reply)
     }
 
     /// Says a last word.

@@ -1,161 +1,19 @@
-//! Whatever is refused before it is a message leaves a line, at either door, and the line says enough and not too much.
+//! At submission: sessions, and connections that do not come to one.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
-use std::io::{self, Write};
-use std::net::SocketAddr;
-use std::num::NonZeroU32;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::app::Relay;
-use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
-use otp_relay::report::log::{self, Format, Output};
-use otp_relay::smtp::sasl::ScramVerifier;
+use otp_relay::app::Ground;
 use otp_relay::smtp::server_session::{Access, Event, Peer, Phase, ServerSession, SessionSettings, Step};
 use serde_json::{Value, json};
-use support::client::{Client, mail};
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, PATIENCE, configured, start_relay};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
 
-/// Stands in every input that is refused, and in no line.
-const SECRET: &str = "S3CRET";
-
-/// The log of this process.
-struct Log {
-    written: Kept,
-    output: Output,
-}
-
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Kept {
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(lines);
-        Ok(lines.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-static LOG: LazyLock<Log> = LazyLock::new(|| {
-    let written = Kept::default();
-    let output = Output::new(written.clone());
-    log::init(&log::Settings { format: Format::Json, ..log::Settings::default() }, output.clone());
-    Log { written, output }
-});
-
-/// All lines of refusals at these listeners.
-fn refused_at(listeners: &[SocketAddr]) -> Vec<Value> {
-    assert!(LOG.output.settle(PATIENCE));
-    let written = String::from_utf8(LOG.written.0.lock().unwrap().clone()).unwrap();
-    assert!(!written.contains(SECRET), "{written}");
-    let lines = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
-    let is_here = |line: &Value| listeners.iter().any(|address| line["listener"] == address.to_string());
-    lines.filter(|line| line["message"] == "refused" && is_here(line)).collect()
-}
-
-/// Whether one of the lines has all of these.
-#[track_caller]
-fn expect(lines: &[Value], expected: &Value) {
-    let has_all = |line: &&Value| expected.as_object().unwrap().iter().all(|(name, value)| line[name] == *value);
-    let of_peer: Vec<_> = lines.iter().filter(|line| line["peer"] == expected["peer"]).collect();
-    let line = lines.iter().find(has_all).unwrap_or_else(|| panic!("{expected} among {of_peer:#?}"));
-    assert_eq!(line["level"], "info");
-    for name in ["time", "door", "listener", "user", "stage", "reason", "text"] {
-        assert!(line[name].is_string(), "{name} in {line}");
-    }
-}
-
-const LISTENERS: &str = "[[listener]]\naddress = \"127.0.0.1:0\"\n\
-    [[listener]]\naddress = \"127.0.0.1:0\"\ntls = \"implicit\"\n\
-    [[listener]]\naddress = \"127.0.0.1:0\"\nproxy_protocol_from = [\"127.0.1.1\"]\n";
-
-/// Indices of the listeners: the one that trusts everybody comes first.
-const TRUSTING: usize = 0;
-const LOGIN: usize = 1;
-const IMPLICIT: usize = 2;
-const PROXIED: usize = 3;
-
-struct Bench {
-    relay: Relay,
-    addresses: Vec<SocketAddr>,
-    http: Http,
-    operator: Http,
-    mx: FakeMx,
-    events: Events,
-    folder: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new(more: &str) -> Self {
-        LazyLock::force(&LOG);
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(&["PIPELINING", "SMTPUTF8"]).await;
-        let hash = ScramVerifier::derive("secret", b"saltsaltsaltsalt", NonZeroU32::new(1000).unwrap()).to_text();
-        let user = |name: &str| {
-            format!(
-                "[[user]]\nname = \"{name}\"\npassword_hash = \"{hash}\"\ntoken_hash = \"{}\"\nsenders = [\"*@app.test\"]\n",
-                token_hash(&format!("token of {name}"))
-            )
-        };
-        let more = format!("{LISTENERS}{}{}[log]\nformat = \"json\"\n{more}", user("shop"), user("bank"));
-        let (relay, events) = start_relay(folder.path(), mx.address, &more);
-        let mut addresses = relay.addresses().to_vec();
-        let address = relay.http_address().unwrap();
-        addresses.push(address);
-        let operator = std::fs::read_to_string(folder.path().join("data/api.token")).unwrap().trim().to_owned();
-        let http = |token: &str| Http { address, token: token.to_owned() };
-        Self { relay, addresses, http: http("token of shop"), operator: http(&operator), mx, events, folder }
-    }
-
-    /// Says these lines, one after the other, and hears what comes.
-    async fn says(&self, from: &str, listener: usize, lines: &[&str]) {
-        let mut client = self.client(from, listener).await;
-        for line in lines {
-            client.say(line).await;
-        }
-        client.send(b"QUIT\r\n").await;
-        while !client.hear().await.is_empty() {}
-    }
-
-    async fn client(&self, from: &str, listener: usize) -> Client {
-        let mut client = Client::connect_only(from, self.addresses[listener]).await;
-        client.greet().await;
-        client
-    }
-
-    async fn connect(&self, from: &str, listener: usize) -> TcpStream {
-        let socket = TcpSocket::new_v4().unwrap();
-        socket.bind(SocketAddr::new(from.parse().unwrap(), 0)).unwrap();
-        socket.connect(self.addresses[listener]).await.unwrap()
-    }
-
-    async fn end(self) -> Vec<Value> {
-        self.relay.shut_down().await;
-        refused_at(&self.addresses)
-    }
-}
-
-fn plain(user: &str, password: &str) -> String {
-    format!("AUTH PLAIN {}", BASE64.encode(format!("\0{user}\0{password}")))
-}
-
-const FROM: &str = "MAIL FROM:<otp@app.test>";
+use crate::support::client::{Client, mail};
+use crate::support::configured;
+use crate::{Bench, FROM, IMPLICIT, LISTENERS, LOGIN, PROXIED, SECRET, TRUSTING, expect, plain};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_refusal_of_an_smtp_session_leaves_a_line() {
@@ -335,57 +193,6 @@ async fn connections_that_come_to_nothing_leave_a_line() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn every_refused_request_leaves_a_line() {
-    let bench = Bench::new("[otp]\nrecipient_budget = \"1/10m\"\n[submission]\nmessage_size_max = \"64KiB\"\n").await;
-    let (shop, address) = (&bench.http, bench.http.address);
-    let bank = Http { address, token: "token of bank".to_owned() };
-    let nobody = Http { address, token: SECRET.to_owned() };
-    let code = |from: &str, to: &str| json!({"from": from, "to": to, "otp": {"code": "481516"}});
-    let statuses = [
-        nobody.get("/v1/messages/x").await.status,
-        shop.post("/v1/messages", code("ceo@bank.test", "alice@example.test")).await.status,
-        shop.ask("PATCH", "/v1/events", "", "").await.status,
-        shop.ask("POST", "/v1/messages", "", &format!("{{\"{SECRET}\":1}}")).await.status,
-        shop.get(&format!("/v1/queue?{SECRET}=1")).await.status,
-        shop.post("/v1/messages", code("otp@app.test", "alice@gone.test")).await.status,
-        shop.ask("POST", "/v1/messages", "", &SECRET.repeat(100_000)).await.status,
-        shop.ask("POST", "/v1/messages", "X: ", &format!("\r\n\u{1}{SECRET}")).await.status,
-    ];
-    assert_eq!(statuses[..6], [401, 403, 405, 422, 422, 422]);
-    assert_eq!(statuses[6], 413);
-    let once = shop.post("/v1/messages", code("otp@app.test", "bob@example.test")).await;
-    assert_eq!(once.status, 202, "{}", once.body);
-    assert_eq!(shop.post("/v1/messages", code("otp@app.test", "bob@example.test")).await.status, 429);
-    let id = once.json()["id"].as_str().unwrap().to_owned();
-    assert_eq!(bank.get(&format!("/v1/messages/{id}")).await.status, 404);
-    let key = "Idempotency-Key: one\r\n";
-    let with_key = |to: &str| code("otp@app.test", to).to_string();
-    assert_eq!(shop.ask("POST", "/v1/messages", key, &with_key("dave@example.test")).await.status, 202);
-    assert_eq!(shop.ask("POST", "/v1/messages", key, &with_key("erin@example.test")).await.status, 409);
-    let mut stream = TcpStream::connect(address).await.unwrap();
-    stream.write_all(format!("{SECRET}\r\n\r\n").as_bytes()).await.unwrap();
-    let _ = stream.read_to_end(&mut Vec::new()).await;
-    let lines = bench.end().await;
-    for expected in [
-        json!({"door": "http", "user": "unknown user", "stage": "messages", "code": 401, "reason": "token"}),
-        json!({"user": "shop", "stage": "messages", "code": 403, "reason": "sender", "limit": "user.senders"}),
-        json!({"stage": "events", "code": 405, "reason": "method"}),
-        json!({"user": "shop", "stage": "messages", "code": 422, "reason": "invalid"}),
-        json!({"stage": "messages", "code": 422, "reason": "domain", "recipient": "a***e@gone.test",
-            "text": "no such domain"}),
-        json!({"stage": "messages", "code": 413, "reason": "size", "limit": "submission.message_size_max"}),
-        json!({"user": "shop", "stage": "messages", "code": 429, "reason": "budget",
-            "limit": "otp.recipient_budget", "recipient": "b***b@example.test"}),
-        json!({"user": "bank", "stage": "messages", "code": 404, "reason": "not_found"}),
-        json!({"user": "shop", "code": 409, "reason": "idempotency"}),
-        json!({"user": "unknown user", "stage": "request", "code": 400, "reason": "syntax"}),
-    ] {
-        expect(&lines, &expected);
-    }
-    assert!(!serde_json::to_string(&lines).unwrap().contains("481516"));
-}
-
-#[tokio::test(flavor = "multi_thread")]
 async fn shares_and_ended_logins_have_reasons_of_their_own() {
     let bench = Bench::new("[submission]\nconnections_max = 4\n").await;
     let mut clients = Vec::new();
@@ -422,55 +229,54 @@ async fn the_share_of_trusted_networks_is_told_as_theirs() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_queue_says_so_with_its_limit() {
-    let bench = Bench::new("[queue]\nentries_max = 1\n").await;
-    let mut client = bench.client("127.0.0.50", TRUSTING).await;
-    assert!(client.submit(&["alice@ill.test"], &mail("1")).await.starts_with("250"), "nobody knows the way there");
-    let reply = client.submit(&["bob@ill.test"], &mail("2")).await;
-    assert_eq!(reply, "452 4.3.1 the queue is full (queue.entries_max = 1), try again later");
-    let answer =
-        bench.http.post("/v1/messages", json!({"from": "otp@app.test", "to": "carol@ill.test", "otp": {"code": "1"}}));
-    let answer = answer.await;
-    assert_eq!(answer.status, 503);
-    assert!(answer.body.contains("the queue is full (queue.entries_max = 1)"), "{}", answer.body);
+async fn what_else_intake_refuses_leaves_a_line() {
+    let more = "[otp]\nrecipient_budget = \"3/10m\"\nrecipient_budget_total = \"3/10m\"\n[submission]\nrouted_addresses = true\n";
+    let bench = Bench::on(Ground::default(), more, "only_to = [\"*.test\"]\n").await;
+    let rcpt = |address: &str| format!("RCPT TO:<{address}>");
+    bench.says("127.0.0.70", TRUSTING, &[FROM, &rcpt("alice@elsewhere.example")]).await;
+    bench.says("127.0.0.71", TRUSTING, &[FROM, &rcpt("alice@null.test")]).await;
+    bench.says("127.0.0.72", TRUSTING, &[FROM, &rcpt("alice@[127.0.0.1]")]).await;
+    bench.says("127.0.0.73", TRUSTING, &[FROM, &rcpt("postmaster")]).await;
+    let once = |to: &str, content: &str| [FROM.to_owned(), rcpt(to), "DATA".to_owned(), format!("{content}\r\n.")];
+    let says = async |from: &str, listener, lines: &[String]| {
+        bench.says(from, listener, &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
+    };
+    let round = format!("{}{}", "Received: from S3CRET\r\n".repeat(200), mail("round"));
+    says("127.0.0.74", TRUSTING, &once("bob@example.test", &round)).await;
+    let login = [plain("slow", "secret")];
+    says(
+        "127.0.0.75",
+        LOGIN,
+        &[&login[..], &once("eve@example.test", &mail("1")), &once("eve@example.test", &mail("2"))].concat(),
+    )
+    .await;
+    // One user sends what all may, of another the first two pass.
+    let one = once("bob@example.test", &mail("x"));
+    let thrice = [&one[..]; 3].concat();
+    says("127.0.0.81", TRUSTING, &thrice).await;
+    says("127.0.0.76", LOGIN, &[&[plain("bank", "secret")][..], &thrice].concat()).await;
+    bench.says("127.0.0.77", TRUSTING, &[FROM, "DATA"]).await;
+    let mut client = Client::connect_only("127.0.0.78", bench.addresses[TRUSTING]).await;
+    client.hear().await;
+    assert!(client.say(FROM).await.starts_with("503"));
     drop(client);
+    bench.says("127.0.0.79", TRUSTING, &[FROM, &rcpt("a@example.test"), "BDAT 9999999999 LAST"]).await;
+    bench.says("127.0.0.80", LOGIN, &["AUTH LOGIN", "*"]).await;
     let lines = bench.end().await;
-    let limit = "queue.entries_max";
-    expect(&lines, &json!({"door": "smtp", "stage": "content", "code": 452, "reason": "queue_full", "limit": limit}));
-    expect(&lines, &json!({"door": "http", "code": 503, "reason": "queue_full", "limit": limit}));
-}
-
-/// What a mail host quotes of the recipient.
-const QUOTING: &str = "550-5.1.1 <Alice.Quoted@Example.test>: no mailbox alice.quoted here\r\n\
-    550 5.1.1 was alice.quoted=example.test@srs.test, and other.person@else.test";
-
-#[tokio::test(flavor = "multi_thread")]
-async fn replies_that_quote_addresses_are_told_as_configured() {
-    let mut ids = Vec::new();
-    for recipients in ["masked", "hashed"] {
-        let mut bench = Bench::new(&format!("recipients = \"{recipients}\"\n")).await;
-        bench.mx.trick("RCPT", Trick::Say(QUOTING), 1);
-        let mut client = bench.client("127.0.0.60", TRUSTING).await;
-        let reply = client.submit(&["alice.quoted@example.test"], &mail("1")).await;
-        let id = reply.split("id=").nth(1).unwrap().to_owned();
-        bench.events.next(Kind::Failed).await;
-        let whole = bench.operator.get(&format!("/v1/messages/{id}")).await.body;
-        assert!(whole.contains("<Alice.Quoted@Example.test>") && whole.contains("other.person@else.test"), "{whole}");
-        let (_, _, followed) =
-            bench.operator.follow(&format!("/v1/events?message={id}"), "").await.next().await.unwrap();
-        assert_eq!(followed["recipient"], "alice.quoted@example.test");
-        drop(client);
-        bench.end().await;
-        ids.push(id);
-    }
-    let written = String::from_utf8(LOG.written.0.lock().unwrap().clone()).unwrap();
-    for id in &ids {
-        let failed = |line: &&str| line.contains(id.as_str()) && line.contains("\"event\":\"failed\"");
-        assert!(written.lines().find(failed).unwrap().contains("no mailbox"), "the reply is told");
-    }
-    for line in written.lines().filter(|line| ids.iter().any(|id| line.contains(id.as_str()))) {
-        let lower = line.to_lowercase();
-        assert!(!lower.contains("alice.quoted") && !lower.contains("other.person"), "{line}");
+    for expected in [
+        json!({"peer": "127.0.0.70", "stage": "rcpt", "code": 550, "reason": "only_to", "limit": "delivery.only_to"}),
+        json!({"peer": "127.0.0.71", "stage": "rcpt", "code": 556, "reason": "domain"}),
+        json!({"peer": "127.0.0.72", "stage": "rcpt", "reason": "recipient"}),
+        json!({"peer": "127.0.0.73", "stage": "rcpt", "code": 550, "reason": "recipient"}),
+        json!({"peer": "127.0.0.74", "stage": "content", "code": 554, "reason": "loop"}),
+        json!({"peer": "127.0.0.75", "user": "slow", "stage": "rcpt", "code": 452, "reason": "rate", "limit": "user.rate"}),
+        json!({"peer": "127.0.0.76", "user": "bank", "code": 450, "reason": "total_budget", "limit": "otp.recipient_budget_total"}),
+        json!({"peer": "127.0.0.77", "stage": "data", "code": 554, "reason": "sequence"}),
+        json!({"peer": "127.0.0.78", "stage": "mail", "code": 503, "reason": "sequence"}),
+        json!({"peer": "127.0.0.79", "stage": "bdat", "code": 552, "reason": "size"}),
+        json!({"peer": "127.0.0.80", "stage": "auth", "code": 501, "reason": "auth"}),
+    ] {
+        expect(&lines, &expected);
     }
 }
 
