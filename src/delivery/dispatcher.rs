@@ -44,6 +44,26 @@ pub(super) struct Dispatcher {
     prewarming: Mutex<Shares<Arc<str>>>,
 }
 
+/// A look-up for an entry that is about to come, among a bounded number; counted until it is dropped.
+struct Slot {
+    dispatcher: Arc<Dispatcher>,
+    zone: [Arc<str>; 1],
+}
+
+impl Slot {
+    fn take(dispatcher: &Arc<Dispatcher>, caller: &Caller) -> Option<Self> {
+        let zone = [caller.registrable_domain()];
+        let taken = dispatcher.prewarming.lock().take(&zone, Standing::Unknown);
+        taken.ok().map(|()| Self { dispatcher: dispatcher.clone(), zone })
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.dispatcher.prewarming.lock().give_back(&self.zone, Standing::Unknown);
+    }
+}
+
 impl Dispatcher {
     /// One that has nothing yet.
     pub(super) fn new(env: Arc<Environment>) -> Arc<Self> {
@@ -226,14 +246,11 @@ impl Dispatcher {
     }
 
     fn prewarm_after_lookup(self: &Arc<Self>, caller: Caller) {
-        let zone = [caller.registrable_domain()];
-        if self.prewarming.lock().take(&zone, Standing::Unknown).is_err() {
-            return;
-        }
+        let Some(slot) = Slot::take(self, &caller) else { return };
         let this = self.clone();
         self.env.tasks.spawn(async move {
             let found = this.env.router.route(caller.domain()).await;
-            this.prewarming.lock().give_back(&zone, Standing::Unknown);
+            drop(slot);
             if let Ok(route) = found {
                 this.prewarm_at(&this.env.sites.site(&route, &NextHop::Direct), caller);
             }

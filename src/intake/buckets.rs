@@ -31,6 +31,14 @@ impl Buckets {
         self.spend(user, recipients, now, true)
     }
 
+    /// Gives back what was taken for a message that was not accepted.
+    pub(super) fn give_back(&self, user: &str, recipients: usize) {
+        if let Some(bucket) = self.0.lock().get_mut(user) {
+            // More than the bucket holds is cut when it is looked at next.
+            bucket.tokens += f64::from(u32::try_from(recipients).unwrap_or(u32::MAX));
+        }
+    }
+
     /// Of the users that are configured, so few that none need be forgotten.
     fn spend(&self, user: &User, recipients: usize, now: Timestamp, take: bool) -> Result<(), Refusal> {
         let Some(rate) = user.rate else { return Ok(()) };
@@ -71,5 +79,9 @@ mod tests {
         assert_eq!(buckets.take(&user, 20, at(6000)), Ok(()));
         assert_eq!(buckets.check(&user, at(6000)), refused(5500));
         assert_eq!(buckets.take(&User::unlimited("other"), 1000, at(0)), Ok(()));
+        buckets.give_back("shop", 20);
+        assert_eq!(buckets.take(&user, 10, at(6000)), Ok(()), "it is full again");
+        assert_eq!(buckets.check(&user, at(6000)), refused(500), "and no fuller than that");
+        buckets.give_back("nobody", 1);
     }
 }

@@ -17,6 +17,7 @@ pub use super::settings::{BUDGET, BUDGET_TOTAL, Settings};
 use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
+use super::unsigned::Unsigned;
 use super::user::User;
 use super::wishes::Wishes;
 use crate::clock::{Clock, Timestamp};
@@ -72,6 +73,7 @@ pub struct Parts {
 pub struct Door {
     parts: Parts,
     buckets: Buckets,
+    unsigned: Unsigned,
     idempotency: idempotency::Keys,
 }
 
@@ -108,7 +110,7 @@ impl Door {
         let (queue, now) = (&parts.queue, parts.clock.now());
         parts.aftermath.take_up(queue, now);
         let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
-        Arc::new(Self { parts, buckets: Buckets::default(), idempotency })
+        Arc::new(Self { parts, buckets: Buckets::default(), unsigned: Unsigned::default(), idempotency })
     }
 
     /// Changes the settings.
@@ -301,10 +303,15 @@ impl Door {
         let message = Arc::new(Message { is_direct, ..message });
         let mut places = self.take_places(&message, reservation.is_some())?;
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
+        places.count_for_rate = true;
         let mut side = std::mem::take(&mut places.changes);
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
         self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
         places.are_kept = true;
+        if message.signing_domain.is_none() {
+            let author = header.from.mailboxes.first().or_else(|| message.envelope.reverse_path.mailbox());
+            self.tell_unsigned(author, id, now);
+        }
         if let Some(reservation) = reservation {
             reservation.taken(id);
         }
@@ -321,7 +328,7 @@ impl Door {
     /// Takes what each recipient has to have: a place in its budget, and where it was suppressed, the one try.
     fn take_places<'a>(&'a self, message: &'a Arc<Message>, is_repeatable: bool) -> Result<Places<'a>, Refusal> {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
-        let mut places = Places { door: self, message, changes: Vec::new(), are_kept: false };
+        let mut places = Places { door: self, message, changes: Vec::new(), count_for_rate: false, are_kept: false };
         for recipient in &message.envelope.recipients {
             let tried = self.suppressed().try_with(&recipient.mailbox, (user, *id), *accepted_at);
             tried.map_err(|refusal| self.by_wall(refusal))?;
@@ -368,6 +375,14 @@ impl Door {
         candidates.find_map(|mailbox| keys.signing_domain(&mailbox.domain_key()).map(Arc::from))
     }
 
+    /// A message goes unsigned, for want of a key for its author's domain.
+    fn tell_unsigned(&self, author: Option<&Mailbox>, id: MessageId, now: Timestamp) {
+        let domain = author.map_or_else(String::new, Mailbox::domain_key);
+        if let Some((domain, messages)) = self.unsigned.note(&domain, now) {
+            tracing::warn!(%id, domain, messages, "no DKIM key for the sender's domain; messages go unsigned");
+        }
+    }
+
     /// Whether no smart host can come to carry it to any recipient, as far as is known now.
     fn is_direct(&self, envelope: &Envelope) -> bool {
         let mut recipients = envelope.recipients.iter();
@@ -395,9 +410,6 @@ impl Door {
         queue.stored(&mut pending.commit).await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         pending.is_over = true;
-        if message.signing_domain.is_none() {
-            tracing::warn!(id = %message.id, "no DKIM key for the sender's domain; the message goes unsigned");
-        }
         queue.admit(
             message,
             SignedContent { signatures, content },
@@ -413,6 +425,8 @@ struct Places<'a> {
     message: &'a Message,
     /// To be stored with the message.
     changes: Vec<Change>,
+    /// They were taken from the user's rate, too.
+    count_for_rate: bool,
     are_kept: bool,
 }
 
@@ -420,6 +434,9 @@ impl Drop for Places<'_> {
     fn drop(&mut self) {
         if self.are_kept {
             return;
+        }
+        if self.count_for_rate {
+            self.door.buckets.give_back(&self.message.user, self.message.envelope.recipients.len());
         }
         for (recipient, index) in self.message.envelope.recipients.iter().zip(0..) {
             let entry = EntryId { message: self.message.id, index };

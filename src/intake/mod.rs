@@ -17,5 +17,6 @@ mod settings;
 pub mod stamp;
 pub mod suppression;
 mod terms;
+mod unsigned;
 pub mod user;
 pub mod wishes;

@@ -5,6 +5,7 @@ use otp_relay::queue::memory_store::MemoryStore;
 use serde_json::{Value, json};
 
 use crate::support::client::mail;
+use crate::support::http::Http;
 use crate::{Bench, FROM, TRUSTING, expect};
 
 fn code(to: &str) -> Value {
@@ -34,6 +35,24 @@ async fn a_full_queue_says_so_with_its_limit() {
     let limit = "queue.entries_max";
     expect(&lines, &json!({"door": "smtp", "stage": "content", "code": 452, "reason": "queue_full", "limit": limit}));
     expect(&lines, &json!({"door": "http", "code": 503, "reason": "queue_full", "limit": limit}));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_there_was_no_room_for_costs_nothing_of_a_rate() {
+    let bench = Bench::new("[queue]\nentries_max = 1\n").await;
+    let slow = Http { token: "token of slow".to_owned(), ..bench.http.clone() };
+    let first = bench.http.post("/v1/messages", code("alice@ill.test")).await.json();
+    for _ in 0..2 {
+        let refused = slow.post("/v1/messages", code("bob@ill.test")).await;
+        assert_eq!(refused.status, 503, "{}", refused.body);
+    }
+    let path = format!("/v1/messages/{}", first["id"].as_str().unwrap());
+    assert_eq!(bench.http.delete(&path).await.status, 200);
+    let taken = slow.post("/v1/messages", code("bob@ill.test")).await;
+    assert_eq!(taken.status, 202, "{}", taken.body);
+    let refused = slow.post("/v1/messages", code("bob@ill.test")).await;
+    assert_eq!(refused.status, 429, "what was taken does: {}", refused.body);
+    bench.end().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
