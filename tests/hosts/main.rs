@@ -8,6 +8,7 @@
 #[path = "../support/in_memory.rs"]
 mod in_memory;
 mod network;
+mod race;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,11 +21,12 @@ use otp_relay::intake::wishes::Wishes;
 use otp_relay::lane::Lane;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::mail::id::MessageId;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 
-use in_memory::Life;
+use in_memory::{Bounds, Life};
 use network::{Chunking, GOOD, Hosts, Manner, Pipelining, Taken, Tls, says, tls};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -41,6 +43,7 @@ impl Sink for Told {
 }
 
 struct World {
+    store: MemoryStore,
     life: Life,
     hosts: Hosts,
     told: Arc<Told>,
@@ -77,18 +80,22 @@ impl Fate {
 
 impl World {
     fn new(manners: &[Manner]) -> Self {
+        Self::within(Bounds::default(), manners)
+    }
+
+    fn within(bounds: Bounds, manners: &[Manner]) -> Self {
         let start = Timestamp::from_millis(1_795_255_200_000);
         let (clock, hosts, told) = (Arc::new(ManualClock::new(start)), Hosts::new(manners), Arc::new(Told::default()));
-        let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), 20);
-        Self { life, hosts, told, clock, start, code_life: SECOND * 600 }
+        let store = MemoryStore::default();
+        let life = Life::begin_within(bounds, &store, &hosts, &clock, told.clone(), Vec::new());
+        Self { store, life, hosts, told, clock, start, code_life: SECOND * 600 }
     }
 
     async fn fate(&self, recipient: &str) -> Fate {
         self.fate_of(recipient, PLAIN, MailParameters::default()).await
     }
 
-    /// Sends a message, and waits for its end and for what might come behind it.
-    async fn fate_of(&self, recipient: &str, content: &str, parameters: MailParameters) -> Fate {
+    async fn submit(&self, recipient: &str, content: &str, parameters: MailParameters) -> MessageId {
         let user = User {
             name: "app".into(),
             senders: Senders::Patterns(vec!["*@app.test".into()]),
@@ -106,8 +113,13 @@ impl World {
             client_name: "app.test".into(),
             protocol: Protocol { extended: true, utf8: true, encrypted: false, authenticated: true, http: false },
         };
+        self.life.door.submit(&user, submission, Wishes::default(), None).await.unwrap().id
+    }
+
+    /// Sends a message, and waits for its end and for what might come behind it.
+    async fn fate_of(&self, recipient: &str, content: &str, parameters: MailParameters) -> Fate {
         let before = self.clock.now();
-        self.life.door.submit(&user, submission, Wishes::default(), None).await.unwrap();
+        self.submit(recipient, content, parameters).await;
         let is_end = |event: &&Event| {
             let is_own = event.head.recipient.as_ref().is_some_and(|told| told.as_str() == recipient);
             is_own

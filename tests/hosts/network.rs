@@ -72,6 +72,8 @@ pub struct Manner {
     pub requires_tls: bool,
     /// How long it takes for the reply to RCPT.
     pub rcpt_takes: Duration,
+    /// How long it takes for the reply to the final dot.
+    pub dot_takes: Duration,
     /// Nobody is there.
     pub is_down: bool,
 }
@@ -84,6 +86,7 @@ pub const GOOD: Manner = Manner {
     tls: Tls::Absent,
     requires_tls: false,
     rcpt_takes: Duration::ZERO,
+    dot_takes: Duration::ZERO,
     is_down: false,
 };
 
@@ -325,6 +328,7 @@ impl Session {
         if verb == "BDAT" && self.manner.chunking == Chunking::TakenAndDropped {
             return Err(io::ErrorKind::ConnectionReset.into());
         }
+        tokio::time::sleep(self.manner.dot_takes).await;
         self.say("dot", "250 2.0.0 taken").await
     }
 }

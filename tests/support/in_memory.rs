@@ -37,17 +37,19 @@ pub struct Life {
     digests: tokio::task::JoinHandle<()>,
 }
 
-/// How many sessions there may be.
+/// How many sessions there may be, and how often content may go.
 pub struct Bounds {
     /// With one destination.
     pub sessions_of_one: usize,
     /// In all.
     pub sessions: usize,
+    /// `queue.deliver_at_most_once`.
+    pub at_most_once: bool,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { sessions_of_one: 20, sessions: 1000 }
+        Self { sessions_of_one: 20, sessions: 1000, at_most_once: false }
     }
 }
 
@@ -96,6 +98,7 @@ impl Life {
     ) -> Self {
         let mut config = Config::default();
         config.queue.entries_max = 10_000;
+        config.queue.deliver_at_most_once = bounds.at_most_once;
         config.smart_hosts = smart_hosts;
         config.delivery = delivery::Settings {
             hostname: "relay.test".into(),
@@ -116,6 +119,17 @@ impl Life {
         let own = door.clone();
         let digests = tokio::spawn(async move { own.run_digests().await });
         Self { queue, door, delivery, timers, digests }
+    }
+
+    /// Stops in order: attempts under way get so long.
+    pub async fn shut_down(self, patience: Duration) {
+        self.queue.stop();
+        self.delivery.drain(patience).await;
+        self.timers.abort();
+        self.digests.abort();
+        // As the storage thread does it when it ends.
+        self.queue.flush().await.unwrap();
+        self.queue.close();
     }
 
     /// Everything in memory is gone at once; what attempts were doing stays undone.
