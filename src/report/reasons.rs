@@ -311,7 +311,7 @@ impl Reason {
     /// Of a handshake that failed.
     pub fn of_handshake(fault: Fault) -> Self {
         match fault {
-            Fault::Untrusted(_) | Fault::ClosedAtCertificate => Self::TlsUntrusted,
+            Fault::Untrusted(_) | Fault::ClosedAtCertificate | Fault::GaveUpAtCertificate(_) => Self::TlsUntrusted,
             Fault::Version(_) | Fault::NothingInCommon(_) => Self::TlsVersion,
             Fault::PlainText => Self::TlsPlainText,
             Fault::Closed => Self::TlsClosed,

@@ -30,6 +30,8 @@ pub enum Fault {
     Closed,
     /// It closed the connection when it was shown the certificate, without a word.
     ClosedAtCertificate,
+    /// It gave up when it was shown the certificate; with this alert, which names no reason.
+    GaveUpAtCertificate(&'static str),
     /// It took too long.
     TooSlow,
     /// It gave up for another reason.
@@ -49,6 +51,9 @@ impl Fault {
             Self::Closed => "closed during the handshake".to_owned(),
             Self::ClosedAtCertificate => {
                 "the client closed when it saw the certificate, as clients do that do not trust it".to_owned()
+            }
+            Self::GaveUpAtCertificate(alert) => {
+                format!("the client gave up when it saw the certificate ({alert}), as clients do that do not trust it")
             }
             Self::TooSlow => "the handshake took too long".to_owned(),
             Self::Alert => "the client gave the handshake up".to_owned(),
@@ -90,13 +95,27 @@ fn fault(error: &io::Error, start: &[u8]) -> Fault {
         return Fault::PlainText;
     }
     if let Error::AlertReceived(alert) = error {
-        return untrusted(*alert).map_or(Fault::Alert, Fault::Untrusted);
+        return of_alert(*alert);
     }
     if let Error::PeerIncompatible(incompatible) = error {
         return of_incompatible(incompatible, start);
     }
     let is_no_record = matches!(error, Error::InvalidMessage(InvalidMessage::InvalidContentType));
     if is_no_record { Fault::PlainText } else { Fault::Malformed }
+}
+
+/// Before the certificate, which comes with the relay's first words, no client has a say. Programs that check the name in it
+/// themselves, with OpenSSL below them (Perl's IO::Socket::SSL), have one of two alerts sent that name no reason.
+fn of_alert(alert: AlertDescription) -> Fault {
+    if let Some(words) = untrusted(alert) {
+        return Fault::Untrusted(words);
+    }
+    let vague = [
+        (AlertDescription::InternalError, "internal error"),
+        (AlertDescription::HandshakeFailure, "handshake failure"),
+    ];
+    let words = vague.iter().find(|(known, _)| *known == alert).map(|(_, words)| *words);
+    words.map_or(Fault::Alert, Fault::GaveUpAtCertificate)
 }
 
 /// The words of RFC 8446 section 6.2 for what concerns certificates.
@@ -109,8 +128,6 @@ fn untrusted(alert: AlertDescription) -> Option<&'static str> {
         (AlertDescription::CertificateUnknown, "certificate unknown"),
         (AlertDescription::UnsupportedCertificate, "unsupported certificate"),
         (AlertDescription::AccessDenied, "access denied"),
-        // Programs that check the name themselves, with OpenSSL below them. Before the certificate no client has a say.
-        (AlertDescription::HandshakeFailure, "handshake failure"),
     ];
     words.iter().find(|(known, _)| *known == alert).map(|(_, words)| *words)
 }
@@ -210,6 +227,21 @@ mod tests {
         let mut hello = Vec::new();
         client.write_tls(&mut hello).unwrap();
         hello
+    }
+
+    #[test]
+    fn alerts_have_their_meaning() {
+        use AlertDescription as Alert;
+        for (alert, expected) in [
+            (Alert::UnknownCA, Fault::Untrusted("unknown CA")),
+            (Alert::BadCertificate, Fault::Untrusted("bad certificate")),
+            (Alert::InternalError, Fault::GaveUpAtCertificate("internal error")),
+            (Alert::HandshakeFailure, Fault::GaveUpAtCertificate("handshake failure")),
+            (Alert::ProtocolVersion, Fault::Alert),
+            (Alert::IllegalParameter, Fault::Alert),
+        ] {
+            assert_eq!(fault(&io::Error::other(Error::AlertReceived(alert)), &[HANDSHAKE_RECORD]), expected);
+        }
     }
 
     /// Some clients (Node's among them) send no alert when they do not trust what they see.
