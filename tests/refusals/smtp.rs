@@ -7,6 +7,7 @@ use otp_relay::app::Ground;
 use otp_relay::smtp::server_session::{Access, Event, Peer, Phase, ServerSession, SessionSettings, Step};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::rustls::pki_types::ServerName;
 use tokio_rustls::rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
