@@ -82,6 +82,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             | Fault::NothingInCommon(_)
             | Fault::PlainText
             | Fault::ClosedAtCertificate
+            | Fault::GaveUpAtCertificate(_)
             | Fault::TooSlow
             | Fault::Alert
             | Fault::Malformed) => fault,
