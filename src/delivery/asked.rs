@@ -14,6 +14,9 @@ pub(super) const ALWAYS: usize = 3;
 /// Addresses remembered at most; a route has no more than half of that.
 const REMEMBERED_MAX: usize = 512;
 
+/// Hosts, in order, each with an address.
+type Addresses<H> = Vec<(H, SocketAddr)>;
+
 /// One destination's.
 #[derive(Debug, Default)]
 pub(super) struct Asked {
@@ -38,10 +41,7 @@ pub(super) enum Follows {
 impl Asked {
     /// Of more addresses than one attempt asks: the most preferred and a turn of the others, of which the one that took mail
     /// last comes first, and those that were asked come last; and then the rest.
-    pub(super) fn take_turn<H>(
-        &self,
-        mut addresses: Vec<(H, SocketAddr)>,
-    ) -> (Vec<(H, SocketAddr)>, Vec<(H, SocketAddr)>) {
+    pub(super) fn take_turn<H>(&self, mut addresses: Addresses<H>) -> (Addresses<H>, Addresses<H>) {
         if addresses.len() <= CANDIDATES_MAX {
             return (addresses, Vec::new());
         }
