@@ -14,15 +14,15 @@ use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use libfuzzer_sys::fuzz_target;
 use otp_relay::clock::{Clock, ManualClock};
 use otp_relay::destination::dane::Tlsa;
-use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay::destination::demand::{Demand, Strictness, Wish};
 use otp_relay::destination::mta_sts::announced_id;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::public::is_public;
-use otp_relay::destination::route::{Route, RouteError};
 use otp_relay::destination::resolver::{
     Answer, Dns, DnsError, MxRecord, Records, read_ipv4, read_ipv6, read_mx, read_tlsa, read_txt,
 };
+use otp_relay::destination::route::{Route, RouteError};
+use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, runtime};
 use tokio::runtime::Runtime;

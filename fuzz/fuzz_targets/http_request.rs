@@ -80,11 +80,8 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         clock: relay.clock.clone(),
         draining: Default::default(),
     };
-    let api = Api::new(parts, Settings {
-        message_size_max: SIZE_MAX,
-        recipients_max: RECIPIENTS_MAX,
-        ..Settings::default()
-    });
+    let api =
+        Api::new(parts, Settings { message_size_max: SIZE_MAX, recipients_max: RECIPIENTS_MAX, ..Settings::default() });
     Bench { runtime: runtime(), relay, api, _folder: folder }
 });
 

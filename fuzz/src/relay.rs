@@ -16,11 +16,11 @@ use otp_relay::intake::idempotency::DailySecrets;
 use otp_relay::intake::rate::Rate;
 use otp_relay::intake::user::{Senders, User};
 use otp_relay::mail::id::{IdSource, MessageId};
-use otp_relay::queue::{self, Queue};
 use otp_relay::queue::entry::Message;
 use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::queue::steer::Filter;
 use otp_relay::queue::store::{Found, Store};
+use otp_relay::queue::{self, Queue};
 use tokio::runtime::Runtime;
 
 /// When the relay's time stands still.

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Listener;
-pub use super::trace_form::Trace;
+pub use super::trace_form::{Trace, decode, encode};
 pub use super::trace_records::Limits;
 use super::trace_records::Records;
 use crate::clock::Clock;

@@ -125,7 +125,7 @@ struct Stored<E> {
 }
 
 /// A trace as it is stored.
-pub(super) fn encode(trace: &Trace) -> Vec<u8> {
+pub fn encode(trace: &Trace) -> Vec<u8> {
     let stored = Stored {
         id: trace.id,
         accepted_at: trace.accepted_at,
@@ -144,7 +144,7 @@ pub(super) fn encode(trace: &Trace) -> Vec<u8> {
 }
 
 /// A trace that was stored, by this version or an earlier one.
-pub(super) fn decode(value: &[u8]) -> Option<Trace> {
+pub fn decode(value: &[u8]) -> Option<Trace> {
     match value {
         [VERSION, json @ ..] => Some(serde_json::from_slice::<Stored<EventJson>>(json).ok()?.trace(EventJson::read)),
         [FIRST, json @ ..] => {
