@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 /// How often the caller looks whether the entry is still wanted.
 pub(in super::super) const LOOK: Duration = Duration::from_secs(5);
 /// How long after the last address was asked the addresses are asked again, while all sessions are slow.
-const ROUND: Duration = Duration::from_secs(45);
+pub(super) const ROUND: Duration = Duration::from_secs(45);
 
 /// What is due when.
 pub(super) struct Timing {
