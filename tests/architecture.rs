@@ -37,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
 const SEAMS: &[&str] = &["DailySecrets", "Sink"];
 
 /// Fields that hold a function, or look back at an owner.
-const LOOKS_BACK: &[(&str, &str)] = &[("intake", "goes_straight"), ("intake", "may_be_carried"), ("queue", "entail")];
+const LOOKS_BACK: &[(&str, &str)] = &[("queue", "entail")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
 const CIRCLES: &[&[&str]] = &[];

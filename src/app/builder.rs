@@ -214,7 +214,6 @@ impl Builder {
             Offers::Made => drop(tokio::spawn(delivery.clone().run())),
             Offers::Left => drop(queue.take_offers()),
         }
-        let (ways, carriers) = (Arc::downgrade(&delivery), Arc::downgrade(&delivery));
         let parts = door::Parts {
             aftermath,
             queue: queue.clone(),
@@ -224,12 +223,7 @@ impl Builder {
             secrets: secrets.map_or_else(OneSecret::made, Ok)?,
             clock,
             reverse_path,
-            goes_straight: Box::new(move |domain| {
-                ways.upgrade().is_none_or(|ways| !ways.smart_hosts().take_all(domain))
-            }),
-            may_be_carried: Box::new(move |domain| {
-                carriers.upgrade().is_some_and(|carriers| carriers.smart_hosts().cover(domain))
-            }),
+            smart_hosts: delivery.smart_hosts().domains(),
         };
         let door = Door::new(parts);
         Ok(Core { queue, router, policies, delivery, door, keys })

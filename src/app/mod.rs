@@ -210,19 +210,16 @@ impl Relay {
         let (door, live) = (core.door.clone(), config.submission.clone());
         let by = (clock.clone(), refusals.clone());
         let submission = Submission::new(door, credentials.clone(), by, live, acceptor, draining.clone());
-        let (addresses, http_address) = (doors.addresses()?, doors.http_address()?);
-        let running = Mutex::new(config);
-        let Core { queue, delivery, door, keys, policies, .. } = core;
         let relay = Self {
-            addresses,
-            door,
+            addresses: doors.addresses()?,
+            door: core.door,
             credentials,
-            keys,
+            keys: core.keys,
             submission,
-            delivery,
-            queue,
+            delivery: core.delivery,
+            queue: core.queue,
             api,
-            http_address,
+            http_address: doors.http_address()?,
             traces,
             reporter,
             refusals,
@@ -230,14 +227,19 @@ impl Relay {
             draining,
             certificate,
             _folder: folder,
-            running,
+            running: Mutex::new(config),
         };
-        relay.run(doors, clock, policies, &destinations);
-        Ok(relay)
+        Ok(relay.run(doors, clock, core.policies, &destinations))
     }
 
     /// Begins all that goes on until the relay stops.
-    fn run(&self, doors: Doors, clock: Arc<dyn Clock>, policies: Option<Arc<Policies>>, destinations: &Destinations) {
+    fn run(
+        self,
+        doors: Doors,
+        clock: Arc<dyn Clock>,
+        policies: Option<Arc<Policies>>,
+        destinations: &Destinations,
+    ) -> Self {
         let depth = self.queue.depth();
         if depth.messages > 0 {
             self.queue.live_domains().iter().for_each(|(entry, domain)| destinations.waits(*entry, domain));
@@ -260,6 +262,7 @@ impl Relay {
         if let Some(socket) = doors.http {
             tokio::spawn(self.api.clone().serve(socket));
         }
+        self
     }
 
     /// Where clients can connect, in the order of the configuration.

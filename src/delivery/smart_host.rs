@@ -13,6 +13,7 @@ use super::backoff::{Backoff, Change, Terms};
 use crate::clock::Timestamp;
 use crate::destination::demand::{Asker, Demand, Refusal, Wish};
 use crate::destination::route::RouteError;
+use crate::destination::via::{Patterns, SmartHostDomains};
 use crate::mail::address::domain_pattern_covers;
 use crate::plan::cause::concerns_message;
 use crate::plan::way::{Candidate, When};
@@ -112,7 +113,10 @@ impl SmartHost {
 
 /// All of them, in order.
 #[derive(Debug, Default)]
-pub struct SmartHosts(ArcSwap<Vec<Arc<SmartHostState>>>);
+pub struct SmartHosts {
+    all: ArcSwap<Vec<Arc<SmartHostState>>>,
+    domains: Arc<SmartHostDomains>,
+}
 
 impl SmartHosts {
     /// Those of the configuration.
@@ -124,37 +128,37 @@ impl SmartHosts {
 
     /// Takes on others. What is known of those that stay as they are is kept.
     pub fn replace(&self, hosts: Vec<SmartHost>) {
-        let old = self.0.load();
+        let old = self.all.load();
         let state = |settings: SmartHost| {
             let same = old.iter().find(|known| known.settings == settings);
             same.cloned().unwrap_or_else(|| Arc::new(SmartHostState::new(settings)))
         };
-        self.0.store(Arc::new(hosts.into_iter().map(state).collect()));
+        let patterns = |when: Option<When>| {
+            let hosts = hosts.iter().filter(|host| when.is_none_or(|when| host.when == when));
+            hosts.flat_map(|host| host.domains.iter().cloned()).collect()
+        };
+        self.domains.replace(Patterns { always: patterns(Some(When::Always)), any: patterns(None) });
+        self.all.store(Arc::new(hosts.into_iter().map(state).collect()));
     }
 
     /// For metrics: the name of each, and whether its back-off is closed (0), half-open (1) or open (2).
     pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
-        self.0.load().iter().map(|host| (host.settings.name.clone(), host.level())).collect()
+        self.all.load().iter().map(|host| (host.settings.name.clone(), host.level())).collect()
     }
 
-    /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
-    pub fn take_all(&self, domain: &str) -> bool {
-        self.0.load().iter().any(|host| host.settings.when == When::Always && host.settings.covers(domain))
-    }
-
-    /// Whether one of them may come to carry mail for a domain.
-    pub fn cover(&self, domain: &str) -> bool {
-        self.0.load().iter().any(|host| host.settings.covers(domain))
+    /// The domains that they serve, now and after each change.
+    pub fn domains(&self) -> Arc<SmartHostDomains> {
+        self.domains.clone()
     }
 
     /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
-        self.0.load().is_empty()
+        self.all.load().is_empty()
     }
 
     /// Those that may carry mail for a domain.
     pub(super) fn for_domain(&self, domain: &str) -> Vec<Arc<SmartHostState>> {
-        self.0.load().iter().filter(|host| host.settings.covers(domain)).cloned().collect()
+        self.all.load().iter().filter(|host| host.settings.covers(domain)).cloned().collect()
     }
 }
 

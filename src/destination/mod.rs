@@ -15,3 +15,4 @@ pub mod route;
 pub mod shares;
 pub mod tlsa;
 mod turns;
+pub mod via;

@@ -23,6 +23,7 @@ use super::wishes::Wishes;
 use crate::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
 use crate::destination::route::{Route, RouteError};
+use crate::destination::via::SmartHostDomains;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -63,10 +64,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The reverse-path that mail leaves with; none: the client's.
     pub reverse_path: Option<Mailbox>,
-    /// Whether mail for a domain (as `domain_key` writes it) goes to its own hosts first; otherwise to a smart host.
-    pub goes_straight: Box<dyn Fn(&str) -> bool + Send + Sync>,
-    /// Whether a smart host may carry mail for a domain, first or later.
-    pub may_be_carried: Box<dyn Fn(&str) -> bool + Send + Sync>,
+    /// The domains that smart hosts serve.
+    pub smart_hosts: Arc<SmartHostDomains>,
 }
 
 /// The door.
@@ -228,11 +227,11 @@ impl Door {
 
     /// What a message has to expect at a recipient's destination, as far as that is known without asking anybody.
     fn forecast(&self, message: &Message, recipient: &Mailbox, now: Timestamp) -> Option<(Arc<Route>, Forecast)> {
-        let Parts { router, queue, reverse_path, goes_straight, .. } = &self.parts;
+        let Parts { router, queue, reverse_path, smart_hosts, .. } = &self.parts;
         let domain = recipient.domain_key();
         let route = router.remembered(&domain)?.ok()?;
         // Most destinations let strangers pass; that costs no more than a look.
-        if !queue.greylists().knows(&route.destination) || !goes_straight(&domain) {
+        if !queue.greylists().knows(&route.destination) || smart_hosts.take_all(&domain) {
             return None;
         }
         let sender = message.envelope.reverse_path.sent_as(reverse_path.as_ref());
@@ -386,7 +385,7 @@ impl Door {
     /// Whether no smart host can come to carry it to any recipient, as far as is known now.
     fn is_direct(&self, envelope: &Envelope) -> bool {
         let mut recipients = envelope.recipients.iter();
-        !recipients.any(|recipient| (self.parts.may_be_carried)(&recipient.mailbox.domain_key()))
+        !recipients.any(|recipient| self.parts.smart_hosts.cover(&recipient.mailbox.domain_key()))
     }
 
     /// Storing and signing take about as long as each other; they go side by side.

@@ -96,7 +96,8 @@ pub enum AppendError {
     Journal(#[from] JournalError),
 }
 
-/// The queue. Of its locks `outbox` has its own order (at the head of `queue/outbox.rs`); the others are held for a look or a push of a value.
+/// The queue. Of its locks `outbox` has its own order (at the head of `queue/outbox.rs`); the others are held for a look or a
+/// push of a value.
 pub struct Queue {
     journal: Journal,
     clock: Arc<dyn Clock>,
