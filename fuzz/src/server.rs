@@ -1,10 +1,12 @@
 //! A listener without sockets: answers what a session asks, by names alone, and checks what it does.
 
+use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use otp_relay::clock::{Clock as _, SystemClock};
 use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::smtp::client_name::{NAME_LEN_MAX, received_from};
 use otp_relay::smtp::data::line_fault;
 use otp_relay::smtp::reply::{self, EnhancedCode, Reply, parse_reply};
 use otp_relay::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
@@ -184,7 +186,12 @@ impl Listener {
         assert!((1..=RECIPIENTS_MAX).contains(&recipients.len()));
         assert!(message.content.len() <= MESSAGE_SIZE_MAX);
         assert_eq!(line_fault(&message.content), None);
-        assert!(!message.client_name.is_empty() && !message.client_name.contains(char::is_whitespace));
+        let name = &message.client_name;
+        assert!((1..=NAME_LEN_MAX).contains(&name.len()) && !name.contains(|c: char| c.is_ascii_control()));
+        let shown = received_from(name, Ipv4Addr::LOCALHOST.into());
+        assert!(
+            shown.bytes().all(|octet| (b' '..=b'~').contains(&octet)) && shown.matches([' ', '(', ')']).count() == 3
+        );
         let all = recipients.iter().map(Mailbox::as_str).chain([sender.as_str()]);
         assert!(envelope.parameters.smtputf8 || all.into_iter().all(str::is_ascii));
     }

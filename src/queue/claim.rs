@@ -130,7 +130,8 @@ impl Claim {
     pub async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
         if self.queue.settings.deliver_at_most_once {
             self.check(now).map_err(NotReleased::Gone)?;
-            self.hold.progress.content_sent = true;
+            let hold = &mut self.hold;
+            self.queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::Gone)?;
             let change = Change::Update(self.hold.id, Box::new(self.hold.progress.clone()));
             // What happened to the entry before is written before.
             self.queue.pass_on(Patience::Wait);

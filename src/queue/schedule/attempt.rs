@@ -82,6 +82,16 @@ impl Schedule {
         }
     }
 
+    /// The note that the content goes is about to be stored; whatever else is stored of the entry before the attempt ends has to
+    /// say so too.
+    pub(in crate::queue) fn note_content(&mut self, hold: &mut Hold) -> Result<(), Gone> {
+        let entry = self.leased(hold).ok_or(Gone::Ended)?;
+        entry.progress.content_sent = true;
+        hold.progress.late |= entry.progress.late;
+        hold.progress.content_sent = true;
+        Ok(())
+    }
+
     /// The content leaves; from now on it may arrive, whatever happens to the entry here.
     pub(in crate::queue) fn release_content(&mut self, hold: &mut Hold) -> Result<(), Gone> {
         self.leased(hold).ok_or(Gone::Ended)?.is_out = true;

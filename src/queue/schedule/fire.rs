@@ -46,6 +46,7 @@ impl Schedule {
                     return;
                 }
                 entry.progress.lease = None;
+                entry.progress.content_sent &= entry.is_out;
                 entry.may_have_arrived |= std::mem::take(&mut entry.is_out);
                 entry.turn(Some(State::Queued), &mut self.counts);
                 effects.lost.push(id);

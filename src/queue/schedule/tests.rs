@@ -7,7 +7,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::mail::address::{Mailbox, ReversePath};
-use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+use crate::mail::envelope::{DeliverBy, DeliverByMode, Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::mail::message;
 use crate::queue::effects::Occurrence;
@@ -216,6 +216,35 @@ fn a_lease_that_is_not_renewed_is_lost() {
     assert_eq!((world.effects.lost.len(), world.effects.offers.len()), (1, 1));
     assert_eq!(world.schedule.check(&hold), Err(Gone::Ended));
     world.check();
+}
+
+/// With `deliver_at_most_once` the note is what keeps a start from sending again.
+#[test]
+fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
+    let mut world = World::new();
+    let id = world.accept("shop", &["alice@example.com"], None);
+    let by = DeliverBy { seconds: 60, mode: DeliverByMode::Notify, trace: false };
+    let held = world.schedule.held.get_mut(&id).unwrap();
+    let mut message = Message::clone(&held.message);
+    message.envelope.parameters.deliver_by = Some(by);
+    held.message = Arc::new(message);
+    let late = (world.now.plus(Duration::from_secs(60)), first(id), Timer::Late);
+    world.schedule.timers.insert(late);
+    let mut hold = world.claim(first(id)).unwrap();
+    world.schedule.note_content(&mut hold).unwrap();
+    world.effects = Effects::default();
+    world.now = at(61);
+    world.schedule.fire(10, world.now, &mut world.effects);
+    let happened = std::mem::take(&mut world.effects).happened;
+    let stored = happened.iter().find_map(|occurrence| match occurrence {
+        Occurrence::Ended(changes, ending) if ending.is_late => changes.first(),
+        Occurrence::Stored(_) | Occurrence::Told(..) | Occurrence::Ended(..) => None,
+    });
+    assert!(matches!(stored, Some(Change::Update(_, progress)) if progress.content_sent && progress.late));
+    // The attempt's end says what became of the content.
+    world.schedule.release_content(&mut hold).unwrap();
+    world.settle(hold, put_off(90));
+    assert!(!world.schedule.held[&id].entries[0].progress.content_sent);
 }
 
 #[test]
