@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What the README says, done as it says it, on a machine of its own (a network namespace with a public address, port 25 and DNS):
-# keys, the printed zone pasted into NSD, `check`, and the README's clients as they are written there, which verify the made-up
-# certificate. Each code arrives at a Postfix that asks for a full EHLO name and for the way back, signed, with SPF that passes.
+# keys, the printed zone pasted into NSD, `check`, and the clients of README and docs/clients.md as they are written there, which
+# verify the made-up certificate. Each code arrives at a Postfix that asks for a full EHLO name and for the way back, signed, with SPF that passes.
 #   usage: first-day.sh path/to/otp-relay
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -34,12 +34,12 @@ echo "nameserver $relay_ip" >"$work/resolv.conf"
 printf '%s\n' "127.0.0.1 localhost" "$relay_ip relay.example.com" >"$work/hosts"
 mount --bind "$work/resolv.conf" "$(realpath /etc/resolv.conf)"
 mount --bind "$work/hosts" /etc/hosts
-readme=$here/../../README.md
+documents=("$here/../../README.md" "$here/../../docs/clients.md")
 
-# The README's block of code that holds these words.
+# The first block of code that holds these words, in the README or in docs/clients.md.
 block() {
-  awk -v words="$1" '/^```/ { if (inside && index(text, words)) { printf "%s", text; exit } inside = !inside; text = ""; next } inside { text = text $0 "\n" }' "$readme" | grep . ||
-    fail "a block with \"$1\" in the README" "none"
+  awk -v words="$1" '/^```/ { if (inside && index(text, words)) { printf "%s", text; exit } inside = !inside; text = ""; next } inside { text = text $0 "\n" }' "${documents[@]}" | grep . ||
+    fail "a block with \"$1\" in the README or docs/clients.md" "none"
 }
 
 # The machine as a newcomer has it: the repository's configuration, and the program.
@@ -117,22 +117,22 @@ arrived() {
   ok "$1: the code arrived"
 }
 has_come() { [ "$(find "$work/mail/inbox/new" -type f 2>/dev/null | wc -l)" = "$sent" ]; }
-# As the README writes it: host, port, user and addresses; a password, and where libraries look for the certificate, are ours.
+# As it is written there: host, port, user and addresses; a password, and where libraries look for the certificate, are ours.
 trusted=$work/otp-relay.pem
 sed "s|/etc/ssl/otp-relay.pem|$trusted|" >"$work/readme.py" < <(echo "password = '$password'"; block 'import smtplib')
 "$python" "$work/readme.py" >>"$work/clients.log" 2>&1 || fail "the README's Python to send" "$(tail -n 2 "$work/clients.log")"
 arrived "the README's Python"
 { echo "const nodemailer = require('nodemailer'), pass = '$password'; (async () => {"; block 'nodemailer.createTransport'; echo "})();"; } >"$TOOLS/node/readme.cjs"
-NODE_EXTRA_CA_CERTS=$trusted node "$TOOLS/node/readme.cjs" >>"$work/clients.log" 2>&1 || fail "the README's Node to send" "$(tail -n 2 "$work/clients.log")"
-arrived "the README's Node"
+NODE_EXTRA_CA_CERTS=$trusted node "$TOOLS/node/readme.cjs" >>"$work/clients.log" 2>&1 || fail "the Node of docs/clients.md to send" "$(tail -n 2 "$work/clients.log")"
+arrived "the Node of docs/clients.md"
 { echo "<?php require '/usr/share/php/libphp-phpmailer/autoload.php'; \$password = '$password';"; block 'PHPMailer(true)'; } >"$work/readme.php"
-php -d openssl.cafile="$trusted" "$work/readme.php" >>"$work/clients.log" 2>&1 || fail "the README's PHP to send" "$(tail -n 2 "$work/clients.log")"
-arrived "the README's PHP"
+php -d openssl.cafile="$trusted" "$work/readme.php" >>"$work/clients.log" 2>&1 || fail "the PHP of docs/clients.md to send" "$(tail -n 2 "$work/clients.log")"
+arrived "the PHP of docs/clients.md"
 { printf '%s\n' 'package main' 'import ("log"; "net/smtp")' "const password = \"$password\"" 'func main() {'
   block 'smtp.PlainAuth'; printf '%s\n' 'if err != nil { log.Fatal(err) } }'; } >"$work/readme.go"
 (cd "$work" && HOME=$work GO111MODULE=off go build -o readme-go readme.go) >>"$work/clients.log" 2>&1
-SSL_CERT_FILE=$trusted "$work/readme-go" >>"$work/clients.log" 2>&1 || fail "the README's Go to send" "$(tail -n 2 "$work/clients.log")"
-arrived "the README's Go"
+SSL_CERT_FILE=$trusted "$work/readme-go" >>"$work/clients.log" 2>&1 || fail "the Go of docs/clients.md to send" "$(tail -n 2 "$work/clients.log")"
+arrived "the Go of docs/clients.md"
 block 'swaks --server' >"$work/readme.sh"
 sed "s|/etc/ssl/otp-relay.pem|$trusted|; s|--auth-user shop|& --auth-password $password|" "$work/readme.sh" | sh >>"$work/clients.log" 2>&1 ||
   fail "the README's swaks to send" "$(tail -n 2 "$work/clients.log")"
