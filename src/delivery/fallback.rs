@@ -6,10 +6,12 @@ use std::sync::Arc;
 use super::quirks::TlsHistory;
 use super::security::starttls;
 use crate::destination::demand::Demand;
-use crate::smtp::client_session::{Failure, Fault, Stage, StartTls};
+use crate::smtp::client_session::{Failure, Fault, Requirement, Stage, StartTls};
 
 /// Connections in a row that are lost without a word before TLS is given up.
 const LOSSES_MAX: u32 = 2;
+/// Why it goes in clear text with a host that had TLS within a week.
+const NOT_OFFERED: &str = "STARTTLS is not offered any more";
 
 /// When an address is tried.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -123,6 +125,9 @@ impl Fallback {
             Fault::Timeout if !is_encrypted => Sign::Fails(format!("no answer to {place}")),
             Fault::Timeout => Sign::Lost(format!("no answer to {place}")),
             Fault::Closed | Fault::Malformed(_) => Sign::Lost(format!("connection lost at {place}")),
+            Fault::Unsupported(Requirement::StartTls) if self.starttls == StartTls::Expected => {
+                Sign::Fails(NOT_OFFERED.to_owned())
+            }
             Fault::Unsupported(_) | Fault::Ours(_) => Sign::None,
         }
     }
@@ -137,7 +142,6 @@ pub(super) fn told(why: &str) -> Arc<str> {
 mod tests {
     use super::*;
     use crate::destination::demand::Asker;
-    use crate::smtp::client_session::Requirement;
     use crate::smtp::reply::Reply;
 
     fn unopened(stage: Stage, fault: Fault, is_encrypted: bool) -> Unopened {
@@ -220,6 +224,8 @@ mod tests {
         // HELO would be clear text, too.
         let after = begun(TlsHistory::Worked).failed(&unopened(Stage::Ehlo, reply(500), false));
         assert_eq!(after, After::Later("500 no to EHLO".into()));
+        let not_offered = unopened(Stage::StartTls, Fault::Unsupported(Requirement::StartTls), false);
+        assert_eq!(begun(TlsHistory::Worked).failed(&not_offered), After::Later(NOT_OFFERED.into()));
         let mut last = Fallback::new(&Demand::Opportunistic, TlsHistory::Worked, &Turn::InClear(why.clone()));
         assert_eq!((last.starttls(), last.why()), (StartTls::Never, Some(&why)));
         assert_eq!(last.failed(&unopened(Stage::Ehlo, Fault::Closed, false)), After::Over);

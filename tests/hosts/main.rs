@@ -339,18 +339,25 @@ async fn one_lost_connection_behind_a_handshake_is_no_reason_for_clear_text() {
 
 #[tokio::test(start_paused = true)]
 async fn where_tls_worked_within_a_week_clear_text_comes_after_all_other_hosts() {
-    for broken in [Tls::Refuses, Tls::Closes, Tls::Refused, Tls::HangsUp, Tls::Broken] {
+    for (broken, why) in [
+        (Tls::Refuses, "500 5.5.2 what? to EHLO behind the handshake"),
+        (Tls::Closes, "connection lost at STARTTLS"),
+        (Tls::Refused, "454 4.7.0 TLS not available to STARTTLS"),
+        (Tls::HangsUp, "connection lost at EHLO behind the handshake"),
+        (Tls::Broken, "the server sent more before the handshake"),
+        (Tls::Absent, "STARTTLS is not offered any more"),
+    ] {
         let world = World::new(&[tls(Tls::Works), tls(Tls::Works)]);
         assert_eq!(world.fate("a@two.test").await.arrived_once(AT_ONCE).host, 1);
         world.hosts.turn(1, tls(broken));
         let fate = world.fate("b@two.test").await;
         let taken = fate.arrived_once(AT_ONCE);
-        assert_eq!((taken.host, taken.is_encrypted), (2, true), "{}", fate.note());
+        assert_eq!((taken.host, taken.is_encrypted), (2, true), "{why}: {}", fate.note());
         world.hosts.turn(2, Manner { is_down: true, ..GOOD });
         let fate = world.fate("c@two.test").await;
         let taken = fate.arrived_once(AT_ONCE);
         assert_eq!((taken.host, taken.is_encrypted), (1, false));
-        assert!(fate.note().starts_with("in clear text: TLS failed ("), "{}", fate.note());
+        assert_eq!(fate.note(), format!("in clear text: TLS failed ({why})"));
         // So long ago that it does not count.
         let world = World::new(&[tls(Tls::Works), tls(Tls::Works)]);
         world.fate("a@two.test").await.arrived_once(AT_ONCE);

@@ -369,7 +369,7 @@ impl ClientSession {
             self.output.0.extend_from_slice(b"STARTTLS\r\n");
             return Step::Read;
         }
-        if wants_tls && self.settings.starttls == StartTls::Required {
+        if wants_tls && !self.may_go_in_clear() {
             self.state = State::StartTls;
             return self.end(Fault::Unsupported(Requirement::StartTls));
         }

@@ -15,7 +15,7 @@ pub enum StartTls {
     Never,
     /// If it is offered; a refusal of STARTTLS or EHLO does not end the session.
     IfOffered,
-    /// If it is offered; a refusal ends the session, because the server is known to have it.
+    /// The server is known to have it: the session ends where it is not offered, or refused.
     Expected,
     /// Without it there is no session.
     Required,
