@@ -23,10 +23,12 @@ const TOLD_EVERY: Duration = Duration::from_secs(24 * 3600);
 /// Hosts remembered at most; of more, those that were used longest ago are forgotten.
 const HOSTS_MAX: usize = 10_000;
 
-/// What is known of the hosts at their addresses.
+/// What is known of the hosts at their addresses, and of their names.
 #[derive(Debug, Default)]
 pub(super) struct Quirks {
     hosts: Mutex<HashMap<(Arc<str>, SocketAddr), Known>>,
+    /// By name and port: when a session with TLS last came about, at any address.
+    tls_worked: Mutex<HashMap<(Arc<str>, u16), Instant>>,
 }
 
 #[derive(Debug)]
@@ -35,7 +37,6 @@ struct Known {
     avoided: Vec<(Feature, Instant)>,
     /// Until when, and why.
     tls_failed: Option<(Instant, Arc<str>)>,
-    tls_worked_at: Option<Instant>,
     told_at: Option<Instant>,
     used_at: Instant,
 }
@@ -45,23 +46,21 @@ struct Known {
 pub(super) enum TlsHistory {
     /// Nothing.
     Unknown,
-    /// It worked within a week.
+    /// It worked within a week, at any of the host's addresses.
     Worked,
-    /// It failed within an hour, for this reason.
+    /// It failed within an hour at this address, for this reason.
     Failed(Arc<str>),
 }
 
 impl Known {
     fn new(now: Instant) -> Self {
-        Self { avoided: Vec::new(), tls_failed: None, tls_worked_at: None, told_at: None, used_at: now }
+        Self { avoided: Vec::new(), tls_failed: None, told_at: None, used_at: now }
     }
 
     fn is_of_use(&self, now: Instant) -> bool {
-        let is_recent = |at: Option<Instant>, span| at.is_some_and(|at| now < at + span);
         self.avoided.iter().any(|(_, until)| now < *until)
             || self.tls_failed.as_ref().is_some_and(|(until, _)| now < *until)
-            || is_recent(self.tls_worked_at, TLS_WORKED_FOR)
-            || is_recent(self.told_at, TOLD_EVERY)
+            || self.told_at.is_some_and(|at| now < at + TOLD_EVERY)
     }
 }
 
@@ -88,13 +87,19 @@ impl Quirks {
 
     /// What is known of TLS with a host.
     pub(super) fn tls(&self, host: &Arc<str>, address: SocketAddr, now: Instant) -> TlsHistory {
-        let hosts = self.hosts.lock();
-        let Some(known) = hosts.get(&(host.clone(), address)) else { return TlsHistory::Unknown };
-        match (&known.tls_failed, known.tls_worked_at) {
-            (Some((until, why)), _) if now < *until => TlsHistory::Failed(why.clone()),
-            (_, Some(at)) if now < at + TLS_WORKED_FOR => TlsHistory::Worked,
-            (Some(_) | None, Some(_) | None) => TlsHistory::Unknown,
+        if let Some(why) = self.tls_failure(host, address, now) {
+            return TlsHistory::Failed(why);
         }
+        match self.tls_worked.lock().get(&(host.clone(), address.port())) {
+            Some(at) if now < *at + TLS_WORKED_FOR => TlsHistory::Worked,
+            Some(_) | None => TlsHistory::Unknown,
+        }
+    }
+
+    fn tls_failure(&self, host: &Arc<str>, address: SocketAddr, now: Instant) -> Option<Arc<str>> {
+        let hosts = self.hosts.lock();
+        let (until, why) = hosts.get(&(host.clone(), address))?.tls_failed.as_ref()?;
+        (now < *until).then(|| why.clone())
     }
 
     /// A session went in clear text because TLS failed.
@@ -109,7 +114,13 @@ impl Quirks {
 
     /// A session with TLS came about.
     pub(super) fn tls_worked(&self, host: &Arc<str>, address: SocketAddr, now: Instant) {
-        self.with(host, address, now, |known| (known.tls_failed, known.tls_worked_at) = (None, Some(now)));
+        self.try_tls_again(host, address);
+        let key = (host.clone(), address.port());
+        let mut worked = self.tls_worked.lock();
+        if worked.len() >= HOSTS_MAX && !worked.contains_key(&key) {
+            make_room(&mut worked, |at| now < *at + TLS_WORKED_FOR, |at| *at);
+        }
+        worked.insert(key, now);
     }
 
     /// The next session begins with TLS, whatever became of it.
@@ -134,7 +145,7 @@ impl Quirks {
         let key = (host.clone(), address);
         let mut hosts = self.hosts.lock();
         if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&key) {
-            make_room(&mut hosts, now);
+            make_room(&mut hosts, |known| known.is_of_use(now), |known| known.used_at);
         }
         let known = hosts.entry(key).or_insert_with(|| Known::new(now));
         known.used_at = now;
@@ -143,15 +154,15 @@ impl Quirks {
 }
 
 /// Forgets what is of no use any more, and if that is too little, the eighth that was used longest ago.
-fn make_room<K>(hosts: &mut HashMap<K, Known>, now: Instant) {
-    hosts.retain(|_, known| known.is_of_use(now));
-    if hosts.len() < HOSTS_MAX {
+fn make_room<K, V>(known: &mut HashMap<K, V>, is_of_use: impl Fn(&V) -> bool, used_at: impl Fn(&V) -> Instant) {
+    known.retain(|_, value| is_of_use(value));
+    if known.len() < HOSTS_MAX {
         return;
     }
-    let mut times: Vec<Instant> = hosts.values().map(|known| known.used_at).collect();
+    let mut times: Vec<Instant> = known.values().map(&used_at).collect();
     let (_, oldest_kept, _) = times.select_nth_unstable(HOSTS_MAX / 8);
     let oldest_kept = *oldest_kept;
-    hosts.retain(|_, known| known.used_at > oldest_kept);
+    known.retain(|_, value| used_at(value) > oldest_kept);
 }
 
 #[cfg(test)]
@@ -210,6 +221,40 @@ mod tests {
         quirks.tls_failed(&one, at, &why, start + hours(3));
         quirks.tls_worked(&one, at, start + hours(3));
         assert_eq!(quirks.tls(&one, at, start + hours(3)), TlsHistory::Worked);
+    }
+
+    #[test]
+    fn tls_that_worked_at_one_address_is_expected_at_the_others() {
+        let (quirks, start, (one, at)) = (Quirks::default(), SystemClock::default().instant(), host(1));
+        let elsewhere = SocketAddr::from(([192, 0, 2, 2], 25));
+        quirks.tls_worked(&one, at, start);
+        assert_eq!(quirks.tls(&one, elsewhere, start), TlsHistory::Worked);
+        assert_eq!(quirks.tls(&one, elsewhere, start + hours(7 * 24)), TlsHistory::Unknown);
+        // A failure is one of an address.
+        let why: Arc<str> = "no common suite".into();
+        quirks.tls_failed(&one, elsewhere, &why, start);
+        assert_eq!(quirks.tls(&one, elsewhere, start), TlsHistory::Failed(why.clone()));
+        assert_eq!(quirks.tls(&one, at, start), TlsHistory::Worked);
+        quirks.tls_worked(&one, at, start);
+        assert_eq!(quirks.tls(&one, elsewhere, start), TlsHistory::Failed(why));
+        // Another host, and another port of the same one.
+        assert_eq!(quirks.tls(&host(2).0, at, start), TlsHistory::Unknown);
+        assert_eq!(quirks.tls(&one, SocketAddr::new(at.ip(), 587), start), TlsHistory::Unknown);
+    }
+
+    #[test]
+    fn names_with_tls_have_a_bound_and_the_longest_unused_go_first() {
+        let (quirks, start) = (Quirks::default(), SystemClock::default().instant());
+        let most = u32::try_from(HOSTS_MAX).unwrap();
+        let now = |number: u32| start + Duration::from_millis(number.into());
+        for number in 0..=most {
+            let (host, at) = host(number);
+            quirks.tls_worked(&host, at, now(number));
+        }
+        assert!(quirks.tls_worked.lock().len() <= HOSTS_MAX);
+        let history = |number| quirks.tls(&host(number).0, host(number).1, now(most));
+        assert_eq!((history(0), history(most - 1)), (TlsHistory::Unknown, TlsHistory::Worked));
+        assert_eq!(history(most), TlsHistory::Worked);
     }
 
     #[test]

@@ -368,6 +368,29 @@ async fn where_tls_worked_within_a_week_clear_text_comes_after_all_other_hosts()
 }
 
 #[tokio::test(start_paused = true)]
+async fn tls_that_worked_at_one_address_of_a_host_is_expected_at_the_other() {
+    for broken in [Tls::Refuses, Tls::Closes, Tls::Refused, Tls::HangsUp, Tls::Broken, Tls::Absent] {
+        let down = Manner { is_down: true, ..GOOD };
+        let world = World::new(&[tls(Tls::Works), tls(broken), tls(Tls::Works)]);
+        assert_eq!(world.fate("a@pair.test").await.arrived_once(AT_ONCE).host, 1);
+        world.hosts.turn(1, down.clone());
+        let fate = world.fate("b@pair.test").await;
+        let taken = fate.arrived_once(AT_ONCE);
+        assert_eq!((taken.host, taken.is_encrypted), (3, true), "{}", fate.note());
+        // With no other left, it is better than none.
+        world.hosts.turn(3, down.clone());
+        let fate = world.fate("c@pair.test").await;
+        let taken = fate.arrived_once(AT_ONCE);
+        assert_eq!((taken.host, taken.is_encrypted), (2, false));
+        assert!(fate.note().starts_with("in clear text: TLS failed ("), "{}", fate.note());
+        // Where nothing is known of the host, it goes at once.
+        let world = World::new(&[down, tls(broken), tls(Tls::Works)]);
+        let fate = world.fate("a@pair.test").await;
+        assert_eq!(fate.arrived_once(AT_ONCE).host, 2);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_host_that_wants_tls_which_failed_is_left_for_the_next_and_tls_is_tried_again() {
     let first = Manner { requires_tls: true, ..tls(Tls::Broken) };
     let world = World::new(&[first.clone(), GOOD]);

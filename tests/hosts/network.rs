@@ -353,22 +353,28 @@ impl Network for Hosts {
     }
 }
 
-/// `one.test` has one host, `two.test` two by preference, `twenty.test` twenty.
+fn named(hosts: u16) -> Vec<String> {
+    (1..=hosts).map(|number| format!("mx{number}.test")).collect()
+}
+
+/// `one.test` has one host, `two.test` two by preference, `twenty.test` twenty. The first host of `pair.test` has the
+/// addresses of the first two, the second that of the third.
 impl Dns for Hosts {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord> {
-        let hosts = match domain {
-            "two.test" => 2,
-            "twenty.test" => 20,
-            _ => 1,
+        let names: Vec<String> = match domain {
+            "pair.test" => vec!["mx1-2.test".to_owned(), "mx3.test".to_owned()],
+            "two.test" => named(2),
+            "twenty.test" => named(20),
+            _ => named(1),
         };
-        let record = |number: u16| MxRecord { preference: number, exchange: format!("mx{number}.test") };
-        let records = (1..=hosts).map(record).collect();
+        let record = |(preference, exchange)| MxRecord { preference, exchange };
+        let records = (1..).zip(names).map(record).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(1_000_000), secure: false }) })
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        let number: u8 = host.trim_start_matches("mx").trim_end_matches(".test").parse().unwrap();
-        let records = vec![IpAddr::from([192, 0, 2, number])];
+        let numbers = host.trim_start_matches("mx").trim_end_matches(".test").split('-');
+        let records = numbers.map(|number| IpAddr::from([192, 0, 2, number.parse().unwrap()])).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(1_000_000), secure: false }) })
     }
 
