@@ -152,6 +152,43 @@ async fn what_is_about_us_goes_by_another_sender_at_once() {
     relay.shut_down().await;
 }
 
+/// A host that insists on TLS which does not work with us may take it from another sender.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_host_that_wants_tls_which_failed_is_reached_by_another_sender_at_once() {
+    // No handshake behind the 220, and STARTTLS refused.
+    for starttls in ["220 go ahead", "454 4.7.0 TLS not available"] {
+        let folder = tempfile::tempdir().unwrap();
+        let (mx, smart) = (FakeMx::start(&["STARTTLS"]).await, FakeMx::start(PIPELINING).await);
+        mx.trick("STARTTLS", Trick::Say(starttls), 9);
+        mx.trick("MAIL", Trick::Say("530 5.7.0 Must issue a STARTTLS command first"), 9);
+        let more = plain(&smart, "direct-failed");
+        let (relay, mut events) = start_relay(folder.path(), mx.address, &more);
+        submit(&relay, "alice@example.test", 600).await;
+        let deferred = events.next(Kind::Deferred).await;
+        assert_eq!((deferred.cause(), deferred.destination()), (Some(Cause::TlsRequired), Some("mx.test")));
+        assert!(deferred.reply().unwrap().contains("530"), "{deferred:?}");
+        let expected = format!("next by the smart host {}: another sender may do better", smart.address);
+        assert!(note(&deferred).ends_with(&expected), "{starttls}: {deferred:?}");
+        let delivered = events.next_end().await;
+        assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 2));
+        let expected = format!("in clear text; smart host {}: another sender may do better", smart.address);
+        assert_eq!(note(&delivered), expected);
+        assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
+        relay.shut_down().await;
+    }
+    // Where TLS is demanded there is no session in clear text that the host could refuse.
+    let folder = tempfile::tempdir().unwrap();
+    let (mx, smart) = (FakeMx::start(&["STARTTLS"]).await, FakeMx::start(PIPELINING).await);
+    mx.trick("STARTTLS", Trick::Say("220 go ahead"), 9);
+    let more = plain(&smart, "direct-failed");
+    let (relay, mut events) = start_relay_with(folder.path(), mx.address, &more, "tls = \"verify\"");
+    submit(&relay, "alice@example.test", 600).await;
+    let deferred = events.next(Kind::Deferred).await;
+    assert_eq!((deferred.cause(), note(&deferred)), (Some(Cause::TlsRequired), ""), "{deferred:?}");
+    assert_eq!(smart.connections(), 0);
+    relay.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_are_tried_in_order_and_then_the_direct_way() {
     let folder = tempfile::tempdir().unwrap();
