@@ -213,7 +213,8 @@ fn introduce(config: &Config, made_up: &MadeUp) {
     say("\nPublish these records, or receivers will not believe the signatures:\n");
     made_up.records.iter().for_each(|record| say(record));
     say(&format!(
-        "\nEverything is kept in {}. `otp-relay config > config/relay.toml` writes a commented configuration.\n",
+        "\nEverything is kept in {}. `mkdir -p config && otp-relay config > config/relay.toml` writes a commented configuration; to go \
+         on with these keys, set data_dir there and write the [[user]] and [[dkim]] sections.\n",
         config.data_dir.display()
     ));
 }

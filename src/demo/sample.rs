@@ -27,7 +27,7 @@ pub(super) fn code() -> anyhow::Result<String> {
 /// When it cannot be written down.
 pub(super) fn message(from: &str, to: &str, code: &str) -> anyhow::Result<String> {
     let text = format!(
-        "{code} is your code for Example Shop.\n\nIt holds for 10 minutes. If you did not ask for it, ignore this mail \
+        "{code} is your code for Example Shop.\n\nIt is valid for 10 minutes. If you did not ask for it, ignore this mail \
          and tell nobody the code.\n"
     );
     let message = MessageBuilder::new()

@@ -31,7 +31,7 @@ const LANGUAGES: [Words; 4] = [
         subject_for_app: "{code} is your code for {app}",
         intro: "Your code:",
         intro_for_app: "Your code for {app}:",
-        holds: "It holds for {life}.",
+        holds: "It is valid for {life}.",
         warning: "Tell nobody this code. If you did not ask for it, ignore this mail.",
         seconds: ["second", "seconds"],
         minutes: ["minute", "minutes"],
@@ -154,11 +154,11 @@ mod tests {
     #[test]
     fn each_language_fills_its_template() {
         for (locale, subject, holds) in [
-            ("en", "481516 is your code for Shop", "It holds for 10 minutes."),
+            ("en", "481516 is your code for Shop", "It is valid for 10 minutes."),
             ("de-AT", "481516 ist Ihr Code f\u{fc}r Shop", "Er gilt 10 Minuten."),
             ("FR", "481516 est votre code pour Shop", "Il est valable 10 minutes."),
             ("es_MX", "481516 es tu c\u{f3}digo de Shop", "Es v\u{e1}lido durante 10 minutos."),
-            ("tlh", "481516 is your code for Shop", "It holds for 10 minutes."),
+            ("tlh", "481516 is your code for Shop", "It is valid for 10 minutes."),
         ] {
             let filled = fill("481516", Some("Shop"), locale, Duration::from_secs(600));
             assert_eq!(filled.subject, subject);
@@ -171,7 +171,7 @@ mod tests {
     fn names_cannot_become_markup() {
         let filled = fill("1234", Some("<b>\"A&B\""), "en", Duration::from_secs(3600));
         assert!(filled.html.contains("&lt;b&gt;&quot;A&amp;B&quot;") && !filled.html.contains("<b>"));
-        assert!(filled.text.contains("It holds for 1 hour."));
+        assert!(filled.text.contains("It is valid for 1 hour."));
         assert_eq!(fill("1234", None, "en", Duration::from_secs(90)).subject, "1234 is your code");
     }
 }

@@ -142,9 +142,12 @@ impl Refusal {
             Self::NoSuchDomain => permanent(550, 1, 2, "no such domain"),
             Self::NullMx => permanent(556, 1, 10, "the recipient's domain takes no mail (null MX)"),
             Self::NoMailHost => permanent(550, 1, 2, "no host takes mail for the recipient's domain"),
-            Self::PrivateHosts => {
-                permanent(550, 1, 2, "the mail hosts of the recipient's domain have private addresses")
-            }
+            Self::PrivateHosts => permanent(
+                550,
+                1,
+                2,
+                "the mail hosts of the recipient's domain have private addresses; delivery.allow_private_destinations permits them",
+            ),
             Self::AddressLiteral => permanent(550, 1, 2, "addresses in brackets are not served"),
             Self::Routed => Reply::new(501, EnhancedCode(5, 1, 3), ROUTED),
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),

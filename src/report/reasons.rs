@@ -143,6 +143,8 @@ reasons! {
     Suppressed "suppressed",
     /// A recipient's domain that takes no mail.
     Domain "domain" by "submission.verify_domain",
+    /// A recipient's domain whose mail hosts have private addresses only.
+    PrivateHosts "private_hosts" by "delivery.allow_private_destinations",
     /// A recipient that cannot be one.
     Recipient "recipient",
     /// A recipient whose local part routes elsewhere.
@@ -242,7 +244,8 @@ impl Reason {
     pub fn of_refusal(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::Sender { .. } => Self::Sender,
-            Refusal::NoSuchDomain | Refusal::NullMx | Refusal::NoMailHost | Refusal::PrivateHosts => Self::Domain,
+            Refusal::NoSuchDomain | Refusal::NullMx | Refusal::NoMailHost => Self::Domain,
+            Refusal::PrivateHosts => Self::PrivateHosts,
             Refusal::AddressLiteral => Self::Recipient,
             Refusal::Routed => Self::Routed,
             Refusal::NotInOnlyTo => Self::OnlyTo,

@@ -119,8 +119,8 @@ arrived() {
 has_come() { [ "$(find "$work/mail/inbox/new" -type f 2>/dev/null | wc -l)" = "$sent" ]; }
 # As it is written there: host, port, user and addresses; a password, and where libraries look for the certificate, are ours.
 trusted=$work/otp-relay.pem
-sed "s|/etc/ssl/otp-relay.pem|$trusted|" >"$work/readme.py" < <(echo "password = '$password'"; block 'import smtplib')
-"$python" "$work/readme.py" >>"$work/clients.log" 2>&1 || fail "the README's Python to send" "$(tail -n 2 "$work/clients.log")"
+sed "s|/etc/ssl/otp-relay.pem|$trusted|" >"$work/readme.py" < <(block 'smtplib, ssl')
+RELAY_PASSWORD=$password "$python" "$work/readme.py" >>"$work/clients.log" 2>&1 || fail "the README's Python to send" "$(tail -n 2 "$work/clients.log")"
 arrived "the README's Python"
 { echo "const nodemailer = require('nodemailer'), pass = '$password'; (async () => {"; block 'nodemailer.createTransport'; echo "})();"; } >"$TOOLS/node/readme.cjs"
 NODE_EXTRA_CA_CERTS=$trusted node "$TOOLS/node/readme.cjs" >>"$work/clients.log" 2>&1 || fail "the Node of docs/clients.md to send" "$(tail -n 2 "$work/clients.log")"
