@@ -260,7 +260,8 @@ fn each_way_to_fail_has_its_exit_status() {
     for (arguments, config, status, told) in [
         (&["serve"][..], wrong, 78, "the configuration has errors; nothing was started"),
         (&["queue", "list"], wrong, 78, "the configuration has errors, `otp-relay check --offline` tells which"),
-        (&["dkim", "record", "app.test"], wrong, 78, "the configuration has errors"),
+        (&["dkim", "record", "app.test"], wrong, 78, "otp-relay: the configuration has errors\n"),
+        (&["config", "--effective"], wrong, 78, "otp-relay: the configuration has errors\n"),
         (&["queue", "list"], "[http]\naddress = \"off\"\n", 78, "the HTTP API is off in the configuration"),
         (&["queue", "list"], nobody, 69, "the token file is missing: "),
         (&["queue", "list", "--token", "t"], nobody, 69, "no relay answers at 127.0.0.1:1"),

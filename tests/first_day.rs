@@ -264,6 +264,21 @@ fn folders_and_files_of_others_say_whose_they_are() {
     told(&check, 1, &format!("private_key: {} belongs to root:root (mode 0600), {}", shown("k.pem"), chown("k.pem")));
 }
 
+/// A password in a file is none that is shown once: a shell's `serve > relay.log` has a terminal for all but the output.
+#[test]
+fn serve_without_a_configuration_shows_its_password_to_a_terminal_only() {
+    let folder = tempfile::tempdir().unwrap();
+    let line = format!("{} serve > relay.log", env!("CARGO_BIN_EXE_otp-relay"));
+    // One that starts would not end.
+    let mut script = Command::new("timeout");
+    let script = script.args(["20", "script", "-qec", &line, "/dev/null"]).current_dir(folder.path());
+    let done = script.stdin(Stdio::null()).output().unwrap();
+    let told = String::from_utf8(done.stdout).unwrap();
+    assert!(done.status.code() == Some(78) && told.contains("there is no configuration: "), "{told}");
+    assert_eq!(fs::read_to_string(folder.path().join("relay.log")).unwrap(), "");
+    assert!(!folder.path().join("data").exists() && !folder.path().join("config").exists(), "nothing is made up");
+}
+
 /// A `user hash` at a terminal of its own.
 struct AtTerminal {
     child: std::process::Child,

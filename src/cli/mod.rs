@@ -33,7 +33,7 @@ use crate::files::faults::{Use, explain};
 use crate::report::output::{complain, say};
 
 /// What a configuration with errors comes to.
-const HAS_ERRORS: &str = "the configuration has errors; nothing was started";
+const HAS_ERRORS: &str = "the configuration has errors";
 
 /// An SMTP relay for one-time codes, login links and password resets.
 #[derive(Debug, Parser)]

@@ -39,7 +39,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let (config, mut findings) = read_config(file)?;
     findings.0.retain(|finding| is_worth_telling(finding.severity));
     findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
-    let mut config = config.ok_or_else(|| Exit::Configuration.saying(HAS_ERRORS))?;
+    let mut config = config.ok_or_else(|| Exit::Configuration.saying(format!("{HAS_ERRORS}; nothing was started")))?;
     let files = raise_file_limit();
     let output = Output::stdout();
     log::init(&config.log, output.clone());
@@ -58,9 +58,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether somebody is there to read a password that is shown once.
+/// Whether somebody is there to read a password that is shown once, and nothing keeps it: it goes to standard output.
 fn is_watched() -> bool {
-    std::io::stdin().is_terminal() || std::io::stderr().is_terminal()
+    std::io::stdout().is_terminal() && (std::io::stdin().is_terminal() || std::io::stderr().is_terminal())
 }
 
 /// Where a configuration was looked for, and how to come by one.
