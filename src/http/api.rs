@@ -146,7 +146,8 @@ pub(super) async fn submit(
     let content = content.await?;
     if content.len() > settings.message_size_max {
         let text = format!("a message of more than {} bytes (submission.message_size_max)", settings.message_size_max);
-        return Err(Problem::too_large(text).in_our_words());
+        let recipients = to.iter().map(|person| person.mailbox.clone());
+        return Err(Problem::too_large(text).in_our_words().meant_for(recipients));
     }
     let may_be_repeat = wishes.idempotency_key.is_some() || !user.defaults.idempotency_window.is_zero();
     check_recipients(&api.parts.door, &user, &to, may_be_repeat).await?;

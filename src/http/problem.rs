@@ -36,6 +36,8 @@ pub(super) struct Why {
     pub(super) text: Cow<'static, str>,
     /// Which recipient it is about.
     pub(super) recipient: Option<Mailbox>,
+    /// How many more the message has.
+    pub(super) more_recipients: usize,
 }
 
 #[derive(Serialize)]
@@ -52,7 +54,7 @@ impl Problem {
     fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
         let text = if let Cow::Borrowed(_) = detail { detail.clone() } else { Cow::Borrowed(title) };
-        let why = Why { reason: Reason::of_status(status.as_u16()), text, recipient: None };
+        let why = Why { reason: Reason::of_status(status.as_u16()), text, recipient: None, more_recipients: 0 };
         Self { status, name, title, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
     }
 
@@ -189,9 +191,12 @@ impl Problem {
         problem
     }
 
-    /// For the log: about the first of these, if it is about nobody else.
-    pub(super) fn meant_for(mut self, mut recipients: impl Iterator<Item = Mailbox>) -> Self {
-        self.why.recipient = self.why.recipient.or_else(|| recipients.next());
+    /// For the log: about a message to these, if it is about nobody else.
+    pub(super) fn meant_for(mut self, mut recipients: impl ExactSizeIterator<Item = Mailbox>) -> Self {
+        if self.why.recipient.is_none() {
+            self.why.recipient = recipients.next();
+            self.why.more_recipients = recipients.len();
+        }
         self
     }
 

@@ -35,7 +35,7 @@ impl Api {
             reason: why.map_or_else(|| Reason::of_status(status.as_u16()), |why| why.reason),
             text: why.map_or_else(|| status.canonical_reason().unwrap_or_default(), |why| why.text.as_ref()),
             recipient: why.and_then(|why| why.recipient.as_ref()),
-            more_recipients: 0,
+            more_recipients: why.map_or(0, |why| why.more_recipients),
         });
     }
 

@@ -15,7 +15,7 @@ use crate::intake::door::{DNS_WAIT, Door, Receipt, RecipientCheck};
 use crate::intake::refusal::Refusal;
 use crate::intake::user::User;
 use crate::intake::wishes::Wishes;
-use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
 use crate::net::places::Place;
@@ -93,8 +93,6 @@ struct About {
     reason: Option<Reason>,
     /// The account whose password was wrong.
     account: Option<Arc<User>>,
-    /// The first recipient of a message, and how many more there are.
-    recipients: Option<(Mailbox, usize)>,
 }
 
 /// The connection is over, by whatever reason.
@@ -167,9 +165,6 @@ impl Connection {
                 }
                 Step::CheckRecipient(recipient) => self.check_recipient(&recipient).await?,
                 Step::HandOver(submission) => {
-                    let recipients = &submission.envelope.recipients;
-                    self.about.recipients =
-                        recipients.first().map(|first| (first.mailbox.clone(), recipients.len().saturating_sub(1)));
                     self.flush().await?;
                     let reply = self.hand_over(*submission).await;
                     self.handle(Event::HandedOver(reply))
@@ -207,14 +202,13 @@ impl Connection {
     }
 
     fn refused(&mut self, refused: &server_session::Refused) {
-        let About { reason, account, recipients } = std::mem::take(&mut self.about);
+        let About { reason, account } = std::mem::take(&mut self.about);
         let reply = &refused.reply;
         let user = account.or_else(|| self.login.as_ref().map(|login| login.user.clone()));
         let mut reason = reason.unwrap_or_else(|| Reason::of_reply(refused.phase, reply));
         if reason == Reason::Timeout && user.is_none() {
             reason = Reason::LoginTimeout;
         }
-        let (first, more_recipients) = recipients.map_or((None, 0), |(first, more)| (Some(first), more));
         self.shared.refusals.tell(&Refused {
             door: DoorName::Smtp,
             peer: self.peer.ip(),
@@ -225,13 +219,15 @@ impl Connection {
             enhanced: reply.enhanced,
             reason,
             text: &reply.text,
-            recipient: refused.recipient.as_ref().or(first.as_ref()),
-            more_recipients,
+            recipient: refused.recipient.as_ref(),
+            more_recipients: refused.more_recipients,
         });
     }
 
     /// Tells of an end without a reply.
     fn broken_off(&self, stage: Stage, reason: Reason, text: &str) {
+        let (recipient, more_recipients) =
+            if self.session.left_undone().is_some() { self.session.meant_for() } else { (None, 0) };
         self.shared.refusals.tell(&Refused {
             door: DoorName::Smtp,
             peer: self.peer.ip(),
@@ -242,8 +238,8 @@ impl Connection {
             enhanced: None,
             reason,
             text,
-            recipient: None,
-            more_recipients: 0,
+            recipient,
+            more_recipients,
         });
     }
 
@@ -343,7 +339,7 @@ impl Connection {
                         Ok(())
                     }
                     Err(_) => {
-                        self.about = About { reason: Some(Reason::Share), account: Some(login.user), recipients: None };
+                        self.about = About { reason: Some(Reason::Share), account: Some(login.user) };
                         Err(share_in_use(self.portion))
                     }
                 }

@@ -35,7 +35,9 @@ async fn every_refused_request_leaves_a_line() {
     let key = "Idempotency-Key: one\r\n";
     let with_key = |to: &str| code("otp@app.test", to).to_string();
     assert_eq!(shop.ask("POST", "/v1/messages", key, &with_key("dave@example.test")).await.status, 202);
-    assert_eq!(shop.ask("POST", "/v1/messages", key, &with_key("erin@example.test")).await.status, 409);
+    let two =
+        json!({"from": "otp@app.test", "to": ["erin@example.test", "mallory@example.test"], "otp": {"code": "481516"}});
+    assert_eq!(shop.ask("POST", "/v1/messages", key, &two.to_string()).await.status, 409);
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("{SECRET}\r\n\r\n").as_bytes()).await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;
@@ -51,7 +53,8 @@ async fn every_refused_request_leaves_a_line() {
         json!({"user": "shop", "stage": "messages", "code": 429, "reason": "budget",
             "limit": "otp.recipient_budget", "recipient": "b***b@example.test"}),
         json!({"user": "bank", "stage": "messages", "code": 404, "reason": "not_found"}),
-        json!({"user": "shop", "code": 409, "reason": "idempotency"}),
+        json!({"user": "shop", "code": 409, "reason": "idempotency", "recipient": "e***n@example.test",
+            "more_recipients": 1}),
         json!({"user": "unknown user", "stage": "request", "code": 400, "reason": "syntax"}),
     ] {
         expect(&lines, &expected);

@@ -87,7 +87,8 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
         json!({"peer": "127.0.0.15", "stage": "rcpt", "code": 503, "reason": "sequence"}),
         json!({"peer": "127.0.0.16", "stage": "command", "code": 421, "reason": "errors"}),
         json!({"peer": "127.0.0.17", "stage": "mail", "code": 554, "reason": "line_ends"}),
-        json!({"peer": "127.0.0.18", "user": "trusted", "stage": "content", "code": 554, "reason": "line_ends"}),
+        json!({"peer": "127.0.0.18", "user": "trusted", "stage": "content", "code": 554, "reason": "line_ends",
+            "recipient": "d***e@example.test", "more_recipients": null}),
         json!({"peer": "127.0.0.20", "stage": "mail", "code": 550, "reason": "sender", "limit": "user.senders"}),
         json!({"peer": "127.0.0.21", "stage": "rcpt", "code": 550, "enhanced": "5.1.2", "reason": "domain",
             "recipient": "a***e@gone.test", "text": "no such domain"}),
@@ -111,7 +112,8 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
             "limit": "submission.routed_addresses"}),
         json!({"peer": "127.0.0.32", "stage": "content", "code": 554, "reason": "long_line",
             "limit": "submission.long_lines"}),
-        json!({"peer": "127.0.0.30", "user": "trusted", "stage": "content", "code": null, "reason": "closed"}),
+        json!({"peer": "127.0.0.30", "user": "trusted", "stage": "content", "code": null, "reason": "closed",
+            "recipient": "d***e@example.test"}),
     ] {
         expect(&lines, &expected);
     }
@@ -121,6 +123,61 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
     }
     let of_budget = |line: &&Value| line["reason"] == "syntax" && line["peer"] == "127.0.0.16";
     assert_eq!(lines.iter().filter(of_budget).count(), 1, "one line for one peer and reason");
+}
+
+/// Each of them is about a whole message: by DATA and by BDAT, with a reply and without.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_refused_of_a_message_names_its_recipients() {
+    let bench = Bench::new("[submission]\nmessage_size_max = \"64KiB\"\n").await;
+    let message: &[&str] = &[FROM, "RCPT TO:<dave@example.test>", "RCPT TO:<erin@example.test>"];
+    let after = async |peer: &str, lines: &[&str], octets: &[u8]| {
+        let mut client = bench.client(peer, TRUSTING).await;
+        for line in lines {
+            client.say(line).await;
+        }
+        client.send(octets).await;
+        client
+    };
+    let by_data = [message, &["DATA"]].concat();
+    let large = [b"From: otp@app.test\r\n\r\n".as_slice(), &b"S3CRET\r\n".repeat(9000), b".\r\nQUIT\r\n"].concat();
+    let told: &[(&str, &[&str], &[u8], Value)] = &[
+        ("127.0.0.90", &by_data, b"a\0S3CRET", json!({"stage": "content", "reason": "line_ends", "code": 554})),
+        (
+            "127.0.0.91",
+            message,
+            b"BDAT 7 LAST\r\nS3CRET\n",
+            json!({"stage": "bdat", "reason": "line_ends", "code": 554}),
+        ),
+        ("127.0.0.92", &by_data, &large, json!({"stage": "content", "reason": "size", "code": 552})),
+        ("127.0.0.93", message, b"BDAT 999999999 LAST\r\n", json!({"stage": "bdat", "reason": "size", "code": 552})),
+        ("127.0.0.94", message, b"S3CRET\r\nQUIT\r\n", json!({"stage": "command", "reason": "syntax", "code": 500})),
+    ];
+    for (peer, lines, octets, _) in told {
+        let mut client = after(peer, lines, octets).await;
+        while !client.hear().await.is_empty() {}
+    }
+    for (peer, lines) in [("127.0.0.95", &by_data[..]), ("127.0.0.96", message)] {
+        drop(after(peer, lines, b"").await);
+    }
+    // A recipient that is refused is told by itself, and what has no name is not called by another's.
+    bench.says("127.0.0.97", TRUSTING, &[message, &["RCPT TO:<alice@gone.test>"]].concat()).await;
+    bench.says("127.0.0.98", TRUSTING, &[message, &["RCPT TO:<S3CRET>"]].concat()).await;
+    bench.says("127.0.0.99", TRUSTING, &[message, &["RSET", "DATA"]].concat()).await;
+    let lines = bench.end().await;
+    let is = |peer: &str, recipient: Value, more: Value, mut rest: Value| {
+        rest["peer"] = peer.into();
+        (rest["recipient"], rest["more_recipients"]) = (recipient, more);
+        expect(&lines, &rest);
+    };
+    let dave = || json!("d***e@example.test");
+    for (peer, _, _, rest) in told {
+        is(peer, dave(), json!(1), rest.clone());
+    }
+    is("127.0.0.95", dave(), json!(1), json!({"stage": "content", "reason": "closed", "code": null}));
+    is("127.0.0.96", dave(), json!(1), json!({"stage": "rcpt", "reason": "closed", "code": null}));
+    is("127.0.0.97", json!("a***e@gone.test"), Value::Null, json!({"stage": "rcpt", "reason": "domain"}));
+    is("127.0.0.98", Value::Null, Value::Null, json!({"stage": "rcpt", "reason": "syntax"}));
+    is("127.0.0.99", Value::Null, Value::Null, json!({"stage": "data", "reason": "sequence"}));
 }
 
 /// The same connection, where the handshake begins.
@@ -294,7 +351,7 @@ fn a_timeout_says_in_the_middle_of_what() {
         idle_timeout: Duration::from_secs(300),
     });
     let now = start();
-    let phase = |lines: &str| {
+    let whole = |lines: &str| {
         let peer = Peer { access: Access::Trusted, encrypted: false, loopback: true };
         let mut session = ServerSession::new(settings.clone(), peer, now);
         let mut step = session.handle(Event::Received(lines.as_bytes()), now);
@@ -306,7 +363,14 @@ fn a_timeout_says_in_the_middle_of_what() {
         let refused = session.take_refused();
         assert_eq!(refused.len(), 1);
         assert_eq!(refused[0].reply.code, 421);
-        refused[0].phase
+        let recipient = refused[0].recipient.as_ref().map(ToString::to_string);
+        (refused[0].phase, recipient, refused[0].more_recipients)
+    };
+    let phase = |lines: &str| {
+        let (phase, recipient, more) = whole(lines);
+        let is_named = lines.contains("RCPT");
+        assert_eq!((recipient.as_deref(), more), (is_named.then_some("c@d.test"), 0), "{lines}");
+        phase
     };
     assert_eq!(phase(""), Phase::Command);
     assert_eq!(phase("EHLO x\r\n"), Phase::Command);
@@ -314,6 +378,8 @@ fn a_timeout_says_in_the_middle_of_what() {
     assert_eq!(phase("EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\n"), Phase::Rcpt);
     assert_eq!(phase("EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nDATA\r\nFrom"), Phase::Content);
     assert_eq!(phase("EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nBDAT 99\r\nFrom"), Phase::Bdat);
+    let (_, recipient, more) = whole("EHLO x\r\nMAIL FROM:<a@b.test>\r\nRCPT TO:<c@d.test>\r\nRCPT TO:<e@f.test>\r\n");
+    assert_eq!((recipient.as_deref(), more), (Some("c@d.test"), 1));
 }
 
 fn start() -> Instant {

@@ -21,6 +21,7 @@ mod terms;
 mod transaction;
 
 use commands::command_error;
+use terms::About;
 pub use terms::{Access, Event, Peer, Phase, Protocol, Refused, SessionSettings, Step, Submission};
 
 /// Errors after which a client is sent away.
@@ -99,9 +100,11 @@ pub struct ServerSession {
     idle_commands: usize,
     input: Vec<u8>,
     output: Vec<u8>,
-    /// What the client is doing, and to whom.
+    /// What the client is doing, and about whom.
     phase: Phase,
-    named: Option<Mailbox>,
+    about: About,
+    /// The first recipient of the message under way, also once it was refused or handed over, and how many more it has.
+    meant_for: Option<(Mailbox, usize)>,
     /// Replies in `output` that say no.
     refused: Vec<Refused>,
     /// When the client began to keep us waiting.
@@ -124,7 +127,8 @@ impl ServerSession {
             input: Vec::new(),
             output: Vec::new(),
             phase: Phase::Command,
-            named: None,
+            about: About::Nobody,
+            meant_for: None,
             refused: Vec::new(),
             waiting_since: now,
         };
@@ -158,6 +162,11 @@ impl ServerSession {
             | State::AwaitSender(_)
             | State::Closed => None,
         }
+    }
+
+    /// To whom such a message was meant to go: the first recipient, and how many more there are.
+    pub fn meant_for(&self) -> (Option<&Mailbox>, usize) {
+        self.meant_for.as_ref().map_or((None, 0), |(first, more)| (Some(first), *more))
     }
 
     /// When [`Event::Timeout`] is due, and what is then late.
@@ -335,7 +344,7 @@ impl ServerSession {
             NextLine::Incomplete => (0, None),
             NextLine::Fault(fault) => {
                 if !matches!(self.state, State::Sasl(_)) {
-                    (self.phase, self.named) = (Phase::of(input), None);
+                    self.begin(Phase::of(input));
                 }
                 (input.len(), Some(self.line_fault(fault)))
             }
@@ -367,7 +376,7 @@ impl ServerSession {
     }
 
     fn command_line(&mut self, line: &[u8], more_follows: bool, now: Instant) -> Option<Step> {
-        (self.phase, self.named) = (Phase::of(line), None);
+        self.begin(Phase::of(line));
         let parsed = Command::parse(line);
         // Between chunks: nothing else is waited for.
         let may_pass = matches!(parsed, Ok(Command::Quit | Command::Bdat { .. }));
@@ -389,6 +398,16 @@ impl ServerSession {
         }
     }
 
+    /// A command comes; a message that is not under way any more is forgotten.
+    fn begin(&mut self, phase: Phase) {
+        if !self.in_transaction() {
+            self.meant_for = None;
+        }
+        self.phase = phase;
+        // The earlier recipients are not refused with the next.
+        self.about = if phase == Phase::Rcpt { About::Nobody } else { About::Message };
+    }
+
     fn in_transaction(&self) -> bool {
         matches!(self.state, State::Mail(_))
     }
@@ -397,7 +416,15 @@ impl ServerSession {
     fn reply(&mut self, reply: &Reply) {
         reply.write_to(&mut self.output);
         if matches!(reply.severity(), Severity::Transient | Severity::Permanent) {
-            self.refused.push(Refused { phase: self.phase, reply: reply.clone(), recipient: self.named.clone() });
+            let (recipient, more_recipients) = match &self.about {
+                About::Nobody => (None, 0),
+                About::One(mailbox) => (Some(mailbox.clone()), 0),
+                About::Message => {
+                    let (first, more) = self.meant_for();
+                    (first.cloned(), more)
+                }
+            };
+            self.refused.push(Refused { phase: self.phase, reply: reply.clone(), recipient, more_recipients });
         }
     }
 
@@ -420,7 +447,9 @@ impl ServerSession {
     fn end(&mut self, reply: &Reply) -> Step {
         if matches!(self.state, State::Ready) {
             // The last command was answered.
-            (self.phase, self.named) = (Phase::Command, None);
+            (self.phase, self.about) = (Phase::Command, About::Nobody);
+        } else {
+            self.about = About::Message;
         }
         self.refuse_all(reply)
     }

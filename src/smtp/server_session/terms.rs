@@ -186,8 +186,21 @@ pub struct Refused {
     pub phase: Phase,
     /// What the client hears.
     pub reply: Reply,
-    /// To whom mail was meant to go, where one recipient is refused.
+    /// To whom mail was meant to go: the one recipient that is refused, or the first of the message that is.
     pub recipient: Option<Mailbox>,
+    /// How many more the message has.
+    pub more_recipients: usize,
+}
+
+/// Whom a refusal is about.
+#[derive(Debug)]
+pub(super) enum About {
+    /// Nobody who could be named.
+    Nobody,
+    /// One recipient.
+    One(Mailbox),
+    /// All whom the message is for.
+    Message,
 }
 
 /// A complete message as it came in.

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Chunks, Phase, Protocol, ServerSession, State, Step, Submission, Transaction};
+use super::{About, Chunks, Phase, Protocol, ServerSession, State, Step, Submission, Transaction};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::message::wiped;
 use crate::smtp::command::Mail;
@@ -52,7 +52,7 @@ impl ServerSession {
     }
 
     pub(super) fn rcpt(&mut self, recipient: Recipient) -> Option<Step> {
-        self.named = Some(recipient.mailbox.clone());
+        self.about = About::One(recipient.mailbox.clone());
         let State::Mail(transaction) = &mut self.state else {
             return self.refuse(&Reply::new(503, EnhancedCode(5, 5, 1), "MAIL first"));
         };
@@ -83,6 +83,10 @@ impl ServerSession {
                 self.reply(&reply::SENDER_OK);
             }
             (State::AwaitRecipient(mut transaction, recipient), Ok(())) => {
+                match &mut self.meant_for {
+                    Some((_, more)) => *more += 1,
+                    None => self.meant_for = Some((recipient.mailbox.clone(), 0)),
+                }
                 transaction.envelope.recipients.push(recipient);
                 self.state = State::Mail(transaction);
                 self.reply(&reply::RECIPIENT_OK);
