@@ -17,6 +17,7 @@ use crate::destination::route::{Host, Route};
 use crate::net::BoxStream;
 use crate::smtp::client_session::{Failure, Fault, REPLY_TIMEOUT, Requirement, Stage, StartTls, Trust};
 use crate::tls::verify::Roots;
+use crate::tls::wording;
 
 /// For each host of a route that may be used, what a session with it has to fulfil.
 #[derive(Debug, Default)]
@@ -100,7 +101,7 @@ impl Handshake<'_> {
         let handshake = self.timed(host, pulse, self.connector.connect(name, stream));
         let encrypted = match handshake.await {
             Err(_) => Err("the handshake took too long".to_owned()),
-            Ok(Err(error)) => Err(error.to_string()),
+            Ok(Err(error)) => Err(wording::of_stream(&error)),
             Ok(Ok(stream)) => {
                 let connection = stream.get_ref().1;
                 let chain = connection.peer_certificates().unwrap_or_default().to_vec();

@@ -8,6 +8,7 @@ use tokio_rustls::rustls::Error as TlsError;
 
 use crate::net::BoxStream;
 use crate::smtp::client_session::{Event, WRITE_TIMEOUT};
+use crate::tls::wording;
 
 /// Octets read at once.
 const READ_LEN: usize = 4096;
@@ -92,5 +93,5 @@ impl Wire {
 /// An alert of the peer tells more than that the connection ended.
 fn ended_by(error: &io::Error) -> Heard {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    tls.map_or(Heard::Closed, |error| Heard::Alert(error.to_string()))
+    tls.map_or(Heard::Closed, |error| Heard::Alert(wording::of_host(error)))
 }

@@ -19,6 +19,7 @@ use super::mta_sts::POLICY_LEN_MAX;
 use super::public::is_public;
 use super::resolver::Dns;
 use crate::net::{BoxStream, Network};
+use crate::tls::wording;
 
 /// How long all of it may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
@@ -89,7 +90,8 @@ impl HttpsFetch {
     async fn get(&self, host: String) -> Result<Bytes, FetchError> {
         let name = ServerName::try_from(host.clone()).map_err(|_| FetchError::NoAddress(host.clone()))?;
         let stream = self.connect(&host).await?;
-        let stream = self.tls.connect(name, stream).await.map_err(|error| FetchError::Connection(error.to_string()))?;
+        let stream =
+            self.tls.connect(name, stream).await.map_err(|error| FetchError::Connection(wording::of_stream(&error)))?;
         let answer = |error: hyper::Error| FetchError::Answer(error.to_string());
         let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
             .max_buf_size(HEAD_LEN_MAX)

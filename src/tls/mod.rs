@@ -4,6 +4,7 @@
 pub mod handshake;
 pub mod self_signed;
 pub mod verify;
+pub mod wording;
 
 use std::fs;
 use std::io;

@@ -10,7 +10,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName, UnixTime};
 use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
-use super::{TlsError, provider, read_certificates, unusable};
+use super::{TlsError, provider, read_certificates, unusable, wording};
 use crate::clock::Timestamp;
 
 /// Certificates that a web server may show behind its own; two are common.
@@ -57,7 +57,7 @@ impl Roots {
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.as_secs()));
         match self.verifier.verify_server_cert(first, rest, &name, &[], now) {
             Ok(_) => Ok(()),
-            Err(error) => Err(error.to_string()),
+            Err(error) => Err(wording::of_host(&error)),
         }
     }
 

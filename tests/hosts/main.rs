@@ -298,7 +298,7 @@ async fn where_the_rest_of_a_write_is_lost_one_command_at_a_time_goes_beside_it(
 #[tokio::test(start_paused = true)]
 async fn tls_that_breaks_leads_to_clear_text_in_the_same_attempt_and_it_is_told() {
     for (manner, within, why) in [
-        (Tls::ClientCertificate, AT_ONCE, "CertificateRequired"),
+        (Tls::ClientCertificate, AT_ONCE, "the host wants a client certificate (alert 116)"),
         (Tls::HangsUp, AT_ONCE, "connection lost at EHLO behind the handshake"),
         (Tls::Refuses, AT_ONCE, "500 5.5.2 what? to EHLO behind the handshake"),
         (Tls::Unanswered, SECOND * 10 + AT_ONCE, "no answer to STARTTLS"),
