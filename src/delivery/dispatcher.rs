@@ -73,13 +73,15 @@ impl Dispatcher {
 
     /// Begins what sites have asked for, until all tasks are over.
     pub(super) async fn run(self: Arc<Self>, mut begins: Begins) {
+        let mut over = std::pin::pin!(self.env.tasks.over());
         loop {
             let (begin, on_its_way) = tokio::select! {
+                biased;
                 begin = begins.recv() => match begin {
                     Some(begin) => begin,
                     None => return,
                 },
-                () = self.env.tasks.over() => return,
+                () = &mut over => return,
             };
             match begin {
                 Begin::Session(start) => self.begin(start),
@@ -91,13 +93,15 @@ impl Dispatcher {
 
     /// Takes what the queue offers, until it is drained.
     pub(super) async fn take(self: Arc<Self>, mut offers: Offers) {
+        let mut over = std::pin::pin!(self.env.tasks.over());
         loop {
             let work = tokio::select! {
+                biased;
                 work = offers.next() => match work {
                     Some(work) => work,
                     None => return,
                 },
-                () = self.env.tasks.over() => return,
+                () = &mut over => return,
             };
             let begin = || match work {
                 Work::Offer(offer) => self.offer(offer),
