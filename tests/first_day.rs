@@ -198,10 +198,7 @@ fn folders_and_files_of_others_say_whose_they_are() {
     let open = |path: &Path, mode: u32| fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     open(folder.path(), 0o755);
     let config = folder.path().join("relay.toml");
-    write(
-        &config,
-        "hostname = \"relay.app.test\"\n[http]\naddress = \"off\"\n[[listener]]\naddress = \"127.0.0.1:0\"\n",
-    );
+    write(&config, "[http]\naddress = \"off\"\n[resolver]\ndnssec = false\n[[listener]]\naddress = \"127.0.0.1:0\"\n");
     let told = |arguments: &[&str], status: i32, expected: &str| {
         let Some((code, text)) = as_nobody(folder.path(), arguments) else { return };
         assert_eq!(code, status, "{arguments:?}: {text}");
@@ -222,6 +219,11 @@ fn folders_and_files_of_others_say_whose_they_are() {
         ),
     );
     open(&config, 0o644);
+    // A check finds the same.
+    let told = |arguments: &[&str], status: i32, expected: &str| {
+        told(arguments, status, expected);
+        told(&["check", "-c", "relay.toml"], 1, &format!("error: {expected}"));
+    };
     // Where the folder would be made.
     told(
         &serve,
@@ -255,13 +257,81 @@ fn folders_and_files_of_others_say_whose_they_are() {
     // What belongs to the file system is nobody's business; it goes on, and cannot listen where it should.
     fs::remove_file(data.join("lock")).unwrap();
     fs::create_dir(data.join("lost+found")).unwrap();
-    fs::write(&config, "hostname = \"relay.app.test\"\n[[listener]]\naddress = \"192.0.2.78:2525\"\n").unwrap();
+    let text = "[http]\naddress = \"off\"\n[resolver]\ndnssec = false\n[[listener]]\naddress = \"192.0.2.78:2525\"\n";
+    fs::write(&config, text).unwrap();
     told(&serve, 1, "192.0.2.78:2525");
+    let told = |arguments: &[&str], status: i32, expected: &str| {
+        let Some((code, text)) = as_nobody(folder.path(), arguments) else { return };
+        assert!(code == status && text.contains(expected), "{expected} in {text}");
+    };
     let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"k.pem\"\n";
     write(&folder.path().join("k.pem"), "");
     fs::write(&config, key).unwrap();
     let check = ["check", "--offline", "-c", "relay.toml"];
     told(&check, 1, &format!("private_key: {} belongs to root:root (mode 0600), {}", shown("k.pem"), chown("k.pem")));
+}
+
+/// Where a start fails, a check says why in the same words.
+#[track_caller]
+fn found_by_check(served: &Output, checked: &Output, expected: &str) {
+    let text = |octets: &[u8]| String::from_utf8(octets.to_vec()).unwrap();
+    let (served_text, checked_text) = (text(&served.stderr), text(&checked.stdout));
+    assert!(!served.status.success() && served_text.contains(expected), "{expected} in {served_text}");
+    let fault = served_text.lines().last().unwrap().strip_prefix("otp-relay: ").unwrap();
+    assert!(checked_text.lines().any(|line| line == format!("error: {fault}")), "{fault} in {checked_text}");
+    assert_eq!(checked.status.code(), Some(1), "{checked_text}");
+}
+
+#[test]
+fn check_finds_what_serve_would_not_start_with() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (data, listener, expected) in [
+        ("file", "127.0.0.1:0", "File exists"),
+        ("file/data", "127.0.0.1:0", "a part of this path is a file, not a folder"),
+        ("data", "192.0.2.78:2525", "192.0.2.78:2525: Cannot assign requested address"),
+        ("data", &taken, "Address already in use"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("config/file"), "");
+        let text = format!(
+            "data_dir = \"{data}\"\n[http]\naddress = \"off\"\n[resolver]\ndnssec = false\n[[listener]]\naddress = \"{listener}\"\n"
+        );
+        write(&folder.path().join("config/relay.toml"), &text);
+        let checked = run(folder.path(), &["check"]);
+        assert!(!folder.path().join("config/data").exists(), "a check makes nothing");
+        found_by_check(&run(folder.path(), &["serve"]), &checked, expected);
+    }
+}
+
+/// What only whoever mounts can set up, in a namespace of its own where the system lets one have it.
+#[test]
+fn check_finds_a_missing_name_server_and_a_data_folder_that_is_read_only() {
+    for (mount, nameservers, expected) in [
+        ("mount --bind empty /etc/resolv.conf", "", "/etc/resolv.conf names none; set resolver.nameservers"),
+        ("mount -t tmpfs -o ro none config/data", "nameservers = [\"127.0.0.1:53\"]\n", "mounted read-only"),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        write(&folder.path().join("empty"), "# none\n");
+        fs::create_dir_all(folder.path().join("config/data")).unwrap();
+        let text = format!(
+            "[http]\naddress = \"off\"\n[resolver]\ndnssec = false\n{nameservers}[[listener]]\naddress = \"127.0.0.1:0\"\n"
+        );
+        write(&folder.path().join("config/relay.toml"), &text);
+        let inside = |command: &str| {
+            let line = format!("{mount} || exit 99; exec {} {command}", env!("CARGO_BIN_EXE_otp-relay"));
+            Command::new("timeout")
+                .args(["20", "unshare", "-rm", "sh", "-c", &line])
+                .current_dir(folder.path())
+                .output()
+                .unwrap()
+        };
+        let checked = inside("check");
+        if checked.stdout.is_empty() {
+            return;
+        }
+        found_by_check(&inside("serve"), &checked, expected);
+    }
 }
 
 /// A password in a file is none that is shown once: a shell's `serve > relay.log` has a terminal for all but the output.

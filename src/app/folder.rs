@@ -6,12 +6,14 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, geteuid};
 
 use super::daily::FileSecrets;
 use super::random::fill_random;
 use crate::clock::Timestamp;
 use crate::files;
-use crate::files::faults::{Use, explain, foreign};
+use crate::files::faults::{Use, absolute, explain, foreign};
 use crate::intake::idempotency::latest_day;
 use crate::submission::credentials::TokenHash;
 
@@ -108,15 +110,54 @@ pub(super) fn in_data_folder(path: &Path, error: &io::Error) -> io::Error {
 /// Whether the folder, or what the relay has to write in it, is another user's. Root can work in it all the same, but the other
 /// user cannot go on with what root leaves there.
 fn look_for_foreign(path: &Path) -> io::Result<()> {
+    if let Some(text) = foreign_inside(path)? {
+        tracing::warn!("{text}");
+    }
+    Ok(())
+}
+
+/// The same as a value: what root is warned of.
+fn foreign_inside(path: &Path) -> io::Result<Option<String>> {
     let inside = WRITTEN.iter().map(|name| path.join(name));
     let Some(text) = std::iter::once(path.to_owned()).chain(inside).find_map(|inner| foreign(&inner, path)) else {
-        return Ok(());
+        return Ok(None);
     };
-    if nix::unistd::geteuid().is_root() {
-        tracing::warn!("the data folder is not the relay's: {text}");
-        return Ok(());
+    if geteuid().is_root() {
+        return Ok(Some(format!("the data folder is not the relay's: {text}")));
     }
     Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the data folder cannot be used: {text}")))
+}
+
+/// What [`DataFolder::open`] would say of the folder, but for another process that uses it, without making it; a warning, if
+/// there is one.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn look(path: &Path) -> io::Result<Option<String>> {
+    let told = |errno: Errno| in_data_folder(path, &errno.into());
+    if path.exists() {
+        if !path.is_dir() {
+            return Err(told(Errno::EEXIST));
+        }
+        let warning = foreign_inside(path)?;
+        // One's own gets the right mode.
+        return match access(path, AccessFlags::W_OK) {
+            Err(Errno::EROFS) => Err(told(Errno::EROFS)),
+            Ok(()) | Err(_) => Ok(warning),
+        };
+    }
+    let whole = absolute(path);
+    let nearest = whole.ancestors().find(|part| part.exists()).unwrap_or(&whole);
+    if !nearest.is_dir() {
+        return Err(told(Errno::ENOTDIR));
+    }
+    access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| None).map_err(told)
+}
+
+/// Whether another process uses the folder.
+pub fn is_in_use(path: &Path) -> bool {
+    let lock = File::open(path.join("lock")).map(|file| file.try_lock());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
 
 /// The operator's token for the HTTP API, made if there is none; what is known of it here.

@@ -5,6 +5,7 @@ mod certificate;
 mod daily;
 pub mod folder;
 pub mod made_up;
+pub mod preflight;
 pub mod random;
 
 use std::net::SocketAddr;
@@ -354,8 +355,7 @@ struct Doors {
 
 impl Doors {
     fn open(config: &Config) -> anyhow::Result<Self> {
-        let all: Vec<SocketAddr> =
-            config.listeners.iter().map(|listener| listener.address).chain(config.http.address).collect();
+        let all = config.addresses();
         let bind = |settings: &ListenerSettings| Ok((listener::bind(settings.address, &all)?, settings.clone()));
         let listeners = config.listeners.iter().map(bind).collect::<anyhow::Result<_>>()?;
         let http = config.http.address.map(|address| listener::bind(address, &all)).transpose()?;

@@ -7,8 +7,9 @@ use super::client::wait_for;
 use super::exit::Exit;
 use super::zone::{self, Sight};
 use super::{alignment, config_file, read_config, say};
+use crate::app::preflight;
 use crate::config::Config;
-use crate::config::findings::Severity;
+use crate::config::findings::{Findings, Severity};
 use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
 use crate::net::own_faults;
 
@@ -25,7 +26,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let (config, mut findings) = read_config(file)?;
     let path = config_file(file);
     if !options.offline {
-        let text = "of DNS and the network, only DNSSEC and the alignment of signatures were looked at: this version \
+        let text = "of DNS and the network, only DNSSEC and the alignment of signatures were looked at, and what a start needs: this version \
                     checks the configuration (say --offline to leave this line out)";
         findings.add(Severity::Note, None, text);
         let sources = config.as_ref().map(|config| config.delivery.source_addresses.as_slice()).unwrap_or_default();
@@ -33,11 +34,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
             let text = format!("[delivery] source_addresses: this machine does not have the address {address}");
             findings.add(Severity::Error, None, &text);
         }
-        if let Some(text) = config.as_ref().and_then(|config| dnssec(&config.resolver)) {
-            findings.add(Severity::Warning, None, &text);
-        }
-        for text in config.as_ref().map(unaligned).unwrap_or_default() {
-            findings.add(Severity::Warning, None, &text);
+        if let Some(config) = &config {
+            findings.0.extend(wait_for(async { Ok(preflight::look(config)) })?.0);
+            findings.0.extend(of_dns(config).0);
         }
     }
     for line in findings.lines(path.as_deref()) {
@@ -70,6 +69,17 @@ fn records(config: &Config, options: &Options) -> Vec<String> {
     }
     let lines = zone::of_config(config, &sight);
     if lines.is_empty() { lines } else { [vec![String::new()], lines, vec![String::new()]].concat() }
+}
+
+/// What DNS has to say; nothing where there is no name server, which is a finding of its own.
+fn of_dns(config: &Config) -> Findings {
+    let mut findings = Findings::default();
+    if HickoryDns::new(&config.resolver).is_ok() {
+        for text in dnssec(&config.resolver).into_iter().chain(unaligned(config)) {
+            findings.add(Severity::Warning, None, text);
+        }
+    }
+    findings
 }
 
 /// Signatures that receivers find unaligned, as far as DNS tells.

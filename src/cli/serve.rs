@@ -13,6 +13,7 @@ use super::manager::Manager;
 use super::{HAS_ERRORS, complain, config_file, is_worth_telling, read_config, say};
 use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
 use crate::app::made_up::{self, MadeUp};
+use crate::app::preflight;
 use crate::app::{Ground, LOG_PATIENCE, Relay};
 use crate::config::{Config, DEFAULT_FILES};
 use crate::files::faults::{Use, explain};
@@ -49,7 +50,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     {
         introduce(&config, &made_up);
     }
-    tracing::debug!(files, "limit of open files");
+    if let Some(text) = files.and_then(|limit| preflight::too_few_files(limit, &config)) {
+        tracing::warn!("{text}");
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().thread_name("io").build()?;
     let ended = runtime.block_on(serve(config, path.as_deref(), output.clone()));
     // Where it does not start, the log says more than the error.

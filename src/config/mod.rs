@@ -17,6 +17,7 @@ mod table;
 pub mod units;
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -179,6 +180,11 @@ impl Config {
         findings.0.extend(source.into_findings().0);
         let config = (!findings.has_errors()).then_some(config);
         (config, findings)
+    }
+
+    /// Where it listens, for clients and for the API.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.listeners.iter().map(|listener| listener.address).chain(self.http.address).collect()
     }
 
     /// Where the operator's token is.

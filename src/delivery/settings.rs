@@ -75,6 +75,11 @@ pub struct Exception {
 }
 
 impl Settings {
+    /// Descriptors that connections take: those in use, and half as many beside others that are being opened.
+    pub fn descriptors_max(&self) -> usize {
+        self.connections_max.saturating_add(self.connections_max / 2)
+    }
+
     /// How strict sessions are for a recipient domain.
     pub(super) fn strictness(&self, domain: &str) -> Strictness {
         self.exception(domain, |exception| exception.tls).unwrap_or(self.tls)

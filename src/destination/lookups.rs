@@ -14,8 +14,10 @@ use crate::clock::Clock;
 
 /// Look-ups at once.
 const LOOKUPS_MAX: usize = 200;
+/// Sockets that they have open: each asks two name servers at once.
+pub const SOCKETS_MAX: usize = 2 * LOOKUPS_MAX;
 /// Policies fetched at once.
-const FETCHES_MAX: usize = 64;
+pub const FETCHES_MAX: usize = 64;
 /// How long a fetch waits for its turn.
 const FETCH_WAIT: Duration = Duration::from_secs(3);
 /// An error that took longer than this is somebody's silence, of which the resolver tells.

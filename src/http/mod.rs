@@ -64,11 +64,10 @@ use seats::{Bounds, Seats, Turns};
 const CONNECTIONS: Bounds = Bounds { users: 256, user: 256, operator: 48 };
 /// Connections that nobody with a token can take: what checks health comes in by these.
 const CONNECTIONS_KEPT: usize = 16;
-/// Connections in all; of those without a token one gives way to whoever comes.
-const PLACES: Limits = Limits {
-    connections_max: CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT,
-    connections_per_address_max: usize::MAX,
-};
+/// Connections in all.
+pub const CONNECTIONS_MAX: usize = CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT;
+/// The same as limits; of those without a token one gives way to whoever comes.
+const PLACES: Limits = Limits { connections_max: CONNECTIONS_MAX, connections_per_address_max: usize::MAX };
 /// Connections that follow events at once.
 const FOLLOWERS: Bounds = Bounds { users: 64, user: 8, operator: 16 };
 /// Answers that wait for the end of a message at once.

@@ -145,19 +145,31 @@ impl std::fmt::Debug for Submission {
 /// # Errors
 /// What the system says, with the address.
 pub fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListener> {
+    let listened = bound(address, others).and_then(|socket| socket.listen(BACKLOG));
+    listened.map_err(|error| told(address, &error))
+}
+
+/// Whether [`bind`] would do; nobody can connect meanwhile.
+///
+/// # Errors
+/// The same.
+pub fn try_out(address: SocketAddr, others: &[SocketAddr]) -> io::Result<()> {
+    bound(address, others).map(drop).map_err(|error| told(address, &error))
+}
+
+fn bound(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpSocket> {
     let has_ipv4 = others.iter().any(|other| other.is_ipv4() && other.port() == address.port());
-    let bind = || {
-        let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
-        socket.set_reuseaddr(true)?;
-        if address.is_ipv6() && has_ipv4 {
-            SockRef::from(&socket).set_only_v6(true)?;
-        }
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|error: io::Error| {
-        io::Error::new(error.kind(), format!("{address}: {error}{}", mend(address, &error)))
-    })
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.set_reuseaddr(true)?;
+    if address.is_ipv6() && has_ipv4 {
+        SockRef::from(&socket).set_only_v6(true)?;
+    }
+    socket.bind(address)?;
+    Ok(socket)
+}
+
+fn told(address: SocketAddr, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{address}: {error}{}", mend(address, error)))
 }
 
 /// Ports below this are the system's, unless it says otherwise.
