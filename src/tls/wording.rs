@@ -12,6 +12,7 @@ pub fn of_stream(error: &io::Error) -> String {
 
 /// What went wrong in a session with a host.
 pub fn of_host(error: &Error) -> String {
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told in the library's words")]
     let words = match error {
         Error::AlertReceived(alert) => return of_alert(*alert),
         Error::PeerIncompatible(why) => of_incompatible(why),
