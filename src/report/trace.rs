@@ -233,11 +233,17 @@ impl Listener for Traces {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::LazyLock;
+
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::clock::{SystemClock, Timestamp};
     use crate::event::{Attempted, Happened, Head, Step};
     use crate::lane::Lane;
     use crate::mail::id::IdSource;
+
+    /// The same for all events of a message.
+    static EXPIRES_AT: LazyLock<Timestamp> =
+        LazyLock::new(|| SystemClock::default().now().plus(Duration::from_secs(600)));
 
     fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
         let time = SystemClock::default().now();
@@ -250,7 +256,7 @@ mod tests {
             tag: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
             attempt: 1,
-            expires_at: time.plus(Duration::from_secs(600)),
+            expires_at: *EXPIRES_AT,
             since_accepted: Duration::from_millis(12),
         };
         let step = Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() };
