@@ -10,6 +10,9 @@ use crate::smtp::reply::{self, EnhancedCode, Reply};
 /// When it is worth asking again where all users together sent too much.
 const TOTAL_BUDGET_PAUSE: Duration = Duration::from_secs(60);
 
+/// What is said of a domain whose mail hosts may not be connected to.
+const PRIVATE_HOSTS: &str =
+    "the mail hosts of the recipient's domain have private addresses; delivery.allow_private_destinations permits them";
 /// What a routed address is told.
 const ROUTED: &str = "the part before the @ routes elsewhere (%, ! or a quoted @); such addresses are not taken \
                       (submission.routed_addresses)";
@@ -142,12 +145,7 @@ impl Refusal {
             Self::NoSuchDomain => permanent(550, 1, 2, "no such domain"),
             Self::NullMx => permanent(556, 1, 10, "the recipient's domain takes no mail (null MX)"),
             Self::NoMailHost => permanent(550, 1, 2, "no host takes mail for the recipient's domain"),
-            Self::PrivateHosts => permanent(
-                550,
-                1,
-                2,
-                "the mail hosts of the recipient's domain have private addresses; delivery.allow_private_destinations permits them",
-            ),
+            Self::PrivateHosts => permanent(550, 1, 2, PRIVATE_HOSTS),
             Self::AddressLiteral => permanent(550, 1, 2, "addresses in brackets are not served"),
             Self::Routed => Reply::new(501, EnhancedCode(5, 1, 3), ROUTED),
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),

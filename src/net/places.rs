@@ -35,9 +35,9 @@ struct Open {
     /// Of those that are known.
     by_user: Shares,
     by_network: HashMap<IpAddr, usize>,
-    /// By age.
-    strangers: BTreeMap<u64, (IpAddr, CancellationToken)>,
-    strangers_by_network: HashMap<IpAddr, usize>,
+    /// Clients that have not logged in, by age.
+    unknown: BTreeMap<u64, (IpAddr, CancellationToken)>,
+    unknown_by_network: HashMap<IpAddr, usize>,
 }
 
 /// A connection that is counted, until it is dropped.
@@ -64,33 +64,33 @@ impl Places {
         open.next += 1;
         open.total += 1;
         let network = network(peer);
-        open.add_stranger(number, network, given_up.clone());
+        open.add_unknown(number, network, given_up.clone());
         drop(open);
         Some(Place { places: self.clone(), number, network, is_counted: false, user: None, given_up })
     }
 }
 
 impl Open {
-    /// Makes a stranger give way. Its place is free at once, although its connection takes a moment to close.
+    /// Has a client that has not logged in give way. Its place is free at once; its connection takes a moment to close.
     fn make_room(&mut self) -> bool {
-        let most = self.strangers_by_network.iter().max_by_key(|(_, count)| **count).map(|(network, _)| *network);
-        let of_most = |(_, stranger): &(&u64, &(IpAddr, CancellationToken))| Some(stranger.0) == most;
-        let Some(number) = self.strangers.iter().find(of_most).map(|(number, _)| *number) else { return false };
-        if let Some(given_up) = self.remove_stranger(number) {
+        let most = self.unknown_by_network.iter().max_by_key(|(_, count)| **count).map(|(network, _)| *network);
+        let of_most = |(_, client): &(&u64, &(IpAddr, CancellationToken))| Some(client.0) == most;
+        let Some(number) = self.unknown.iter().find(of_most).map(|(number, _)| *number) else { return false };
+        if let Some(given_up) = self.remove_unknown(number) {
             given_up.cancel();
             self.total -= 1;
         }
         true
     }
 
-    fn add_stranger(&mut self, number: u64, network: IpAddr, given_up: CancellationToken) {
-        self.strangers.insert(number, (network, given_up));
-        *self.strangers_by_network.entry(network).or_insert(0) += 1;
+    fn add_unknown(&mut self, number: u64, network: IpAddr, given_up: CancellationToken) {
+        self.unknown.insert(number, (network, given_up));
+        *self.unknown_by_network.entry(network).or_insert(0) += 1;
     }
 
-    fn remove_stranger(&mut self, number: u64) -> Option<CancellationToken> {
-        let (network, given_up) = self.strangers.remove(&number)?;
-        decrement(&mut self.strangers_by_network, network);
+    fn remove_unknown(&mut self, number: u64) -> Option<CancellationToken> {
+        let (network, given_up) = self.unknown.remove(&number)?;
+        decrement(&mut self.unknown_by_network, network);
         Some(given_up)
     }
 }
@@ -114,8 +114,8 @@ impl Place {
             return false;
         }
         open.by_network.insert(client, count + 1);
-        if let Some(given_up) = open.remove_stranger(self.number) {
-            open.add_stranger(self.number, client, given_up);
+        if let Some(given_up) = open.remove_unknown(self.number) {
+            open.add_unknown(self.number, client, given_up);
         }
         (self.network, self.is_counted) = (client, true);
         true
@@ -137,7 +137,7 @@ impl Place {
             return Err(beyond);
         }
         if self.user.replace(user.clone()).is_none() {
-            open.remove_stranger(self.number);
+            open.remove_unknown(self.number);
         }
         Ok(())
     }
@@ -148,7 +148,7 @@ impl Place {
         let mut open = self.places.0.lock();
         open.by_user.give_back(&user, 1);
         if !self.given_up.is_cancelled() {
-            open.add_stranger(self.number, self.network, self.given_up.clone());
+            open.add_unknown(self.number, self.network, self.given_up.clone());
         }
     }
 
@@ -161,7 +161,7 @@ impl Place {
 impl Drop for Place {
     fn drop(&mut self) {
         let mut open = self.places.0.lock();
-        open.remove_stranger(self.number);
+        open.remove_unknown(self.number);
         if !self.given_up.is_cancelled() {
             open.total -= 1;
         }
@@ -201,7 +201,7 @@ mod tests {
         let _other = take(&places, "192.0.2.2").unwrap();
         taken.clear();
         let open = places.0.lock();
-        assert_eq!((open.total, open.by_network.len(), open.strangers_by_network.len()), (1, 1, 1));
+        assert_eq!((open.total, open.by_network.len(), open.unknown_by_network.len()), (1, 1, 1));
     }
 
     #[test]
@@ -213,7 +213,7 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_stranger_of_the_address_with_most_gives_way() {
+    fn the_oldest_unknown_client_of_the_address_with_most_gives_way() {
         let places = Arc::new(Places::default());
         let app = take(&places, "192.0.2.9");
         let flood: Vec<_> = (0..3).map(|_| take(&places, "192.0.2.1")).collect();
@@ -241,7 +241,7 @@ mod tests {
         assert!(known[2].given_up().is_cancelled() && !known[1].given_up().is_cancelled());
         known.clear();
         let open = places.0.lock();
-        assert_eq!((open.total, open.by_user.of("shop"), open.strangers.len()), (0, 0, 0));
+        assert_eq!((open.total, open.by_user.of("shop"), open.unknown.len()), (0, 0, 0));
     }
 
     #[test]
