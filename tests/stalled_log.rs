@@ -4,8 +4,8 @@
 
 mod support;
 
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
-use std::process::{Child, Command, Stdio};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use nix::sys::signal::{Signal, kill};
@@ -15,24 +15,11 @@ use support::PATIENCE;
 use support::client::{Client, mail};
 use support::fake_mx::FakeMx;
 use support::http::Http;
+use support::process::{Process, free_port};
 use tokio::net::TcpStream;
 
 /// At `trace` each makes more than a thousand octets of lines; the pipe of a process holds 64 KiB.
 const MESSAGES: usize = 300;
-
-/// Ends with the test, however that ends.
-struct Process(Child);
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port()
-}
 
 async fn listens(address: SocketAddr) {
     let connect = async {

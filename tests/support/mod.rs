@@ -7,6 +7,7 @@
 pub mod client;
 pub mod fake_mx;
 pub mod http;
+pub mod process;
 pub mod random;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
