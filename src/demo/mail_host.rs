@@ -1,4 +1,4 @@
-//! The mail host of the demo: takes mail for every domain, makes strangers wait, and keeps what it gets as files. Some
+//! The mail host of the demo: takes mail for every domain, greylists, and keeps what it gets as files. Some
 //! local parts behave badly on purpose, so that an app's tests can see what happens then.
 
 use std::collections::HashMap;

@@ -32,7 +32,7 @@ const DOMAIN: &str = "shop.test";
 /// The mail host of every domain.
 const MAIL_HOST: &str = "mx.sandbox.test";
 const RECIPIENT: &str = "greylisted.alice@example.test";
-/// How long the mail host makes strangers wait: a little less than the first step of the retry plan.
+/// How long the mail host greylists: a little less than the first step of the retry plan.
 const GREYLIST: Duration = Duration::from_secs(4);
 /// After this long the demo has failed.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -132,7 +132,7 @@ impl Stage {
         say("otp-relay demo. Everything happens on this machine; nothing leaves it.\n");
         say(&format!("  the relay      {}   where an app would send its codes", self.relay_address()));
         say(&format!(
-            "  a mail host    {}   takes mail for every domain, makes strangers wait for {} s",
+            "  a mail host    {}   takes mail for every domain, greylists for {} s",
             self.mail_host,
             GREYLIST.as_secs()
         ));
