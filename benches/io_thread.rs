@@ -16,12 +16,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use nix::time::{ClockId, clock_gettime};
-use otp_relay::clock::{Clock as _, SystemClock};
+use otp_relay::accounts::user::token_hash;
+use otp_relay::base::clock::{Clock as _, SystemClock};
 use otp_relay::destination::dane;
 use otp_relay::destination::mta_sts::Policy;
 use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
 use otp_relay::mail::authors::Authors;
 use otp_relay::tls;
 use otp_relay::tls::verify::Roots;

@@ -10,17 +10,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use otp_relay::clock::{Clock, SystemClock, Timestamp};
+use otp_relay::accounts::supersede::Supersede;
+use otp_relay::base::clock::{Clock, SystemClock, Timestamp};
 use otp_relay::event::{Attempted, NoSink};
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::ledger::entry::{Message, SignedContent, State};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::mail::message::Content;
 use otp_relay::queue::claim::Settlement;
-use otp_relay::queue::entry::{Message, SignedContent, State};
-use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::steer::Filter;
-use otp_relay::queue::{Consequences, Ending, Foreknowledge, Queue, Settings, Storage, Supersede};
+use otp_relay::queue::inspect::Filter;
+use otp_relay::queue::{Consequences, Ending, Foreknowledge, Queue, Settings, Storage};
 
 const ENTRIES: usize = 200_000;
 const ROUNDS: usize = 15;

@@ -4,25 +4,25 @@
 
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
 
-pub mod app;
+pub mod accounts;
+pub mod base;
 pub mod cli;
-pub mod clock;
 pub mod config;
 pub mod delivery;
 pub mod demo;
 pub mod destination;
 pub mod dkim;
 pub mod event;
-pub mod files;
+pub mod greylist;
 pub mod http;
 pub mod intake;
-pub mod lane;
+pub mod ledger;
 pub mod mail;
 pub mod net;
-pub mod plan;
+pub mod policy;
 pub mod queue;
+pub mod relay;
 pub mod report;
-pub mod shares;
 pub mod smtp;
 pub mod submission;
 pub mod tls;

@@ -3,15 +3,14 @@
 //! The sets are split in two by a hash of the text. Rules are written with one half in view and measured on the other,
 //! whose lines are never printed: see docs/CLASSIFICATION.md. What was collected last was measured once, at the end.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::print_stdout, reason = "the table is what one looks at")]
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use otp_relay::plan::action::Suppress;
-use otp_relay::plan::cause::{Cause, Verdict, of_reply};
+use otp_relay::policy::action::Suppress;
+use otp_relay::policy::cause::{Cause, Verdict, of_reply};
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::{EnhancedCode, Reply};
 

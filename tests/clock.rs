@@ -1,21 +1,17 @@
 //! The wall clock is set while the relay runs: lives, retries and sealed content go on as before, what is told and
 //! stored follows the wall clock.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::app::Relay;
-use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::http::Http;
+use crate::support::{Events, start_relay_by};
+use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::event::Kind;
+use otp_relay::relay::Relay;
 use serde_json::json;
-use support::client::{Client, mail};
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, start_relay_by};
 
 /// 2026-11-21T10:00:00Z.
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);

@@ -1,17 +1,13 @@
 //! The commands that talk to a running relay, as the operator types them.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 
-use otp_relay::app::Relay;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::{Events, start_relay};
 use otp_relay::event::Kind;
+use otp_relay::relay::Relay;
 use serde_json::Value;
-use support::fake_mx::{FakeMx, Trick};
-use support::{Events, start_relay};
 
 /// A relay, and a configuration file that leads to it.
 struct Bench {
@@ -127,7 +123,8 @@ async fn the_queue_is_shown_and_steered() {
     let mut bench = Bench::new().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.3.0 later"), 2);
     let token = std::fs::read_to_string(bench.folder.path().join("data/api.token")).unwrap();
-    let http = support::http::Http { address: bench.relay.http_address().unwrap(), token: token.trim().to_owned() };
+    let http =
+        crate::support::http::Http { address: bench.relay.http_address().unwrap(), token: token.trim().to_owned() };
     let mut ids = Vec::new();
     for recipient in ["alice@a.test", "bob@b.test"] {
         let body = serde_json::json!({"from": "otp@app.test", "to": recipient, "otp": {"code": "1234"}});

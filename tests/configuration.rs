@@ -1,12 +1,10 @@
 //! The commented configuration that comes with the relay.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::path::Path;
 
-use otp_relay::app::{Ground, Relay};
 use otp_relay::config::Config;
 use otp_relay::config::findings::Severity;
+use otp_relay::relay::{Environment, Relay};
 use otp_relay::report::log::Output;
 
 const TEXT: &str = include_str!("../config/relay.toml");
@@ -29,7 +27,8 @@ async fn a_relay_starts_with_it() {
     // The port may be in use on the machine that runs the tests.
     config.listeners[0].address.set_port(0);
     config.http.address.as_mut().unwrap().set_port(0);
-    let relay = Relay::start(config, Ground { output: Output::new(std::io::sink()), ..Ground::default() }).unwrap();
+    let relay =
+        Relay::start(config, Environment { output: Output::new(std::io::sink()), ..Environment::default() }).unwrap();
     assert_eq!(relay.addresses().len(), 1);
     relay.shut_down().await;
 }

@@ -1,28 +1,24 @@
 //! A file of the queue in which octets have changed: what else is in it is served, and nothing is missing without a word.
 //! `ROUNDS=500 cargo test --release --test damage -- --nocapture` changes more places, and counts.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::clock::Timestamp;
+use otp_relay::base::clock::Timestamp;
+use otp_relay::ledger::embedded::key_ring::{KeyRing, Sealing};
+use otp_relay::ledger::embedded::store::sled::SledStore;
+use otp_relay::ledger::embedded::store::{Change, Found, Store as _};
+use otp_relay::ledger::entry::Message;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource, MessageId};
 use otp_relay::mail::message::Content;
-use otp_relay::queue::entry::Message;
-use otp_relay::queue::key_ring::{KeyRing, Sealing};
-use otp_relay::queue::sled_store::SledStore;
-use otp_relay::queue::store::{Change, Found, Store as _};
 
-use support::copy_folder;
-use support::random::Random;
+use crate::support::copy_folder;
+use crate::support::random::Random;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 

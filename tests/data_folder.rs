@@ -1,20 +1,16 @@
 //! What an earlier version left in its data folder is taken up: live messages, side tables, traces, tokens.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 
-use otp_relay::app::Relay;
-use otp_relay::clock::{ManualClock, Timestamp};
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::FakeMx;
+use crate::support::http::Http;
+use crate::support::{Events, copy_folder, start_relay_by};
+use otp_relay::base::clock::{ManualClock, Timestamp};
 use otp_relay::event::Kind;
-use support::client::{Client, mail};
-use support::fake_mx::FakeMx;
-use support::http::Http;
-use support::{Events, copy_folder, start_relay_by};
+use otp_relay::relay::Relay;
 
 /// 2026-11-28T15:40:00Z: the waits in the folder are over, the lives of a day and the suppressions of an hour are not.
 const LATER: Timestamp = Timestamp::from_millis(1_795_880_400_000);

@@ -1,16 +1,12 @@
 //! The whole relay over real sockets and a real database: few cases, each a story.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::{copy_folder, start_relay};
 use otp_relay::event::Kind;
 use otp_relay::event::cause::Cause;
-use support::client::{Client, mail};
-use support::fake_mx::{FakeMx, Trick};
-use support::{copy_folder, start_relay};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];
 const CHUNKING: &[&str] = &["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8"];
@@ -360,7 +356,7 @@ async fn mail_from_an_address_that_the_machine_does_not_have_waits_and_says_why(
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(&["PIPELINING"]).await;
     let source = "source_addresses = [\"192.0.2.77\"]";
-    let (relay, mut events) = support::start_relay_with(folder.path(), mx.address, "", source);
+    let (relay, mut events) = crate::support::start_relay_with(folder.path(), mx.address, "", source);
     let mail = "From: otp@app.test\r\nSubject: one\r\n\r\ncode";
     let reply = Client::connect(relay.addresses()[0]).await.submit(&["alice@example.test"], mail).await;
     assert!(reply.starts_with("250"), "{reply}");

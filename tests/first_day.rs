@@ -1,8 +1,6 @@
 //! What somebody meets who sets the relay up: files are where the configuration looks for them, and every mistake says how to mend
 //! it.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::fs::{self, Permissions};
 use std::io::{Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;

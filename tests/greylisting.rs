@@ -1,18 +1,14 @@
 //! Retries that a greylisting host recognises, over real sockets: the same host, and one wait for all codes of a
 //! recipient.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::time::Duration;
 
+use crate::support::client::Client;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::{Events, start_relay};
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
-use otp_relay::queue::steer::Filter;
-use support::client::Client;
-use support::fake_mx::{FakeMx, Trick};
-use support::{Events, start_relay};
+use otp_relay::queue::inspect::Filter;
 
 const PIPELINING: &[&str] = &["PIPELINING"];
 

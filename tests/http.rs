@@ -1,19 +1,15 @@
 //! The HTTP API over real sockets: every endpoint and every documented error.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::path::Path;
 
-use otp_relay::app::Relay;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::http::Http;
+use crate::support::{Events, start_relay};
+use otp_relay::accounts::user::token_hash;
 use otp_relay::event::Kind;
 use otp_relay::event::cause::Cause;
-use otp_relay::intake::user::token_hash;
+use otp_relay::relay::Relay;
 use serde_json::{Value, json};
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, start_relay};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];
 

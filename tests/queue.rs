@@ -1,23 +1,22 @@
 //! The queue on simulated time: claims and leases, ends of life, limits, and storage that fails.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::accounts::supersede::Supersede;
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::base::shares::Sharing;
 use otp_relay::event::{Attempted, Event, Kind, Sink, Suppress};
+use otp_relay::ledger::embedded::journal::JournalError;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::ledger::entry::{LEASE, Message, SignedContent, State};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::mail::message::Content;
-use otp_relay::queue::claim::{Gone, NotReleased, Settlement};
-use otp_relay::queue::entry::{LEASE, Message, SignedContent, State};
-use otp_relay::queue::journal::JournalError;
-use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::steer::Filter;
-use otp_relay::queue::{AppendError, Consequences, Ending, Offers, Queue, Settings, Storage, Supersede};
-use otp_relay::shares::Sharing;
+use otp_relay::queue::claim::{LostClaim, NotReleased, Settlement};
+use otp_relay::queue::inspect::Filter;
+use otp_relay::queue::{AppendError, Consequences, Ending, Offers, Queue, Settings, Storage};
 use parking_lot::Mutex;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
@@ -114,7 +113,7 @@ async fn an_entry_is_claimed_once_and_settled_once() {
     let entry = bench.accept(1).await.unwrap();
     assert_eq!(bench.offers(), [entry]);
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
-    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
+    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), LostClaim::Ended);
     assert_eq!(claim.check(bench.clock.now()), Ok(()));
     claim.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Delivered]);
@@ -133,7 +132,7 @@ async fn a_deferred_entry_is_offered_when_it_is_due_and_not_before() {
     claim.settle(put_off(next_attempt_at), bench.clock.now());
     pass(Duration::from_millis(29_990)).await;
     assert!(bench.offers().is_empty());
-    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), Gone::Ended);
+    assert_eq!(bench.queue.claim(entry, bench.clock.now()).unwrap_err(), LostClaim::Ended);
     pass(Duration::from_millis(20)).await;
     assert_eq!(bench.offers(), [entry]);
 }
@@ -157,7 +156,7 @@ async fn an_attempt_that_outlives_the_message_does_not_send_it() {
     pass(LIFE.checked_sub(Duration::from_secs(5)).unwrap()).await;
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     pass(Duration::from_secs(6)).await;
-    assert_eq!(claim.check(bench.clock.now()), Err(Gone::Expired));
+    assert_eq!(claim.check(bench.clock.now()), Err(LostClaim::Expired));
     claim.settle(Settlement::Expired(Attempted::default()), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Expired]);
 }
@@ -175,7 +174,7 @@ async fn a_lease_that_nobody_renews_ends_and_its_claim_is_void() {
     pass(Duration::from_secs(61)).await;
     assert_eq!(bench.offers(), [entry]);
     let second = bench.queue.claim(entry, bench.clock.now()).unwrap();
-    assert_eq!(renewed.check(bench.clock.now()), Err(Gone::Ended));
+    assert_eq!(renewed.check(bench.clock.now()), Err(LostClaim::Ended));
     renewed.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted]);
     second.settle(Settlement::Failed { attempted: Attempted::default(), suppress: Suppress::No }, bench.clock.now());
@@ -275,8 +274,8 @@ async fn what_is_cancelled_does_not_leave_any_more() {
     let cancelled = bench.queue.cancel(&Filter::of_message(entry.message), bench.clock.now());
     assert_eq!(cancelled.iter().map(|c| c.may_still_arrive).collect::<Vec<_>>(), [false, false]);
     assert_eq!(cancelled[1].recipient.as_str(), "user1@example.test");
-    assert_eq!(claim.check(bench.clock.now()), Err(Gone::Ended));
-    assert_eq!(claim.release_content(bench.clock.now()).await, Err(NotReleased::Gone(Gone::Ended)));
+    assert_eq!(claim.check(bench.clock.now()), Err(LostClaim::Ended));
+    assert_eq!(claim.release_content(bench.clock.now()).await, Err(NotReleased::LostClaim(LostClaim::Ended)));
     claim.settle(delivered(), bench.clock.now());
     assert_eq!(bench.events(), [Kind::Accepted, Kind::Cancelled, Kind::Cancelled]);
     assert!(bench.queue.message(entry.message).is_none());

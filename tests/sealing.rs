@@ -1,26 +1,22 @@
 //! Content at rest: never in plain anywhere in the data folder, and beyond anybody's reach once its key is gone.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::clock::{ManualClock, Timestamp};
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::{copy_folder, start_relay_by};
+use otp_relay::base::clock::{ManualClock, Timestamp};
 use otp_relay::event::Kind;
+use otp_relay::ledger::embedded::key_ring::{KeyRing, Sealing};
+use otp_relay::ledger::embedded::store::sled::SledStore;
+use otp_relay::ledger::embedded::store::{Change, Found, Store};
+use otp_relay::ledger::entry::Message;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
 use otp_relay::mail::message::Content;
-use otp_relay::queue::entry::Message;
-use otp_relay::queue::key_ring::{KeyRing, Sealing};
-use otp_relay::queue::sled_store::SledStore;
-use otp_relay::queue::store::{Change, Found, Store};
-use support::client::{Client, mail};
-use support::fake_mx::{FakeMx, Trick};
-use support::{copy_folder, start_relay_by};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const MINUTE: Duration = Duration::from_secs(60);

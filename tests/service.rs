@@ -1,9 +1,5 @@
 //! The program as a service: what a service manager hears from it, what SIGHUP takes on, and what a start needs.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::fs;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::net::{Ipv4Addr, SocketAddr};
@@ -11,12 +7,12 @@ use std::os::unix::net::UnixDatagram;
 use std::path::Path;
 use std::process::{ChildStdout, Command, Stdio};
 
+use crate::support::PATIENCE;
+use crate::support::client::Client;
+use crate::support::http::Http;
+use crate::support::process::{Process, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use support::PATIENCE;
-use support::client::Client;
-use support::http::Http;
-use support::process::{Process, free_port};
 
 /// A service manager with the relay that it started.
 struct Managed {
@@ -84,7 +80,7 @@ fn configuration(smtp: SocketAddr, http: SocketAddr, hostname: &str, more: &str)
 }
 
 fn user(name: &str, token: &str) -> String {
-    let hash = otp_relay::intake::user::token_hash(token);
+    let hash = otp_relay::accounts::user::token_hash(token);
     format!("[[user]]\nname = \"{name}\"\nsenders = [\"*@app.test\"]\ntoken_hash = \"{hash}\"\n")
 }
 
@@ -231,5 +227,5 @@ fn the_configuration_is_printed() {
     {
         assert!(out.contains(part), "{part} is missing in {out}");
     }
-    assert!(!out.contains(&otp_relay::intake::user::token_hash("first")));
+    assert!(!out.contains(&otp_relay::accounts::user::token_hash("first")));
 }

@@ -1,33 +1,27 @@
 //! Recipients whose name servers are slow, at both doors, on simulated time: nobody waits for them longer than a second.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-#![allow(unreachable_pub, reason = "modules of one test program")]
-
-#[path = "support/in_memory.rs"]
-mod in_memory;
-
 use std::collections::HashMap;
 use std::future::pending;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use in_memory::Life;
-use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use crate::support::in_memory::Life;
+use otp_relay::accounts::credentials::{Account, Credentials, TokenHash};
+use otp_relay::accounts::user::{Senders, TRUSTED, User};
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::base::shares::Sharing;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::{Event, Sink};
 use otp_relay::http::{Api, Parts, Settings};
-use otp_relay::intake::user::{Senders, TRUSTED, User};
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::net::places::Limits;
 use otp_relay::net::{Connecting, Network};
-use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
 use otp_relay::report::trace::{self, Traces};
 use otp_relay::report::{Reporter, log};
-use otp_relay::shares::Sharing;
 use otp_relay::smtp::server_session::SessionSettings;
-use otp_relay::submission::credentials::{Account, Credentials, TokenHash};
 use otp_relay::submission::listener::{LiveSettings, Submission};
 use otp_relay::tls;
 use serde_json::{Value, json};

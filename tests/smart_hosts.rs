@@ -1,24 +1,21 @@
 //! Smart hosts over real sockets: when they take over, in which order, and that no password goes astray.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(clippy::wildcard_enum_match_arm, reason = "a check names the events it is about")]
-
-mod support;
 
 use std::fs;
 use std::path::Path;
 
-use otp_relay::app::Relay;
-use otp_relay::clock::{Clock as _, SystemClock};
+use crate::support::client::Client;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::http::Http;
+use crate::support::{Events, copy_folder, start_relay, start_relay_with};
+use otp_relay::base::clock::{Clock as _, SystemClock};
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
-use otp_relay::queue::entry::State;
-use otp_relay::queue::steer::Filter;
+use otp_relay::ledger::entry::State;
+use otp_relay::queue::inspect::Filter;
+use otp_relay::relay::Relay;
 use otp_relay::tls;
-use support::client::Client;
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, copy_folder, start_relay, start_relay_with};
 use tokio_rustls::TlsAcceptor;
 
 const PIPELINING: &[&str] = &["PIPELINING"];

@@ -1,21 +1,17 @@
 //! The program with a standard output that nobody reads: mail goes on, and the end comes when it is asked for.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
+use crate::support::PATIENCE;
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::FakeMx;
+use crate::support::http::Http;
+use crate::support::process::{Process, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use otp_relay::demo::dns::{self, Answer};
-use support::PATIENCE;
-use support::client::{Client, mail};
-use support::fake_mx::FakeMx;
-use support::http::Http;
-use support::process::{Process, free_port};
 use tokio::net::TcpStream;
 
 /// At `trace` each makes more than a thousand octets of lines; the pipe of a process holds 64 KiB.

@@ -1,26 +1,22 @@
 //! MTA-STS, DANE and REQUIRETLS over real sockets, with certificates made for the test, good and bad: what may be sent is
 //! sent, and it is told who verified the host; what may not is never sent, in clear text least of all.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::FakeMx;
+use crate::support::{Events, start_relay_delivering};
 use aws_lc_rs::digest::{SHA256, digest};
-use otp_relay::app::{Ground, Relay};
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::destination::tlsa::TlsaRecord;
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
+use otp_relay::relay::{Environment, Relay};
 use otp_relay::tls;
 use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use support::client::{Client, mail};
-use support::fake_mx::FakeMx;
-use support::{Events, start_relay_delivering};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio_rustls::TlsAcceptor;
@@ -179,8 +175,9 @@ impl Stage {
 
     /// `more` is added to the configuration.
     fn start(&self, mx: &FakeMx, more: &str) -> (Relay, Events) {
-        let ground = Ground { dns: Some(self.world.clone()), policy_port: self.policy_port, ..Ground::default() };
-        start_relay_delivering(ground, self.folder.path(), mx.address, more, &self.authority.believed())
+        let environment =
+            Environment { dns: Some(self.world.clone()), policy_port: self.policy_port, ..Environment::default() };
+        start_relay_delivering(environment, self.folder.path(), mx.address, more, &self.authority.believed())
     }
 
     async fn host(&self, issued: &Issued) -> FakeMx {

@@ -1,17 +1,12 @@
 //! Plays every file of `tests/transcripts` straight into a session, twice: with what one side says in one piece, and
 //! octet by octet. `tests/transcripts/README.md` tells how the files are written.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so by panicking")]
+mod delivery;
+mod script;
+mod submission;
 
 use std::collections::VecDeque;
 use std::path::Path;
-
-#[path = "support/transcripts/delivery.rs"]
-mod delivery;
-#[path = "support/transcripts/script.rs"]
-mod script;
-#[path = "support/transcripts/submission.rs"]
-mod submission;
 
 use script::{Act, Line, Script};
 

@@ -1,20 +1,16 @@
 //! What a user's settings do for an app that cannot set header fields, at both doors.
 
-#![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
-
-mod support;
-
 use std::path::Path;
 
-use otp_relay::app::Relay;
+use crate::support::client::Client;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::http::Http;
+use crate::support::{Events, copy_folder, start_relay};
+use otp_relay::accounts::user::token_hash;
 use otp_relay::config::Config;
 use otp_relay::event::{Event, Kind};
-use otp_relay::intake::user::token_hash;
+use otp_relay::relay::Relay;
 use serde_json::{Value, json};
-use support::client::Client;
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, copy_folder, start_relay};
 
 const HOST: &[&str] = &["PIPELINING", "8BITMIME"];
 const TOKEN: &str = "token of the app";

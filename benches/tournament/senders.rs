@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
-use otp_relay::clock::Timestamp;
-use otp_relay::plan::cause::of_reply;
-use otp_relay::plan::greylist::{Facts, Refusal, Wait};
-use otp_relay::plan::next::{Next, believable, decide};
-use otp_relay::plan::step::History;
+use otp_relay::base::clock::Timestamp;
+use otp_relay::greylist::pending::{Facts, Refusal, Wait};
+use otp_relay::greylist::step::History;
+use otp_relay::policy::cause::of_reply;
+use otp_relay::policy::next::{Next, believable, decide};
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::Reply;
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use otp_relay::clock::Timestamp;
+use otp_relay::base::clock::Timestamp;
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::{Reply, parse_reply};
 

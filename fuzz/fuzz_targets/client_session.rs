@@ -4,14 +4,14 @@
 
 use libfuzzer_sys::fuzz_target;
 use otp_relay_fuzz::choice;
-use otp_relay_fuzz::client::{Wish, play, watch};
+use otp_relay_fuzz::client::{TlsOption, play, watch};
 
 fuzz_target!(|input: &[u8]| {
-    let (wish, input) = choice(input);
+    let (option, input) = choice(input);
     let (seed, script) = choice(input);
-    let wish = Wish(wish);
-    watch(wish, script);
-    if wish.compares() {
-        assert_eq!(play(wish, script, 0), play(wish, script, seed));
+    let option = TlsOption(option);
+    watch(option, script);
+    if option.compares() {
+        assert_eq!(play(option, script, 0), play(option, script, seed));
     }
 });

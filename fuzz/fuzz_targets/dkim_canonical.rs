@@ -8,7 +8,7 @@ use bytes::Bytes;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use libfuzzer_sys::fuzz_target;
-use otp_relay::clock::Timestamp;
+use otp_relay::base::clock::Timestamp;
 use otp_relay::destination::resolver;
 use otp_relay::dkim::{Key, SenderField, Terms, record, verify};
 use otp_relay::mail::message::{Content, without_space_before_colons};

@@ -12,9 +12,9 @@ use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use libfuzzer_sys::fuzz_target;
-use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::base::clock::{Clock, ManualClock};
 use otp_relay::destination::dane::Tlsa;
-use otp_relay::destination::demand::{Demand, Strictness, Wish};
+use otp_relay::destination::demand::{Demand, Strictness, TlsOption};
 use otp_relay::destination::mta_sts::announced_id;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::public::is_public;
@@ -111,7 +111,7 @@ fn check(route: &Route, zone: &Zone, allows_private: bool, is_signed: bool) {
             assert!((1..=32).contains(&records.len()) && route.is_secure);
         }
         // With DANE there is no way back to clear text.
-        if let Ok(demand) = Demand::of(route, host, Strictness::Opportunistic, Wish::default()) {
+        if let Ok(demand) = Demand::of(route, host, Strictness::Opportunistic, TlsOption::default()) {
             let is_needed = !matches!(demand, Demand::Clear | Demand::Opportunistic | Demand::Tested { .. });
             assert!(matches!(host.tlsa, Tlsa::None) || is_needed, "{demand}");
         }

@@ -8,10 +8,10 @@ use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use mail_parser::{MessageParser, MimeHeaders as _, PartType};
 use otp_relay::event::{Attempted, Event, Happened, Kind, Suppress};
-use otp_relay::intake::wishes::Wishes;
+use otp_relay::intake::options::Options;
 use otp_relay::mail::envelope::Envelope;
 use otp_relay::mail::message::fields;
-use otp_relay::queue::entry::Message;
+use otp_relay::ledger::entry::Message;
 use otp_relay::queue::{Ending, Telling};
 use otp_relay::smtp::command::Command;
 use otp_relay::smtp::data::line_fault;
@@ -101,7 +101,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let (runtime, relay) = &*BENCH;
     let user = user();
-    let submitted = relay.door.submit(&user, submission, Wishes::default(), None);
+    let submitted = relay.door.submit(&user, submission, Options::default(), None);
     let Ok(receipt) = runtime.block_on(submitted) else { return };
     let (message, _) = relay.taken(receipt.id);
     let reply = parse_reply(&[reply, b"\r\n"].concat()).ok().flatten().map(|(reply, _)| reply.to_string());

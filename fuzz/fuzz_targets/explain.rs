@@ -5,12 +5,12 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::clock::Timestamp;
-use otp_relay::plan::cause::of_reply;
-use otp_relay::plan::greylist::Facts;
-use otp_relay::plan::hint;
-use otp_relay::plan::next::{Next, next};
-use otp_relay::plan::step::History;
+use otp_relay::base::clock::Timestamp;
+use otp_relay::policy::cause::of_reply;
+use otp_relay::greylist::pending::Facts;
+use otp_relay::policy::hint;
+use otp_relay::policy::next::{Next, next};
+use otp_relay::greylist::step::History;
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::{Severity, parse_reply};
 use otp_relay_fuzz::choice;

@@ -1,5 +1,5 @@
 //! Content as an app hands it over: what is taken means the same to mail-parser, which reads as mail programs do, as it
-//! does to the relay. There is one From with nobody in it whom the user may not send as, no wish is left in it, the head
+//! does to the relay. There is one From with nobody in it whom the user may not send as, no option is left in it, the head
 //! ends where the relay took it to end, and the life is no longer than Expires says.
 #![no_main]
 
@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use mail_parser::{DateTime, HeaderValue, MessageParser};
-use otp_relay::intake::wishes::{LIFE, Wishes};
+use otp_relay::intake::options::{LIFE, Options};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::message::{Content, fields};
@@ -70,7 +70,7 @@ fuzz_target!(|input: &[u8]| {
     }
     let (runtime, relay) = &*BENCH;
     let user = user();
-    let submitted = relay.door.submit(&user, submission(input), Wishes::default(), None);
+    let submitted = relay.door.submit(&user, submission(input), Options::default(), None);
     let Ok(receipt) = runtime.block_on(submitted) else { return };
     let (message, content) = relay.taken(receipt.id);
     relay.forget(receipt.id);

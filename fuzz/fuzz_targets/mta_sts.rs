@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::clock::Timestamp;
+use otp_relay::base::clock::Timestamp;
 use otp_relay::destination::dane::{self, usable};
 use otp_relay::destination::mta_sts::{Mode, POLICY_LEN_MAX, Policy, announced_id};
 use otp_relay::destination::tlsa::TlsaRecord;

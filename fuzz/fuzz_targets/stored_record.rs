@@ -5,15 +5,15 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::intake::rate::Rate;
+use otp_relay::base::rate::Rate;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::id::MessageId;
-use otp_relay::plan::greylist::{Greylister, Refusal};
-use otp_relay::queue::entry::{Message, Progress};
-use otp_relay::queue::greylists::Triplet;
-use otp_relay::queue::record::{decode_progress, encode_progress, read_message, write_message};
-use otp_relay::queue::steer::Filter;
-use otp_relay::queue::store::{Found, Table};
+use otp_relay::greylist::pending::{Greylister, Refusal};
+use otp_relay::ledger::entry::{Message, Progress};
+use otp_relay::greylist::table::Triplet;
+use otp_relay::ledger::embedded::store::sled::record::{decode_progress, encode_progress, read_message, write_message};
+use otp_relay::queue::inspect::Filter;
+use otp_relay::ledger::embedded::store::{Found, Table};
 use otp_relay::report::trace::{decode, encode};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, Relay, user};

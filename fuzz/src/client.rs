@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use otp_relay::clock::{Clock as _, SystemClock};
+use otp_relay::base::clock::{Clock as _, SystemClock};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
 use otp_relay::smtp::client_session::{
@@ -30,9 +30,9 @@ const VERBS: [&[u8]; 10] = [
 
 /// What to deliver, and how; one bit each.
 #[derive(Clone, Copy)]
-pub struct Wish(pub u8);
+pub struct TlsOption(pub u8);
 
-impl Wish {
+impl TlsOption {
     fn has(self, bit: u8) -> bool {
         self.0 & (1 << bit) != 0
     }
@@ -82,8 +82,8 @@ impl Wish {
 
 /// Plays what a server says up to the end of the first transaction, in pieces of any length. A session that was told
 /// something between its greeting and the transaction is confused, in one way or another.
-pub fn play(wish: Wish, script: &[u8], seed: u8) -> Vec<String> {
-    let mut worker = Worker::new(wish, 1);
+pub fn play(option: TlsOption, script: &[u8], seed: u8) -> Vec<String> {
+    let mut worker = Worker::new(option, 1);
     for (text, mark) in parts(script) {
         pieces(text, seed).for_each(|piece| worker.feed(Event::Received(piece)));
         worker.mark(mark);
@@ -98,8 +98,8 @@ pub fn play(wish: Wish, script: &[u8], seed: u8) -> Vec<String> {
 }
 
 /// Plays octet by octet, with several transactions and an eye on every reply.
-pub fn watch(wish: Wish, script: &[u8]) {
-    let mut worker = Worker::new(wish, TRANSACTIONS_MAX);
+pub fn watch(option: TlsOption, script: &[u8]) {
+    let mut worker = Worker::new(option, TRANSACTIONS_MAX);
     worker.replies = Some((ReplyReader::default(), Vec::new()));
     for (text, mark) in parts(script) {
         text.chunks(1).for_each(|octet| worker.watched(octet));
@@ -121,14 +121,14 @@ struct Worker {
 }
 
 impl Worker {
-    fn new(wish: Wish, transactions_max: u32) -> Self {
+    fn new(option: TlsOption, transactions_max: u32) -> Self {
         let settings =
-            ClientSettings { hostname: "relay.example.com".to_owned(), starttls: wish.starttls(), login: None };
+            ClientSettings { hostname: "relay.example.com".to_owned(), starttls: option.starttls(), login: None };
         let now = SystemClock::default().instant();
         Self {
             session: ClientSession::new(settings, now),
             now,
-            transaction: wish.transaction(),
+            transaction: option.transaction(),
             transactions_max,
             in_transaction: false,
             has_sent_content: false,

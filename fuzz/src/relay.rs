@@ -5,21 +5,21 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::app::builder::{Builder, Core};
-use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::relay::builder::{Builder, Core};
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::config::Config;
 use otp_relay::delivery::Delivery;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
-use otp_relay::intake::idempotency::DailySecrets;
-use otp_relay::intake::rate::Rate;
-use otp_relay::intake::user::{Senders, User};
+use otp_relay::intake::idempotency::RotatingSecrets;
+use otp_relay::base::rate::Rate;
+use otp_relay::accounts::user::{Senders, User};
 use otp_relay::mail::id::{IdSource, MessageId};
-use otp_relay::queue::entry::Message;
-use otp_relay::queue::memory_store::MemoryStore;
-use otp_relay::queue::steer::Filter;
-use otp_relay::queue::store::{Found, Store};
+use otp_relay::ledger::entry::Message;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::queue::inspect::Filter;
+use otp_relay::ledger::embedded::store::{Found, Store};
 use otp_relay::queue::{self, Queue};
 use tokio::runtime::Runtime;
 
@@ -62,7 +62,7 @@ impl Dns for EveryDomain {
 
 struct Secrets;
 
-impl DailySecrets for Secrets {
+impl RotatingSecrets for Secrets {
     fn of(&self, _: u64) -> Option<[u8; 32]> {
         Some([7; 32])
     }
@@ -137,15 +137,15 @@ impl Default for Relay {
 struct Stored(Vec<Found>);
 
 impl Store for Stored {
-    fn commit(&mut self, _: &[&[queue::store::Change]]) -> Result<(), queue::store::StoreError> {
+    fn commit(&mut self, _: &[&[otp_relay::ledger::embedded::store::Change]]) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
         Ok(())
     }
 
-    fn content(&mut self, _: MessageId) -> Result<Option<otp_relay::mail::message::Content>, queue::store::StoreError> {
+    fn content(&mut self, _: MessageId) -> Result<Option<otp_relay::mail::message::Content>, otp_relay::ledger::embedded::store::StoreError> {
         Ok(None)
     }
 
-    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), queue::store::StoreError> {
+    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
         self.0.drain(..).for_each(visit);
         Ok(())
     }
@@ -154,7 +154,7 @@ impl Store for Stored {
         true
     }
 
-    fn recover(&mut self) -> Result<(), queue::store::StoreError> {
+    fn recover(&mut self) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
         Ok(())
     }
 }

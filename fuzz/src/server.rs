@@ -4,7 +4,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::clock::{Clock as _, SystemClock};
+use otp_relay::base::clock::{Clock as _, SystemClock};
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::smtp::client_name::{NAME_LEN_MAX, received_from};
 use otp_relay::smtp::data::line_fault;

@@ -7,11 +7,11 @@ use super::client::wait_for;
 use super::exit::Exit;
 use super::zone::{self, Sight};
 use super::{alignment, config_file, read_config, say};
-use crate::app::preflight;
 use crate::config::Config;
 use crate::config::findings::{Findings, Severity};
 use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
 use crate::net::own_faults;
+use crate::relay::preflight;
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]

@@ -17,8 +17,8 @@ use zeroize::Zeroizing;
 
 use super::exit::{Exit, OrExit as _};
 use super::{read_config, secret};
+use crate::base::files::faults::{Use, explain};
 use crate::config::Config;
-use crate::files::faults::{Use, explain};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take; those that wait for an end take up to 30 s.

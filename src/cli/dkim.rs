@@ -10,11 +10,11 @@ use clap::Subcommand;
 use super::exit::{Exit, OrExit as _};
 use super::zone::{self, Sight};
 use super::{config_file, load_config, say};
-use crate::app::made_up::{IfThere, generate_keys};
+use crate::base::files::faults::{absolute, user_name};
 use crate::config::DEFAULT_FILES;
 use crate::dkim::record;
-use crate::files::faults::{absolute, user_name};
 use crate::mail::address::domain_key;
+use crate::relay::first_run::{IfThere, generate_keys};
 
 /// Subcommands of `dkim`.
 #[derive(Debug, Subcommand)]

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::client::{Access, Client, encoded, wait_for};
 use super::say;
-use crate::plan::action::Action;
-use crate::plan::cause::{Verdict, fault_of_reply, of_reply};
+use crate::policy::action::Action;
+use crate::policy::cause::{Verdict, fault_of_reply, of_reply};
 use crate::smtp::client_session::Stage;
 use crate::smtp::reply::{EnhancedCode, REPLY_MAX, Reply};
 

@@ -8,12 +8,12 @@ mod destinations;
 mod dkim;
 mod exit;
 mod explain;
-mod manager;
 mod plan;
 mod queue;
 mod secret;
 mod send;
 mod serve;
+mod service_manager;
 mod suppression;
 mod timeline;
 mod trace;
@@ -27,9 +27,9 @@ use std::process::ExitCode;
 use clap::{Parser, Subcommand};
 
 use self::exit::Exit;
+use crate::base::files::faults::{Use, explain};
 use crate::config::findings::Severity;
 use crate::config::{Config, DEFAULT_FILES};
-use crate::files::faults::{Use, explain};
 use crate::report::output::{complain, say};
 
 /// What a configuration with errors comes to.

@@ -7,12 +7,12 @@ use serde_json::json;
 
 use super::explain::{NO_REFUSAL, action_json, describe, read_reply};
 use super::say;
-use crate::clock::Timestamp;
-use crate::config::units::{duration, duration_text};
-use crate::plan::cause::{Verdict, of_reply};
-use crate::plan::greylist::Facts;
-use crate::plan::next::{Next, decide};
-use crate::plan::step::{History, Reason};
+use crate::base::clock::Timestamp;
+use crate::base::units::{duration, duration_text};
+use crate::greylist::pending::Facts;
+use crate::greylist::step::{History, Reason};
+use crate::policy::cause::{Verdict, of_reply};
+use crate::policy::next::{Next, decide};
 use crate::smtp::client_session::Stage;
 
 /// Shortest and longest life, as for messages.

@@ -12,10 +12,10 @@ use super::client::{Access, Client, configuration, wait_for};
 use super::exit::{Exit, OrExit as _};
 use super::timeline::{self, Message};
 use super::{say, secret};
-use crate::app::random::fill_random;
+use crate::accounts::user::Senders;
 use crate::config::Config;
 use crate::event::json::EventJson;
-use crate::intake::user::Senders;
+use crate::relay::random::fill_random;
 
 /// The local part where the configuration allows any.
 const LOCAL_PART: &str = "otp";
@@ -130,8 +130,8 @@ fn default_sender(config: &Config) -> Option<String> {
         None => None,
     });
     let signed = || config.keys.domains().next().map(|domain| format!("{LOCAL_PART}@{domain}"));
-    let made_up = || config.file.is_none().then(|| format!("{LOCAL_PART}@{}", config.hostname));
-    named.or_else(signed).or_else(made_up)
+    let generated = || config.file.is_none().then(|| format!("{LOCAL_PART}@{}", config.hostname));
+    named.or_else(signed).or_else(generated)
 }
 
 #[cfg(test)]

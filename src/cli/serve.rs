@@ -9,14 +9,14 @@ use anyhow::Context as _;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::exit::Exit;
-use super::manager::Manager;
+use super::service_manager::Manager;
 use super::{HAS_ERRORS, complain, config_file, is_worth_telling, read_config, say};
-use crate::app::folder::{keep_files_private, keep_memory_private, raise_file_limit};
-use crate::app::made_up::{self, MadeUp};
-use crate::app::preflight;
-use crate::app::{Ground, LOG_PATIENCE, Relay};
+use crate::base::files::faults::{Use, explain};
 use crate::config::{Config, DEFAULT_FILES};
-use crate::files::faults::{Use, explain};
+use crate::relay::data_dir::{keep_files_private, keep_memory_private, raise_file_limit};
+use crate::relay::first_run::{self, Generated};
+use crate::relay::preflight;
+use crate::relay::{Environment, LOG_PATIENCE, Relay};
 use crate::report::log::{self, Output};
 
 /// How often the service manager hears how the queue is.
@@ -46,9 +46,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     log::init(&config.log, output.clone());
     keep_memory_private();
     if path.is_none()
-        && let Some(made_up) = made_up::complete(&mut config)?
+        && let Some(generated) = first_run::complete(&mut config)?
     {
-        introduce(&config, &made_up);
+        introduce(&config, &generated);
     }
     if let Some(text) = files.and_then(|limit| preflight::too_few_files(limit, &config)) {
         tracing::warn!("{text}");
@@ -82,7 +82,7 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     let mut signals = Signals::new()?;
     let listeners = config.listeners.clone();
     let hostname = config.hostname.clone();
-    let relay = Relay::start(config, Ground { output, ..Ground::default() })?;
+    let relay = Relay::start(config, Environment { output, ..Environment::default() })?;
     for (address, settings) in relay.addresses().iter().zip(&listeners) {
         tracing::info!(%address, tls = settings.tls.name(), hostname, "listening");
     }
@@ -199,14 +199,14 @@ impl Signals {
 }
 
 /// What a relay without a configuration file has made up, said once.
-fn introduce(config: &Config, made_up: &MadeUp) {
+fn introduce(config: &Config, generated: &Generated) {
     let address = config.listeners.first().map(|listener| listener.address.to_string()).unwrap_or_default();
     say("No configuration file was found, so this relay starts with safe defaults. Made up, and shown only now:\n");
-    if let Some(password) = &made_up.password {
+    if let Some(password) = &generated.password {
         say(&format!(
             "  submission  {address} (STARTTLS with a self-signed certificate; from this machine also without)"
         ));
-        say(&format!("  user        {}", made_up::USER));
+        say(&format!("  user        {}", first_run::USER));
         say(&format!("  password    {password}"));
         say(&format!("  senders     *@{}", config.hostname));
         if let Some(address) = config.http.address {
@@ -214,7 +214,7 @@ fn introduce(config: &Config, made_up: &MadeUp) {
         }
     }
     say("\nPublish these records, or receivers will not believe the signatures:\n");
-    made_up.records.iter().for_each(|record| say(record));
+    generated.records.iter().for_each(|record| say(record));
     say(&format!(
         "\nEverything is kept in {}. `mkdir -p config && otp-relay config > config/relay.toml` writes a commented configuration; to go \
          on with these keys, set data_dir there and write the [[user]] and [[dkim]] sections.\n",

@@ -8,8 +8,8 @@ use argon2::PasswordHasher as _;
 use clap::Subcommand;
 
 use super::{complain, say};
-use crate::app::folder::new_token;
-use crate::app::made_up::{hash_password, new_password};
+use crate::relay::data_dir::new_token;
+use crate::relay::first_run::{hash_password, new_password};
 use crate::smtp::sasl::PASSWORD_MAX;
 
 /// Subcommands of `user`.
@@ -83,6 +83,6 @@ fn argon2id_hash(password: &str) -> anyhow::Result<String> {
 fn token_hash() -> anyhow::Result<ExitCode> {
     let token = new_token()?;
     complain(&format!("token: {token}"));
-    say(&crate::intake::user::token_hash(&token));
+    say(&crate::accounts::user::token_hash(&token));
     Ok(ExitCode::SUCCESS)
 }

@@ -4,8 +4,8 @@ use super::file::{SecretFile, Source};
 use super::findings::Severity;
 use super::modes::{Keeps, Own};
 use super::{Config, SenderDomain};
-use crate::intake::user::TRUSTED;
-use crate::mail::text::shell_argument;
+use crate::accounts::user::TRUSTED;
+use crate::base::text::shell_argument;
 use crate::submission::listener::ListenerTls;
 
 /// Domains named in one finding.

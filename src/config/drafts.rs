@@ -5,12 +5,12 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use super::kinds::{Own, Text, is_address_pattern, quoted};
+use crate::accounts::credentials::{PasswordHash, TokenHash};
+use crate::accounts::user::{Senders, User};
 use crate::delivery::smart_host::Tls;
-use crate::intake::user::{Senders, User};
 use crate::mail::address::domain_key;
-use crate::plan::way::When;
+use crate::policy::failover::When;
 use crate::smtp::sasl::USER_MAX;
-use crate::submission::credentials::{PasswordHash, TokenHash};
 use crate::submission::listener::ListenerSettings;
 
 /// `auth` of a listener.

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::Path;
 
-use crate::mail::text::one_line;
+use crate::base::text::one_line;
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]

@@ -7,8 +7,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::file::Section;
-use super::units::{self, duration_text, size_text};
-use crate::intake::rate::Rate;
+use crate::base::rate::Rate;
+use crate::base::units::{self, duration_text, size_text};
 use crate::mail::address::{Mailbox, domain_key};
 
 /// How a value is written.

@@ -14,21 +14,20 @@ mod reload;
 mod sections;
 mod smart_hosts;
 mod table;
-pub mod units;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::accounts::credentials::Account;
+use crate::accounts::user::{Senders, TRUSTED};
+use crate::base::shares::Sharing;
 use crate::delivery::smart_host::SmartHost;
 use crate::dkim::Keys;
-use crate::intake::user::{Senders, TRUSTED};
+use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
-use crate::queue::key_ring::Sealing;
 use crate::report::log;
-use crate::shares::Sharing;
-use crate::submission::credentials::Account;
 use crate::submission::listener::{ListenerSettings, LiveSettings};
 use crate::{delivery, destination, http, intake, queue};
 use file::{Section, Source};

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use nix::sys::statfs::{FsType, TMPFS_MAGIC, statfs};
 use nix::sys::statvfs::{FsFlags, statvfs};
 
-use crate::mail::text::shell_argument;
+use crate::base::text::shell_argument;
 
 /// Where containers and service managers put secrets, with modes of their own.
 const MOUNTED: [&str; 3] = ["/run/secrets", "/var/run/secrets", "/run/credentials"];

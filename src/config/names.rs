@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::file::Source;
-use crate::files::faults::{absolute, quoted};
+use crate::base::files::faults::{absolute, quoted};
 use crate::tls::{read_certificates, self_signed};
 
 /// Warns of a name that is not full, and of one that the configured certificate is not for.
@@ -40,7 +40,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::base::clock::Timestamp;
 
     fn told(text: &str, folder: &Path) -> Vec<String> {
         let (_, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));

@@ -10,8 +10,8 @@ use super::drafts::{Address, SmartHostSettings};
 use super::file::Section;
 use super::keys;
 use super::sections::{InForce, read_many};
+use crate::base::files::faults::{Use, explain};
 use crate::delivery::smart_host::{SmartHost, Tls};
-use crate::files::faults::{Use, explain};
 use crate::smtp::client_session::Account;
 use crate::smtp::sasl::PASSWORD_MAX;
 
@@ -116,7 +116,7 @@ mod tests {
 
     use super::super::Config;
     use super::*;
-    use crate::plan::way::When;
+    use crate::policy::failover::When;
 
     fn lines(folder: &Path, text: &str) -> (Vec<SmartHost>, Vec<String>) {
         let (config, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));

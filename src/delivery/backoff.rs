@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 
 /// How patient one is with it.
 #[derive(Debug, PartialEq, Eq)]

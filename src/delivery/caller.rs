@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::destination::demand::Wish;
+use crate::destination::demand::TlsOption;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::registrable::registrable_domain;
 
@@ -12,7 +12,7 @@ pub(super) struct Caller {
     sender: String,
     recipient: String,
     domain: String,
-    wish: Wish,
+    option: TlsOption,
 }
 
 impl Caller {
@@ -22,7 +22,7 @@ impl Caller {
             sender: reverse_path.as_str().to_ascii_lowercase(),
             recipient: recipient.plain_key(),
             domain: recipient.domain_key(),
-            wish: Wish::None,
+            option: TlsOption::None,
         }
     }
 
@@ -47,12 +47,12 @@ impl Caller {
     }
 
     /// What the message asks for about TLS.
-    pub(super) fn wish(&self) -> Wish {
-        self.wish
+    pub(super) fn option(&self) -> TlsOption {
+        self.option
     }
 
-    /// The same, for a message that has a wish about TLS.
-    pub(super) fn wishing(self, wish: Wish) -> Self {
-        Self { wish, ..self }
+    /// The same, for a message that has a option about TLS.
+    pub(super) fn with_tls_option(self, option: TlsOption) -> Self {
+        Self { option, ..self }
     }
 }

@@ -15,7 +15,7 @@ use super::places::Applicant;
 use super::security::Demands;
 use crate::destination::demand::Demand;
 use crate::destination::route::{Host, Part, Route};
-use crate::plan::cause::Outlook;
+use crate::policy::cause::Outlook;
 use crate::smtp::client_session::Fault;
 
 /// One of them.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dialer::Dialer;
-use super::fallback::{After, Fallback, Turn, Unopened, told};
+use super::fallback::{After, Fallback, Turn, Unopened, describe};
 use super::next_hop::NextHop;
 use super::pace::{News, Pulse};
 use super::security::Handshake;
@@ -86,7 +86,7 @@ impl Dial {
         } else if let Some(why) = fallback.why().cloned().or_else(|| connection.starttls_refused()) {
             tracing::info!(%host, %address, %why, "in clear text: TLS failed");
             self.dialer.quirks.tls_failed(host, address, &why, now);
-            self.steps.add(Stage::StartTls, host, told(&why).to_string(), now);
+            self.steps.add(Stage::StartTls, host, describe(&why).to_string(), now);
             connection.goes_in_clear(why);
         }
         connection

@@ -81,7 +81,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
     use crate::smtp::client_session::Failure;
     use crate::smtp::reply::Reply;

@@ -11,7 +11,7 @@ use super::pace::Paces;
 use super::quirks::Quirks;
 use super::settings::Settings;
 use super::transact::Connection;
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp};
 use crate::event::cause::Cause;
 use crate::net::Network;
 use crate::smtp::client_session::{Failure, Fault, Suspicion};

@@ -151,7 +151,7 @@ impl Dispatcher {
         let now = self.env.clock.now();
         let Some(progress) = self.env.queue.progress(offer.entry) else { return NextHop::Direct };
         let hops = self.env.next_hops(domain, &NextHop::Direct, now);
-        hops.first(progress.attempts, progress.detour.as_deref(), now)
+        hops.first(progress.attempts, progress.relayed.as_deref(), now)
     }
 
     /// Gives an entry whose route is known to the site that it leads to.

@@ -21,14 +21,14 @@ use super::smart_host::SmartHosts;
 use super::tasks::Tasks;
 use super::transact::Connection;
 use super::window::is_overload;
-use super::wording::told;
-use crate::clock::{Clock, Timestamp};
+use super::wording::describe;
+use crate::base::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
 use crate::destination::route::{Part, Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::mail::id::EntryId;
-use crate::plan::cause::concerns_message;
+use crate::policy::cause::concerns_message;
 use crate::queue::Queue;
 use crate::smtp::client_session::{Fault, Stage};
 
@@ -143,7 +143,7 @@ impl Environment {
             // What became of an entry's attempt is told when that is settled.
             if let (None, Some((_, Judged { failure, .. }))) = (entry, last.as_ref().filter(|(_, last)| !is_ours(last)))
             {
-                host.failed(failure, &told(failure), self.clock.now());
+                host.failed(failure, &describe(failure), self.clock.now());
             }
             return;
         }

@@ -134,7 +134,7 @@ impl Fallback {
 }
 
 /// What is told of a session in clear text.
-pub(super) fn told(why: &str) -> Arc<str> {
+pub(super) fn describe(why: &str) -> Arc<str> {
     format!("in clear text: TLS failed ({why})").into()
 }
 
@@ -235,6 +235,6 @@ mod tests {
     fn where_tls_failed_lately_it_is_left_out() {
         let fallback = begun(TlsHistory::Failed("alert".into()));
         assert_eq!((fallback.starttls(), fallback.why().map(AsRef::as_ref)), (StartTls::Never, Some("alert")));
-        assert_eq!(told("alert").as_ref(), "in clear text: TLS failed (alert)");
+        assert_eq!(describe("alert").as_ref(), "in clear text: TLS failed (alert)");
     }
 }

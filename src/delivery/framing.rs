@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use crate::queue::entry::SignedContent;
+use crate::ledger::entry::SignedContent;
 use crate::smtp::client_session::Framing;
 use crate::smtp::data;
 

@@ -1,6 +1,6 @@
 //! A failure with what it comes to. It is judged once, where it becomes known, and passed on so.
 
-use crate::plan::cause::{Verdict, of_failure};
+use crate::policy::cause::{Verdict, of_failure};
 use crate::smtp::client_session::Failure;
 
 /// A failure that was judged.

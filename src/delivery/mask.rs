@@ -8,8 +8,8 @@ use std::sync::Arc;
 
 use mail_parser::PartType;
 
+use crate::ledger::entry::SignedContent;
 use crate::mail::message::body_parser;
-use crate::queue::entry::SignedContent;
 
 /// A word shorter than this is no code.
 const CODE_LEN_MIN: usize = 4;

@@ -55,7 +55,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
 
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::destination::mx::Router;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
@@ -138,7 +138,7 @@ impl Delivery {
         tokio::join!(self.dispatcher.clone().run(begins), self.dispatcher.clone().take(offers));
     }
 
-    /// Ends: no new attempts; those under way get `patience`, then they are put off.
+    /// Completions: no new attempts; those under way get `patience`, then they are put off.
     pub async fn drain(&self, patience: Duration) {
         self.env.tasks.drain(patience).await;
     }

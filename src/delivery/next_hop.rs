@@ -7,7 +7,7 @@ use super::caller::Caller;
 use super::places::Applicant;
 use super::settings::Settings;
 use super::smart_host::{SmartHostState, Tls};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::destination::demand::{Demand, Refusal};
 use crate::destination::mx::Sought;
 use crate::destination::route::{Host, Route, RouteError};
@@ -112,9 +112,9 @@ impl NextHop {
         settings: &Settings,
     ) -> Result<Demand, Refusal> {
         if let Self::SmartHost(host) = self {
-            return host.settings.tls.demand(caller.wish());
+            return host.settings.tls.demand(caller.option());
         }
-        let demand = Demand::of(route, host, settings.strictness(caller.domain()), caller.wish())?;
+        let demand = Demand::of(route, host, settings.strictness(caller.domain()), caller.option())?;
         let is_avoided = settings.avoid(caller.domain()).has(Feature::StartTls);
         Ok(if is_avoided && demand.allows_clear_text() { Demand::Clear } else { demand })
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::next_hop::NextHop;
 use super::smart_host::SmartHostState;
-use crate::clock::Timestamp;
-use crate::plan::way::{Candidate, Detour, When, at_first};
+use crate::base::clock::Timestamp;
+use crate::policy::failover::{Candidate, Relayed, When, at_first};
 use crate::queue::claim::Claim;
 
 /// All of one entry.
@@ -24,7 +24,7 @@ impl NextHops {
     }
 
     /// The smart host of a fail-over, or, before the first attempt, that for all mail; else the domain's own hosts.
-    pub(super) fn first(&self, attempts: u32, failover: Option<&Detour>, now: Timestamp) -> NextHop {
+    pub(super) fn first(&self, attempts: u32, failover: Option<&Relayed>, now: Timestamp) -> NextHop {
         let host = match failover {
             Some(failover) => self.smart_hosts.iter().find(|host| host.settings.name == failover.host),
             None if attempts == 0 => at_first(&self.candidates(&[], now), now).map(|index| &self.smart_hosts[index]),
@@ -34,14 +34,14 @@ impl NextHops {
     }
 
     /// The fail-over that a claim is on.
-    pub(super) fn failover(&self, claim: &Claim, now: Timestamp) -> Detour {
+    pub(super) fn failover(&self, claim: &Claim, now: Timestamp) -> Relayed {
         let host = self.via.smart_host().map_or_else(|| "".into(), |host| host.settings.name.clone());
-        let kept = claim.progress().detour.as_deref().filter(|failover| failover.host == host);
-        let first = || Detour { host: host.clone(), called_by: When::Always, direct_at: Some(now), tried: Vec::new() };
+        let kept = claim.progress().relayed.as_deref().filter(|failover| failover.host == host);
+        let first = || Relayed { host: host.clone(), called_by: When::Always, direct_at: Some(now), tried: Vec::new() };
         kept.cloned().unwrap_or_else(first)
     }
 
-    /// As `plan::way` wants them.
+    /// As `policy::failover` wants them.
     pub(super) fn candidates(&self, tried: &[Arc<str>], now: Timestamp) -> Vec<Candidate> {
         self.smart_hosts.iter().map(|host| host.candidate(tried, now)).collect()
     }

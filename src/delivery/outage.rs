@@ -123,7 +123,7 @@ impl Outage {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::id::MessageId;
 

@@ -158,7 +158,7 @@ impl Pulse {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use super::judged::Judged;
-use super::wording::told;
-use crate::clock::Timestamp;
+use super::wording::describe;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Step};
+use crate::greylist::pending::Greylister;
+use crate::greylist::table::Triplet;
 use crate::mail::address::ReversePath;
-use crate::plan::greylist::Greylister;
-use crate::queue::greylists::Triplet;
 
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
 pub(super) struct Lesson {
@@ -38,7 +38,7 @@ impl Peer {
 
     /// A host that said nothing to the end.
     pub(super) fn silent(host: Arc<str>, judged: &Judged) -> Self {
-        let (cause, reply) = (Some(judged.verdict.cause), Some(told(&judged.failure)));
+        let (cause, reply) = (Some(judged.verdict.cause), Some(describe(&judged.failure)));
         Self {
             attempted: Attempted { destination: Some(host), cause, reply, ..Attempted::default() },
             ..Self::default()

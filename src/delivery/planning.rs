@@ -4,16 +4,16 @@
 use super::judged::Judged;
 use super::next_hops::NextHops;
 use super::peer::Lesson;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
-use crate::plan::action::{Action, Finality, Retry, action};
-use crate::plan::cause::Verdict;
-use crate::plan::greylist::{Facts, Greylister, Refusal};
-use crate::plan::next::{Next, believable, decide, held_back};
-use crate::plan::step::{History, Reason};
-use crate::plan::way::{self, Choice, Life};
+use crate::greylist::pending::{Facts, Greylister, Refusal};
+use crate::greylist::step::{History, Reason};
+use crate::greylist::table::Triplet;
+use crate::policy::action::{Action, Finality, Retry, action};
+use crate::policy::cause::Verdict;
+use crate::policy::failover::{self, Choice, Life};
+use crate::policy::next::{Next, believable, decide, held_back};
 use crate::queue::claim::Claim;
-use crate::queue::greylists::Triplet;
 
 /// When the next attempt would be made if the entry were put off for this now; none if there would be no other.
 pub(super) fn planned_after(
@@ -50,12 +50,12 @@ pub(super) fn fails_over(claim: &Claim, judged: &Judged, hops: &NextHops, now: T
     let (choice, hosts) = if is_direct {
         let hosts = hops.candidates(&[], now);
         let plan = plan_after(claim, verdict, None, &Facts::default(), now);
-        (way::after_direct(verdict, plan, life(claim), &hosts, now), hosts)
+        (failover::after_direct(verdict, plan, life(claim), &hosts, now), hosts)
     } else {
         let mut failover = hops.failover(claim, now);
         failover.tried.push(failover.host.clone());
         let hosts = hops.candidates(&failover.tried, now);
-        (way::after_smart_host(None, &failover, life(claim), &hosts, now), hosts)
+        (failover::after_smart_host(None, &failover, life(claim), &hosts, now), hosts)
     };
     match choice {
         Choice::SmartHost { host, at, .. } => at <= now && !hosts[host].is_tried,
@@ -100,7 +100,7 @@ pub(super) fn learn(
     let Lesson { triplet, by, began, .. } = lesson;
     let refusal = Refusal { asked: believable(verdict.hint), by: Some(by), began, ended: now };
     let (wait, facts, rows) = greylists.refused(&triplet, refusal);
-    claim.note(rows);
+    claim.store_greylisting(rows);
     (verdict, Some(wait.first_refused_at), facts)
 }
 

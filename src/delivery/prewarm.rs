@@ -11,7 +11,7 @@ use super::places::Held;
 use super::race::{Advance, Race};
 use super::site::Site;
 use super::transact::Connection;
-use crate::queue::greylists::Triplet;
+use crate::greylist::table::Triplet;
 
 /// How long a slow host is waited for while there is no entry for the session.
 const SLOW_MAX: Duration = Duration::from_secs(30);
@@ -68,7 +68,7 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
                 return Prewarmed::Nobody;
             }
             Advance::Nobody if env.turned_away(site, &candidates) => return Prewarmed::Nobody,
-            Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::Gone(_) => {
+            Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::LostClaim(_) => {
                 env.asked_in_vain(site, &candidates);
                 env.nobody_answered(site, candidates.last_failure, caller, None);
                 return Prewarmed::Nobody;

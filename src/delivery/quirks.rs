@@ -168,7 +168,7 @@ fn make_room<K, V>(known: &mut HashMap<K, V>, is_of_use: impl Fn(&V) -> bool, us
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
 
     const REFUSED: Suspicion = Suspicion { features: Features::NONE, may_repeat: true };
 

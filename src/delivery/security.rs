@@ -11,7 +11,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 
 use super::pace::Pulse;
 use super::steps::Steps;
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp};
 use crate::destination::demand::{Demand, Refusal};
 use crate::destination::route::{Host, Route};
 use crate::net::BoxStream;

@@ -6,8 +6,8 @@ use tokio::sync::oneshot;
 
 use super::caller::Caller;
 use super::limits::LearnedLimits;
-use crate::clock::Timestamp;
-use crate::lane::Lane;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
 use crate::mail::id::EntryId;
 use crate::queue::order::ReadyList;
 
@@ -284,7 +284,7 @@ impl Sessions {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
 
     fn taken(number: u8, lane: Lane) -> Taken {

@@ -9,18 +9,18 @@ use super::next_hop::NextHop;
 use super::next_hops::NextHops;
 use super::peer::{Lesson, Peer};
 use super::planning::{held_back_until, learn, life, plan_after};
-use super::wording::told;
-use crate::clock::Timestamp;
+use super::wording::describe;
+use crate::base::clock::Timestamp;
 use crate::destination::route::RouteError;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Suppress};
-use crate::plan::action::{Action, Finality};
-use crate::plan::cause::{self, Verdict, concerns_message};
-use crate::plan::next::Next;
-use crate::plan::parties::Parties;
-use crate::plan::way::{self, Choice, Detour};
-use crate::queue::claim::{Claim, Gone, Settlement};
-use crate::queue::greylists::Triplet;
+use crate::greylist::table::Triplet;
+use crate::policy::action::{Action, Finality};
+use crate::policy::cause::{self, Verdict, concerns_message};
+use crate::policy::failover::{self, Choice, Relayed};
+use crate::policy::next::Next;
+use crate::policy::parties::Parties;
+use crate::queue::claim::{Claim, LostClaim, Settlement};
 use crate::smtp::client_session::{Failure, Fault, Stage};
 
 /// How long to leave a store alone that did not hand out content, or did not take a note.
@@ -50,7 +50,7 @@ impl Ended<'_> {
         let Peer { mut attempted, notifies, lesson } = from;
         attempted.reply = Some(reply.into());
         if let Some(lesson) = lesson {
-            self.claim.note(self.claim.greylists().accepted(&lesson.triplet, lesson.began));
+            self.claim.store_greylisting(self.claim.greylists().accepted(&lesson.triplet, lesson.began));
         }
         if let NextHop::SmartHost(host) = &self.hops.via {
             host.answered(Some(self.now.since(self.hops.since)));
@@ -65,13 +65,13 @@ impl Ended<'_> {
     pub(super) fn not_delivered(self, judged: &Judged, mask: &Mask, mut from: Peer) -> Settlement {
         let failure = &judged.failure;
         let reply = match &failure.fault {
-            Fault::Reply(_) => mask.apply(&told(failure)).into(),
+            Fault::Reply(_) => mask.apply(&describe(failure)).into(),
             Fault::Timeout
             | Fault::Closed
             | Fault::Malformed(_)
             | Fault::Tls(_)
             | Fault::Unsupported(_)
-            | Fault::Ours(_) => told(failure),
+            | Fault::Ours(_) => describe(failure),
         };
         let verdict = self.verdict_on(judged, from.lesson.as_ref());
         from.attempted.may_have_arrived = verdict.cause == Cause::OutcomeUnknown;
@@ -157,7 +157,7 @@ impl Ended<'_> {
         attempted.plan = Some(plan.1.text().into());
         let at_risk = plan.1.is_tight() || is_down(verdict.cause) && self.claim.progress().attempts > 1;
         let hosts = self.hops.candidates(&[], now);
-        let choice = way::after_direct(&verdict, plan, life(self.claim), &hosts, now);
+        let choice = failover::after_direct(&verdict, plan, life(self.claim), &hosts, now);
         match self.follow(choice, Vec::new(), &mut attempted) {
             Some(next_attempt_at) => Settlement::Deferred { attempted, next_attempt_at, at_risk },
             None => Settlement::Failed { attempted, suppress },
@@ -172,7 +172,7 @@ impl Ended<'_> {
         }
         let hosts = self.hops.candidates(&failover.tried, self.now);
         let said = (about == About::Message).then_some(&verdict);
-        let choice = way::after_smart_host(said, &failover, life(self.claim), &hosts, self.now);
+        let choice = failover::after_smart_host(said, &failover, life(self.claim), &hosts, self.now);
         let at_risk = choice == Choice::Direct(Next::Expire);
         if let Choice::SmartHost { host, .. } = choice
             && hosts[host].is_tried
@@ -199,7 +199,7 @@ impl Ended<'_> {
                 attempted.plan = Some(called_by.text().into());
                 let name = self.hops.name(host);
                 let said = name.map(|host| format!("next by the smart host {host}: {}", called_by.text()));
-                (name.map(|host| Detour { host: host.clone(), called_by, direct_at, tried }), Some(at), said)
+                (name.map(|host| Relayed { host: host.clone(), called_by, direct_at, tried }), Some(at), said)
             }
         };
         self.claim.go_by(failover);
@@ -233,18 +233,18 @@ pub(super) fn waits_for_session(failure: &Failure, mask: &Mask, from: Peer) -> S
         | Fault::Malformed(_)
         | Fault::Tls(_)
         | Fault::Unsupported(_)
-        | Fault::Ours(_) => Some(told(failure)),
+        | Fault::Ours(_) => Some(describe(failure)),
     };
     attempted.note = Some("waits for a session that is there: the host takes no more at once".into());
     Settlement::Released(attempted)
 }
 
 /// The entry's life ended during the attempt, or it was taken away.
-pub(super) fn gone(gone: Gone, from: Peer) -> Settlement {
+pub(super) fn gone(gone: LostClaim, from: Peer) -> Settlement {
     match gone {
-        Gone::Expired => Settlement::Expired(from.attempted),
+        LostClaim::Expired => Settlement::Expired(from.attempted),
         // Whoever took it away has said so; what is released here is no longer ours, and stays as it is.
-        Gone::Ended => Settlement::Released(from.attempted),
+        LostClaim::Ended => Settlement::Released(from.attempted),
     }
 }
 

@@ -15,7 +15,7 @@ use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
 use super::outage::{Looks, Outage};
 use super::sessions::{Placed, Sessions, Taken};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::mail::id::EntryId;
 

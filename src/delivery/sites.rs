@@ -1,4 +1,4 @@
-//! All sites, and the bound that their sessions share: from a wish for a session to a place for it, or to a turn among
+//! All sites, and the bound that their sessions share: from a option for a session to a place for it, or to a turn among
 //! those that wait for one.
 //!
 //! Sessions run above. What is to be begun there goes out as a value ([`Begin`]); also when a session has ended, whose place
@@ -22,7 +22,7 @@ use super::settings::Settings;
 use super::site::Site;
 use super::tasks::Tasks;
 use super::waiting_sites::{TRIES, WaitingSites};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::destination::route::Route;
 use crate::destination::shares::Full;
 

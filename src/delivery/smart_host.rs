@@ -1,5 +1,5 @@
 //! Smart hosts: other servers that carry mail for us, when and for which domains the configuration says. Each is a site
-//! of its own; here is what is known of it. `plan::way` decides which entries go by it.
+//! of its own; here is what is known of it. `policy::failover` decides which entries go by it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,13 +10,13 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use parking_lot::Mutex;
 
 use super::backoff::{Backoff, Change, Terms};
-use crate::clock::Timestamp;
-use crate::destination::demand::{Asker, Demand, Refusal, Wish};
+use crate::base::clock::Timestamp;
+use crate::destination::demand::{Asker, Demand, Refusal, TlsOption};
 use crate::destination::route::RouteError;
 use crate::destination::via::{Patterns, SmartHostDomains};
 use crate::mail::address::domain_pattern_covers;
-use crate::plan::cause::concerns_message;
-use crate::plan::way::{Candidate, When};
+use crate::policy::cause::concerns_message;
+use crate::policy::failover::{Candidate, When};
 use crate::smtp::client_session::{Account, Failure, Fault, Login, Requirement, Stage};
 
 /// How long a smart host is left alone: a moment, since it is to be tried at least every ten seconds.
@@ -54,16 +54,16 @@ impl Tls {
         }
     }
 
-    /// What a session has to fulfil for a message with this wish. Who runs the relay has named the host, and so vouches for
+    /// What a session has to fulfil for a message with this option. Who runs the relay has named the host, and so vouches for
     /// its name; what the recipient's domain asks for is between that and the smart host.
     ///
     /// # Errors
     /// When the message asks for what is forbidden.
-    pub(super) fn demand(self, wish: Wish) -> Result<Demand, Refusal> {
-        match (self, wish) {
-            (Self::Never, Wish::RequireTls) => Err(Refusal::Forbidden),
+    pub(super) fn demand(self, option: TlsOption) -> Result<Demand, Refusal> {
+        match (self, option) {
+            (Self::Never, TlsOption::RequireTls) => Err(Refusal::Forbidden),
             (Self::Never, _) => Ok(Demand::Clear),
-            (_, Wish::RequireTls) => Ok(Demand::Named(Asker::Message)),
+            (_, TlsOption::RequireTls) => Ok(Demand::Named(Asker::Message)),
             (Self::Verify | Self::Implicit, _) => Ok(Demand::Named(Asker::Configuration)),
             (Self::Opportunistic, _) => Ok(Demand::Opportunistic),
         }
@@ -181,7 +181,7 @@ impl SmartHostState {
         Self { settings, state: Mutex::new(State { backoff: Backoff::new(&TERMS), takes: None }) }
     }
 
-    /// As `plan::way` wants it.
+    /// As `policy::failover` wants it.
     pub(super) fn candidate(&self, tried: &[Arc<str>], now: Timestamp) -> Candidate {
         let state = self.state.lock();
         Candidate {
@@ -293,16 +293,16 @@ mod tests {
     #[test]
     fn what_a_session_with_a_smart_host_has_to_fulfil() {
         let named = |asker| Ok(Demand::Named(asker));
-        for wish in [Wish::None, Wish::Relaxed] {
-            assert_eq!(Tls::Verify.demand(wish), named(Asker::Configuration));
-            assert_eq!(Tls::Implicit.demand(wish), named(Asker::Configuration));
-            assert_eq!(Tls::Opportunistic.demand(wish), Ok(Demand::Opportunistic));
-            assert_eq!(Tls::Never.demand(wish), Ok(Demand::Clear));
+        for option in [TlsOption::None, TlsOption::Relaxed] {
+            assert_eq!(Tls::Verify.demand(option), named(Asker::Configuration));
+            assert_eq!(Tls::Implicit.demand(option), named(Asker::Configuration));
+            assert_eq!(Tls::Opportunistic.demand(option), Ok(Demand::Opportunistic));
+            assert_eq!(Tls::Never.demand(option), Ok(Demand::Clear));
         }
-        assert_eq!(Tls::Verify.demand(Wish::RequireTls), named(Asker::Message));
-        assert_eq!(Tls::Implicit.demand(Wish::RequireTls), named(Asker::Message));
-        assert_eq!(Tls::Opportunistic.demand(Wish::RequireTls), named(Asker::Message));
-        assert_eq!(Tls::Never.demand(Wish::RequireTls), Err(Refusal::Forbidden));
+        assert_eq!(Tls::Verify.demand(TlsOption::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Implicit.demand(TlsOption::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Opportunistic.demand(TlsOption::RequireTls), named(Asker::Message));
+        assert_eq!(Tls::Never.demand(TlsOption::RequireTls), Err(Refusal::Forbidden));
     }
 
     #[test]

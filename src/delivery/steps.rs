@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 
 use super::mask::Mask;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::event::Step;
 use crate::smtp::client_session::{ClientSession, Failure, Fault, Stage};

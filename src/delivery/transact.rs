@@ -7,17 +7,17 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use zeroize::Zeroize as _;
 
-use super::fallback::{Unopened, told};
+use super::fallback::{Unopened, describe};
 use super::framing::framed;
 use super::pace::{News, Pulse};
 use super::places::Held;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
 use super::wire::{Heard, Wire};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::destination::demand::Demand;
+use crate::ledger::entry::SignedContent;
 use crate::net::BoxStream;
-use crate::queue::entry::SignedContent;
 use crate::smtp::client_session::{
     ClientSession, ClientSettings, Derivation, Event, Failure, Fault, Framing, Outcome, Stage, StartTls, Step,
     Suspicion, Transaction, Trust, WRITE_TIMEOUT,
@@ -159,7 +159,7 @@ impl Connection {
     /// Protocol version, cipher, who verified the host and how; in clear text why, if TLS failed.
     pub(super) fn security(&self) -> Option<Arc<str>> {
         let encryption = self.encryption.as_ref().map(|encryption| encryption.to_string().into());
-        encryption.or_else(|| self.in_clear.as_deref().map(told))
+        encryption.or_else(|| self.in_clear.as_deref().map(describe))
     }
 
     /// Whether TLS is on.

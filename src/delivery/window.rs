@@ -194,7 +194,7 @@ fn as_f64(number: usize) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
     use crate::smtp::client_session::Failure;
 
     const SECOND: Duration = Duration::from_secs(1);

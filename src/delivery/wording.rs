@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::smtp::client_session::{Failure, Fault, Requirement};
 
 /// A failure, for people. A reply about a message is to be masked first.
-pub(super) fn told(failure: &Failure) -> Arc<str> {
+pub(super) fn describe(failure: &Failure) -> Arc<str> {
     let stage = failure.stage.name();
     let text = match &failure.fault {
         Fault::Reply(reply) if !reply.is_refusal() => format!("{reply}, which is no answer to {stage}"),

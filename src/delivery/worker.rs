@@ -14,7 +14,7 @@ use super::sessions::{Next, Sessions, Taken};
 use super::site::Site;
 use super::sites::{Beginning, Start};
 use super::transact::Connection;
-use crate::lane::Lane;
+use crate::base::lane::Lane;
 
 /// How long an idle session is left alone before it is asked whether it is still there. Some firewalls forget silent
 /// connections without telling anybody.

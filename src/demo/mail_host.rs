@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::mpsc;
 
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::mail::address::Mailbox;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 use crate::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};

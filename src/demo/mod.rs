@@ -14,14 +14,14 @@ use std::time::Duration;
 use anyhow::Context as _;
 use tokio::sync::mpsc;
 
-use crate::app::folder::keep_files_private;
-use crate::app::made_up::{self, MadeUp};
-use crate::app::{Ground, Relay};
-use crate::clock::{Clock, SystemClock};
+use crate::base::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::destination::resolver;
 use crate::dkim::verify;
 use crate::event::{Event, Kind, Sink};
+use crate::relay::data_dir::keep_files_private;
+use crate::relay::first_run::{self, Generated};
+use crate::relay::{Environment, Relay};
 use crate::report::log::{self, EventLog, Output};
 use crate::report::output::say;
 use dns::Answer;
@@ -73,7 +73,7 @@ struct Stage {
     dns: SocketAddr,
     mail_host: SocketAddr,
     folder: PathBuf,
-    made_up: MadeUp,
+    generated: Generated,
     events: tokio::sync::Mutex<mpsc::UnboundedReceiver<Event>>,
     arrived: tokio::sync::Mutex<mpsc::UnboundedReceiver<Arrived>>,
 }
@@ -100,7 +100,7 @@ impl Stage {
         let mail_host = host.start(loopback(0)).await?;
         let mut config = config(&folder.join("data"))?;
         config.delivery.port = mail_host.port();
-        let made_up = made_up::complete(&mut config)?.context("the demo's folder was used before")?;
+        let generated = first_run::complete(&mut config)?.context("the demo's folder was used before")?;
         let published: Vec<(String, String)> = config
             .keys
             .all()
@@ -110,14 +110,14 @@ impl Stage {
         config.resolver.nameservers = vec![dns];
         config.resolver.dnssec = resolver::Dnssec::Off;
         let (events_sender, events) = mpsc::unbounded_channel();
-        let ground = Ground {
+        let environment = Environment {
             events: Some(Arc::new(Channel(events_sender))),
             output: Output::new(std::io::sink()),
-            ..Ground::default()
+            ..Environment::default()
         };
-        let relay = Relay::start(config, ground)?;
+        let relay = Relay::start(config, environment)?;
         let (events, arrived) = (tokio::sync::Mutex::new(events), tokio::sync::Mutex::new(arrived));
-        Ok(Self { relay, dns, mail_host, folder, made_up, events, arrived })
+        Ok(Self { relay, dns, mail_host, folder, generated, events, arrived })
     }
 
     fn relay_address(&self) -> SocketAddr {
@@ -125,7 +125,7 @@ impl Stage {
     }
 
     fn password(&self) -> &str {
-        self.made_up.password.as_deref().unwrap_or_default()
+        self.generated.password.as_deref().unwrap_or_default()
     }
 
     async fn tell_the_story(&self) -> anyhow::Result<()> {
@@ -141,7 +141,7 @@ impl Stage {
         let code = sample::code()?;
         let from = format!("otp@{DOMAIN}");
         let message = sample::message(&from, RECIPIENT, &code)?;
-        let login = (made_up::USER, self.password());
+        let login = (first_run::USER, self.password());
         let show = |line: &str| say(&format!("     {line}"));
         sample::submit(self.relay_address(), login, (&from, RECIPIENT), &message, show).await?;
         say("\n2. What the relay does with it, in milliseconds since it was accepted\n");
@@ -199,7 +199,7 @@ impl Stage {
         say(&format!(
             "     SMTP      {}   user {}   password {}",
             self.relay_address(),
-            made_up::USER,
+            first_run::USER,
             self.password()
         ));
         say(&format!("     from      anything@{DOMAIN}"));

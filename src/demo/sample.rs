@@ -9,7 +9,7 @@ use mail_builder::MessageBuilder;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
 
-use crate::app::random::fill_random;
+use crate::relay::random::fill_random;
 
 /// A code of six digits.
 ///

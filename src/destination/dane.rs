@@ -8,7 +8,7 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 
 use super::resolver::{DnsError, Records};
 use super::tlsa::TlsaRecord;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::tls::verify::{leads_to, public_key_info};
 
 /// Authorities that a chain may lead to, of those in DNS: each costs checks of signatures.

@@ -13,7 +13,7 @@ use super::mta_sts::Mode;
 use super::resolver::DnsError;
 use super::route::{Host, Route};
 use super::tlsa::TlsaRecord;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::message::fields;
 use crate::tls::verify::Roots;
 
@@ -36,17 +36,17 @@ pub enum Strictness {
 
 /// What the message itself asks for (RFC 8689).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Wish {
+pub enum TlsOption {
     /// Nothing.
     #[default]
     None,
-    /// `REQUIRETLS`: hosts that are known for sure, and pass the wish on.
+    /// `REQUIRETLS`: hosts that are known for sure, and pass the option on.
     RequireTls,
     /// `TLS-Required: No`: it is to arrive, whatever the recipient's domain asks for.
     Relaxed,
 }
 
-impl Wish {
+impl TlsOption {
     /// Of a message with or without the parameter, and with this header section. The parameter counts more (section 4.3).
     pub fn of(require_tls: bool, head: &[u8]) -> Self {
         if require_tls {
@@ -150,11 +150,11 @@ impl Demand {
     ///
     /// # Errors
     /// Why the host is not used.
-    pub fn of(route: &Route, host: &Host, strictness: Strictness, wish: Wish) -> Result<Self, Refusal> {
+    pub fn of(route: &Route, host: &Host, strictness: Strictness, option: TlsOption) -> Result<Self, Refusal> {
         if strictness == Strictness::None {
-            return if wish == Wish::RequireTls { Err(Refusal::Forbidden) } else { Ok(Self::Clear) };
+            return if option == TlsOption::RequireTls { Err(Refusal::Forbidden) } else { Ok(Self::Clear) };
         }
-        let heeds_domain = wish != Wish::Relaxed;
+        let heeds_domain = option != TlsOption::Relaxed;
         match &host.tlsa {
             Tlsa::Failed(error) if heeds_domain || strictness == Strictness::Dane => {
                 return Err(Refusal::TlsaTrouble(error.clone()));
@@ -174,7 +174,7 @@ impl Demand {
         if mode == Mode::Enforce && !is_named {
             return Err(Refusal::NotInPolicy);
         }
-        if wish == Wish::RequireTls {
+        if option == TlsOption::RequireTls {
             let is_vouched_for = route.is_secure || mode != Mode::None && is_named;
             return if is_vouched_for { Ok(Self::Named(Asker::Message)) } else { Err(Refusal::NotVouchedFor) };
         }
@@ -265,8 +265,8 @@ mod tests {
     }
 
     /// Of the host that the policy names, and of the one that it does not.
-    fn of(route: &Route, strictness: Strictness, wish: Wish) -> [Result<Demand, Refusal>; 2] {
-        [0, 1].map(|index| Demand::of(route, &route.hosts[index], strictness, wish))
+    fn of(route: &Route, strictness: Strictness, option: TlsOption) -> [Result<Demand, Refusal>; 2] {
+        [0, 1].map(|index| Demand::of(route, &route.hosts[index], strictness, option))
     }
 
     fn usable() -> Arc<[TlsaRecord]> {
@@ -276,7 +276,7 @@ mod tests {
     #[test]
     fn what_the_domain_asks_for() {
         use Demand as D;
-        let of = |route: &Route| of(route, Strictness::Opportunistic, Wish::None);
+        let of = |route: &Route| of(route, Strictness::Opportunistic, TlsOption::None);
         let enforce = route(Some("enforce"), Tlsa::None, false);
         assert_eq!(of(&enforce), [Ok(D::Named(Asker::Policy)), Err(Refusal::NotInPolicy)]);
         let testing = route(Some("testing"), Tlsa::None, false);
@@ -301,7 +301,7 @@ mod tests {
     fn what_the_configuration_asks_for() {
         use Demand as D;
         let plain = route(None, Tlsa::None, false);
-        let first = |route: &Route, strictness| of(route, strictness, Wish::None)[0].clone();
+        let first = |route: &Route, strictness| of(route, strictness, TlsOption::None)[0].clone();
         assert_eq!(first(&plain, Strictness::Opportunistic), Ok(D::Opportunistic));
         assert_eq!(first(&plain, Strictness::Verify), Ok(D::Named(Asker::Configuration)));
         assert_eq!(first(&plain, Strictness::Dane), Err(Refusal::NoTlsa));
@@ -315,9 +315,9 @@ mod tests {
     #[test]
     fn what_the_message_asks_for() {
         use Demand as D;
-        let first = |route: &Route, strictness, wish| of(route, strictness, wish)[0].clone();
+        let first = |route: &Route, strictness, option| of(route, strictness, option)[0].clone();
         let (plain, enforce) = (route(None, Tlsa::None, false), route(Some("enforce"), Tlsa::None, false));
-        let required = |route: &Route, strictness| first(route, strictness, Wish::RequireTls);
+        let required = |route: &Route, strictness| first(route, strictness, TlsOption::RequireTls);
         assert_eq!(required(&plain, Strictness::Opportunistic), Err(Refusal::NotVouchedFor));
         assert_eq!(required(&plain, Strictness::None), Err(Refusal::Forbidden));
         assert_eq!(required(&enforce, Strictness::Opportunistic), Ok(D::Named(Asker::Message)));
@@ -326,21 +326,22 @@ mod tests {
         let dane = route(None, Tlsa::Usable(usable()), true);
         assert!(matches!(required(&dane, Strictness::Opportunistic), Ok(D::Dane { .. })));
         for relaxed in [&enforce, &dane, &secure, &route(None, Tlsa::Failed(DnsError::Timeout), true)] {
-            assert_eq!(first(relaxed, Strictness::Opportunistic, Wish::Relaxed), Ok(D::Opportunistic));
+            assert_eq!(first(relaxed, Strictness::Opportunistic, TlsOption::Relaxed), Ok(D::Opportunistic));
         }
-        assert_eq!(first(&enforce, Strictness::Verify, Wish::Relaxed), Ok(D::Named(Asker::Configuration)));
+        assert_eq!(first(&enforce, Strictness::Verify, TlsOption::Relaxed), Ok(D::Named(Asker::Configuration)));
         let failed = route(None, Tlsa::Failed(DnsError::Timeout), true);
-        assert!(matches!(first(&failed, Strictness::Dane, Wish::Relaxed), Err(Refusal::TlsaTrouble(_))));
+        assert!(matches!(first(&failed, Strictness::Dane, TlsOption::Relaxed), Err(Refusal::TlsaTrouble(_))));
     }
 
     #[test]
     fn wishes_are_read() {
-        let check = |require_tls, head: &str, expected| assert_eq!(Wish::of(require_tls, head.as_bytes()), expected);
-        check(false, "From: a\r\n", Wish::None);
-        check(false, "From: a\r\ntls-required: no\r\n", Wish::Relaxed);
-        check(true, "TLS-Required: No\r\n", Wish::RequireTls);
-        check(false, "TLS-Required: Yes\r\n", Wish::None);
-        check(false, "TLS-Required: No\r\nTLS-Required: No\r\n", Wish::None);
+        let check =
+            |require_tls, head: &str, expected| assert_eq!(TlsOption::of(require_tls, head.as_bytes()), expected);
+        check(false, "From: a\r\n", TlsOption::None);
+        check(false, "From: a\r\ntls-required: no\r\n", TlsOption::Relaxed);
+        check(true, "TLS-Required: No\r\n", TlsOption::RequireTls);
+        check(false, "TLS-Required: Yes\r\n", TlsOption::None);
+        check(false, "TLS-Required: No\r\nTLS-Required: No\r\n", TlsOption::None);
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::fetch::{Fetch, FetchError, Fetching};
 use super::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use super::tlsa::TlsaRecord;
 use super::turns::{Ended, Turns};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 
 /// Look-ups at once.
 const LOOKUPS_MAX: usize = 200;
@@ -138,7 +138,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::clock::{ManualClock, Timestamp};
+    use crate::base::clock::{ManualClock, Timestamp};
     use crate::destination::mx::Router;
 
     /// DNS that answers for `good.test` after a moment, is silent for all else, and counts.

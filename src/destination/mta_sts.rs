@@ -4,7 +4,7 @@
 use std::fmt;
 use std::time::Duration;
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::address::domain_key;
 
 /// Longest policy that is read (RFC 8461 section 3.3).

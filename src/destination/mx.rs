@@ -20,7 +20,7 @@ use self::routes::{ByKind, Cache, Cached};
 use super::policies::Policies;
 use super::resolver::Dns;
 use super::route::{Asked, Route, RouteError};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 
 /// Routes kept at most.
 const CACHE_MAX: usize = 20_000;

@@ -15,7 +15,7 @@ use super::by_owner::ByOwner;
 use super::fetch::Fetch;
 use super::mta_sts::{Fetched, POLICY_LEN_MAX, Policy, announced_id};
 use super::resolver::Dns;
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp};
 use crate::mail::address::domain_key;
 
 /// Policies kept at most. Beyond, of the registrable domain that has most, one goes: of those that were not used for a day yet,
@@ -293,7 +293,7 @@ mod tests {
     use super::super::mta_sts::Mode;
     use super::super::resolver::{Answer, DnsError, MxRecord, Records};
     use super::*;
-    use crate::clock::ManualClock;
+    use crate::base::clock::ManualClock;
 
     /// What is announced, what is fetched, and how often.
     #[derive(Default)]

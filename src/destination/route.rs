@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::dane::Tlsa;
 use super::mta_sts::Policy;
 use super::resolver::DnsError;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 
 /// Who takes mail for a domain.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -10,7 +10,7 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::shares::{Shares, Standing};
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::mail::registrable::registrable_domain;
 
 /// How long a zone is known that gave an answer.
@@ -235,7 +235,7 @@ fn line(standing: Standing) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{ManualClock, Timestamp};
+    use crate::base::clock::{ManualClock, Timestamp};
 
     fn turns(at_once: usize) -> Turns {
         Turns::new(at_once, Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000))))

@@ -20,8 +20,8 @@ use mail_auth::dkim::{Canonicalization, DkimSigner, Signature};
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-use crate::clock::Timestamp;
-use crate::files::faults::is_encrypted_key;
+use crate::base::clock::Timestamp;
+use crate::base::files::faults::is_encrypted_key;
 use crate::mail::message::{Content, Field, fields};
 
 /// Signed, and named once more than they occur, so that adding one breaks the signature (RFC 6376 section 8.15).

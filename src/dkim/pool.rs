@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Key, Terms, signatures};
-use crate::lane::{Lane, LaneQueue, Waited};
+use crate::base::lane::{Lane, LaneQueue, Waited};
 use crate::mail::message::Content;
 
 struct Job {

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cause::Cause;
 use super::{Attempted, Event, Happened, Head, Kind, Step};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 

@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::{self, Timestamp};
-use crate::lane::Lane;
+use crate::base::clock::{self, Timestamp};
+use crate::base::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use cause::Cause;

@@ -17,15 +17,15 @@ use super::compose::{self, Occasion, Person};
 use super::problem::Problem;
 use super::seats::OPERATOR;
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
+use crate::accounts::user::User;
 use crate::event::{Event, Happened};
 use crate::intake::door::{DNS_WAIT, Door, RecipientCheck};
 use crate::intake::refusal::Refusal;
-use crate::intake::user::User;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::MessageId;
 use crate::queue::Queue;
-use crate::queue::steer::{Cancelled, Filter, Snapshot};
+use crate::queue::inspect::{Cancelled, Filter, Snapshot};
 use crate::report::trace::Trace;
 use crate::smtp::server_session::{Protocol, Submission};
 
@@ -137,8 +137,8 @@ pub(super) async fn submit(
     let reverse_path = ReversePath(Some(from.mailbox.clone()));
     let user = who.sender(&api, &reverse_path)?;
     let to = recipients(&new, settings.recipients_max)?;
-    let (wishes, wait) = (compose::wishes(&new, idempotency_key(&headers)?)?, new.wait);
-    let (life, now) = (wishes.life.unwrap_or(user.life), api.parts.clock.wall());
+    let (options, wait) = (compose::options(&new, idempotency_key(&headers)?)?, new.wait);
+    let (life, now) = (options.life.unwrap_or(user.life), api.parts.clock.wall());
     let people = (from, to.clone());
     let content = body::apart(compose::len(&new), move || {
         compose::content(&new, &Occasion { from: &people.0, to: &people.1, now, life })
@@ -149,12 +149,12 @@ pub(super) async fn submit(
         let recipients = to.iter().map(|person| person.mailbox.clone());
         return Err(Problem::too_large(text).in_our_words().meant_for(recipients));
     }
-    let may_be_repeat = wishes.idempotency_key.is_some() || !user.defaults.idempotency_window.is_zero();
+    let may_be_repeat = options.idempotency_key.is_some() || !user.defaults.idempotency_window.is_zero();
     check_recipients(&api.parts.door, &user, &to, may_be_repeat).await?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
     let submission = submission(reverse_path, &to, content);
-    let submitted = api.parts.door.submit(&user, submission, wishes, None).await;
+    let submitted = api.parts.door.submit(&user, submission, options, None).await;
     let recipients = to.iter().map(|person| person.mailbox.clone());
     let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(recipients))?;
     let is_over = match seat {

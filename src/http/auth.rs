@@ -8,9 +8,9 @@ use axum::http::{HeaderMap, header};
 
 use super::Api;
 use super::problem::Problem;
-use crate::intake::user::{Senders, User};
+use crate::accounts::credentials::{Login, TokenHash};
+use crate::accounts::user::{Senders, User};
 use crate::mail::address::ReversePath;
-use crate::submission::credentials::{Login, TokenHash};
 
 /// Longest token that is looked at.
 const TOKEN_LEN_MAX: usize = 256;

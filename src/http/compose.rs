@@ -9,8 +9,8 @@ use mail_builder::headers::address::Address;
 use super::problem::Problem;
 use super::template;
 use super::wire::{Life, NewMessage, Otp};
-use crate::clock::Timestamp;
-use crate::intake::wishes::{self, Wishes};
+use crate::base::clock::Timestamp;
+use crate::intake::options::{self, Options};
 use crate::mail::address::Mailbox;
 use crate::mail::message::wiped;
 
@@ -161,8 +161,8 @@ fn with_crlf(text: &str, what: &str) -> Result<String, Problem> {
     Ok(lines)
 }
 
-/// The wishes of a request.
-pub(super) fn wishes(new: &NewMessage, idempotency_key: Option<&str>) -> Result<Wishes, Problem> {
+/// The options of a request.
+pub(super) fn options(new: &NewMessage, idempotency_key: Option<&str>) -> Result<Options, Problem> {
     let life = match &new.life {
         None => None,
         Some(Life::Seconds(seconds)) => Some(*seconds),
@@ -171,12 +171,12 @@ pub(super) fn wishes(new: &NewMessage, idempotency_key: Option<&str>) -> Result<
         ),
     };
     let lane = new.lane.as_deref().map(str::parse).transpose();
-    Ok(Wishes {
-        life: life.map(wishes::life).transpose()?,
+    Ok(Options {
+        life: life.map(options::life).transpose()?,
         lane: lane.map_err(|error| Problem::invalid(format!("lane: {error}")))?,
-        key: new.key.as_deref().map(wishes::key).transpose()?,
-        idempotency_key: idempotency_key.map(wishes::key).transpose()?,
-        tag: new.tag.as_deref().map(wishes::tag).transpose()?,
+        key: new.key.as_deref().map(options::key).transpose()?,
+        idempotency_key: idempotency_key.map(options::key).transpose()?,
+        tag: new.tag.as_deref().map(options::tag).transpose()?,
     })
 }
 

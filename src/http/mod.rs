@@ -37,23 +37,23 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::clock::Clock;
+use crate::accounts::credentials::{Credentials, TokenHash};
+use crate::base::clock::Clock;
+use crate::base::shares::Sharing;
 use crate::delivery::Delivery;
 use crate::event::Sink;
 use crate::intake::door::Door;
 use crate::net::places::{Limits, Place, Places};
 use crate::queue::Queue;
 use crate::report::Reporter;
+use crate::report::completion::Completions;
 use crate::report::destinations::Destinations;
-use crate::report::ends::Ends;
 use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
 use crate::report::output::Output;
 use crate::report::reasons::{Reason, Stage};
 use crate::report::refusals::Refusals;
 use crate::report::trace::Traces;
-use crate::shares::Sharing;
-use crate::submission::credentials::{Credentials, TokenHash};
 use gate::Caller;
 use guard::Guarded;
 use problem::Problem;
@@ -145,7 +145,7 @@ pub struct Parts {
     /// What happened how often.
     pub metrics: Arc<Metrics>,
     /// Who wants to know when a message ends.
-    pub ends: Arc<Ends>,
+    pub ends: Arc<Completions>,
     /// Who delivers.
     pub delivery: Arc<Delivery>,
     /// What was sent where.
@@ -284,7 +284,7 @@ impl Api {
         }
     }
 
-    /// Ends: no new requests; those under way get `patience`.
+    /// Completions: no new requests; those under way get `patience`.
     pub async fn close(&self, patience: Duration) {
         self.closing.cancel();
         self.tasks.close();

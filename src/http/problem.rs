@@ -7,9 +7,9 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
+use crate::base::text::one_line;
 use crate::intake::refusal::Refusal;
 use crate::mail::address::Mailbox;
-use crate::mail::text::one_line;
 use crate::report::reasons::Reason;
 
 /// When to come back to a queue that is full, or a relay that restarts.
@@ -230,7 +230,9 @@ impl From<Refusal> for Problem {
             | Refusal::NotInOnlyTo => {
                 Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
             }
-            Refusal::Message(_) | Refusal::LongLine { .. } | Refusal::Wish(_) | Refusal::Loop => Self::invalid(detail),
+            Refusal::Message(_) | Refusal::LongLine { .. } | Refusal::Option(_) | Refusal::Loop => {
+                Self::invalid(detail)
+            }
             Refusal::QueueFull { .. } | Refusal::DiskFull => {
                 Self::unavailable("full", format!("{detail}; nothing accepted is lost"))
             }

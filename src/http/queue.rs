@@ -15,10 +15,10 @@ use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
 use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
+use crate::ledger::entry::State as EntryState;
 use crate::mail::address::domain_key;
 use crate::mail::id::{EntryId, MessageId};
-use crate::queue::entry::State as EntryState;
-use crate::queue::steer::{Filter, Retried};
+use crate::queue::inspect::{Filter, Retried};
 
 /// Messages in one answer.
 const LIST_MAX: usize = 1000;

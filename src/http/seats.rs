@@ -9,7 +9,7 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use super::auth::Who;
 use super::problem::Problem;
-use crate::shares::{Beyond, Portion, Shares, Sharing};
+use crate::base::shares::{Beyond, Portion, Shares, Sharing};
 
 /// The operator's name among those who hold something; no user has it.
 pub(super) const OPERATOR: &str = "";

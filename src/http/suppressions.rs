@@ -14,7 +14,7 @@ use super::api::Segment;
 use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::intake::door::Door;
 use crate::intake::suppression::{Source, Standing, Suppression, suppression_key};
 use crate::mail::address::Mailbox;

@@ -4,15 +4,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::destination::demand::{Demand, Strictness, Wish};
+use crate::destination::demand::{Demand, Strictness, TlsOption};
 use crate::destination::route::Route;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
 use crate::event::{Event, Kind};
+use crate::greylist::pending::{Facts, HintWorth};
 use crate::intake::door::Door;
-use crate::plan::greylist::{Facts, HintWorth};
-use crate::queue::entry::Message;
-use crate::queue::steer::{Cancelled, EntrySnapshot, Snapshot};
+use crate::ledger::entry::Message;
+use crate::queue::inspect::{Cancelled, EntrySnapshot, Snapshot};
 use crate::report::destinations;
 use crate::report::trace::Trace;
 
@@ -200,7 +200,7 @@ impl DestinationJson {
     /// Of what is known.
     pub(super) fn new(route: &Route, facts: Option<&Facts>) -> Self {
         let hosts = route.hosts.iter().map(|host| host.name.clone()).collect();
-        let demand = |host| match Demand::of(route, host, Strictness::default(), Wish::default()) {
+        let demand = |host| match Demand::of(route, host, Strictness::default(), TlsOption::default()) {
             Ok(demand) => demand.to_string(),
             Err(refusal) => format!("not used: {refusal}"),
         };
@@ -286,7 +286,7 @@ impl MessageJson {
 
 impl EntryJson {
     fn live(message: &Message, entry: &EntrySnapshot, door: &Door) -> Self {
-        use crate::queue::entry::State;
+        use crate::ledger::entry::State;
         let predicted_at = entry.state.and_then(|_| door.predicted_at(message, entry.id.index));
         let is_waiting = entry.state == Some(State::Deferred);
         Self {

@@ -12,12 +12,12 @@ use super::dsn;
 use super::notices::{Admission, Digest, Notices};
 use super::settings::Settings;
 use super::suppression::Suppressions;
-use crate::clock::{Clock, Timestamp};
+use crate::base::clock::{Clock, Timestamp};
 use crate::dkim::Keys;
+use crate::ledger::embedded::store::Table;
+use crate::ledger::entry::Message;
 use crate::mail::address::Mailbox;
 use crate::mail::id::IdSource;
-use crate::queue::entry::Message;
-use crate::queue::store::Table;
 use crate::queue::{Consequences, Ending, Entail, Queue};
 
 /// What ends teach, and whom they are told. It knows no queue of its own.

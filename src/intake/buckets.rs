@@ -7,8 +7,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::refusal::Refusal;
-use super::user::User;
-use crate::clock::Timestamp;
+use crate::accounts::user::User;
+use crate::base::clock::Timestamp;
 
 #[derive(Debug, Clone, Copy)]
 struct Bucket {
@@ -61,8 +61,8 @@ impl Buckets {
 
 #[cfg(test)]
 mod tests {
-    use super::super::rate::Rate;
     use super::*;
+    use crate::base::rate::Rate;
 
     #[test]
     fn a_user_sends_as_fast_as_it_may_and_no_faster() {

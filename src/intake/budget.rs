@@ -8,15 +8,15 @@ use parking_lot::Mutex;
 use super::budget_form::budget_form;
 pub use super::budget_table::Limits;
 use super::budget_table::{Place, Table, Taken, Windows, within};
-use super::rate::Rate;
 use super::refusal::Refusal;
-use super::user::User;
-use crate::clock::Timestamp;
-use crate::lane::Lane;
+use crate::accounts::user::User;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
+use crate::base::rate::Rate;
+use crate::ledger::embedded::store::{Change, Row};
 use crate::mail::address::Mailbox;
 use crate::mail::envelope::Recipient;
 use crate::mail::id::{EntryId, MessageId};
-use crate::queue::store::{Change, Row};
 
 /// Mailboxes counted at most; beyond that, the oldest that has room left goes.
 const MAILBOXES_MAX: usize = 500_000;
@@ -146,8 +146,8 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::ledger::embedded::store::Table as SideTable;
     use crate::mail::id::IdSource;
-    use crate::queue::store::Table as SideTable;
 
     const SPAN: Duration = Duration::from_secs(600);
 

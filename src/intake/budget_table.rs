@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::budget_form::{budget_form, form_of};
-use super::rate::Rate;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
+use crate::base::rate::Rate;
+use crate::ledger::embedded::store::{Change, Row, Table as SideTable};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
-use crate::queue::store::{Change, Row, Table as SideTable};
 
 /// Version of the rows: one a user and mailbox.
 const VERSION: u8 = 2;

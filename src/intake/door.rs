@@ -10,31 +10,31 @@ use super::aftermath::Aftermath;
 use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
-use super::idempotency::{self, Asked, DailySecrets};
+use super::idempotency::{self, Asked, RotatingSecrets};
 use super::opened::{Opened, opened};
+use super::options::Options;
 use super::refusal::Refusal;
 pub use super::settings::{BUDGET, BUDGET_TOTAL, Settings};
 use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::unsigned::Unsigned;
-use super::user::User;
-use super::wishes::Wishes;
-use crate::clock::{Clock, Timestamp};
+use crate::accounts::user::User;
+use crate::base::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
 use crate::destination::route::{Route, RouteError};
 use crate::destination::via::SmartHostDomains;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
+use crate::greylist::pending::{Facts, Forecast};
+use crate::greylist::table::Triplet;
+use crate::ledger::embedded::journal::{JournalError, PendingCommit};
+use crate::ledger::embedded::store::{Change, Table};
+use crate::ledger::entry::{Message, SignedContent, State};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
-use crate::plan::greylist::{Facts, Forecast};
-use crate::queue::entry::{Message, SignedContent, State};
-use crate::queue::greylists::Triplet;
-use crate::queue::journal::{JournalError, PendingCommit};
-use crate::queue::store::{Change, Table};
 use crate::queue::{AppendError, Foreknowledge, Queue, Risk};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
@@ -59,7 +59,7 @@ pub struct Parts {
     /// Who signs.
     pub signing: Arc<SigningPool>,
     /// Secrets for what is remembered of content.
-    pub secrets: Arc<dyn DailySecrets>,
+    pub secrets: Arc<dyn RotatingSecrets>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The reverse-path that mail leaves with; none: the client's.
@@ -262,7 +262,7 @@ impl Door {
     }
 
     /// Takes a message: completes, signs and stores it, and hands it to delivery. Returns when it would survive a power
-    /// cut. The given wishes count more than those in the message's header section.
+    /// cut. The given options count more than those in the message's header section.
     ///
     /// # Errors
     /// Why it was not taken; then nothing of it is kept.
@@ -270,7 +270,7 @@ impl Door {
         &self,
         user: &User,
         submission: Submission,
-        wishes: Wishes,
+        options: Options,
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
         let now = self.parts.clock.now();
@@ -278,14 +278,14 @@ impl Door {
         let Submission { envelope, content, client_name, protocol } = submission;
         envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
         let Opened { content, header, wished, is_encoded } = opened(content, settings.long_lines).await?;
-        let wishes = wishes.or(wished);
+        let options = options.or(wished);
         for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
             self.check_author(user, author, "From")?;
         }
         let today = self.wall(now);
-        let life = terms::expires_at(user, &wishes, &envelope, &content, today)?.since(today);
+        let life = terms::expires_at(user, &options, &envelope, &content, today)?.since(today);
         let life = now..now.plus(life);
-        let key = wishes.idempotency_key.as_deref();
+        let key = options.idempotency_key.as_deref();
         let reservation = match self.idempotency.ask(user, key, (&envelope, &content), now).await? {
             Some(Asked::Repeat(id)) => return Ok(self.repeat(id)),
             Some(Asked::First(reservation)) => Some(reservation),
@@ -296,8 +296,8 @@ impl Door {
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
-        let is_lowered = terms::wished_lane(&wishes, &envelope).is_some_and(|lane| lane < user.lane);
-        let message = terms::message(id, user, envelope, &content, &wishes, signing_domain, life);
+        let is_lowered = terms::wished_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
+        let message = terms::message(id, user, envelope, &content, &options, signing_domain, life);
         let is_direct = self.is_direct(&message.envelope);
         let message = Arc::new(Message { is_direct, ..message });
         let mut places = self.take_places(&message, reservation.is_some())?;

@@ -13,14 +13,14 @@ use mail_builder::headers::raw::Raw;
 use mail_builder::mime::{BodyPart, MimePart};
 
 use super::notices::Digest;
-use crate::clock::{Step, Timestamp};
+use crate::base::clock::{Step, Timestamp};
 use crate::event::Kind;
+use crate::ledger::entry::{Message, Outcome};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::long_lines::quoted_printable;
 use crate::mail::message::{Content, fields};
-use crate::queue::entry::{Message, Outcome};
 use crate::queue::{Ending, Telling};
 use fields::{decoded, folded};
 
@@ -233,9 +233,9 @@ fn own_message(
         parameters: MailParameters { smtputf8: !to.has_ascii_local_part(), ..MailParameters::default() },
         recipients: vec![Recipient::new(to.clone())],
     };
-    let life = now..now.plus(super::wishes::LIFE.1);
+    let life = now..now.plus(super::options::LIFE.1);
     let message = Message {
-        lane: crate::lane::Lane::Notice,
+        lane: crate::base::lane::Lane::Notice,
         size: content.len() as u64,
         eight_bit: !content.is_ascii(),
         utf8_fields: envelope.parameters.smtputf8 && !content.head.is_ascii(),

@@ -14,12 +14,12 @@ pub(super) use self::memory::Reservation;
 use self::memory::{AHEAD_MAX, Look, Memory, Name, Record};
 use self::same::{Digest, Sameness, digest_of};
 use super::refusal::Refusal;
-use super::user::User;
-use crate::clock::Timestamp;
+use crate::accounts::user::User;
+use crate::base::clock::Timestamp;
+use crate::ledger::embedded::store::Row;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
-use crate::queue::store::Row;
 
 /// How long a key is remembered, and the longest window of a user. Secrets last for it: they are kept for two days.
 pub const MEMORY: Duration = Duration::from_secs(86_400);
@@ -32,7 +32,7 @@ const DAY_S: u64 = 86_400;
 const OF_CONTENT: u8 = b'\n';
 
 /// Secrets that are kept for two days and then destroyed.
-pub trait DailySecrets: Send + Sync {
+pub trait RotatingSecrets: Send + Sync {
     /// The secret of a day since 1970; none if it is gone.
     fn of(&self, day: u64) -> Option<[u8; 32]>;
     /// The secret of the day that it is, made if there is none; none if that failed.
@@ -52,7 +52,7 @@ pub(super) struct Keys {
     by_key: Memory,
     /// By digests.
     by_content: Memory,
-    secrets: Arc<dyn DailySecrets>,
+    secrets: Arc<dyn RotatingSecrets>,
 }
 
 impl std::fmt::Debug for Keys {
@@ -72,7 +72,7 @@ pub(super) enum Asked<'a> {
 
 impl Keys {
     /// Takes up the rows found at start, but for those that cannot have been taken yet.
-    pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn DailySecrets>, now: Timestamp) -> Self {
+    pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn RotatingSecrets>, now: Timestamp) -> Self {
         let record = |(name, value): Row| Some((name, Record::decode(&value, MEMORY)?));
         let records = rows.into_iter().filter_map(record);
         let (by_content, by_key) = records.partition::<Vec<_>, _>(|(name, _)| name.first() == Some(&OF_CONTENT));
@@ -179,14 +179,14 @@ fn name_of(digest: &Digest) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ledger::embedded::store::{Change, Table};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{MailParameters, Recipient};
     use crate::mail::id::IdSource;
-    use crate::queue::store::{Change, Table};
 
     struct Secrets;
 
-    impl DailySecrets for Secrets {
+    impl RotatingSecrets for Secrets {
         fn of(&self, day: u64) -> Option<[u8; 32]> {
             Some([u8::try_from(day % 251).unwrap_or(0); 32])
         }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 

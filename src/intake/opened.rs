@@ -3,9 +3,9 @@
 
 use bytes::Bytes;
 
+use super::options::{self, Options};
 use super::refusal::Refusal;
 use super::stamp::{self, Header, LongLines};
-use super::wishes::{self, Wishes};
 use crate::mail::message::Content;
 
 /// Octets of content that are read where they came in: a code and its template, not a header section that was made to be
@@ -18,7 +18,7 @@ pub(super) struct Opened {
     pub(super) content: Content,
     pub(super) header: Header,
     /// What its header section asks for.
-    pub(super) wished: Wishes,
+    pub(super) wished: Options,
     /// Long lines were encoded.
     pub(super) is_encoded: bool,
 }
@@ -40,7 +40,7 @@ fn open(content: Bytes, policy: LongLines) -> Result<Opened, Refusal> {
     stamp::check_size(&content)?;
     let (content, is_encoded) = stamp::without_long_lines(content, policy)?;
     let Content { head, body } = Content::split(content);
-    let (wished, head) = wishes::take(head)?;
+    let (wished, head) = options::take(head)?;
     let content = Content { head: stamp::without_private_fields(head), body };
     let header = stamp::read(&content.head)?;
     Ok(Opened { content, header, wished, is_encoded })

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use crate::clock::{Step, Timestamp};
-use crate::mail::text::shell_argument;
-use crate::shares::Portion;
+use crate::base::clock::{Step, Timestamp};
+use crate::base::shares::Portion;
+use crate::base::text::shell_argument;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// When it is worth asking again where all users together sent too much.
@@ -50,8 +50,8 @@ pub enum Refusal {
         /// Why it is not encoded.
         why: &'static str,
     },
-    /// A wish cannot be understood.
-    Wish(&'static str),
+    /// A option cannot be understood.
+    Option(&'static str),
     /// Other content came under the same idempotency key.
     IdempotencyConflict,
     /// The recipient is not sent to.
@@ -113,7 +113,7 @@ impl Refusal {
             | Self::LongLine { .. }
             | Self::NotInOnlyTo
             | Self::Message(_)
-            | Self::Wish(_)
+            | Self::Option(_)
             | Self::IdempotencyConflict
             | Self::Suppressed { .. }
             | Self::Loop
@@ -153,7 +153,7 @@ impl Refusal {
             Self::LongLine { number, why } => {
                 Reply::new(554, EnhancedCode(5, 6, 0), format!("line {number} has more than 998 octets, {why}"))
             }
-            Self::Wish(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
+            Self::Option(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
             Self::Suppressed { bounced, until, address } => {
                 let bounced = bounced.map(|bounced| format!(": hard bounce on {}", bounced.date()));

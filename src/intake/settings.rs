@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::budget;
-use super::rate::Rate;
 use super::stamp::LongLines;
+use crate::base::rate::Rate;
 use crate::mail::address::{Mailbox, pattern_covers};
 
 /// What intake needs to know; can change while it works.

@@ -4,7 +4,7 @@
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::refusal::Refusal;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::address::Mailbox;
 use crate::mail::authors::{Authors, AuthorsError};
 use crate::mail::id::MessageId;

@@ -16,13 +16,13 @@ use parking_lot::Mutex;
 use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
-use crate::clock::{Step, Timestamp};
+use crate::base::clock::{Step, Timestamp};
 use crate::event::cause::Cause;
 use crate::event::{Kind, Suppress};
+use crate::ledger::embedded::store::{Change, Row, Table};
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
 use crate::queue::Ending;
-use crate::queue::store::{Change, Row, Table};
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long the first, the second and each further hard bounce counts.

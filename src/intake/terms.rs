@@ -5,15 +5,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dsn;
+use super::options::{self, LIFE, Options};
 use super::refusal::Refusal;
-use super::user::User;
-use super::wishes::{self, LIFE, Wishes};
-use crate::clock::Timestamp;
-use crate::lane::Lane;
+use crate::accounts::user::User;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
+use crate::ledger::entry::Message;
 use crate::mail::envelope::{DeliverByMode, Envelope};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
-use crate::queue::entry::Message;
 
 /// A message as it goes into the queue.
 pub(super) fn message(
@@ -21,16 +21,16 @@ pub(super) fn message(
     user: &User,
     envelope: Envelope,
     content: &Content,
-    wishes: &Wishes,
+    options: &Options,
     signing_domain: Option<Arc<str>>,
     life: Range<Timestamp>,
 ) -> Message {
     let mut envelope = envelope;
     envelope.recipients.shrink_to_fit();
     Message {
-        lane: user.lane.max(wished_lane(wishes, &envelope).unwrap_or(user.lane)),
-        tag: wishes.tag.clone().or_else(|| user.defaults.tag.clone()),
-        key: wishes.key.clone().or_else(|| default_key(user, &envelope)),
+        lane: user.lane.max(wished_lane(options, &envelope).unwrap_or(user.lane)),
+        tag: options.tag.clone().or_else(|| user.defaults.tag.clone()),
+        key: options.key.clone().or_else(|| default_key(user, &envelope)),
         supersede: user.defaults.supersede,
         returned_fields: dsn::returned_fields(&content.head, &envelope),
         size: content.len() as u64,
@@ -46,30 +46,30 @@ fn default_key(user: &User, envelope: &Envelope) -> Option<Arc<str>> {
     user.defaults.key.clone().filter(|_| envelope.reverse_path.mailbox().is_some())
 }
 
-/// The end of life: as the app wishes, by `BY=`, as the user has it; and no later than the Expires field says.
+/// The end of life: as the app options, by `BY=`, as the user has it; and no later than the Expires field says.
 ///
 /// # Errors
 /// The Expires field is in the past.
 pub(super) fn expires_at(
     user: &User,
-    wishes: &Wishes,
+    options: &Options,
     envelope: &Envelope,
     content: &Content,
     now: Timestamp,
 ) -> Result<Timestamp, Refusal> {
-    let wish = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
-    let life = wish.map(|by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
-    let end = now.plus(wishes.life.or(life).unwrap_or(user.life).clamp(LIFE.0, LIFE.1));
-    match wishes::expires(&content.head) {
-        Some(at) if at <= now => Err(Refusal::Wish("the message has expired; its Expires field is in the past")),
+    let option = envelope.parameters.deliver_by.filter(|by| by.mode == DeliverByMode::Return);
+    let life = option.map(|by| Duration::from_secs(u64::from(by.seconds.unsigned_abs())));
+    let end = now.plus(options.life.or(life).unwrap_or(user.life).clamp(LIFE.0, LIFE.1));
+    match options::expires(&content.head) {
+        Some(at) if at <= now => Err(Refusal::Option("the message has expired; its Expires field is in the past")),
         Some(at) => Ok(at.min(end)),
         None => Ok(end),
     }
 }
 
 /// The lane the message asks for.
-pub(super) fn wished_lane(wishes: &Wishes, envelope: &Envelope) -> Option<Lane> {
-    wishes.lane.or(envelope.parameters.priority.map(lane))
+pub(super) fn wished_lane(options: &Options, envelope: &Envelope) -> Option<Lane> {
+    options.lane.or(envelope.parameters.priority.map(lane))
 }
 
 /// The lane of a priority (RFC 6710): 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use parking_lot::Mutex;
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 
 /// How often the log tells of a domain.
 const TOLD_EVERY: Duration = Duration::from_secs(3600);

@@ -7,7 +7,7 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::text::is_deceptive;
+use crate::base::text::is_deceptive;
 
 /// Longest local part in octets (RFC 5321 section 4.5.3.1.1).
 pub const LOCAL_PART_MAX: usize = 64;

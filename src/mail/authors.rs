@@ -5,7 +5,7 @@
 use mail_parser::MessageParser;
 
 use super::address::Mailbox;
-use super::text::is_deceptive;
+use crate::base::text::is_deceptive;
 
 /// Characters that some programs take for an `@`.
 const LIKE_AT: [char; 2] = ['\u{ff20}', '\u{fe6b}'];

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use parking_lot::Mutex;
 use ulid::Ulid;
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 
 /// The id of a message: a ULID, 26 characters, ordered by the time of acceptance.
 ///

@@ -7,4 +7,3 @@ pub mod id;
 pub mod long_lines;
 pub mod message;
 pub mod registrable;
-pub mod text;

@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use tokio_util::sync::CancellationToken;
 
 use super::network;
-use crate::shares::{Beyond, Portion, Shares};
+use crate::base::shares::{Beyond, Portion, Shares};
 
 /// How much is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -177,7 +177,7 @@ impl Drop for Place {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shares::Sharing;
+    use crate::base::shares::Sharing;
 
     const LIMITS: Limits = Limits { connections_max: 4, connections_per_address_max: 3 };
 

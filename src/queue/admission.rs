@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::entry::{Message, SignedContent};
-use super::journal::PendingCommit;
 use super::outbox::Patience;
 use super::risk::Foreknowledge;
-use super::store::Change;
 use super::{AppendError, Queue};
+use crate::base::shares::Beyond;
+use crate::ledger::embedded::journal::PendingCommit;
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{Message, SignedContent};
 use crate::mail::message::Content;
-use crate::shares::Beyond;
 
 impl Queue {
     /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A

@@ -4,25 +4,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::Queue;
-pub use super::entry::Gone;
-use super::entry::{LEASE, Message, Progress, SignedContent};
-use super::greylists::Greylists;
-use super::journal::JournalError;
 use super::outbox::Patience;
 use super::schedule::Hold;
 pub use super::settlement::Settlement;
-use super::store::Change;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Happened};
+use crate::greylist::table::{Greylists, RowChange};
+use crate::ledger::embedded::journal::JournalError;
+use crate::ledger::embedded::store::{Change, Table};
+pub use crate::ledger::entry::LostClaim;
+use crate::ledger::entry::{LEASE, Message, Progress, SignedContent};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
-use crate::plan::way::Detour;
+use crate::policy::failover::Relayed;
 
 /// Why content must not be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NotReleased {
     /// There is nothing to send any more.
-    Gone(Gone),
+    LostClaim(LostClaim),
     /// The note of the attempt could not be written.
     NotNoted,
 }
@@ -65,8 +65,8 @@ impl Claim {
     }
 
     /// Says by which way the next attempt goes, if the entry is put off next.
-    pub fn go_by(&mut self, detour: Option<Detour>) {
-        self.hold.progress.detour = detour.map(Box::new);
+    pub fn go_by(&mut self, relayed: Option<Relayed>) {
+        self.hold.progress.relayed = relayed.map(Box::new);
     }
 
     /// Whether an attempt with an unknown outcome must be the last.
@@ -79,11 +79,12 @@ impl Claim {
         &self.queue.greylists
     }
 
-    /// Stores rows of side tables soon, along with how the attempt ended if that is said next; also where the entry was
-    /// taken away meanwhile.
-    pub fn note(&self, rows: Vec<Change>) {
+    /// Stores what was learned of greylisting soon, along with how the attempt ended if that is said next; also where the entry
+    /// was taken away meanwhile.
+    pub fn store_greylisting(&self, rows: Vec<RowChange>) {
         if !rows.is_empty() {
-            self.queue.journal.commit_later(rows);
+            let change = |(key, value)| Change::Side(Table::Greylist, key, value);
+            self.queue.journal.commit_later(rows.into_iter().map(change).collect());
         }
     }
 
@@ -109,9 +110,9 @@ impl Claim {
     ///
     /// # Errors
     /// Why not.
-    pub fn check(&self, now: Timestamp) -> Result<(), Gone> {
+    pub fn check(&self, now: Timestamp) -> Result<(), LostClaim> {
         if self.hold.message.expires_at <= now {
-            return Err(Gone::Expired);
+            return Err(LostClaim::Expired);
         }
         self.queue.outbox.schedule(|schedule| schedule.check(&self.hold))
     }
@@ -129,9 +130,9 @@ impl Claim {
     /// When the content must not be sent: the life is over, the entry was taken away, or the note could not be written.
     pub async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
         if self.queue.settings.deliver_at_most_once {
-            self.check(now).map_err(NotReleased::Gone)?;
+            self.check(now).map_err(NotReleased::LostClaim)?;
             let hold = &mut self.hold;
-            self.queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::Gone)?;
+            self.queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::LostClaim)?;
             let change = Change::Update(self.hold.id, Box::new(self.hold.progress.clone()));
             // What happened to the entry before is written before.
             self.queue.pass_on(Patience::Wait);
@@ -140,10 +141,10 @@ impl Claim {
         }
         let now = now.max(self.queue.clock.now());
         if self.hold.message.expires_at <= now {
-            return Err(NotReleased::Gone(Gone::Expired));
+            return Err(NotReleased::LostClaim(LostClaim::Expired));
         }
         let hold = &mut self.hold;
-        self.queue.outbox.schedule(|schedule| schedule.release_content(hold)).map_err(NotReleased::Gone)
+        self.queue.outbox.schedule(|schedule| schedule.release_content(hold)).map_err(NotReleased::LostClaim)
     }
 
     /// Says how the attempt ended. If the lease was lost meanwhile, nothing changes.

@@ -3,11 +3,11 @@
 use std::sync::Arc;
 
 use super::ending::Ending;
-use super::entry::{Message, Progress};
-use super::store::Change;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
 use crate::event::Event;
-use crate::lane::Lane;
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::EntryId;
 
 /// An entry that is ready.

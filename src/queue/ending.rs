@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use super::entry::{Message, Outcome};
 use super::settlement::Settlement;
-use super::store::Change;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Kind, Suppress};
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{Message, Outcome};
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::entry::{Message, State};
+use crate::ledger::entry::{Message, State};
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
 

@@ -7,32 +7,16 @@ mod admission;
 pub mod claim;
 mod effects;
 mod ending;
-pub(crate) mod engine;
-mod engine_log;
-pub mod entry;
 mod filter;
-pub mod greylists;
-mod inbox;
 mod index;
-pub mod journal;
-pub mod key_ring;
-mod learned;
-pub mod memory_store;
+pub mod inspect;
 mod offers;
 pub mod order;
 mod outbox;
-pub mod record;
-mod repair;
 mod risk;
-mod rows;
-mod salvage;
 mod schedule;
-mod seal;
 mod settlement;
-pub mod sled_store;
-pub mod steer;
-pub mod store;
-mod supersede;
+mod slots;
 mod timers;
 
 use std::sync::Arc;
@@ -41,26 +25,26 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use crate::clock::{Clock, Timestamp};
+use crate::accounts::supersede::Supersede;
+use crate::base::clock::{Clock, Timestamp};
+use crate::base::lane::Lane;
+use crate::base::shares::{Portion, Sharing};
 use crate::event::{Attempted, Event, Happened, Sink};
-use crate::lane::Lane;
+use crate::greylist::table::Greylists;
+use crate::ledger::embedded::journal::{Journal, JournalError};
+use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
+use crate::ledger::entry::LostClaim;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
-use crate::shares::{Portion, Sharing};
 use claim::Claim;
 pub use effects::Offer;
 pub use ending::{Consequences, Ending, Entail, Telling};
-use entry::Gone;
-use greylists::Greylists;
-use journal::{Journal, JournalError};
 use offers::Offering;
 pub use offers::{Expected, Offers, Work};
 use outbox::{Outbox, Patience};
 pub use risk::{Foreknowledge, Risk};
 pub use schedule::Depth;
 use schedule::{Common, Schedule};
-use store::{Change, Found, Row, Store, StoreError, Table};
-pub use supersede::Supersede;
 
 /// What the queue needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -153,7 +137,7 @@ impl Queue {
         let mut common = Common::default();
         store.scan(&mut |found| match found {
             Found::Message(message, progress) => {
-                let (mut message, mut progress) = entry::taken_up(*message, progress, now);
+                let (mut message, mut progress) = crate::ledger::entry::taken_up(*message, progress, now);
                 common.share(&mut message, &mut progress);
                 schedule.restore(Arc::from(message), progress, now);
             }
@@ -217,7 +201,7 @@ impl Queue {
     ///
     /// # Errors
     /// When there is nothing to claim (any more).
-    pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, Gone> {
+    pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, LostClaim> {
         let claimed = self.apply(Patience::PassBy, |schedule, effects| schedule.claim(id, self.owner, now, effects));
         claimed.map(|(hold, content)| Claim::new(self.clone(), hold, content))
     }

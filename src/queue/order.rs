@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use crate::clock::Timestamp;
-use crate::lane::{LANES, Lane, Turn};
+use crate::base::clock::Timestamp;
+use crate::base::lane::{LANES, Lane, Turn};
 use crate::mail::id::EntryId;
 
 /// Entries that could be sent now, if there were a free slot.

@@ -16,8 +16,8 @@ use super::Queue;
 use super::effects::{Effects, Occurrence};
 use super::ending::{Consequences, Ending};
 use super::schedule::Schedule;
-use super::store::Change;
 use crate::event::Event;
+use crate::ledger::embedded::store::Change;
 
 /// Whether to wait for the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -160,15 +160,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::{ManualClock, Timestamp};
+    use crate::base::clock::{ManualClock, Timestamp};
     use crate::event::{Kind, Sink};
+    use crate::ledger::embedded::store::memory::MemoryStore;
+    use crate::ledger::entry::{Message, SignedContent};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::{EntryId, IdSource};
     use crate::mail::message::Content;
-    use crate::queue::entry::{Message, SignedContent};
-    use crate::queue::memory_store::MemoryStore;
-    use crate::queue::steer::Filter;
+    use crate::queue::inspect::Filter;
     use crate::queue::{Foreknowledge, Settings, Storage, Supersede};
 
     /// Remembers what it is told, and whether the schedule was free then.

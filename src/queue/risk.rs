@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::plan::greylist::Forecast;
+use crate::greylist::pending::Forecast;
 
 /// An entry that cannot be expected to arrive in time.
 #[derive(Debug, Clone)]

@@ -1,6 +1,6 @@
 //! How an attempt ended.
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Suppress};
 
 /// How an attempt ended, and what it came to.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Listener;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
 use crate::mail::id::EntryId;
@@ -136,7 +136,7 @@ impl Table {
 }
 
 impl Listener for Destinations {
-    fn hear(&self, event: &Arc<Event>) {
+    fn on_event(&self, event: &Arc<Event>) {
         let (Some(recipient), Some(entry)) = (&event.head.recipient, event.entry()) else { return };
         let (domain, kind) = (recipient.domain_key(), event.kind());
         let mut table = self.0.lock();
@@ -177,8 +177,8 @@ impl Listener for Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head};
-    use crate::lane::Lane;
     use crate::mail::address::Mailbox;
     use crate::mail::id::{IdSource, MessageId};
 
@@ -214,7 +214,7 @@ mod tests {
                 reply: Some("450 later".into()),
                 ..Attempted::default()
             };
-            self.destinations.hear(&Arc::new(Event { head, what: Happened::of(kind, attempted, None) }));
+            self.destinations.on_event(&Arc::new(Event { head, what: Happened::of(kind, attempted, None) }));
         }
 
         fn message(&mut self, kinds: &[Kind], domain: &str, ms: u64) -> MessageId {

@@ -81,7 +81,7 @@ impl Feed {
 }
 
 impl Listener for Feed {
-    fn hear(&self, event: &Arc<Event>) {
+    fn on_event(&self, event: &Arc<Event>) {
         let mut ring = self.ring.lock();
         if ring.events.len() == RING_LEN {
             ring.events.pop_front();
@@ -99,9 +99,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::base::clock::Timestamp;
+    use crate::base::lane::Lane;
     use crate::event::{Happened, Head};
-    use crate::lane::Lane;
     use crate::mail::id::MessageId;
 
     fn event(number: u32) -> Arc<Event> {
@@ -126,7 +126,7 @@ mod tests {
         let feed = Feed::default();
         assert!(matches!(feed.after(0, 10), Next::Nothing));
         for number in 1..=5 {
-            feed.hear(&event(number));
+            feed.on_event(&event(number));
         }
         let Next::Events(events, last) = feed.after(2, 2) else { panic!("there is more") };
         assert_eq!((events.iter().map(|event| event.head.attempt).collect::<Vec<_>>(), last), (vec![3, 4], 4));
@@ -138,7 +138,7 @@ mod tests {
     fn who_is_too_slow_is_told() {
         let feed = Feed::default();
         for number in 0..u32::try_from(RING_LEN).unwrap() + 3 {
-            feed.hear(&event(number));
+            feed.on_event(&event(number));
         }
         assert_eq!(feed.before_oldest(), 3);
         assert!(matches!(feed.after(2, 1), Next::Missed));

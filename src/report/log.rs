@@ -16,10 +16,10 @@ use tracing_subscriber::registry::LookupSpan;
 
 pub use super::output::Output;
 use super::recipients::Recipients;
-use crate::clock::{Clock, SystemClock, Timestamp};
+use crate::base::clock::{Clock, SystemClock, Timestamp};
+use crate::base::text::one_line;
 use crate::event::json::EventJson;
 use crate::event::{Event, Kind};
-use crate::mail::text::one_line;
 
 /// The target of lines that are events; their message is the whole line.
 const EVENT_TARGET: &str = "otp_relay::event";
@@ -283,9 +283,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::base::lane::Lane;
     use crate::event::cause::Cause;
     use crate::event::{Attempted, Happened, Head};
-    use crate::lane::Lane;
     use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::Listener;
+use crate::base::lane::{LANES, Lane};
 use crate::event::{Event, KINDS, Kind};
-use crate::lane::{LANES, Lane};
 
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 15] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
@@ -108,7 +108,7 @@ impl Counters {
         for ((kind, cause), count) in &self.causes {
             writeln!(text, "otp_relay_causes_total{{event=\"{}\",cause=\"{cause}\"}} {count}", kind.name())?;
         }
-        head(text, "tag_events_total", "counter", "Ends and verifications, by tag.");
+        head(text, "tag_events_total", "counter", "Completions and verifications, by tag.");
         for (tag, kinds) in &self.tags {
             for (kind, count) in kinds {
                 writeln!(text, "otp_relay_tag_events_total{{event=\"{}\",tag=\"{tag}\"}} {count}", kind.name())?;
@@ -129,7 +129,7 @@ impl Counters {
 }
 
 impl Listener for Metrics {
-    fn hear(&self, event: &Arc<Event>) {
+    fn on_event(&self, event: &Arc<Event>) {
         let (kind, lane) = (event.kind(), event.head.lane);
         let mut counters = self.0.lock();
         *counters.events.entry((kind, lane)).or_default() += 1;

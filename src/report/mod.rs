@@ -2,8 +2,8 @@
 //! turns it into what each sink wants.
 
 mod addresses;
+pub mod completion;
 pub mod destinations;
-pub mod ends;
 pub mod feed;
 pub mod log;
 pub mod metrics;
@@ -13,7 +13,6 @@ pub mod recipients;
 pub mod refusals;
 pub mod trace;
 mod trace_form;
-mod trace_records;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -35,7 +34,7 @@ const SETTLING_MAX: Duration = Duration::from_secs(1);
 /// Somebody to whom the reporting thread tells every event, in their order.
 pub trait Listener: Send + Sync {
     /// Takes note of an event. Must not wait for anybody.
-    fn hear(&self, event: &Arc<Event>);
+    fn on_event(&self, event: &Arc<Event>);
 }
 
 enum Told {
@@ -122,7 +121,7 @@ impl Passing {
             Told::Event(event) => {
                 self.log.write(&event);
                 let event = Arc::from(event);
-                self.listeners.iter().for_each(|listener| listener.hear(&event));
+                self.listeners.iter().for_each(|listener| listener.on_event(&event));
             }
             // Whoever asked may have gone away.
             Told::Mark(answer) => drop(answer.send(())),

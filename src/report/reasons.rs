@@ -251,7 +251,7 @@ impl Reason {
             Refusal::NotInOnlyTo => Self::OnlyTo,
             Refusal::Message(_) => Self::Message,
             Refusal::LongLine { .. } => Self::LongLine,
-            Refusal::Wish(_) => Self::Option,
+            Refusal::Option(_) => Self::Option,
             Refusal::IdempotencyConflict => Self::Idempotency,
             Refusal::Suppressed { .. } => Self::Suppressed,
             Refusal::Budget { .. } => Self::Budget,

@@ -8,7 +8,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use parking_lot::Mutex;
 
 use super::addresses::AddressesIn;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::address::Mailbox;
 
 /// `log.recipients`.

@@ -15,7 +15,7 @@ use tokio::sync::Notify;
 use super::metrics;
 use super::reasons::{Door, Reason, Stage};
 use super::recipients::Recipients;
-use crate::clock::Clock;
+use crate::base::clock::Clock;
 use crate::mail::address::Mailbox;
 use crate::net::network;
 use crate::smtp::reply::EnhancedCode;
@@ -206,7 +206,7 @@ impl Spans {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::SystemClock;
+    use crate::base::clock::SystemClock;
 
     fn refused(peer: &str, reason: Reason) -> Refused<'static> {
         Refused {

@@ -15,14 +15,14 @@ use parking_lot::{Condvar, Mutex, RwLock};
 
 use super::Listener;
 pub use super::trace_form::{Trace, decode, encode};
-pub use super::trace_records::Limits;
-use super::trace_records::Records;
-use crate::clock::Clock;
+use crate::base::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind};
+use crate::ledger::embedded::store::StoreError;
+use crate::ledger::embedded::store::sled::engine::guarded;
+pub use crate::ledger::embedded::store::sled::traces::Limits;
+use crate::ledger::embedded::store::sled::traces::{Records, Stored};
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
-use crate::queue::engine::{engine_error, guarded};
-use crate::queue::store::StoreError;
 
 /// How long changes are gathered before they are written.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
@@ -89,7 +89,7 @@ impl Traces {
         if let Some(held) = self.shared.memory.lock().held.get(&id) {
             return Some(held.trace.clone());
         }
-        self.shared.stored(|records| Ok(records.get(id))).flatten().map(Arc::new)
+        self.shared.stored(|records| Ok(get(records, id))).flatten().map(Arc::new)
     }
 
     /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`; where a user is named, of its own only.
@@ -102,7 +102,7 @@ impl Traces {
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
         let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
-        let stored = self.shared.stored(|records| Ok(records.ids_of_recipient(plain, user, limit)));
+        let stored = self.shared.stored(|records| Ok(ids_of_recipient(records, plain, user, limit)));
         for id in stored.unwrap_or_default() {
             if !found.contains_key(&id) {
                 found.extend(self.get(id).map(|trace| (id, trace)));
@@ -164,7 +164,7 @@ impl Shared {
                 memory.is_closed
             };
             self.write();
-            self.stored(|records| records.forget(&limits, clock.wall()).map_err(engine_error));
+            self.stored(|records| forget(records, &limits, clock.wall()));
             if is_closed {
                 return;
             }
@@ -182,7 +182,7 @@ impl Shared {
             .collect()
         };
         if !changed.is_empty() {
-            self.stored(|records| records.put(&changed).map_err(engine_error));
+            self.stored(|records| records.put(&changed.iter().map(|trace| stored(trace)).collect::<Vec<_>>()));
         }
         let mut memory = self.memory.lock();
         if self.records.read().is_some() {
@@ -202,15 +202,47 @@ impl Shared {
     /// What is stored of a message of which there is news.
     fn known(&self, event: &Event) -> Trace {
         let stored = (event.kind() != Kind::Accepted)
-            .then(|| self.stored(|records| Ok(records.get(event.head.id))))
+            .then(|| self.stored(|records| Ok(get(records, event.head.id))))
             .flatten()
             .flatten();
         stored.unwrap_or_else(|| Trace::new(event))
     }
 }
 
+fn get(records: &Records, id: MessageId) -> Option<Trace> {
+    decode(&records.get(id)?)
+}
+
+/// Messages to a recipient, the newest first; where a user is named, of its own only.
+fn ids_of_recipient(records: &Records, plain: &str, user: Option<&str>, limit: usize) -> Vec<MessageId> {
+    let is_asked = |id: MessageId, of: Option<&str>| match (user, of) {
+        (None, _) => true,
+        (Some(user), Some(of)) => user == of,
+        // Version 0.1 wrote no user beside the recipient.
+        (Some(user), None) => get(records, id).is_some_and(|trace| *trace.user == *user),
+    };
+    let found = records.of_recipient(plain).filter(|(id, of)| is_asked(*id, of.as_deref()));
+    found.map(|(id, _)| id).take(limit).collect()
+}
+
+fn stored(trace: &Trace) -> Stored {
+    let recipients = trace.recipients().into_iter().map(Into::into).collect();
+    Stored { id: trace.id, user: (*trace.user).into(), recipients, value: encode(trace) }
+}
+
+/// Removes the oldest traces beyond the limits.
+fn forget(records: &Records, limits: &Limits, now: Timestamp) -> Result<(), StoreError> {
+    let beyond = records.beyond(limits, now)?;
+    let gone = beyond.into_iter().map(|(id, value)| {
+        let trace = decode(&value);
+        let recipients = trace.iter().flat_map(Trace::recipients).map(Into::into).collect();
+        Stored { id, user: "".into(), recipients, value }
+    });
+    records.remove(&gone.collect::<Vec<_>>())
+}
+
 impl Listener for Traces {
-    fn hear(&self, event: &Arc<Event>) {
+    fn on_event(&self, event: &Arc<Event>) {
         let id = event.head.id;
         let mut memory = self.shared.memory.lock();
         if !memory.held.contains_key(&id) {
@@ -236,9 +268,9 @@ mod tests {
     use std::sync::LazyLock;
 
     use super::*;
-    use crate::clock::{SystemClock, Timestamp};
+    use crate::base::clock::{SystemClock, Timestamp};
+    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head, Step};
-    use crate::lane::Lane;
     use crate::mail::id::IdSource;
 
     /// The same for all events of a message.
@@ -278,7 +310,7 @@ mod tests {
         let id = ids.next(SystemClock::default().now());
         let traces = open(folder.path(), Limits::of(WEEK));
         for kind in [Kind::Accepted, Kind::Attempted, Kind::Delivered] {
-            traces.hear(&event(kind, id, "Alice@Example.com"));
+            traces.on_event(&event(kind, id, "Alice@Example.com"));
         }
         let before = traces.get(id).unwrap();
         assert_eq!(before.events.len(), 3);
@@ -286,7 +318,7 @@ mod tests {
         traces.close();
         let traces = open(folder.path(), Limits::of(WEEK));
         assert_eq!(traces.get(id).unwrap(), before);
-        traces.hear(&event(Kind::Verified, id, "alice@example.com"));
+        traces.on_event(&event(Kind::Verified, id, "alice@example.com"));
         assert_eq!(traces.get(id).unwrap().events.len(), 4);
         assert_eq!(traces.of_recipient("alice@example.com", None, 5)[0].events.len(), 4);
         assert!(traces.of_recipient("alice@example.co", None, 5).is_empty());
@@ -300,7 +332,7 @@ mod tests {
         let ids = IdSource::new();
         let written: Vec<MessageId> = (0..400).map(|_| ids.next(SystemClock::default().now())).collect();
         let traces = open(&path, Limits::of(WEEK));
-        written.iter().for_each(|id| traces.hear(&event(Kind::Accepted, *id, "alice@example.com")));
+        written.iter().for_each(|id| traces.on_event(&event(Kind::Accepted, *id, "alice@example.com")));
         traces.close();
         for (file, is_set_aside) in [("db", false), ("conf", true), ("db", true)] {
             let mut octets = std::fs::read(path.join(file)).unwrap();
@@ -311,7 +343,7 @@ mod tests {
             // All that is asked of the old ones is that they do no harm.
             let _: Vec<_> = written.iter().map(|id| traces.get(*id)).collect();
             let id = ids.next(SystemClock::default().now());
-            traces.hear(&event(Kind::Accepted, id, "bob@example.com"));
+            traces.on_event(&event(Kind::Accepted, id, "bob@example.com"));
             assert!(traces.get(id).is_some());
             traces.close();
             assert_eq!(folder.path().join("traces.damaged").exists(), is_set_aside, "{file}");
@@ -327,9 +359,9 @@ mod tests {
         let young: Vec<MessageId> = (0..5).map(|_| ids.next(now)).collect();
         let limits = Limits { messages_max: 3, ..Limits::of(WEEK) };
         let traces = open(folder.path(), limits);
-        traces.hear(&event(Kind::Accepted, old, "alice@example.com"));
+        traces.on_event(&event(Kind::Accepted, old, "alice@example.com"));
         for id in &young {
-            traces.hear(&event(Kind::Accepted, *id, "alice@example.com"));
+            traces.on_event(&event(Kind::Accepted, *id, "alice@example.com"));
         }
         traces.close();
         let traces = open(folder.path(), limits);

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
 use crate::event::{Attempted, Event, Happened, Head, Kind, Step};
-use crate::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 

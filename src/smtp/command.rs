@@ -6,9 +6,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::client_name::NAME_LEN_MAX;
+use crate::base::text::is_deceptive;
 use crate::mail::address::{AddressError, Mailbox, ReversePath, parse_path};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
-use crate::mail::text::is_deceptive;
 
 /// Longest `ENVID` and `ORCPT` value (RFC 3461 sections 4.2 and 4.4).
 const XTEXT_MAX: usize = 500;

@@ -6,7 +6,7 @@ use std::fmt;
 
 use memchr::memchr;
 
-use crate::mail::text::one_line;
+use crate::base::text::one_line;
 
 /// Longest line of a reply that is read.
 pub const REPLY_LINE_MAX: usize = 8 * 1024;

@@ -8,20 +8,20 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use super::credentials::{Checked, Credentials, Login};
-use super::throttle::Throttle;
-use crate::clock::Clock;
+use crate::accounts::credentials::{Checked, Credentials, Login};
+use crate::accounts::throttle::Throttle;
+use crate::accounts::user::User;
+use crate::base::clock::Clock;
+use crate::base::shares::Portion;
 use crate::intake::door::{DNS_WAIT, Door, Receipt, RecipientCheck};
+use crate::intake::options::Options;
 use crate::intake::refusal::Refusal;
-use crate::intake::user::User;
-use crate::intake::wishes::Wishes;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
 use crate::net::places::Place;
 use crate::report::reasons::{Door as DoorName, Reason, Stage};
 use crate::report::refusals::{Refusals, Refused};
-use crate::shares::Portion;
 use crate::smtp::command::Mail;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 use crate::smtp::sasl::ScramVerifier;
@@ -416,7 +416,7 @@ impl Connection {
             return reply::AUTHENTICATION_REQUIRED;
         };
         let client: Option<IpAddr> = Some(self.peer.ip());
-        match self.shared.door.submit(&user, submission, Wishes::default(), client).await {
+        match self.shared.door.submit(&user, submission, Options::default(), client).await {
             Ok(receipt) => accepted(&receipt),
             Err(refusal) => self.reply_to(&refusal),
         }

@@ -218,7 +218,7 @@ mod tests {
 
     use super::super::{provider, self_signed};
     use super::*;
-    use crate::clock::Timestamp;
+    use crate::base::clock::Timestamp;
 
     /// A client's first message.
     fn hello() -> Vec<u8> {

@@ -18,7 +18,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName,
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, crypto, server};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
-use crate::files::faults::{Use, decrypting, explain, is_encrypted_key};
+use crate::base::files::faults::{Use, decrypting, explain, is_encrypted_key};
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]

@@ -12,8 +12,8 @@ use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::server::ParsedCertificate;
 
 use super::{TlsError, acceptor, read_certificates, unusable, verify};
-use crate::clock::Timestamp;
-use crate::files;
+use crate::base::clock::Timestamp;
+use crate::base::files;
 use crate::mail::address::domain_key;
 
 const DAY: Duration = Duration::from_secs(86_400);

@@ -11,7 +11,7 @@ use tokio_rustls::rustls::server::ParsedCertificate;
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 
 use super::{TlsError, provider, read_certificates, unusable, wording};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 
 /// Certificates that a web server may show behind its own; two are common.
 const ISSUERS_MAX: usize = 4;

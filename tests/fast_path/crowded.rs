@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use otp_relay::event::Kind;
 
-use crate::network::{GOOD, Manner, Mood, TurnsAway};
-use crate::{MX1, MX2, ROUND_TRIP, SECOND, World};
+use crate::fast_path::network::{GOOD, Manner, Mood, TurnsAway};
+use crate::fast_path::{MX1, MX2, ROUND_TRIP, SECOND, World};
 
 fn crowded(sessions_max: usize, turns_away: TurnsAway) -> Mood {
     Mood::Serves(Manner { sessions_max, turns_away, ..GOOD })

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use otp_relay::event::Kind;
 
-use crate::network::{GOOD, Manner, Mood};
-use crate::{SECOND, World};
+use crate::fast_path::network::{GOOD, Manner, Mood};
+use crate::fast_path::{SECOND, World};
 
 /// Attempts until a code arrives, and when it does, where of so many addresses 198.51.100.1 and following one works, and the others
 /// do this.

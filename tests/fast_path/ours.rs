@@ -2,8 +2,8 @@
 
 use otp_relay::event::Kind;
 
-use crate::network::{GOOD, Mood};
-use crate::{MX1, MX2, SECOND, World};
+use crate::fast_path::network::{GOOD, Mood};
+use crate::fast_path::{MX1, MX2, SECOND, World};
 
 /// "Too many open files" on Linux and elsewhere.
 const EMFILE: i32 = 24;

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
-use otp_relay::intake::wishes::Wishes;
+use otp_relay::intake::options::Options;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 
-use crate::network::{GOOD, Manner, Mood};
-use crate::{MX1, MX2, ROUND_TRIP, SECOND, World};
+use crate::fast_path::network::{GOOD, Manner, Mood};
+use crate::fast_path::{MX1, MX2, ROUND_TRIP, SECOND, World};
 
 const LIFE: Duration = Duration::from_secs(100);
 
@@ -194,10 +194,10 @@ async fn a_code_whose_life_ends_at_a_slow_host_says_so() {
 #[tokio::test(start_paused = true)]
 async fn a_newer_code_ends_an_older_one_that_waits_at_a_slow_host() {
     let world = World::new(&[(MX2, slow(SLOW[1], false))]);
-    let wishes = || Wishes { key: Some("login:1".into()), ..Wishes::default() };
-    world.submit_with(LIFE, "a@one.test", wishes()).await;
+    let options = || Options { key: Some("login:1".into()), ..Options::default() };
+    world.submit_with(LIFE, "a@one.test", options()).await;
     tokio::time::sleep(SECOND * 15).await;
-    world.submit_with(LIFE, "a@one.test", wishes()).await;
+    world.submit_with(LIFE, "a@one.test", options()).await;
     tokio::time::sleep(LIFE).await;
     assert_eq!((world.told(Kind::Superseded), world.told(Kind::Delivered)), (1, 1));
     assert_eq!(world.hosts.seen("a@one.test").len(), 1);

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use otp_relay::clock::Clock as _;
+use otp_relay::base::clock::Clock as _;
 use otp_relay::event::Kind;
 use otp_relay::mail::envelope::MailParameters;
-use otp_relay::queue::steer::Filter;
+use otp_relay::queue::inspect::Filter;
 
-use crate::in_memory::{Bounds, Life};
-use crate::network::{Chunking, GOOD, Manner};
-use crate::{PLAIN, SECOND, World};
+use crate::hosts::network::{Chunking, GOOD, Manner};
+use crate::hosts::{PLAIN, SECOND, World};
+use crate::support::in_memory::{Bounds, Life};
 
 const RECIPIENT: &str = "a@two.test";
 

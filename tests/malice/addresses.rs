@@ -3,7 +3,7 @@
 use otp_relay::event::Kind;
 use otp_relay::event::cause::Cause;
 
-use crate::doors::{Doors, letter};
+use crate::malice::doors::{Doors, letter};
 use crate::support::fake_mx::Trick;
 
 const OFF: &str = "[otp]\nrecipient_budget = \"off\"\n";

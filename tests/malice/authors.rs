@@ -1,9 +1,9 @@
 //! From fields that two programs read differently, at both doors, and the domains that a key signs for.
 
-use otp_relay::app::Relay;
+use otp_relay::accounts::user::token_hash;
 use otp_relay::dkim::{record, verify};
 use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
+use otp_relay::relay::Relay;
 use serde_json::json;
 
 use crate::support::client::Client;

@@ -3,7 +3,7 @@
 
 use otp_relay::event::Kind;
 
-use crate::doors::{Doors, letter};
+use crate::malice::doors::{Doors, letter};
 
 /// One mailbox in 33 spellings: plain, and in quotes with a back-slash before some of its letters or none.
 fn quoted() -> Vec<String> {

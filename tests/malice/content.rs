@@ -4,8 +4,8 @@
 use std::io::Write as _;
 
 use mail_parser::MessageParser;
+use otp_relay::accounts::user::token_hash;
 use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

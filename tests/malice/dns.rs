@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use otp_relay::app::Ground;
-use otp_relay::clock::{ManualClock, SystemClock, Timestamp};
+use otp_relay::base::clock::{ManualClock, SystemClock, Timestamp};
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::{Answer, Denial, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
 use otp_relay::destination::route::RouteError;
 use otp_relay::event::Kind;
+use otp_relay::relay::Environment;
 use tokio::net::UdpSocket;
 
 use crate::support::client::{Client, mail};
@@ -96,8 +96,8 @@ async fn a_code_goes_out_although_one_answer_denied_its_domain() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(&["PIPELINING"]).await;
     let dns = Denying::new(1, 86_400);
-    let ground = Ground { dns: Some(dns.clone()), ..Ground::default() };
-    let (relay, mut events) = start_relay_delivering(ground, folder.path(), mx.address, "", "");
+    let environment = Environment { dns: Some(dns.clone()), ..Environment::default() };
+    let (relay, mut events) = start_relay_delivering(environment, folder.path(), mx.address, "", "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     assert!(app.submit(&["alice@busy.test"], &mail("one")).await.starts_with("250"));
     events.next(Kind::Delivered).await;

@@ -3,13 +3,13 @@
 
 use std::time::Duration;
 
-use otp_relay::clock::Timestamp;
-use otp_relay::plan::action::Finality;
-use otp_relay::plan::cause::{Cause, Verdict};
-use otp_relay::plan::greylist::Refusal;
-use otp_relay::plan::next::{Next, decide};
-use otp_relay::plan::step::History;
-use otp_relay::queue::greylists::{Greylists, Triplet};
+use otp_relay::base::clock::Timestamp;
+use otp_relay::greylist::pending::Refusal;
+use otp_relay::greylist::step::History;
+use otp_relay::greylist::table::{Greylists, Triplet};
+use otp_relay::policy::action::Finality;
+use otp_relay::policy::cause::{Cause, Verdict};
+use otp_relay::policy::next::{Next, decide};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 /// Who serves all the domains here.

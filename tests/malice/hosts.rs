@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use otp_relay::clock::SystemClock;
+use otp_relay::base::clock::SystemClock;
 use otp_relay::destination::mx::Router;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
 use otp_relay::destination::route::RouteError;

@@ -1,7 +1,7 @@
 //! Commands inside of what is no command, and header fields inside of what is no header field.
 
+use otp_relay::accounts::user::token_hash;
 use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
 use serde_json::json;
 
 use crate::support::client::{Client, mail};

@@ -3,21 +3,21 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::app::Relay;
-use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::accounts::user::{Senders, User};
+use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::base::lane::Lane;
 use otp_relay::event::{Kind, NoSink};
-use otp_relay::intake::user::{Senders, User};
-use otp_relay::intake::wishes::Wishes;
-use otp_relay::lane::Lane;
+use otp_relay::intake::options::Options;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::relay::Relay;
 use otp_relay::smtp::server_session::{Protocol, Submission};
 
-use crate::in_memory::Life;
-use crate::network::{GOOD, Hosts, Manner, Mood};
+use crate::fast_path::network::{GOOD, Hosts, Manner, Mood};
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::in_memory::Life;
 use crate::support::{Events, start_relay};
 
 const OFF: &str = "[otp]\nrecipient_budget = \"off\"\n";
@@ -136,7 +136,7 @@ async fn submit(life: &Life, sender: &str, recipient: &str) {
         client_name: "app.test".into(),
         protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
     };
-    life.door.submit(&user, submission, Wishes::default(), None).await.unwrap();
+    life.door.submit(&user, submission, Options::default(), None).await.unwrap();
 }
 
 /// 500 failures in eight seconds, in simulated time: a host that makes each recipient wait for longer than a code lives.

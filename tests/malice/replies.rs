@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use otp_relay::clock::{Clock as _, SystemClock};
+use otp_relay::base::clock::{Clock as _, SystemClock};
 use otp_relay::event::Kind;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{MailParameters, Recipient};

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use otp_relay::event::Kind;
 
-use crate::world::{Manner, World};
+use crate::malice::world::{Manner, World};
 
 const REFUSAL: &str =
     "450 4.2.1 The user you are trying to contact is receiving mail at a rate that prevents additional messages";

@@ -5,7 +5,7 @@ use std::time::Duration;
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 
-use crate::world::{Manner, World};
+use crate::malice::world::{Manner, World};
 
 const SECOND: Duration = Duration::from_secs(1);
 /// A code to a host that takes everything, session included.

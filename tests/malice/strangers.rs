@@ -6,8 +6,8 @@ use std::num::NonZeroU32;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::FutureExt as _;
-use otp_relay::app::Relay;
 use otp_relay::event::Kind;
+use otp_relay::relay::Relay;
 use otp_relay::smtp::sasl::ScramVerifier;
 
 use crate::support::client::{Client, mail};

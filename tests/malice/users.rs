@@ -10,7 +10,7 @@ use otp_relay::smtp::sasl::ScramVerifier;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::api::{Bench, mail, user};
+use crate::malice::api::{Bench, mail, user};
 use crate::support::PATIENCE;
 use crate::support::client::Client;
 use crate::support::fake_mx::Trick;

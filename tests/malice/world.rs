@@ -6,21 +6,21 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::accounts::user::{Senders, User};
+use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::base::lane::Lane;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::{Event, Kind, Sink};
-use otp_relay::intake::user::{Senders, User};
-use otp_relay::intake::wishes::Wishes;
-use otp_relay::lane::Lane;
+use otp_relay::intake::options::Options;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::net::{BoxStream, Connecting, Network};
-use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
-use crate::in_memory::Life;
+use crate::support::in_memory::Life;
 
 /// How long each reply takes.
 pub const LATENCY: Duration = Duration::from_millis(50);
@@ -200,7 +200,7 @@ impl World {
             client_name: "app.test".into(),
             protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
         };
-        self.life.door.submit(&user, submission, Wishes::default(), None).await.unwrap();
+        self.life.door.submit(&user, submission, Options::default(), None).await.unwrap();
     }
 
     /// From the submission of a message to its arrival; none: it did not arrive within ten minutes.

@@ -1,10 +1,12 @@
 //! Whatever is refused before it is a message leaves a line, at either door, and the line says enough and not too much.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
+#![allow(unreachable_pub, reason = "modules of one test program")]
 
 mod http;
 mod smtp;
 mod storage;
+// A process has one log, so this is a program of its own.
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -13,18 +15,18 @@ use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::{Arc, LazyLock, Mutex};
 
+use crate::support::client::{Client, mail};
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::http::Http;
+use crate::support::{Events, PATIENCE, TableDns, start_relay_delivering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::app::{Ground, Relay};
+use otp_relay::accounts::user::token_hash;
 use otp_relay::event::Kind;
-use otp_relay::intake::user::token_hash;
+use otp_relay::relay::{Environment, Relay};
 use otp_relay::report::log::{self, Format, Output};
 use otp_relay::smtp::sasl::ScramVerifier;
 use serde_json::Value;
-use support::client::{Client, mail};
-use support::fake_mx::{FakeMx, Trick};
-use support::http::Http;
-use support::{Events, PATIENCE, TableDns, start_relay_delivering};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// Stands in every input that is refused, and in no line.
@@ -101,11 +103,11 @@ struct Bench {
 
 impl Bench {
     async fn new(more: &str) -> Self {
-        Self::on(Ground::default(), more, "").await
+        Self::on(Environment::default(), more, "").await
     }
 
-    /// On other ground, with more under `[delivery]`.
-    async fn on(ground: Ground, more: &str, delivery: &str) -> Self {
+    /// On other environment, with more under `[delivery]`.
+    async fn on(environment: Environment, more: &str, delivery: &str) -> Self {
         LazyLock::force(&LOG);
         let folder = tempfile::tempdir().unwrap();
         let mx = FakeMx::start(&["PIPELINING", "SMTPUTF8"]).await;
@@ -118,8 +120,8 @@ impl Bench {
         };
         let users = format!("{}{}{}rate = \"1/10m\"\n", user("shop"), user("bank"), user("slow"));
         let more = format!("{LISTENERS}{users}[log]\nformat = \"json\"\n{more}");
-        let ground = Ground { dns: Some(Arc::new(TableDns)), ..ground };
-        let (relay, events) = start_relay_delivering(ground, folder.path(), mx.address, &more, delivery);
+        let environment = Environment { dns: Some(Arc::new(TableDns)), ..environment };
+        let (relay, events) = start_relay_delivering(environment, folder.path(), mx.address, &more, delivery);
         let mut addresses = relay.addresses().to_vec();
         let address = relay.http_address().unwrap();
         addresses.push(address);

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::app::Ground;
+use otp_relay::relay::Environment;
 use otp_relay::smtp::server_session::{Access, Event, Peer, Phase, ServerSession, SessionSettings, Step};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -289,7 +289,7 @@ async fn the_share_of_trusted_networks_is_told_as_theirs() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_else_intake_refuses_leaves_a_line() {
     let more = "[otp]\nrecipient_budget = \"3/10m\"\nrecipient_budget_total = \"3/10m\"\n[submission]\nrouted_addresses = true\n";
-    let bench = Bench::on(Ground::default(), more, "only_to = [\"*.test\"]\n").await;
+    let bench = Bench::on(Environment::default(), more, "only_to = [\"*.test\"]\n").await;
     let rcpt = |address: &str| format!("RCPT TO:<{address}>");
     bench.says("127.0.0.70", TRUSTING, &[FROM, &rcpt("alice@elsewhere.example")]).await;
     bench.says("127.0.0.71", TRUSTING, &[FROM, &rcpt("alice@null.test")]).await;
@@ -383,6 +383,6 @@ fn a_timeout_says_in_the_middle_of_what() {
 }
 
 fn start() -> Instant {
-    use otp_relay::clock::{Clock as _, SystemClock};
+    use otp_relay::base::clock::{Clock as _, SystemClock};
     SystemClock::default().instant()
 }

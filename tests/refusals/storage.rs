@@ -1,7 +1,7 @@
 //! Where there is no room, or the relay stops, at both doors.
 
-use otp_relay::app::Ground;
-use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::relay::Environment;
 use serde_json::{Value, json};
 
 use crate::support::client::mail;
@@ -58,7 +58,7 @@ async fn what_there_was_no_room_for_costs_nothing_of_a_rate() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_says_so_and_is_told() {
     let store = MemoryStore::default();
-    let bench = Bench::on(Ground { store: Some(store.clone()), ..Ground::default() }, "", "").await;
+    let bench = Bench::on(Environment { store: Some(store.clone()), ..Environment::default() }, "", "").await;
     let mut client = bench.client("127.0.0.90", TRUSTING).await;
     assert!(client.submit(&["alice@example.test"], &mail("1")).await.starts_with("250"));
     store.set_failing(true);

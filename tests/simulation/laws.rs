@@ -4,15 +4,15 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use otp_relay::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind, Sink};
 use otp_relay::mail::envelope::Recipient;
 use otp_relay::mail::id::MessageId;
-use otp_relay::queue::steer::Cancelled;
+use otp_relay::queue::inspect::Cancelled;
 use parking_lot::Mutex;
 
-use crate::{Entries, key};
+use crate::simulation::{Entries, key};
 
 /// What is known of one entry.
 #[derive(Default)]

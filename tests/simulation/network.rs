@@ -9,19 +9,19 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use otp_relay::clock::{Clock, ManualClock};
+use otp_relay::base::clock::{Clock, ManualClock};
 use otp_relay::delivery::smart_host::{SmartHost, Tls};
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::net::{BoxStream, Connecting, Network};
-use otp_relay::plan::way::When;
+use otp_relay::policy::failover::When;
 use parking_lot::Mutex;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf, duplex,
 };
 use tokio_util::sync::CancellationToken;
 
-use crate::laws::Laws;
-use crate::random::Random;
+use crate::simulation::laws::Laws;
+use crate::support::random::Random;
 
 const HOSTS: u8 = 3;
 /// Behind them, those that carry mail for others.

@@ -14,24 +14,24 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use otp_relay::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::accounts::user::{Senders, User};
+use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::base::lane::Lane;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::NoSink;
 use otp_relay::intake::door::{DNS_WAIT, RecipientCheck};
-use otp_relay::intake::user::{Senders, User};
-use otp_relay::intake::wishes::Wishes;
-use otp_relay::lane::Lane;
+use otp_relay::intake::options::Options;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::net::{BoxStream, Connecting, Network};
-use otp_relay::queue::memory_store::MemoryStore;
 use otp_relay::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
-use crate::in_memory::{Bounds, Life, NEXT_ID};
-use crate::random::Random;
-use crate::{ALONE, START, number};
+use crate::simulation::{ALONE, START, number};
+use crate::support::in_memory::{Bounds, Life, NEXT_ID};
+use crate::support::random::Random;
 
 const SEEDS_DEFAULT: u64 = 30;
 /// Few sessions in all, so that few codes can want all of them.
@@ -315,7 +315,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
     // The same id in both runs: what is spread out by ids falls on the same times.
     NEXT_ID.store(id, Ordering::Relaxed);
     // What is refused does not arrive.
-    drop(life.door.submit(&user, submission, Wishes::default(), None).await);
+    drop(life.door.submit(&user, submission, Options::default(), None).await);
 }
 
 /// How long honest codes took, by recipient; none: it did not arrive.

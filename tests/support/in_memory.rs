@@ -6,8 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use otp_relay::app::builder::{Builder, Core};
-use otp_relay::clock::ManualClock;
+use otp_relay::base::clock::ManualClock;
 use otp_relay::config::Config;
 use otp_relay::delivery::smart_host::SmartHost;
 use otp_relay::delivery::{self, Delivery};
@@ -15,11 +14,12 @@ use otp_relay::destination::resolver::Dns;
 use otp_relay::event::Sink;
 use otp_relay::intake::budget::Limits;
 use otp_relay::intake::door::{self, Door};
-use otp_relay::intake::idempotency::DailySecrets;
+use otp_relay::intake::idempotency::RotatingSecrets;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::mail::id::IdSource;
 use otp_relay::net::Network;
 use otp_relay::queue::Queue;
-use otp_relay::queue::memory_store::MemoryStore;
+use otp_relay::relay::builder::{Builder, Core};
 use otp_relay::tls::verify::Roots;
 
 /// Nobody in a made-up network has a certificate.
@@ -56,7 +56,7 @@ impl Default for Bounds {
 /// The same secret every day.
 struct Secrets;
 
-impl DailySecrets for Secrets {
+impl RotatingSecrets for Secrets {
     fn of(&self, _: u64) -> Option<[u8; 32]> {
         Some([7; 32])
     }

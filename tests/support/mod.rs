@@ -1,12 +1,12 @@
 //! What the tests of the whole relay share: a mail host that does as it is told, an app's side of SMTP, DNS from a
 //! table, and a relay between them.
 
-#![allow(unreachable_pub, reason = "modules of one test program")]
 #![allow(dead_code, reason = "each test program uses a part")]
 
 pub mod client;
 pub mod fake_mx;
 pub mod http;
+pub mod in_memory;
 pub mod process;
 pub mod random;
 
@@ -15,11 +15,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::app::{Ground, Relay};
-use otp_relay::clock::Clock;
+use otp_relay::base::clock::Clock;
 use otp_relay::config::Config;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::{Event, Kind, Sink};
+use otp_relay::relay::{Environment, Relay};
 use otp_relay::report::log::Output;
 use tokio::sync::mpsc;
 
@@ -126,35 +126,35 @@ pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events)
 
 /// The same, with lines of events going to `output`.
 pub fn start_relay_logging(folder: &Path, mx: SocketAddr, more: &str, output: Output) -> (Relay, Events) {
-    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
-    start_on(Ground { output, ..ground }, folder, mx, more, "")
+    let environment = Environment { dns: Some(Arc::new(TableDns)), ..Environment::default() };
+    start_on(Environment { output, ..environment }, folder, mx, more, "")
 }
 
 /// The same, with more under `[delivery]`.
 pub fn start_relay_with(folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
-    let ground = Ground { dns: Some(Arc::new(TableDns)), ..Ground::default() };
-    start_relay_delivering(ground, folder, mx, more, delivery)
+    let environment = Environment { dns: Some(Arc::new(TableDns)), ..Environment::default() };
+    start_relay_delivering(environment, folder, mx, more, delivery)
 }
 
 /// As `start_relay`, by another clock.
 pub fn start_relay_by(clock: Arc<dyn Clock>, folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
-    let ground = Ground { dns: Some(Arc::new(TableDns)), clock, ..Ground::default() };
-    start_relay_delivering(ground, folder, mx, more, "")
+    let environment = Environment { dns: Some(Arc::new(TableDns)), clock, ..Environment::default() };
+    start_relay_delivering(environment, folder, mx, more, "")
 }
 
-/// As `start_relay_with`, on other ground, whose events and log are replaced; `delivery` is added to the section of that name.
+/// As `start_relay_with`, on other environment, whose events and log are replaced; `delivery` is added to the section of that name.
 pub fn start_relay_delivering(
-    ground: Ground,
+    environment: Environment,
     folder: &Path,
     mx: SocketAddr,
     more: &str,
     delivery: &str,
 ) -> (Relay, Events) {
-    start_on(Ground { output: Output::new(std::io::sink()), ..ground }, folder, mx, more, delivery)
+    start_on(Environment { output: Output::new(std::io::sink()), ..environment }, folder, mx, more, delivery)
 }
 
-fn start_on(ground: Ground, folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
-    start_with(ground, configured(folder, mx, more, delivery))
+fn start_on(environment: Environment, folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> (Relay, Events) {
+    start_with(environment, configured(folder, mx, more, delivery))
 }
 
 /// The configuration of such a relay, to reload it with.
@@ -175,8 +175,8 @@ pub fn configured(folder: &Path, mx: SocketAddr, more: &str, delivery: &str) -> 
 /// A relay with this configuration and nothing else in it.
 pub fn start_relay_from(folder: &Path, text: &str) -> (Relay, Events) {
     let output = Output::new(std::io::sink());
-    let ground = Ground { dns: Some(Arc::new(TableDns)), output, ..Ground::default() };
-    start_with(ground, configured_from(folder, text))
+    let environment = Environment { dns: Some(Arc::new(TableDns)), output, ..Environment::default() };
+    start_with(environment, configured_from(folder, text))
 }
 
 fn configured_from(folder: &Path, text: &str) -> Config {
@@ -184,10 +184,10 @@ fn configured_from(folder: &Path, text: &str) -> Config {
     config.unwrap_or_else(|| panic!("{findings}"))
 }
 
-fn start_with(ground: Ground, config: Config) -> (Relay, Events) {
+fn start_with(environment: Environment, config: Config) -> (Relay, Events) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    let ground = Ground { events: Some(Arc::new(Channel(sender))), ..ground };
-    let relay = Relay::start(config, ground).expect("the relay starts");
+    let environment = Environment { events: Some(Arc::new(Channel(sender))), ..environment };
+    let relay = Relay::start(config, environment).expect("the relay starts");
     (relay, Events(receiver))
 }
 

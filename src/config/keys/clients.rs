@@ -11,14 +11,14 @@ use super::super::kinds::{
 };
 use super::super::table::Reload::{Live, Restart};
 use super::super::table::{Key, Table, at, key};
+use crate::accounts::credentials::{PasswordHash, TokenHash};
+use crate::accounts::supersede::Supersede;
+use crate::accounts::user::KEY_OF_RECIPIENT;
+use crate::base::lane::Lane;
+use crate::base::rate::Rate;
 use crate::intake::idempotency::MEMORY;
-use crate::intake::rate::Rate;
+use crate::intake::options::{self, LIFE};
 use crate::intake::stamp::LongLines;
-use crate::intake::user::KEY_OF_RECIPIENT;
-use crate::intake::wishes::{self, LIFE};
-use crate::lane::Lane;
-use crate::queue::Supersede;
-use crate::submission::credentials::{PasswordHash, TokenHash};
 use crate::submission::listener::ListenerTls;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -184,7 +184,7 @@ fn defaults() -> Vec<Key<UserSettings>> {
     };
     let tag = Text {
         form: "1 to 64 letters, digits and - _ . : /, or \"\",",
-        parse: |text| wishes::tag(text).ok(),
+        parse: |text| options::tag(text).ok(),
         write: |tag: &Arc<str>| tag.to_string(),
     };
     vec![

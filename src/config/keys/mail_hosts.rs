@@ -15,7 +15,7 @@ use crate::delivery::smart_host::Tls;
 use crate::destination::demand::Strictness;
 use crate::destination::resolver::{self, Dnssec};
 use crate::mail::address::Mailbox;
-use crate::plan::way::When;
+use crate::policy::failover::When;
 use crate::smtp::extension::{Feature, Features};
 use crate::tls;
 

@@ -17,8 +17,8 @@ use super::kinds::{
 };
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
+use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
-use crate::queue::key_ring::Sealing;
 use crate::report::log::Format;
 use crate::report::recipients::{Disclosure, Recipients};
 

@@ -8,12 +8,12 @@ use super::super::next_hops::NextHops;
 use super::super::sessions::Taken;
 use super::super::settle::{self, Ended};
 use super::super::site::Site;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::event::Attempted;
+use crate::greylist::table::Triplet;
+use crate::ledger::entry::SignedContent;
 use crate::queue::claim::{Claim, Settlement};
-use crate::queue::entry::SignedContent;
-use crate::queue::greylists::Triplet;
 
 /// An entry that is being tried.
 pub(super) struct Claimed {

@@ -14,9 +14,9 @@ use super::super::planning::planned_after;
 use super::super::settle;
 use super::loaded::Loaded;
 use super::{At, GAVE_WAY};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::Step;
-use crate::queue::claim::{Claim, Gone};
+use crate::queue::claim::{Claim, LostClaim};
 use crate::smtp::client_session::{Failure, Fault, Stage};
 use crate::smtp::reply::Reply;
 
@@ -33,7 +33,7 @@ pub(super) enum End {
     /// The session gave way to another before it came about.
     GaveWay,
     /// The entry is not to be sent any more.
-    Gone(Gone, Option<Peer>),
+    LostClaim(LostClaim, Option<Peer>),
     /// The note that the content goes could not be written.
     NotNoted(Peer),
 }
@@ -44,7 +44,9 @@ impl End {
         match self {
             Self::Nobody => true,
             Self::NotDelivered { judged, .. } => next_host_may_do(judged) || tries_next_address(&judged.failure),
-            Self::Delivered { .. } | Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => false,
+            Self::Delivered { .. } | Self::Slow { .. } | Self::GaveWay | Self::LostClaim(..) | Self::NotNoted(_) => {
+                false
+            }
         }
     }
 
@@ -54,7 +56,7 @@ impl End {
             Self::Delivered { reply, .. } => Some(reply),
             Self::NotDelivered { judged, .. } => judged.failure.reply(),
             Self::Nobody => candidates.last_failure.as_ref().and_then(|(_, last)| last.failure.reply()),
-            Self::Slow { .. } | Self::GaveWay | Self::Gone(..) | Self::NotNoted(_) => None,
+            Self::Slow { .. } | Self::GaveWay | Self::LostClaim(..) | Self::NotNoted(_) => None,
         }
     }
 }
@@ -94,7 +96,7 @@ impl Conclusion<'_> {
                 let destination = self.candidates.last_failure.take().map(|(host, _)| host);
                 self.not_delivered(&silent, Peer::at(destination).with_steps(steps).with_note(GAVE_WAY), now);
             }
-            End::Gone(gone, from) => {
+            End::LostClaim(gone, from) => {
                 let settlement = settle::gone(gone, from.unwrap_or_default().with_steps(steps));
                 self.loaded.claimed.settle(settlement, now);
             }

@@ -9,14 +9,14 @@ use super::super::peer::{Lesson, Peer};
 use super::super::race::Runner;
 use super::super::transact::Connection;
 use super::claimed::Claimed;
-use crate::clock::Timestamp;
-use crate::destination::demand::Wish;
+use crate::base::clock::Timestamp;
+use crate::destination::demand::TlsOption;
 use crate::event::Attempted;
+use crate::greylist::pending::Greylister;
+use crate::greylist::table::Triplet;
+use crate::ledger::entry::SignedContent;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::DeliverBy;
-use crate::plan::greylist::Greylister;
-use crate::queue::entry::SignedContent;
-use crate::queue::greylists::Triplet;
 use crate::smtp::client_session::{Bdat, EightBit, Transaction};
 use crate::smtp::extension::Features;
 
@@ -41,10 +41,10 @@ impl Loaded {
         content: Arc<SignedContent>,
     ) -> Self {
         let message = claimed.claim.message();
-        let wish = Wish::of(message.envelope.parameters.require_tls, &content.content.head);
+        let option = TlsOption::of(message.envelope.parameters.require_tls, &content.content.head);
         let recipient = &message.recipient(claimed.claim.id().index).mailbox;
         let sender = env.settings.own_reverse_path(&message.envelope.reverse_path);
-        let caller = Caller::new(&sender, recipient).wishing(wish);
+        let caller = Caller::new(&sender, recipient).with_tls_option(option);
         Self { claimed, triplet, content, caller }
     }
 

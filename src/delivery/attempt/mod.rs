@@ -30,9 +30,9 @@ use super::race::{Advance, LOOK, Race, Runner};
 use super::sessions::Taken;
 use super::site::Site;
 use super::transact::Connection;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
-use crate::queue::claim::{Claim, Gone, NotReleased};
+use crate::queue::claim::{Claim, LostClaim, NotReleased};
 use crate::smtp::client_session::{Bdat, EightBit, Failure, Fault, Framing, Requirement, Suspicion, Transaction};
 use crate::smtp::extension::{Feature, Features};
 use crate::smtp::reply::Reply;
@@ -161,7 +161,7 @@ impl<'a> Attempt<'a> {
                 Advance::Refused(runner, failure) => self.refused(runner, failure, kept).await,
                 Advance::Look => self.look(kept),
                 Advance::Nobody => ControlFlow::Break(self.kept_or_nobody(kept)),
-                Advance::Gone(gone) => ControlFlow::Break(End::Gone(gone, None)),
+                Advance::LostClaim(gone) => ControlFlow::Break(End::LostClaim(gone, None)),
             };
             if let ControlFlow::Break(end) = next {
                 return end;
@@ -251,8 +251,8 @@ impl<'a> Attempt<'a> {
         let clock = &self.at.env.clock;
         match self.loaded.claimed.claim.release_content(clock.now()).await {
             Ok(()) => {}
-            Err(NotReleased::Gone(gone)) => {
-                return ControlFlow::Break(End::Gone(gone, Some(self.loaded.peer(self.at.env, &runner))));
+            Err(NotReleased::LostClaim(gone)) => {
+                return ControlFlow::Break(End::LostClaim(gone, Some(self.loaded.peer(self.at.env, &runner))));
             }
             Err(NotReleased::NotNoted) => {
                 return ControlFlow::Break(End::NotNoted(self.loaded.peer(self.at.env, &runner)));
@@ -381,10 +381,10 @@ impl<'a> Attempt<'a> {
     fn look(&mut self, connection: &mut Option<Box<Connection>>) -> ControlFlow<End> {
         let now = self.at.env.clock.now();
         let is_over = self.claim().message().expires_at.minus(END_MARGIN) <= now;
-        if let Err(gone) = if is_over { Err(Gone::Expired) } else { self.claim().check(now) } {
+        if let Err(gone) = if is_over { Err(LostClaim::Expired) } else { self.claim().check(now) } {
             let slow = self.slow();
             self.race.close();
-            return ControlFlow::Break(End::Gone(gone, slow.map(|(host, judged)| Peer::silent(host, &judged))));
+            return ControlFlow::Break(End::LostClaim(gone, slow.map(|(host, judged)| Peer::silent(host, &judged))));
         }
         self.loaded.claimed.claim.renew(now, LOOK);
         if self.kept.as_ref().is_some_and(|kept| kept.until <= now) {

@@ -3,7 +3,7 @@ use std::time::Duration;
 use super::known_hosts::KNOWN_FOR;
 use super::table::{PATIENCE, PATIENCE_SENT};
 use super::*;
-use crate::clock::{Clock as _, SystemClock};
+use crate::base::clock::{Clock as _, SystemClock};
 use crate::mail::registrable::registrable_domain;
 
 const SECOND: Duration = Duration::from_secs(1);

@@ -10,7 +10,7 @@ use super::super::places::Beside;
 use super::super::steps::Steps;
 use super::super::transact::Connection;
 use super::seat::Seat;
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::smtp::client_session::{Failure, Fault, Stage};
 
 /// All of them.
@@ -129,7 +129,7 @@ impl Field {
         Some((left, stage))
     }
 
-    /// Ends those for whom this holds.
+    /// Completions those for whom this holds.
     pub(super) fn remove(&mut self, is_out: impl Fn(&Contender) -> bool) {
         let waiting = &mut self.waiting;
         self.contenders.retain(|contender| {
@@ -141,7 +141,7 @@ impl Field {
         });
     }
 
-    /// Ends all.
+    /// Completions all.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.contenders.clear();

@@ -33,7 +33,7 @@ use super::site::Site;
 use super::sites::Sites;
 use super::steps::Steps;
 use super::transact::{Begun, Connection};
-use crate::queue::claim::Gone;
+use crate::queue::claim::LostClaim;
 use crate::smtp::client_session::{Failure, Fault, Framing, Stage, Transaction};
 pub(super) use field::Runner;
 use field::{Contender, Field, Phase};
@@ -74,7 +74,7 @@ pub(super) enum Advance {
     /// Nobody is left.
     Nobody,
     /// The entry is not to be sent any more.
-    Gone(Gone),
+    LostClaim(LostClaim),
 }
 
 /// What the next connection has of the limits.
@@ -117,7 +117,7 @@ impl Race {
     pub(super) async fn advance(
         &mut self,
         candidates: &mut Candidates,
-        mut permit: impl FnMut() -> Result<(), Gone>,
+        mut permit: impl FnMut() -> Result<(), LostClaim>,
     ) -> Advance {
         loop {
             self.free_seats(candidates);
@@ -125,7 +125,7 @@ impl Race {
                 return Advance::Session(runner);
             }
             if let Err(gone) = self.open_next(candidates, &mut permit) {
-                return Advance::Gone(gone);
+                return Advance::LostClaim(gone);
             }
             if self.field.is_empty() {
                 return Advance::Nobody;
@@ -178,7 +178,7 @@ impl Race {
         self.timing.next_is_due();
     }
 
-    /// Ends the sessions that are less preferred than this one.
+    /// Completions the sessions that are less preferred than this one.
     pub(super) fn close_behind(&mut self, number: u32) {
         self.field.remove(|contender| contender.number > number);
     }
@@ -235,8 +235,8 @@ impl Race {
     fn open_next(
         &mut self,
         candidates: &mut Candidates,
-        permit: &mut impl FnMut() -> Result<(), Gone>,
-    ) -> Result<(), Gone> {
+        permit: &mut impl FnMut() -> Result<(), LostClaim>,
+    ) -> Result<(), LostClaim> {
         if !self.timing.is_next_due() || self.field.is_held() || self.is_closed {
             return Ok(());
         }

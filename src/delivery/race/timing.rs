@@ -110,7 +110,7 @@ impl Timing {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::{Clock as _, SystemClock};
+    use crate::base::clock::{Clock as _, SystemClock};
 
     const SECOND: Duration = Duration::from_secs(1);
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::super::route::{Route, RouteError};
 use super::super::shares::{Shares, Standing};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::mail::registrable::registrable_domain;
 
 /// How often outdated routes are looked for where there is no room for another.

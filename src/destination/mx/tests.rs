@@ -5,7 +5,7 @@ use super::super::resolver::{Answer, DnsError, MxRecord, Records};
 use super::super::route::Host;
 use super::super::tlsa::TlsaRecord;
 use super::*;
-use crate::clock::{ManualClock, Timestamp};
+use crate::base::clock::{ManualClock, Timestamp};
 
 type Rows = Result<Vec<String>, DnsError>;
 

@@ -1,10 +1,10 @@
 //! What is said of one recipient, and how the fields of a status part are written.
 
 use super::{Action, Told};
-use crate::clock::Step;
+use crate::base::clock::Step;
+use crate::base::text::one_line;
 use crate::event::Kind;
-use crate::mail::text::one_line;
-use crate::queue::entry::Message;
+use crate::ledger::entry::Message;
 use crate::smtp::reply::EnhancedCode;
 
 /// What is told of a reply, in octets, for no line may be longer than 998 (RFC 5322 section 2.1.1).

@@ -7,9 +7,9 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 
 use super::same::{DIGEST_LEN, Digest};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
+use crate::ledger::embedded::store::{Change, Table};
 use crate::mail::id::MessageId;
-use crate::queue::store::{Change, Table};
 
 /// What was taken later than this from now was taken by a clock that was ahead, and is forgotten.
 pub(super) const AHEAD_MAX: Duration = Duration::from_secs(3600);

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use super::*;
 use crate::event::{Attempted, Event, Happened};
+use crate::ledger::entry::Message;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::queue::Telling;
-use crate::queue::entry::Message;
 
 struct World {
     list: Suppressions,

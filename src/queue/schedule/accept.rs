@@ -5,16 +5,16 @@ use std::hash::Hash;
 use std::sync::Arc;
 
 use super::{Delay, Entry, Schedule, Timer, entries_of};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Happened, Kind, Suppress};
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{Message, Progress, SignedContent, State};
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::queue::effects::{Effects, Occurrence};
 use crate::queue::ending::{End, Ending};
-use crate::queue::entry::{Message, Progress, SignedContent, State};
 use crate::queue::risk::Risk;
-use crate::queue::store::Change;
 
 /// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
 const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
@@ -164,7 +164,7 @@ impl Schedule {
         self.doomed.extend(superseded);
     }
 
-    /// Ends some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one
+    /// Completions some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one
     /// had taken, and attempts of which only the answer is missing and that must not be made twice. Says whether there are
     /// more.
     pub(in crate::queue) fn end_doomed(&mut self, most: usize, now: Timestamp, effects: &mut Effects) -> bool {

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use super::{Delay, Entry, Schedule, Timer};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Suppress};
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{LEASE, Lease, LostClaim, Message, Progress, SignedContent, State};
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
 use crate::queue::ending::{End, Ending};
-use crate::queue::entry::{Gone, LEASE, Lease, Message, Progress, SignedContent, State};
 use crate::queue::settlement::Settlement;
-use crate::queue::store::Change;
 
 /// Longest remote reply that is kept.
 const REPLY_LEN_MAX: usize = 512;
@@ -43,15 +43,15 @@ impl Schedule {
         owner: u64,
         now: Timestamp,
         effects: &mut Effects,
-    ) -> Result<Claimed, Gone> {
-        let Some(held) = self.held.get_mut(&id.message) else { return Err(Gone::Ended) };
+    ) -> Result<Claimed, LostClaim> {
+        let Some(held) = self.held.get_mut(&id.message) else { return Err(LostClaim::Ended) };
         if held.message.expires_at <= now {
-            return Err(Gone::Expired);
+            return Err(LostClaim::Expired);
         }
         let (message, content) = (held.message.clone(), held.content.clone());
         let entry = &mut held.entries[usize::from(id.index)];
         if entry.state != Some(State::Queued) {
-            return Err(Gone::Ended);
+            return Err(LostClaim::Ended);
         }
         self.next_token += 1;
         let lease = Lease { owner, token: self.next_token, ends_at: now.plus(LEASE) };
@@ -69,8 +69,8 @@ impl Schedule {
     }
 
     /// Whether a claim still holds its entry.
-    pub(in crate::queue) fn check(&mut self, hold: &Hold) -> Result<(), Gone> {
-        self.leased(hold).map(|_| ()).ok_or(Gone::Ended)
+    pub(in crate::queue) fn check(&mut self, hold: &Hold) -> Result<(), LostClaim> {
+        self.leased(hold).map(|_| ()).ok_or(LostClaim::Ended)
     }
 
     /// Makes the lease last until then.
@@ -84,8 +84,8 @@ impl Schedule {
 
     /// The note that the content goes is about to be stored; whatever else is stored of the entry before the attempt ends has to
     /// say so too.
-    pub(in crate::queue) fn note_content(&mut self, hold: &mut Hold) -> Result<(), Gone> {
-        let entry = self.leased(hold).ok_or(Gone::Ended)?;
+    pub(in crate::queue) fn note_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
+        let entry = self.leased(hold).ok_or(LostClaim::Ended)?;
         entry.progress.content_sent = true;
         hold.progress.late |= entry.progress.late;
         hold.progress.content_sent = true;
@@ -93,8 +93,8 @@ impl Schedule {
     }
 
     /// The content leaves; from now on it may arrive, whatever happens to the entry here.
-    pub(in crate::queue) fn release_content(&mut self, hold: &mut Hold) -> Result<(), Gone> {
-        self.leased(hold).ok_or(Gone::Ended)?.is_out = true;
+    pub(in crate::queue) fn release_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
+        self.leased(hold).ok_or(LostClaim::Ended)?.is_out = true;
         hold.progress.was_sent = true;
         Ok(())
     }

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Content, Entry, Held, Schedule, Timer, entries_of};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::Kind;
 use crate::event::cause::Cause;
+use crate::ledger::entry::{Message, Progress, State};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use crate::queue::effects::Effects;
 use crate::queue::ending::End;
-use crate::queue::entry::{Message, Progress, State};
 use crate::queue::filter::Filter;
 use crate::queue::index::Place;
 
@@ -150,7 +150,7 @@ impl Schedule {
         Some(self.held.get(&id.message)?.message.recipient(id.index).mailbox.domain_key())
     }
 
-    /// Ends these entries because the app took them back.
+    /// Completions these entries because the app took them back.
     pub(in crate::queue) fn cancel(
         &mut self,
         entries: &[EntryId],

@@ -1,13 +1,13 @@
 //! What becomes due: attempts, ends of life, leases that nobody renewed.
 
 use super::{Delay, Schedule, Timer};
-use crate::clock::Timestamp;
+use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Kind, Suppress};
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::State;
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
 use crate::queue::ending::{End, Ending};
-use crate::queue::entry::State;
-use crate::queue::store::Change;
 
 impl Schedule {
     /// Fires the timers that are due, at most so many; returns when the next one is.

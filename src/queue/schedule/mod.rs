@@ -15,14 +15,15 @@ use std::sync::Arc;
 
 use super::effects::Effects;
 use super::ending::{End, Ending, Telling};
-use super::entry::{Message, Outcome, Progress, SignedContent, State};
 use super::index::Index;
-use super::store::Change;
-use super::supersede::Supersede;
-use crate::clock::Timestamp;
+use super::slots::slots;
+use crate::accounts::supersede::Supersede;
+use crate::base::clock::Timestamp;
+use crate::base::shares::Shares;
 use crate::event::{Attempted, Event, Happened, Kind};
+use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::{Message, Outcome, Progress, SignedContent, State};
 use crate::mail::id::{EntryId, MessageId};
-use crate::shares::Shares;
 pub(super) use accept::Common;
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
@@ -226,14 +227,14 @@ impl Schedule {
         if let Some(lease) = progress.lease {
             self.timers.remove(&(lease.ends_at, id, Timer::Lease));
         }
-        for slot in self.supersede.slots(message, id.index) {
+        for slot in slots(self.supersede, message, id.index) {
             if self.slots.get(&slot) == Some(&id) {
                 self.slots.remove(&slot);
             }
         }
     }
 
-    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
+    /// Completions an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
     /// entry had ended already.
     fn end(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) -> Option<Content> {
         let held = self.held.get_mut(&id.message)?;
@@ -296,7 +297,7 @@ impl Schedule {
     /// Gives an entry its places; says which entries end by that.
     fn take_slots(&mut self, message: &Message, id: EntryId) -> Vec<(EntryId, End)> {
         let mut ended = Vec::new();
-        for slot in self.supersede.slots(message, id.index) {
+        for slot in slots(self.supersede, message, id.index) {
             let holder = self.slots.get(&slot).copied();
             let (newer, older) = match holder {
                 // The same recipient twice in one message is no newer code.

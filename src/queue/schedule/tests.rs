@@ -6,12 +6,12 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::entry::LostClaim;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::mail::message;
 use crate::queue::effects::Occurrence;
-use crate::queue::entry::Gone;
 use crate::queue::filter::Filter;
 use crate::queue::settlement::Settlement;
 
@@ -58,7 +58,7 @@ impl World {
         message.id
     }
 
-    fn claim(&mut self, id: EntryId) -> Result<Hold, Gone> {
+    fn claim(&mut self, id: EntryId) -> Result<Hold, LostClaim> {
         self.schedule.claim(id, 1, self.now, &mut self.effects).map(|(hold, _)| hold)
     }
 
@@ -146,7 +146,7 @@ fn an_entry_is_offered_claimed_once_and_settled_once() {
     let id = first(world.accept("shop", &["a@one.test"], None));
     assert_eq!(world.effects.offers.iter().map(|offer| offer.entry).collect::<Vec<_>>(), [id]);
     let hold = world.claim(id).unwrap();
-    assert_eq!(world.claim(id).unwrap_err(), Gone::Ended);
+    assert_eq!(world.claim(id).unwrap_err(), LostClaim::Ended);
     assert_eq!(world.told(), [Kind::Accepted], "a first lease goes without saying, and is not stored");
     world.settle(hold, put_off(30));
     assert_eq!(world.schedule.depth(), Depth { messages: 1, deferred: 1, ..Depth::default() });
@@ -214,7 +214,7 @@ fn a_lease_that_is_not_renewed_is_lost() {
     assert!(world.effects.is_empty(), "{:?}", world.effects);
     world.schedule.fire(9, at(200), &mut world.effects);
     assert_eq!((world.effects.lost.len(), world.effects.offers.len()), (1, 1));
-    assert_eq!(world.schedule.check(&hold), Err(Gone::Ended));
+    assert_eq!(world.schedule.check(&hold), Err(LostClaim::Ended));
     world.check();
 }
 

@@ -1,0 +1,497 @@
+//! Users and their passwords.
+//!
+//! Checking a password costs tens of milliseconds by design. It is done off the async threads, by a few at once; a
+//! password that was right is remembered for a while by a keyed hash, so that an app which connects anew for every
+//! code does not pay each time.
+
+use std::collections::HashMap;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use argon2::PasswordVerifier as _;
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use parking_lot::Mutex;
+use tokio::sync::{Semaphore, watch};
+
+use super::user::{TRUSTED, User, token_hash};
+use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
+
+/// Rounds for new hashes, and for users that do not exist where no user has any.
+pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("not zero");
+/// Octets of a salt.
+pub const SALT_LEN: usize = 16;
+/// How long a password that was right need not be checked again.
+const REMEMBERED: Duration = Duration::from_secs(300);
+/// Passwords remembered at most.
+const REMEMBERED_MAX: usize = 10_000;
+/// Checks that may wait for their turn; more are told to come back.
+const WAITING_MAX: usize = 256;
+
+/// A password as the configuration holds it.
+#[derive(Clone, PartialEq, Eq)]
+pub enum PasswordHash {
+    /// Serves every mechanism.
+    Scram(ScramVerifier),
+    /// `$argon2id$...`: PLAIN and LOGIN only.
+    Argon2(Arc<str>),
+}
+
+impl PasswordHash {
+    /// Reads either form.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if let Some(verifier) = ScramVerifier::from_text(text) {
+            return Some(Self::Scram(verifier));
+        }
+        let is_argon2 = text.starts_with("$argon2") && argon2::PasswordHash::new(text).is_ok();
+        is_argon2.then(|| Self::Argon2(text.into()))
+    }
+
+    fn is_password(&self, password: &str) -> bool {
+        match self {
+            Self::Scram(verifier) => verifier.is_password(password),
+            Self::Argon2(text) => argon2::PasswordHash::new(text)
+                .is_ok_and(|hash| argon2::Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()),
+        }
+    }
+}
+
+impl std::fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("PasswordHash")
+    }
+}
+
+/// A user with what it needs to log in; none of it: it cannot.
+#[derive(Debug, Clone)]
+pub struct Account {
+    /// Its rights.
+    pub user: Arc<User>,
+    /// Its password.
+    pub password: Option<PasswordHash>,
+    /// Its token for the HTTP API.
+    pub token: Option<TokenHash>,
+}
+
+/// The SHA-256 of a token for the HTTP API. A token is made from so many random bits that nothing slower is needed.
+#[derive(Clone, Copy)]
+pub struct TokenHash([u8; 32]);
+
+impl std::fmt::Debug for TokenHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("TokenHash")
+    }
+}
+
+impl TokenHash {
+    /// Of a token.
+    pub fn of(token: &str) -> Self {
+        Self::from_text(&token_hash(token)).unwrap_or(Self([0; 32]))
+    }
+
+    /// As the configuration holds it: 64 hexadecimal digits.
+    pub fn from_text(text: &str) -> Option<Self> {
+        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return None;
+        }
+        let mut hash = [0; 32];
+        for (index, octet) in hash.iter_mut().enumerate() {
+            *octet = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some(Self(hash))
+    }
+
+    /// Whether they are equal; takes as long for any two.
+    pub fn is(&self, other: &Self) -> bool {
+        aws_lc_rs::constant_time::verify_slices_are_equal(&self.0, &other.0).is_ok()
+    }
+}
+
+/// Who is there, and by what. It holds while the configuration says the same: see [`Credentials::renewed`].
+#[derive(Debug, Clone)]
+pub struct Login {
+    /// Who, as it was at the time.
+    pub user: Arc<User>,
+    by: Proof,
+}
+
+/// What somebody showed to be a user.
+#[derive(Debug, Clone)]
+enum Proof {
+    /// An address in a trusted network.
+    Address,
+    /// What this was made of.
+    Password(PasswordHash),
+    /// What this was made of.
+    Token(TokenHash),
+}
+
+/// What a password check came to.
+#[derive(Debug, Clone)]
+pub enum Checked {
+    /// Right.
+    Accepted(Login),
+    /// Wrong, or no such user; nobody is told which.
+    Refused,
+    /// Too many checks are waiting.
+    Busy,
+}
+
+/// All users.
+pub struct Credentials {
+    accounts: ArcSwap<HashMap<String, Account>>,
+    /// The hashes of all users by their names' order, for names that are no user's.
+    examples: ArcSwap<Vec<PasswordHash>>,
+    /// Makes up salts for users that do not exist, the same ones each time.
+    salt_key: hmac::Key,
+    /// Hashes what is remembered; new in each process.
+    memory_key: hmac::Key,
+    remembered: Mutex<HashMap<[u8; KEY_LEN], Instant>>,
+    running: Arc<Semaphore>,
+    waiting: Semaphore,
+    random: SystemRandom,
+    changes: watch::Sender<()>,
+}
+
+impl std::fmt::Debug for Credentials {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Credentials")
+    }
+}
+
+impl Credentials {
+    /// `secret` outlives the process and makes the salts of unknown users constant.
+    pub fn new(accounts: HashMap<String, Account>, secret: &[u8]) -> Self {
+        let random = SystemRandom::new();
+        let mut key = [0; KEY_LEN];
+        // Without random numbers nothing is remembered by a guessable key: the process ends here.
+        random.fill(&mut key).expect("the operating system gives random numbers");
+        let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
+        Self {
+            examples: ArcSwap::from_pointee(examples(&accounts)),
+            accounts: ArcSwap::from_pointee(accounts),
+            salt_key: hmac::Key::new(hmac::HMAC_SHA256, secret),
+            memory_key: hmac::Key::new(hmac::HMAC_SHA256, &key),
+            remembered: Mutex::default(),
+            // One core is left for mail: whoever guesses passwords can ask for more checks than all cores can do.
+            running: Arc::new(Semaphore::new((cores - 1).max(1))),
+            waiting: Semaphore::new(WAITING_MAX),
+            random,
+            changes: watch::Sender::new(()),
+        }
+    }
+
+    /// Takes new users; what was remembered is forgotten.
+    pub fn reconfigure(&self, accounts: HashMap<String, Account>) {
+        self.examples.store(Arc::new(examples(&accounts)));
+        self.accounts.store(Arc::new(accounts));
+        self.remembered.lock().clear();
+        self.changes.send_replace(());
+    }
+
+    /// Tells of every change of the users.
+    pub fn watch(&self) -> watch::Receiver<()> {
+        self.changes.subscribe()
+    }
+
+    /// Who is there by an address in a trusted network.
+    pub fn trusted(&self) -> Option<Login> {
+        Some(Login { user: self.user(TRUSTED)?, by: Proof::Address })
+    }
+
+    /// Who is there by a SCRAM proof that was good for this verifier.
+    pub fn proved(&self, name: &str, verifier: ScramVerifier) -> Option<Login> {
+        let login = Login { user: self.user(name)?, by: Proof::Password(PasswordHash::Scram(verifier)) };
+        let user = self.renewed(&login)?;
+        Some(Login { user, ..login })
+    }
+
+    /// The user of a login as it is now; none: it was removed, or what it logged in by is not its own any more.
+    pub fn renewed(&self, login: &Login) -> Option<Arc<User>> {
+        let accounts = self.accounts.load();
+        let account = accounts.get(&*login.user.name)?;
+        let holds = match &login.by {
+            Proof::Address => true,
+            Proof::Password(hash) => account.password.as_ref() == Some(hash),
+            Proof::Token(hash) => account.token.is_some_and(|own| own.is(hash)),
+        };
+        holds.then(|| account.user.clone())
+    }
+
+    /// The user of this name.
+    pub fn user(&self, name: &str) -> Option<Arc<User>> {
+        self.accounts.load().get(name).map(|account| account.user.clone())
+    }
+
+    /// All users, by name.
+    pub fn users(&self) -> Vec<Arc<User>> {
+        let mut users: Vec<_> = self.accounts.load().values().map(|account| account.user.clone()).collect();
+        users.sort_by(|a, b| a.name.cmp(&b.name));
+        users
+    }
+
+    /// Who is there by this token. All are compared, whichever it is.
+    pub fn login_by_token(&self, token: &TokenHash) -> Option<Login> {
+        let accounts = self.accounts.load();
+        let with_token = accounts.values().filter(|account| account.token.is_some_and(|own| own.is(token)));
+        let user = with_token.fold(None, |_, account| Some(account.user.clone()))?;
+        Some(Login { user, by: Proof::Token(*token) })
+    }
+
+    /// Who is there by this password, if it was right not long ago.
+    pub fn remembered(&self, name: &str, password: &str, now: Instant) -> Option<Login> {
+        let Account { user, password: hash, .. } = self.accounts.load().get(name)?.clone();
+        let hash = hash?;
+        let is_remembered = self.is_remembered(&self.fingerprint(name, password, &hash), now);
+        is_remembered.then_some(Login { user, by: Proof::Password(hash) })
+    }
+
+    /// Checks a password, remembered or not. A user that does not exist takes as long as one that does.
+    pub async fn check(&self, name: &str, password: &str, now: Instant) -> Checked {
+        let account = self.accounts.load().get(name).cloned();
+        let Ok(_waiting) = self.waiting.try_acquire() else { return Checked::Busy };
+        let Ok(running) = self.running.clone().acquire_owned().await else { return Checked::Busy };
+        let own = account.and_then(|account| Some((account.user, account.password?)));
+        let hash = own.as_ref().map_or_else(|| self.made_up_hash(name), |(_, hash)| hash.clone());
+        let fingerprint = self.fingerprint(name, password, &hash);
+        let password = zeroize::Zeroizing::new(password.to_owned());
+        let check = tokio::task::spawn_blocking(move || {
+            let _running = running;
+            hash.is_password(&password)
+        });
+        match (check.await, own) {
+            (Ok(true), Some((user, hash))) => {
+                self.remember(fingerprint, now);
+                Checked::Accepted(Login { user, by: Proof::Password(hash) })
+            }
+            (Ok(_), _) => Checked::Refused,
+            (Err(_), _) => Checked::Busy,
+        }
+    }
+
+    /// What SCRAM needs of a user. One that does not exist, or cannot do SCRAM, gets a salt that is always the same and
+    /// keys that no password fits.
+    pub fn scram_verifier(&self, name: &str) -> ScramVerifier {
+        match self.accounts.load().get(name).and_then(|account| account.password.clone()) {
+            Some(PasswordHash::Scram(verifier)) => verifier,
+            Some(PasswordHash::Argon2(_)) | None => self.made_up_verifier(name),
+        }
+    }
+
+    /// A nonce for SCRAM: printable, without commas.
+    ///
+    /// # Errors
+    /// When the operating system gives no random numbers.
+    pub fn nonce(&self) -> Result<String, aws_lc_rs::error::Unspecified> {
+        use base64::Engine as _;
+        let mut bytes = [0; 18];
+        self.random.fill(&mut bytes)?;
+        Ok(base64::engine::general_purpose::STANDARD_NO_PAD.encode(bytes))
+    }
+
+    /// What the password of a name that is no user's is checked against; the outcome counts for nothing. Its cost is some
+    /// user's, the same each time: where one user's check costs more than another's, the cost must not tell who exists.
+    fn made_up_hash(&self, name: &str) -> PasswordHash {
+        match self.example(name) {
+            Some(hash @ PasswordHash::Argon2(_)) => hash,
+            Some(PasswordHash::Scram(_)) | None => PasswordHash::Scram(self.made_up_verifier(name)),
+        }
+    }
+
+    /// Some user's hash, chosen by the name.
+    fn example(&self, name: &str) -> Option<PasswordHash> {
+        let examples = self.examples.load();
+        let choice =
+            self.derive("example", name).as_ref()[..4].iter().fold(0, |sum, octet| sum << 8 | usize::from(*octet));
+        examples.get(choice.checked_rem(examples.len())?).cloned()
+    }
+
+    fn derive(&self, purpose: &str, name: &str) -> hmac::Tag {
+        hmac::sign(&self.salt_key, format!("{purpose} {name}").as_bytes())
+    }
+
+    fn made_up_verifier(&self, name: &str) -> ScramVerifier {
+        let iterations = match self.example(name) {
+            Some(PasswordHash::Scram(verifier)) => verifier.iterations,
+            Some(PasswordHash::Argon2(_)) | None => SCRAM_ITERATIONS,
+        };
+        let key = |purpose| self.derive(purpose, name).as_ref().try_into().unwrap_or([0; KEY_LEN]);
+        ScramVerifier {
+            iterations,
+            salt: self.derive("salt", name).as_ref()[..SALT_LEN].to_vec(),
+            stored_key: key("stored"),
+            server_key: key("server"),
+        }
+    }
+
+    /// Of a password that was checked against this hash: one that has another hash by now is another password.
+    fn fingerprint(&self, name: &str, password: &str, hash: &PasswordHash) -> [u8; KEY_LEN] {
+        let mut context = hmac::Context::with_key(&self.memory_key);
+        match hash {
+            PasswordHash::Scram(verifier) => context.update(&verifier.stored_key),
+            PasswordHash::Argon2(text) => context.update(text.as_bytes()),
+        }
+        for part in [name, password] {
+            context.update(&[0]);
+            context.update(part.as_bytes());
+        }
+        context.sign().as_ref().try_into().unwrap_or([0; KEY_LEN])
+    }
+
+    fn is_remembered(&self, fingerprint: &[u8; KEY_LEN], now: Instant) -> bool {
+        self.remembered.lock().get(fingerprint).is_some_and(|until| *until > now)
+    }
+
+    fn remember(&self, fingerprint: [u8; KEY_LEN], now: Instant) {
+        let mut remembered = self.remembered.lock();
+        if remembered.len() >= REMEMBERED_MAX {
+            remembered.retain(|_, until| *until > now);
+        }
+        if remembered.len() < REMEMBERED_MAX {
+            remembered.insert(fingerprint, now + REMEMBERED);
+        }
+    }
+}
+
+fn examples(accounts: &HashMap<String, Account>) -> Vec<PasswordHash> {
+    let mut named: Vec<_> =
+        accounts.iter().filter_map(|(name, account)| Some((name, account.password.clone()?))).collect();
+    named.sort_by_key(|(name, _)| *name);
+    named.into_iter().map(|(_, hash)| hash).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::accounts::user::Senders;
+    use crate::base::clock::{Clock as _, SystemClock};
+    use crate::base::lane::Lane;
+
+    const ARGON2: &str = "$argon2id$v=19$m=19456,t=2,p=1$c29tZXNhbHQ$UlRZPdmc8Vxrnlw4Io9Jpr1HoyCtq5+SwqpCtLNN7QM";
+
+    fn credentials() -> Credentials {
+        let user = Arc::new(User {
+            name: "shop".into(),
+            senders: Senders::Patterns(Vec::new()),
+            lane: Lane::Otp,
+            life: Duration::from_secs(600),
+            ..User::unlimited("shop")
+        });
+        let verifier = ScramVerifier::derive("secret", b"salt", NonZeroU32::new(1000).unwrap());
+        let account =
+            Account { user, password: Some(PasswordHash::Scram(verifier)), token: Some(TokenHash::of("token")) };
+        Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"a secret of this machine")
+    }
+
+    #[tokio::test]
+    async fn passwords_are_checked_and_remembered() {
+        let credentials = credentials();
+        let now = SystemClock::default().instant();
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
+        assert!(matches!(credentials.check("shop", "wrong", now).await, Checked::Refused));
+        assert!(matches!(credentials.check("nobody", "secret", now).await, Checked::Refused));
+        assert_eq!(credentials.remembered.lock().len(), 1);
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
+        credentials.reconfigure(HashMap::new());
+        assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Refused));
+    }
+
+    /// A login holds as long as its user has what it was made by; the user's rights are those of now.
+    #[tokio::test]
+    async fn logins_end_with_what_they_were_made_by() {
+        let credentials = credentials();
+        let now = SystemClock::default().instant();
+        let Checked::Accepted(by_password) = credentials.check("shop", "secret", now).await else {
+            panic!("it is right")
+        };
+        let by_memory = credentials.remembered("shop", "secret", now).unwrap();
+        let verifier = credentials.scram_verifier("shop");
+        let by_scram = credentials.proved("shop", verifier.clone()).unwrap();
+        let by_token = credentials.login_by_token(&TokenHash::of("token")).unwrap();
+        let all = [&by_password, &by_memory, &by_scram, &by_token];
+        let hold = |credentials: &Credentials| all.map(|login| credentials.renewed(login).is_some());
+        let accounts = HashMap::clone(&credentials.accounts.load());
+        let changed = |change: &dyn Fn(&mut Account)| {
+            let mut accounts = accounts.clone();
+            change(accounts.get_mut("shop").unwrap());
+            accounts
+        };
+        credentials.reconfigure(changed(&|account| {
+            account.user = Arc::new(User { lane: Lane::Notice, ..User::unlimited("shop") })
+        }));
+        assert_eq!(hold(&credentials), [true; 4]);
+        assert!(all.iter().all(|login| credentials.renewed(login).unwrap().lane == Lane::Notice));
+        let other = ScramVerifier::derive("secret", b"other salt", NonZeroU32::new(1000).unwrap());
+        credentials.reconfigure(changed(&|account| account.password = Some(PasswordHash::Scram(other.clone()))));
+        assert_eq!(hold(&credentials), [false, false, false, true]);
+        // A check, or an exchange, that began with the hash of before.
+        credentials.remember(credentials.fingerprint("shop", "secret", &PasswordHash::Scram(verifier.clone())), now);
+        assert!(credentials.remembered("shop", "secret", now).is_none());
+        assert!(credentials.proved("shop", verifier).is_none());
+        credentials.reconfigure(changed(&|account| account.token = Some(TokenHash::of("other"))));
+        assert_eq!(hold(&credentials), [true, true, true, false]);
+        credentials.reconfigure(HashMap::new());
+        assert_eq!(hold(&credentials), [false; 4]);
+        assert!(credentials.trusted().is_none());
+    }
+
+    #[test]
+    fn tokens_name_their_user() {
+        let credentials = credentials();
+        assert_eq!(credentials.login_by_token(&TokenHash::of("token")).unwrap().user.name.as_ref(), "shop");
+        assert!(credentials.login_by_token(&TokenHash::of("Token")).is_none());
+        assert!(TokenHash::from_text("abc").is_none() && TokenHash::from_text(&"g".repeat(64)).is_none());
+        assert_eq!(credentials.users().len(), 1);
+    }
+
+    #[test]
+    fn unknown_users_look_like_known_ones() {
+        let (one, other) = (credentials(), credentials());
+        let verifier = one.scram_verifier("nobody");
+        assert_eq!(verifier, other.scram_verifier("nobody"));
+        assert_ne!(verifier.salt, one.scram_verifier("somebody").salt);
+        assert_eq!(verifier.salt.len(), SALT_LEN);
+        assert_ne!(one.nonce().unwrap(), one.nonce().unwrap());
+    }
+
+    /// The work, not the time it takes: what a name that is no user's is checked against costs what a user's check costs.
+    #[tokio::test]
+    async fn unknown_users_cost_what_known_ones_cost() {
+        let kinds = |credentials: &Credentials| {
+            let mut kinds: Vec<u32> = (0..40)
+                .map(|number| match credentials.made_up_hash(&format!("nobody{number}")) {
+                    PasswordHash::Scram(verifier) => verifier.iterations.get(),
+                    PasswordHash::Argon2(_) => 0,
+                })
+                .collect();
+            kinds.sort_unstable();
+            kinds.dedup();
+            kinds
+        };
+        let credentials = credentials();
+        assert_eq!(kinds(&credentials), [1000]);
+        assert_eq!(credentials.scram_verifier("nobody").iterations.get(), 1000);
+        let mut accounts = HashMap::clone(&credentials.accounts.load());
+        let mut other = accounts["shop"].clone();
+        other.password = PasswordHash::from_text(ARGON2);
+        accounts.insert("bank".into(), other);
+        credentials.reconfigure(accounts);
+        assert_eq!(kinds(&credentials), [0, 1000]);
+        let now = SystemClock::default().instant();
+        let name = (0..).map(|number| format!("nobody{number}"));
+        let name = name.into_iter().find(|name| matches!(credentials.made_up_hash(name), PasswordHash::Argon2(_)));
+        // The password of the user whose hash it is, too, is wrong for somebody who does not exist.
+        assert!(matches!(credentials.check(&name.unwrap(), "password", now).await, Checked::Refused));
+        credentials.reconfigure(HashMap::new());
+        assert_eq!(kinds(&credentials), [SCRAM_ITERATIONS.get()]);
+    }
+
+    #[test]
+    fn hashes_are_read() {
+        assert!(matches!(PasswordHash::from_text(ARGON2), Some(PasswordHash::Argon2(_))));
+        assert!(PasswordHash::from_text("$argon2id$nonsense").is_none());
+        assert!(PasswordHash::from_text("secret").is_none());
+    }
+}

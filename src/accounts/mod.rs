@@ -1,0 +1,6 @@
+//! Accounts: users with their rights, passwords and tokens, and the throttling of guesses.
+
+pub mod credentials;
+pub mod supersede;
+pub mod throttle;
+pub mod user;

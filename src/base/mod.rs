@@ -1,0 +1,9 @@
+//! The ground floor: the clock, small files, text, lanes, and shares of what is bounded. It knows nobody above.
+
+pub mod clock;
+pub mod files;
+pub mod lane;
+pub mod rate;
+pub mod shares;
+pub mod text;
+pub mod units;

@@ -1,0 +1,201 @@
+//! What an app may option for a message, as header fields that are taken out before signing, or by other means.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use super::refusal::Refusal;
+use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
+use crate::mail::message::{Field, fields};
+
+/// The shortest and the longest life a message can have.
+pub const LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
+/// Longest key and idempotency key, in octets.
+pub const KEY_LEN_MAX: usize = 200;
+/// Longest tag, in octets.
+pub const TAG_LEN_MAX: usize = 64;
+
+const PREFIX: &[u8] = b"X-OTP-";
+
+/// The options of one message; what is not wished is up to the user's settings.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Options {
+    /// How long it is worth delivering.
+    pub life: Option<Duration>,
+    /// Its lane.
+    pub lane: Option<Lane>,
+    /// What a newer message of the same user and recipient replaces it by.
+    pub key: Option<Arc<str>>,
+    /// What tells a repeat of this submission from another message.
+    pub idempotency_key: Option<Arc<str>>,
+    /// A label for events.
+    pub tag: Option<Arc<str>>,
+}
+
+impl Options {
+    /// These options, with `others` where there is none.
+    #[must_use]
+    pub fn or(self, others: Self) -> Self {
+        Self {
+            life: self.life.or(others.life),
+            lane: self.lane.or(others.lane),
+            key: self.key.or(others.key),
+            idempotency_key: self.idempotency_key.or(others.idempotency_key),
+            tag: self.tag.or(others.tag),
+        }
+    }
+}
+
+/// A life as a number of seconds.
+///
+/// # Errors
+/// Where it is not within [`LIFE`].
+pub fn life(seconds: u64) -> Result<Duration, Refusal> {
+    let life = Duration::from_secs(seconds);
+    if (LIFE.0..=LIFE.1).contains(&life) { Ok(life) } else { Err(Refusal::Option("a life is 5 to 86400 seconds")) }
+}
+
+/// A key of either kind.
+///
+/// # Errors
+/// Where it is empty, too long or not printable ASCII.
+pub fn key(text: &str) -> Result<Arc<str>, Refusal> {
+    if text.len() <= KEY_LEN_MAX && is_printable(text) {
+        Ok(text.into())
+    } else {
+        Err(Refusal::Option("a key is 1 to 200 printable ASCII characters"))
+    }
+}
+
+/// A tag.
+///
+/// # Errors
+/// Where it is not what can stand in a metric's label.
+pub fn tag(text: &str) -> Result<Arc<str>, Refusal> {
+    let is_allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'/');
+    if (1..=TAG_LEN_MAX).contains(&text.len()) && text.bytes().all(is_allowed) {
+        Ok(text.into())
+    } else {
+        Err(Refusal::Option("a tag is 1 to 64 letters, digits and - _ . : /"))
+    }
+}
+
+fn is_printable(text: &str) -> bool {
+    !text.is_empty() && text.bytes().all(|b| (b' '..=b'~').contains(&b))
+}
+
+/// Takes the options out of a header section.
+///
+/// # Errors
+/// Where a option cannot be understood, or is made twice.
+pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
+    let is_wish =
+        |field: &Field<'_>| field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+    let mut options = Options::default();
+    if !fields(&head).any(|field| is_wish(&field)) {
+        return Ok((options, head));
+    }
+    let mut rest = Vec::with_capacity(head.len());
+    for field in fields(&head) {
+        if is_wish(&field) {
+            options.read(&field)?;
+        } else {
+            rest.extend_from_slice(field.raw);
+        }
+    }
+    Ok((options, rest.into()))
+}
+
+impl Options {
+    fn read(&mut self, field: &Field<'_>) -> Result<(), Refusal> {
+        let text = field.text().ok_or(Refusal::Option("a option is ASCII text"))?;
+        if field.is("X-OTP-Life") {
+            let seconds = text.parse().map_err(|_| Refusal::Option("X-OTP-Life is a number of seconds"))?;
+            set(&mut self.life, life(seconds)?)
+        } else if field.is("X-OTP-Lane") {
+            set(&mut self.lane, text.parse().map_err(|_| Refusal::Option("X-OTP-Lane is otp, reset or notice"))?)
+        } else if field.is("X-OTP-Key") {
+            set(&mut self.key, key(&text)?)
+        } else if field.is("X-OTP-Idempotency-Key") {
+            set(&mut self.idempotency_key, key(&text)?)
+        } else if field.is("X-OTP-Tag") {
+            set(&mut self.tag, tag(&text)?)
+        } else {
+            Err(Refusal::Option("known options are X-OTP-Life, -Lane, -Key, -Idempotency-Key and -Tag"))
+        }
+    }
+}
+
+fn set<T>(option: &mut Option<T>, value: T) -> Result<(), Refusal> {
+    if option.replace(value).is_some() { Err(Refusal::Option("the same option twice")) } else { Ok(()) }
+}
+
+/// When the `Expires` field (RFC 4021 section 2.1.50) says that the message loses its worth; none if there is none, or
+/// it cannot be read.
+pub(super) fn expires(head: &[u8]) -> Option<Timestamp> {
+    let field = fields(head).find(|field| field.is("Expires"))?;
+    let date = mail_parser::DateTime::parse_rfc822(&field.text()?)?;
+    let seconds = date.is_valid().then(|| date.to_timestamp())?;
+    // Before 1970 is long ago as well.
+    Some(Timestamp::from_millis(u64::try_from(seconds).unwrap_or(0).checked_mul(1000)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn taken(head: &'static str) -> Result<(Options, String), Refusal> {
+        take(Bytes::from_static(head.as_bytes()))
+            .map(|(options, rest)| (options, String::from_utf8(rest.to_vec()).unwrap()))
+    }
+
+    #[test]
+    fn wishes_are_read_and_removed() {
+        let (options, rest) = taken(
+            "From: a@b.example\r\nX-OTP-Life: 300\r\nx-otp-lane : Reset\r\nX-OTP-Key:\r\n login:42\r\nSubject: x\r\n\
+             X-OTP-Idempotency-Key: 7f3a\r\nX-OTP-Tag: signup\r\n",
+        )
+        .unwrap();
+        assert_eq!(rest, "From: a@b.example\r\nSubject: x\r\n");
+        let expected = Options {
+            life: Some(Duration::from_secs(300)),
+            lane: Some(Lane::Reset),
+            key: Some("login:42".into()),
+            idempotency_key: Some("7f3a".into()),
+            tag: Some("signup".into()),
+        };
+        assert_eq!(options, expected);
+        assert_eq!(taken("From: a@b.example\r\n").unwrap().0, Options::default());
+    }
+
+    #[test]
+    fn wishes_that_cannot_be_granted_are_refused() {
+        for head in [
+            "X-OTP-Life: 4\r\n",
+            "X-OTP-Life: 86401\r\n",
+            "X-OTP-Life: 5m\r\n",
+            "X-OTP-Life: -5\r\n",
+            "X-OTP-Lane: fast\r\n",
+            "X-OTP-Key: \r\n",
+            "X-OTP-Key: \u{fc}\r\n",
+            "X-OTP-Tag: a b\r\n",
+            "X-OTP-Livf: 300\r\n",
+            "X-OTP-: 300\r\n",
+            "X-OTP-Life: 300\r\nX-OTP-Life: 300\r\n",
+        ] {
+            assert!(matches!(taken(head), Err(Refusal::Option(_))), "{head}");
+        }
+    }
+
+    #[test]
+    fn expires_is_a_date() {
+        let at = |text: &str| expires(format!("Expires: {text}\r\n").as_bytes()).map(Timestamp::as_secs);
+        assert_eq!(at("Sat, 21 Nov 2026 10:00:00 +0000"), Some(1_795_255_200));
+        assert_eq!(at("Sat, 21 Nov 2026 11:00:00 +0100"), Some(1_795_255_200));
+        assert_eq!(at("1 May 1961 00:20:20 +0000"), Some(0));
+        assert_eq!(at("0"), None);
+        assert_eq!(at("soon"), None);
+    }
+}

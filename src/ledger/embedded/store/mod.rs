@@ -1,0 +1,111 @@
+//! What the queue asks of an engine. Narrow on purpose: today an embedded database, later perhaps one that several
+//! nodes share.
+
+pub mod memory;
+pub mod sled;
+
+use std::sync::Arc;
+
+use crate::base::clock::Timestamp;
+use crate::ledger::entry::{Message, Progress};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// A change to what is stored. Changes committed together become visible and durable together.
+#[derive(Clone, Debug)]
+pub enum Change {
+    /// A new message with its content; its entries are those of its recipients, fresh.
+    Accept(Arc<Message>, Content),
+    /// How far an entry got.
+    Update(EntryId, Box<Progress>),
+    /// A message and all that belongs to it goes.
+    Remove(MessageId),
+    /// A row of a side table is written, or removed.
+    Side(Table, Box<[u8]>, Option<Box<[u8]>>),
+}
+
+/// Small tables whose rows change together with messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// What was accepted under an idempotency key.
+    Idempotency,
+    /// What was accepted for a recipient lately.
+    Budget,
+    /// What destinations do with strangers, and who waits there since when.
+    Greylist,
+    /// Which message holds a supersession key.
+    Supersession,
+    /// Which addresses are not sent to.
+    Suppression,
+    /// Facts about the store itself.
+    Meta,
+}
+
+/// Key and value of a side table's row.
+pub type Row = (Box<[u8]>, Box<[u8]>);
+
+/// What a scan finds.
+#[derive(Debug)]
+pub enum Found {
+    /// A message, with those of its entries that are not fresh.
+    Message(Box<Message>, Vec<(u16, Progress)>),
+    /// A row of a side table.
+    Side(Table, Row),
+    /// A record that cannot be read; it has been set aside under this name.
+    Unreadable(String),
+}
+
+/// Why the engine did not do it.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// No room on the disk, or too little to go on safely.
+    #[error("no room left on the disk")]
+    Full,
+    /// Another process has it open.
+    #[error("another process uses the data folder {0}")]
+    InUse(String),
+    /// What is stored is not what was written.
+    #[error("what is stored is damaged: {0}")]
+    Damaged(String),
+    /// The engine failed.
+    #[error("storage failed: {0}")]
+    Failed(String),
+}
+
+/// A durable store. One thread uses it; each call is finished when it returns.
+pub trait Store: Send {
+    /// Applies the changes, all or none of each slice, and returns when they would survive a power cut.
+    ///
+    /// # Errors
+    /// Then none of them may count as stored, and the store refuses further changes until [`Store::recover`] succeeds.
+    fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError>;
+
+    /// The content of a message; none if it is gone.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] when it cannot be had any more, others when the engine fails for now.
+    fn content(&mut self, id: MessageId) -> Result<Option<Content>, StoreError>;
+
+    /// Shows everything, messages in the order of their ids.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), StoreError>;
+
+    /// Whether there is room for more messages.
+    fn has_room(&mut self) -> bool;
+
+    /// After an error: tries to get back into working order, with nothing of the failed commit.
+    ///
+    /// # Errors
+    /// While it cannot.
+    fn recover(&mut self) -> Result<(), StoreError>;
+
+    /// When [`Store::housekeep`] has something to do; asked after each commit.
+    fn due_at(&mut self, _now: Timestamp) -> Option<Timestamp> {
+        None
+    }
+
+    /// Does what is better done while nobody waits.
+    fn housekeep(&mut self, _now: Timestamp) {}
+}

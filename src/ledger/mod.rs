@@ -1,0 +1,4 @@
+//! The ledger: what was accepted and has not ended, as it is stored. The queue above it knows when who is due.
+
+pub mod embedded;
+pub mod entry;

@@ -1,0 +1,233 @@
+//! Looking into the queue and steering it, for the people and apps that ask: what is there, take this back, try that
+//! now. However much there is, others have the queue in between.
+
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+use super::Queue;
+use super::effects::Effects;
+pub use super::filter::Filter;
+use super::outbox::Patience;
+use super::schedule::{Again, Schedule};
+pub use super::schedule::{Cancelled, EntrySnapshot, Retried, Snapshot};
+use crate::base::clock::Timestamp;
+use crate::ledger::entry::Progress;
+use crate::mail::id::{EntryId, MessageId};
+
+/// Entries that are looked at before others may have the queue.
+const PAGE: usize = 256;
+/// Messages that are copied before others may have the queue.
+const SNAPSHOTS: usize = 64;
+
+/// What a list shows.
+#[derive(Debug, Clone, Default)]
+pub struct Listing {
+    /// The oldest messages that fit, with those of their entries that fit.
+    pub messages: Vec<Snapshot>,
+    /// Entries that fit in all.
+    pub entries: usize,
+}
+
+impl Queue {
+    /// A message with all its entries, while one of them lives. Where it is none, the ends of all have been told.
+    pub fn message(&self, id: MessageId) -> Option<Snapshot> {
+        let snapshot = self.outbox.schedule(|schedule| schedule.snapshot(id, None));
+        let lives = |snapshot: &Snapshot| snapshot.entries.iter().all(|entry| entry.state.is_some());
+        if !snapshot.as_ref().is_some_and(lives) {
+            self.pass_on(Patience::Wait);
+        }
+        snapshot
+    }
+
+    /// How far a live entry got.
+    pub fn progress(&self, id: EntryId) -> Option<Progress> {
+        self.outbox.schedule(|schedule| schedule.progress(id).map(|(_, progress)| progress.clone()))
+    }
+
+    /// Whether an entry of the message lives. Where none does, the ends of all have been told.
+    pub fn is_live(&self, id: MessageId) -> bool {
+        let is_live = self.outbox.schedule(|schedule| schedule.is_live(id));
+        if !is_live {
+            self.pass_on(Patience::Wait);
+        }
+        is_live
+    }
+
+    /// Goes through the live entries that a filter covers, page by page, as long as there are more and `look` wants them;
+    /// between two pages others may have the queue.
+    fn pages(&self, filter: &Filter, mut look: impl FnMut(&Schedule, Vec<EntryId>) -> ControlFlow<()>) {
+        let mut behind = None;
+        loop {
+            let next = self.outbox.schedule_in_turns(|schedule| {
+                let (page, next) = schedule.page(filter, behind, PAGE);
+                if look(schedule, page).is_break() { None } else { next }
+            });
+            let Some(next) = next else { return };
+            behind = Some(next);
+        }
+    }
+
+    /// The same, where something is done to each page.
+    fn apply_to_pages<T>(
+        &self,
+        filter: &Filter,
+        mut command: impl FnMut(&mut Schedule, &[EntryId], &mut Effects) -> T,
+        mut done: impl FnMut(T),
+    ) {
+        let mut behind = None;
+        loop {
+            let (result, next) = self.apply(Patience::Wait, |schedule, effects| {
+                let (page, next) = schedule.page(filter, behind, PAGE);
+                (command(schedule, &page, effects), next)
+            });
+            done(result);
+            let Some(next) = next else { return };
+            behind = Some(next);
+        }
+    }
+
+    /// Live entries, of at most `limit` messages, the oldest first.
+    pub fn list(&self, filter: &Filter, limit: usize) -> Listing {
+        // How many there are of a state, or in all, is known without a look at them.
+        let known = filter.is_of_state().then(|| self.depth().of_state(filter.state));
+        let (mut entries, mut ids) = (0, Vec::new());
+        self.pages(filter, |_, page| {
+            entries += page.len();
+            ids.extend(page.into_iter().map(|id| id.message));
+            ids.dedup();
+            if known.is_some() && ids.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+        });
+        // Those of a domain come by their addresses.
+        ids.sort_unstable();
+        ids.dedup();
+        ids.truncate(limit);
+        let mut messages = Vec::with_capacity(ids.len());
+        for some in ids.chunks(SNAPSHOTS) {
+            messages.extend(self.outbox.schedule_in_turns(|schedule| {
+                let snapshots = some.iter().filter_map(|id| schedule.snapshot(*id, Some(filter)));
+                snapshots.filter(|snapshot| !snapshot.entries.is_empty()).collect::<Vec<_>>()
+            }));
+        }
+        Listing { messages, entries: known.unwrap_or(entries) }
+    }
+
+    /// All live entries with their recipients' domains; for a start, when somebody begins to count them.
+    pub fn live_domains(&self) -> Vec<(EntryId, String)> {
+        let mut live = Vec::new();
+        self.pages(&Filter::default(), |schedule, page| {
+            live.extend(page.into_iter().filter_map(|id| Some((id, schedule.domain(id)?))));
+            ControlFlow::Continue(())
+        });
+        live
+    }
+
+    /// The live messages to a recipient ([`Mailbox::plain_key`]), at most `limit`, the oldest first.
+    ///
+    /// [`Mailbox::plain_key`]: crate::mail::address::Mailbox::plain_key
+    pub fn live_of_recipient(&self, plain: &str, limit: usize) -> Vec<Snapshot> {
+        self.list(&Filter { recipient: Some(plain.to_owned()), ..Filter::default() }, limit).messages
+    }
+
+    /// Completions the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt
+    /// asks before it connects and before it sends the content.
+    pub fn cancel(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+        // What a start found to be superseded ends first: its newer one may be what is cancelled here.
+        self.end_doomed();
+        let mut cancelled = Vec::new();
+        let end =
+            |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| schedule.cancel(page, now, effects);
+        self.apply_to_pages(filter, end, |some| cancelled.extend(some));
+        cancelled
+    }
+
+    /// Makes entries due that wait for their next attempt and that the filter covers; says which.
+    pub fn retry_now(&self, filter: &Filter, now: Timestamp) -> Vec<EntryId> {
+        self.retry_after(filter, Duration::ZERO, now).entries
+    }
+
+    /// The same, but for entries that were made due so less than `pause` ago.
+    pub fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> Retried {
+        self.end_doomed();
+        let mut all = Retried::default();
+        let retry = |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| {
+            schedule.retry(page, Again::After(pause), now, effects)
+        };
+        self.apply_to_pages(filter, retry, |some| {
+            all.entries.extend(some.entries);
+            all.kept_back = all.kept_back.into_iter().chain(some.kept_back).min();
+        });
+        all
+    }
+
+    /// Makes those of the entries due that wait because nobody answered; somebody does now.
+    pub fn retry_unreachable(&self, entries: &[EntryId], now: Timestamp) {
+        for page in entries.chunks(PAGE) {
+            self.apply(Patience::PassBy, |schedule, effects| schedule.retry(page, Again::Unreachable, now, effects));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::base::clock::{Clock as _, ManualClock};
+    use crate::event::NoSink;
+    use crate::ledger::embedded::store::memory::MemoryStore;
+    use crate::ledger::entry::{Message, SignedContent};
+    use crate::mail::address::{Mailbox, ReversePath};
+    use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+    use crate::mail::id::IdSource;
+    use crate::mail::message::Content;
+    use crate::queue::{Consequences, Ending, Foreknowledge, Settings, Storage, Supersede};
+
+    fn queue_of(messages: usize, recipients: usize) -> Arc<Queue> {
+        let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
+        let (now, ids) = (clock.now(), IdSource::new());
+        let settings = Settings { entries_max: 100_000, deliver_at_most_once: false, supersede: Supersede::Off };
+        let store = Box::new(MemoryStore::default());
+        let entail = Box::new(|_: &Ending| Consequences::default());
+        let queue = Queue::open(store, Storage::Inline, settings, clock, Arc::new(NoSink), entail, 1).unwrap();
+        for _ in 0..messages {
+            let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
+            let envelope = Envelope {
+                reverse_path: ReversePath::NULL,
+                parameters: MailParameters::default(),
+                recipients: (0..recipients).map(mailbox).collect(),
+            };
+            let life = now..now.plus(Duration::from_secs(600));
+            let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
+            let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
+            queue.append(&message, content.clone(), Vec::new(), true).unwrap();
+            queue.admit(&message, SignedContent { signatures: Default::default(), content }, Foreknowledge::default());
+        }
+        queue
+    }
+
+    /// The work between two moments at which others may have the queue, not the time it takes.
+    #[test]
+    fn the_queue_is_looked_through_in_pages() {
+        let pages = |queue: &Queue| {
+            let mut pages = Vec::new();
+            queue.pages(&Filter::default(), |_, page| {
+                pages.push(page.len());
+                ControlFlow::Continue(())
+            });
+            pages
+        };
+        assert_eq!(pages(&queue_of(0, 1)), [0]);
+        let queue = queue_of(2 * PAGE + 100, 1);
+        assert_eq!(pages(&queue), [PAGE, PAGE, 100]);
+        assert_eq!(pages(&queue_of(10, PAGE / 4)), [PAGE, PAGE, PAGE / 2]);
+        let listing = queue.list(&Filter::default(), PAGE + 1);
+        assert_eq!((listing.messages.len(), listing.entries), (PAGE + 1, 2 * PAGE + 100));
+        assert_eq!(queue.depth().messages, 2 * PAGE + 100);
+        let some = queue.list(&Filter::default(), usize::MAX).messages;
+        let one = Filter::of_message(some[PAGE].message.id);
+        assert_eq!(queue.list(&one, 9).entries, 1);
+        assert_eq!(queue.cancel(&one, Timestamp::from_millis(1)).len(), 1);
+        assert_eq!(queue.cancel(&Filter::default(), Timestamp::from_millis(1)).len(), 2 * PAGE + 99);
+        assert_eq!(pages(&queue), [0]);
+    }
+}

@@ -1,0 +1,252 @@
+//! The data folder: one process at a time, readable by its owner only.
+
+use std::fs::{self, File, Permissions, TryLockError};
+use std::io;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, bail};
+use nix::errno::Errno;
+use nix::unistd::{AccessFlags, access, geteuid};
+
+use super::random::fill_random;
+use super::rotating_secret::FileSecrets;
+use crate::accounts::credentials::TokenHash;
+use crate::base::clock::Timestamp;
+use crate::base::files;
+use crate::base::files::faults::{Use, absolute, explain, foreign};
+use crate::intake::idempotency::latest_day;
+
+const SECRET_LEN: usize = 32;
+/// Octets of a token before it is written down.
+const TOKEN_LEN: usize = 32;
+
+/// What is written in the folder all the time.
+const WRITTEN: [&str; 6] = ["lock", "queue", "keys", "traces", "secret", "daily-secrets"];
+
+/// A data folder that is ours.
+#[derive(Debug)]
+pub struct DataDir {
+    path: PathBuf,
+    /// Held as long as the folder is used.
+    _lock: File,
+}
+
+impl DataDir {
+    /// Makes the folder if there is none, and takes it.
+    ///
+    /// # Errors
+    /// When another process has it, or it cannot be written.
+    pub fn open(path: &Path) -> anyhow::Result<Self> {
+        let shown = path.display();
+        let told = |error: io::Error| in_data_dir(path, &error);
+        fs::create_dir_all(path).map_err(told)?;
+        look_for_foreign(path)?;
+        fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(told)?;
+        let lock = private_file(&path.join("lock")).map_err(told)?;
+        match lock.try_lock() {
+            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Err(TryLockError::WouldBlock) => {
+                bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir")
+            }
+            Err(TryLockError::Error(error)) => Err(error).context(format!("{shown}/lock cannot be locked")),
+        }
+    }
+
+    /// Where the queue is.
+    pub fn queue(&self) -> PathBuf {
+        self.path.join("queue")
+    }
+
+    /// Where the keys of sealed content are.
+    pub fn keys(&self) -> PathBuf {
+        self.path.join("keys")
+    }
+
+    /// Where the traces are.
+    pub fn traces(&self) -> PathBuf {
+        self.path.join("traces")
+    }
+
+    /// Where MTA-STS policies are.
+    pub fn policies(&self) -> PathBuf {
+        self.path.join("mta-sts")
+    }
+
+    /// Random bytes that stay the same for this folder.
+    ///
+    /// # Errors
+    /// When they cannot be read or made.
+    pub fn secret(&self) -> anyhow::Result<Vec<u8>> {
+        let path = self.path.join("secret");
+        let known = fs::read(&path).ok().filter(|bytes| bytes.len() == SECRET_LEN);
+        match known {
+            Some(bytes) => Ok(bytes),
+            None => {
+                let mut bytes = vec![0; SECRET_LEN];
+                fill_random(&mut bytes)?;
+                files::replace(&path, &bytes)?;
+                Ok(bytes)
+            }
+        }
+    }
+
+    /// Secrets that are replaced daily.
+    pub fn rotating_secrets(&self, now: Timestamp) -> FileSecrets {
+        FileSecrets::new(self.path.join("daily-secrets"), latest_day(now))
+    }
+
+    /// Where the made-up certificate and its key are.
+    pub fn self_signed(&self) -> (PathBuf, PathBuf) {
+        (self.path.join("self-signed.pem"), self.path.join("self-signed.key"))
+    }
+}
+
+/// What keeps the data folder from being used. What the system says stands in the words; its kind tells how the command ends.
+pub(super) fn in_data_dir(path: &Path, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("the data folder cannot be used: {}", explain(path, Use::Write, error)))
+}
+
+/// Whether the folder, or what the relay has to write in it, is another user's. Root can work in it all the same, but the other
+/// user cannot go on with what root leaves there.
+fn look_for_foreign(path: &Path) -> io::Result<()> {
+    if let Some(text) = foreign_inside(path)? {
+        tracing::warn!("{text}");
+    }
+    Ok(())
+}
+
+/// The same as a value: what root is warned of.
+fn foreign_inside(path: &Path) -> io::Result<Option<String>> {
+    let inside = WRITTEN.iter().map(|name| path.join(name));
+    let Some(text) = std::iter::once(path.to_owned()).chain(inside).find_map(|inner| foreign(&inner, path)) else {
+        return Ok(None);
+    };
+    if geteuid().is_root() {
+        return Ok(Some(format!("the data folder is not the relay's: {text}")));
+    }
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the data folder cannot be used: {text}")))
+}
+
+/// What [`DataDir::open`] would say of the folder, but for another process that uses it, without making it; a warning, if
+/// there is one.
+///
+/// # Errors
+/// Why it cannot be used.
+pub fn look(path: &Path) -> io::Result<Option<String>> {
+    let told = |errno: Errno| in_data_dir(path, &errno.into());
+    if path.exists() {
+        if !path.is_dir() {
+            return Err(told(Errno::EEXIST));
+        }
+        let warning = foreign_inside(path)?;
+        // One's own gets the right mode.
+        return match access(path, AccessFlags::W_OK) {
+            Err(Errno::EROFS) => Err(told(Errno::EROFS)),
+            Ok(()) | Err(_) => Ok(warning),
+        };
+    }
+    let whole = absolute(path);
+    let nearest = whole.ancestors().find(|part| part.exists()).unwrap_or(&whole);
+    if !nearest.is_dir() {
+        return Err(told(Errno::ENOTDIR));
+    }
+    access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| None).map_err(told)
+}
+
+/// Whether another process uses the folder.
+pub fn is_in_use(path: &Path) -> bool {
+    let lock = File::open(path.join("lock")).map(|file| file.try_lock());
+    matches!(lock, Ok(Err(TryLockError::WouldBlock)))
+}
+
+/// The operator's token for the HTTP API, made if there is none; what is known of it here.
+///
+/// # Errors
+/// When the file cannot be read or made.
+pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
+    let shown = path.display();
+    let token = match fs::read_to_string(path) {
+        Ok(text) => zeroize::Zeroizing::new(text),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let token = zeroize::Zeroizing::new(new_token()?);
+            files::replace(path, format!("{}\n", *token).as_bytes())
+                .with_context(|| format!("the token file {shown} cannot be written"))?;
+            token
+        }
+        Err(error) => {
+            let text = format!("the token file cannot be read: {}", explain(path, Use::Read, &error));
+            return Err(io::Error::new(error.kind(), text).into());
+        }
+    };
+    anyhow::ensure!(
+        token.trim().len() >= TOKEN_LEN,
+        "the token in {shown} is too short; remove the file to have one made"
+    );
+    Ok(TokenHash::of(token.trim()))
+}
+
+/// A token of 256 random bits.
+///
+/// # Errors
+/// When the operating system gives no random numbers.
+pub fn new_token() -> anyhow::Result<String> {
+    use base64::Engine as _;
+    let mut bytes = [0; TOKEN_LEN];
+    fill_random(&mut bytes)?;
+    Ok(base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes))
+}
+
+fn private_file(path: &Path) -> io::Result<File> {
+    let file = fs::OpenOptions::new().create(true).truncate(false).write(true).mode(0o600).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o600))?;
+    Ok(file)
+}
+
+/// Files made from now on, by whatever library, are readable by their owner only.
+pub fn keep_files_private() {
+    nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
+}
+
+/// Raises the limit of open files as far as the system allows; returns it.
+pub fn raise_file_limit() -> Option<u64> {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
+    if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
+        return Some(hard);
+    }
+    Some(soft)
+}
+
+/// Keeps the memory of this process, which holds codes and keys, out of core dumps and from other processes of the same
+/// user.
+pub fn keep_memory_private() {
+    use nix::sys::resource::{Resource, setrlimit};
+    let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
+    // A limit does not hold back a dump that the system pipes to a program.
+    let hidden = nix::sys::prctl::set_dumpable(false);
+    if let Err(error) = limited.and(hidden) {
+        tracing::warn!(%error, "core dumps cannot be switched off");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_is_taken_once_and_private() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("data");
+        let folder = DataDir::open(&path).unwrap();
+        let error = DataDir::open(&path).unwrap_err().to_string();
+        assert!(error.contains("another otp-relay uses the data folder"), "{error}");
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(&path), 0o700);
+        let secret = folder.secret().unwrap();
+        assert_eq!(secret, folder.secret().unwrap());
+        assert_eq!(mode(&path.join("secret")), 0o600);
+        drop(folder);
+        assert_eq!(DataDir::open(&path).unwrap().secret().unwrap(), secret);
+    }
+}

@@ -1,0 +1,454 @@
+//! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
+
+pub mod builder;
+mod certificate;
+pub mod data_dir;
+pub mod first_run;
+pub mod preflight;
+pub mod random;
+mod rotating_secret;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use arc_swap::ArcSwap;
+use parking_lot::Mutex;
+use tokio::net::TcpListener;
+use tokio_util::sync::CancellationToken;
+
+use crate::accounts::credentials::{Credentials, TokenHash};
+use crate::base::clock::{Clock, SystemClock};
+use crate::config::Config;
+use crate::delivery::Delivery;
+use crate::destination::policies::Policies;
+use crate::destination::resolver::{Dns, HickoryDns};
+use crate::dkim::Keys;
+use crate::dkim::pool::SigningPool;
+use crate::event::{Event, Sink};
+use crate::http::{self, Api};
+use crate::intake::door::Door;
+use crate::ledger::embedded::key_ring::KeyRing;
+use crate::ledger::embedded::store::Store;
+use crate::ledger::embedded::store::memory::MemoryStore;
+use crate::ledger::embedded::store::sled::SledStore;
+use crate::net::{Network, TcpNetwork, own_faults};
+use crate::queue::Queue;
+use crate::report::completion::Completions;
+use crate::report::destinations::Destinations;
+use crate::report::feed::Feed;
+use crate::report::log::{EventLog, Output};
+use crate::report::metrics::Metrics;
+use crate::report::refusals::Refusals;
+use crate::report::trace::{Limits, Traces};
+use crate::report::{Listener, Reporter};
+use crate::submission::listener::{self, ListenerSettings, Submission};
+use builder::{Builder, Core};
+use certificate::Certificate;
+use data_dir::DataDir;
+
+/// How long running attempts get when the relay stops.
+pub const PATIENCE: Duration = Duration::from_secs(10);
+/// How long running HTTP requests get after that.
+const HTTP_PATIENCE: Duration = Duration::from_secs(2);
+/// How long the end waits for lines that are still to be written.
+pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
+/// HTTPS.
+const POLICY_PORT: u16 = 443;
+
+/// What the relay stands on, exchangeable for tests and the demo.
+pub struct Environment {
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// How mail hosts are connected to.
+    pub network: Arc<dyn Network>,
+    /// DNS, if not as configured.
+    pub dns: Option<Arc<dyn Dns>>,
+    /// Where web servers have their MTA-STS policies.
+    pub policy_port: u16,
+    /// What keeps the queue, if not the database in the data folder.
+    pub store: Option<MemoryStore>,
+    /// Somebody else who wants to hear of events.
+    pub events: Option<Arc<dyn Sink>>,
+    /// Where the log goes.
+    pub output: Output,
+}
+
+impl std::fmt::Debug for Environment {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Environment")
+    }
+}
+
+impl Default for Environment {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(SystemClock::default()),
+            network: Arc::new(TcpNetwork),
+            dns: None,
+            policy_port: POLICY_PORT,
+            store: None,
+            events: None,
+            output: Output::stdout(),
+        }
+    }
+}
+
+impl Environment {
+    /// Who hears of events, by the wall clock.
+    fn sink(&self, reporter: &Arc<Reporter>) -> Arc<dyn Sink> {
+        let sink: Arc<dyn Sink> = match &self.events {
+            Some(also) => Arc::new(Both(reporter.clone(), also.clone())),
+            None => reporter.clone(),
+        };
+        Arc::new(ByWallClock { clock: self.clock.clone(), sink })
+    }
+
+    /// The way of mail, with what it keeps in the data folder.
+    fn core(
+        &self,
+        config: &Config,
+        folder: &DataDir,
+        events: Arc<dyn Sink>,
+        draining: &CancellationToken,
+    ) -> anyhow::Result<Core> {
+        let now = self.clock.now();
+        let dns = match &self.dns {
+            Some(dns) => dns.clone(),
+            None => {
+                let dns = Arc::new(HickoryDns::new(&config.resolver)?);
+                let probed = dns.clone();
+                tokio::spawn(while_running(draining.clone(), async move { probed.keep_probing().await }));
+                dns
+            }
+        };
+        let ring = KeyRing::open(&folder.keys(), config.seal, now)
+            .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
+        let store: Box<dyn Store> = match &self.store {
+            Some(store) => Box::new(store.clone()),
+            None => Box::new(SledStore::open(&folder.queue(), ring)?),
+        };
+        let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
+        let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
+        let builder =
+            builder.events(events).signing(SigningPool::start()?).secrets(Arc::new(folder.rotating_secrets(now)));
+        builder.build()
+    }
+}
+
+/// A running relay.
+pub struct Relay {
+    addresses: Vec<SocketAddr>,
+    door: Arc<Door>,
+    credentials: Arc<Credentials>,
+    keys: Arc<ArcSwap<Keys>>,
+    submission: Arc<Submission>,
+    delivery: Arc<Delivery>,
+    queue: Arc<Queue>,
+    api: Arc<Api>,
+    http_address: Option<SocketAddr>,
+    traces: Arc<Traces>,
+    reporter: Arc<Reporter>,
+    refusals: Arc<Refusals>,
+    output: Output,
+    draining: CancellationToken,
+    certificate: Arc<Certificate>,
+    /// Ours until the end.
+    _folder: DataDir,
+    /// The configuration in force.
+    running: Mutex<Config>,
+}
+
+impl std::fmt::Debug for Relay {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Relay").field("addresses", &self.addresses).finish_non_exhaustive()
+    }
+}
+
+impl Relay {
+    /// Starts everything, on the runtime that it is called on. When it returns, clients can connect, and what the queue
+    /// held is on its way again.
+    ///
+    /// # Errors
+    /// What could not be started, in a sentence for the operator; then nothing is left running.
+    pub fn start(config: Config, environment: Environment) -> anyhow::Result<Self> {
+        let folder = DataDir::open(&config.data_dir)?;
+        warn_of_missing_addresses(&config);
+        let doors = Doors::open(&config)?;
+        let operator = doors.operator(&config)?;
+        let certificate = Arc::new(Certificate::new(folder.self_signed(), environment.clock.clone()));
+        let acceptor = certificate.acceptor(&config)?;
+        let draining = CancellationToken::new();
+        let sinks = Sinks::new(&folder, &config, environment.clock.clone())?;
+        let refusals = Refusals::new(environment.clock.clone(), config.log.recipients.clone());
+        let reporter = Reporter::start(EventLog::new(&config.log), sinks.listeners())?;
+        let events = environment.sink(&reporter);
+        let core = environment.core(&config, &folder, events.clone(), &draining)?;
+        tokio::task::spawn_blocking(crate::policy::cause::prepare);
+        let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
+        let Environment { clock, output, .. } = environment;
+        let (traces, destinations) = (sinks.traces.clone(), sinks.destinations.clone());
+        let parts = http::Parts {
+            door: core.door.clone(),
+            queue: core.queue.clone(),
+            delivery: core.delivery.clone(),
+            credentials: credentials.clone(),
+            operator,
+            traces: sinks.traces,
+            feed: sinks.feed,
+            metrics: sinks.metrics,
+            ends: sinks.ends,
+            reporter: reporter.clone(),
+            refusals: refusals.clone(),
+            log: output.clone(),
+            destinations: sinks.destinations,
+            events,
+            clock: clock.clone(),
+            draining: draining.clone(),
+        };
+        let api = Api::new(parts, config.http.clone());
+        let (door, live) = (core.door.clone(), config.submission.clone());
+        let by = (clock.clone(), refusals.clone());
+        let submission = Submission::new(door, credentials.clone(), by, live, acceptor, draining.clone());
+        let relay = Self {
+            addresses: doors.addresses()?,
+            door: core.door,
+            credentials,
+            keys: core.keys,
+            submission,
+            delivery: core.delivery,
+            queue: core.queue,
+            api,
+            http_address: doors.http_address()?,
+            traces,
+            reporter,
+            refusals,
+            output,
+            draining,
+            certificate,
+            _folder: folder,
+            running: Mutex::new(config),
+        };
+        Ok(relay.run(doors, clock, core.policies, &destinations))
+    }
+
+    /// Begins all that goes on until the relay stops.
+    fn run(
+        self,
+        doors: Doors,
+        clock: Arc<dyn Clock>,
+        policies: Option<Arc<Policies>>,
+        destinations: &Destinations,
+    ) -> Self {
+        let depth = self.queue.depth();
+        if depth.messages > 0 {
+            self.queue.live_domains().iter().for_each(|(entry, domain)| destinations.waits(*entry, domain));
+            tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
+        }
+        tokio::spawn(self.queue.clone().run_timers());
+        let (door, refusals) = (self.door.clone(), self.refusals.clone());
+        let draining = || self.draining.clone();
+        tokio::spawn(while_running(draining(), watch_clock(clock, self.queue.clone())));
+        tokio::spawn(while_running(draining(), async move { door.run_digests().await }));
+        tokio::spawn(while_running(draining(), async move { refusals.tell_what_was_left_out().await }));
+        if let Some(policies) = policies {
+            tokio::spawn(while_running(draining(), async move { policies.keep_fresh().await }));
+        }
+        let (shown, by) = (self.certificate.clone(), self.submission.clone());
+        tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by).await }));
+        for (socket, settings) in doors.listeners {
+            tokio::spawn(self.submission.clone().serve(socket, settings));
+        }
+        if let Some(socket) = doors.http {
+            tokio::spawn(self.api.clone().serve(socket));
+        }
+        self
+    }
+
+    /// Where clients can connect, in the order of the configuration.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Where the HTTP API listens.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// The queue.
+    pub fn queue(&self) -> &Arc<Queue> {
+        &self.queue
+    }
+
+    /// Takes on what can change while the relay runs. Returns the keys that differ and need a restart: of them nothing
+    /// is taken on anywhere.
+    ///
+    /// # Errors
+    /// When a certificate cannot be used; then nothing changes.
+    pub fn reload(&self, mut config: Config) -> anyhow::Result<Vec<String>> {
+        let mut running = self.running.lock();
+        let waiting = config.keep(&running);
+        let acceptor = self.certificate.acceptor(&config)?;
+        self.submission.reconfigure(config.submission.clone(), acceptor);
+        self.door.reconfigure(config.intake.clone());
+        self.queue.set_sharing(config.sharing());
+        self.api.reconfigure(config.http.clone());
+        self.delivery.smart_hosts().replace(config.smart_hosts.clone());
+        self.keys.store(Arc::new(config.keys.clone()));
+        self.credentials.reconfigure(config.accounts.clone());
+        *running = config;
+        Ok(waiting)
+    }
+
+    /// Takes no more mail and begins no more attempts; the first thing that [`Relay::shut_down`] does.
+    pub fn begin_to_drain(&self) {
+        self.draining.cancel();
+        self.queue.stop();
+    }
+
+    /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
+    /// closed. The HTTP API answers until then.
+    pub async fn shut_down(self) {
+        self.begin_to_drain();
+        let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
+        let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));
+        if clients.is_err() {
+            tracing::info!("some clients were still connected");
+        }
+        self.api.close(HTTP_PATIENCE).await;
+        self.door.send_digests();
+        self.refusals.close();
+        let (queue, reporter, traces) = (self.queue.clone(), self.reporter.clone(), self.traces.clone());
+        // Waits for their threads.
+        let closing = tokio::task::spawn_blocking(move || queue.close());
+        if closing.await.is_err() {
+            tracing::error!("the queue could not be closed");
+        }
+        let depth = self.queue.depth();
+        let entries = depth.queued + depth.deferred + depth.sending;
+        tracing::info!(entries, "stopped; what is left in the queue goes on at the next start");
+        let closing = tokio::task::spawn_blocking(move || {
+            reporter.close();
+            traces.close();
+        });
+        let (closing, output) = (closing.await, self.output.clone());
+        if closing.is_err() {
+            tracing::error!("the traces could not be closed");
+        }
+        // If nobody reads the log, what is left of it is lost.
+        let _ = tokio::task::spawn_blocking(move || output.settle(LOG_PATIENCE)).await;
+    }
+}
+
+fn warn_of_missing_addresses(config: &Config) {
+    for address in own_faults::missing(&config.delivery.source_addresses) {
+        tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
+    }
+}
+
+/// Listening sockets, bound and not yet served.
+struct Doors {
+    listeners: Vec<(TcpListener, ListenerSettings)>,
+    http: Option<TcpListener>,
+}
+
+impl Doors {
+    fn open(config: &Config) -> anyhow::Result<Self> {
+        let all = config.addresses();
+        let bind = |settings: &ListenerSettings| Ok((listener::bind(settings.address, &all)?, settings.clone()));
+        let listeners = config.listeners.iter().map(bind).collect::<anyhow::Result<_>>()?;
+        let http = config.http.address.map(|address| listener::bind(address, &all)).transpose()?;
+        Ok(Self { listeners, http })
+    }
+
+    /// The operator's token.
+    fn operator(&self, config: &Config) -> anyhow::Result<TokenHash> {
+        match self.http {
+            Some(_) => data_dir::token(&config.token_file()),
+            // Nobody can ask.
+            None => Ok(TokenHash::of(&data_dir::new_token()?)),
+        }
+    }
+
+    fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
+        self.listeners.iter().map(|(socket, _)| socket.local_addr()).collect()
+    }
+
+    fn http_address(&self) -> std::io::Result<Option<SocketAddr>> {
+        self.http.as_ref().map(TcpListener::local_addr).transpose()
+    }
+}
+
+/// Those who hear of every event.
+struct Sinks {
+    traces: Arc<Traces>,
+    feed: Arc<Feed>,
+    metrics: Arc<Metrics>,
+    ends: Arc<Completions>,
+    destinations: Arc<Destinations>,
+}
+
+impl Sinks {
+    fn new(folder: &DataDir, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+        Ok(Self {
+            traces: Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock)?,
+            feed: Arc::default(),
+            metrics: Arc::default(),
+            ends: Arc::default(),
+            destinations: Arc::default(),
+        })
+    }
+
+    /// In the order in which they hear: who is told that something happened finds it in the traces.
+    fn listeners(&self) -> Vec<Arc<dyn Listener>> {
+        vec![self.traces.clone(), self.metrics.clone(), self.destinations.clone(), self.feed.clone(), self.ends.clone()]
+    }
+}
+
+/// How often the clock is looked at: after a suspension nothing is later by more than this.
+const CLOCK_LOOK: Duration = Duration::from_secs(10);
+
+/// Says when somebody has set the wall clock, and wakes the timers that slept through a suspension.
+async fn watch_clock(clock: Arc<dyn Clock>, queue: Arc<Queue>) {
+    let mut known = clock.step();
+    loop {
+        tokio::time::sleep(CLOCK_LOOK).await;
+        let step = clock.step();
+        if let Some(change) = known.change_to(step) {
+            tracing::warn!("the system clock was set {change}; lives and retries go on as before");
+        }
+        known = step;
+        queue.look_at_timers();
+    }
+}
+
+/// Events are told with times of the wall clock.
+struct ByWallClock {
+    clock: Arc<dyn Clock>,
+    sink: Arc<dyn Sink>,
+}
+
+impl Sink for ByWallClock {
+    fn emit(&self, event: Event) {
+        self.sink.emit(event.by_wall(self.clock.step()));
+    }
+}
+
+/// Something that goes on until the relay stops.
+async fn while_running(draining: CancellationToken, work: impl Future<Output = ()>) {
+    tokio::select! {
+        () = draining.cancelled() => {}
+        () = work => {}
+    }
+}
+
+/// Two sinks as one.
+struct Both(Arc<dyn Sink>, Arc<dyn Sink>);
+
+impl Sink for Both {
+    fn emit(&self, event: Event) {
+        self.1.emit(event.clone());
+        self.0.emit(event);
+    }
+}
