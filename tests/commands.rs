@@ -71,7 +71,7 @@ async fn a_code_is_sent_and_followed() {
     for part in [
         "accepted",
         "attempt 1 begins",
-        "greylisted: ",
+        "greylisted by ",
         "attempt 2 begins",
         "alice@example.test: delivered, 2 attempts",
     ] {

@@ -42,7 +42,7 @@ async fn a_message_arrives_as_it_was_sent() {
     }
 }
 
-/// A host that cannot take it is no reason to wait; one that makes strangers wait is.
+/// A host that cannot take it is no reason to wait; one that greylists is.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_next_host_is_tried_where_that_can_help() {
     let folder = tempfile::tempdir().unwrap();
@@ -102,6 +102,27 @@ async fn one_session_carries_several_messages() {
     assert_eq!((mx.received().len(), mx.connections()), (3, 1));
     relay.shut_down().await;
     assert_eq!(mx.log().last().map(String::as_str), Some("QUIT"));
+}
+
+/// RFC 9422.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_session_carries_as_many_messages_as_its_host_allows() {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(&["PIPELINING", "LIMITS RCPTMAX=1 MAILMAX=2"]).await;
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let mut app = Client::connect(relay.addresses()[0]).await;
+    for number in 0..4 {
+        app.submit(&["alice@example.test"], &mail(&number.to_string())).await;
+        events.next(Kind::Delivered).await;
+    }
+    let log = mx.log();
+    let mails_of_sessions: Vec<usize> = log
+        .split(|line| line.starts_with("EHLO"))
+        .map(|session| session.iter().filter(|line| line.starts_with("MAIL")).count())
+        .filter(|mails| *mails > 0)
+        .collect();
+    assert_eq!(mails_of_sessions, [2, 2], "{log:?}");
+    relay.shut_down().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

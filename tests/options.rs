@@ -69,7 +69,7 @@ async fn a_wish_is_granted_and_does_not_leave_the_relay() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn esmtp_parameters_are_wishes_too() {
+async fn esmtp_parameters_are_options_too() {
     let mut scene = Scene::new().await;
     for (parameters, expected) in [
         ("BY=120;R", (120, "otp")),

@@ -32,7 +32,7 @@ const TURNS_MAX: usize = 16;
 /// How long a turn is waited for at most.
 const TURN_WAIT: Duration = Duration::from_secs(60);
 
-/// Failures by client address and by account. Keys are hashes: a table of what strangers sent is kept by nobody.
+/// Failures by client address and by account. Keys are hashes: a table of what unknown clients sent is kept by nobody.
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     hasher: RandomState,

@@ -54,7 +54,7 @@ pub enum Senders {
     SigningDomains,
 }
 
-/// What a message without a option gets where nothing else is configured.
+/// What a message without an option gets where nothing else is configured.
 pub const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 
 impl User {

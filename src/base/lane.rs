@@ -6,8 +6,8 @@
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::ops::{Index, IndexMut};
 use std::str::FromStr;
-use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
 use serde::{Deserialize, Serialize};
@@ -25,28 +25,130 @@ pub enum Lane {
     Notice,
 }
 
-/// All lanes, the most urgent first.
-pub const LANES: [Lane; 3] = [Lane::Otp, Lane::Reset, Lane::Notice];
+/// What distinguishes one lane from another, all of it.
+#[derive(Debug)]
+pub struct LaneRules {
+    lane: Lane,
+    /// As in configuration, header fields and events.
+    pub name: &'static str,
+    /// How often it is passed over while it waits before it goes once.
+    passed_over_max: u32,
+    /// The least MT-PRIORITY that asks for it (RFC 6710).
+    pub priority_min: i8,
+    /// Whether some of a destination's sessions are kept for it.
+    pub has_reserved_sessions: bool,
+    /// Whether `otp.supersede = "same-recipient"` concerns it.
+    pub is_superseded_by_recipient: bool,
+    /// Messages a recipient may get beyond the budget of the others.
+    pub budget_bonus: u32,
+}
 
-/// How often a waiting lane is passed over before it goes once.
-const PATIENCE: [u32; 3] = [u32::MAX, 4, 16];
+/// All lanes, the most urgent first. A new lane is a variant of [`Lane`], a row here and a line in [`Lane::rules`].
+const TABLE: [LaneRules; 3] = [
+    LaneRules {
+        lane: Lane::Otp,
+        name: "otp",
+        passed_over_max: u32::MAX,
+        priority_min: 4,
+        has_reserved_sessions: true,
+        is_superseded_by_recipient: true,
+        budget_bonus: 0,
+    },
+    LaneRules {
+        lane: Lane::Reset,
+        name: "reset",
+        passed_over_max: 4,
+        priority_min: 1,
+        has_reserved_sessions: false,
+        is_superseded_by_recipient: false,
+        // Who has asked for codes until nothing went any more resets the password.
+        budget_bonus: 1,
+    },
+    LaneRules {
+        lane: Lane::Notice,
+        name: "notice",
+        passed_over_max: 16,
+        priority_min: i8::MIN,
+        has_reserved_sessions: false,
+        is_superseded_by_recipient: false,
+        budget_bonus: 0,
+    },
+];
+
+const COUNT: usize = TABLE.len();
+
+/// All lanes, the most urgent first.
+pub const LANES: [Lane; COUNT] = {
+    let (mut lanes, mut next) = ([Lane::Otp; COUNT], 0);
+    while next < COUNT {
+        lanes[next] = TABLE[next].lane;
+        next += 1;
+    }
+    lanes
+};
+
+/// The lanes by their names.
+pub const NAMED: [(&str, Lane); COUNT] = {
+    let (mut named, mut next) = ([("", Lane::Otp); COUNT], 0);
+    while next < COUNT {
+        named[next] = (TABLE[next].name, TABLE[next].lane);
+        next += 1;
+    }
+    named
+};
 
 impl Lane {
-    /// As in configuration, header fields and events.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Otp => "otp",
-            Self::Reset => "reset",
-            Self::Notice => "notice",
-        }
+    /// What distinguishes it.
+    pub fn rules(self) -> &'static LaneRules {
+        &TABLE[self.index()]
     }
 
-    fn index(self) -> usize {
+    /// As in configuration, header fields and events.
+    pub fn name(self) -> &'static str {
+        self.rules().name
+    }
+
+    /// The most urgent lane that a priority is enough for (RFC 6710).
+    pub fn of_priority(priority: i8) -> Self {
+        LANES.into_iter().find(|lane| lane.rules().priority_min <= priority).unwrap_or(Self::Notice)
+    }
+
+    /// Of those that are not more urgent than this one, the one with the largest budget.
+    pub fn with_most_budget(self) -> Self {
+        LANES.into_iter().filter(|lane| *lane >= self).max_by_key(|lane| lane.rules().budget_bonus).unwrap_or(self)
+    }
+
+    const fn index(self) -> usize {
         match self {
             Self::Otp => 0,
             Self::Reset => 1,
             Self::Notice => 2,
         }
+    }
+}
+
+/// One of something for each lane.
+#[derive(Debug, Clone, Default)]
+pub struct PerLane<T>([T; COUNT]);
+
+impl<T> PerLane<T> {
+    /// From the most urgent lane on.
+    pub fn iter(&self) -> impl Iterator<Item = &T> {
+        self.0.iter()
+    }
+}
+
+impl<T> Index<Lane> for PerLane<T> {
+    type Output = T;
+
+    fn index(&self, lane: Lane) -> &T {
+        &self.0[lane.index()]
+    }
+}
+
+impl<T> IndexMut<Lane> for PerLane<T> {
+    fn index_mut(&mut self, lane: Lane) -> &mut T {
+        &mut self.0[lane.index()]
     }
 }
 
@@ -72,19 +174,19 @@ impl FromStr for Lane {
 /// Decides which lane goes next, and remembers who was passed over.
 #[derive(Debug, Clone, Default)]
 pub struct Turn {
-    passed_over: [u32; 3],
+    passed_over: PerLane<u32>,
 }
 
 impl Turn {
     /// The lane to take from, given which have something waiting; none if none has.
     pub fn next(&mut self, is_waiting: impl Fn(Lane) -> bool) -> Option<Lane> {
-        let impatient = |lane: &Lane| self.passed_over[lane.index()] >= PATIENCE[lane.index()];
+        let impatient = |lane: &Lane| self.passed_over[*lane] >= lane.rules().passed_over_max;
         let waiting = || LANES.into_iter().filter(|lane| is_waiting(*lane));
         let chosen = waiting().find(impatient).or_else(|| waiting().next())?;
         for lane in waiting() {
-            self.passed_over[lane.index()] += 1;
+            self.passed_over[lane] += 1;
         }
-        self.passed_over[chosen.index()] = 0;
+        self.passed_over[chosen] = 0;
         Some(chosen)
     }
 }
@@ -92,27 +194,27 @@ impl Turn {
 /// First in, first out within a lane; [`Turn`] between them.
 #[derive(Debug)]
 pub struct Lanes<T> {
-    waiting: [VecDeque<T>; 3],
+    waiting: PerLane<VecDeque<T>>,
     turn: Turn,
 }
 
 impl<T> Default for Lanes<T> {
     fn default() -> Self {
-        Self { waiting: [VecDeque::new(), VecDeque::new(), VecDeque::new()], turn: Turn::default() }
+        Self { waiting: PerLane::default(), turn: Turn::default() }
     }
 }
 
 impl<T> Lanes<T> {
     /// Puts an item at the end of its lane.
     pub fn push(&mut self, lane: Lane, item: T) {
-        self.waiting[lane.index()].push_back(item);
+        self.waiting[lane].push_back(item);
     }
 
     /// Takes the item whose turn it is.
     pub fn pop(&mut self) -> Option<T> {
         let waiting = &self.waiting;
-        let lane = self.turn.next(|lane| !waiting[lane.index()].is_empty())?;
-        self.waiting[lane.index()].pop_front()
+        let lane = self.turn.next(|lane| !waiting[lane].is_empty())?;
+        self.waiting[lane].pop_front()
     }
 
     /// Items in all lanes.
@@ -139,17 +241,6 @@ struct Inner<T> {
     closed: bool,
 }
 
-/// What waiting for work came to.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Waited<T> {
-    /// This is next.
-    Item(T),
-    /// Nothing came in time.
-    Nothing,
-    /// Nothing will come any more.
-    Closed,
-}
-
 impl<T> Default for LaneQueue<T> {
     fn default() -> Self {
         Self { inner: Mutex::new(Inner { lanes: Lanes::default(), closed: false }), arrived: Condvar::new() }
@@ -172,30 +263,18 @@ impl<T> LaneQueue<T> {
         Ok(())
     }
 
-    /// Waits for an item; for ever without a `timeout`. What was pushed before closing is still handed out.
-    pub fn wait(&self, timeout: Option<Duration>) -> Waited<T> {
+    /// Waits for an item; none when the queue is closed. What was pushed before closing is still handed out.
+    pub fn wait(&self) -> Option<T> {
         let mut inner = self.inner.lock();
         loop {
             if let Some(item) = inner.lanes.pop() {
-                return Waited::Item(item);
+                return Some(item);
             }
             if inner.closed {
-                return Waited::Closed;
+                return None;
             }
-            match timeout {
-                None => self.arrived.wait(&mut inner),
-                Some(timeout) => {
-                    if self.arrived.wait_for(&mut inner, timeout).timed_out() && inner.lanes.is_empty() {
-                        return if inner.closed { Waited::Closed } else { Waited::Nothing };
-                    }
-                }
-            }
+            self.arrived.wait(&mut inner);
         }
-    }
-
-    /// Takes an item if one is there.
-    pub fn try_pop(&self) -> Option<T> {
-        self.inner.lock().lanes.pop()
     }
 
     /// Items waiting.
@@ -218,6 +297,17 @@ impl<T> LaneQueue<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_is_in_the_order_of_urgency() {
+        for (index, lane) in LANES.into_iter().enumerate() {
+            assert_eq!((lane.index(), lane.rules().lane), (index, lane));
+        }
+        assert!(LANES.is_sorted() && LANES.is_sorted_by_key(|lane| std::cmp::Reverse(lane.rules().priority_min)));
+        let of = |priorities: [i8; 6]| priorities.map(Lane::of_priority);
+        let expected = [Lane::Otp, Lane::Otp, Lane::Reset, Lane::Reset, Lane::Notice, Lane::Notice];
+        assert_eq!(of([9, 4, 3, 1, 0, -9]), expected);
+    }
 
     #[test]
     fn a_code_overtakes_everything_that_waits() {
@@ -252,7 +342,7 @@ mod tests {
         queue.push(Lane::Notice, 1).unwrap();
         queue.close();
         assert_eq!(queue.push(Lane::Otp, 2), Err(2));
-        assert_eq!(queue.wait(None), Waited::Item(1));
-        assert_eq!(queue.wait(None), Waited::Closed);
+        assert_eq!(queue.wait(), Some(1));
+        assert_eq!(queue.wait(), None);
     }
 }

@@ -1,4 +1,4 @@
-//! Words of strangers, on their way to somebody's screen.
+//! Text of unknown senders, on their way to somebody's screen.
 
 /// Whether a character can make a line look like something else: controls (with them the escape sequences of terminals),
 /// line and paragraph separators, and those that turn the direction of writing.

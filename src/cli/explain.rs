@@ -58,7 +58,7 @@ fn each_line(mut input: impl BufRead, mut tell: impl FnMut(&str)) -> anyhow::Res
         if read == 0 {
             return Ok(());
         }
-        ensure!(line.ends_with(b"\n") || read < REPLY_MAX, "a line is longer than {REPLY_MAX} octets; no reply is");
+        ensure!(line.ends_with(b"\n") || read < REPLY_MAX, "a line is longer than {REPLY_MAX} bytes; no reply is");
         let text = String::from_utf8_lossy(&line);
         if !text.trim().is_empty() {
             tell(&text);
@@ -97,7 +97,7 @@ fn destination_text(domain: &str, learned: &Value) -> String {
     }
     let greylisting = &learned["greylisting"];
     if greylisting.is_null() {
-        lines.push("  no stranger was made to wait there, as far as is remembered".to_owned());
+        lines.push("  it is not known to greylist".to_owned());
         return lines.join("\n");
     }
     let seconds = |name: &str| greylisting[name].as_f64().map(|seconds| format!("{seconds:.1} s"));

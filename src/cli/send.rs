@@ -38,7 +38,7 @@ pub(super) struct Options {
     /// The name of the app in the mail
     #[arg(long, value_name = "NAME")]
     app: Option<String>,
-    /// How long it is worth something, like 90s or 5m [default: the user's]
+    /// How long it is valid, like 90s or 5m [default: the user's]
     #[arg(long, value_name = "SPAN")]
     ttl: Option<String>,
     /// The language of the mail: en, de, fr, es

@@ -64,7 +64,7 @@ impl Message {
         let mut lines = vec![
             format!("message {}", self.id),
             format!(
-                "  accepted {} {} UTC from {}, lane {}{tag}; worth something until {}",
+                "  accepted {} {} UTC from {}, lane {}{tag}; expires at {}",
                 day(&self.accepted_at),
                 clock_time(&self.accepted_at),
                 self.user,
@@ -121,12 +121,12 @@ pub(super) fn line(event: &EventJson, with_recipient: bool) -> Option<String> {
         "attempted" => format!("attempt {} begins at {host}", event.attempt),
         "delivered" if notes("in clear text") => format!("delivered: {host} took it{}", note_in(", ")),
         "delivered" => format!("delivered: {host} took it{}", note_in(", over ")),
-        "greylisted" => format!("greylisted: {host} makes strangers wait"),
+        "greylisted" => format!("greylisted by {host}"),
         "deferred" if notes("not tried") => format!("put off{}", note_in(": ")),
         "deferred" => format!("put off{}", cause_in(": ")),
         "failed" => format!("failed{}", cause_in(": ")),
-        "expired" => format!("expired: its life ended first{}", cause_in("; before, ")),
-        "cancelled" => "cancelled: the app took it back".to_owned(),
+        "expired" => format!("expired{}", cause_in("; before, ")),
+        "cancelled" => "cancelled by the app".to_owned(),
         "superseded" => "superseded: a newer message took its place".to_owned(),
         "verified" => "verified: the app saw the code being used".to_owned(),
         "at_risk" => format!("at risk{}{}", cause_in(": "), note_in("; ")),
@@ -209,13 +209,13 @@ mod tests {
         let message: Message = serde_json::from_value(json).unwrap();
         let expected = [
             "message 01M7YRRT9A0000000000000000",
-            "  accepted 2026-11-21 10:00:00.004 UTC from shop, lane otp; worth something until 10:10:00.004",
+            "  accepted 2026-11-21 10:00:00.004 UTC from shop, lane otp; expires at 10:10:00.004",
             "  alice@example.com: delivered, 2 attempts",
             "",
             "  10:00:00.004        0 ms  accepted",
             "  10:00:00.005        1 ms  attempt 1 begins at mx.example.com",
             "                  +    15 ms    RCPT     451 4.7.1 Greylisted  [mx.example.com]",
-            "  10:00:00.020       16 ms  greylisted: mx.example.com makes strangers wait; next attempt at 10:00:05.020 \
+            "  10:00:00.020       16 ms  greylisted by mx.example.com; next attempt at 10:00:05.020 \
              (the reply asks for this wait)  \"451 4.7.1 Greylisted\"",
         ];
         assert_eq!(message.lines(), expected);

@@ -59,7 +59,7 @@ fn read_password() -> anyhow::Result<zeroize::Zeroizing<String>> {
     }
     let password = zeroize::Zeroizing::new(line.trim_end_matches(['\r', '\n']).to_owned());
     ensure!(!password.is_empty(), "there is no password; type one, give one on standard input, or say --generate");
-    ensure!(password.len() <= PASSWORD_MAX, "a password has at most {PASSWORD_MAX} octets");
+    ensure!(password.len() <= PASSWORD_MAX, "a password has at most {PASSWORD_MAX} bytes");
     if password.contains(|c: char| c.is_control()) {
         bail!("a password has no control characters");
     }

@@ -10,7 +10,7 @@ use crate::base::text::one_line;
 pub enum Severity {
     /// Worth knowing.
     Note,
-    /// The relay runs, but perhaps not as wished.
+    /// The relay runs, but perhaps not as intended.
     Warning,
     /// The relay does not start.
     Error,

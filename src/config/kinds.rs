@@ -69,7 +69,7 @@ pub(super) struct Size(pub(super) u64, pub(super) u64);
 
 impl Kind<u64> for Size {
     fn read(&self, section: &Section<'_>, key: &'static str) -> Option<u64> {
-        let form = format!("a size from {} to {} octets, like \"1MiB\",", self.0, self.1);
+        let form = format!("a size from {} to {} bytes, like \"1MiB\",", self.0, self.1);
         section.parsed(key, &form, |text| units::size(text).filter(|size| (self.0..=self.1).contains(size)))
     }
 

@@ -103,7 +103,7 @@ fn password(section: &Section<'_>, file: &Path) -> Option<Zeroizing<String>> {
     let fits = !password.is_empty() && password.len() <= PASSWORD_MAX && !password.contains(char::is_control);
     if !fits {
         let shown = file.display();
-        let text = format!("{shown}: one line with a password of 1 to {PASSWORD_MAX} octets is needed");
+        let text = format!("{shown}: one line with a password of 1 to {PASSWORD_MAX} bytes is needed");
         section.error(line, "password_file", &text);
         return None;
     }

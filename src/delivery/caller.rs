@@ -6,7 +6,7 @@ use crate::destination::demand::TlsOption;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::registrable::registrable_domain;
 
-/// For whom a session is: what a host that makes strangers wait knows them by.
+/// For whom a session is: the triplet a greylisting host knows it by.
 #[derive(Debug, Clone)]
 pub(super) struct Caller {
     sender: String,
@@ -51,7 +51,7 @@ impl Caller {
         self.option
     }
 
-    /// The same, for a message that has a option about TLS.
+    /// The same, for a message that has an option about TLS.
     pub(super) fn with_tls_option(self, option: TlsOption) -> Self {
         Self { option, ..self }
     }

@@ -67,7 +67,7 @@ pub(super) struct Candidates {
 impl Candidates {
     /// The addresses of a route in the order of preference, those that did not answer lately behind the others. Among
     /// equals, and among several source addresses, the choice depends on sender and recipient only: a host that makes
-    /// strangers wait must see the same one again. Hosts that cannot be used as strictly as is demanded are left out. A smart
+    /// greylists must see the same one again. Hosts that cannot be used as strictly as is demanded are left out. A smart
     /// host has a port of its own, and only what is demanded of itself counts.
     pub(super) fn new(route: &Route, caller: &Caller, hop: NextHop, dialer: &Dialer) -> Self {
         let settings = dialer.settings.as_ref();

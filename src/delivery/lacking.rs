@@ -40,7 +40,7 @@ pub(super) fn tries_next_address(failure: &Failure) -> bool {
 }
 
 /// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
-/// content has been sent, nor where strangers are made to wait, for whom the next host begins to count anew.
+/// content has been sent, nor where hosts greylist, for whom the next host begins to count anew.
 pub(super) fn next_host_may_do(Judged { failure, verdict }: &Judged) -> bool {
     match &failure.fault {
         Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && verdict.action.next_mx,

@@ -81,8 +81,8 @@ pub(super) fn life(claim: &Claim) -> Life {
     Life { accepted_at: claim.message().accepted_at, expires_at: claim.message().expires_at }
 }
 
-/// Takes down that a stranger was refused: since when the triplet waits, for this message or an older one, and what is
-/// known of the destination. Whoever has passed lately is no stranger; then the reply means only what it says.
+/// Takes down that a triplet was greylisted: since when the triplet waits, for this message or an older one, and what is
+/// known of the destination. A triplet that has passed lately is known; then the reply means only what it says.
 pub(super) fn learn(
     claim: &Claim,
     verdict: Verdict,

@@ -93,7 +93,7 @@ impl Sessions {
         }
         let at_once = self.busy + self.ready.len() + 1;
         self.limits.came(at_once, now);
-        let may_start = taken.lane == Lane::Otp || self.busy_lower < self.limits.lower_max();
+        let may_start = taken.lane.rules().has_reserved_sessions || self.busy_lower < self.limits.lower_max();
         while may_start && let Some(idle) = self.idle.pop() {
             match idle.send(taken) {
                 Ok(()) => {
@@ -245,23 +245,20 @@ impl Sessions {
     }
 
     fn next(&mut self) -> Option<Taken> {
-        let (lane, entry) = if self.busy_lower < self.limits.lower_max() {
-            self.ready.pop()?
-        } else {
-            (Lane::Otp, self.ready.pop_urgent()?)
-        };
+        let may_be_lower = self.busy_lower < self.limits.lower_max();
+        let (lane, entry) = if may_be_lower { self.ready.pop()? } else { self.ready.pop_reserved()? };
         self.started(lane);
         Some(Taken { entry, lane })
     }
 
     fn started(&mut self, lane: Lane) {
         self.busy += 1;
-        self.busy_lower += usize::from(lane != Lane::Otp);
+        self.busy_lower += usize::from(!lane.rules().has_reserved_sessions);
     }
 
     fn finished(&mut self, lane: Option<Lane>) {
         self.busy -= usize::from(lane.is_some());
-        self.busy_lower -= usize::from(lane.is_some_and(|lane| lane != Lane::Otp));
+        self.busy_lower -= usize::from(lane.is_some_and(|lane| !lane.rules().has_reserved_sessions));
     }
 
     /// Opens one more session, if there may be one.
@@ -272,7 +269,8 @@ impl Sessions {
     }
 
     fn has_next(&self) -> bool {
-        let has_next = self.busy_lower < self.limits.lower_max() || self.ready.most_urgent() == Some(Lane::Otp);
+        let has_next = self.busy_lower < self.limits.lower_max()
+            || self.ready.most_urgent().is_some_and(|lane| lane.rules().has_reserved_sessions);
         self.ready.len() > self.opening && has_next
     }
 

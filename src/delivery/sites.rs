@@ -1,4 +1,4 @@
-//! All sites, and the bound that their sessions share: from a option for a session to a place for it, or to a turn among
+//! All sites, and the bound that their sessions share: from an option for a session to a place for it, or to a turn among
 //! those that wait for one.
 //!
 //! Sessions run above. What is to be begun there goes out as a value ([`Begin`]); also when a session has ended, whose place

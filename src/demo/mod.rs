@@ -149,7 +149,7 @@ impl Stage {
         say("\n3. What arrived\n");
         let arrived = self.arrived.lock().await.recv().await.context("nothing arrived")?;
         self.verify(&arrived).await?;
-        say(&format!("     {}  ({} octets)\n", arrived.path.display(), arrived.content.len()));
+        say(&format!("     {}  ({} bytes)\n", arrived.path.display(), arrived.content.len()));
         let waited = delivered.head.since_accepted.saturating_sub(GREYLIST);
         say(&format!(
             "The code arrived {:.1} s after the app sent it, {:.1} s after the mail host opened its door.",

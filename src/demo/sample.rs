@@ -66,7 +66,7 @@ pub(super) async fn submit(
         stream.write_all(format!("{command}\r\n").as_bytes()).await?;
         expect(&mut stream, code, &mut show).await?;
     }
-    show(&format!("C: (the message, {} octets)", message.len()));
+    show(&format!("C: (the message, {} bytes)", message.len()));
     stream.write_all(format!("{}\r\n.\r\n", message.trim_end()).as_bytes()).await?;
     expect(&mut stream, "250", &mut show).await?;
     stream.write_all(b"QUIT\r\n").await?;

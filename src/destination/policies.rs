@@ -16,6 +16,7 @@ use super::fetch::Fetch;
 use super::mta_sts::{Fetched, POLICY_LEN_MAX, Policy, announced_id};
 use super::resolver::Dns;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::files::sync_folder;
 use crate::mail::address::domain_key;
 
 /// Policies kept at most. Beyond, of the registrable domain that has most, one goes: of those that were not used for a day yet,
@@ -274,7 +275,8 @@ fn write(folder: &Path, stored: &Stored) -> io::Result<()> {
     let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
     file.write_all(&serde_json::to_vec(stored)?)?;
     file.sync_all()?;
-    fs::rename(unfinished, folder.join(&stored.domain))
+    fs::rename(unfinished, folder.join(&stored.domain))?;
+    sync_folder(folder)
 }
 
 fn remove(path: &Path) {

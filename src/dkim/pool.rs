@@ -8,7 +8,7 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Key, Terms, signatures};
-use crate::base::lane::{Lane, LaneQueue, Waited};
+use crate::base::lane::{Lane, LaneQueue};
 use crate::mail::message::Content;
 
 struct Job {
@@ -66,7 +66,7 @@ impl SigningPool {
 
 fn start_thread(number: usize, jobs: Arc<LaneQueue<Job>>) -> std::io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name(format!("sign-{number}")).spawn(move || {
-        while let Waited::Item(job) = jobs.wait(None) {
+        while let Some(job) = jobs.wait() {
             // Whoever asked may have gone away.
             let _ = job.answer.send(signatures(&job.keys, &job.content, job.terms));
         }

@@ -28,7 +28,7 @@ pub enum Kind {
     Attempted,
     /// An attempt ended without a decision; there will be another.
     Deferred,
-    /// As `Deferred`, because the receiver makes strangers wait.
+    /// As `Deferred`, because the receiver greylists.
     Greylisted,
     /// The plan cannot promise delivery within the life any more.
     AtRisk,
@@ -36,7 +36,7 @@ pub enum Kind {
     Delivered,
     /// It will not be delivered.
     Failed,
-    /// Its life ended first.
+    /// Expired before that.
     Expired,
     /// A newer message took its place.
     Superseded,
@@ -186,7 +186,7 @@ pub enum Happened {
     Delivered(Attempted),
     /// It will not be delivered.
     Failed(Attempted),
-    /// Its life ended first.
+    /// Expired before that.
     Expired(Attempted),
     /// A newer message took its place.
     Superseded(Attempted),

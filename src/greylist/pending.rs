@@ -46,7 +46,7 @@ pub struct Wait {
     pub(super) counted: (bool, bool),
 }
 
-/// One refusal of a stranger.
+/// One refusal by greylisting.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     /// The wait that it asks for.

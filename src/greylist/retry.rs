@@ -1,4 +1,4 @@
-//! When to try again where a host refuses strangers: by the wait it asks for, by what it was seen to do, or by what
+//! When to try again where a host greylists: by the wait it asks for, by what it was seen to do, or by what
 //! programs are known to do.
 
 use std::time::Duration;
@@ -34,7 +34,7 @@ pub(crate) const SAME: Duration = Duration::from_secs(2);
 /// The wait without early attempts that is tried first where these did not help.
 const QUIET: Duration = Duration::from_secs(300);
 
-/// After a refusal that is meant for strangers, or may be. The first retry comes no later than the shortest wait that passed
+/// After a refusal that is meant for first contacts, or may be. The first retry comes no later than the shortest wait that passed
 /// lately for another domain behind the same hosts.
 pub(crate) fn greylisted(hint: Option<Duration>, history: &History, facts: &Facts, now: Timestamp) -> Step {
     let step = by_facts(hint, history, facts, now);

@@ -1,4 +1,4 @@
-//! What destinations were seen to do with strangers, by recipient domain, and which triplets wait since when: kept in memory, and
+//! what is known of the greylisting of destinations, by recipient domain, and which triplets wait since when: kept in memory, and
 //! as rows of a side table that go to disk along with whatever else changes. `facts` and `retry` say what follows
 //! from it.
 
@@ -32,7 +32,7 @@ pub type RowChange = (Box<[u8]>, Option<Box<[u8]>>);
 /// Version of the rows.
 const VERSION: u8 = 1;
 
-/// Who sends to whom by which destination: what greylisting software tells strangers by. The client is always the same.
+/// Who sends to whom by which destination: what greylisting software tells senders apart by. The client is always the same.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Triplet {
     destination: Box<str>,
@@ -87,7 +87,7 @@ impl Greylists {
         Self(Mutex::new(memory))
     }
 
-    /// A triplet was refused as a stranger. Returns its wait, what counts for its recipient's domain now, and what is to be
+    /// A triplet was greylisted. Returns its wait, what counts for its recipient's domain now, and what is to be
     /// stored.
     pub fn refused(&self, triplet: &Triplet, refusal: Refusal) -> (Wait, Facts, Vec<RowChange>) {
         let mut memory = self.0.lock();
@@ -134,7 +134,7 @@ impl Greylists {
         Some((memory.facts.counting(&triplet.destination, &triplet.source, now)?, wait.clone()))
     }
 
-    /// Whether a triplet has passed lately: then it is no stranger, whatever it is refused for now.
+    /// Whether a triplet has passed lately: then it is known, whatever it is refused for now.
     pub fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
         let memory = self.0.lock();
         let wait = memory.waits.get(&triplet.key).filter(|wait| wait.is_current(now));

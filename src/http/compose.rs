@@ -71,7 +71,7 @@ pub(super) struct Occasion<'a> {
     pub(super) from: &'a Person,
     pub(super) to: &'a [Person],
     pub(super) now: Timestamp,
-    /// How long the message is worth something.
+    /// How long the message is valid.
     pub(super) life: Duration,
 }
 

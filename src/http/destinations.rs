@@ -27,7 +27,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<D
     Ok(Json(DestinationsJson::new(api.parts.destinations.rows())))
 }
 
-/// `GET /v1/destinations/{domain}`: who serves the domain, and what its hosts do with strangers.
+/// `GET /v1/destinations/{domain}`: who serves the domain, and what is known of their greylisting.
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -32,7 +32,7 @@ const PIECE_MAX: usize = 64;
 /// How often a quiet stream shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
-const MISSED: &str = "events are gone that were not read in time";
+const MISSED: &str = "events were lost that were not read in time";
 
 /// What is asked for.
 #[derive(Deserialize)]

@@ -171,11 +171,11 @@ pub(super) struct DestinationJson {
     hosts: Vec<Arc<str>>,
     /// What the domain asks of sessions, in the order of the hosts.
     tls: Vec<String>,
-    /// None: nothing was refused there as from a stranger, as far as is remembered.
+    /// None: nothing was greylisted there, as far as is remembered.
     greylisting: Option<GreylistingJson>,
 }
 
-/// What hosts do with strangers.
+/// How hosts greylist.
 #[derive(Debug, Serialize)]
 pub(super) struct GreylistingJson {
     first_contacts: u16,

@@ -72,7 +72,7 @@ impl Budgets {
         if within(taken, windows.longest, now).any(is_repeatable) {
             return Ok(());
         }
-        let asking = Asking { user: &user.name, lane: user.lane.max(Lane::Reset), before: 0, now };
+        let asking = Asking { user: &user.name, lane: user.lane.with_most_budget(), before: 0, now };
         room(taken, windows.limits, asking)
     }
 
@@ -135,10 +135,9 @@ fn room(taken: &[Taken], limits: Limits, asking: Asking<'_>) -> Result<(), Refus
     Ok(())
 }
 
-/// One more for `reset`: who has asked for codes until nothing went any more resets the password.
 fn most(limit: Rate, lane: Lane) -> usize {
-    let most = usize::try_from(limit.count).unwrap_or(usize::MAX);
-    if lane == Lane::Reset { most.saturating_add(1) } else { most }
+    let most = limit.count.saturating_add(lane.rules().budget_bonus);
+    usize::try_from(most).unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

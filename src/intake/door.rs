@@ -44,7 +44,7 @@ use crate::smtp::server_session::Submission;
 pub const DNS_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told of a message with long lines.
-const ENCODED: &str = "lines of more than 998 octets were encoded";
+const ENCODED: &str = "lines of more than 998 bytes were encoded";
 
 /// What intake works with.
 pub struct Parts {
@@ -230,7 +230,7 @@ impl Door {
         let Parts { router, queue, reverse_path, smart_hosts, .. } = &self.parts;
         let domain = recipient.domain_key();
         let route = router.remembered(&domain)?.ok()?;
-        // Most destinations let strangers pass; that costs no more than a look.
+        // Most destinations do not greylist; that costs no more than a look.
         if !queue.greylists().knows(&route.destination) || smart_hosts.take_all(&domain) {
             return None;
         }
@@ -251,7 +251,7 @@ impl Door {
         message.envelope.recipients.iter().zip(0..).filter_map(risk).collect()
     }
 
-    /// Who serves a domain, and what they were seen to do with strangers.
+    /// Who serves a domain, and what is known of their greylisting.
     ///
     /// # Errors
     /// Why nobody serves it.
@@ -277,8 +277,8 @@ impl Door {
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
         envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
-        let Opened { content, header, wished, is_encoded } = opened(content, settings.long_lines).await?;
-        let options = options.or(wished);
+        let Opened { content, header, asked, is_encoded } = opened(content, settings.long_lines).await?;
+        let options = options.or(asked);
         for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
             self.check_author(user, author, "From")?;
         }
@@ -296,7 +296,7 @@ impl Door {
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
-        let is_lowered = terms::wished_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
+        let is_lowered = terms::asked_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
         let message = terms::message(id, user, envelope, &content, &options, signing_domain, life);
         let is_direct = self.is_direct(&message.envelope);
         let message = Arc::new(Message { is_direct, ..message });

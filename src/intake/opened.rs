@@ -18,7 +18,7 @@ pub(super) struct Opened {
     pub(super) content: Content,
     pub(super) header: Header,
     /// What its header section asks for.
-    pub(super) wished: Options,
+    pub(super) asked: Options,
     /// Long lines were encoded.
     pub(super) is_encoded: bool,
 }
@@ -40,8 +40,8 @@ fn open(content: Bytes, policy: LongLines) -> Result<Opened, Refusal> {
     stamp::check_size(&content)?;
     let (content, is_encoded) = stamp::without_long_lines(content, policy)?;
     let Content { head, body } = Content::split(content);
-    let (wished, head) = options::take(head)?;
+    let (asked, head) = options::take(head)?;
     let content = Content { head: stamp::without_private_fields(head), body };
     let header = stamp::read(&content.head)?;
-    Ok(Opened { content, header, wished, is_encoded })
+    Ok(Opened { content, header, asked, is_encoded })
 }

@@ -1,4 +1,4 @@
-//! What an app may option for a message, as header fields that are taken out before signing, or by other means.
+//! What an app may ask for with a message, as header fields that are taken out before signing, or by other means.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub const TAG_LEN_MAX: usize = 64;
 
 const PREFIX: &[u8] = b"X-OTP-";
 
-/// The options of one message; what is not wished is up to the user's settings.
+/// The options of one message; what is not said is up to the user's settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Options {
     /// How long it is worth delivering.
@@ -89,17 +89,17 @@ fn is_printable(text: &str) -> bool {
 /// Takes the options out of a header section.
 ///
 /// # Errors
-/// Where a option cannot be understood, or is made twice.
+/// Where an option cannot be understood, or is made twice.
 pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
-    let is_wish =
+    let is_option =
         |field: &Field<'_>| field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
     let mut options = Options::default();
-    if !fields(&head).any(|field| is_wish(&field)) {
+    if !fields(&head).any(|field| is_option(&field)) {
         return Ok((options, head));
     }
     let mut rest = Vec::with_capacity(head.len());
     for field in fields(&head) {
-        if is_wish(&field) {
+        if is_option(&field) {
             options.read(&field)?;
         } else {
             rest.extend_from_slice(field.raw);
@@ -110,7 +110,7 @@ pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
 
 impl Options {
     fn read(&mut self, field: &Field<'_>) -> Result<(), Refusal> {
-        let text = field.text().ok_or(Refusal::Option("a option is ASCII text"))?;
+        let text = field.text().ok_or(Refusal::Option("an option is ASCII text"))?;
         if field.is("X-OTP-Life") {
             let seconds = text.parse().map_err(|_| Refusal::Option("X-OTP-Life is a number of seconds"))?;
             set(&mut self.life, life(seconds)?)

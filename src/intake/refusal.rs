@@ -43,7 +43,7 @@ pub enum Refusal {
     NotInOnlyTo,
     /// The message is malformed.
     Message(&'static str),
-    /// A line of more than 998 octets.
+    /// A line of more than 998 bytes.
     LongLine {
         /// Which, from 1.
         number: usize,
@@ -151,7 +151,7 @@ impl Refusal {
             Self::NotInOnlyTo => permanent(550, 7, 1, "this relay delivers only to the recipients in delivery.only_to"),
             Self::Message(text) => permanent(554, 6, 0, *text),
             Self::LongLine { number, why } => {
-                Reply::new(554, EnhancedCode(5, 6, 0), format!("line {number} has more than 998 octets, {why}"))
+                Reply::new(554, EnhancedCode(5, 6, 0), format!("line {number} has more than 998 bytes, {why}"))
             }
             Self::Option(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),

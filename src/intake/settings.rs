@@ -16,7 +16,7 @@ pub struct Settings {
     pub verify_domain: bool,
     /// Whether the client's address goes into Received.
     pub received_client: bool,
-    /// What is done about lines of more than 998 octets.
+    /// What is done about lines of more than 998 bytes.
     pub long_lines: LongLines,
     /// Whether local parts in which a host may read another address (`%`, `!`, `@`) are taken.
     pub routed_addresses: bool,

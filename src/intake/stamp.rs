@@ -112,7 +112,7 @@ pub(super) fn check_size(content: &[u8]) -> Result<(), Refusal> {
     if head_len <= HEAD_LEN_MAX { Ok(()) } else { Err(Refusal::Message("a header section of more than 128 KiB")) }
 }
 
-/// What is done about lines of more than 998 octets.
+/// What is done about lines of more than 998 bytes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LongLines {
     /// They are encoded, or folded, so that the message says the same.

@@ -28,7 +28,7 @@ pub(super) fn message(
     let mut envelope = envelope;
     envelope.recipients.shrink_to_fit();
     Message {
-        lane: user.lane.max(wished_lane(options, &envelope).unwrap_or(user.lane)),
+        lane: user.lane.max(asked_lane(options, &envelope).unwrap_or(user.lane)),
         tag: options.tag.clone().or_else(|| user.defaults.tag.clone()),
         key: options.key.clone().or_else(|| default_key(user, &envelope)),
         supersede: user.defaults.supersede,
@@ -68,15 +68,6 @@ pub(super) fn expires_at(
 }
 
 /// The lane the message asks for.
-pub(super) fn wished_lane(options: &Options, envelope: &Envelope) -> Option<Lane> {
-    options.lane.or(envelope.parameters.priority.map(lane))
-}
-
-/// The lane of a priority (RFC 6710): 4 and above is `otp`, 1 to 3 `reset`, the rest `notice`.
-fn lane(priority: i8) -> Lane {
-    match priority {
-        4.. => Lane::Otp,
-        1..=3 => Lane::Reset,
-        _ => Lane::Notice,
-    }
+pub(super) fn asked_lane(options: &Options, envelope: &Envelope) -> Option<Lane> {
+    options.lane.or(envelope.parameters.priority.map(Lane::of_priority))
 }

@@ -28,7 +28,7 @@ pub struct Verdict {
     pub cause: Cause,
     /// And then.
     pub action: Action,
-    /// How long to wait, if the reply says so and there is to be another attempt. Not bounded: the text is a stranger's.
+    /// How long to wait, if the reply says so and there is to be another attempt. Not bounded: the text is the remote host's.
     pub hint: Option<Duration>,
 }
 

@@ -1,5 +1,5 @@
 //! How long a reply asks to wait, in the words of many programs and some languages. Linear in the length of the text,
-//! which is a stranger's: what comes out is for the caller to bound.
+//! which is the remote host's: what comes out is for the caller to bound.
 
 use std::time::Duration;
 

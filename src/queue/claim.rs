@@ -74,7 +74,7 @@ impl Claim {
         self.queue.settings.deliver_at_most_once
     }
 
-    /// What destinations were seen to do with strangers.
+    /// what is known of the greylisting of destinations.
     pub fn greylists(&self) -> &Greylists {
         &self.queue.greylists
     }

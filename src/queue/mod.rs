@@ -179,7 +179,7 @@ impl Queue {
         *self.sharing.lock() = sharing;
     }
 
-    /// What destinations were seen to do with strangers.
+    /// what is known of the greylisting of destinations.
     pub fn greylists(&self) -> &Greylists {
         &self.greylists
     }

@@ -4,37 +4,39 @@
 use std::collections::BTreeSet;
 
 use crate::base::clock::Timestamp;
-use crate::base::lane::{LANES, Lane, Turn};
+use crate::base::lane::{LANES, Lane, PerLane, Turn};
 use crate::mail::id::EntryId;
 
 /// Entries that could be sent now, if there were a free slot.
 #[derive(Debug, Default)]
 pub struct ReadyList {
-    waiting: [BTreeSet<(Timestamp, EntryId)>; 3],
+    waiting: PerLane<BTreeSet<(Timestamp, EntryId)>>,
     turn: Turn,
 }
 
 impl ReadyList {
     /// Adds an entry.
     pub fn insert(&mut self, lane: Lane, expires_at: Timestamp, entry: EntryId) {
-        self.waiting[lane as usize].insert((expires_at, entry));
+        self.waiting[lane].insert((expires_at, entry));
     }
 
     /// Takes the entry that goes next.
     pub fn pop(&mut self) -> Option<(Lane, EntryId)> {
         let waiting = &self.waiting;
-        let lane = self.turn.next(|lane| !waiting[lane as usize].is_empty())?;
-        self.waiting[lane as usize].pop_first().map(|(_, entry)| (lane, entry))
+        let lane = self.turn.next(|lane| !waiting[lane].is_empty())?;
+        self.waiting[lane].pop_first().map(|(_, entry)| (lane, entry))
     }
 
-    /// Takes the most urgent entry of lane `otp`, for a slot that is kept for codes.
-    pub fn pop_urgent(&mut self) -> Option<EntryId> {
-        self.waiting[Lane::Otp as usize].pop_first().map(|(_, entry)| entry)
+    /// Takes the entry that goes next of a lane that sessions are kept for.
+    pub fn pop_reserved(&mut self) -> Option<(Lane, EntryId)> {
+        let waiting = LANES.into_iter().filter(|lane| lane.rules().has_reserved_sessions);
+        let mut entries = waiting.filter_map(|lane| Some((lane, self.waiting[lane].pop_first()?.1)));
+        entries.next()
     }
 
     /// The most urgent lane that waits.
     pub fn most_urgent(&self) -> Option<Lane> {
-        LANES.into_iter().find(|lane| !self.waiting[*lane as usize].is_empty())
+        LANES.into_iter().find(|lane| !self.waiting[*lane].is_empty())
     }
 
     /// Entries waiting.

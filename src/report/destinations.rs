@@ -32,7 +32,7 @@ pub struct Row {
     pub waiting: u64,
     /// Entries that will not be delivered.
     pub failed: u64,
-    /// Entries whose life ended first.
+    /// Entries that expired.
     pub expired: u64,
     /// The last attempt that was refused or came to nothing.
     pub last_refusal: Option<LastRefusal>,

@@ -147,7 +147,7 @@ fn client_name(arguments: &str) -> Result<String, CommandError> {
         return Err(CommandError::Syntax("the client's name is missing"));
     }
     if name.len() > NAME_LEN_MAX {
-        return Err(CommandError::Syntax("a name of more than 255 octets"));
+        return Err(CommandError::Syntax("a name of more than 255 bytes"));
     }
     Ok(name.to_owned())
 }
@@ -452,7 +452,7 @@ mod tests {
         for line in ["EHLO", "HELO", "EHLO   "] {
             refused(line, CommandError::Syntax("the client's name is missing"));
         }
-        refused(&format!("EHLO {}", "a".repeat(256)), CommandError::Syntax("a name of more than 255 octets"));
+        refused(&format!("EHLO {}", "a".repeat(256)), CommandError::Syntax("a name of more than 255 bytes"));
         refused("EHLO a\u{1}b", CommandError::Syntax("control characters in a command"));
         assert_eq!(Command::parse(b"NOOP \xdc"), Err(CommandError::Syntax("not UTF-8")));
         assert_eq!(Command::parse(b"EHLOX \xdc"), Err(CommandError::Syntax("not UTF-8")));

@@ -117,8 +117,6 @@ pub struct Extensions {
     pub mt_priority: bool,
     /// RFC 4954: mechanisms in upper case.
     pub auth: Vec<String>,
-    /// RFC 9422: recipients per transaction.
-    pub rcpt_max: Option<u32>,
     /// RFC 9422: transactions per session.
     pub mail_max: Option<u32>,
 }
@@ -158,11 +156,9 @@ impl Extensions {
 
     fn add_limits(&mut self, parameters: &str) {
         for (name, value) in parameters.split_whitespace().filter_map(|limit| limit.split_once('=')) {
-            let value = value.parse().ok().filter(|value| *value > 0);
-            match name.to_ascii_uppercase().as_str() {
-                "RCPTMAX" => self.rcpt_max = value,
-                "MAILMAX" => self.mail_max = value,
-                _ => {}
+            // A transaction has one recipient, so that RCPTMAX limits nothing.
+            if name.eq_ignore_ascii_case("MAILMAX") {
+                self.mail_max = value.parse().ok().filter(|value| *value > 0);
             }
         }
     }
@@ -182,7 +178,7 @@ mod tests {
         assert_eq!(extensions.size_max, Some(35_882_577));
         assert_eq!(extensions.deliver_by, Some(Duration::from_secs(30)));
         assert_eq!(extensions.auth, ["PLAIN", "LOGIN", "LOGIN"]);
-        assert_eq!((extensions.rcpt_max, extensions.mail_max), (Some(20), Some(5)));
+        assert_eq!(extensions.mail_max, Some(5));
     }
 
     #[test]

@@ -245,7 +245,7 @@ async fn a_destination_that_is_down_is_asked_rarely_and_noticed_when_it_is_back(
     assert_eq!(world.life.delivery.destinations_down(), 0);
 }
 
-/// What was learned of a host that makes strangers wait is told with the acceptance of a code that does not live so
+/// What was learned of a host that greylists is told with the acceptance of a code that does not live so
 /// long, and only of that.
 #[tokio::test(start_paused = true)]
 async fn a_code_that_a_known_host_lets_pass_too_late_is_at_risk_at_once() {

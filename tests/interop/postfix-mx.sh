@@ -82,7 +82,7 @@ leg() {
     expect_event 20 "delivered to $letter" ".event == \"delivered\" and .recipient == \"$letter@example.test\""
     check_mail "$leg" "$letter"
   done
-  ok "$leg: 5 messages (plain, dots, 8-bit, 998 octets, UTF-8 address) arrived in Postfix as they were sent"
+  ok "$leg: 5 messages (plain, dots, 8-bit, 998 bytes, UTF-8 address) arrived in Postfix as they were sent"
   ok "$leg: all signatures hold for OpenDKIM $(opendkim -V 2>&1 | sed -n 's/.*Filter v//p') and dkimpy, RSA and Ed25519"
 }
 

@@ -72,11 +72,11 @@ async fn long_lines_are_encoded_or_refused() {
         format!("From: otp@app.test\r\nSubject: {}\r\nContent-Type: text/plain; charset=utf-8\r\n", "w ".repeat(700));
     assert!(app.submit(&["alice@example.test"], &format!("{fields}\r\n{long}")).await.starts_with("250"));
     let accepted = events.next(Kind::Accepted).await;
-    assert_eq!(accepted.note(), Some("lines of more than 998 octets were encoded"));
+    assert_eq!(accepted.note(), Some("lines of more than 998 bytes were encoded"));
     events.next(Kind::Delivered).await;
     let signed = "From: otp@app.test\r\nContent-Type: multipart/signed; boundary=b\r\n\r\n--b\r\n\r\n";
     let reply = app.submit(&["alice@example.test"], &format!("{signed}{}\r\n--b--", "x".repeat(999))).await;
-    assert_eq!(reply, "554 5.6.0 line 6 has more than 998 octets, in a part that is signed or encrypted");
+    assert_eq!(reply, "554 5.6.0 line 6 has more than 998 bytes, in a part that is signed or encrypted");
     let short = format!("From: otp@app.test\r\n\r\n{}", "x".repeat(998));
     assert!(app.submit(&["alice@example.test"], &short).await.starts_with("250"));
     assert_eq!(events.next(Kind::Accepted).await.note(), None);
@@ -93,13 +93,13 @@ async fn long_lines_are_encoded_or_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn long_lines_are_refused_where_that_is_wished() {
+async fn long_lines_are_refused_where_that_is_configured() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(HOST).await;
     let (relay, _events) = start_relay(folder.path(), mx.address, "[submission]\nlong_lines = \"refuse\"\n");
     let mut app = Client::connect(relay.addresses()[0]).await;
     let reply = app.submit(&["alice@example.test"], &format!("{}\r\n{}", mail("one"), "x".repeat(999))).await;
-    assert_eq!(reply, "554 5.6.0 line 6 has more than 998 octets, and submission.long_lines is \"refuse\"");
+    assert_eq!(reply, "554 5.6.0 line 6 has more than 998 bytes, and submission.long_lines is \"refuse\"");
     assert!(app.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
     relay.shut_down().await;
 }

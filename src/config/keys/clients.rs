@@ -14,7 +14,7 @@ use super::super::table::{Key, Table, at, key};
 use crate::accounts::credentials::{PasswordHash, TokenHash};
 use crate::accounts::supersede::Supersede;
 use crate::accounts::user::KEY_OF_RECIPIENT;
-use crate::base::lane::Lane;
+use crate::base::lane::{self, Lane};
 use crate::base::rate::Rate;
 use crate::intake::idempotency::MEMORY;
 use crate::intake::options::{self, LIFE};
@@ -25,7 +25,7 @@ const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 
-const LANES: Choice<Lane> = Choice(&[("otp", Lane::Otp), ("reset", Lane::Reset), ("notice", Lane::Notice)]);
+const LANES: Choice<Lane> = Choice(&lane::NAMED);
 const SUPERSEDE: Choice<Supersede> =
     Choice(&[("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)]);
 const BUDGET: NoneBy<Rate> = NoneBy("off", Text { form: "a rate like \"5/10m\", or \"off\",", ..RATE });
@@ -288,7 +288,7 @@ pub(in crate::config) fn submission() -> Table<Config> {
             at!(Config: intake.long_lines),
             lines,
             Live,
-            "Lines of more than 998 octets, which mail hosts cut or refuse. \"encode\": the part with such a line is made \
+            "Lines of more than 998 bytes, which mail hosts cut or refuse. \"encode\": the part with such a line is made \
              quoted-printable before it is signed, header fields are folded, and the trace says so; what is signed or \
              encrypted in the message is refused. \"refuse\": 554 naming the line.",
         ),

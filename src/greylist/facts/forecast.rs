@@ -47,11 +47,11 @@ impl Forecast {
     /// For people.
     pub fn text(self) -> String {
         match self {
-            Self::Unknown => "nothing is known of what it does with strangers".to_owned(),
+            Self::Unknown => "it is not known whether it greylists".to_owned(),
             Self::AtOnce => "it takes mail at once".to_owned(),
-            Self::Waits => "it makes strangers wait".to_owned(),
-            Self::After(span) => format!("it makes strangers wait, this one for {} s from now", whole_seconds(span)),
-            Self::Longer(span) => format!("it makes strangers wait, this one for more than {} s", span.as_secs()),
+            Self::Waits => "it greylists".to_owned(),
+            Self::After(span) => format!("it greylists, this recipient for {} s from now", whole_seconds(span)),
+            Self::Longer(span) => format!("it greylists, this recipient for more than {} s", span.as_secs()),
         }
     }
 }

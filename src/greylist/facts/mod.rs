@@ -1,4 +1,4 @@
-//! What destinations were seen to do with strangers, and what that says about the next first contact.
+//! what is known of the greylisting of destinations, and what that says about the next first contact.
 
 mod forecast;
 mod observations;

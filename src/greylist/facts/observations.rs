@@ -13,7 +13,7 @@ const FORGOTTEN_AFTER: Duration = Duration::from_secs(3 * 3600);
 const SAME: Duration = Duration::from_millis(1000);
 
 impl Facts {
-    /// A triplet was refused as a stranger. `wait` is what is remembered of it; what comes back takes its place.
+    /// A triplet was greylisted. `wait` is what is remembered of it; what comes back takes its place.
     pub fn refused(&mut self, wait: Option<Wait>, refusal: Refusal, sender: u64) -> Wait {
         let Refusal { asked, by, began, ended } = refusal;
         self.last_seen = ended;
@@ -69,7 +69,7 @@ impl Facts {
     }
 
     /// A triplet that never had to wait was accepted. Says whether that tells anything: only of a destination that is
-    /// known to make strangers wait, and not every one of many.
+    /// known to greylist, and not every one of many.
     pub fn accepted_at_once(&mut self, sender: u64, now: Timestamp) -> bool {
         if self.contacts_refused == 0 {
             return false;

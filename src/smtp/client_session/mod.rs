@@ -172,9 +172,9 @@ impl ClientSession {
         (stage != Stage::Content).then_some((stage, self.since))
     }
 
-    /// Whether another transaction can be tried.
+    /// Whether another transaction can be tried; not beyond what LIMITS names (RFC 9422 section 4.1).
     pub fn is_usable(&self) -> bool {
-        self.state == State::Ready
+        self.state == State::Ready && self.extensions.mail_max.is_none_or(|most| self.transactions < most)
     }
 
     /// Whether TLS is on.

@@ -31,7 +31,7 @@ pub enum Table {
     Idempotency,
     /// What was accepted for a recipient lately.
     Budget,
-    /// What destinations do with strangers, and who waits there since when.
+    /// What is known of greylisting, and who waits since when.
     Greylist,
     /// Which message holds a supersession key.
     Supersession,

@@ -121,7 +121,7 @@ pub(super) fn set_aside(
     }
     let name = match message_id(key) {
         Some(id) => format!("{id}, record {}", key[17]),
-        None => format!("row of {} octets", key.len()),
+        None => format!("row of {} bytes", key.len()),
     };
     visit(Found::Unreadable(fault.map_or(name.clone(), |fault| format!("{name}: {fault}"))));
     Ok(())
