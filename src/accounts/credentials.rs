@@ -13,6 +13,7 @@ use arc_swap::ArcSwap;
 use argon2::PasswordVerifier as _;
 use aws_lc_rs::hmac;
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use data_encoding::HEXLOWER_PERMISSIVE;
 use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
@@ -93,14 +94,8 @@ impl TokenHash {
 
     /// As the configuration holds it: 64 hexadecimal digits.
     pub fn from_text(text: &str) -> Option<Self> {
-        if text.len() != 64 || !text.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return None;
-        }
-        let mut hash = [0; 32];
-        for (index, octet) in hash.iter_mut().enumerate() {
-            *octet = u8::from_str_radix(text.get(2 * index..2 * index + 2)?, 16).ok()?;
-        }
-        Some(Self(hash))
+        let hash = HEXLOWER_PERMISSIVE.decode(text.as_bytes()).ok()?;
+        Some(Self(hash.try_into().ok()?))
     }
 
     /// Whether they are equal; takes as long for any two.

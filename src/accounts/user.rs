@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use data_encoding::HEXLOWER;
+
 use super::supersede::Supersede;
 use crate::base::lane::Lane;
 use crate::base::rate::Rate;
@@ -11,7 +13,7 @@ use crate::mail::address::{Mailbox, pattern_covers};
 /// The name under which clients in trusted networks act.
 pub const TRUSTED: &str = "trusted";
 
-/// An app, or a group of them, with its rights and its options.
+/// An app, or a group of them, with its rights and its default options.
 #[derive(Debug, Clone)]
 pub struct User {
     /// Its name.
@@ -86,5 +88,5 @@ impl User {
 /// What the configuration keeps of an API token: its SHA-256 in hexadecimal.
 pub fn token_hash(token: &str) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, token.as_bytes());
-    digest.as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
+    HEXLOWER.encode(digest.as_ref())
 }

@@ -1,6 +1,7 @@
 //! The side of the commands that talks to a running relay: its HTTP API, address and token from the configuration or
 //! from the command line.
 
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -235,16 +236,11 @@ fn authority(url: &str) -> anyhow::Result<String> {
     Ok(if has_port { authority.to_owned() } else { format!("{authority}:8587") })
 }
 
-/// Text as a part of a path or query (RFC 3986 section 2.1).
+const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// Text as a part of a path or query (RFC 3986 section 2.1); only unreserved characters stay.
 pub(super) fn encoded(text: &str) -> String {
-    let mut encoded = String::with_capacity(text.len());
-    for octet in text.bytes() {
-        match octet {
-            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => encoded.push(char::from(octet)),
-            _ => encoded.push_str(&format!("%{octet:02X}")),
-        }
-    }
-    encoded
+    utf8_percent_encode(text, UNRESERVED).to_string()
 }
 
 /// Runs what a command has to wait for.

@@ -358,26 +358,11 @@ fn expand(text: &str, variable: fn(&str) -> Option<String>) -> Result<String, St
 /// The known key that takes the fewest edits to get to, if they are few.
 fn nearest<'k>(name: &str, known: &BTreeSet<&'k str>) -> Option<&'k str> {
     let limit = (name.len() / 3).max(2);
-    let candidates = known.iter().map(|key| (distance(name, key), *key)).filter(|(distance, _)| *distance <= limit);
+    let candidates =
+        known.iter().map(|key| (strsim::levenshtein(name, key), *key)).filter(|(distance, _)| *distance <= limit);
     let by_edits = candidates.min().map(|(_, key)| key);
     let contained = || known.iter().copied().find(|key| key.contains(name) || (name.len() > 3 && name.contains(key)));
     by_edits.or_else(contained)
-}
-
-/// Edits between two words (Levenshtein).
-fn distance(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(row[j] + 1).min(diagonal + 1);
-        }
-    }
-    row[b.len()]
 }
 
 #[cfg(test)]

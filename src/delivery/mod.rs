@@ -138,7 +138,7 @@ impl Delivery {
         tokio::join!(self.dispatcher.clone().run(begins), self.dispatcher.clone().take(offers));
     }
 
-    /// Completions: no new attempts; those under way get `patience`, then they are put off.
+    /// Ends: no new attempts; those under way get `patience`, then they are put off.
     pub async fn drain(&self, patience: Duration) {
         self.env.tasks.drain(patience).await;
     }

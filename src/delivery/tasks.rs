@@ -65,7 +65,7 @@ impl Tasks {
         self.over.cancelled().await;
     }
 
-    /// Completions: no new attempts; those under way get `patience`, then they end.
+    /// Ends: no new attempts; those under way get `patience`, then they end.
     pub(super) async fn drain(&self, patience: Duration) {
         self.draining.cancel();
         self.tracker.close();

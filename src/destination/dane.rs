@@ -152,6 +152,7 @@ pub fn name_of(host: &str) -> String {
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::HEXLOWER;
     use std::time::Duration;
 
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
@@ -162,10 +163,6 @@ mod tests {
 
     fn record(text: &str) -> TlsaRecord {
         text.parse().unwrap()
-    }
-
-    fn hex(octets: &[u8]) -> String {
-        octets.iter().map(|octet| format!("{octet:02x}")).collect()
     }
 
     /// A record of this usage, selector and matching type for a certificate.
@@ -205,7 +202,7 @@ mod tests {
 
     #[test]
     fn records_that_can_be_used() {
-        let (sha256, sha512) = (hex(&[1; 32]), hex(&[2; 64]));
+        let (sha256, sha512) = (HEXLOWER.encode(&[1; 32]), HEXLOWER.encode(&[2; 64]));
         let check = |texts: &[String], expected: &[&String]| {
             let found: Vec<String> =
                 usable(texts.iter().map(|text| record(text)).collect()).iter().map(ToString::to_string).collect();
@@ -256,7 +253,7 @@ mod tests {
     fn answers() {
         let ttl = Duration::from_secs(60);
         let found = |text: &str, secure| Ok(Records { records: vec![record(text)], ttl, secure });
-        let good = format!("3 1 1 {}", hex(&[1; 32]));
+        let good = format!("3 1 1 {}", HEXLOWER.encode(&[1; 32]));
         assert_eq!(Tlsa::of(found(&good, true)), Tlsa::Usable(vec![record(&good)].into()));
         assert_eq!(Tlsa::of(found(&good, false)), Tlsa::None, "nobody vouches for it");
         assert_eq!(Tlsa::of(found("0 0 1 00", true)), Tlsa::Unusable);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use data_encoding::HEXLOWER_PERMISSIVE;
+
 /// Longest association data: a certificate.
 const DATA_LEN_MAX: usize = 16 << 10;
 const SHA256_LEN: usize = 32;
@@ -70,13 +72,7 @@ impl FromStr for TlsaRecord {
             octets.push(words.next().and_then(|word| word.parse().ok()).ok_or(NotTlsa)?);
         }
         let hex: Vec<u8> = words.flat_map(str::bytes).collect();
-        if !hex.len().is_multiple_of(2) {
-            return Err(NotTlsa);
-        }
-        for pair in hex.chunks(2) {
-            let digit = |octet: u8| char::from(octet).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-            octets.push(digit(pair[0]).ok_or(NotTlsa)? << 4 | digit(pair[1]).ok_or(NotTlsa)?);
-        }
+        octets.extend(HEXLOWER_PERMISSIVE.decode(&hex).map_err(|_| NotTlsa)?);
         Self::from_octets(&octets).ok_or(NotTlsa)
     }
 }

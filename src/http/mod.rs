@@ -284,7 +284,7 @@ impl Api {
         }
     }
 
-    /// Completions: no new requests; those under way get `patience`.
+    /// Ends: no new requests; those under way get `patience`.
     pub async fn close(&self, patience: Duration) {
         self.closing.cancel();
         self.tasks.close();

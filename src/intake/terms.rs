@@ -46,7 +46,7 @@ fn default_key(user: &User, envelope: &Envelope) -> Option<Arc<str>> {
     user.defaults.key.clone().filter(|_| envelope.reverse_path.mailbox().is_some())
 }
 
-/// The end of life: as the app options, by `BY=`, as the user has it; and no later than the Expires field says.
+/// The end of life: as the app asks, by `BY=`, as the user has it; and no later than the Expires field says.
 ///
 /// # Errors
 /// The Expires field is in the past.

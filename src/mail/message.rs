@@ -109,7 +109,7 @@ impl<'a> Field<'a> {
     }
 }
 
-/// The fields of a header section, in order. Completions at the first line that is no field.
+/// The fields of a header section, in order. Ends at the first line that is no field.
 pub fn fields(head: &[u8]) -> impl Iterator<Item = Field<'_>> {
     let mut rest = head;
     std::iter::from_fn(move || {

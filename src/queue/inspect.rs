@@ -121,14 +121,7 @@ impl Queue {
         live
     }
 
-    /// The live messages to a recipient ([`Mailbox::plain_key`]), at most `limit`, the oldest first.
-    ///
-    /// [`Mailbox::plain_key`]: crate::mail::address::Mailbox::plain_key
-    pub fn live_of_recipient(&self, plain: &str, limit: usize) -> Vec<Snapshot> {
-        self.list(&Filter { recipient: Some(plain.to_owned()), ..Filter::default() }, limit).messages
-    }
-
-    /// Completions the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt
+    /// Ends the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt
     /// asks before it connects and before it sends the content.
     pub fn cancel(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
         // What a start found to be superseded ends first: its newer one may be what is cancelled here.

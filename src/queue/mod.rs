@@ -107,7 +107,7 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-/// How the storage does its work.
+/// How the storage thread does its work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Storage {
     /// On a thread of its own.

@@ -31,7 +31,7 @@ impl Queue {
         }
     }
 
-    /// Completions what turned out at start to have no future.
+    /// Ends what turned out at start to have no future.
     pub(super) fn end_doomed(&self) {
         let now = self.clock.now();
         while self.apply(Patience::Wait, |schedule, effects| schedule.end_doomed(TURN_MAX, now, effects)) {}

@@ -10,6 +10,7 @@ use parking_lot::Mutex;
 use super::addresses::AddressesIn;
 use crate::base::clock::Timestamp;
 use crate::mail::address::Mailbox;
+use data_encoding::HEXLOWER;
 
 /// `log.recipients`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -88,7 +89,7 @@ impl Recipients {
         }
         let Some((_, key)) = key.as_ref() else { return String::new() };
         let tag = hmac::sign(key, mailbox.plain_key().as_bytes());
-        tag.as_ref().iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+        HEXLOWER.encode(&tag.as_ref()[..6])
     }
 }
 

@@ -7,7 +7,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::client_name::NAME_LEN_MAX;
 use crate::base::text::is_deceptive;
-use crate::mail::address::{AddressError, Mailbox, ReversePath, parse_path};
+use crate::mail::address::{AddressError, ReversePath, parse_path};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
 
 /// Longest `ENVID` and `ORCPT` value (RFC 3461 sections 4.2 and 4.4).
@@ -385,11 +385,6 @@ fn once(seen: &mut Vec<String>, keyword: &str) -> Result<(), CommandError> {
 fn number(text: &str, digits_max: usize) -> Option<u64> {
     let is_number = (1..=digits_max).contains(&text.len()) && text.bytes().all(|b| b.is_ascii_digit());
     if is_number { text.parse().ok() } else { None }
-}
-
-/// The mailbox behind `RCPT TO:`, for messages about it; none if the line is not a RCPT.
-pub fn recipient_of(command: &Command) -> Option<&Mailbox> {
-    if let Command::Rcpt(recipient) = command { Some(&recipient.mailbox) } else { None }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use crate::support::client::{Client, mail};
 use crate::support::fake_mx::FakeMx;
 use crate::support::start_relay;
 
-/// Completions of content that one program or another was seen to believe in.
+/// Ends of content that one program or another was seen to believe in.
 const FALSE_ENDS: &[&str] = &[
     "\n.\n",
     "\n.\r\n",

@@ -106,7 +106,7 @@ impl Bench {
         Self::on(Environment::default(), more, "").await
     }
 
-    /// On other environment, with more under `[delivery]`.
+    /// In another environment, with more under `[delivery]`.
     async fn on(environment: Environment, more: &str, delivery: &str) -> Self {
         LazyLock::force(&LOG);
         let folder = tempfile::tempdir().unwrap();

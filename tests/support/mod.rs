@@ -142,7 +142,7 @@ pub fn start_relay_by(clock: Arc<dyn Clock>, folder: &Path, mx: SocketAddr, more
     start_relay_delivering(environment, folder, mx, more, "")
 }
 
-/// As `start_relay_with`, on other environment, whose events and log are replaced; `delivery` is added to the section of that name.
+/// As `start_relay_with`, in another environment, whose events and log are replaced; `delivery` is added to the section of that name.
 pub fn start_relay_delivering(
     environment: Environment,
     folder: &Path,

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::process::Child;
 
-/// Completions with the test, however that ends.
+/// Ends with the test, however that ends.
 pub struct Process(pub Child);
 
 impl Drop for Process {

@@ -129,7 +129,7 @@ impl Field {
         Some((left, stage))
     }
 
-    /// Completions those for whom this holds.
+    /// Ends those for whom this holds.
     pub(super) fn remove(&mut self, is_out: impl Fn(&Contender) -> bool) {
         let waiting = &mut self.waiting;
         self.contenders.retain(|contender| {
@@ -141,7 +141,7 @@ impl Field {
         });
     }
 
-    /// Completions all.
+    /// Ends all.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.contenders.clear();

@@ -66,7 +66,7 @@ impl Legs {
         Pulse { number, news: self.teller.clone(), paces: paces.clone() }
     }
 
-    /// Completions all.
+    /// Ends all.
     pub(super) fn clear(&mut self) {
         self.running = FuturesUnordered::new();
     }

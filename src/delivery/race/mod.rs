@@ -178,7 +178,7 @@ impl Race {
         self.timing.next_is_due();
     }
 
-    /// Completions the sessions that are less preferred than this one.
+    /// Ends the sessions that are less preferred than this one.
     pub(super) fn close_behind(&mut self, number: u32) {
         self.field.remove(|contender| contender.number > number);
     }

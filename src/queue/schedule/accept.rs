@@ -164,7 +164,7 @@ impl Schedule {
         self.doomed.extend(superseded);
     }
 
-    /// Completions some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one
+    /// Ends some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one
     /// had taken, and attempts of which only the answer is missing and that must not be made twice. Says whether there are
     /// more.
     pub(in crate::queue) fn end_doomed(&mut self, most: usize, now: Timestamp, effects: &mut Effects) -> bool {

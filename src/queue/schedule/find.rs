@@ -150,7 +150,7 @@ impl Schedule {
         Some(self.held.get(&id.message)?.message.recipient(id.index).mailbox.domain_key())
     }
 
-    /// Completions these entries because the app took them back.
+    /// Ends these entries because the app took them back.
     pub(in crate::queue) fn cancel(
         &mut self,
         entries: &[EntryId],

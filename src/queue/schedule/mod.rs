@@ -234,7 +234,7 @@ impl Schedule {
         }
     }
 
-    /// Completions an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
+    /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
     /// entry had ended already.
     fn end(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) -> Option<Content> {
         let held = self.held.get_mut(&id.message)?;

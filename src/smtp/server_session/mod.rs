@@ -443,7 +443,7 @@ impl ServerSession {
         Some(self.refuse_all(&reply::TOO_MANY_ERRORS))
     }
 
-    /// Completions the session, and not for a command that came.
+    /// Ends the session, and not for a command that came.
     fn end(&mut self, reply: &Reply) -> Step {
         if matches!(self.state, State::Ready) {
             // The last command was answered.

@@ -33,12 +33,8 @@ pub enum Table {
     Budget,
     /// What is known of greylisting, and who waits since when.
     Greylist,
-    /// Which message holds a supersession key.
-    Supersession,
     /// Which addresses are not sent to.
     Suppression,
-    /// Facts about the store itself.
-    Meta,
 }
 
 /// Key and value of a side table's row.

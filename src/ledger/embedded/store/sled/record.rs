@@ -68,14 +68,12 @@ fn table_number(table: Table) -> u8 {
         Table::Idempotency => b'i',
         Table::Budget => b'b',
         Table::Greylist => b'g',
-        Table::Supersession => b'k',
         Table::Suppression => b'u',
-        Table::Meta => b'm',
     }
 }
 
 pub(super) fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Supersession, Table::Suppression, Table::Meta]
+    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression]
         .into_iter()
         .find(|table| table_number(*table) == number)
 }
