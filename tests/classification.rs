@@ -9,8 +9,9 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use otp_relay::policy::action::Suppress;
-use otp_relay::policy::cause::{Cause, Verdict, of_reply};
+use otp_relay::event::Suppress;
+use otp_relay::event::cause::Cause;
+use otp_relay::policy::cause::{Verdict, of_reply};
 use otp_relay::smtp::client_session::Stage;
 use otp_relay::smtp::reply::{EnhancedCode, Reply};
 

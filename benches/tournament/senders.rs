@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use otp_relay::base::clock::Timestamp;
-use otp_relay::greylist::pending::{Facts, Refusal, Wait};
+use otp_relay::greylist::facts::Facts;
+use otp_relay::greylist::pending::{Refusal, Wait};
 use otp_relay::greylist::step::History;
 use otp_relay::policy::cause::of_reply;
 use otp_relay::policy::next::{Next, believable, decide};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use libfuzzer_sys::fuzz_target;
 use otp_relay::base::clock::Timestamp;
 use otp_relay::policy::cause::of_reply;
-use otp_relay::greylist::pending::Facts;
+use otp_relay::greylist::facts::Facts;
 use otp_relay::policy::hint;
 use otp_relay::policy::next::{Next, next};
 use otp_relay::greylist::step::History;

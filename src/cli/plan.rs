@@ -9,7 +9,7 @@ use super::explain::{NO_REFUSAL, action_json, describe, read_reply};
 use super::say;
 use crate::base::clock::Timestamp;
 use crate::base::units::{duration, duration_text};
-use crate::greylist::pending::Facts;
+use crate::greylist::facts::Facts;
 use crate::greylist::step::{History, Reason};
 use crate::policy::cause::{Verdict, of_reply};
 use crate::policy::next::{Next, decide};

@@ -15,12 +15,13 @@ use crate::destination::route::RouteError;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Suppress};
 use crate::greylist::table::Triplet;
+use crate::ledger::entry::LostClaim;
 use crate::policy::action::{Action, Finality};
 use crate::policy::cause::{self, Verdict, concerns_message};
 use crate::policy::failover::{self, Choice, Relayed};
 use crate::policy::next::Next;
 use crate::policy::parties::Parties;
-use crate::queue::claim::{Claim, LostClaim, Settlement};
+use crate::queue::claim::{Claim, Settlement};
 use crate::smtp::client_session::{Failure, Fault, Stage};
 
 /// How long to leave a store alone that did not hand out content, or did not take a note.

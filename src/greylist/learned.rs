@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::pending::Facts;
 use crate::base::clock::Timestamp;
+use crate::greylist::facts::Facts;
 use crate::mail::registrable::registrable_domain;
 
 /// Recipient domains whose facts about one destination are kept, and destinations of one such domain. Whoever owns a zone

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-pub use super::facts::{Facts, Forecast, HintWorth};
 use super::facts::{is_plausible, is_recent};
 use crate::base::clock::Timestamp;
 

@@ -3,9 +3,10 @@
 
 use std::time::Duration;
 
-use super::pending::{Facts, HintWorth};
 use super::step::{History, PAUSE_MIN, Reason, Step, finish_at, last_attempt_at, step};
 use crate::base::clock::Timestamp;
+use crate::greylist::facts::Facts;
+use crate::greylist::facts::HintWorth;
 
 /// Delays that greylisting software is known to use, in seconds; attempts come [`MARGIN`] behind them.
 const DELAYS_S: [f64; 18] = [

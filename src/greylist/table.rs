@@ -12,8 +12,10 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::learned::{Learned, UNKNOWN_SOURCE, row_key};
-use super::pending::{Facts, Forecast, Refusal, Wait};
+use super::pending::{Refusal, Wait};
 use crate::base::clock::Timestamp;
+use crate::greylist::facts::Facts;
+use crate::greylist::facts::Forecast;
 use crate::mail::registrable::registrable_domain;
 
 /// Facts and waits remembered at most; beyond, those used longest ago are forgotten.

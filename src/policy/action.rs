@@ -1,6 +1,6 @@
 //! What each cause asks for: when to try again, where, and who should know.
 
-pub use crate::event::Suppress;
+use crate::event::Suppress;
 use crate::event::cause::Cause;
 
 /// When there is to be another attempt.

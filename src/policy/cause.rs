@@ -8,7 +8,7 @@ use super::rules::Evidence;
 use super::{hint, rules};
 use crate::destination::route::RouteError;
 use crate::event::Suppress;
-pub use crate::event::cause::Cause;
+use crate::event::cause::Cause;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 

@@ -7,9 +7,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::action::{Action, Retry};
-use super::cause::{Cause, Verdict};
+use super::cause::Verdict;
 use super::next::Next;
 use crate::base::clock::Timestamp;
+use crate::event::cause::Cause;
 use crate::greylist::step::Reason;
 
 /// A smart host is not handed anything that has less than this to live, or less than this share of its whole life,

@@ -5,7 +5,8 @@ use std::time::Duration;
 use super::action::Retry;
 use super::cause::Verdict;
 use crate::base::clock::Timestamp;
-use crate::greylist::pending::{Facts, Wait};
+use crate::greylist::facts::Facts;
+use crate::greylist::pending::Wait;
 use crate::greylist::retry::{SPREAD_KNOWN, after_hint, greylisted, quiet_pause};
 use crate::greylist::step::{History, PAUSE_MIN, Reason, Step, finish_at, last_attempt_at, step};
 
@@ -96,8 +97,8 @@ fn pause(pauses: &[u16], attempts: u32) -> Duration {
 #[cfg(test)]
 mod tests {
     use super::super::action::Finality;
-    use super::super::cause::Cause;
     use super::*;
+    use crate::event::cause::Cause;
     use crate::greylist::pending::Refusal;
     use proptest::prelude::*;
 

@@ -12,7 +12,7 @@ use crate::event::{Attempted, Happened};
 use crate::greylist::table::{Greylists, RowChange};
 use crate::ledger::embedded::journal::JournalError;
 use crate::ledger::embedded::store::{Change, Table};
-pub use crate::ledger::entry::LostClaim;
+use crate::ledger::entry::LostClaim;
 use crate::ledger::entry::{LEASE, Message, Progress, SignedContent};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;

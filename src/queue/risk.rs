@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::greylist::pending::Forecast;
+use crate::greylist::facts::Forecast;
 
 /// An entry that cannot be expected to arrive in time.
 #[derive(Debug, Clone)]

@@ -35,7 +35,7 @@ use crate::support::random::Random;
 use laws::Laws;
 use network::SimulatedNetwork;
 
-const SEEDS_DEFAULT: u64 = 300;
+const SEEDS_DEFAULT: u64 = 150;
 /// The longest life of a message.
 const LIFE_MAX_S: u64 = 904;
 /// Sessions with one destination, few enough that entries wait.

@@ -16,7 +16,8 @@ use super::loaded::Loaded;
 use super::{At, GAVE_WAY};
 use crate::base::clock::Timestamp;
 use crate::event::Step;
-use crate::queue::claim::{Claim, LostClaim};
+use crate::ledger::entry::LostClaim;
+use crate::queue::claim::Claim;
 use crate::smtp::client_session::{Failure, Fault, Stage};
 use crate::smtp::reply::Reply;
 

@@ -33,7 +33,7 @@ use super::site::Site;
 use super::sites::Sites;
 use super::steps::Steps;
 use super::transact::{Begun, Connection};
-use crate::queue::claim::LostClaim;
+use crate::ledger::entry::LostClaim;
 use crate::smtp::client_session::{Failure, Fault, Framing, Stage, Transaction};
 pub(super) use field::Runner;
 use field::{Contender, Field, Phase};

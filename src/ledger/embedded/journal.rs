@@ -451,3 +451,6 @@ fn undoing(changes: &[Change]) -> Vec<Change> {
     };
     changes.iter().filter_map(undo).collect()
 }
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,107 @@
+use super::*;
+use crate::base::clock::ManualClock;
+use crate::ledger::embedded::store::memory::MemoryStore;
+use crate::ledger::entry::Message;
+use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+
+const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+
+/// A journal that works in the caller's place, its store and its clock.
+struct Bench {
+    journal: Journal,
+    store: MemoryStore,
+    clock: Arc<ManualClock>,
+}
+
+impl Bench {
+    fn new() -> Self {
+        let (store, clock) = (MemoryStore::default(), Arc::new(ManualClock::new(START)));
+        Self { journal: Journal::inline(Box::new(store.clone()), clock.clone()), store, clock }
+    }
+
+    fn commit(&self, changes: Vec<Change>) -> Result<(), JournalError> {
+        let mut pending = self.journal.begin_commit(Lane::Otp, changes, true);
+        pending.answer.try_recv().unwrap()
+    }
+}
+
+fn id(number: u8) -> MessageId {
+    MessageId::from_bytes([number; 16])
+}
+
+fn accept(number: u8) -> Change {
+    let recipients = vec![Recipient::new(Mailbox::parse("alice@example.com").unwrap())];
+    let envelope = Envelope { reverse_path: ReversePath::NULL, parameters: MailParameters::default(), recipients };
+    let life = START..START.plus(Duration::from_secs(600));
+    Change::Accept(
+        Arc::new(Message::new(id(number), "shop".into(), envelope, life)),
+        Content { head: "A: b\r\n".into(), body: "\r\n".into() },
+    )
+}
+
+fn key(value: Option<&[u8]>) -> Change {
+    Change::Side(Table::Idempotency, b"key".as_slice().into(), value.map(Into::into))
+}
+
+#[test]
+fn what_was_refused_is_taken_back_with_the_next_commit() {
+    let bench = Bench::new();
+    // The store says no, and yet it is on the disk.
+    bench.store.fail_next(1);
+    assert_eq!(bench.commit(vec![accept(1)]), Err(JournalError::Failed));
+    assert!(bench.store.holds(id(1)) && bench.journal.is_failing());
+    assert_eq!(bench.commit(vec![accept(2)]), Err(JournalError::Full), "it is left alone for a moment");
+    bench.clock.advance(RECOVERY_PAUSE);
+    assert_eq!(bench.commit(vec![accept(3)]), Ok(()));
+    assert_eq!([1, 2, 3].map(|number| bench.store.holds(id(number))), [false, false, true]);
+    assert!(!bench.journal.is_failing() && bench.journal.fault().is_none());
+}
+
+#[test]
+fn what_nobody_waits_for_outlasts_a_failure() {
+    let bench = Bench::new();
+    bench.commit(vec![accept(1), accept(2)]).unwrap();
+    bench.journal.commit_later(vec![Change::Remove(id(1))]);
+    bench.store.set_failing(true);
+    assert_eq!(bench.commit(vec![accept(3)]), Err(JournalError::Full));
+    assert!(bench.store.holds(id(1)), "nothing was committed");
+    bench.store.heal();
+    bench.clock.advance(RECOVERY_PAUSE);
+    bench.commit(vec![accept(4)]).unwrap();
+    assert_eq!([1, 2, 3, 4].map(|number| bench.store.holds(id(number))), [false, true, false, true]);
+}
+
+#[test]
+fn an_acceptance_is_undone_with_its_key() {
+    let undone = undoing(&[accept(1), key(Some(b"1")), Change::Remove(id(2))]);
+    assert!(matches!(&undone[..], [Change::Remove(one), Change::Side(Table::Idempotency, _, None)] if *one == id(1)));
+    assert!(undoing(&[key(None), Change::Remove(id(2))]).is_empty());
+}
+
+#[test]
+fn a_batch_has_bounds() {
+    let mut jobs = Lanes::default();
+    (0..2 * BATCH_GROUPS_MAX).for_each(|_| jobs.push(Lane::Otp, Job::Later(Vec::new())));
+    assert_eq!((gather(&mut jobs).len(), jobs.len()), (BATCH_GROUPS_MAX, BATCH_GROUPS_MAX));
+    let mut jobs = Lanes::default();
+    let long = || match accept(1) {
+        Change::Accept(message, _) => {
+            Change::Accept(message, Content { head: vec![b'x'; BATCH_LEN_MAX / 2].into(), body: "".into() })
+        }
+        other => other,
+    };
+    (0..5).for_each(|_| jobs.push(Lane::Otp, Job::Later(vec![long()])));
+    assert_eq!((gather(&mut jobs).len(), jobs.len()), (2, 3));
+}
+
+#[test]
+fn stored_times_are_the_wall_clocks() {
+    let ahead = ManualClock::new(START);
+    ahead.set_wall_clock(3_600_000);
+    let (changes, group) = (vec![accept(1), Change::Remove(id(2))], 0);
+    let moved = moved_to_wall(&[&changes], ahead.step()).unwrap();
+    let Change::Accept(message, _) = &moved[group][0] else { panic!("{moved:?}") };
+    assert_eq!(message.expires_at, START.plus(Duration::from_secs(600 + 3600)));
+    assert!(moved_to_wall(&[&changes], Step::NONE).is_none());
+}
