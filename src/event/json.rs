@@ -34,6 +34,9 @@ pub struct EventJson {
     lane: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     tag: Option<Arc<str>>,
+    /// What the app's own tracing knows the message by.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Arc<str>>,
     /// The address, or what may be told of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
@@ -82,6 +85,7 @@ impl EventJson {
             user: Some(head.user.clone()),
             lane: Some(head.lane.name().into()),
             tag: head.tag.clone(),
+            traceparent: head.traceparent.clone(),
             recipient: head.recipient.as_ref().map(ToString::to_string),
             destination: what.destination().cloned(),
             cause: attempted.cause.map(|cause| cause.name().into()),
@@ -104,6 +108,7 @@ impl EventJson {
             user: None,
             lane: None,
             tag: None,
+            traceparent: None,
             expires_at: None,
             steps: event.steps().cloned(),
             ..Self::alone(event)

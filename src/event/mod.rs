@@ -124,6 +124,10 @@ pub struct Head {
     pub lane: Lane,
     /// Its label.
     pub tag: Option<Arc<str>>,
+    /// Its reverse-path; none for notifications.
+    pub from: Option<Mailbox>,
+    /// What the app's own tracing knows it by.
+    pub traceparent: Option<Arc<str>>,
     /// To whom.
     pub recipient: Option<Mailbox>,
     /// Which attempt, from 1; 0 before the first.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::{Body, Bytes};
+use axum::body::Body;
 use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, request};
 use axum::response::{IntoResponse, Response};
@@ -13,21 +13,18 @@ use serde::Deserialize;
 use super::Api;
 use super::auth::Who;
 use super::body;
-use super::compose::{self, Occasion, Person};
+use super::new_message::{self, Parties, Times};
 use super::problem::Problem;
 use super::seats::OPERATOR;
+use super::send::{Draft, check_recipients};
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
-use crate::accounts::user::User;
 use crate::event::{Event, Happened};
-use crate::intake::door::{DNS_WAIT, Door, RecipientCheck};
-use crate::intake::refusal::Refusal;
+use crate::intake::door::Door;
 use crate::mail::address::{Mailbox, ReversePath};
-use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::MessageId;
 use crate::queue::Queue;
 use crate::queue::inspect::{Cancelled, Filter, Snapshot};
 use crate::report::trace::Trace;
-use crate::smtp::server_session::{Protocol, Submission};
 
 /// How long `wait` holds an answer.
 const WAIT_MAX: Duration = Duration::from_secs(30);
@@ -133,30 +130,15 @@ pub(super) async fn submit(
     let new: NewMessage = body::json(&headers, body, 2 * settings.message_size_max + BODY_SLACK).await?;
     // While the body came, the user may have been removed.
     let who = who.renewed(&api)?;
-    let from = Person::author(&new.from)?;
-    let reverse_path = ReversePath(Some(from.mailbox.clone()));
-    let user = who.sender(&api, &reverse_path)?;
-    let to = recipients(&new, settings.recipients_max)?;
-    let (options, wait) = (compose::options(&new, idempotency_key(&headers)?)?, new.wait);
-    let (life, now) = (options.life.unwrap_or(user.life), api.parts.clock.wall());
-    let people = (from, to.clone());
-    let content = body::apart(compose::len(&new), move || {
-        compose::content(&new, &Occasion { from: &people.0, to: &people.1, now, life })
-    });
-    let content = content.await?;
-    if content.len() > settings.message_size_max {
-        let text = format!("a message of more than {} bytes (submission.message_size_max)", settings.message_size_max);
-        let recipients = to.iter().map(|person| person.mailbox.clone());
-        return Err(Problem::too_large(text).in_our_words().meant_for(recipients));
-    }
-    let may_be_repeat = options.idempotency_key.is_some() || !user.defaults.idempotency_window.is_zero();
-    check_recipients(&api.parts.door, &user, &to, may_be_repeat).await?;
+    let wait = new.wait;
+    let draft = draft(&api, &who, &headers, new, settings.recipients_max).await?;
+    check_size(&draft, settings.message_size_max)?;
+    let checked = check_recipients(&api.parts.door, &[&draft]).await;
+    checked.into_iter().collect::<Result<(), _>>()?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
-    to.iter().for_each(|person| api.parts.door.expect(&reverse_path, &person.mailbox));
-    let submission = submission(reverse_path, &to, content);
-    let submitted = api.parts.door.submit(&user, submission, options, None).await;
-    let recipients = to.iter().map(|person| person.mailbox.clone());
-    let receipt = submitted.map_err(|refusal| Problem::from(refusal).meant_for(recipients))?;
+    draft.recipients.iter().for_each(|mailbox| api.parts.door.expect(&draft.reverse_path(), mailbox));
+    let submitted = api.parts.door.submit(&draft.user, draft.submission(), draft.options.clone(), None).await;
+    let receipt = submitted.map_err(|refusal| draft.refused(refusal))?;
     let is_over = match seat {
         Some(_seat) => wait_for_end(&api, &who, receipt.id).await?,
         None => false,
@@ -169,58 +151,38 @@ pub(super) async fn submit(
     }
 }
 
+async fn draft(
+    api: &Api,
+    who: &Who,
+    headers: &HeaderMap,
+    new: NewMessage,
+    recipients_max: usize,
+) -> Result<Draft, Problem> {
+    let parties = Parties::read(&new, recipients_max)?;
+    let from = parties.from.mailbox.clone();
+    let user = who.sender(api, &ReversePath(Some(from.clone())))?;
+    let fields = new_message::fields(&new)?;
+    let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
+    let options = new_message::options(&new, &fields, idempotency_key(headers)?, traceparent)?;
+    let times = Times { now: api.parts.clock.wall(), life: options.life.unwrap_or(user.life) };
+    let recipients = parties.recipients();
+    let content = body::apart(new_message::len(&new), move || new_message::content(&new, &parties, &fields, times));
+    let content = content.await?;
+    Ok(Draft { user, from, recipients, options, content })
+}
+
+/// Refuses a mail that is too large.
+pub(super) fn check_size(draft: &Draft, message_size_max: usize) -> Result<(), Problem> {
+    if draft.content.len() <= message_size_max {
+        return Ok(());
+    }
+    let text = format!("a message of more than {message_size_max} bytes (submission.message_size_max)");
+    Err(Problem::too_large(text).in_our_words().meant_for(draft.recipients.iter().cloned()))
+}
+
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let text = headers.get("idempotency-key").map(|value| value.to_str()).transpose();
     text.map_err(|_| Problem::invalid("Idempotency-Key: printable ASCII is needed"))
-}
-
-fn recipients(new: &NewMessage, recipients_max: usize) -> Result<Vec<Person>, Problem> {
-    let to = new.to.as_slice();
-    if to.is_empty() || to.len() > recipients_max {
-        let text = format!("to: 1 to {recipients_max} addresses (submission.recipients_max)");
-        return Err(Problem::invalid(text).in_our_words());
-    }
-    let mut people: Vec<Person> = Vec::with_capacity(to.len());
-    for text in to {
-        let person = Person::parse(text, "to")?;
-        if people.iter().all(|other| other.mailbox != person.mailbox) {
-            people.push(person);
-        }
-    }
-    Ok(people)
-}
-
-/// All of them, side by side: an answer about one is worth as much as about all. What could be a repeat, which costs
-/// nothing, is not held to limits here; the door does so once it knows.
-async fn check_recipients(door: &Door, user: &User, to: &[Person], may_be_repeat: bool) -> Result<(), Problem> {
-    let checks = to.iter().map(|person| async {
-        let result = match door.check_recipient(user, &person.mailbox) {
-            RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::TotalBudget | Refusal::Rate { .. }))
-                if may_be_repeat =>
-            {
-                Ok(())
-            }
-            RecipientCheck::Done(result) => result,
-            RecipientCheck::NeedsDns => door.wait_for_domain(&person.mailbox, DNS_WAIT).await,
-        };
-        result.map_err(|refusal| Problem::from(refusal).about_recipient(&person.mailbox))
-    });
-    futures_util::future::try_join_all(checks).await.map(|_| ())
-}
-
-fn submission(reverse_path: ReversePath, to: &[Person], content: Bytes) -> Submission {
-    let addresses = to.iter().map(|person| &person.mailbox).chain(reverse_path.mailbox());
-    let needs_utf8 = addresses.into_iter().any(|mailbox| !mailbox.has_ascii_local_part())
-        || !crate::mail::message::Content::split(content.clone()).head.is_ascii();
-    let parameters =
-        MailParameters { smtputf8: needs_utf8, eight_bit: !content.is_ascii(), ..MailParameters::default() };
-    let recipients = to.iter().map(|person| Recipient::new(person.mailbox.clone())).collect();
-    Submission {
-        envelope: Envelope { reverse_path, parameters, recipients },
-        content,
-        client_name: "http".to_owned(),
-        protocol: Protocol { extended: true, utf8: needs_utf8, encrypted: false, authenticated: true, http: true },
-    }
 }
 
 /// Whether all entries ended in time, while somebody may hear it.
@@ -233,7 +195,7 @@ async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<bool, Probl
     };
     tokio::select! {
         biased;
-        () = who.gone(api) => Err(Problem::unauthorized()),
+        () = who.gone(api) => Err(Problem::wrong_token()),
         () = ended => Ok(true),
         () = api.parts.draining.cancelled() => Ok(false),
         () = tokio::time::sleep(WAIT_MAX) => Ok(false),

@@ -35,6 +35,10 @@ pub(super) enum Shown {
     Nonsense,
 }
 
+/// Stands in a request whose token is worth nothing.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nonsense;
+
 impl Who {
     /// Whether a user's messages are this one's business.
     pub(super) fn may_see(&self, user: &str) -> bool {
@@ -65,7 +69,7 @@ impl Who {
         match self {
             Self::Operator => Ok(Self::Operator),
             Self::User(login) => {
-                let user = api.parts.credentials.renewed(login).ok_or_else(Problem::unauthorized)?;
+                let user = api.parts.credentials.renewed(login).ok_or_else(Problem::wrong_token)?;
                 let mut login = login.clone();
                 login.user = user;
                 Ok(Self::User(login))
@@ -128,6 +132,10 @@ impl FromRequestParts<Arc<Api>> for Who {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Problem> {
-        parts.extensions.get::<Self>().cloned().ok_or_else(Problem::unauthorized)
+        let none = || match parts.extensions.get::<Nonsense>() {
+            Some(Nonsense) => Problem::wrong_token(),
+            None => Problem::no_token(),
+        };
+        parts.extensions.get::<Self>().cloned().ok_or_else(none)
     }
 }

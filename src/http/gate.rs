@@ -11,7 +11,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 
-use super::auth::{self, Shown, Who};
+use super::auth::{self, Nonsense, Shown, Who};
 use super::guard::Phase;
 use super::host::Named;
 use super::problem::Problem;
@@ -70,7 +70,10 @@ impl Caller {
                 request.extensions_mut().insert(who.clone());
                 return self.take_place(&who);
             }
-            Shown::Nonsense => self.place.lock().is_nobodys(),
+            Shown::Nonsense => {
+                request.extensions_mut().insert(Nonsense);
+                self.place.lock().is_nobodys();
+            }
             // A proxy brings requests of many clients over one connection, some of them without a token.
             Shown::Nothing => {}
         }

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
-use axum::http::{HeaderValue, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 
@@ -15,13 +15,104 @@ use crate::report::reasons::Reason;
 /// When to come back to a queue that is full, or a relay that restarts.
 const BUSY_PAUSE: Duration = Duration::from_secs(5);
 
+/// What kind of error it is. Each shape of answers spells it in its own way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    /// Not what HTTP asks of a request.
+    BadRequest,
+    /// No token.
+    NoToken,
+    /// A token, or something in its place, that is not valid.
+    WrongToken,
+    /// Not for this user.
+    Forbidden,
+    /// No such thing, or somebody else's.
+    NotFound,
+    /// A method that the path does not have.
+    Method,
+    /// A body that did not come in time.
+    Slow,
+    /// Too large.
+    TooLarge,
+    /// A body packed in another way than gzip.
+    Coding,
+    /// Asked by a name that is not the relay's.
+    UnknownHost,
+    /// Not usable as it is.
+    Invalid,
+    /// Something that has to be there is missing.
+    Missing,
+    /// The recipient is suppressed.
+    Suppressed,
+    /// The recipient's domain takes no mail.
+    Recipient,
+    /// The idempotency key was used for other content.
+    Conflict,
+    /// A message with the same idempotency key is being accepted.
+    InWork,
+    /// A bound of the API.
+    TooMany,
+    /// A user's share of something.
+    Share,
+    /// The recipient has had its messages.
+    Budget,
+    /// The user's rate.
+    Rate,
+    /// No place for new mail.
+    Full,
+    /// The relay stops.
+    ShuttingDown,
+    /// Something failed here.
+    Internal,
+}
+
+impl Kind {
+    /// The HTTP status, the last part of `type`, which is stable, and the title.
+    fn parts(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Self::BadRequest => (StatusCode::BAD_REQUEST, "bad-request", "No proper request"),
+            Self::NoToken | Self::WrongToken => (StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed"),
+            Self::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "Not allowed"),
+            Self::NotFound => (StatusCode::NOT_FOUND, "not-found", "Not found"),
+            Self::Method => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed"),
+            Self::Slow => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "Too slow"),
+            Self::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large"),
+            Self::Coding => (StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Unknown content coding"),
+            Self::UnknownHost => (StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Not for this host"),
+            Self::Invalid | Self::Missing => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is")
+            }
+            Self::Suppressed => (StatusCode::UNPROCESSABLE_ENTITY, "suppressed", "This recipient is suppressed"),
+            Self::Recipient => (StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient"),
+            Self::Conflict => (StatusCode::CONFLICT, "idempotency-conflict", "The key was used for another message"),
+            Self::InWork => (StatusCode::CONFLICT, "idempotency-in-work", "A message with this key is being accepted"),
+            Self::TooMany => (StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many at once"),
+            Self::Share => (StatusCode::TOO_MANY_REQUESTS, "share", "This user's share is in use"),
+            Self::Budget => (StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now"),
+            Self::Rate => (StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed"),
+            Self::Full => (StatusCode::SERVICE_UNAVAILABLE, "full", "Not now"),
+            Self::ShuttingDown => (StatusCode::SERVICE_UNAVAILABLE, "shutting-down", "Not now"),
+            Self::Internal => (StatusCode::SERVICE_UNAVAILABLE, "internal", "Not now"),
+        }
+    }
+
+    /// As problem details have it.
+    pub(super) fn status(self) -> StatusCode {
+        self.parts().0
+    }
+}
+
+/// What is told of a limit that was reached: how much there is, and in how many seconds there is some again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Used {
+    limit: u32,
+    reset: Duration,
+}
+
 /// An error answer.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
-    status: StatusCode,
-    /// The last part of `type`; stable.
-    name: &'static str,
-    title: &'static str,
+    kind: Kind,
     detail: String,
     retry_after: Option<Duration>,
     /// In a box, since problems travel as errors.
@@ -38,24 +129,54 @@ pub(super) struct Why {
     pub(super) recipient: Option<Mailbox>,
     /// How many more the message has.
     pub(super) more_recipients: usize,
+    /// The field of the request that it is about.
+    field: Option<String>,
+    used: Option<Used>,
 }
 
+/// Problem details (RFC 9457).
 #[derive(Serialize)]
-struct ProblemJson<'a> {
+pub(super) struct ProblemJson<'a> {
+    /// `urn:otp-relay:` and a name that is stable.
     r#type: String,
+    /// What kind of error it is, for people.
     title: &'a str,
+    /// The HTTP status.
     status: u16,
+    /// What to do.
     detail: &'a str,
 }
 
 impl Problem {
     /// A detail that is written in the source holds nothing of a request; of any other the log has the title, unless
     /// [`Problem::in_our_words`] says so.
-    fn new(status: StatusCode, name: &'static str, title: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
+    fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
+        let (status, _, title) = kind.parts();
         let text = if let Cow::Borrowed(_) = detail { detail.clone() } else { Cow::Borrowed(title) };
-        let why = Why { reason: Reason::of_status(status.as_u16()), text, recipient: None, more_recipients: 0 };
-        Self { status, name, title, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
+        let reason = Reason::of_status(status.as_u16());
+        let why = Why { reason, text, recipient: None, more_recipients: 0, field: None, used: None };
+        Self { kind, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
+    }
+
+    /// What kind of error it is.
+    pub(super) fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What to do, for people.
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// What the log says.
+    pub(super) fn why(&self) -> &Why {
+        &self.why
+    }
+
+    /// The field of the request that it is about.
+    pub(super) fn field(&self) -> Option<&str> {
+        self.why.field.as_deref()
     }
 
     /// The detail is made of our own words and of the configuration, so that the log may have it.
@@ -69,70 +190,87 @@ impl Problem {
         self
     }
 
+    /// About this field of the request.
+    pub(super) fn at_field(mut self, field: impl Into<String>) -> Self {
+        self.why.field = Some(field.into());
+        self
+    }
+
     /// 400: not what HTTP asks of a request.
     pub(super) fn bad_request(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad-request", "No proper request", detail)
+        Self::new(Kind::BadRequest, detail)
     }
 
     /// 401.
-    pub(super) fn unauthorized() -> Self {
-        let detail = "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's";
-        Self::new(StatusCode::UNAUTHORIZED, "unauthorized", "A valid token is needed", detail)
+    pub(super) fn no_token() -> Self {
+        Self::new(
+            Kind::NoToken,
+            "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's",
+        )
+    }
+
+    /// 401.
+    pub(super) fn wrong_token() -> Self {
+        Self::new(
+            Kind::WrongToken,
+            "this token is not valid; send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's",
+        )
     }
 
     /// 403.
     pub(super) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, "forbidden", "Not allowed", detail)
+        Self::new(Kind::Forbidden, detail)
     }
 
     /// 404, also for what belongs to somebody else.
     pub(super) fn unknown_message() -> Self {
-        let detail = "no message with this id; traces are kept for queue.trace_retention";
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", detail)
+        Self::new(Kind::NotFound, "no message with this id; traces are kept for queue.trace_retention")
     }
 
     /// 404.
     pub(super) fn not_suppressed() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", "this address is not suppressed")
+        Self::new(Kind::NotFound, "this address is not suppressed")
     }
 
     /// 404 for a path.
     pub(super) fn unknown_path() -> Self {
-        Self::new(StatusCode::NOT_FOUND, "not-found", "Not found", "there is nothing at this path")
+        Self::new(Kind::NotFound, "there is nothing at this path")
     }
 
     /// 405.
     pub(super) fn method() -> Self {
-        let detail = "this path exists, and does not take this method";
-        Self::new(StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "Method not allowed", detail)
+        Self::new(Kind::Method, "this path exists, and does not take this method")
     }
 
     /// 408.
     pub(super) fn too_slow() -> Self {
-        let detail = "the request's body did not come in time";
-        Self::new(StatusCode::REQUEST_TIMEOUT, "request-timeout", "Too slow", detail)
+        Self::new(Kind::Slow, "the request's body did not come in time")
     }
 
     /// 413.
     pub(super) fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::PAYLOAD_TOO_LARGE, "too-large", "Too large", detail)
+        Self::new(Kind::TooLarge, detail)
     }
 
     /// 415 for a body that is packed in another way than gzip.
     pub(super) fn unsupported_coding() -> Self {
-        let detail = "Content-Encoding: gzip or none; the body is packed in another way";
-        Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, "content-encoding", "Unknown content coding", detail)
+        Self::new(Kind::Coding, "Content-Encoding: gzip or none; the body is packed in another way")
     }
 
     /// 421.
     pub(super) fn unknown_host() -> Self {
         let detail = "the relay does not know itself by the name in Host; add it to hosts in [http], or send a token";
-        Self::new(StatusCode::MISDIRECTED_REQUEST, "unknown-host", "Not for this host", detail)
+        Self::new(Kind::UnknownHost, detail)
     }
 
     /// 422.
     pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(StatusCode::UNPROCESSABLE_ENTITY, "invalid", "The request cannot be used as it is", detail)
+        Self::new(Kind::Invalid, detail)
+    }
+
+    /// 422 for a field that has to be there.
+    pub(super) fn missing(field: &str) -> Self {
+        Self::new(Kind::Missing, format!("{field}: is missing")).in_our_words().at_field(field)
     }
 
     /// 422 for a body that is not what it should be. What the error quotes of it is left out: it may be a code, and such
@@ -143,37 +281,39 @@ impl Problem {
 
     /// 429, where not the mail but the API has a bound.
     pub(super) fn too_many(detail: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "too-many-requests", "Too many at once", detail);
-        problem.retry_after(BUSY_PAUSE)
+        Self::new(Kind::TooMany, detail).retry_after(BUSY_PAUSE)
     }
 
     /// 429, where a user has as much of something as it may have beside others.
     pub(super) fn share(detail: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "share", "This user's share is in use", detail);
-        problem.because(Reason::Share).retry_after(BUSY_PAUSE)
+        Self::new(Kind::Share, detail).because(Reason::Share).retry_after(BUSY_PAUSE)
     }
 
     /// 429 for entries that a user had tried again a moment ago.
     pub(super) fn retried_lately(wait: Duration) -> Self {
-        let detail = "a user has an entry tried again once a minute at most";
-        let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail);
-        problem.retry_after(wait)
+        Self::new(Kind::Rate, "a user has an entry tried again once a minute at most").retry_after(wait)
     }
 
     /// 503 for a reason that passes.
-    fn unavailable(name: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        let problem = Self::new(StatusCode::SERVICE_UNAVAILABLE, name, "Not now", detail);
-        problem.retry_after(BUSY_PAUSE)
+    fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind, detail).retry_after(BUSY_PAUSE)
     }
 
     /// 503 while the relay stops.
     pub(super) fn draining() -> Self {
-        Self::unavailable("shutting-down", "the relay shuts down; try again in a moment").because(Reason::ShuttingDown)
+        let detail = "the relay shuts down; try again in a moment";
+        Self::unavailable(Kind::ShuttingDown, detail).because(Reason::ShuttingDown)
+    }
+
+    /// 503 where storing takes longer than the answer may.
+    pub(super) fn too_long() -> Self {
+        let detail = "the message could not be stored in time; nothing of it is sent";
+        Self::unavailable(Kind::Full, detail).because(Reason::Unavailable)
     }
 
     /// 503 while nothing can be stored.
     pub(super) fn cannot_store(fault: &str) -> Self {
-        Self::unavailable("full", format!("new mail cannot be stored, nothing accepted is lost: {fault}"))
+        Self::unavailable(Kind::Full, format!("new mail cannot be stored, nothing accepted is lost: {fault}"))
             .in_our_words()
             .because(Reason::DiskFull)
     }
@@ -203,6 +343,37 @@ impl Problem {
     fn retry_after(self, pause: Duration) -> Self {
         Self { retry_after: Some(pause), ..self }
     }
+
+    fn used(mut self, limit: u32, reset: Duration) -> Self {
+        self.why.used = Some(Used { limit, reset });
+        self
+    }
+
+    /// The header fields that go with it in every shape of answers.
+    pub(super) fn add_fields(&self, headers: &mut HeaderMap) {
+        if let Some(wait) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
+        }
+        if let Some(Used { limit, reset }) = self.why.used {
+            headers.insert("ratelimit-limit", HeaderValue::from(limit));
+            headers.insert("ratelimit-remaining", HeaderValue::from(0));
+            headers.insert("ratelimit-reset", HeaderValue::from(whole_seconds(reset)));
+        }
+        match self.kind.status() {
+            StatusCode::UNAUTHORIZED => {
+                headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+            }
+            // RFC 9110 section 15.5.16.
+            StatusCode::UNSUPPORTED_MEDIA_TYPE => {
+                headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 impl From<Refusal> for Problem {
@@ -210,33 +381,28 @@ impl From<Refusal> for Problem {
         let detail = refusal.reply().text.into_owned();
         let problem = match &refusal {
             Refusal::Sender { .. } => Self::forbidden(detail),
-            Refusal::IdempotencyConflict => {
-                Self::new(StatusCode::CONFLICT, "idempotency-conflict", "The key was used for another message", detail)
-            }
-            Refusal::Budget { .. } | Refusal::TotalBudget => {
-                Self::new(StatusCode::TOO_MANY_REQUESTS, "budget", "Enough for this recipient for now", detail)
-            }
+            Refusal::IdempotencyConflict => Self::new(Kind::Conflict, detail),
+            Refusal::InWork => Self::new(Kind::InWork, detail),
+            Refusal::Budget { count, wait, .. } => Self::new(Kind::Budget, detail).used(*count, *wait),
+            // It tells no count.
+            Refusal::TotalBudget => Self::new(Kind::Budget, detail).used(0, refusal.retry_after().unwrap_or_default()),
             Refusal::Share(_) => Self::share(detail),
-            Refusal::Rate { .. } => Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "Faster than allowed", detail),
-            Refusal::Suppressed { .. } => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "suppressed", "This recipient is suppressed", detail)
-            }
+            Refusal::Rate { count, wait } => Self::new(Kind::Rate, detail).used(*count, *wait),
+            Refusal::Suppressed { .. } => Self::new(Kind::Suppressed, detail),
             Refusal::NoSuchDomain
             | Refusal::NullMx
             | Refusal::NoMailHost
             | Refusal::PrivateHosts
             | Refusal::AddressLiteral
             | Refusal::Routed
-            | Refusal::NotInOnlyTo => {
-                Self::new(StatusCode::UNPROCESSABLE_ENTITY, "recipient", "Mail cannot go to this recipient", detail)
-            }
+            | Refusal::NotInOnlyTo => Self::new(Kind::Recipient, detail),
             Refusal::Message(_) | Refusal::LongLine { .. } | Refusal::Option(_) | Refusal::Loop => {
                 Self::invalid(detail)
             }
             Refusal::QueueFull { .. } | Refusal::DiskFull => {
-                Self::unavailable("full", format!("{detail}; nothing accepted is lost"))
+                Self::unavailable(Kind::Full, format!("{detail}; nothing accepted is lost"))
             }
-            Refusal::Internal => Self::unavailable("internal", "the message could not be stored or signed"),
+            Refusal::Internal => Self::unavailable(Kind::Internal, "the message could not be stored or signed"),
             Refusal::ShuttingDown => Self::draining(),
         };
         let problem = problem.in_our_words().because(Reason::of_refusal(&refusal));
@@ -249,28 +415,19 @@ impl From<Refusal> for Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
+        let (status, name, title) = self.kind.parts();
         let json = ProblemJson {
-            r#type: format!("urn:otp-relay:{}", self.name),
-            title: self.title,
-            status: self.status.as_u16(),
+            r#type: format!("urn:otp-relay:{name}"),
+            title,
+            status: status.as_u16(),
             detail: &self.detail,
         };
         let body = serde_json::to_string(&json).unwrap_or_default();
-        let mut response = (self.status, body).into_response();
-        response.extensions_mut().insert(*self.why);
+        let mut response = (status, body).into_response();
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if let Some(wait) = self.retry_after {
-            let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        if self.status == StatusCode::UNAUTHORIZED {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if self.status == StatusCode::UNSUPPORTED_MEDIA_TYPE {
-            // RFC 9110 section 15.5.16.
-            headers.insert(header::ACCEPT_ENCODING, HeaderValue::from_static("gzip"));
-        }
+        self.add_fields(headers);
+        response.extensions_mut().insert(self);
         response
     }
 }

@@ -8,7 +8,7 @@ use axum::response::Response;
 
 use super::Api;
 use super::guard::Phase;
-use super::problem::Why;
+use super::problem::Problem;
 use crate::report::reasons::{Door, Endpoint, Reason, Stage};
 use crate::report::refusals::Refused;
 
@@ -23,7 +23,7 @@ impl Api {
     /// Tells of a request that was refused; `asker`: by which name the log knows whoever asked.
     pub(super) fn refused(&self, origin: Origin, endpoint: Endpoint, asker: Option<&str>, response: &Response) {
         let status = response.status();
-        let why = response.extensions().get::<Why>();
+        let why = response.extensions().get::<Problem>().map(Problem::why);
         self.parts.refusals.tell(&Refused {
             door: Door::Http,
             peer: origin.peer.ip(),

@@ -1,5 +1,6 @@
 //! What goes over the wire in JSON, made from the relay's own types here and nowhere else.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
@@ -23,10 +24,15 @@ use crate::report::trace::Trace;
 pub(super) struct NewMessage {
     pub(super) from: String,
     pub(super) to: OneOrMany,
+    pub(super) cc: Option<OneOrMany>,
+    pub(super) bcc: Option<OneOrMany>,
+    pub(super) reply_to: Option<OneOrMany>,
     pub(super) subject: Option<String>,
     pub(super) text: Option<String>,
     pub(super) html: Option<String>,
     pub(super) raw: Option<String>,
+    pub(super) headers: Option<BTreeMap<String, String>>,
+    pub(super) attachments: Option<Vec<NewAttachment>>,
     pub(super) otp: Option<Otp>,
     pub(super) life: Option<Life>,
     pub(super) lane: Option<String>,
@@ -49,6 +55,16 @@ impl OneOrMany {
             Self::Many(many) => many,
         }
     }
+}
+
+/// A file that goes with a message.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewAttachment {
+    pub(super) filename: Option<String>,
+    pub(super) content: String,
+    pub(super) content_type: Option<String>,
+    pub(super) content_id: Option<String>,
 }
 
 /// A code for the built-in template.
@@ -93,6 +109,12 @@ pub(super) struct MessageJson {
     tag: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Arc<str>>,
+    /// The reverse-path.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) from: Option<String>,
+    /// What the app's own tracing knows it by (W3C Trace Context).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Arc<str>>,
     pub(super) entries: Vec<EntryJson>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) events: Option<Vec<EventJson>>,
@@ -258,6 +280,8 @@ impl MessageJson {
             lane: message.lane.name(),
             tag: message.tag.clone(),
             key: message.key.clone(),
+            from: message.envelope.reverse_path.mailbox().map(ToString::to_string),
+            traceparent: message.traceparent.clone(),
             entries: snapshot.entries.iter().map(entry).collect(),
             events: None,
         }
@@ -273,6 +297,8 @@ impl MessageJson {
             lane: trace.lane.name(),
             tag: trace.tag.clone(),
             key: None,
+            from: trace.from.as_ref().map(ToString::to_string),
+            traceparent: trace.traceparent.clone(),
             entries: ended_entries(trace),
             events: None,
         }
@@ -327,7 +353,7 @@ impl EntryJson {
 
 /// The entries as their events tell.
 fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
-    let mut entries: std::collections::BTreeMap<u16, EntryJson> = std::collections::BTreeMap::new();
+    let mut entries: BTreeMap<u16, EntryJson> = BTreeMap::new();
     for event in &trace.events {
         let (Some(entry), Some(recipient)) = (event.entry(), &event.head.recipient) else { continue };
         let new = || EntryJson {

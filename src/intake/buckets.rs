@@ -50,7 +50,8 @@ impl Buckets {
         let wanted = f64::from(u32::try_from(recipients).unwrap_or(u32::MAX));
         let lacking = wanted.min(full) - bucket.tokens;
         if lacking > 0.0 {
-            return Err(Refusal::Rate { wait: Duration::from_secs_f64(lacking / rate.per_second()) });
+            let wait = Duration::from_secs_f64(lacking / rate.per_second());
+            return Err(Refusal::Rate { count: rate.count, wait });
         }
         if take {
             bucket.tokens -= wanted;
@@ -69,7 +70,7 @@ mod tests {
         let user = User { rate: Some(Rate { count: 10, span: Duration::from_secs(5) }), ..User::unlimited("shop") };
         let buckets = Buckets::default();
         let at = |ms: u64| Timestamp::from_millis(1_000_000 + ms);
-        let refused = |wait_ms| Err(Refusal::Rate { wait: Duration::from_millis(wait_ms) });
+        let refused = |wait_ms| Err(Refusal::Rate { count: 10, wait: Duration::from_millis(wait_ms) });
         assert_eq!(buckets.take(&user, 8, at(0)), Ok(()));
         assert_eq!(buckets.take(&user, 3, at(0)), refused(500));
         assert_eq!(buckets.take(&user, 3, at(500)), Ok(()));

@@ -10,7 +10,8 @@ use super::aftermath::Aftermath;
 use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
-use super::idempotency::{self, Asked, RotatingSecrets};
+pub use super::idempotency::InWork;
+use super::idempotency::{self, Asked, Reservation, RotatingSecrets};
 use super::opened::{Opened, opened};
 use super::options::Options;
 use super::refusal::Refusal;
@@ -92,6 +93,28 @@ pub struct Receipt {
     pub repeat_of: Option<&'static str>,
     /// Whether it asked for a more urgent lane than its user may have.
     pub is_lowered: bool,
+}
+
+/// What a submission came to before anything of it is stored.
+#[derive(Debug)]
+pub enum Prepared<'a> {
+    /// It was taken before.
+    Repeat(Receipt),
+    /// It can be stored.
+    Ready(Box<Ready<'a>>),
+}
+
+/// A message that was found good and has all that it needs. Dropped, it gives that back.
+#[derive(Debug)]
+pub struct Ready<'a> {
+    message: Arc<Message>,
+    content: Content,
+    places: Places<'a>,
+    reservation: Option<Reservation<'a>>,
+    /// For want of a key nobody signs for it.
+    author: Option<Mailbox>,
+    is_encoded: bool,
+    is_lowered: bool,
 }
 
 /// An answer that is there at once, or has to be waited for.
@@ -274,6 +297,25 @@ impl Door {
         options: Options,
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
+        match self.prepare(user, submission, options, client, InWork::Wait).await? {
+            Prepared::Repeat(receipt) => Ok(receipt),
+            Prepared::Ready(ready) => self.accept(*ready).await,
+        }
+    }
+
+    /// The first half of [`Door::submit`]: everything that can refuse a message, before anything is stored, so that several
+    /// messages are taken together or not at all. Each that is ready goes to [`Door::accept`].
+    ///
+    /// # Errors
+    /// Why it is not taken.
+    pub async fn prepare(
+        &self,
+        user: &User,
+        submission: Submission,
+        options: Options,
+        client: Option<IpAddr>,
+        in_work: InWork,
+    ) -> Result<Prepared<'_>, Refusal> {
         let now = self.parts.clock.now();
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
@@ -287,8 +329,8 @@ impl Door {
         let life = terms::expires_at(user, &options, &envelope, &content, today)?.since(today);
         let life = now..now.plus(life);
         let key = options.idempotency_key.as_deref();
-        let reservation = match self.idempotency.ask(user, key, (&envelope, &content), now).await? {
-            Some(Asked::Repeat(id)) => return Ok(self.repeat(id)),
+        let reservation = match self.idempotency.ask(user, key, (&envelope, &content), in_work, now).await? {
+            Some(Asked::Repeat(id)) => return Ok(Prepared::Repeat(self.repeat(id))),
             Some(Asked::First(reservation)) => Some(reservation),
             None => None,
         };
@@ -304,13 +346,24 @@ impl Door {
         let mut places = self.take_places(&message, reservation.is_some())?;
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
         places.count_for_rate = true;
+        let author = header.from.mailboxes.into_iter().next();
+        Ok(Prepared::Ready(Box::new(Ready { message, content, places, reservation, author, is_encoded, is_lowered })))
+    }
+
+    /// The second half of [`Door::submit`].
+    ///
+    /// # Errors
+    /// When it cannot be stored or signed; then nothing of it is kept.
+    pub async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
+        let Ready { message, content, mut places, reservation, author, is_encoded, is_lowered } = ready;
+        let id = message.id;
         let mut side = std::mem::take(&mut places.changes);
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
         self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
         places.are_kept = true;
         if message.signing_domain.is_none() {
-            let author = header.from.mailboxes.first().or_else(|| message.envelope.reverse_path.mailbox());
-            self.tell_unsigned(author, id, now);
+            let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
+            self.tell_unsigned(author, id, message.accepted_at);
         }
         if let Some(reservation) = reservation {
             reservation.taken(id);
@@ -326,9 +379,15 @@ impl Door {
     }
 
     /// Takes what each recipient has to have: a place in its budget, and where it was suppressed, the one try.
-    fn take_places<'a>(&'a self, message: &'a Arc<Message>, is_repeatable: bool) -> Result<Places<'a>, Refusal> {
+    fn take_places(&self, message: &Arc<Message>, is_repeatable: bool) -> Result<Places<'_>, Refusal> {
         let Message { user, lane, id, accepted_at, .. } = message.as_ref();
-        let mut places = Places { door: self, message, changes: Vec::new(), count_for_rate: false, are_kept: false };
+        let mut places = Places {
+            door: self,
+            message: message.clone(),
+            changes: Vec::new(),
+            count_for_rate: false,
+            are_kept: false,
+        };
         for recipient in &message.envelope.recipients {
             let tried = self.suppressed().try_with(&recipient.mailbox, (user, *id), *accepted_at);
             tried.map_err(|refusal| self.by_wall(refusal))?;
@@ -422,12 +481,18 @@ impl Door {
 /// What was taken for a message's recipients; given back unless the message is accepted.
 struct Places<'a> {
     door: &'a Door,
-    message: &'a Message,
+    message: Arc<Message>,
     /// To be stored with the message.
     changes: Vec<Change>,
     /// They were taken from the user's rate, too.
     count_for_rate: bool,
     are_kept: bool,
+}
+
+impl std::fmt::Debug for Places<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Places")
+    }
 }
 
 impl Drop for Places<'_> {

@@ -61,6 +61,15 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+/// What is done where the same is being accepted right now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum InWork {
+    /// Its answer is waited for, and given.
+    Wait,
+    /// It is refused.
+    Refuse,
+}
+
 /// What a submission turned out to be.
 #[derive(Debug)]
 pub(super) enum Asked<'a> {
@@ -81,32 +90,33 @@ impl Keys {
     }
 
     /// Asks by the key of a message, or where it has none and its user has a window, by its content; none where it has
-    /// neither. Where the same is being accepted right now, waits for what becomes of it.
+    /// neither.
     ///
     /// # Errors
-    /// Where other content was accepted under the key.
+    /// Where other content was accepted under the key, or the same is being accepted right now and that is refused.
     pub(super) async fn ask(
         &self,
         user: &User,
         key: Option<&str>,
         mail: (&Envelope, &Content),
+        in_work: InWork,
         now: Timestamp,
     ) -> Result<Option<Asked<'_>>, Refusal> {
         if let Some(key) = key {
-            return self.ask_by_key(&user.name, key, mail, now).await.map(Some);
+            return self.ask_by_key((&user.name, key), mail, in_work, now).await.map(Some);
         }
         let window = user.defaults.idempotency_window;
         if window.is_zero() {
             return Ok(None);
         }
-        self.ask_by_content(&user.name, window, mail, now).await.map(Some)
+        self.ask_by_content((&user.name, window), mail, in_work, now).await.map(Some)
     }
 
     async fn ask_by_key(
         &self,
-        user: &str,
-        key: &str,
+        (user, key): (&str, &str),
         mail: (&Envelope, &Content),
+        in_work: InWork,
         now: Timestamp,
     ) -> Result<Asked<'_>, Refusal> {
         let name: Name = format!("{user}\n{key}").into_bytes().into();
@@ -115,6 +125,7 @@ impl Keys {
         loop {
             match self.by_key.look(std::slice::from_ref(&name), MEMORY, Some(digest), now) {
                 Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
+                Look::Pending(_) if in_work == InWork::Refuse => return Err(Refusal::InWork),
                 // Nothing is ever sent: it ends with the reservation.
                 Look::Pending(mut pending) => _ = pending.changed().await,
                 Look::Taken(record) => {
@@ -133,9 +144,9 @@ impl Keys {
 
     async fn ask_by_content(
         &self,
-        user: &str,
-        window: Duration,
+        (user, window): (&str, Duration),
         mail: (&Envelope, &Content),
+        in_work: InWork,
         now: Timestamp,
     ) -> Result<Asked<'_>, Refusal> {
         let sameness = Sameness::OfContent(user.into());
@@ -149,6 +160,7 @@ impl Keys {
         loop {
             match self.by_content.look(&names, window, None, now) {
                 Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
+                Look::Pending(_) if in_work == InWork::Refuse => return Err(Refusal::InWork),
                 Look::Pending(mut pending) => _ = pending.changed().await,
                 Look::Taken(record) => return Ok(Asked::Repeat(record.id)),
             }
@@ -212,7 +224,8 @@ mod tests {
         at_s: u64,
     ) -> Result<Asked<'a>, Refusal> {
         let user = User::unlimited("shop");
-        let asked = keys.ask(&user, Some("7f3a"), (envelope, content), Timestamp::from_millis(at_s * 1000)).await;
+        let asked =
+            keys.ask(&user, Some("7f3a"), (envelope, content), InWork::Wait, Timestamp::from_millis(at_s * 1000)).await;
         asked.map(|asked| asked.expect("a key is an answer"))
     }
 
@@ -289,7 +302,7 @@ mod tests {
     async fn ask_again<'a>(keys: &'a Keys, mail: &(Envelope, Content), at_s: u64) -> Option<Asked<'a>> {
         let mut user = User::unlimited("shop");
         user.defaults.idempotency_window = WINDOW;
-        keys.ask(&user, None, (&mail.0, &mail.1), Timestamp::from_millis(at_s * 1000)).await.unwrap()
+        keys.ask(&user, None, (&mail.0, &mail.1), InWork::Wait, Timestamp::from_millis(at_s * 1000)).await.unwrap()
     }
 
     #[tokio::test]
@@ -328,7 +341,10 @@ mod tests {
         by_key.taken(id);
         let user = User::unlimited("shop");
         let now = Timestamp::from_millis(2000);
-        assert!(keys.ask(&user, None, (&content.0, &content.1), now).await.unwrap().is_none(), "no window, no repeat");
+        assert!(
+            keys.ask(&user, None, (&content.0, &content.1), InWork::Wait, now).await.unwrap().is_none(),
+            "no window, no repeat"
+        );
     }
 
     #[tokio::test]

@@ -32,6 +32,8 @@ pub struct Options {
     pub idempotency_key: Option<Arc<str>>,
     /// A label for events.
     pub tag: Option<Arc<str>>,
+    /// What the app's own tracing knows it by (W3C Trace Context), shown in events.
+    pub traceparent: Option<Arc<str>>,
 }
 
 impl Options {
@@ -44,6 +46,7 @@ impl Options {
             key: self.key.or(others.key),
             idempotency_key: self.idempotency_key.or(others.idempotency_key),
             tag: self.tag.or(others.tag),
+            traceparent: self.traceparent.or(others.traceparent),
         }
     }
 }
@@ -91,16 +94,16 @@ fn is_printable(text: &str) -> bool {
 /// # Errors
 /// Where an option cannot be understood, or is made twice.
 pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
-    let is_option =
-        |field: &Field<'_>| field.name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX));
+    let is_wish = |field: &Field<'_>| is_option(field.name);
     let mut options = Options::default();
-    if !fields(&head).any(|field| is_option(&field)) {
+    if !fields(&head).any(|field| is_option(field.name)) {
         return Ok((options, head));
     }
     let mut rest = Vec::with_capacity(head.len());
     for field in fields(&head) {
-        if is_option(&field) {
-            options.read(&field)?;
+        if is_option(field.name) {
+            let text = field.text().ok_or(Refusal::Option("an option is ASCII text"))?;
+            options.read(field.name, &text)?;
         } else {
             rest.extend_from_slice(field.raw);
         }
@@ -108,22 +111,46 @@ pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
     Ok((options, rest.into()))
 }
 
+/// Whether a header field of this name is an option.
+pub fn is_option(name: &[u8]) -> bool {
+    name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
+}
+
+/// A trace's context, version 00 of its form; none where it is malformed, as such are to be ignored (W3C Trace Context,
+/// section 3.2).
+pub fn traceparent(text: &str) -> Option<Arc<str>> {
+    let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
+    let parts: Vec<&str> = text.split('-').collect();
+    let [version, trace, parent, flags] = parts[..] else { return None };
+    let lengths = [version, trace, parent, flags].map(str::len);
+    let is_null = |part: &str| part.bytes().all(|b| b == b'0');
+    let is_valid = version == "00" && lengths == [2, 32, 16, 2] && !is_null(trace) && !is_null(parent);
+    (is_valid && [trace, parent, flags].into_iter().all(is_hex)).then(|| text.into())
+}
+
 impl Options {
-    fn read(&mut self, field: &Field<'_>) -> Result<(), Refusal> {
-        let text = field.text().ok_or(Refusal::Option("an option is ASCII text"))?;
-        if field.is("X-OTP-Life") {
+    /// Takes up one that came as a header field.
+    ///
+    /// # Errors
+    /// Where it cannot be understood, or was there already.
+    pub fn read(&mut self, name: &[u8], text: &str) -> Result<(), Refusal> {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        if is("X-OTP-Life") {
             let seconds = text.parse().map_err(|_| Refusal::Option("X-OTP-Life is a number of seconds"))?;
             set(&mut self.life, life(seconds)?)
-        } else if field.is("X-OTP-Lane") {
+        } else if is("X-OTP-Lane") {
             set(&mut self.lane, text.parse().map_err(|_| Refusal::Option("X-OTP-Lane is otp, reset or notice"))?)
-        } else if field.is("X-OTP-Key") {
-            set(&mut self.key, key(&text)?)
-        } else if field.is("X-OTP-Idempotency-Key") {
-            set(&mut self.idempotency_key, key(&text)?)
-        } else if field.is("X-OTP-Tag") {
-            set(&mut self.tag, tag(&text)?)
+        } else if is("X-OTP-Key") {
+            set(&mut self.key, key(text)?)
+        } else if is("X-OTP-Idempotency-Key") {
+            set(&mut self.idempotency_key, key(text)?)
+        } else if is("X-OTP-Tag") {
+            set(&mut self.tag, tag(text)?)
+        } else if is("X-OTP-Traceparent") {
+            self.traceparent = traceparent(text);
+            Ok(())
         } else {
-            Err(Refusal::Option("known options are X-OTP-Life, -Lane, -Key, -Idempotency-Key and -Tag"))
+            Err(Refusal::Option("known options are X-OTP-Life, -Lane, -Key, -Idempotency-Key, -Tag and -Traceparent"))
         }
     }
 }
@@ -165,6 +192,7 @@ mod tests {
             key: Some("login:42".into()),
             idempotency_key: Some("7f3a".into()),
             tag: Some("signup".into()),
+            traceparent: None,
         };
         assert_eq!(options, expected);
         assert_eq!(taken("From: a@b.example\r\n").unwrap().0, Options::default());
@@ -186,6 +214,27 @@ mod tests {
             "X-OTP-Life: 300\r\nX-OTP-Life: 300\r\n",
         ] {
             assert!(matches!(taken(head), Err(Refusal::Option(_))), "{head}");
+        }
+    }
+
+    #[test]
+    fn a_trace_context_is_taken_and_a_malformed_one_ignored() {
+        let whole = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+        let head = "X-OTP-Traceparent: 00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01\r\nA: b\r\n";
+        let (options, rest) = taken(head).unwrap();
+        assert_eq!((options.traceparent.as_deref(), rest.as_str()), (Some(whole), "A: b\r\n"));
+        assert_eq!(taken("X-OTP-Traceparent: x\r\n").unwrap(), (Options::default(), String::new()));
+        let zero = "0".repeat(32);
+        for text in [
+            "".to_owned(),
+            whole[..54].to_owned(),
+            format!("{whole}-x"),
+            whole.to_uppercase(),
+            whole.replacen("00-", "01-", 1),
+            whole.replace("4bf92f3577b34da6a3ce929d0e0e4736", &zero),
+            whole.replace("00f067aa0ba902b7", &zero[..16]),
+        ] {
+            assert_eq!(traceparent(&text), None, "{text}");
         }
     }
 

@@ -54,6 +54,8 @@ pub enum Refusal {
     Option(&'static str),
     /// Other content came under the same idempotency key.
     IdempotencyConflict,
+    /// A message under the same idempotency key is being accepted.
+    InWork,
     /// The recipient is not sent to.
     Suppressed {
         /// When this user's message bounced; none: somebody else's did, or it was put on the list.
@@ -76,6 +78,8 @@ pub enum Refusal {
     TotalBudget,
     /// The user sends faster than it may.
     Rate {
+        /// So many at once.
+        count: u32,
         /// When the next may come.
         wait: Duration,
     },
@@ -100,7 +104,7 @@ impl Refusal {
     /// When it is worth trying again, where that is known.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::Budget { wait, .. } | Self::Rate { wait } => Some(*wait),
+            Self::Budget { wait, .. } | Self::Rate { wait, .. } => Some(*wait),
             // Always the same, since the true one would tell when others sent.
             Self::TotalBudget => Some(TOTAL_BUDGET_PAUSE),
             Self::Sender { .. }
@@ -115,6 +119,7 @@ impl Refusal {
             | Self::Message(_)
             | Self::Option(_)
             | Self::IdempotencyConflict
+            | Self::InWork
             | Self::Suppressed { .. }
             | Self::Loop
             | Self::QueueFull { .. }
@@ -155,6 +160,11 @@ impl Refusal {
             }
             Self::Option(text) => Reply::new(501, EnhancedCode(5, 5, 4), *text),
             Self::IdempotencyConflict => permanent(554, 6, 0, "this idempotency key was used for another message"),
+            Self::InWork => Reply::new(
+                451,
+                EnhancedCode(4, 5, 0),
+                "a message with this idempotency key is being accepted; try again",
+            ),
             Self::Suppressed { bounced, until, address } => {
                 let bounced = bounced.map(|bounced| format!(": hard bounce on {}", bounced.date()));
                 let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16]));
@@ -174,7 +184,7 @@ impl Refusal {
                 Reply::new(450, EnhancedCode(4, 7, 28), text)
             }
             Self::TotalBudget => Reply::new(450, EnhancedCode(4, 7, 28), "too many codes for this recipient"),
-            Self::Rate { wait } => {
+            Self::Rate { wait, .. } => {
                 let text = format!("this user's rate is used up (user.rate); next in {} s", seconds(*wait));
                 Reply::new(452, EnhancedCode(4, 7, 0), text)
             }

@@ -31,6 +31,7 @@ pub(super) fn message(
         lane: user.lane.max(asked_lane(options, &envelope).unwrap_or(user.lane)),
         tag: options.tag.clone().or_else(|| user.defaults.tag.clone()),
         key: options.key.clone().or_else(|| default_key(user, &envelope)),
+        traceparent: options.traceparent.clone(),
         supersede: user.defaults.supersede,
         returned_fields: dsn::returned_fields(&content.head, &envelope),
         size: content.len() as u64,

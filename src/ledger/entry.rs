@@ -41,6 +41,9 @@ pub struct Message {
     /// What a newer message of the same user and recipient replaces it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<Arc<str>>,
+    /// What the app's own tracing knows it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<Arc<str>>,
     /// Which newer message takes its place, and which older ones it replaces; none: as `otp.supersede` says.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersede: Option<Supersede>,
@@ -77,6 +80,7 @@ impl Message {
             lane: Lane::Otp,
             tag: None,
             key: None,
+            traceparent: None,
             supersede: None,
             returned_fields: None,
             envelope,
@@ -124,6 +128,8 @@ impl Message {
             user: self.user.clone(),
             lane: self.lane,
             tag: self.tag.clone(),
+            from: self.envelope.reverse_path.mailbox().cloned(),
+            traceparent: self.traceparent.clone(),
             recipient: self.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
             attempt: 0,
             expires_at: self.expires_at,

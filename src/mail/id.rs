@@ -38,6 +38,23 @@ impl MessageId {
         Timestamp::from_millis(Ulid::from(self).timestamp_ms())
     }
 
+    /// The same 128 bits as a UUID is written (RFC 9562 section 4).
+    pub fn uuid(self) -> String {
+        let hex = format!("{:032x}", u128::from_be_bytes(self.0));
+        let parts = [&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]];
+        parts.join("-")
+    }
+
+    fn from_uuid(text: &str) -> Option<Self> {
+        let is_dash = |(at, octet): (usize, u8)| [8, 13, 18, 23].contains(&at) == (octet == b'-');
+        if text.len() != 36 || !text.bytes().enumerate().all(is_dash) {
+            return None;
+        }
+        let hex = text.replace('-', "");
+        let is_hex = hex.bytes().all(|octet| octet.is_ascii_hexdigit());
+        is_hex.then(|| u128::from_str_radix(&hex, 16).ok()).flatten().map(|bits| Self(bits.to_be_bytes()))
+    }
+
     /// The reverse of [`MessageId::to_bytes`].
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
@@ -58,13 +75,16 @@ impl fmt::Debug for MessageId {
 
 /// Not the text of an id.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("an id has 26 letters and digits, an entry's id a dash and a number behind it")]
+#[error("an id has 26 letters and digits, or is a UUID; an entry's id has a dash and a number behind it")]
 pub struct IdError;
 
 impl FromStr for MessageId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
+        if let Some(id) = Self::from_uuid(text) {
+            return Ok(id);
+        }
         if text.len() != 26 {
             return Err(IdError);
         }
@@ -91,7 +111,7 @@ impl FromStr for EntryId {
     type Err = IdError;
 
     fn from_str(text: &str) -> Result<Self, IdError> {
-        let (message, number) = text.split_once('-').ok_or(IdError)?;
+        let (message, number) = text.rsplit_once('-').ok_or(IdError)?;
         let number: u16 = number.parse().map_err(|_| IdError)?;
         Ok(Self { message: message.parse()?, index: number.checked_sub(1).ok_or(IdError)? })
     }
@@ -146,6 +166,11 @@ mod tests {
         assert_eq!(first.to_string().parse(), Ok(first));
         assert_eq!(first.to_string().to_lowercase().parse(), Ok(first));
         assert_eq!(MessageId::from_bytes(first.to_bytes()), first);
+        assert_eq!(first.uuid(), "01a1fd8c-6900-0000-0000-000000000007");
+        assert_eq!((first.uuid().parse(), first.uuid().to_uppercase().parse()), (Ok(first), Ok(first)));
+        for bad in ["01a1fd8c690000000000-0000-00000000-0007", "+1a1fd8c-6900-0000-0000-000000000007"] {
+            assert_eq!(bad.parse::<MessageId>(), Err(IdError), "{bad}");
+        }
         let entry = EntryId { message: first, index: 0 };
         assert_eq!(entry.to_string(), format!("{first}-1"));
         assert_eq!(entry.to_string().parse(), Ok(entry));

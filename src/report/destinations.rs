@@ -203,6 +203,8 @@ mod tests {
                 user: "shop".into(),
                 lane: Lane::Otp,
                 tag: None,
+                from: None,
+                traceparent: None,
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
                 attempt: 1,
                 expires_at: self.now,

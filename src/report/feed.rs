@@ -113,6 +113,8 @@ mod tests {
             user: "shop".into(),
             lane: Lane::Otp,
             tag: None,
+            from: None,
+            traceparent: None,
             recipient: None,
             attempt: number,
             expires_at: time,

@@ -298,6 +298,8 @@ mod tests {
             user: "shop".into(),
             lane: Lane::Otp,
             tag: None,
+            from: None,
+            traceparent: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 2,
             expires_at: time.plus(Duration::from_secs(600)),

@@ -252,7 +252,7 @@ impl Reason {
             Refusal::Message(_) => Self::Message,
             Refusal::LongLine { .. } => Self::LongLine,
             Refusal::Option(_) => Self::Option,
-            Refusal::IdempotencyConflict => Self::Idempotency,
+            Refusal::IdempotencyConflict | Refusal::InWork => Self::Idempotency,
             Refusal::Suppressed { .. } => Self::Suppressed,
             Refusal::Budget { .. } => Self::Budget,
             Refusal::TotalBudget => Self::TotalBudget,

@@ -286,6 +286,8 @@ mod tests {
             user: "shop".into(),
             lane: Lane::Otp,
             tag: None,
+            from: None,
+            traceparent: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
             attempt: 1,
             expires_at: *EXPIRES_AT,

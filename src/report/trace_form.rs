@@ -37,6 +37,10 @@ pub struct Trace {
     pub lane: Lane,
     /// Its label.
     pub tag: Option<Arc<str>>,
+    /// Its reverse-path, where that is known.
+    pub from: Option<Mailbox>,
+    /// What the app's own tracing knows it by.
+    pub traceparent: Option<Arc<str>>,
     /// What happened, in order.
     pub events: Vec<Arc<Event>>,
     /// Events left out because the trace had become too long.
@@ -55,6 +59,8 @@ impl Trace {
             user: head.user.clone(),
             lane: head.lane,
             tag: head.tag.clone(),
+            from: head.from.clone(),
+            traceparent: head.traceparent.clone(),
             events: Vec::new(),
             left_out: 0,
             len: 0,
@@ -70,6 +76,8 @@ impl Trace {
             user: self.user.clone(),
             lane: self.lane,
             tag: self.tag.clone(),
+            from: self.from.clone(),
+            traceparent: self.traceparent.clone(),
             recipient: self.events.iter().find_map(|event| event.head.recipient.clone()),
             attempt: 0,
             expires_at: self.expires_at,
@@ -117,6 +125,10 @@ struct Stored<E> {
     lane: Lane,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     tag: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    from: Option<Mailbox>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    traceparent: Option<Arc<str>>,
     events: Vec<E>,
     #[serde(default)]
     left_out: u32,
@@ -133,6 +145,8 @@ pub fn encode(trace: &Trace) -> Vec<u8> {
         user: trace.user.clone(),
         lane: trace.lane,
         tag: trace.tag.clone(),
+        from: trace.from.clone(),
+        traceparent: trace.traceparent.clone(),
         events: trace.events.iter().map(|event| EventJson::of_message(event)).collect(),
         left_out: trace.left_out,
         len: trace.len,
@@ -163,6 +177,8 @@ impl<E> Stored<E> {
             user: self.user.clone(),
             lane: self.lane,
             tag: self.tag.clone(),
+            from: self.from.clone(),
+            traceparent: self.traceparent.clone(),
             recipient: None,
             attempt: 0,
             expires_at: self.expires_at,
@@ -176,6 +192,8 @@ impl<E> Stored<E> {
             user: self.user,
             lane: self.lane,
             tag: self.tag,
+            from: self.from,
+            traceparent: self.traceparent,
             events,
             left_out: self.left_out,
             len: self.len,
@@ -279,6 +297,8 @@ mod tests {
             user: "shop".into(),
             lane: Lane::Otp,
             tag: None,
+            from: None,
+            traceparent: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 1,
             expires_at: Timestamp::from_millis(1_795_255_800_000),
