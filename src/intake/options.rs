@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::refusal::Refusal;
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
-use crate::mail::message::{Field, fields};
+use crate::mail::message::fields;
 
 /// The shortest and the longest life a message can have.
 pub const LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
@@ -94,7 +94,6 @@ fn is_printable(text: &str) -> bool {
 /// # Errors
 /// Where an option cannot be understood, or is made twice.
 pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
-    let is_wish = |field: &Field<'_>| is_option(field.name);
     let mut options = Options::default();
     if !fields(&head).any(|field| is_option(field.name)) {
         return Ok((options, head));

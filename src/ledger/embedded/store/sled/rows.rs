@@ -18,25 +18,62 @@ use crate::mail::id::MessageId;
 /// What a change counts beside its content.
 const CHANGE_LEN: usize = 512;
 
-/// A group is never split over two batches, so that it is on disk wholly or not at all; but many share one, since each
-/// batch costs the engine two writes and the waking of all its threads.
+/// Rows to be written; none as the value removes.
+#[derive(Default)]
+struct Rows {
+    rows: Vec<(IVec, Option<IVec>)>,
+    /// A group has several, which are on disk together or not at all.
+    need_batch: bool,
+}
+
+impl Rows {
+    fn insert(&mut self, key: impl Into<IVec>, value: impl Into<IVec>) {
+        self.rows.push((key.into(), Some(value.into())));
+    }
+
+    fn remove(&mut self, key: impl Into<IVec>) {
+        self.rows.push((key.into(), None));
+    }
+
+    /// Hands them to the engine. A row is on disk wholly or not at all by itself; a batch costs one write more, and the
+    /// waking of all the engine's threads for it.
+    fn apply(self, db: &Db) -> Result<(), StoreError> {
+        if !self.need_batch {
+            return self.rows.into_iter().try_for_each(|(key, value)| {
+                let written = value.map_or_else(|| db.remove(&key), |value| db.insert(&key, value));
+                written.map(drop).map_err(engine_error)
+            });
+        }
+        let mut batch = Batch::default();
+        for (key, value) in self.rows {
+            match value {
+                Some(value) => batch.insert(key, value),
+                None => batch.remove(key),
+            }
+        }
+        db.apply_batch(batch).map_err(engine_error)
+    }
+}
+
+/// A group is never split over two batches, so that it is on disk wholly or not at all; but many share one.
 pub(super) fn apply(
     db: &Db,
     ring: &mut KeyRing,
     groups: &[&[Change]],
     removed: &mut HashMap<MessageId, Bucket>,
 ) -> Result<(), StoreError> {
-    let mut batch = Batch::default();
+    let mut rows = Rows::default();
     let mut len = 0;
     let mut messages = HashSet::new();
     for group in groups {
         // What is removed is looked up first, and only what is in the database is found.
         let removes_own = group.iter().any(|change| matches!(change, Change::Remove(id) if messages.contains(id)));
         if removes_own || len >= BATCH_LEN {
-            db.apply_batch(std::mem::take(&mut batch)).map_err(engine_error)?;
+            std::mem::take(&mut rows).apply(db)?;
             messages.clear();
             len = 0;
         }
+        let before = rows.rows.len();
         for change in *group {
             match change {
                 Change::Accept(message, content) => {
@@ -49,17 +86,18 @@ pub(super) fn apply(
                 Change::Remove(_) | Change::Side(..) => {}
             }
             len += CHANGE_LEN;
-            add_change(db, ring, &mut batch, change, removed)?;
+            add_change(db, ring, &mut rows, change, removed)?;
         }
+        rows.need_batch |= rows.rows.len() > before + 1;
     }
-    db.apply_batch(batch).map_err(engine_error)
+    rows.apply(db)
 }
 
 /// Notes the buckets of what is `removed`.
 fn add_change(
     db: &Db,
     ring: &mut KeyRing,
-    batch: &mut Batch,
+    rows: &mut Rows,
     change: &Change,
     removed: &mut HashMap<MessageId, Bucket>,
 ) -> Result<(), StoreError> {
@@ -70,12 +108,12 @@ fn add_change(
             let record = encode_message(message, content, bucket.zip(key))?;
             for (number, piece) in record.chunks(PIECE_LEN).enumerate() {
                 let kind = if number == 0 { KIND_HEAD } else { KIND_PIECE };
-                batch.insert(message_key(message.id, kind, number)?.as_slice(), piece);
+                rows.insert(message_key(message.id, kind, number)?.as_slice(), piece);
             }
         }
         Change::Update(entry, progress) => {
             let key = message_key(entry.message, KIND_PROGRESS, usize::from(entry.index))?;
-            batch.insert(key.as_slice(), encode_progress(progress)?);
+            rows.insert(key.as_slice(), encode_progress(progress)?);
         }
         Change::Remove(id) => {
             for row in db.scan_prefix(message_prefix(*id)) {
@@ -83,14 +121,14 @@ fn add_change(
                 if key.get(17) == Some(&KIND_HEAD) {
                     removed.extend(bucket_of(&value).map(|bucket| (*id, bucket)));
                 }
-                batch.remove(key);
+                rows.remove(key);
             }
         }
         Change::Side(table, key, value) => {
             let full_key = side_key(*table, key);
             match value {
-                Some(value) => batch.insert(full_key, value.as_ref()),
-                None => batch.remove(full_key),
+                Some(value) => rows.insert(full_key, value.as_ref()),
+                None => rows.remove(full_key),
             }
         }
     }
