@@ -28,4 +28,5 @@ mod stalled_log;
 mod support;
 mod tls_policy;
 mod transcripts;
+mod upkeep;
 mod user_defaults;

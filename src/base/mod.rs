@@ -2,6 +2,7 @@
 
 pub mod clock;
 pub mod files;
+pub mod format;
 pub mod lane;
 pub mod rate;
 pub mod shares;

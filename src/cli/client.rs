@@ -124,6 +124,13 @@ impl Client {
         Ok((status, json))
     }
 
+    /// Asks for a text.
+    pub(super) async fn text(&self, path: &str) -> anyhow::Result<Bytes> {
+        let response = self.send(Method::GET, path, None).await?;
+        let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
+        Ok(body.context("the relay's answer does not come")??.to_bytes())
+    }
+
     /// Asks for JSON.
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         Ok(self.ask(Method::GET, path, None).await?.1)

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use clap::Subcommand;
 
 use super::exit::{Exit, OrExit as _};
+use super::rotate;
 use super::zone::{self, Sight};
 use super::{config_file, load_config, say};
 use crate::base::files::faults::{absolute, user_name};
@@ -29,7 +30,13 @@ pub(super) enum Command {
         #[arg(long, value_name = "FOLDER")]
         out: Option<PathBuf>,
     },
-    /// Print the DNS records of the configured keys of a domain
+    /// Make the next keys of a domain, and print what to put into DNS: the relay signs with them once all authoritative name
+    /// servers have shown them for a day. Asked again, say how far that is
+    Rotate {
+        /// The domain in From
+        domain: String,
+    },
+    /// Print the DNS records of the keys of a domain
     Record {
         /// The domain in From
         domain: String,
@@ -40,6 +47,7 @@ pub(super) enum Command {
 pub(super) fn run(file: Option<&Path>, command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Generate { domain, selector, out } => generate(file, domain, selector, out.as_deref())?,
+        Command::Rotate { domain } => rotate::run(file, &known_domain(domain)?)?,
         Command::Record { domain } => records(file, domain)?,
     }
     Ok(ExitCode::SUCCESS)
@@ -94,7 +102,7 @@ fn records(file: Option<&Path>, domain: &str) -> anyhow::Result<()> {
     for key in keys.iter() {
         say(&record::zone_line(&domain, key.selector(), key.record()));
     }
-    Ok(())
+    rotate::tell_of_others(&config, &domain)
 }
 
 #[cfg(test)]

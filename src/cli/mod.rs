@@ -1,15 +1,20 @@
 //! The command line: one file a command.
 
 mod alignment;
+mod backup;
 mod check;
 mod client;
 mod config;
+mod data;
 mod destinations;
 mod dkim;
 mod exit;
 mod explain;
 mod plan;
 mod queue;
+mod recipient;
+mod restore;
+mod rotate;
 mod secret;
 mod send;
 mod serve;
@@ -70,7 +75,16 @@ enum Command {
     Destinations(destinations::Options),
     /// See and change which addresses are not sent to
     Suppression(suppression::Options),
-    /// Make DKIM keys, print their DNS records
+    /// Forget a person
+    Recipient(recipient::Options),
+    /// Look into a data folder that no relay uses
+    #[command(subcommand)]
+    Data(data::Command),
+    /// Write configuration, keys, certificates, tokens, suppressions and what was learned of destinations into a file
+    Backup(backup::Options),
+    /// Write a backup to where its configuration says
+    Restore(restore::Options),
+    /// Make DKIM keys, change them, print their DNS records
     #[command(subcommand)]
     Dkim(dkim::Command),
     /// Make password hashes for the configuration
@@ -94,6 +108,10 @@ pub fn run() -> ExitCode {
         Command::Queue(options) => queue::run(file, &options),
         Command::Destinations(options) => destinations::run(file, &options),
         Command::Suppression(options) => suppression::run(file, &options),
+        Command::Recipient(options) => recipient::run(file, &options),
+        Command::Data(command) => data::run(&command),
+        Command::Backup(options) => backup::run(file, &options),
+        Command::Restore(options) => restore::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
     };

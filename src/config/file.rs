@@ -27,6 +27,8 @@ pub(super) struct Source<'a> {
     folder: &'a Path,
     findings: RefCell<Findings>,
     secret_files: RefCell<Vec<SecretFile>>,
+    /// All files and folders that were named.
+    paths: RefCell<Vec<PathBuf>>,
     variable: fn(&str) -> Option<String>,
 }
 
@@ -44,7 +46,14 @@ pub(super) struct SecretFile {
 impl<'a> Source<'a> {
     /// A file's text; `variable` gives the values of `${NAME}`.
     pub(super) fn new(text: &'a str, folder: &'a Path, variable: fn(&str) -> Option<String>) -> Self {
-        Self { text, folder, findings: RefCell::default(), secret_files: RefCell::default(), variable }
+        Self {
+            text,
+            folder,
+            findings: RefCell::default(),
+            secret_files: RefCell::default(),
+            paths: RefCell::default(),
+            variable,
+        }
     }
 
     /// What is wrong.
@@ -55,6 +64,11 @@ impl<'a> Source<'a> {
     /// The files with secrets that were named so far.
     pub(super) fn secret_files(&self) -> Vec<SecretFile> {
         self.secret_files.borrow().clone()
+    }
+
+    /// The files and folders that were named so far.
+    pub(super) fn paths(&self) -> Vec<PathBuf> {
+        self.paths.borrow().clone()
     }
 
     /// Whether something is wrong so far.
@@ -263,7 +277,9 @@ impl<'a> Section<'a> {
 
     /// A path, relative to the file's folder.
     pub(super) fn path(&self, key: &'static str) -> Option<Located<PathBuf>> {
-        self.text(key).map(|text| Located { value: self.source.path(&text.value), line: text.line })
+        let path = self.text(key).map(|text| Located { value: self.source.path(&text.value), line: text.line });
+        self.source.paths.borrow_mut().extend(path.iter().map(|path| path.value.clone()));
+        path
     }
 
     /// The path of a file with a secret.

@@ -25,13 +25,14 @@ use crate::accounts::user::{Senders, TRUSTED};
 use crate::base::shares::Sharing;
 use crate::delivery::smart_host::SmartHost;
 use crate::dkim::Keys;
+use crate::dkim::folder::Folder;
 use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log;
 use crate::submission::listener::{ListenerSettings, LiveSettings};
 use crate::{delivery, destination, http, intake, queue};
 use file::{Section, Source};
-use findings::Findings;
+use findings::{Findings, Severity};
 use sections::InForce;
 
 pub use print::commented;
@@ -62,7 +63,9 @@ pub struct Config {
     pub submission: LiveSettings,
     /// What is taken in.
     pub intake: intake::door::Settings,
-    /// DKIM keys, read.
+    /// The DKIM keys of the file, read.
+    pub configured_keys: Keys,
+    /// The DKIM keys that sign: those, and over them those of changes in the data folder.
     pub keys: Keys,
     /// How entries are kept.
     pub queue: queue::Settings,
@@ -80,6 +83,8 @@ pub struct Config {
     pub http: http::Settings,
     /// How the log looks.
     pub log: log::Settings,
+    /// All files and folders that it names.
+    pub paths: Vec<PathBuf>,
     in_force: InForce,
 }
 
@@ -110,6 +115,7 @@ impl Default for Config {
             accounts: HashMap::new(),
             submission: LiveSettings::default(),
             intake: intake::door::Settings::default(),
+            configured_keys: Keys::default(),
             keys: Keys::default(),
             queue: queue::Settings::default(),
             seal: Sealing::On,
@@ -119,6 +125,7 @@ impl Default for Config {
             smart_hosts: Vec::new(),
             http: http::Settings::default(),
             log: log::Settings::default(),
+            paths: Vec::new(),
             in_force: InForce::new(),
         }
     }
@@ -181,6 +188,21 @@ impl Config {
         (config, findings)
     }
 
+    /// Where a file says that data is kept, also where it names files that are not there.
+    pub fn data_dir_of(text: &str, path: &Path) -> PathBuf {
+        let source = Source::new(text, path.parent().unwrap_or(Path::new("")), |name| std::env::var(name).ok());
+        let table: toml::Table = text.parse().unwrap_or_default();
+        let named = table.get("data_dir").and_then(toml::Value::as_str).map(|named| source.path(named));
+        named.unwrap_or_else(|| data_dir(Some(path), &source))
+    }
+
+    /// Signs with these keys, and over them those of changes in the data folder. Returns sentences about what cannot be used.
+    pub fn sign_with(&mut self, keys: Keys) -> Vec<String> {
+        self.configured_keys = keys.clone();
+        self.keys = keys;
+        Folder::of(&self.data_dir).overlay(&mut self.keys)
+    }
+
     /// Where it listens, for clients and for the API.
     pub fn addresses(&self) -> Vec<SocketAddr> {
         self.listeners.iter().map(|listener| listener.address).chain(self.http.address).collect()
@@ -233,11 +255,14 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Config {
     let mut in_force = std::mem::take(&mut config.in_force);
     config.listeners = sections::listeners(top, &mut in_force);
     config.accounts = sections::accounts(top, &mut in_force);
-    config.keys = sections::dkim(top, &mut in_force);
+    for fault in config.sign_with(sections::dkim(top, &mut in_force)) {
+        source.find(Severity::Error, top.line(), format!("a change of DKIM keys cannot be used: {fault}"));
+    }
     config.delivery.exceptions = sections::destinations(top, &mut in_force);
     config.smart_hosts = smart_hosts::read(top, &mut in_force);
     sections::webhooks(top, &mut in_force);
     config.in_force = in_force;
+    config.paths = source.paths();
     top.finish(keys::home);
     config.spread();
     names::advise(&config, source);

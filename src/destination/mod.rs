@@ -1,5 +1,6 @@
 //! Where mail for a domain goes: DNS, and what may be believed of it.
 
+pub mod authoritative;
 mod by_owner;
 pub mod dane;
 pub mod demand;

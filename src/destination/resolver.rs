@@ -451,11 +451,25 @@ pub fn build(config: ResolverConfig) -> Result<TokioResolver, NetError> {
     build_with(config, Edns::On, None)
 }
 
+/// A resolver that asks one authoritative name server, and that one to ask nobody else.
+pub(super) fn direct(server: IpAddr) -> Result<TokioResolver, NetError> {
+    let connections = vec![ConnectionConfig::udp(), ConnectionConfig::tcp()];
+    let servers = vec![NameServerConfig::new(server, true, connections)];
+    let mut options = options(Edns::On, &None);
+    options.recursion_desired = false;
+    built(ResolverConfig::from_parts(None, Vec::new(), servers), options, None)
+}
+
 fn build_with(
     config: ResolverConfig,
     edns: Edns,
     anchors: Option<Arc<TrustAnchors>>,
 ) -> Result<TokioResolver, NetError> {
+    let options = options(edns, &anchors);
+    built(config, options, anchors)
+}
+
+fn options(edns: Edns, anchors: &Option<Arc<TrustAnchors>>) -> ResolverOpts {
     let mut options = ResolverOpts::default();
     options.timeout = TIMEOUT;
     options.attempts = ATTEMPTS;
@@ -467,6 +481,14 @@ fn build_with(
     // Denials that were validated say of themselves that they hold for no time at all.
     options.negative_min_ttl = anchors.is_some().then_some(Duration::from_secs(5));
     options.validate = anchors.is_some();
+    options
+}
+
+fn built(
+    config: ResolverConfig,
+    options: ResolverOpts,
+    anchors: Option<Arc<TrustAnchors>>,
+) -> Result<TokioResolver, NetError> {
     // hickory builds a TLS client even where no name server speaks TLS, and fails without roots unless given some.
     let roots = rustls::RootCertStore::empty();
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -484,7 +506,7 @@ fn build_with(
     }
 }
 
-fn dns_error(error: NetError) -> DnsError {
+pub(super) fn dns_error(error: NetError) -> DnsError {
     if let NetError::Dns(HickoryDnsError::NoRecordsFound(missing)) = &error {
         let code = missing.response_code;
         // Denials that were validated carry the SOA record, and say of themselves that they hold for no time.

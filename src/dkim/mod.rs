@@ -3,8 +3,10 @@
 //! Signatures are a function of key, content and [`Terms`], which are stored with the message, so one recovered after a
 //! restart gets the same bytes again and need not be stored with them.
 
+pub mod folder;
 pub mod pool;
 pub mod record;
+pub mod rotation;
 pub mod verify;
 
 use std::collections::HashMap;
@@ -246,10 +248,18 @@ impl Writable for ToSign<'_> {
     }
 }
 
-/// All keys, by the domain they sign for.
+/// Keys of a domain that sign what is accepted from a time on.
+#[derive(Debug, Clone)]
+struct Generation {
+    since: Timestamp,
+    keys: Arc<[Key]>,
+}
+
+/// All keys, by the domain they sign for; of a domain whose keys are being changed, those of before, too.
 #[derive(Debug, Clone, Default)]
 pub struct Keys {
-    by_domain: HashMap<String, Arc<[Key]>>,
+    /// The earliest first; none is empty.
+    by_domain: HashMap<String, Vec<Generation>>,
 }
 
 impl Keys {
@@ -259,12 +269,34 @@ impl Keys {
         for key in keys {
             by_domain.entry(key.domain.to_ascii_lowercase()).or_default().push(key);
         }
-        Self { by_domain: by_domain.into_iter().map(|(domain, keys)| (domain, keys.into())).collect() }
+        let only = |keys: Vec<Key>| vec![Generation { since: Timestamp::default(), keys: keys.into() }];
+        Self { by_domain: by_domain.into_iter().map(|(domain, keys)| (domain, only(keys))).collect() }
     }
 
-    /// The keys that sign for a domain (in lower case, A-labels).
+    /// With these keys of a domain, in the place of those that it has: each sign what is accepted from their time on, the
+    /// earliest also what was accepted before.
+    pub fn replace(&mut self, domain: &str, generations: Vec<(Timestamp, Arc<[Key]>)>) {
+        let mut generations: Vec<Generation> = generations
+            .into_iter()
+            .filter(|(_, keys)| !keys.is_empty())
+            .map(|(since, keys)| Generation { since, keys })
+            .collect();
+        generations.sort_by_key(|generation| generation.since);
+        if !generations.is_empty() {
+            self.by_domain.insert(domain.to_owned(), generations);
+        }
+    }
+
+    /// The keys that sign for a domain (in lower case, A-labels); while they are being changed, the latest.
     pub fn of(&self, domain: &str) -> Option<&Arc<[Key]>> {
-        self.by_domain.get(domain)
+        self.by_domain.get(domain)?.last().map(|generation| &generation.keys)
+    }
+
+    /// The keys that sign what was accepted at this time of the wall clock: the same for a retry as at first.
+    pub fn of_acceptance(&self, domain: &str, accepted_at: Timestamp) -> Option<&Arc<[Key]>> {
+        let generations = self.by_domain.get(domain)?;
+        let then = generations.iter().rfind(|generation| generation.since <= accepted_at);
+        then.or(generations.first()).map(|generation| &generation.keys)
     }
 
     /// The domain whose keys sign for mail from this one (in lower case, A-labels): itself, or the nearest above it that
@@ -280,9 +312,9 @@ impl Keys {
         self.by_domain.keys().map(String::as_str)
     }
 
-    /// All keys.
+    /// All keys, of before and of now.
     pub fn all(&self) -> impl Iterator<Item = &Key> {
-        self.by_domain.values().flat_map(|keys| keys.iter())
+        self.by_domain.values().flatten().flat_map(|generation| generation.keys.iter())
     }
 }
 
@@ -382,6 +414,31 @@ mod tests {
             assert!(!verifies(&signature, &format!("{added}\r\n{HEAD}\r\nhello\r\n"), &pem), "{added}");
         }
         assert!(verifies(&signature, &format!("Received: by x\r\n{HEAD}\r\nhello\r\n"), &pem));
+    }
+
+    /// A retry is signed with the keys of its acceptance, before a change of keys and behind it.
+    #[test]
+    fn keys_go_by_the_time_of_acceptance() {
+        let key = |selector: &str| Key::from_pem("app.test", selector, &record::generate_ed25519().unwrap()).unwrap();
+        let at = Timestamp::from_millis;
+        let mut keys = Keys::new(vec![key("configured")]);
+        let before = keys.of("app.test").unwrap().clone();
+        keys.replace(
+            "app.test",
+            vec![(at(200), [key("third")].into()), (at(0), before), (at(100), [key("next")].into())],
+        );
+        for (accepted_at, expected) in
+            [(0, "configured"), (99, "configured"), (100, "next"), (199, "next"), (200, "third"), (u64::MAX, "third")]
+        {
+            assert_eq!(
+                keys.of_acceptance("app.test", at(accepted_at)).unwrap()[0].selector(),
+                expected,
+                "{accepted_at}"
+            );
+        }
+        assert_eq!(keys.of("app.test").unwrap()[0].selector(), "third");
+        assert!(keys.of_acceptance("other.test", at(0)).is_none());
+        assert_eq!(keys.all().count(), 3);
     }
 
     #[test]

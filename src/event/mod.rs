@@ -299,6 +299,16 @@ impl Happened {
 }
 
 impl Event {
+    /// The same of nobody in particular: the address, and what may quote it, are gone.
+    pub fn without_recipient(&self) -> Self {
+        let mut event = self.clone();
+        event.head.recipient = None;
+        if let Some(attempted) = event.what.attempted_mut() {
+            (attempted.reply, attempted.note, attempted.steps) = (None, None, None);
+        }
+        event
+    }
+
     /// The name of what happened.
     pub fn kind(&self) -> Kind {
         self.what.kind()

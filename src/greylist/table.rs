@@ -89,6 +89,14 @@ impl Greylists {
         Self(Mutex::new(memory))
     }
 
+    /// What was learned of destinations, as it is stored, for a backup. Who waits where is not in it: that is over soon.
+    pub fn rows(&self) -> Vec<Row> {
+        let memory = self.0.lock();
+        let all = memory.facts.of.iter().flat_map(|(name, sources)| sources.iter().map(move |of| (name, of)));
+        let rows = all.map(|(name, (source, facts))| row(&row_key(name, source), Some(facts)));
+        rows.filter_map(|(key, value)| Some((key, value?))).collect()
+    }
+
     /// A triplet was greylisted. Returns its wait, what counts for its recipient's domain now, and what is to be
     /// stored.
     pub fn refused(&self, triplet: &Triplet, refusal: Refusal) -> (Wait, Facts, Vec<RowChange>) {
@@ -236,6 +244,15 @@ fn row<T: Serialize>(key: &str, value: Option<&T>) -> RowChange {
         encoded.into_boxed_slice()
     });
     (key.as_bytes().into(), value)
+}
+
+/// Whether a stored row can be read.
+pub(crate) fn reads((key, value): &Row) -> bool {
+    match key.first() {
+        Some(b'd' | b'f') => decode::<Facts>(value).is_some(),
+        Some(b'w') => decode::<Wait>(value).is_some(),
+        _ => false,
+    }
 }
 
 fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {

@@ -21,6 +21,7 @@ mod seats;
 mod send;
 mod suppressions;
 mod template;
+mod upkeep;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -312,6 +313,8 @@ fn router(api: Arc<Api>) -> Router {
             "/v1/suppressions/{address}",
             get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
         )
+        .route("/v1/backup", get(upkeep::rows))
+        .route("/v1/recipients/{address}", axum::routing::delete(upkeep::erase))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

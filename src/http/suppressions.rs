@@ -131,7 +131,7 @@ pub(super) async fn remove(
     }
 }
 
-fn operator_only(who: &Who, detail: &'static str) -> Result<(), Problem> {
+pub(super) fn operator_only(who: &Who, detail: &'static str) -> Result<(), Problem> {
     match who.only_user() {
         None => Ok(()),
         Some(_) => Err(Problem::forbidden(detail)),

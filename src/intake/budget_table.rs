@@ -242,6 +242,11 @@ fn encode(places: &[Place]) -> Box<[u8]> {
     value.into()
 }
 
+/// Whether a stored row can be read.
+pub(super) fn reads(row: &Row) -> bool {
+    decode(&row.0, &row.1).is_some()
+}
+
 /// User, budget form and places of a row.
 fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, String, Vec<Place>)> {
     let (user, recipient) = std::str::from_utf8(key).ok()?.split_once('\n')?;

@@ -460,10 +460,10 @@ impl Door {
         let Parts { queue, keys, signing, .. } = &self.parts;
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
-        let signatures = match message.signing_domain.as_deref().and_then(|domain| keys.load().of(domain).cloned()) {
-            Some(keys) => {
-                signing.sign(message.lane, &keys, &content, message.signature_terms(self.parts.clock.step())).await
-            }
+        let terms = message.signature_terms(self.parts.clock.step());
+        let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at).cloned();
+        let signatures = match message.signing_domain.as_deref().and_then(keys_of) {
+            Some(keys) => signing.sign(message.lane, &keys, &content, terms).await,
             None => Some(bytes::Bytes::new()),
         };
         queue.stored(&mut pending.commit).await?;

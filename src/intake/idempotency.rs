@@ -46,6 +46,11 @@ pub fn latest_day(now: Timestamp) -> u64 {
     now.plus(AHEAD_MAX).as_secs() / DAY_S
 }
 
+/// Whether a stored row can be read.
+pub(super) fn reads(row: &Row) -> bool {
+    Record::decode(&row.1, MEMORY).is_some()
+}
+
 /// What was taken lately, of all users.
 pub(super) struct Keys {
     /// By users' names and keys.

@@ -18,3 +18,15 @@ pub mod stamp;
 pub mod suppression;
 mod terms;
 mod unsigned;
+
+use crate::ledger::embedded::store::{Row, Table};
+
+/// Whether a row of one of the tables kept here can be read; none: another room reads it.
+pub(crate) fn reads(table: Table, row: &Row) -> Option<bool> {
+    match table {
+        Table::Suppression => Some(suppression::reads(row)),
+        Table::Budget => Some(budget_table::reads(row)),
+        Table::Idempotency => Some(idempotency::reads(row)),
+        Table::Greylist | Table::Meta => None,
+    }
+}

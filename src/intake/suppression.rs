@@ -37,6 +37,10 @@ const MEMORY: Duration = Duration::from_secs(60 * 86_400);
 const ADDRESSES_MAX: usize = 500_000;
 /// How often a full list is looked through for what can be forgotten.
 const SWEEP: Duration = HOUR;
+/// Rows that are written down at once for a backup.
+const ROWS_AT_ONCE: usize = 1000;
+/// Version of the rows.
+const VERSION: u8 = 2;
 /// Longest reason.
 const REASON_LEN_MAX: usize = 200;
 
@@ -151,7 +155,7 @@ impl Suppressions {
     pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
         let mut state = State::default();
         for (key, value) in rows {
-            let Ok(entry) = serde_json::from_slice::<Suppression>(&value) else { continue };
+            let Some(entry) = decode(&value) else { continue };
             if entry.source == Source::Learned && entry.address.starts_with('@') {
                 state.leftovers.push(Change::Side(Table::Suppression, key, None));
             } else {
@@ -228,6 +232,18 @@ impl Suppressions {
         held.sort_by(|a, b| b.since.cmp(&a.since).then_with(|| a.address.cmp(&b.address)));
         held.truncate(limit);
         (held, count)
+    }
+
+    /// All rows as they are stored, for a backup. The list is let go of again and again meanwhile: clients wait for it.
+    pub fn rows(&self) -> Vec<Row> {
+        let keys: Vec<Box<str>> = self.0.lock().entries.keys().cloned().collect();
+        let mut rows = Vec::with_capacity(keys.len());
+        for some in keys.chunks(ROWS_AT_ONCE) {
+            let state = self.0.lock();
+            let known = some.iter().filter_map(|key| state.entries.get(key));
+            rows.extend(known.map(|entry| (entry.address.as_bytes().into(), encode(entry))));
+        }
+        rows
     }
 
     /// The suppression of exactly this address or `@domain`, if it holds.
@@ -365,9 +381,30 @@ impl State {
     }
 }
 
-fn row(key: &str, entry: Option<&Suppression>) -> Change {
+/// Version 0.1 wrote the JSON alone, which begins with a brace.
+fn decode(value: &[u8]) -> Option<Suppression> {
+    let json = match value {
+        [VERSION, json @ ..] => json,
+        [b'{', ..] => value,
+        _ => return None,
+    };
+    serde_json::from_slice(json).ok()
+}
+
+fn encode(entry: &Suppression) -> Box<[u8]> {
+    let mut value = vec![VERSION];
     // It has no maps and nothing else that could fail.
-    let value = entry.and_then(|entry| serde_json::to_vec(entry).ok()).map(Vec::into_boxed_slice);
+    let _ = serde_json::to_writer(&mut value, entry);
+    value.into()
+}
+
+/// Whether a stored row can be read.
+pub(crate) fn reads(row: &Row) -> bool {
+    decode(&row.1).is_some()
+}
+
+fn row(key: &str, entry: Option<&Suppression>) -> Change {
+    let value = entry.map(encode);
     Change::Side(Table::Suppression, key.as_bytes().into(), value)
 }
 

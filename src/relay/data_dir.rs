@@ -15,6 +15,7 @@ use crate::accounts::credentials::TokenHash;
 use crate::base::clock::Timestamp;
 use crate::base::files;
 use crate::base::files::faults::{Use, absolute, explain, foreign};
+use crate::base::format::{self, FORMAT, Newer};
 use crate::intake::idempotency::latest_day;
 
 const SECRET_LEN: usize = 32;
@@ -45,7 +46,10 @@ impl DataDir {
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(told)?;
         let lock = private_file(&path.join("lock")).map_err(told)?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self { path: path.to_owned(), _lock: lock }),
+            Ok(()) => {
+                take_on_format(path)?;
+                Ok(Self { path: path.to_owned(), _lock: lock })
+            }
             Err(TryLockError::WouldBlock) => {
                 bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir")
             }
@@ -102,6 +106,43 @@ impl DataDir {
     }
 }
 
+/// The file with the format.
+const FORMAT_FILE: &str = "format";
+
+/// The format of the folder; none where there is nothing in it yet.
+///
+/// # Errors
+/// When a newer program wrote it, or it cannot be read.
+pub fn format_of(path: &Path) -> anyhow::Result<Option<u32>> {
+    let newer = |newer: Newer| anyhow::anyhow!("the data folder {} cannot be used: {newer}", path.display());
+    match fs::read(path.join(FORMAT_FILE)) {
+        Ok(text) => Ok(Some(format::check(Some(&text)).map_err(newer)?)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            Ok(path.join("queue").exists().then_some(format::FIRST))
+        }
+        Err(error) => Err(in_data_dir(path, &error).into()),
+    }
+}
+
+/// Refuses a folder that a newer program wrote, and says before the first write that an older one cannot read it any more.
+fn take_on_format(path: &Path) -> anyhow::Result<()> {
+    let found = format_of(path)?;
+    if found == Some(FORMAT) {
+        return Ok(());
+    }
+    if let Some(found) = found {
+        tracing::warn!(
+            "the data folder {} has format {found} and gets format {FORMAT}: an earlier otp-relay cannot use it from now on",
+            path.display()
+        );
+    }
+    // The database has the number, too: a disk that is full keeps nothing from going on.
+    if let Err(error) = files::replace(&path.join(FORMAT_FILE), format::text().as_bytes()) {
+        tracing::warn!("{}", in_data_dir(path, &error));
+    }
+    Ok(())
+}
+
 /// What keeps the data folder from being used. What the system says stands in the words; its kind tells how the command ends.
 pub(super) fn in_data_dir(path: &Path, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("the data folder cannot be used: {}", explain(path, Use::Write, error)))
@@ -140,6 +181,7 @@ pub fn look(path: &Path) -> io::Result<Option<String>> {
             return Err(told(Errno::EEXIST));
         }
         let warning = foreign_inside(path)?;
+        format_of(path).map_err(io::Error::other)?;
         // One's own gets the right mode.
         return match access(path, AccessFlags::W_OK) {
             Err(Errno::EROFS) => Err(told(Errno::EROFS)),
@@ -235,6 +277,24 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_folder_of_a_newer_program_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("format"), format!("{}\n", FORMAT + 1)).unwrap();
+        let error = DataDir::open(folder.path()).unwrap_err().to_string();
+        assert!(error.contains("which a newer otp-relay wrote"), "{error}");
+        assert!(!folder.path().join("queue").exists());
+    }
+
+    #[test]
+    fn a_folder_of_before_gets_its_number() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("queue")).unwrap();
+        assert_eq!(format_of(folder.path()).unwrap(), Some(format::FIRST));
+        drop(DataDir::open(folder.path()).unwrap());
+        assert_eq!(format_of(folder.path()).unwrap(), Some(FORMAT));
+    }
+
+    #[test]
     fn a_folder_is_taken_once_and_private() {
         let parent = tempfile::tempdir().unwrap();
         let path = parent.path().join("data");
@@ -247,6 +307,7 @@ mod tests {
         assert_eq!(secret, folder.secret().unwrap());
         assert_eq!(mode(&path.join("secret")), 0o600);
         drop(folder);
+        assert_eq!(fs::read_to_string(path.join("format")).unwrap(), format::text());
         assert_eq!(DataDir::open(&path).unwrap().secret().unwrap(), secret);
     }
 }

@@ -46,7 +46,9 @@ pub fn complete(config: &mut Config) -> anyhow::Result<Option<Generated>> {
     let user = User { senders, ..User::unlimited(USER) };
     config.accounts.insert(USER.to_owned(), Account { user: Arc::new(user), password: Some(hash), token: None });
     let (keys, records) = dkim_keys(&config.data_dir, &config.hostname)?;
-    config.keys = keys;
+    if let Some(fault) = config.sign_with(keys).into_iter().next() {
+        anyhow::bail!("a change of DKIM keys cannot be used: {fault}");
+    }
     Ok(password.is_some().then_some(Generated { password, records }))
 }
 

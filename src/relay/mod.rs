@@ -1,5 +1,6 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
+pub mod archive;
 pub mod builder;
 mod certificate;
 pub mod data_dir;
@@ -7,13 +8,14 @@ pub mod first_run;
 pub mod preflight;
 pub mod random;
 mod rotating_secret;
+mod rotation;
+pub mod verify;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
@@ -24,7 +26,6 @@ use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
-use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::{Event, Sink};
 use crate::http::{self, Api};
@@ -47,6 +48,7 @@ use crate::submission::listener::{self, ListenerSettings, Submission};
 use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
+use rotation::Rotations;
 
 /// How long running attempts get when the relay stops.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -142,7 +144,7 @@ pub struct Relay {
     addresses: Vec<SocketAddr>,
     door: Arc<Door>,
     credentials: Arc<Credentials>,
-    keys: Arc<ArcSwap<Keys>>,
+    rotations: Arc<Rotations>,
     submission: Arc<Submission>,
     delivery: Arc<Delivery>,
     queue: Arc<Queue>,
@@ -215,7 +217,7 @@ impl Relay {
             addresses: doors.addresses()?,
             door: core.door,
             credentials,
-            keys: core.keys,
+            rotations: Rotations::new(&config, core.keys, clock.clone()),
             submission,
             delivery: core.delivery,
             queue: core.queue,
@@ -255,6 +257,8 @@ impl Relay {
         if let Some(policies) = policies {
             tokio::spawn(while_running(draining(), async move { policies.keep_fresh().await }));
         }
+        let rotations = self.rotations.clone();
+        tokio::spawn(while_running(draining(), async move { rotations.run().await }));
         let (shown, by) = (self.certificate.clone(), self.submission.clone());
         tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by).await }));
         for (socket, settings) in doors.listeners {
@@ -295,7 +299,7 @@ impl Relay {
         self.queue.set_sharing(config.sharing());
         self.api.reconfigure(config.http.clone());
         self.delivery.smart_hosts().replace(config.smart_hosts.clone());
-        self.keys.store(Arc::new(config.keys.clone()));
+        self.rotations.reconfigure(config.configured_keys.clone());
         self.credentials.reconfigure(config.accounts.clone());
         *running = config;
         Ok(waiting)

@@ -103,6 +103,13 @@ impl Destinations {
         rows
     }
 
+    /// Forgets what a mail host said last to a domain: it may quote an address.
+    pub fn forget_reply(&self, domain: &str) {
+        if let Some(refusal) = self.0.lock().rows.get_mut(domain).and_then(|row| row.last_refusal.as_mut()) {
+            refusal.reply = None;
+        }
+    }
+
     /// An entry to this domain waits since before the start.
     pub fn waits(&self, entry: EntryId, domain: &str) {
         self.0.lock().waits(entry, domain);

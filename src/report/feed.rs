@@ -74,6 +74,16 @@ impl Feed {
         Next::Events(events, last)
     }
 
+    /// Takes a recipient's events out; their numbers stay, without anybody in them. Returns how many.
+    pub fn erase(&self, plain: &str) -> usize {
+        let mut ring = self.ring.lock();
+        let is_theirs = |event: &&mut Arc<Event>| {
+            event.head.recipient.as_ref().is_some_and(|recipient| recipient.plain_key() == plain)
+        };
+        let theirs = ring.events.iter_mut().filter(is_theirs);
+        theirs.map(|event| *event = Arc::new(event.without_recipient())).count()
+    }
+
     /// Tells of every new event; [`Feed::after`] has it then.
     pub fn watch(&self) -> watch::Receiver<u64> {
         self.newest.subscribe()

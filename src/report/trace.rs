@@ -5,7 +5,7 @@
 //! loses the last half second of traces and nothing else. A trace never holds content, subject, code or password:
 //! events do not either.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -28,6 +28,9 @@ use crate::mail::id::MessageId;
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
 /// Traces in memory at most. While so many wait to be written, nothing is kept of further messages.
 const IN_MEMORY_MAX: usize = 8_000;
+
+/// Messages of which a recipient is erased in one go.
+const ERASED_AT_ONCE: usize = 100;
 
 /// A trace in memory.
 #[derive(Debug)]
@@ -109,6 +112,28 @@ impl Traces {
             }
         }
         found.into_values().rev().take(limit).collect()
+    }
+
+    /// Forgets what is kept of a recipient ([`Mailbox::plain_key`]): whole traces where the message had no other, else what
+    /// happened to this one. Returns of how many messages.
+    pub fn erase(&self, plain: &str) -> usize {
+        let mut ids: BTreeSet<MessageId> = BTreeSet::new();
+        {
+            let mut memory = self.shared.memory.lock();
+            let held = memory.held.iter().filter(|(_, held)| held.trace.recipients().contains(plain));
+            ids.extend(held.map(|(id, _)| *id));
+            for id in &ids {
+                let rest = memory.held.get(id).and_then(|held| held.trace.without(plain));
+                match (rest, memory.held.get_mut(id)) {
+                    (Some(rest), Some(held)) => *held = Held { trace: Arc::new(rest), is_new: true },
+                    (None, _) => drop(memory.held.remove(id)),
+                    (Some(_), None) => {}
+                }
+            }
+        }
+        let stored = self.shared.stored(|records| erase(records, plain));
+        ids.extend(stored.unwrap_or_default());
+        ids.len()
     }
 
     /// Writes what is new and ends the thread.
@@ -225,6 +250,20 @@ fn ids_of_recipient(records: &Records, plain: &str, user: Option<&str>, limit: u
     found.map(|(id, _)| id).take(limit).collect()
 }
 
+/// Forgets what is stored of a recipient; whose messages those were.
+fn erase(records: &Records, plain: &str) -> Result<Vec<MessageId>, StoreError> {
+    let ids: Vec<MessageId> = records.of_recipient(plain).map(|(id, _)| id).collect();
+    for some in ids.chunks(ERASED_AT_ONCE) {
+        let traces: Vec<Trace> = some.iter().filter_map(|id| get(records, *id)).collect();
+        records.remove(&traces.iter().map(stored).collect::<Vec<_>>())?;
+        records.put(
+            &traces.iter().filter_map(|trace| trace.without(plain)).map(|rest| stored(&rest)).collect::<Vec<_>>(),
+        )?;
+        records.forget_names(plain, some)?;
+    }
+    Ok(ids)
+}
+
 fn stored(trace: &Trace) -> Stored {
     let recipients = trace.recipients().into_iter().map(Into::into).collect();
     Stored { id: trace.id, user: (*trace.user).into(), recipients, value: encode(trace) }
@@ -324,6 +363,27 @@ mod tests {
         assert_eq!(traces.get(id).unwrap().events.len(), 4);
         assert_eq!(traces.of_recipient("alice@example.com", None, 5)[0].events.len(), 4);
         assert!(traces.of_recipient("alice@example.co", None, 5).is_empty());
+        traces.close();
+    }
+
+    /// What was sent to others stays, also of the same message; nothing finds the address afterwards.
+    #[test]
+    fn a_recipient_is_erased() {
+        let folder = tempfile::tempdir().unwrap();
+        let ids = IdSource::new();
+        let [alone, shared, new] = [(); 3].map(|()| ids.next(SystemClock::default().now()));
+        let (alice, bob) = ("alice@example.com", "bob@example.com");
+        let traces = open(folder.path(), Limits::of(WEEK));
+        traces.on_event(&event(Kind::Accepted, alone, alice));
+        traces.on_event(&event(Kind::Delivered, shared, alice));
+        traces.on_event(&event(Kind::Delivered, shared, bob));
+        traces.close();
+        let traces = open(folder.path(), Limits::of(WEEK));
+        traces.on_event(&event(Kind::Accepted, new, alice));
+        assert_eq!((traces.erase(alice), traces.erase(alice)), (3, 0));
+        assert!(traces.get(alone).is_none() && traces.get(new).is_none());
+        assert!(traces.of_recipient(alice, None, 9).is_empty());
+        assert_eq!(traces.of_recipient(bob, None, 9)[0].events.len(), 1);
         traces.close();
     }
 

@@ -90,6 +90,15 @@ impl Trace {
         self.events.iter().filter_map(|event| event.head.recipient.as_ref()).map(Mailbox::plain_key).collect()
     }
 
+    /// What is left of it without a recipient; none if that is nothing.
+    pub(super) fn without(&self, plain: &str) -> Option<Self> {
+        let is_others =
+            |event: &&Arc<Event>| event.head.recipient.as_ref().is_none_or(|recipient| recipient.plain_key() != plain);
+        let events: Vec<Arc<Event>> = self.events.iter().filter(is_others).cloned().collect();
+        let names_somebody = events.iter().any(|event| event.head.recipient.is_some());
+        names_somebody.then(|| Self { len: events.iter().map(|event| len(event)).sum(), events, ..self.clone() })
+    }
+
     pub(super) fn add(&mut self, event: &Arc<Event>) {
         if self.len > TRACE_LEN_MAX && !event.kind().is_end() {
             self.left_out += 1;

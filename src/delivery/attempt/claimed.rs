@@ -119,13 +119,12 @@ async fn content(env: &Environment, claim: &Claim) -> Result<Option<Arc<SignedCo
     }
     let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
     let message = claim.message();
-    let keys = message.signing_domain.as_deref().and_then(|domain| env.keys.load().of(domain).cloned());
+    let terms = message.signature_terms(env.clock.step());
+    let keys_of = |domain: &str| env.keys.load().of_acceptance(domain, terms.signed_at).cloned();
+    let keys = message.signing_domain.as_deref().and_then(keys_of);
     let signatures = match keys {
         None => bytes::Bytes::new(),
-        Some(keys) => {
-            let terms = message.signature_terms(env.clock.step());
-            env.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?
-        }
+        Some(keys) => env.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?,
     };
     Ok(Some(Arc::new(SignedContent { signatures, content })))
 }

@@ -362,7 +362,9 @@ impl StorageThread {
                 self.later.extend(waiting.iter().map(|(changes, _)| undoing(changes)));
                 let kind = match error {
                     StoreError::Full => JournalError::Full,
-                    StoreError::InUse(_) | StoreError::Damaged(_) | StoreError::Failed(_) => JournalError::Failed,
+                    StoreError::InUse(_) | StoreError::Damaged(_) | StoreError::Newer(..) | StoreError::Failed(_) => {
+                        JournalError::Failed
+                    }
                 };
                 self.note_failure(kind, &error.to_string());
                 Err(kind)

@@ -83,6 +83,47 @@ impl KeyRing {
         Ok(ring)
     }
 
+    /// Without any key, for a look at what was never sealed.
+    pub fn none() -> Self {
+        let (keys, now) = (BTreeMap::new(), Timestamp::default());
+        let current = Bucket::of(now);
+        Self { folder: PathBuf::new(), sealing: Sealing::Off, keys, current, now, retry_at: None }
+    }
+
+    /// Reads the keys in `folder` and changes nothing there; those that are past can still open what was sealed under them.
+    /// Returns how many files hold no key, too.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn look(folder: &Path) -> io::Result<(Self, usize)> {
+        let mut ring = Self { folder: folder.into(), ..Self::none() };
+        let mut damaged = 0;
+        for entry in fs::read_dir(folder)? {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let Ok(bucket) = name.parse().map(Bucket) else { continue };
+            let mut file = Zeroizing::new(Vec::with_capacity(FILE_LEN + 1));
+            File::open(&path)?.take(FILE_LEN as u64 + 1).read_to_end(&mut file)?;
+            match decode_key(bucket, &mut file) {
+                Some(key) => {
+                    ring.keys.insert(bucket, Kept { key, live: 0, is_used: true, resting_since: None });
+                }
+                None => damaged += 1,
+            }
+        }
+        Ok((ring, damaged))
+    }
+
+    /// How many keys there are.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.keys.is_empty()
+    }
+
     /// Takes up a file as it is found at start.
     fn take(&mut self, path: &Path) -> io::Result<()> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();

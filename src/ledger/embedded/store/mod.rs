@@ -7,6 +7,7 @@ pub mod sled;
 use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
+use crate::base::format::Newer;
 use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
@@ -35,6 +36,8 @@ pub enum Table {
     Greylist,
     /// Which addresses are not sent to.
     Suppression,
+    /// Facts about the store itself.
+    Meta,
 }
 
 /// Key and value of a side table's row.
@@ -63,6 +66,9 @@ pub enum StoreError {
     /// What is stored is not what was written.
     #[error("what is stored is damaged: {0}")]
     Damaged(String),
+    /// A newer program wrote it.
+    #[error("the database in {0} cannot be used: {1}")]
+    Newer(String, Newer),
     /// The engine failed.
     #[error("storage failed: {0}")]
     Failed(String),

@@ -13,8 +13,10 @@ use std::time::Duration;
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db};
 
+use super::record::{FORMAT_ROW, side_key};
 use crate::base::files;
-use crate::ledger::embedded::store::StoreError;
+use crate::base::format::{self, FORMAT};
+use crate::ledger::embedded::store::{StoreError, Table};
 
 pub(super) const SEGMENT_LEN: usize = 512 << 10;
 /// The file that says how the database was left: closed, or open in a certain run of the machine.
@@ -32,6 +34,14 @@ const CACHE_LEN: u64 = 4 << 20;
 pub(crate) const PAGE_TOUCHES: usize = 15;
 /// How many times as long as what is live a file has to be, to be written anew.
 const GIVE_BACK_FACTOR: u64 = 4;
+
+/// Whether there is room on the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Yes,
+    /// Nothing is written that can wait for the next start.
+    No,
+}
 
 /// A database that is open.
 #[derive(Debug)]
@@ -74,6 +84,18 @@ impl Open {
         let run = run_of_machine().unwrap_or_default();
         files::replace(&state, run.as_bytes()).or_else(|_| files::destroy(&state)).map_err(|e| io_error(&e))?;
         Ok(open)
+    }
+
+    /// Refuses what a newer program wrote, and writes down the format of what this one writes.
+    pub(super) fn take_on_format(&self, path: &Path, room: Room) -> Result<(), StoreError> {
+        let key = side_key(Table::Meta, FORMAT_ROW);
+        let found = self.db.get(&key).map_err(engine_error)?;
+        let newer = |newer| StoreError::Newer(path.display().to_string(), newer);
+        if format::check(found.as_deref()).map_err(newer)? == FORMAT && found.is_some() || room == Room::No {
+            return Ok(());
+        }
+        self.db.insert(key, format::text().as_bytes()).map_err(engine_error)?;
+        self.sync()
     }
 
     /// Copies what is live to a database of its own, and closes that; false where it is not worth while.

@@ -8,6 +8,7 @@ mod repair;
 mod rows;
 mod salvage;
 pub(crate) mod traces;
+pub mod verify;
 
 use std::collections::HashMap;
 use std::fs;
@@ -20,13 +21,13 @@ use crate::base::clock::Timestamp;
 use crate::base::files;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::sled::engine::{
-    Open, PAGE_TOUCHES, engine_error, exchange, guarded, io_error, touch_page,
+    Open, PAGE_TOUCHES, Room, engine_error, exchange, guarded, io_error, touch_page,
 };
 use crate::ledger::embedded::store::sled::record::{
-    Gathered, KIND_HEAD, Leftovers, MESSAGE, SIDE, decode_message, message_id, message_key, table_of,
+    FORMAT_ROW, Gathered, KIND_HEAD, Leftovers, MESSAGE, SIDE, decode_message, message_id, message_key, table_of,
 };
 use crate::ledger::embedded::store::sled::rows::{apply, read_message_bytes, set_aside};
-use crate::ledger::embedded::store::{Change, Found, Store, StoreError};
+use crate::ledger::embedded::store::{Change, Found, Store, StoreError, Table};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -59,6 +60,8 @@ impl SledStore {
     /// [`StoreError::InUse`] where another process has it open.
     pub fn open(path: &Path, ring: KeyRing) -> Result<Self, StoreError> {
         let open = repair::open(path, ring.now())?;
+        let room = if free_space(path) < FREE_SPACE_MIN { Room::No } else { Room::Yes };
+        guarded(|| open.take_on_format(path, room))?;
         let mut store = Self { path: path.to_owned(), open: Some(open), gave_back_at: ring.now(), ring };
         store.try_to_give_back(usize::MAX);
         if store.open.is_none() {
@@ -149,6 +152,7 @@ impl Store for SledStore {
         for row in db.scan_prefix([SIDE]) {
             let (key, value) = row.map_err(engine_error)?;
             match key.get(1).copied().and_then(table_of) {
+                Some(Table::Meta) if &key[2..] == FORMAT_ROW => {}
                 Some(table) => visit(Found::Side(table, (key[2..].into(), value.as_ref().into()))),
                 None => set_aside(db, &key, None, visit)?,
             }
@@ -206,7 +210,6 @@ mod tests {
     use crate::base::clock::Timestamp;
     use crate::event::cause::Cause;
     use crate::ledger::embedded::key_ring::Sealing;
-    use crate::ledger::embedded::store::Table;
     use crate::ledger::entry::{Message, Progress};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -335,6 +338,21 @@ mod tests {
         assert!(!folder.path().join("queue.new").exists());
     }
 
+    /// The sentence names the format; nothing is changed, so that the newer program goes on with it.
+    #[test]
+    fn what_a_newer_program_wrote_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut store = open(folder.path()).unwrap();
+        let (key, newer) = (FORMAT_ROW, b"9999\n".as_slice());
+        assert!(scan(&mut store).0.is_empty(), "the row is nobody's");
+        store.commit(&[&[Change::Side(Table::Meta, key.into(), Some(newer.into()))]]).unwrap();
+        drop(store);
+        for _ in 0..2 {
+            let error = open(folder.path()).unwrap_err().to_string();
+            assert!(error.contains("it has format 9999, which a newer otp-relay wrote"), "{error}");
+        }
+    }
+
     #[test]
     fn a_second_process_is_told_so() {
         let folder = tempfile::tempdir().unwrap();
@@ -410,9 +428,10 @@ mod tests {
         let mut store = open(folder.path()).unwrap();
         let message = message(3);
         let entry = EntryId { message: message.id, index: 1 };
+        let before = store.db().unwrap().len();
         store.commit(&[&[Change::Accept(message.clone(), content(20_000))]]).unwrap();
         store.commit(&[&[Change::Update(entry, Box::default())]]).unwrap();
         store.commit(&[&[Change::Remove(message.id)]]).unwrap();
-        assert_eq!(store.db().unwrap().len(), 0);
+        assert_eq!(store.db().unwrap().len(), before);
     }
 }

@@ -20,6 +20,8 @@ pub(super) const SIDE: u8 = b's';
 pub(super) const KIND_HEAD: u8 = 0;
 pub(super) const KIND_PIECE: u8 = 1;
 pub(super) const KIND_PROGRESS: u8 = 2;
+/// The row of the format, among the facts about the store itself; no other row there has this name.
+pub(super) const FORMAT_ROW: &[u8] = b"format";
 /// Records that could not be read are moved behind this prefix.
 pub(super) const SET_ASIDE: u8 = b'x';
 
@@ -69,11 +71,12 @@ fn table_number(table: Table) -> u8 {
         Table::Budget => b'b',
         Table::Greylist => b'g',
         Table::Suppression => b'u',
+        Table::Meta => b'm',
     }
 }
 
 pub(super) fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression]
+    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Meta]
         .into_iter()
         .find(|table| table_number(*table) == number)
 }

@@ -2,7 +2,7 @@
 //!
 //! Nothing here is synced on purpose: the engine writes along by itself. Keys: `t` and the message's id, for the trace;
 //! `r`, the recipient and the id, to find it by, with its user; `m` for the number and size of what is stored, which changes
-//! in the same batch.
+//! in the same batch; `f` for the format.
 
 use std::path::Path;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use super::engine::{
     PAGE_TOUCHES, engine_error, guarded, io_error, open_patiently, remove_snapshot_leftovers, touch_page,
 };
 use crate::base::clock::Timestamp;
+use crate::base::format;
 use crate::ledger::embedded::store::StoreError;
 use crate::mail::id::MessageId;
 
@@ -26,6 +27,7 @@ const FORGET_MAX: usize = 2000;
 const TRACE: u8 = b't';
 const RECIPIENT: u8 = b'r';
 const TOTALS: &[u8] = b"m";
+pub(super) const FORMAT_ROW: &[u8] = b"f";
 
 /// What bounds the stored traces; beyond, the oldest go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,7 +75,7 @@ pub(crate) struct Records {
 impl Records {
     /// Opens the folder, making it if there is none. What is damaged is set aside, in the place of what was so before.
     pub(crate) fn open(folder: &Path) -> Result<Self, StoreError> {
-        let error = match guarded(|| Self::open_as_it_is(folder).map_err(engine_error)) {
+        let error = match guarded(|| Self::open_as_it_is(folder)) {
             Err(StoreError::Damaged(error)) => error,
             result => return result,
         };
@@ -83,15 +85,17 @@ impl Records {
         }
         std::fs::rename(folder, &aside).map_err(|e| io_error(&e))?;
         tracing::warn!(%error, "the stored traces are damaged; they are now in {}, and new ones are begun", aside.display());
-        guarded(|| Self::open_as_it_is(folder).map_err(engine_error))
+        guarded(|| Self::open_as_it_is(folder))
     }
 
-    fn open_as_it_is(folder: &Path) -> Result<Self, sled::Error> {
-        std::fs::create_dir_all(folder)?;
-        remove_snapshot_leftovers(folder)?;
+    fn open_as_it_is(folder: &Path) -> Result<Self, StoreError> {
+        std::fs::create_dir_all(folder).and_then(|()| remove_snapshot_leftovers(folder)).map_err(|e| io_error(&e))?;
         let config = sled::Config::new().path(folder).cache_capacity(CACHE_LEN).flush_every_ms(Some(FLUSH_PAUSE_MS));
-        let db = open_patiently(&config)?;
-        let totals = db.get(TOTALS)?.and_then(|value| Totals::decode(&value)).unwrap_or_default();
+        let db = open_patiently(&config).map_err(engine_error)?;
+        let format = db.get(FORMAT_ROW).map_err(engine_error)?;
+        format::check(format.as_deref()).map_err(|newer| StoreError::Newer(folder.display().to_string(), newer))?;
+        db.insert(FORMAT_ROW, format::text().as_bytes()).map_err(engine_error)?;
+        let totals = db.get(TOTALS).map_err(engine_error)?.and_then(|value| Totals::decode(&value)).unwrap_or_default();
         Ok(Self { db, totals: Mutex::new(totals) })
     }
 
@@ -158,6 +162,13 @@ impl Records {
         Ok(found)
     }
 
+    /// Removes that by which these messages are found under a recipient, also where there is no trace.
+    pub(crate) fn forget_names(&self, plain: &str, ids: &[MessageId]) -> Result<(), StoreError> {
+        let mut batch = Batch::default();
+        ids.iter().for_each(|id| batch.remove(recipient_key(plain, *id)));
+        self.db.apply_batch(batch).map_err(engine_error)
+    }
+
     /// Removes traces, with that by which they are found.
     pub(crate) fn remove(&self, traces: &[Stored]) -> Result<(), StoreError> {
         if traces.is_empty() {
@@ -196,6 +207,11 @@ impl Totals {
             octets: u64::from_be_bytes(octets.try_into().ok()?),
         })
     }
+}
+
+/// Whether a row is a trace.
+pub(super) fn is_trace(key: &[u8]) -> bool {
+    key.len() == 17 && key[0] == TRACE
 }
 
 fn trace_key(id: MessageId) -> [u8; 17] {

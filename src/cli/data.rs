@@ -1,0 +1,38 @@
+//! `data`: the data folder, looked at without a relay.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Subcommand;
+
+use super::exit::Exit;
+use super::say;
+use crate::relay::verify;
+
+/// Subcommands of `data`.
+#[derive(Debug, Subcommand)]
+pub(super) enum Command {
+    /// Read everything in a data folder that no relay uses, or in a copy of one, change nothing, and say what was found
+    Verify {
+        /// The folder
+        dir: PathBuf,
+    },
+}
+
+/// Runs it.
+pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
+    let Command::Verify { dir } = command;
+    verify_folder(dir)
+}
+
+fn verify_folder(dir: &Path) -> anyhow::Result<ExitCode> {
+    let report = verify::look(dir)?;
+    report.found.iter().for_each(|line| say(line));
+    report.faults.iter().for_each(|line| say(&format!("error: {line}")));
+    say(&match report.faults.len() {
+        0 => "everything can be read".to_owned(),
+        1 => "1 fault".to_owned(),
+        faults => format!("{faults} faults"),
+    });
+    Ok(if report.faults.is_empty() { ExitCode::SUCCESS } else { Exit::Failed.into() })
+}

@@ -1,0 +1,80 @@
+//! What only the operator asks for: rows for a backup, and that a person is forgotten.
+
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use serde::Serialize;
+
+use super::Api;
+use super::api::Segment;
+use super::auth::Who;
+use super::problem::Problem;
+use super::suppressions::operator_only;
+use crate::ledger::embedded::store::Row;
+use crate::mail::address::Mailbox;
+
+const LINES: &str = "application/x-ndjson";
+
+/// A stored row; key and value in base64.
+#[derive(Serialize)]
+struct RowJson {
+    table: &'static str,
+    key: String,
+    value: String,
+}
+
+/// What was erased.
+#[derive(Serialize)]
+pub(super) struct ErasedJson {
+    address: String,
+    /// Messages whose traces named it.
+    traces: usize,
+    /// Events that named it.
+    events: usize,
+    /// Whether it was suppressed, or something was counted towards that.
+    suppression: bool,
+}
+
+/// `GET /v1/backup`: suppressions and what was learned of destinations, a JSON object a line. Both tables are bounded.
+pub(super) async fn rows(State(api): State<Arc<Api>>, who: Who) -> Result<Response, Problem> {
+    operator_only(&who, "only the operator makes backups")?;
+    let parts = &api.parts;
+    let mut text = String::new();
+    let tables = [("suppression", parts.door.suppressions().rows()), ("greylist", parts.queue.greylists().rows())];
+    for (table, rows) in tables {
+        rows.iter().for_each(|row| text.push_str(&line(table, row)));
+    }
+    Ok(([(header::CONTENT_TYPE, LINES)], text).into_response())
+}
+
+fn line(table: &'static str, (key, value): &Row) -> String {
+    let row = RowJson { table, key: BASE64.encode(key), value: BASE64.encode(value) };
+    // It is three texts.
+    serde_json::to_string(&row).unwrap_or_default() + "\n"
+}
+
+/// `DELETE /v1/recipients/{address}`: takes a person out of traces, events, statistics and suppression.
+pub(super) async fn erase(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    Segment(text): Segment,
+) -> Result<Json<ErasedJson>, Problem> {
+    operator_only(&who, "only the operator erases a recipient, for it concerns all users")?;
+    let mailbox = Mailbox::parse(text.trim()).map_err(|error| Problem::invalid(format!("address: {error}")))?;
+    let plain = mailbox.plain_key();
+    let parts = &api.parts;
+    // What has been said of the recipient reaches the traces first.
+    parts.reporter.settled().await;
+    let suppression = parts.door.unsuppress(&plain).await?;
+    parts.destinations.forget_reply(&mailbox.domain_key());
+    let events = parts.feed.erase(&plain);
+    let (traces, erased) = (parts.traces.clone(), plain.clone());
+    let traces = tokio::task::spawn_blocking(move || traces.erase(&erased)).await.unwrap_or_default();
+    tracing::info!(traces, events, suppression, "a recipient was erased");
+    Ok(Json(ErasedJson { address: plain, traces, events, suppression }))
+}
