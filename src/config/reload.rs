@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     /// Another value for every key that is there once; files lie in the folder of the test.
-    const OTHERS: [(&str, &str); 39] = [
+    const OTHERS: [(&str, &str); 40] = [
         ("hostname", "\"other.example.com\""),
         ("data_dir", "\"elsewhere\""),
         ("tls.certificate", "\"c\""),
@@ -75,6 +75,7 @@ mod tests {
         ("http.address", "\"off\""),
         ("http.hosts", "[\"otp.example.com\"]"),
         ("http.token_file", "\"other.token\""),
+        ("http.templates", "\".\""),
         ("log.format", "\"json\""),
         ("log.recipients", "\"full\""),
         ("log.level", "\"debug\""),
@@ -94,7 +95,8 @@ mod tests {
     /// What `Relay::reload` gives to the modules.
     fn live(config: &Config) -> String {
         let Config { submission, intake, http, certificate, .. } = config;
-        format!("{submission:?} {intake:?} {certificate:?} {:?} {:?}", http.hosts, http.message_size_max)
+        let http = (&http.hosts, http.message_size_max, &http.templates);
+        format!("{submission:?} {intake:?} {certificate:?} {http:?}")
     }
 
     #[test]

@@ -164,9 +164,10 @@ async fn draft(
     let fields = new_message::fields(&new)?;
     let traceparent = headers.get("traceparent").and_then(|value| value.to_str().ok());
     let options = new_message::options(&new, &fields, idempotency_key(headers)?, traceparent)?;
-    let times = Times { now: api.parts.clock.wall(), life: options.life.unwrap_or(user.life) };
+    let (templates, now) = (api.settings.load().templates.clone(), api.parts.clock.wall());
+    let times = Times { templates, now, life: options.life.unwrap_or(user.life) };
     let recipients = parties.recipients();
-    let content = body::apart(new_message::len(&new), move || new_message::content(&new, &parties, &fields, times));
+    let content = body::apart(new_message::len(&new), move || new_message::content(&new, &parties, &fields, &times));
     let content = content.await?;
     Ok(Draft { user, from, recipients, options, content })
 }

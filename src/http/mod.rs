@@ -22,6 +22,7 @@ mod send;
 mod suppressions;
 mod template;
 mod upkeep;
+pub(crate) mod template;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -62,6 +63,7 @@ use guard::Guarded;
 use problem::Problem;
 use refused::Origin;
 use seats::{Bounds, Seats, Turns};
+pub use template::Templates;
 
 /// Connections that showed a valid token last. Each carries one request at a time.
 const CONNECTIONS: Bounds = Bounds { users: 256, user: 256, operator: 48 };
@@ -105,6 +107,8 @@ pub struct Settings {
     pub hosts: Vec<String>,
     /// Whether several users share what the API has.
     pub sharing: Sharing,
+    /// The words of the relay's own mail.
+    pub templates: Templates,
 }
 
 /// The port of the API where nothing else is configured.
@@ -120,6 +124,7 @@ impl Default for Settings {
             recipients_max: 100,
             hosts: Vec::new(),
             sharing: Sharing::default(),
+            templates: Templates::default(),
         }
     }
 }

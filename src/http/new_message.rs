@@ -9,7 +9,7 @@ use super::compose::fields::Fields;
 use super::compose::people::{NAME_LEN_MAX, Person};
 use super::compose::{Letter, with_crlf};
 use super::problem::Problem;
-use super::template;
+use super::template::{Mail, Templates};
 use super::wire::{Life, NewMessage, OneOrMany, Otp};
 use crate::base::clock::Timestamp;
 use crate::intake::options::{self, Options};
@@ -89,15 +89,16 @@ pub(super) fn fields(new: &NewMessage) -> Result<Fields, Problem> {
     Fields::read(given, "headers")
 }
 
-/// When it is, and how long the message is valid.
-#[derive(Debug, Clone, Copy)]
+/// When it is, how long the message is valid, and the words of the relay's own mail.
+#[derive(Debug, Clone)]
 pub(super) struct Times {
+    pub(super) templates: Templates,
     pub(super) now: Timestamp,
     pub(super) life: Duration,
 }
 
 /// The content, lines ending in CRLF.
-pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, times: Times) -> Result<Bytes, Problem> {
+pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, times: &Times) -> Result<Bytes, Problem> {
     let has_parts = new.text.is_some() || new.html.is_some();
     let has_more =
         new.subject.is_some() || new.reply_to.is_some() || new.headers.is_some() || new.attachments.is_some();
@@ -137,7 +138,7 @@ fn letter<'a>(
     parties: &'a Parties,
     fields: &'a Fields,
     attachments: &'a [Attachment],
-    times: Times,
+    times: &Times,
     said: Said<'a>,
 ) -> Letter<'a> {
     Letter {
@@ -159,7 +160,7 @@ fn composed_otp(
     otp: &Otp,
     subject: Option<&str>,
     (parties, fields, attachments): (&Parties, &Fields, &[Attachment]),
-    times: Times,
+    times: &Times,
 ) -> Result<Bytes, Problem> {
     let is_allowed = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == ' ';
     let code = otp.code.trim();
@@ -170,7 +171,10 @@ fn composed_otp(
     if app.is_some_and(|app| app.chars().count() > NAME_LEN_MAX || app.chars().any(char::is_control)) {
         return Err(Problem::invalid("otp.app: at most 100 characters, none of them control characters"));
     }
-    let filled = template::fill(code, app, otp.locale.as_deref().unwrap_or("en"), times.life);
+    let domain = parties.from.mailbox.domain_key();
+    let locale = otp.locale.as_deref().unwrap_or_default();
+    let mail = Mail { code: Some(code), app, locale, life: times.life, domain: &domain, ..Mail::default() };
+    let filled = times.templates.fill(&mail);
     let subject = subject.unwrap_or(&filled.subject);
     let said = Said { app, subject, text: Some(&filled.text), html: Some(&filled.html) };
     letter(parties, fields, attachments, times, said).write()
@@ -236,8 +240,9 @@ mod tests {
     fn composed(from: &str, to: &str, more: serde_json::Value) -> Bytes {
         let new = new(from, to, more);
         let parties = Parties::read(&new, 100).unwrap();
-        let times = Times { now: Timestamp::from_millis(1_795_255_200_000), life: Duration::from_secs(600) };
-        content(&new, &parties, &fields(&new).unwrap(), times).unwrap_or_else(|problem| panic!("{problem:?}"))
+        let (now, life) = (Timestamp::from_millis(1_795_255_200_000), Duration::from_secs(600));
+        let times = Times { templates: Templates::default(), now, life };
+        content(&new, &parties, &fields(&new).unwrap(), &times).unwrap_or_else(|problem| panic!("{problem:?}"))
     }
 
     /// Octets above 127 are for an address whose local part has them, and for nothing else.
@@ -249,6 +254,8 @@ mod tests {
             serde_json::json!({"subject": "x", "text": "a".repeat(5000), "html": format!("<p>{long}</p>")}),
             serde_json::json!({"subject": "\u{65e5}\u{672c} ".repeat(100), "html": "x ".repeat(4000)}),
             serde_json::json!({"otp": {"code": "481516", "app": "Caf\u{e9} \"x\" @ home", "locale": "fr"}}),
+            serde_json::json!({"otp": {"code": "481516", "app": "Caf\u{e9}", "locale": "ja"}}),
+            serde_json::json!({"otp": {"code": "481516", "app": "Caf\u{e9}", "locale": "ar"}}),
             serde_json::json!({"subject": "x", "text": "x", "headers": {"X-A": "\u{fc} ".repeat(500)},
                 "attachments": [{"content": "iVBO", "filename": "\u{fc}.png"}]}),
         ];

@@ -17,6 +17,7 @@ use super::kinds::{
 };
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
+use crate::http::Templates;
 use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log::Format;
@@ -24,6 +25,20 @@ use crate::report::recipients::{Disclosure, Recipients};
 
 pub(super) use clients::{certificate, dkim, listener, otp, submission, user};
 pub(super) use mail_hosts::{delivery, destination, resolver, smart_host};
+
+/// A folder of templates, or none.
+const TEMPLATES: Own<Templates> = Own {
+    read: |section, key| {
+        let shown = section.text(key)?;
+        if shown.value.is_empty() {
+            return Some(Templates::default());
+        }
+        let folder = section.path(key)?;
+        let loaded = Templates::load(&folder.value, &shown.value);
+        loaded.map_err(|error| section.error(shown.line, key, &error.to_string())).ok()
+    },
+    write: |templates| Some(quoted(templates.folder())),
+};
 
 const DISCLOSURE: Choice<Disclosure> =
     Choice(&[("masked", Disclosure::Masked), ("full", Disclosure::Full), ("hashed", Disclosure::Hashed)]);
@@ -170,6 +185,14 @@ fn http() -> Table<Config> {
             token,
             Restart,
             "The operator's token, made at the first start; relative to data_dir. Users' own: token_hash above.",
+        ),
+        key(
+            "templates",
+            at!(Config: http.templates),
+            TEMPLATES,
+            Live,
+            "A folder with own words for the relay's mail: LANGUAGE.toml changes or adds a language, layout.toml the layout. \
+             Empty: those that are built in, of which the repository has the files (templates/).",
         ),
     ];
     Table::once("http", "The HTTP API.", keys)
