@@ -17,6 +17,7 @@ const LAYERS: &[&[&str]] = &[
     &["cli"],
     &["demo"],
     &["relay"],
+    &["check"],
     &["config"],
     &["http"],
     &["submission"],

@@ -17,15 +17,24 @@ fn out(folder: &Path, arguments: &[&str]) -> String {
     String::from_utf8(run(folder, arguments).stdout).unwrap()
 }
 
+/// What `dkim generate` prints: the zone, and on standard error what goes into the configuration.
+fn generate(folder: &Path, more: &[&str]) -> (String, String) {
+    let printed = run(folder, &[&["dkim", "generate", "app.test", "otp1"], more].concat());
+    let (zone, told) = (String::from_utf8(printed.stdout).unwrap(), String::from_utf8(printed.stderr).unwrap());
+    assert!(is_zone(&zone), "{zone}");
+    let sections = told[told.find("[[dkim]]").unwrap()..].to_owned();
+    (zone, sections)
+}
+
+/// Whether every line can be pasted into a zone: it is empty, a comment, or a record.
+fn is_zone(text: &str) -> bool {
+    text.lines().all(|line| line.is_empty() || line.starts_with(';') || line.contains(". 3600 IN "))
+}
+
 fn write(path: &Path, text: &str) {
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     fs::write(path, text).unwrap();
     fs::set_permissions(path, Permissions::from_mode(0o600)).unwrap();
-}
-
-/// The lines that `dkim generate` prints for the configuration.
-fn for_configuration(printed: &str) -> &str {
-    &printed[printed.find("[[dkim]]").unwrap()..]
 }
 
 const TOP: &str = "hostname = \"relay.app.test\"\n[http]\naddress = \"off\"\n\
@@ -44,17 +53,17 @@ fn keys_are_made_where_the_configuration_looks() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(file);
         write(&path, TOP);
-        let printed = out(folder.path(), &[&["dkim", "generate", "app.test", "otp1"], more].concat());
-        write(&path, &format!("{TOP}{}", for_configuration(&printed)));
+        let (_, sections) = generate(folder.path(), more);
+        write(&path, &format!("{TOP}{sections}"));
         let told = out(Path::new("/"), &["check", "--offline", "-c", path.to_str().unwrap()]);
         assert!(told.contains("no errors") && !told.contains("private_key"), "{file} {more:?}: {told}");
         assert_eq!(told.matches("._domainkey.app.test. 3600 IN TXT \"v=DKIM1; k=").count(), 2, "{told}");
     }
     // Before there is a file, what is printed holds for any.
     let folder = tempfile::tempdir().unwrap();
-    let printed = out(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
+    let (_, sections) = generate(folder.path(), &[]);
     let path = folder.path().join("config/relay.toml");
-    write(&path, &format!("{TOP}{}", for_configuration(&printed)));
+    write(&path, &format!("{TOP}{sections}"));
     assert!(out(folder.path(), &["check", "--offline"]).contains("no errors"));
 }
 
@@ -76,8 +85,8 @@ fn a_missing_key_is_to_be_put_in_its_place() {
 fn the_whole_zone_is_printed() {
     let folder = tempfile::tempdir().unwrap();
     write(&folder.path().join("config/relay.toml"), TOP);
-    let generated = out(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
-    write(&folder.path().join("config/relay.toml"), &format!("{TOP}{}", for_configuration(&generated)));
+    let (generated, sections) = generate(folder.path(), &[]);
+    write(&folder.path().join("config/relay.toml"), &format!("{TOP}{sections}"));
     let checked = out(folder.path(), &["check", "--offline"]);
     for printed in [&generated, &checked] {
         for record in [
@@ -96,7 +105,8 @@ fn the_whole_zone_is_printed() {
             .flat_map(|line| line.split('"').skip(1).step_by(2));
         assert!(strings.map(str::len).all(|len| len <= 255), "{printed}");
     }
-    assert!(checked.lines().last().unwrap().starts_with("ok: "), "{checked}");
+    assert!(is_zone(&checked), "{checked}");
+    assert!(checked.lines().last().unwrap().starts_with("; ok: "), "{checked}");
     let again = run(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
     let told = String::from_utf8(again.stderr).unwrap();
     assert!(again.status.code() == Some(1) && told.contains("otp-relay dkim record app.test"), "{told}");
@@ -276,7 +286,7 @@ fn found_by_check(served: &Output, checked: &Output, expected: &str) {
     let (served_text, checked_text) = (text(&served.stderr), text(&checked.stdout));
     assert!(!served.status.success() && served_text.contains(expected), "{expected} in {served_text}");
     let fault = served_text.lines().last().unwrap().strip_prefix("otp-relay: ").unwrap();
-    assert!(checked_text.lines().any(|line| line == format!("error: {fault}")), "{fault} in {checked_text}");
+    assert!(checked_text.lines().any(|line| line == format!("; error: {fault}")), "{fault} in {checked_text}");
     assert_eq!(checked.status.code(), Some(1), "{checked_text}");
 }
 

@@ -1,59 +1,102 @@
-//! `check`: what is wrong with the configuration.
+//! `check`: what is wrong with the configuration, and with what the world sees of the relay.
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
 
 use super::client::wait_for;
 use super::exit::Exit;
 use super::zone::{self, Sight};
-use super::{alignment, config_file, read_config, say};
+use super::{config_file, read_config, say};
+use crate::base::clock::{Clock, SystemClock};
+use crate::check::world::RealNames;
+use crate::check::{self, Blocklists, Check, Extent, Finding, Look, Probe};
 use crate::config::Config;
-use crate::config::findings::{Findings, Severity};
+use crate::config::findings::{self, Findings, Severity};
 use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
-use crate::net::own_faults;
+use crate::net::{TcpNetwork, own_faults};
 use crate::relay::preflight;
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
-    /// Look at the configuration only, not at DNS and the network
+    /// Look at the configuration only, not at DNS, the network and this machine
     #[arg(long)]
     offline: bool,
+    /// One JSON object: the findings, each with what to publish, and how many there are
+    #[arg(long)]
+    json: bool,
+    /// Ask eight big providers what they say to MAIL FROM; no recipient is named
+    #[arg(long, conflicts_with = "offline")]
+    probe: bool,
+    /// Ask five block lists for the own addresses, and one for the own domains
+    #[arg(long, conflicts_with = "offline")]
+    blocklists: bool,
 }
 
 /// Prints one line a finding; fails if one of them is an error.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
-    let (config, mut findings) = read_config(file)?;
+    let (config, of_file) = read_config(file)?;
     let path = config_file(file);
-    if !options.offline {
-        let text = "of DNS and the network, only DNSSEC and the alignment of signatures were looked at, and what a start needs: this version \
-                    checks the configuration (say --offline to leave this line out)";
-        findings.add(Severity::Note, None, text);
-        let sources = config.as_ref().map(|config| config.delivery.source_addresses.as_slice()).unwrap_or_default();
-        for address in own_faults::missing(sources) {
+    let mut found = of_configuration(&of_file, path.as_deref());
+    if let Some(config) = config.as_ref().filter(|_| !options.offline) {
+        found.extend(online(config, options)?);
+    }
+    let count = |severity| found.iter().filter(|finding| finding.severity == severity).count();
+    let (errors, warnings, notes) = (count(Severity::Error), count(Severity::Warning), count(Severity::Note));
+    let is_good = errors == 0 && config.is_some();
+    if options.json {
+        say(&json!({"findings": found, "errors": errors, "warnings": warnings, "notes": notes}).to_string());
+    } else {
+        found.iter().for_each(|finding| say(&format!("; {}", finding.line())));
+        let records = config.as_ref().map(|config| records(config, options)).unwrap_or_default();
+        records.iter().for_each(|line| say(line));
+        let shown = path.as_deref().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
+        say(&if is_good {
+            format!("; ok: {shown}: no errors, {warnings} warnings")
+        } else {
+            format!("; {shown}: {errors} errors, {warnings} warnings")
+        });
+    }
+    Ok(if is_good { ExitCode::SUCCESS } else { Exit::Failed.into() })
+}
+
+/// What the file says, in its order, those without a line last.
+fn of_configuration(findings: &Findings, path: Option<&Path>) -> Vec<Finding> {
+    let mut sorted: Vec<&findings::Finding> = findings.0.iter().collect();
+    sorted.sort_by_key(|finding| (finding.line.unwrap_or(usize::MAX), std::cmp::Reverse(finding.severity)));
+    let file = path.map(|path| path.display().to_string());
+    let shown = sorted.into_iter().map(|finding| {
+        let subject = match (&file, finding.line) {
+            (Some(file), Some(line)) => format!("{file}:{line}"),
+            _ => String::new(),
+        };
+        let place = if subject.is_empty() { String::new() } else { format!("{subject}: ") };
+        Finding::new(finding.severity, Check::Configuration, subject, format!("{place}{}", finding.text))
+    });
+    shown.collect()
+}
+
+/// What can be seen of the relay from outside and on this machine.
+fn online(config: &Config, options: &Options) -> anyhow::Result<Vec<Finding>> {
+    wait_for(async {
+        let mut found = preflight::look(config);
+        for address in own_faults::missing(&config.delivery.source_addresses) {
             let text = format!("[delivery] source_addresses: this machine does not have the address {address}");
-            findings.add(Severity::Error, None, &text);
+            found.push(Finding::new(Severity::Error, Check::SeenAddress, "", text));
         }
-        if let Some(config) = &config {
-            findings.0.extend(wait_for(async { Ok(preflight::look(config)) })?.0);
-            findings.0.extend(of_dns(config).0);
-        }
-    }
-    for line in findings.lines(path.as_deref()) {
-        say(&line);
-    }
-    for line in config.as_ref().map(|config| records(config, options)).unwrap_or_default() {
-        say(&line);
-    }
-    let shown = path.as_deref().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
-    let count = |severity| findings.0.iter().filter(|finding| finding.severity == severity).count();
-    let (errors, warnings) = (count(Severity::Error), count(Severity::Warning));
-    if errors == 0 && config.is_some() {
-        say(&format!("ok: {shown}: no errors, {warnings} warnings"));
-        return Ok(ExitCode::SUCCESS);
-    }
-    say(&format!("{shown}: {errors} errors, {warnings} warnings"));
-    Ok(Exit::Failed.into())
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
+        // Without a name server there is a finding already.
+        let Ok(names) = RealNames::new(&config.resolver, clock.clone()) else { return Ok(found) };
+        let look = Look::new(config, &names, &TcpNetwork, clock.as_ref());
+        let probe = if options.probe { Probe::Sender } else { Probe::Greeting };
+        let blocklists = if options.blocklists { Blocklists::Ask } else { Blocklists::Leave };
+        found.extend(check::online(&look, Extent { probe, blocklists }).await);
+        found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
+        Ok(found)
+    })
 }
 
 /// What has to be in DNS, between empty lines; nothing where the configuration names no domain.
@@ -69,47 +112,4 @@ fn records(config: &Config, options: &Options) -> Vec<String> {
     }
     let lines = zone::of_config(config, &sight);
     if lines.is_empty() { lines } else { [vec![String::new()], lines, vec![String::new()]].concat() }
-}
-
-/// What DNS has to say; nothing where there is no name server, which is a finding of its own.
-fn of_dns(config: &Config) -> Findings {
-    let mut findings = Findings::default();
-    if HickoryDns::new(&config.resolver).is_ok() {
-        for text in dnssec(&config.resolver).into_iter().chain(unaligned(config)) {
-            findings.add(Severity::Warning, None, text);
-        }
-    }
-    findings
-}
-
-/// Signatures that receivers find unaligned, as far as DNS tells.
-fn unaligned(config: &Config) -> Vec<String> {
-    let look = wait_for(async {
-        // What is published for everybody to see need not be vouched for.
-        let dns = HickoryDns::new(&Settings { dnssec: Dnssec::Off, ..config.resolver.clone() })?;
-        Ok(alignment::findings(config, &dns).await)
-    });
-    look.unwrap_or_default()
-}
-
-/// What keeps DANE from working, and how to mend it.
-fn dnssec(settings: &Settings) -> Option<String> {
-    if settings.dnssec == Dnssec::Off {
-        return None;
-    }
-    // Asked even where the configuration says that there is DNSSEC: without it nothing resolves.
-    let settings = Settings { dnssec: Dnssec::Auto, ..settings.clone() };
-    let validates = wait_for(async {
-        let dns = HickoryDns::new(&settings)?;
-        Ok(dns.validates().await?)
-    });
-    match validates {
-        Ok(true) => None,
-        Ok(false) => Some(
-            "[resolver] dnssec: the resolver does not carry DNSSEC, so that DANE is off; use one that does, such as a \
-             local unbound"
-                .to_owned(),
-        ),
-        Err(error) => Some(format!("[resolver] the resolver does not answer: {error}")),
-    }
 }

@@ -10,7 +10,7 @@ use clap::Subcommand;
 use super::exit::{Exit, OrExit as _};
 use super::rotate;
 use super::zone::{self, Sight};
-use super::{config_file, load_config, say};
+use super::{complain, config_file, load_config, say};
 use crate::base::files::faults::{absolute, user_name};
 use crate::config::DEFAULT_FILES;
 use crate::dkim::record;
@@ -70,14 +70,14 @@ fn generate(file: Option<&Path>, domain: &str, selector: &str, out: Option<&Path
         say(&line);
     }
     let into = config.as_deref().unwrap_or(Path::new(DEFAULT_FILES[0]));
-    say(&format!(
+    complain(&format!(
         "\n; The keys are made, for user {} alone. Now put this into {}; the relay signs from its next start or SIGHUP on:\n",
         user_name(nix::unistd::geteuid()),
         absolute(into).display()
     ));
     for file in &files {
         let path = as_configured(&file.path, folder_of_config);
-        say(&format!("[[dkim]]\ndomain = \"{domain}\"\nselector = \"{}\"\nprivate_key = {path}\n", file.selector));
+        complain(&format!("[[dkim]]\ndomain = \"{domain}\"\nselector = \"{}\"\nprivate_key = {path}\n", file.selector));
     }
     Ok(())
 }

@@ -1,6 +1,5 @@
 //! The command line: one file a command.
 
-mod alignment;
 mod backup;
 mod check;
 mod client;

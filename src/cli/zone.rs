@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::destination::public::is_public;
 use crate::dkim::record::zone_line;
 use crate::mail::address::domain_key;
-use crate::net::own_addresses::by_default_route;
+use crate::net::own_addresses::{by_default_route, reverse_name};
 
 /// Stands where only the operator knows the address.
 const UNKNOWN_ADDRESS: &str = "PUBLIC-ADDRESS";
@@ -146,22 +146,8 @@ fn own_name(domains: BTreeSet<&String>, sight: &Sight) -> Vec<String> {
     if sight.addresses.is_empty() {
         lines.push(format!(";   the name of {UNKNOWN_ADDRESS} (its PTR record): {name}."));
     }
-    lines.extend(sight.addresses.iter().map(|address| format!(";   {}. 3600 IN PTR {name}.", reverse(*address))));
+    lines.extend(sight.addresses.iter().map(|address| format!(";   {}. 3600 IN PTR {name}.", reverse_name(*address))));
     lines
-}
-
-/// The name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5).
-fn reverse(address: IpAddr) -> String {
-    match address {
-        IpAddr::V4(address) => {
-            let [a, b, c, d] = address.octets();
-            format!("{d}.{c}.{b}.{a}.in-addr.arpa")
-        }
-        IpAddr::V6(address) => {
-            let nibbles = address.octets().into_iter().rev().flat_map(|octet| [octet & 15, octet >> 4]);
-            nibbles.map(|nibble| format!("{nibble:x}.")).collect::<String>() + "ip6.arpa"
-        }
-    }
 }
 
 #[cfg(test)]

@@ -407,6 +407,15 @@ pub fn resolver(settings: &Settings) -> Result<TokioResolver, NetError> {
     build(config(settings)?)
 }
 
+/// What an answer to one question holds, aliases included.
+///
+/// # Errors
+/// That there is nothing, or that nobody answers.
+pub(crate) async fn data(resolver: &TokioResolver, name: &str, kind: RecordType) -> Result<Vec<RData>, DnsError> {
+    let found = lookup(resolver, complete(name)?, kind).await.map_err(dns_error)?;
+    Ok(found.answers().iter().map(|record| record.data.clone()).collect())
+}
+
 fn config(settings: &Settings) -> Result<ResolverConfig, NetError> {
     if settings.nameservers.is_empty() {
         return system_servers();

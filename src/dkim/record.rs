@@ -63,13 +63,17 @@ fn public_key(pem: &str) -> Result<(&'static str, Vec<u8>), KeyError> {
 
 /// The record as a line for a zone file.
 pub fn zone_line(domain: &str, selector: &str, record: &str) -> String {
+    format!("{selector}._domainkey.{domain}. 3600 IN TXT{}", strings(record))
+}
+
+/// A text, which is ASCII, as the strings of a TXT record, each behind a space.
+pub(crate) fn strings(text: &str) -> String {
     let mut strings = String::new();
-    let mut rest = record;
+    let mut rest = text;
     while !rest.is_empty() {
-        // The record is ASCII.
         let (string, tail) = rest.split_at(rest.len().min(TXT_STRING_MAX));
         strings.push_str(&format!(" \"{string}\""));
         rest = tail;
     }
-    format!("{selector}._domainkey.{domain}. 3600 IN TXT{strings}")
+    strings
 }

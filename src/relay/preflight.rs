@@ -4,8 +4,9 @@
 use std::io;
 
 use super::data_dir;
+use crate::check::{Check, Finding};
 use crate::config::Config;
-use crate::config::findings::{Findings, Severity};
+use crate::config::findings::Severity;
 use crate::destination::lookups::{FETCHES_MAX, SOCKETS_MAX};
 use crate::destination::resolver::HickoryDns;
 use crate::http;
@@ -15,33 +16,34 @@ use crate::submission::listener;
 const RESERVE: usize = 128;
 
 /// What there is to say, in the words of a start that fails; called on a runtime.
-pub fn look(config: &Config) -> Findings {
-    let mut findings = Findings::default();
+pub fn look(config: &Config) -> Vec<Finding> {
+    let mut found = Vec::new();
+    let mut add = |severity, check, text: String| found.push(Finding::new(severity, check, "", text));
     match data_dir::look(&config.data_dir) {
         Ok(None) => {}
-        Ok(Some(text)) => findings.add(Severity::Warning, None, text),
-        Err(error) => findings.add(Severity::Error, None, error.to_string()),
+        Ok(Some(text)) => add(Severity::Warning, Check::DataFolder, text),
+        Err(error) => add(Severity::Error, Check::DataFolder, error.to_string()),
     }
-    look_at_addresses(config, &mut findings);
+    look_at_addresses(config, &mut add);
     if let Err(error) = HickoryDns::new(&config.resolver) {
-        findings.add(Severity::Error, None, error.to_string());
+        add(Severity::Error, Check::Resolver, error.to_string());
     }
     if let Some(text) = data_dir::raise_file_limit().and_then(|limit| too_few_files(limit, config)) {
-        findings.add(Severity::Warning, None, text);
+        add(Severity::Warning, Check::Limits, text);
     }
-    findings
+    found
 }
 
-fn look_at_addresses(config: &Config, findings: &mut Findings) {
+fn look_at_addresses(config: &Config, add: &mut impl FnMut(Severity, Check, String)) {
     let all = config.addresses();
     for address in &all {
         let Err(error) = listener::try_out(*address, &all) else { continue };
         if error.kind() == io::ErrorKind::AddrInUse && data_dir::is_in_use(&config.data_dir) {
             let text =
                 "a relay runs with this data folder: whether its addresses could be listened at was not looked at";
-            return findings.add(Severity::Note, None, text);
+            return add(Severity::Note, Check::Limits, text.to_owned());
         }
-        findings.add(Severity::Error, None, error.to_string());
+        add(Severity::Error, Check::Limits, error.to_string());
     }
 }
 

@@ -113,7 +113,7 @@ start_sink() {
 
 # make_keys DOMAIN: an RSA and an Ed25519 key in $work/keys; sets `dkim_config` and `dkim_table` (lines for start_dns).
 make_keys() {
-  "$relay" dkim generate "$1" otp1 --out "$work/keys" >"$work/zone"
+  "$relay" dkim generate "$1" otp1 --out "$work/keys" >"$work/zone" 2>&1
   dkim_config=$(sed -n '/^\[\[dkim\]\]/,$p' "$work/zone")
   dkim_table=$(sed -n 's/^\(.*_domainkey[^ ]*\)\. [0-9]* IN \(TXT\) "\(.*\)"$/\1 \2 \3/p' "$work/zone" | sed 's/" "//g')
 }

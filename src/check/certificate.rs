@@ -1,0 +1,102 @@
+//! The certificate for clients: whether they believe it, for the relay's name, and for how long.
+
+use std::time::Duration;
+
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
+
+use super::finding::{Check, Finding};
+use super::look::Look;
+use crate::base::clock::Timestamp;
+use crate::config::findings::Severity;
+use crate::tls::verify::Roots;
+use crate::tls::{acceptor, read_certificates};
+
+/// How long before its end it is told.
+const EARLY: Duration = Duration::from_secs(14 * 86_400);
+const DAY_S: u64 = 86_400;
+
+/// When a certificate ends; none if it cannot be read.
+pub fn ends_at(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
+    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
+    Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
+}
+
+/// The configured one; the one that the relay makes for itself is trusted by file, or not at all.
+pub(super) fn look(look: &Look<'_>) {
+    let Some((certificate, private_key)) = look.config.certificate.files() else { return };
+    let subject = certificate.display().to_string();
+    let add = |severity, text: String, mend: &str| {
+        look.add(Finding::new(severity, Check::Certificate, &subject, text).mend(mend));
+    };
+    if let Err(error) = acceptor(certificate, private_key) {
+        return add(Severity::Error, error.to_string(), "");
+    }
+    let Ok(chain) = read_certificates(certificate) else { return };
+    let now = look.clock.wall();
+    let left = chain.first().and_then(ends_at).map(|end| end.since(now));
+    let roots = Roots::load(look.config.delivery.ca_file.as_deref());
+    let judged =
+        roots.map_err(|error| error.to_string()).and_then(|roots| roots.verify(&chain, &look.config.hostname, now));
+    if left == Some(Duration::ZERO) {
+        return add(
+            Severity::Error,
+            "it has ended, and clients do not believe it".into(),
+            "get a new one, and send SIGHUP",
+        );
+    }
+    if let Err(text) = judged {
+        let text =
+            format!("clients that know the usual authorities do not believe it for {}: {text}", look.config.hostname);
+        add(
+            Severity::Error,
+            text,
+            "the file needs the whole chain, its own certificate first, for the name that clients use",
+        );
+    }
+    if let Some(left) = left.filter(|left| *left < EARLY) {
+        let text = format!("it ends in {} days", left.as_secs() / DAY_S);
+        add(Severity::Warning, text, "have it renewed, and SIGHUP sent to the relay then");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::{World, found};
+    use super::*;
+
+    #[tokio::test]
+    async fn a_certificate_is_judged_as_clients_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let shown = |name: &str| folder.path().join(name).display().to_string();
+        let made = |name: &str, days: i64| {
+            let mut params = rcgen::CertificateParams::new(vec![name.to_owned()]).unwrap();
+            // The clock of these tests stands at 2026-11-28.
+            let now = time::OffsetDateTime::from_unix_timestamp(1_795_860_000).unwrap();
+            params.not_before = now - time::Duration::days(200);
+            params.not_after = now + time::Duration::days(days);
+            let key = rcgen::KeyPair::generate().unwrap();
+            std::fs::write(shown("c.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+            std::fs::write(shown("c.key"), key.serialize_pem()).unwrap();
+        };
+        let told = async || {
+            let mut world = World::sound();
+            world.tls = format!("certificate = \"{}\"\nprivate_key = \"{}\"\n", shown("c.pem"), shown("c.key"));
+            world.ca_file = Some(shown("c.pem"));
+            let findings = found(&world, |look| Box::pin(async move { super::look(look) })).await;
+            findings.into_iter().map(|f| (f.severity, f.text)).collect::<Vec<_>>()
+        };
+        made("relay.app.test", 90);
+        assert_eq!(told().await, []);
+        for (name, days, severity, expected) in [
+            ("relay.app.test", 10, Severity::Warning, "ends in 10 days"),
+            ("relay.app.test", -1, Severity::Error, "has ended"),
+            ("other.app.test", 90, Severity::Error, "do not believe it for relay.app.test"),
+        ] {
+            made(name, days);
+            let told = told().await;
+            assert!(told.len() == 1 && told[0].0 == severity && told[0].1.contains(expected), "{expected}: {told:?}");
+        }
+    }
+}

@@ -1,0 +1,174 @@
+//! One thing that is wrong, with what mends it.
+
+use serde::Serialize;
+
+use crate::base::text::one_line;
+use crate::config::findings::Severity;
+
+/// What is looked at: a closed set, whose names programs rely on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Check {
+    /// The file.
+    Configuration,
+    /// The name in EHLO leads to every source address.
+    EhloName,
+    /// The way back from each source address.
+    Ptr,
+    /// The address that providers see.
+    SeenAddress,
+    /// Connections to mail hosts.
+    Port25,
+    /// Nobody changes the conversation with them.
+    Middlebox,
+    /// SPF.
+    Spf,
+    /// From and reverse-path belong together.
+    Alignment,
+    /// Keys.
+    Dkim,
+    /// DMARC.
+    Dmarc,
+    /// The domain in From exists and takes mail.
+    FromDomain,
+    /// Bounces arrive somewhere.
+    BounceDomain,
+    /// What else the own zones could say.
+    OwnZone,
+    /// The certificate for clients.
+    Certificate,
+    /// Name servers.
+    Resolver,
+    /// The time.
+    Clock,
+    /// Where the queue is.
+    DataFolder,
+    /// What the system lets the process do.
+    Limits,
+    /// Who may send.
+    Relaying,
+    /// Other servers that carry mail.
+    SmartHost,
+    /// Who is told of events.
+    Webhook,
+    /// What providers want.
+    Provider,
+    /// What providers refused.
+    Refusals,
+    /// Lists of addresses that send unwanted mail.
+    Blocklist,
+}
+
+impl Check {
+    /// As in `--json` and in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::EhloName => "ehlo-name",
+            Self::Ptr => "ptr",
+            Self::SeenAddress => "seen-address",
+            Self::Port25 => "port-25",
+            Self::Middlebox => "middlebox",
+            Self::Spf => "spf",
+            Self::Alignment => "alignment",
+            Self::Dkim => "dkim",
+            Self::Dmarc => "dmarc",
+            Self::FromDomain => "from-domain",
+            Self::BounceDomain => "bounce-domain",
+            Self::OwnZone => "own-zone",
+            Self::Certificate => "certificate",
+            Self::Resolver => "resolver",
+            Self::Clock => "clock",
+            Self::DataFolder => "data-folder",
+            Self::Limits => "limits",
+            Self::Relaying => "relaying",
+            Self::SmartHost => "smart-host",
+            Self::Webhook => "webhook",
+            Self::Provider => "provider",
+            Self::Refusals => "refusals",
+            Self::Blocklist => "blocklist",
+        }
+    }
+}
+
+/// One thing to know.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// What was looked at.
+    #[serde(serialize_with = "named")]
+    pub check: Check,
+    /// How bad it is.
+    #[serde(serialize_with = "ranked")]
+    pub severity: Severity,
+    /// What it is about: a name, an address, a file.
+    pub subject: String,
+    /// What is wrong.
+    pub text: String,
+    /// How to mend it; may be empty.
+    pub mend: String,
+    /// Lines of a zone file to publish.
+    pub records: Vec<String>,
+}
+
+fn named<S: serde::Serializer>(check: &Check, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(check.name())
+}
+
+fn ranked<S: serde::Serializer>(severity: &Severity, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(severity.name())
+}
+
+impl Finding {
+    /// Without a way to mend it yet.
+    pub fn new(severity: Severity, check: Check, subject: impl Into<String>, text: impl Into<String>) -> Self {
+        let (mend, records) = (String::new(), Vec::new());
+        Self { check, severity, subject: subject.into(), text: text.into(), mend, records }
+    }
+
+    /// How to mend it.
+    pub fn mend(self, mend: impl Into<String>) -> Self {
+        Self { mend: mend.into(), ..self }
+    }
+
+    /// What to publish.
+    pub fn record(mut self, line: impl Into<String>) -> Self {
+        self.records.push(line.into());
+        self
+    }
+
+    /// For people, in a line.
+    pub fn line(&self) -> String {
+        let mut line = self.severity.name().to_owned();
+        if self.check != Check::Configuration && !self.subject.is_empty() {
+            line.push_str(&format!(": {}: {}", self.check.name(), self.subject));
+        }
+        line.push_str(&format!(": {}", self.text));
+        if !self.mend.is_empty() {
+            line.push_str(&format!("; {}", self.mend));
+        }
+        if !self.records.is_empty() {
+            line.push_str(&format!(": {}", self.records.join(" | ")));
+        }
+        one_line(&line)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_finding_is_a_line_and_an_object() {
+        let finding = Finding::new(Severity::Error, Check::Ptr, "198.51.100.7", "it has no PTR record")
+            .mend("ask who gave it out to publish")
+            .record("7.100.51.198.in-addr.arpa. 3600 IN PTR relay.example.com.");
+        assert_eq!(
+            finding.line(),
+            "error: ptr: 198.51.100.7: it has no PTR record; ask who gave it out to publish: \
+             7.100.51.198.in-addr.arpa. 3600 IN PTR relay.example.com."
+        );
+        let json = serde_json::to_value(&finding).unwrap();
+        assert_eq!((&json["check"], &json["severity"]), (&"ptr".into(), &"error".into()));
+        let keys: Vec<&String> = json.as_object().unwrap().keys().collect();
+        assert_eq!(keys, ["check", "mend", "records", "severity", "subject", "text"]);
+    }
+}
