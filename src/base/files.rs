@@ -2,6 +2,7 @@
 
 pub mod faults;
 
+use crate::base::clock::Timestamp;
 use std::ffi::OsString;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write as _};
@@ -83,6 +84,13 @@ fn remove_if_there(path: &Path) -> io::Result<()> {
 fn sync_folder_of(path: &Path) -> io::Result<()> {
     let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
     sync_folder(folder.unwrap_or(Path::new(".")))
+}
+
+/// When a file was last written; none if it cannot be told.
+pub fn written_at(path: &Path) -> Option<Timestamp> {
+    let modified = fs::metadata(path).ok()?.modified().ok()?;
+    let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
+    Some(Timestamp::from_millis(u64::try_from(since.as_millis()).ok()?))
 }
 
 #[cfg(test)]

@@ -6,5 +6,6 @@ pub mod format;
 pub mod lane;
 pub mod rate;
 pub mod shares;
+pub mod telemetry;
 pub mod text;
 pub mod units;

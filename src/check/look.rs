@@ -164,6 +164,11 @@ impl<'a> Look<'a> {
         self.unanswered.lock().clone().into_iter().filter(|(name, _)| !is_told(name)).collect()
     }
 
+    /// Whether everything was answered.
+    pub(super) fn was_answered(&self) -> bool {
+        self.unanswered.lock().is_empty() && self.told.lock().is_empty()
+    }
+
     /// Whether anybody answered anything.
     pub(super) fn has_answers(&self) -> bool {
         self.answered.load(Ordering::Relaxed) > 0

@@ -80,7 +80,7 @@ pub(super) fn unanswered(look: &Look<'_>) {
     let mut took = look.names.took();
     took.sort();
     if let Some(p95) =
-        took.get(took.len() * 95 / 100).filter(|p95| took.len() >= ANSWERS_MIN && **p95 > SLOW && unanswered.is_empty())
+        took.get(took.len() * 95 / 100).filter(|p95| took.len() >= ANSWERS_MIN && **p95 > SLOW && look.was_answered())
     {
         let text = format!("one answer in twenty takes {} ms or longer", p95.as_millis());
         look.add(

@@ -81,7 +81,14 @@ async fn of_domain(look: &Look<'_>, domain: &str, sources: &[IpAddr], role: Role
         let mend = "take terms out, or replace an include by the ip4 and ip6 ranges behind it";
         return add(Severity::Error, text, mend, None);
     }
-    passes(look, domain, sources, &add, &terms).await;
+    // What a name that leads elsewhere may send from is told of the name.
+    let leads_here = async {
+        let found = look.addresses(domain).await;
+        found.is_some_and(|found| sources.iter().all(|source| found.contains(source)))
+    };
+    if role == Role::Sender || leads_here.await {
+        passes(look, domain, sources, &add, &terms).await;
+    }
     if record.len() > RECORD_LEN_MAX {
         let text = format!("the SPF record has {} bytes; beyond {RECORD_LEN_MAX} answers may not arrive", record.len());
         add(Severity::Warning, text, "take terms out", None);

@@ -150,7 +150,8 @@ fn dkim_key(section: &Section<'_>, DkimKey { domain, selector, private_key }: &D
         KeyError::Encrypted => decrypting(private_key),
         KeyError::NotPem | KeyError::Unusable(_) => format!("{file}: {error}"),
     };
-    Key::from_pem(&name, selector, &pem).map_err(|error| section.error(line, "private_key", &unusable(error))).ok()
+    let key = Key::from_pem(&name, selector, &pem).map(|key| key.of_file(private_key));
+    key.map_err(|error| section.error(line, "private_key", &unusable(error))).ok()
 }
 
 /// Never how to make one: DNS may have the record of the one that is missed.

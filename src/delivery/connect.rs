@@ -12,6 +12,7 @@ use super::pace::{News, Pulse};
 use super::security::Handshake;
 use super::steps::Steps;
 use super::transact::{Connection, Fresh};
+use crate::base::telemetry;
 use crate::destination::demand::Demand;
 use crate::net::BoxStream;
 use crate::net::own_faults::own_fault;
@@ -119,7 +120,9 @@ impl Dial {
         let (address, ip) = (self.address, self.address.ip());
         let mut dialing = Dialing { dialer: &dialer, ip, since: dialer.instant(), is_over: false };
         let connecting = dialer.network.connect(address, self.source);
-        let (result, connected) = match tokio::time::timeout(dialer.settings.connect_timeout, connecting).await {
+        let connecting = tokio::time::timeout(dialer.settings.connect_timeout, connecting).await;
+        telemetry::CONNECT.add(dialer.instant().saturating_duration_since(dialing.since));
+        let (result, connected) = match connecting {
             Err(_) => ("no answer", Err(Fault::Timeout)),
             Ok(Err(error)) if error.kind() == io::ErrorKind::NetworkUnreachable => ("no route", Err(Fault::Closed)),
             Ok(Err(error)) => match own_fault(&error, self.source) {

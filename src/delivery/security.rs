@@ -12,6 +12,7 @@ use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use super::pace::Pulse;
 use super::steps::Steps;
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::telemetry;
 use crate::destination::demand::{Demand, Refusal};
 use crate::destination::route::{Host, Route};
 use crate::net::BoxStream;
@@ -149,6 +150,7 @@ impl Handshake<'_> {
         if let Demand::Tested { .. } = self.demand.as_ref() {
             tracing::info!(%host, verified = verified.as_ref(), "the domain tests its MTA-STS policy");
         }
+        telemetry::add_tls_session(&suite, &verified);
         Ok(Encryption { suite, chain, demand: self.demand.clone(), verified })
     }
 }

@@ -1,5 +1,7 @@
 //! The DNS seam: what the relay asks of DNS, and hickory-resolver behind it.
 
+use crate::base::clock::monotonic_us;
+use crate::base::telemetry;
 use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
@@ -232,11 +234,11 @@ impl HickoryDns {
         read: impl Fn(&[Record]) -> Result<Records<T>, DnsError>,
     ) -> Result<Records<T>, DnsError> {
         let name = complete(name)?;
-        let found = if self.validates().await? {
-            lookup(&self.validating, name, kind).await
-        } else {
-            self.plain.lookup(name, kind).await
-        };
+        let validates = self.validates().await?;
+        let since = monotonic_us();
+        let found =
+            if validates { lookup(&self.validating, name, kind).await } else { self.plain.lookup(name, kind).await };
+        telemetry::DNS.add(Duration::from_micros(u64::try_from(monotonic_us() - since).unwrap_or_default()));
         match found {
             Ok(lookup) => read(lookup.answers()),
             // That there is no more to it than this answer is not proved, nor has it to be: the zone allows it.
@@ -250,7 +252,11 @@ impl HickoryDns {
                     found => Ok(Records { secure: false, ..found? }),
                 }
             }
-            Err(error) => Err(dns_error(error)),
+            Err(error) => {
+                let error = dns_error(error);
+                telemetry::DNS_FAILURES.fetch_add(u64::from(!error.is_answer()), Ordering::Relaxed);
+                Err(error)
+            }
         }
     }
 }

@@ -95,6 +95,8 @@ pub struct Key {
     signer: Signer,
     /// The text of the TXT record.
     record: String,
+    /// When its file was written, as far as it is known.
+    made_at: Option<Timestamp>,
 }
 
 impl Key {
@@ -120,7 +122,17 @@ impl Key {
             }
         };
         let record = record::txt_record(pem)?;
-        Ok(Self { domain: domain.to_owned(), selector: selector.to_owned(), signer, record })
+        Ok(Self { domain: domain.to_owned(), selector: selector.to_owned(), signer, record, made_at: None })
+    }
+
+    /// The same, with the age of its file.
+    pub fn of_file(self, path: &std::path::Path) -> Self {
+        Self { made_at: crate::base::files::written_at(path), ..self }
+    }
+
+    /// When its file was written; none where it is not known.
+    pub fn made_at(&self) -> Option<Timestamp> {
+        self.made_at
     }
 
     /// The domain it signs for.

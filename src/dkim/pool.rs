@@ -8,8 +8,11 @@ use bytes::Bytes;
 use tokio::sync::oneshot;
 
 use super::{Key, Terms, signatures};
+use crate::base::clock::monotonic_us;
 use crate::base::lane::{Lane, LaneQueue};
+use crate::base::telemetry;
 use crate::mail::message::Content;
+use std::time::Duration;
 
 struct Job {
     keys: Arc<[Key]>,
@@ -68,7 +71,10 @@ fn start_thread(number: usize, jobs: Arc<LaneQueue<Job>>) -> std::io::Result<Joi
     std::thread::Builder::new().name(format!("sign-{number}")).spawn(move || {
         while let Some(job) = jobs.wait() {
             // Whoever asked may have gone away.
-            let _ = job.answer.send(signatures(&job.keys, &job.content, job.terms));
+            let since = monotonic_us();
+            let signed = signatures(&job.keys, &job.content, job.terms);
+            telemetry::SIGN.add(Duration::from_micros(u64::try_from(monotonic_us() - since).unwrap_or_default()));
+            let _ = job.answer.send(signed);
         }
     })
 }

@@ -55,9 +55,11 @@ use crate::report::destinations::Destinations;
 use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
 use crate::report::output::Output;
+use crate::report::providers::Providers;
 use crate::report::reasons::{Reason, Stage};
 use crate::report::refusals::Refusals;
 use crate::report::trace::Traces;
+use crate::report::upkeep::Upkeep;
 use gate::Caller;
 use guard::Guarded;
 use problem::Problem;
@@ -158,6 +160,10 @@ pub struct Parts {
     pub delivery: Arc<Delivery>,
     /// What was sent where.
     pub destinations: Arc<Destinations>,
+    /// The same by provider.
+    pub providers: Arc<Providers>,
+    /// What has to be kept up.
+    pub upkeep: Arc<Upkeep>,
     /// Who tells traces, feed and metrics.
     pub reporter: Arc<Reporter>,
     /// Who tells of what is refused.

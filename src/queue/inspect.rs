@@ -11,8 +11,10 @@ use super::outbox::Patience;
 use super::schedule::{Again, Schedule};
 pub use super::schedule::{Cancelled, EntrySnapshot, Retried, Snapshot};
 use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
 use crate::ledger::entry::Progress;
 use crate::mail::id::{EntryId, MessageId};
+use std::collections::BTreeMap;
 
 /// Entries that are looked at before others may have the queue.
 const PAGE: usize = 256;
@@ -26,6 +28,17 @@ pub struct Listing {
     pub messages: Vec<Snapshot>,
     /// Entries that fit in all.
     pub entries: usize,
+}
+
+/// The live entries of a lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Standing {
+    /// How many.
+    pub entries: usize,
+    /// Since when the oldest was accepted.
+    pub oldest: Duration,
+    /// How long the first of them to end still lives.
+    pub least_left: Duration,
 }
 
 impl Queue {
@@ -119,6 +132,22 @@ impl Queue {
             ControlFlow::Continue(())
         });
         live
+    }
+
+    /// Live entries by lane.
+    pub fn standing(&self, now: Timestamp) -> BTreeMap<Lane, Standing> {
+        let mut all: BTreeMap<Lane, Standing> = BTreeMap::new();
+        self.pages(&Filter::default(), |schedule, page| {
+            for (lane, accepted_at, expires_at) in page.into_iter().filter_map(|id| schedule.span(id)) {
+                let (age, left) = (now.since(accepted_at), expires_at.since(now));
+                let of_lane = all.entry(lane).or_insert(Standing { entries: 0, oldest: age, least_left: left });
+                of_lane.entries += 1;
+                of_lane.oldest = of_lane.oldest.max(age);
+                of_lane.least_left = of_lane.least_left.min(left);
+            }
+            ControlFlow::Continue(())
+        });
+        all
     }
 
     /// Ends the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt

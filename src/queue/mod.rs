@@ -223,6 +223,11 @@ impl Queue {
         self.outbox.schedule(|schedule| schedule.depth())
     }
 
+    /// Live entries at most.
+    pub fn entries_max(&self) -> usize {
+        self.settings.entries_max
+    }
+
     /// Whether new mail can be stored.
     pub fn is_able_to_store(&self) -> bool {
         !self.journal.is_failing()

@@ -18,6 +18,8 @@ use crate::base::files::faults::{Use, absolute, explain, foreign};
 use crate::base::format::{self, FORMAT, Newer};
 use crate::intake::idempotency::latest_day;
 
+/// The certificate that the relay makes for itself.
+pub(super) const SELF_SIGNED: &str = "self-signed.pem";
 const SECRET_LEN: usize = 32;
 /// Octets of a token before it is written down.
 const TOKEN_LEN: usize = 32;
@@ -102,7 +104,7 @@ impl DataDir {
 
     /// Where the made-up certificate and its key are.
     pub fn self_signed(&self) -> (PathBuf, PathBuf) {
-        (self.path.join("self-signed.pem"), self.path.join("self-signed.key"))
+        (self.path.join(SELF_SIGNED), self.path.join("self-signed.key"))
     }
 }
 

@@ -9,6 +9,7 @@ pub mod preflight;
 pub mod random;
 mod rotating_secret;
 mod rotation;
+mod upkeep;
 pub mod verify;
 
 use std::net::SocketAddr;
@@ -16,8 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::credentials::{Credentials, TokenHash};
@@ -41,8 +44,10 @@ use crate::report::destinations::Destinations;
 use crate::report::feed::Feed;
 use crate::report::log::{EventLog, Output};
 use crate::report::metrics::Metrics;
+use crate::report::providers::Providers;
 use crate::report::refusals::Refusals;
 use crate::report::trace::{Limits, Traces};
+use crate::report::upkeep::Upkeep;
 use crate::report::{Listener, Reporter};
 use crate::submission::listener::{self, ListenerSettings, Submission};
 use builder::{Builder, Core};
@@ -156,6 +161,9 @@ pub struct Relay {
     output: Output,
     draining: CancellationToken,
     certificate: Arc<Certificate>,
+    /// For whoever looks after what has to be kept up: the configuration in force, and that it changed.
+    kept: (Arc<ArcSwap<Config>>, Arc<Notify>),
+    upkeep: Arc<Upkeep>,
     /// Ours until the end.
     _folder: DataDir,
     /// The configuration in force.
@@ -189,8 +197,10 @@ impl Relay {
         let core = environment.core(&config, &folder, events.clone(), &draining)?;
         tokio::task::spawn_blocking(crate::policy::cause::prepare);
         let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
+        let dns_is = if environment.dns.is_none() { DnsIs::Real } else { DnsIs::Played };
         let Environment { clock, output, .. } = environment;
         let (traces, destinations) = (sinks.traces.clone(), sinks.destinations.clone());
+        let upkeep: Arc<Upkeep> = Arc::default();
         let parts = http::Parts {
             door: core.door.clone(),
             queue: core.queue.clone(),
@@ -205,6 +215,8 @@ impl Relay {
             refusals: refusals.clone(),
             log: output.clone(),
             destinations: sinks.destinations,
+            providers: sinks.providers,
+            upkeep: upkeep.clone(),
             events,
             clock: clock.clone(),
             draining: draining.clone(),
@@ -229,10 +241,12 @@ impl Relay {
             output,
             draining,
             certificate,
+            kept: (Arc::new(ArcSwap::from_pointee(config.clone())), Arc::default()),
+            upkeep,
             _folder: folder,
             running: Mutex::new(config),
         };
-        Ok(relay.run(doors, clock, core.policies, &destinations))
+        Ok(relay.run(doors, clock, core.policies, &destinations, dns_is))
     }
 
     /// Begins all that goes on until the relay stops.
@@ -242,6 +256,7 @@ impl Relay {
         clock: Arc<dyn Clock>,
         policies: Option<Arc<Policies>>,
         destinations: &Destinations,
+        dns_is: DnsIs,
     ) -> Self {
         let depth = self.queue.depth();
         if depth.messages > 0 {
@@ -251,6 +266,7 @@ impl Relay {
         tokio::spawn(self.queue.clone().run_timers());
         let (door, refusals) = (self.door.clone(), self.refusals.clone());
         let draining = || self.draining.clone();
+        let keeper_clock = clock.clone();
         tokio::spawn(while_running(draining(), watch_clock(clock, self.queue.clone())));
         tokio::spawn(while_running(draining(), async move { door.run_digests().await }));
         tokio::spawn(while_running(draining(), async move { refusals.tell_what_was_left_out().await }));
@@ -261,6 +277,13 @@ impl Relay {
         tokio::spawn(while_running(draining(), async move { rotations.run().await }));
         let (shown, by) = (self.certificate.clone(), self.submission.clone());
         tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by).await }));
+        // Where DNS is played, what it says is not about this relay.
+        if dns_is == DnsIs::Real {
+            let (config, changed) = self.kept.clone();
+            let (upkeep, keys) = (self.upkeep.clone(), self.rotations.in_force());
+            let keeper = upkeep::Keeper { upkeep, clock: keeper_clock, config, keys, changed };
+            tokio::spawn(while_running(draining(), keeper.run()));
+        }
         for (socket, settings) in doors.listeners {
             tokio::spawn(self.submission.clone().serve(socket, settings));
         }
@@ -301,6 +324,8 @@ impl Relay {
         self.delivery.smart_hosts().replace(config.smart_hosts.clone());
         self.rotations.reconfigure(config.configured_keys.clone());
         self.credentials.reconfigure(config.accounts.clone());
+        self.kept.0.store(Arc::new(config.clone()));
+        self.kept.1.notify_one();
         *running = config;
         Ok(waiting)
     }
@@ -391,6 +416,7 @@ struct Sinks {
     metrics: Arc<Metrics>,
     ends: Arc<Completions>,
     destinations: Arc<Destinations>,
+    providers: Arc<Providers>,
 }
 
 impl Sinks {
@@ -401,13 +427,24 @@ impl Sinks {
             metrics: Arc::default(),
             ends: Arc::default(),
             destinations: Arc::default(),
+            providers: Arc::default(),
         })
     }
 
     /// In the order in which they hear: who is told that something happened finds it in the traces.
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
-        vec![self.traces.clone(), self.metrics.clone(), self.destinations.clone(), self.feed.clone(), self.ends.clone()]
+        let counting: [Arc<dyn Listener>; 3] =
+            [self.metrics.clone(), self.destinations.clone(), self.providers.clone()];
+        let first: Arc<dyn Listener> = self.traces.clone();
+        [first].into_iter().chain(counting).chain([self.feed.clone() as _, self.ends.clone() as _]).collect()
     }
+}
+
+/// Whether names are looked up in the real DNS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum DnsIs {
+    Real,
+    Played,
 }
 
 /// How often the clock is looked at: after a suspension nothing is later by more than this.

@@ -42,6 +42,11 @@ impl Rotations {
         })
     }
 
+    /// The keys that sign.
+    pub(super) fn in_force(&self) -> Arc<ArcSwap<Keys>> {
+        self.in_force.clone()
+    }
+
     /// Takes on other keys of the configuration.
     pub(super) fn reconfigure(&self, configured: Keys) {
         *self.configured.lock() = configured;

@@ -4,15 +4,18 @@
 mod addresses;
 pub mod completion;
 pub mod destinations;
+pub mod exposition;
 pub mod feed;
 pub mod log;
 pub mod metrics;
 pub mod output;
+pub mod providers;
 pub mod reasons;
 pub mod recipients;
 pub mod refusals;
 pub mod trace;
 mod trace_form;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

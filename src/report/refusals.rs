@@ -4,7 +4,6 @@
 //! has one line in ten seconds; how many were left out is told when they are over.
 
 use std::collections::{BTreeMap, HashMap};
-use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -12,7 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::metrics;
+use super::exposition::{Exposition, Type};
 use super::reasons::{Door, Reason, Stage};
 use super::recipients::Recipients;
 use crate::base::clock::Clock;
@@ -125,16 +124,16 @@ impl Refusals {
     }
 
     /// The counters, in the text format of Prometheus.
-    pub fn write_metrics(&self, text: &mut String) {
-        metrics::head(text, "refused_total", "counter", "What was refused before it became a message, by reason.");
-        for ((door, stage, reason), count) in &*self.counts.lock() {
-            let (door, stage, reason) = (door.name(), stage.name(), reason.name());
-            // Writing to a String cannot fail.
-            let _ = writeln!(
-                text,
-                "otp_relay_refused_total{{door=\"{door}\",stage=\"{stage}\",reason=\"{reason}\"}} {count}"
-            );
+    pub fn write_metrics(&self, out: &mut Exposition) {
+        let counts = self.counts.lock();
+        out.family("refused_total", Type::Counter, "What was refused before it became a message, by reason.");
+        for ((door, stage, reason), count) in &*counts {
+            out.sample(&[("door", door.name()), ("stage", stage.name()), ("reason", reason.name())], count);
         }
+        let suppressed = counts.iter().filter(|((_, _, reason), _)| *reason == Reason::Suppressed);
+        let suppressed: u64 = suppressed.map(|(_, count)| *count).sum();
+        let help = "Recipients that were refused because they are suppressed.";
+        out.family("suppressed_refusals_total", Type::Counter, help).sample(&[], suppressed);
     }
 }
 
@@ -205,6 +204,7 @@ impl Spans {
 
 #[cfg(test)]
 mod tests {
+    use super::super::exposition::Format;
     use super::*;
     use crate::base::clock::SystemClock;
 
@@ -269,11 +269,12 @@ mod tests {
         let refusals = Refusals::new(Arc::new(SystemClock::default()), Recipients::default());
         refusals.tell(&refused("192.0.2.7", Reason::Size));
         refusals.tell(&refused("192.0.2.8", Reason::Size));
-        let mut text = String::new();
-        refusals.write_metrics(&mut text);
+        let mut out = Exposition::new(Format::Prometheus);
+        refusals.write_metrics(&mut out);
+        let text = out.finish();
         assert!(text.contains("# TYPE otp_relay_refused_total counter\n"));
         assert!(
-            text.ends_with("otp_relay_refused_total{door=\"smtp\",stage=\"connect\",reason=\"size\"} 2\n"),
+            text.contains("otp_relay_refused_total{door=\"smtp\",stage=\"connect\",reason=\"size\"} 2\n"),
             "{text}"
         );
     }

@@ -6,8 +6,11 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-need bind9 unbound
+need bind9 unbound iproute2
 venv checkdmarc pyspf dnspython dkimpy cryptography
+# BIND listens only at addresses that an interface has.
+for address in 127.0.30.1 127.0.30.2; do ip address add "$address/32" dev lo 2>/dev/null || true; done
+cleanup() { for address in 127.0.30.1 127.0.30.2; do ip address del "$address/32" dev lo 2>/dev/null || true; done; }
 make_instance() { # NAME ADDRESS
   local folder=$work/$1
   mkdir -p "$folder"

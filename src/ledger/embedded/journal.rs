@@ -17,6 +17,7 @@ use super::inbox::{Haste, Inbox, Waited};
 use super::store::{Change, Store, StoreError, Table};
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::base::lane::{Lane, Lanes};
+use crate::base::telemetry;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -350,7 +351,10 @@ impl StorageThread {
             self.later.iter().map(Vec::as_slice).chain(waiting.iter().map(|(changes, _)| changes.as_slice())).collect();
         let moved: Option<Vec<Vec<Change>>> = moved_to_wall(&groups, self.clock.step());
         let groups = moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
-        match self.store.commit(&groups) {
+        let since = self.clock.instant();
+        let committed = self.store.commit(&groups);
+        telemetry::COMMIT.add(self.clock.instant().saturating_duration_since(since));
+        match committed {
             Ok(()) => {
                 self.later.clear();
                 self.note_success();

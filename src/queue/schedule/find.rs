@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::{Content, Entry, Held, Schedule, Timer, entries_of};
 use crate::base::clock::Timestamp;
+use crate::base::lane::Lane;
 use crate::event::Kind;
 use crate::event::cause::Cause;
 use crate::ledger::entry::{Message, Progress, State};
@@ -143,6 +144,12 @@ impl Schedule {
         let held = self.held.get(&id)?;
         let covers = |index, entry: &Entry| filter.is_none_or(|filter| held.is_covered(filter, index, entry));
         Some(held.snapshot(covers))
+    }
+
+    /// Lane, acceptance and end of life of a live entry.
+    pub(in crate::queue) fn span(&self, id: EntryId) -> Option<(Lane, Timestamp, Timestamp)> {
+        let message = &self.held.get(&id.message)?.message;
+        Some((message.lane, message.accepted_at, message.expires_at))
     }
 
     /// The domain of a live entry's recipient.

@@ -1,0 +1,87 @@
+//! Looks after what has to be kept up, and tells it: certificates and keys at the start, at a reload and every hour; what DNS
+//! says of the relay once a day.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use super::data_dir;
+use crate::base::clock::Clock;
+use crate::check::world::RealNames;
+use crate::check::{self, Look};
+use crate::config::Config;
+use crate::dkim::Keys;
+use crate::net::TcpNetwork;
+use crate::report::upkeep::{Found, State, Upkeep};
+use crate::tls::read_certificates;
+
+/// How long after the start DNS is looked at: mail comes first.
+const PAUSE: Duration = Duration::from_secs(5);
+/// How often certificates and keys are looked at.
+const HOUR: Duration = Duration::from_secs(3600);
+/// In how many of these looks DNS is looked at once.
+const LOOKS: u32 = 24;
+
+/// Looks on and on.
+pub(super) struct Keeper {
+    pub(super) upkeep: Arc<Upkeep>,
+    pub(super) clock: Arc<dyn Clock>,
+    /// The configuration in force.
+    pub(super) config: Arc<ArcSwap<Config>>,
+    /// The keys that sign, which may be others than it names.
+    pub(super) keys: Arc<ArcSwap<Keys>>,
+    /// A reload.
+    pub(super) changed: Arc<Notify>,
+}
+
+impl Keeper {
+    /// Until the relay stops.
+    pub(super) async fn run(self) {
+        let mut look = 0;
+        tokio::time::sleep(PAUSE).await;
+        loop {
+            let mut now = Config::clone(&self.config.load());
+            now.keys = Keys::clone(&self.keys.load());
+            let dns = if look % LOOKS == 0 { self.dns(&now).await } else { None };
+            self.tell(&now, dns);
+            look += 1;
+            if tokio::time::timeout(HOUR, self.changed.notified()).await.is_ok() {
+                look = 0;
+            }
+        }
+    }
+
+    async fn dns(&self, config: &Config) -> Option<Vec<Found>> {
+        let names = RealNames::new(&config.resolver, self.clock.clone()).ok()?;
+        let look = Look::new(config, &names, &TcpNetwork, self.clock.as_ref());
+        let found = check::dns(&look).await.into_iter().map(|finding| Found {
+            check: finding.check.name(),
+            severity: finding.severity.name(),
+            subject: finding.subject,
+            text: finding.text,
+            mend: finding.mend,
+            records: finding.records,
+        });
+        Some(found.collect())
+    }
+
+    fn tell(&self, config: &Config, dns: Option<Vec<Found>>) {
+        let before = self.upkeep.state();
+        let own = config.data_dir.join(data_dir::SELF_SIGNED);
+        let shown = config.certificate.files().map_or(own.as_path(), |(chain, _)| chain);
+        let ends_at = read_certificates(shown).ok().and_then(|chain| check::ends_at(chain.first()?));
+        let keys = config
+            .keys
+            .all()
+            .filter_map(|key| Some((key.domain().to_owned(), key.selector().to_owned(), key.made_at()?)));
+        let looked_at = if dns.is_some() { Some(self.clock.wall()) } else { before.looked_at };
+        self.upkeep.set(State {
+            certificates: ends_at.map(|ends_at| (config.hostname.clone(), ends_at)).into_iter().collect(),
+            keys: keys.collect(),
+            findings: dns.or_else(|| before.findings.clone()),
+            looked_at,
+        });
+    }
+}
