@@ -75,7 +75,7 @@ fn sources() -> Vec<Source> {
         let path = file.strip_prefix(&root).unwrap().to_owned();
         let mut module: Module =
             path.with_extension("").components().map(|part| part.as_os_str().to_string_lossy().into_owned()).collect();
-        if module == ["lib"] || module == ["main"] || module.last().unwrap() == "tests" {
+        if module == ["lib"] || module == ["main"] || ["tests", "testing"].contains(&module.last().unwrap().as_str()) {
             return None;
         }
         if module.last().unwrap() == "mod" {

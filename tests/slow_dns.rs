@@ -122,6 +122,8 @@ impl Scene {
             ends: Arc::default(),
             delivery: life.delivery.clone(),
             destinations: Arc::default(),
+            providers: Arc::default(),
+            upkeep: Arc::default(),
             events: reporter.clone() as Arc<dyn Sink>,
             reporter,
             refusals,

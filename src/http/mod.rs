@@ -20,9 +20,8 @@ mod refused;
 mod seats;
 mod send;
 mod suppressions;
-mod template;
-mod upkeep;
 pub(crate) mod template;
+mod upkeep;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};

@@ -6,7 +6,14 @@ use minijinja::{Environment, Error};
 use serde::Deserialize;
 
 use super::Purpose;
-use super::own::TemplateError;
+
+/// Which file cannot be used, and why.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{file}: {text}")]
+pub(crate) struct TemplateError {
+    pub(super) file: String,
+    pub(super) text: String,
+}
 
 /// A file with its name.
 pub(super) struct Named {

@@ -13,8 +13,8 @@ use std::time::Duration;
 
 use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior, Value, context};
 
+pub(crate) use language::TemplateError;
 use language::{Language, Named};
-pub(crate) use own::TemplateError;
 
 /// Steps that one template may take.
 const FUEL: u64 = 50_000;

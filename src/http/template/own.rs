@@ -4,21 +4,13 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::language::Named;
+use super::language::{Named, TemplateError};
 use super::{LANGUAGES, LAYOUT, Templates};
 
 /// Octets of one file.
 const FILE_LEN_MAX: u64 = 64 << 10;
 /// Files in the folder.
 const FILES_MAX: usize = 100;
-
-/// Which file cannot be used, and why.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{file}: {text}")]
-pub(crate) struct TemplateError {
-    pub(super) file: String,
-    pub(super) text: String,
-}
 
 impl Templates {
     /// Those of a folder: `layout.toml`, and a file for each language that is to be changed or added. `shown` is how the
