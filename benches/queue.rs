@@ -70,7 +70,11 @@ fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
         let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         queue.append(&message, content.clone(), Vec::new(), true).unwrap();
-        queue.admit(&message, SignedContent { signatures: Default::default(), content }, Foreknowledge::default());
+        drop(queue.admit(
+            &message,
+            SignedContent { signatures: Default::default(), content },
+            Foreknowledge::default(),
+        ));
         entries.push(EntryId { message: message.id, index: 0 });
     }
     (queue, entries)

@@ -82,12 +82,12 @@ impl Bench {
             self.queue.abandon(&message, &mut pending);
             return Err(error);
         }
-        self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, Default::default());
+        drop(self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, Default::default()));
         Ok(EntryId { message: message.id, index: 0 })
     }
 
     fn offers(&self) -> Vec<EntryId> {
-        let mut offers = self.offers.lock();
+        let offers = self.offers.lock();
         std::iter::from_fn(|| offers.try_next()).map(|offer| offer.entry).collect()
     }
 

@@ -109,7 +109,14 @@ impl Scene {
         tls::self_signed::ensure(&certificate, &key, "relay.test", clock.now()).unwrap();
         let acceptor = tls::acceptor(&certificate, &key).unwrap();
         let (ours, draining) = ((clock.clone(), refusals.clone()), CancellationToken::new());
-        let submission = Submission::new(life.door.clone(), credentials.clone(), ours, live, acceptor, draining);
+        let submission = Submission::new(
+            (life.door.clone(), life.delivery.clone()),
+            credentials.clone(),
+            ours,
+            live,
+            acceptor,
+            draining,
+        );
         let reporter = Reporter::start(EventLog::new(&settings), Vec::new()).unwrap();
         let parts = Parts {
             door: life.door.clone(),

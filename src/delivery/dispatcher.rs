@@ -4,7 +4,7 @@
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::Mutex;
 
@@ -19,10 +19,12 @@ use super::worker::Worker;
 use crate::destination::route::{Route, RouteError};
 use crate::destination::shares::{Shares, Standing};
 use crate::mail::address::{Mailbox, ReversePath};
-use crate::queue::{Offer, Offers, Work};
+use crate::queue::{Offer, Offered, Offers};
 
 /// Entries handled before others get a turn.
 const TURN_MAX: usize = 1024;
+/// Entries taken in the place of whoever offered some; the task takes the rest.
+const IN_PLACE_MAX: usize = 64;
 /// Destinations that are looked up for entries that are about to come, at once.
 const PREWARM_LOOKUPS_MAX: usize = 64;
 
@@ -38,10 +40,19 @@ enum Awaited {
 /// Who hands entries to sites.
 pub(super) struct Dispatcher {
     env: Arc<Environment>,
+    /// What the queue offers, once the engine runs.
+    offers: OnceLock<Offers>,
     /// Entries that wait for a route.
     looking_up: Mutex<HashMap<Awaited, Vec<Offer>>>,
     /// Look-ups for entries that are about to come, by registrable domain.
     prewarming: Mutex<Shares<Arc<str>>>,
+}
+
+/// A mistake about one entry keeps no other from being delivered, and is not held against who brought it.
+fn guarded(begin: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(begin)).is_err() {
+        tracing::error!("an entry could not be taken up; the next start tries it again");
+    }
 }
 
 /// A look-up for an entry that is about to come, among a bounded number; counted until it is dropped.
@@ -68,7 +79,7 @@ impl Dispatcher {
     /// One that has nothing yet.
     pub(super) fn new(env: Arc<Environment>) -> Arc<Self> {
         let prewarming = Mutex::new(Shares::new(PREWARM_LOOKUPS_MAX));
-        Arc::new(Self { env, looking_up: Mutex::default(), prewarming })
+        Arc::new(Self { env, offers: OnceLock::new(), looking_up: Mutex::default(), prewarming })
     }
 
     /// Begins what sites have asked for, until all tasks are over.
@@ -91,26 +102,45 @@ impl Dispatcher {
         }
     }
 
-    /// Takes what the queue offers, until it is drained.
-    pub(super) async fn take(self: Arc<Self>, mut offers: Offers) {
+    /// From here on what the queue offers is for this one to take.
+    pub(super) fn takes(&self, offers: Offers) {
+        self.offers.get_or_init(|| offers);
+    }
+
+    /// Takes what the queue announces, until all tasks are over.
+    pub(super) async fn take(self: Arc<Self>) {
+        let Some(offers) = self.offers.get() else { return };
         let mut over = std::pin::pin!(self.env.tasks.over());
         loop {
-            let work = tokio::select! {
+            tokio::select! {
                 biased;
-                work = offers.next() => match work {
-                    Some(work) => work,
-                    None => return,
-                },
                 () = &mut over => return,
-            };
-            let begin = || match work {
-                Work::Offer(offer) => self.offer(offer),
-                Work::Expected(coming) => self.prewarm(&coming.reverse_path, &coming.recipient),
-            };
-            // A mistake about one entry keeps no other from being delivered.
-            if catch_unwind(AssertUnwindSafe(begin)).is_err() {
-                tracing::error!("an entry could not be taken up; the next start tries it again");
+                () = offers.announced() => {}
             }
+            while self.take_some(offers, TURN_MAX) == TURN_MAX {
+                tokio::task::yield_now().await;
+            }
+        }
+    }
+
+    /// Takes what the queue offers in the place of who has just been told so.
+    pub(super) fn take_up(self: &Arc<Self>, offered: Offered) {
+        let Some(offers) = self.offers.get().filter(|_| offered.is_any()) else { return };
+        if self.take_some(offers, IN_PLACE_MAX) < IN_PLACE_MAX {
+            offered.are_taken();
+        }
+    }
+
+    /// Returns how many there were, so many at most.
+    fn take_some(self: &Arc<Self>, offers: &Offers, most: usize) -> usize {
+        let taken = std::iter::from_fn(|| offers.try_next()).take(most);
+        taken.map(|offer| guarded(|| self.offer(offer))).count()
+    }
+
+    /// A message for this recipient is about to come.
+    pub(super) fn expect(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+        if self.offers.get().is_some() {
+            guarded(|| self.prewarm(reverse_path, recipient));
         }
     }
 

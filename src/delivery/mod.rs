@@ -59,8 +59,9 @@ use crate::base::clock::Clock;
 use crate::destination::mx::Router;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::net::Network;
-use crate::queue::Queue;
+use crate::queue::{Offered, Queue};
 use crate::tls::verify::Roots;
 use address_health::AddressHealth;
 use dialer::Dialer;
@@ -132,10 +133,26 @@ impl Delivery {
     }
 
     /// Takes what the queue offers, and begins sessions that sites ask for, until it is drained. To be called once.
-    pub async fn run(self: Arc<Self>) {
+    pub fn run(self: Arc<Self>) -> impl Future<Output = ()> + use<> {
         let begins = self.begins.lock().take();
-        let (Some(begins), Some(offers)) = (begins, self.env.queue.take_offers()) else { return };
-        tokio::join!(self.dispatcher.clone().run(begins), self.dispatcher.clone().take(offers));
+        if let Some(offers) = self.env.queue.take_offers() {
+            self.dispatcher.takes(offers);
+        }
+        async move {
+            if let Some(begins) = begins {
+                tokio::join!(self.dispatcher.clone().run(begins), self.dispatcher.clone().take());
+            }
+        }
+    }
+
+    /// Takes entries that are ready in the place of who has them from the queue; nobody has to be woken for them.
+    pub fn take_up(&self, offered: Offered) {
+        self.dispatcher.take_up(offered);
+    }
+
+    /// A message with this reverse-path to this recipient is about to come: what can be done ahead, may be.
+    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
+        self.dispatcher.expect(reverse_path, recipient);
     }
 
     /// Ends: no new attempts; those under way get `patience`, then they are put off.

@@ -37,7 +37,7 @@ use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
-use crate::queue::{AppendError, Foreknowledge, Queue, Risk};
+use crate::queue::{AppendError, Foreknowledge, Offered, Queue, Risk};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
 
@@ -85,7 +85,7 @@ impl std::fmt::Debug for Door {
 }
 
 /// A message was taken.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub struct Receipt {
     /// Its id; the first one's, if this is a repeat.
     pub id: MessageId,
@@ -93,6 +93,8 @@ pub struct Receipt {
     pub repeat_of: Option<&'static str>,
     /// Whether it asked for a more urgent lane than its user may have.
     pub is_lowered: bool,
+    /// Its entries, for delivery.
+    pub offered: Offered,
 }
 
 /// What a submission came to before anything of it is stored.
@@ -208,11 +210,6 @@ impl Door {
             Some(_) => RecipientCheck::Done(Ok(())),
             None => RecipientCheck::NeedsDns,
         }
-    }
-
-    /// A message with this reverse-path to this recipient, which was just checked, is about to come.
-    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
-        self.parts.queue.expect(reverse_path, recipient);
     }
 
     /// Looks the recipient's domain up. Trouble with DNS, and no answer within `patience`, is no refusal; and where
@@ -359,7 +356,7 @@ impl Door {
         let id = message.id;
         let mut side = std::mem::take(&mut places.changes);
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
-        self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
+        let offered = self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
         places.are_kept = true;
         if message.signing_domain.is_none() {
             let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
@@ -368,14 +365,15 @@ impl Door {
         if let Some(reservation) = reservation {
             reservation.taken(id);
         }
-        Ok(Receipt { id, repeat_of: None, is_lowered })
+        Ok(Receipt { id, repeat_of: None, is_lowered, offered })
     }
 
     /// The receipt of the first: the state of its first entry that has not ended.
     fn repeat(&self, id: MessageId) -> Receipt {
         let snapshot = self.parts.queue.message(id);
         let live = snapshot.iter().flat_map(|snapshot| &snapshot.entries).find_map(|entry| entry.state);
-        Receipt { id, repeat_of: Some(live.map_or("ended", State::name)), is_lowered: false }
+        let repeat_of = Some(live.map_or("ended", State::name));
+        Receipt { id, repeat_of, is_lowered: false, offered: Offered::default() }
     }
 
     /// Takes what each recipient has to have: a place in its budget, and where it was suppressed, the one try.
@@ -456,7 +454,7 @@ impl Door {
         content: Content,
         side: Vec<Change>,
         note: Option<&'static str>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Offered, Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
         let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
@@ -469,12 +467,8 @@ impl Door {
         queue.stored(&mut pending.commit).await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         pending.is_over = true;
-        queue.admit(
-            message,
-            SignedContent { signatures, content },
-            Foreknowledge { risks: &self.risks(message), note },
-        );
-        Ok(())
+        let known = Foreknowledge { risks: &self.risks(message), note };
+        Ok(queue.admit(message, SignedContent { signatures, content }, known))
     }
 }
 

@@ -2,8 +2,11 @@
 
 use std::sync::Arc;
 
+use super::effects::Effects;
+use super::offers::Offered;
 use super::outbox::Patience;
 use super::risk::Foreknowledge;
+use super::schedule::Schedule;
 use super::{AppendError, Queue};
 use crate::base::shares::Beyond;
 use crate::ledger::embedded::journal::PendingCommit;
@@ -51,14 +54,15 @@ impl Queue {
     }
 
     /// Brings a stored message to life: its entries are offered to the workers, also those at risk.
-    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) {
+    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) -> Offered {
         let (now, recipients) = (self.clock.now(), message.envelope.recipients.len());
         let several = (recipients > 1).then(|| format!("{recipients} recipients"));
         let notes: Vec<String> = several.into_iter().chain(known.note.map(str::to_owned)).collect();
         let note = (!notes.is_empty()).then(|| notes.join("; ").into());
-        self.apply(Patience::PassBy, |schedule, effects| {
+        let accept = |schedule: &mut Schedule, effects: &mut Effects| {
             schedule.accept(message, content, known.risks, note, now, effects);
-        });
+        };
+        self.apply_and_offer(Patience::PassBy, accept).1
     }
 
     /// Takes in a message of the relay's own that no end entails; it is stored soon.

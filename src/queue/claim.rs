@@ -135,7 +135,7 @@ impl Claim {
             self.queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::LostClaim)?;
             let change = Change::Update(self.hold.id, Box::new(self.hold.progress.clone()));
             // What happened to the entry before is written before.
-            self.queue.pass_on(Patience::Wait);
+            drop(self.queue.pass_on(Patience::Wait));
             let noted = self.queue.journal.commit(self.hold.message.lane, vec![change]).await;
             noted.map_err(|_| NotReleased::NotNoted)?;
         }

@@ -47,7 +47,7 @@ impl Queue {
         let snapshot = self.outbox.schedule(|schedule| schedule.snapshot(id, None));
         let lives = |snapshot: &Snapshot| snapshot.entries.iter().all(|entry| entry.state.is_some());
         if !snapshot.as_ref().is_some_and(lives) {
-            self.pass_on(Patience::Wait);
+            drop(self.pass_on(Patience::Wait));
         }
         snapshot
     }
@@ -61,7 +61,7 @@ impl Queue {
     pub fn is_live(&self, id: MessageId) -> bool {
         let is_live = self.outbox.schedule(|schedule| schedule.is_live(id));
         if !is_live {
-            self.pass_on(Patience::Wait);
+            drop(self.pass_on(Patience::Wait));
         }
         is_live
     }
@@ -222,7 +222,11 @@ mod tests {
             let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
             let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
             queue.append(&message, content.clone(), Vec::new(), true).unwrap();
-            queue.admit(&message, SignedContent { signatures: Default::default(), content }, Foreknowledge::default());
+            drop(queue.admit(
+                &message,
+                SignedContent { signatures: Default::default(), content },
+                Foreknowledge::default(),
+            ));
         }
         queue
     }

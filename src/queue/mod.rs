@@ -34,13 +34,12 @@ use crate::greylist::table::Greylists;
 use crate::ledger::embedded::journal::{Journal, JournalError};
 use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
 use crate::ledger::entry::LostClaim;
-use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
 use claim::Claim;
 pub use effects::Offer;
 pub use ending::{Consequences, Ending, Entail, Telling};
 use offers::Offering;
-pub use offers::{Expected, Offers, Work};
+pub use offers::{Offered, Offers};
 use outbox::{Outbox, Patience};
 pub use risk::{Foreknowledge, Risk};
 pub use schedule::Depth;
@@ -91,7 +90,7 @@ pub struct Queue {
     settings: Settings,
     outbox: Outbox,
     timers_changed: Notify,
-    offering: Offering,
+    offering: Arc<Offering>,
     greylists: Greylists,
     /// Rows of side tables found at start, until somebody takes them.
     side: Mutex<Vec<(Table, Row)>>,
@@ -159,7 +158,7 @@ impl Queue {
             settings,
             outbox: Outbox::new(schedule),
             timers_changed: Notify::new(),
-            offering: Offering::default(),
+            offering: Arc::default(),
             greylists: Greylists::new(greylists),
             side: Mutex::new(side),
             sharing: Mutex::default(),
@@ -184,7 +183,7 @@ impl Queue {
         &self.greylists
     }
 
-    /// Where entries that are ready are told, and messages that are about to come; it can be taken once.
+    /// Where entries that are ready are told; it can be taken once.
     pub fn take_offers(&self) -> Option<Offers> {
         self.offering.take()
     }
@@ -253,7 +252,7 @@ impl Queue {
     /// Writes down what is left and closes the store.
     pub fn close(&self) {
         self.stop();
-        self.pass_on(Patience::Wait);
+        drop(self.pass_on(Patience::Wait));
         self.journal.close();
     }
 
@@ -262,18 +261,12 @@ impl Queue {
     /// # Errors
     /// When it could not be.
     pub async fn flush(&self) -> Result<(), JournalError> {
-        self.pass_on(Patience::Wait);
+        drop(self.pass_on(Patience::Wait));
         self.journal.flush().await
     }
 
     /// Looks at the timers anew: while the machine was suspended, more time passed than the runtime's timer knows of.
     pub fn look_at_timers(&self) {
         self.timers_changed.notify_one();
-    }
-
-    /// Tells the workers that a message with this reverse-path to this recipient is about to come: what can be done ahead,
-    /// may be.
-    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
-        self.offering.expect(Expected { reverse_path: reverse_path.clone(), recipient: recipient.clone() });
     }
 }

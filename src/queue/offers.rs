@@ -1,84 +1,106 @@
-//! The way to the workers: entries that are ready, and messages that are about to come.
+//! The way to the workers: entries that are ready.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
 
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
 
 use super::effects::Offer;
-use crate::mail::address::{Mailbox, ReversePath};
 
-/// Messages about to come that nobody has looked at yet; further ones are not told, and open their sessions themselves.
-const EXPECTED_MAX: usize = 1024;
-
-/// A message that is about to come.
-#[derive(Debug, Clone)]
-pub struct Expected {
-    /// What MAIL said.
-    pub reverse_path: ReversePath,
-    /// What RCPT says.
-    pub recipient: Mailbox,
-}
-
-/// The next thing for the workers.
-#[derive(Debug)]
-pub enum Work {
-    /// An entry is ready.
-    Offer(Offer),
-    /// A message is about to come.
-    Expected(Expected),
-}
-
-/// The workers' end. Offers have no bound but that of live entries, of which each is offered once until it is claimed.
-#[derive(Debug)]
-pub struct Offers {
-    offers: mpsc::UnboundedReceiver<Offer>,
-    expected: mpsc::Receiver<Expected>,
-}
-
-impl Offers {
-    /// The next; none when the queue is gone. Entries that are ready go first.
-    pub async fn next(&mut self) -> Option<Work> {
-        tokio::select! {
-            biased;
-            offer = self.offers.recv() => offer.map(Work::Offer),
-            Some(expected) = self.expected.recv() => Some(Work::Expected(expected)),
-        }
-    }
-
-    /// An entry that is ready now.
-    pub fn try_next(&mut self) -> Option<Offer> {
-        self.offers.try_recv().ok()
-    }
-}
-
-/// The queue's end.
-#[derive(Debug)]
+/// Entries that are ready, until a worker takes them. They have no bound but that of live entries, of which each is offered
+/// once until it is claimed.
+#[derive(Debug, Default)]
 pub(super) struct Offering {
-    offers: mpsc::UnboundedSender<Offer>,
-    expected: mpsc::Sender<Expected>,
-    /// Until somebody takes it.
-    receiving: Mutex<Option<Offers>>,
+    waiting: Mutex<Waiting>,
+    news: Notify,
 }
 
-impl Default for Offering {
-    fn default() -> Self {
-        let (offers, offered) = mpsc::unbounded_channel();
-        let (expected, expecting) = mpsc::channel(EXPECTED_MAX);
-        let receiving = Mutex::new(Some(Offers { offers: offered, expected: expecting }));
-        Self { offers, expected, receiving }
-    }
+#[derive(Debug, Default)]
+struct Waiting {
+    offers: VecDeque<Offer>,
+    /// Somebody has the other end, or had it.
+    is_taken: bool,
+    /// Nobody works any more. What is ready is found again at the next start.
+    is_closed: bool,
 }
 
 impl Offering {
-    pub(super) fn take(&self) -> Option<Offers> {
-        self.receiving.lock().take()
+    /// The workers' end; it can be taken once.
+    pub(super) fn take(self: &Arc<Self>) -> Option<Offers> {
+        let was_taken = std::mem::replace(&mut self.waiting.lock().is_taken, true);
+        (!was_taken).then(|| Offers(self.clone()))
     }
 
-    pub(super) fn offer(&self, offer: Offer) {
-        // Where nobody works, it is found again when somebody does.
-        let _ = self.offers.send(offer);
+    /// Adds entries; who adds them has to announce them, by what this returns.
+    pub(super) fn offer(self: &Arc<Self>, offers: Vec<Offer>) -> Offered {
+        let mut waiting = self.waiting.lock();
+        if waiting.is_closed {
+            return Offered(None);
+        }
+        waiting.offers.extend(offers);
+        Offered(Some(self.clone()))
+    }
+}
+
+/// The workers' end.
+#[derive(Debug)]
+pub struct Offers(Arc<Offering>);
+
+impl Offers {
+    /// An entry that is ready now.
+    pub fn try_next(&self) -> Option<Offer> {
+        self.0.waiting.lock().offers.pop_front()
     }
 
-    pub(super) fn expect(&self, expected: Expected) {
-        let _ = self.expected.try_send(expected);
+    /// Returns when entries were announced since it last did.
+    pub async fn announced(&self) {
+        self.0.news.notified().await;
+    }
+}
+
+impl Drop for Offers {
+    fn drop(&mut self) {
+        let left = {
+            let mut waiting = self.0.waiting.lock();
+            waiting.is_closed = true;
+            std::mem::take(&mut waiting.offers)
+        };
+        drop(left);
+    }
+}
+
+/// That entries were offered. Whoever has it hands it to the workers, who then take the entries in the caller's place, which
+/// saves waking a task. Where it is dropped, they are announced.
+#[derive(Debug, Default)]
+#[must_use = "entries that the workers take in the caller's place are on their way sooner"]
+pub struct Offered(Option<Arc<Offering>>);
+
+impl Offered {
+    /// Whether there are any.
+    pub fn is_any(&self) -> bool {
+        self.0.is_some()
+    }
+
+    /// All have been taken.
+    pub fn are_taken(mut self) {
+        self.0 = None;
+    }
+
+    /// What was offered now, or before.
+    pub(super) fn and(&mut self, more: Self) {
+        if !self.is_any() {
+            *self = more;
+        } else {
+            more.are_taken();
+        }
+    }
+}
+
+impl Drop for Offered {
+    fn drop(&mut self) {
+        if let Some(offering) = &self.0 {
+            offering.news.notify_one();
+        }
     }
 }

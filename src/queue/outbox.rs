@@ -15,6 +15,7 @@ use parking_lot::{Mutex, MutexGuard};
 use super::Queue;
 use super::effects::{Effects, Occurrence};
 use super::ending::{Consequences, Ending};
+use super::offers::Offered;
 use super::schedule::Schedule;
 use crate::event::Event;
 use crate::ledger::embedded::store::Change;
@@ -84,50 +85,61 @@ impl Outbox {
 impl Queue {
     /// Changes the schedule, then does what that leads to.
     pub(super) fn apply<T>(&self, patience: Patience, command: impl FnOnce(&mut Schedule, &mut Effects) -> T) -> T {
-        let (result, has_effects) = self.outbox.apply(command);
-        if has_effects {
-            self.pass_on(patience);
-        }
-        result
+        self.apply_and_offer(patience, command).0
     }
 
-    /// Does what is to be done, in its order.
-    pub(super) fn pass_on(&self, patience: Patience) {
+    /// The same for a caller that has the workers take what was offered in its place.
+    pub(super) fn apply_and_offer<T>(
+        &self,
+        patience: Patience,
+        command: impl FnOnce(&mut Schedule, &mut Effects) -> T,
+    ) -> (T, Offered) {
+        let (result, has_effects) = self.outbox.apply(command);
+        let offered = if has_effects { self.pass_on(patience) } else { Offered::default() };
+        (result, offered)
+    }
+
+    /// Does what is to be done, in its order; what was offered is to be announced by the caller.
+    pub(super) fn pass_on(&self, patience: Patience) -> Offered {
+        let mut offered = Offered::default();
         loop {
             let turn = match patience {
                 Patience::Wait => Some(self.outbox.turn.lock()),
                 Patience::PassBy => self.outbox.turn.try_lock(),
             };
-            let Some(turn) = turn else { return };
+            let Some(turn) = turn else { return offered };
             while let Some(effects) = self.outbox.next() {
-                self.act(effects);
+                offered.and(self.act(effects));
             }
             drop(turn);
             // Whoever passed by since then counts on us.
             if self.outbox.inner.lock().waiting.is_empty() {
-                return;
+                return offered;
             }
         }
     }
 
-    fn act(&self, effects: Effects) {
+    /// What was offered is to be announced by the caller.
+    fn act(&self, effects: Effects) -> Offered {
+        let mut offered = Offered::default();
         let Effects { happened, lost, offers, wakes } = effects;
         for occurrence in happened {
             match occurrence {
                 Occurrence::Stored(changes) => self.journal.commit_later(changes),
                 Occurrence::Told(changes, event) => self.store_and_tell(changes, *event),
-                Occurrence::Ended(changes, ending) => self.conclude(changes, *ending),
+                Occurrence::Ended(changes, ending) => offered.and(self.conclude(changes, *ending)),
             }
         }
         for entry in lost {
             tracing::error!(%entry, "an attempt did not renew its lease; the entry is offered again");
         }
-        if !self.stopped.load(Ordering::Relaxed) {
-            offers.into_iter().for_each(|offer| self.offering.offer(offer));
+        if !offers.is_empty() && !self.stopped.load(Ordering::Relaxed) {
+            offered.and(self.offering.offer(offers));
         }
         if wakes {
             self.timers_changed.notify_one();
         }
+        offered
     }
 
     fn store_and_tell(&self, changes: Vec<Change>, event: Event) {
@@ -138,7 +150,7 @@ impl Queue {
     }
 
     /// An end, stored with what it entails. A notification is in the queue before the end is told.
-    fn conclude(&self, mut changes: Vec<Change>, ending: Ending) {
+    fn conclude(&self, mut changes: Vec<Change>, ending: Ending) -> Offered {
         let Consequences { changes: entailed, notification } = (self.entail)(&ending);
         changes.extend(entailed);
         let mut adopted = Effects::default();
@@ -149,8 +161,9 @@ impl Queue {
         if !changes.is_empty() {
             self.journal.commit_later(changes);
         }
-        self.act(adopted);
+        let offered = self.act(adopted);
         self.events.emit(ending.event);
+        offered
     }
 }
 
@@ -220,7 +233,11 @@ mod tests {
         let message = Arc::new(Message { key: Some("login".into()), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         drop(queue.append(&message, content.clone(), Vec::new(), true).unwrap());
-        queue.admit(&message, SignedContent { signatures: Default::default(), content }, Foreknowledge::default());
+        drop(queue.admit(
+            &message,
+            SignedContent { signatures: Default::default(), content },
+            Foreknowledge::default(),
+        ));
         EntryId { message: message.id, index: 0 }
     }
 

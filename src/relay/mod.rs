@@ -222,9 +222,9 @@ impl Relay {
             draining: draining.clone(),
         };
         let api = Api::new(parts, config.http.clone());
-        let (door, live) = (core.door.clone(), config.submission.clone());
+        let (way, live) = ((core.door.clone(), core.delivery.clone()), config.submission.clone());
         let by = (clock.clone(), refusals.clone());
-        let submission = Submission::new(door, credentials.clone(), by, live, acceptor, draining.clone());
+        let submission = Submission::new(way, credentials.clone(), by, live, acceptor, draining.clone());
         let relay = Self {
             addresses: doors.addresses()?,
             door: core.door,

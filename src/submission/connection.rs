@@ -13,6 +13,7 @@ use crate::accounts::throttle::Throttle;
 use crate::accounts::user::User;
 use crate::base::clock::Clock;
 use crate::base::shares::Portion;
+use crate::delivery::Delivery;
 use crate::intake::door::{DNS_WAIT, Door, Receipt, RecipientCheck};
 use crate::intake::options::Options;
 use crate::intake::refusal::Refusal;
@@ -41,6 +42,7 @@ const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 /// What all connections share.
 pub(super) struct Shared {
     pub(super) door: Arc<Door>,
+    pub(super) delivery: Arc<Delivery>,
     pub(super) credentials: Arc<Credentials>,
     pub(super) throttle: Throttle,
     pub(super) clock: Arc<dyn Clock>,
@@ -394,7 +396,7 @@ impl Connection {
         if let (Some(reverse_path), RecipientCheck::Done(Ok(())) | RecipientCheck::NeedsDns) =
             (&self.reverse_path, &checked)
         {
-            self.shared.door.expect(reverse_path, &recipient.mailbox);
+            self.shared.delivery.expect(reverse_path, &recipient.mailbox);
         }
         let result = match checked {
             RecipientCheck::Done(result) => result,
@@ -417,7 +419,11 @@ impl Connection {
         };
         let client: Option<IpAddr> = Some(self.peer.ip());
         match self.shared.door.submit(&user, submission, Options::default(), client).await {
-            Ok(receipt) => accepted(&receipt),
+            Ok(receipt) => {
+                let reply = accepted(&receipt);
+                self.shared.delivery.take_up(receipt.offered);
+                reply
+            }
             Err(refusal) => self.reply_to(&refusal),
         }
     }

@@ -21,6 +21,7 @@ use crate::accounts::throttle::Throttle;
 use crate::accounts::user::TRUSTED;
 use crate::base::clock::Clock;
 use crate::base::shares::Sharing;
+use crate::delivery::Delivery;
 use crate::intake::door::Door;
 use crate::intake::options::LIFE;
 use crate::net::BoxStream;
@@ -187,14 +188,14 @@ fn mend(address: SocketAddr, error: &io::Error) -> &'static str {
 impl Submission {
     /// Ready to serve; ends when `draining` is cancelled.
     pub fn new(
-        door: Arc<Door>,
+        (door, delivery): (Arc<Door>, Arc<Delivery>),
         credentials: Arc<Credentials>,
         (clock, refusals): (Arc<dyn Clock>, Arc<Refusals>),
         settings: LiveSettings,
         acceptor: TlsAcceptor,
         draining: CancellationToken,
     ) -> Arc<Self> {
-        let shared = Shared { door, credentials, throttle: Throttle::default(), clock, refusals, draining };
+        let shared = Shared { door, delivery, credentials, throttle: Throttle::default(), clock, refusals, draining };
         Arc::new(Self {
             shared: Arc::new(shared),
             settings: ArcSwap::from_pointee(settings),

@@ -144,6 +144,7 @@ async fn submit(life: &Life, store: &MemoryStore, random: &mut Random, laws: &La
     let idempotency_key = (random.below(4) == 0).then(|| format!("once:{}", random.below(3)).into());
     let options = Options { key: key.clone(), idempotency_key, ..Options::default() };
     let Ok(receipt) = life.door.submit(&user, submission, options, client).await else { return };
+    life.delivery.take_up(receipt.offered);
     if receipt.repeat_of.is_some() {
         laws.repeated(receipt.id, store.holds(receipt.id));
         return;

@@ -300,7 +300,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
     if allowed.is_err() {
         return;
     }
-    life.door.expect(&reverse_path, &mailbox);
+    life.delivery.expect(&reverse_path, &mailbox);
     let field = code.honest.map_or_else(String::new, |number| format!("X-Number: {number}\r\n"));
     let submission = Submission {
         envelope: Envelope {
@@ -315,7 +315,9 @@ async fn send(life: &Life, code: &Code, id: u64) {
     // The same id in both runs: what is spread out by ids falls on the same times.
     NEXT_ID.store(id, Ordering::Relaxed);
     // What is refused does not arrive.
-    drop(life.door.submit(&user, submission, Options::default(), None).await);
+    if let Ok(receipt) = life.door.submit(&user, submission, Options::default(), None).await {
+        life.delivery.take_up(receipt.offered);
+    }
 }
 
 /// How long honest codes took, by recipient; none: it did not arrive.
