@@ -131,7 +131,7 @@ impl Api {
         }
         for (draft, result) in drafts.iter().zip(&checked).filter(|(_, result)| result.is_ok()) {
             debug_assert!(result.is_ok());
-            draft.recipients.iter().for_each(|mailbox| door.expect(&draft.reverse_path(), mailbox));
+            draft.recipients.iter().for_each(|mailbox| self.parts.delivery.expect(&draft.reverse_path(), mailbox));
         }
         let mut steps = Vec::with_capacity(drafts.len());
         for (index, (draft, result)) in drafts.iter().zip(checked).enumerate() {
