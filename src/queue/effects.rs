@@ -49,7 +49,7 @@ pub(super) struct Effects {
     pub(super) lost: Vec<EntryId>,
     /// Entries that are ready.
     pub(super) offers: Vec<Offer>,
-    /// Another timer is now the first.
+    /// A timer is due before the timers are looked at next.
     pub(super) wakes: bool,
 }
 

@@ -21,7 +21,8 @@ impl Schedule {
                 self.fire_one(id, timer, now, effects);
             }
         }
-        self.timers.first().map(|(at, _, _)| *at)
+        self.looks_at = self.timers.first().map(|(at, _, _)| *at);
+        self.looks_at
     }
 
     fn fire_one(&mut self, id: EntryId, timer: Timer, now: Timestamp, effects: &mut Effects) {

@@ -122,6 +122,8 @@ pub(super) struct Schedule {
     /// By age.
     held: BTreeMap<MessageId, Held>,
     timers: BTreeSet<(Timestamp, EntryId, Timer)>,
+    /// When the timers are looked at next; that of the first may be gone by then.
+    looks_at: Option<Timestamp>,
     index: Index,
     /// Entries by state.
     counts: Depth,
@@ -205,7 +207,10 @@ impl Schedule {
 
     fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer, effects: &mut Effects) {
         self.timers.insert((at, entry, timer));
-        effects.wakes |= self.timers.first() == Some(&(at, entry, timer));
+        if self.looks_at.is_none_or(|looks_at| at < looks_at) {
+            self.looks_at = Some(at);
+            effects.wakes = true;
+        }
     }
 
     /// Sets the timers of a life; that of the late hour only while it has not been told.
