@@ -11,6 +11,7 @@ mod rotating_secret;
 mod rotation;
 mod upkeep;
 pub mod verify;
+mod wall_clock;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -54,6 +55,7 @@ use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
 use rotation::Rotations;
+use wall_clock::{ByWallClock, watch_clock};
 
 /// How long running attempts get when the relay stops.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -445,35 +447,6 @@ impl Sinks {
 enum DnsIs {
     Real,
     Played,
-}
-
-/// How often the clock is looked at: after a suspension nothing is later by more than this.
-const CLOCK_LOOK: Duration = Duration::from_secs(10);
-
-/// Says when somebody has set the wall clock, and wakes the timers that slept through a suspension.
-async fn watch_clock(clock: Arc<dyn Clock>, queue: Arc<Queue>) {
-    let mut known = clock.step();
-    loop {
-        tokio::time::sleep(CLOCK_LOOK).await;
-        let step = clock.step();
-        if let Some(change) = known.change_to(step) {
-            tracing::warn!("the system clock was set {change}; lives and retries go on as before");
-        }
-        known = step;
-        queue.look_at_timers();
-    }
-}
-
-/// Events are told with times of the wall clock.
-struct ByWallClock {
-    clock: Arc<dyn Clock>,
-    sink: Arc<dyn Sink>,
-}
-
-impl Sink for ByWallClock {
-    fn emit(&self, event: Event) {
-        self.sink.emit(event.by_wall(self.clock.step()));
-    }
 }
 
 /// Something that goes on until the relay stops.

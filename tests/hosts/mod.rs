@@ -23,6 +23,7 @@ use otp_relay::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 
 use crate::support::in_memory::{Bounds, Life};
+use crate::support::lines::Lines;
 use network::{Chunking, GOOD, Hosts, Manner, Pipelining, Taken, Tls, says, tls};
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -172,6 +173,25 @@ async fn sloppy_replies_are_understood_and_nothing_comes_twice() {
             world.fate("b@one.test").await.arrived_once(AT_ONCE);
         }
     }
+}
+
+/// However many messages it takes.
+#[tokio::test(start_paused = true)]
+async fn a_host_that_breaks_the_form_of_replies_is_named_once_a_day() {
+    let lines = Lines::default();
+    let _guard = lines.gather();
+    let world = World::new(&[says(&[("MAIL", "250-ok\r\n200 fine")])]);
+    let told = || lines.with("breaks the form of replies");
+    for number in 0..3 {
+        world.fate(&format!("user{number}@one.test")).await.arrived_once(AT_ONCE);
+    }
+    let [line] = &told()[..] else { panic!("{:?}", told()) };
+    assert!(line.contains("INFO") && line.contains("host=mx1.test"), "{line}");
+    tokio::time::sleep(SECOND * 24 * 3600).await;
+    for number in 3..6 {
+        world.fate(&format!("user{number}@one.test")).await.arrived_once(AT_ONCE * 2);
+    }
+    assert_eq!(told().len(), 2, "{:?}", told());
 }
 
 /// Each would be called by the greeting that the other one hears.

@@ -7,6 +7,7 @@ pub mod client;
 pub mod fake_mx;
 pub mod http;
 pub mod in_memory;
+pub mod lines;
 pub mod process;
 pub mod random;
 
