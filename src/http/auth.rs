@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, header};
+use axum::http::{HeaderMap, Method, header};
 
 use super::Api;
+use super::page;
 use super::problem::Problem;
 use crate::accounts::credentials::{Login, TokenHash};
 use crate::accounts::user::{Senders, User};
@@ -108,13 +109,29 @@ impl Who {
     }
 }
 
-/// Whose token is in a request's head.
-pub(super) fn shown(api: &Api, headers: &HeaderMap) -> Shown {
-    let Some(value) = headers.get(header::AUTHORIZATION) else { return Shown::Nothing };
+/// Whose token is in a request's head: in the field Authorization, else in the page's cookie. A browser sends a cookie by
+/// itself, so it changes nothing without a field that only the page's own script can set.
+pub(super) fn shown(api: &Api, method: &Method, headers: &HeaderMap) -> Shown {
+    let Some(value) = headers.get(header::AUTHORIZATION) else {
+        let may = method.is_safe() || headers.contains_key(page::CHANGES);
+        return cookie(headers).filter(|_| may).map_or(Shown::Nothing, |token| by_token(api, token));
+    };
     let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
         return Shown::Nonsense;
     };
-    if !scheme.eq_ignore_ascii_case("bearer") || token.len() > TOKEN_LEN_MAX {
+    if scheme.eq_ignore_ascii_case("bearer") { by_token(api, token) } else { Shown::Nonsense }
+}
+
+/// The token in the page's cookie.
+fn cookie(headers: &HeaderMap) -> Option<&str> {
+    let fields = headers.get_all(header::COOKIE).iter().filter_map(|value| value.to_str().ok());
+    let mut pairs = fields.flat_map(|field| field.split(';')).filter_map(|pair| pair.trim().split_once('='));
+    pairs.find(|(name, _)| *name == page::COOKIE).map(|(_, token)| token)
+}
+
+/// Whose a token is.
+pub(super) fn by_token(api: &Api, token: &str) -> Shown {
+    if token.len() > TOKEN_LEN_MAX {
         return Shown::Nonsense;
     }
     let hash = TokenHash::of(token.trim());

@@ -65,7 +65,7 @@ impl Caller {
     fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
         let named = Named::of(request)?;
         let settings = self.api.settings.load();
-        match auth::shown(&self.api, request.headers()) {
+        match auth::shown(&self.api, request.method(), request.headers()) {
             Shown::Token(who) => {
                 request.extensions_mut().insert(who.clone());
                 return self.take_place(&who);

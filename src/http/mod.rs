@@ -14,6 +14,7 @@ mod guard;
 mod health;
 mod host;
 mod new_message;
+mod page;
 mod problem;
 mod queue;
 mod refused;
@@ -56,6 +57,7 @@ use crate::report::metrics::Metrics;
 use crate::report::output::Output;
 use crate::report::providers::Providers;
 use crate::report::reasons::{Reason, Stage};
+use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
 use crate::report::trace::Traces;
 use crate::report::upkeep::Upkeep;
@@ -161,6 +163,8 @@ pub struct Parts {
     pub destinations: Arc<Destinations>,
     /// The same by provider.
     pub providers: Arc<Providers>,
+    /// How the last day went.
+    pub recent: Arc<Recent>,
     /// What has to be kept up.
     pub upkeep: Arc<Upkeep>,
     /// Who tells traces, feed and metrics.
@@ -325,6 +329,11 @@ fn router(api: Arc<Api>) -> Router {
         )
         .route("/v1/backup", get(upkeep::rows))
         .route("/v1/recipients/{address}", axum::routing::delete(upkeep::erase))
+        .route("/", get(page::html))
+        .route("/page/page.css", get(page::style))
+        .route("/page/page.js", get(page::script))
+        .route("/page/data", get(page::data))
+        .route("/page/session", post(page::sign_in).delete(page::sign_out))
         .route("/healthz", get(health::alive))
         .route("/readyz", get(health::ready))
         .route("/metrics", get(health::metrics))

@@ -46,6 +46,7 @@ use crate::report::feed::Feed;
 use crate::report::log::{EventLog, Output};
 use crate::report::metrics::Metrics;
 use crate::report::providers::Providers;
+use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
 use crate::report::trace::{Limits, Traces};
 use crate::report::upkeep::Upkeep;
@@ -218,6 +219,7 @@ impl Relay {
             log: output.clone(),
             destinations: sinks.destinations,
             providers: sinks.providers,
+            recent: sinks.recent,
             upkeep: upkeep.clone(),
             events,
             clock: clock.clone(),
@@ -419,6 +421,7 @@ struct Sinks {
     ends: Arc<Completions>,
     destinations: Arc<Destinations>,
     providers: Arc<Providers>,
+    recent: Arc<Recent>,
 }
 
 impl Sinks {
@@ -430,13 +433,14 @@ impl Sinks {
             ends: Arc::default(),
             destinations: Arc::default(),
             providers: Arc::default(),
+            recent: Arc::default(),
         })
     }
 
     /// In the order in which they hear: who is told that something happened finds it in the traces.
     fn listeners(&self) -> Vec<Arc<dyn Listener>> {
-        let counting: [Arc<dyn Listener>; 3] =
-            [self.metrics.clone(), self.destinations.clone(), self.providers.clone()];
+        let counting: [Arc<dyn Listener>; 4] =
+            [self.metrics.clone(), self.destinations.clone(), self.providers.clone(), self.recent.clone()];
         let first: Arc<dyn Listener> = self.traces.clone();
         [first].into_iter().chain(counting).chain([self.feed.clone() as _, self.ends.clone() as _]).collect()
     }

@@ -146,19 +146,21 @@ impl Counters {
     }
 
     fn ends(&mut self, event: &Event) {
-        let head = &event.head;
-        let left = head.expires_at.since(head.time);
-        let life = head.since_accepted + left;
-        let is_in_time = left >= IN_TIME.0.min(life.mul_f64(IN_TIME.1));
-        match event.kind() == Kind::Delivered && is_in_time {
-            true => *self.in_time.entry(head.lane).or_default() += 1,
-            false => *self.late.entry(head.lane).or_default() += 1,
-        }
+        let counted = if is_in_time(event) { &mut self.in_time } else { &mut self.late };
+        *counted.entry(event.head.lane).or_default() += 1;
         let cause = event.cause().filter(|_| event.kind() == Kind::Failed);
         if let Some(cause) = cause.filter(|cause| action(*cause, Finality::Final).suppress == Suppress::Address) {
             *self.suppressed.entry(cause.name()).or_default() += 1;
         }
     }
+}
+
+/// Whether an end is a delivery with enough life left to use the code.
+pub fn is_in_time(end: &Event) -> bool {
+    let head = &end.head;
+    let left = head.expires_at.since(head.time);
+    let life = head.since_accepted + left;
+    end.kind() == Kind::Delivered && left >= IN_TIME.0.min(life.mul_f64(IN_TIME.1))
 }
 
 /// A family with a number for each lane.
