@@ -131,6 +131,7 @@ impl Scene {
             destinations: Arc::default(),
             providers: Arc::default(),
             upkeep: Arc::default(),
+            recent: Arc::default(),
             events: reporter.clone() as Arc<dyn Sink>,
             reporter,
             refusals,
