@@ -3,6 +3,7 @@
 
     name_server.py TABLE [PORT]      lines of TABLE: name TYPE data, TYPE one of MX, A, TXT, as in
                              example.test MX 10 mx.example.test
+                             example.test EDNS formerr       a query for it with EDNS is answered by FORMERR
 
 Listens on 127.0.0.1 and prints the port. A name that is not in the table does not exist.
 """
@@ -15,6 +16,8 @@ import threading
 
 TYPES = {"A": 1, "MX": 15, "TXT": 16}
 OPT = 41
+# In a table: what becomes of EDNS.
+EDNS = "EDNS"
 TTL_S = 60
 
 
@@ -41,7 +44,8 @@ def read_table(path):
             if not line.strip():
                 continue
             name, kind, text = line.strip().split(None, 2)
-            table.setdefault(name.lower().rstrip("."), []).append((TYPES[kind], encode_data(kind, text)))
+            rows = table.setdefault(name.lower().rstrip("."), [])
+            rows.append((EDNS, text) if kind == EDNS else (TYPES[kind], encode_data(kind, text)))
     return table
 
 
@@ -54,15 +58,21 @@ def parse_question(query):
     return ".".join(labels), kind, at + 5
 
 
+def has_edns(query, end):
+    return len(query) >= end + 11 and query[end] == 0 and struct.unpack("!H", query[end + 1 : end + 3])[0] == OPT
+
+
 def udp_size(query, end):
     """What the EDNS record allows; 512 without one."""
-    if len(query) >= end + 11 and query[end] == 0 and struct.unpack("!H", query[end + 1 : end + 3])[0] == OPT:
+    if has_edns(query, end):
         return max(512, struct.unpack("!H", query[end + 3 : end + 5])[0])
     return 512
 
 
 def respond(query, table, size_max=None):
     name, kind, end = parse_question(query)
+    if has_edns(query, end) and (EDNS, "formerr") in table.get(name, []):
+        return query[:2] + struct.pack("!HHHHH", 0x8581, 1, 0, 0, 0) + query[12:end]
     records = [data for known, data in table.get(name, []) if known == kind]
     answers = b"".join(b"\xc0\x0c" + struct.pack("!HHIH", kind, 1, TTL_S, len(data)) + data for data in records)
     exists = name in table or any(known.endswith("." + name) for known in table)

@@ -19,6 +19,7 @@ table=() number=0
 : >"$work/etc/transport"
 while read -r domain addresses _; do
   preference=0 nexthops=
+  [ "$domain" != no-edns.test ] || table+=("$domain EDNS formerr")
   for address in ${addresses//,/ }; do
     preference=$((preference + 10)) number=$((number + 1))
     table+=("$domain MX $preference mx$number.sloppy.test" "mx$number.sloppy.test A $address")

@@ -38,7 +38,8 @@ class Host:
     # for all but the first).
     pipelining: str = "heard"
     # STARTTLS: None, "works", "client-certificate" (wants one, TLS 1.3), "hangs-up" and "refuses" (at the second EHLO),
-    # "unanswered", "closes", "resets" (at STARTTLS), "refused" (454), "broken" (no handshake), "old" (no suite of today).
+    # "unanswered", "closes", "resets" (at STARTTLS), "refused" (454), "broken" (no handshake), "old" (no suite of today),
+    # "1.0" (no version of today).
     tls: str = None
     # Whether MAIL in clear text is refused with 530.
     requires_tls: bool = False
@@ -113,8 +114,12 @@ KINDS = [
     Kind("tls-old", "TLS 1.2 with RSA key exchange and CBC only", (tls("old"),)),
     Kind("tls-old-530", "the same, and 530 in clear text; another host is well", (
         tls("old", requires_tls=True), Host())),
+    Kind("tls-1-0", "TLS 1.0 only", (tls("1.0"),)),
+    # The name server in front of it, for the relay: Postfix has a table.
+    Kind("no-edns", "its name server answers a query with EDNS by FORMERR", (Host(),)),
     # Slow hosts.
     Kind("slow-banner", "the banner takes 12 s", (waits(banner=12),)),
+    Kind("slow-banner-alone", "the banner takes 25 s, and there is no other host", (waits(banner=25),)),
     Kind("slow-ehlo", "the reply to EHLO takes 12 s", (waits(EHLO=12),)),
     Kind("slow-rcpt", "the reply to RCPT takes 25 s", (waits(RCPT=25),)),
     Kind("slow-rcpt-bdat", "the same, with CHUNKING", (Host(offers=CHUNKING, waits={"RCPT": 25}),)),
@@ -309,6 +314,9 @@ def context(manner, cert, key):
     if manner == "old":
         made.maximum_version = ssl.TLSVersion.TLSv1_2
         made.set_ciphers("AES128-SHA:@SECLEVEL=0")
+    if manner == "1.0":
+        made.minimum_version = made.maximum_version = ssl.TLSVersion.TLSv1
+        made.set_ciphers("ALL:@SECLEVEL=0")
     made.load_cert_chain(cert, key)
     if manner == "client-certificate":
         made.minimum_version = ssl.TLSVersion.TLSv1_3
