@@ -1,7 +1,8 @@
 //! Where the live entries of a recipient, a domain or a user are, without a look at all others.
 //!
 //! An address is kept as a number: half of it of the domain, half of the whole address, so that one tree serves for both.
-//! Two addresses can have one number, so whoever finds an entry here compares what it says.
+//! Two addresses can have one number, and so can two users, so whoever finds an entry here compares what it says. Numbers are
+//! as short as keeps that rare, since each entry has two of them.
 
 use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
@@ -15,11 +16,18 @@ use crate::mail::id::{EntryId, MessageId};
 const FIRST: EntryId = EntryId { message: MessageId::from_bytes([0; 16]), index: 0 };
 const LAST: EntryId = EntryId { message: MessageId::from_bytes([u8::MAX; 16]), index: u16::MAX };
 
+/// The number of an address: three bytes of its domain, three of the whole. Bytes leave no gap before an id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct AddressNumber([u8; 6]);
+
+/// The number of a user.
+type UserNumber = u32;
+
 /// The places of live entries.
 #[derive(Debug, Default)]
 pub(super) struct Index {
-    by_address: BTreeSet<(u64, EntryId)>,
-    by_user: BTreeSet<(u64, MessageId)>,
+    by_address: BTreeSet<(AddressNumber, EntryId)>,
+    by_user: BTreeSet<(UserNumber, MessageId)>,
     /// Nobody outside can tell which addresses share a number.
     numbers: RandomState,
 }
@@ -28,7 +36,7 @@ pub(super) struct Index {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Place {
     /// Among addresses.
-    Address(u64, EntryId),
+    Address(AddressNumber, EntryId),
     /// Among messages, of one user or of all.
     Message(MessageId),
 }
@@ -43,11 +51,11 @@ impl Index {
     }
 
     pub(super) fn add_message(&mut self, user: &str, id: MessageId) {
-        self.by_user.insert((self.numbers.hash_one(user), id));
+        self.by_user.insert((self.user(user), id));
     }
 
     pub(super) fn remove_message(&mut self, user: &str, id: MessageId) {
-        self.by_user.remove(&(self.numbers.hash_one(user), id));
+        self.by_user.remove(&(self.user(user), id));
     }
 
     /// Entries that a filter may cover, at most so many, where it names a recipient or a domain.
@@ -56,10 +64,10 @@ impl Index {
         filter: &Filter,
         behind: Option<Place>,
         most: usize,
-    ) -> Option<Vec<(u64, EntryId)>> {
+    ) -> Option<Vec<(AddressNumber, EntryId)>> {
         let (first, last) = match (&filter.recipient, &filter.domain) {
             (Some(plain), _) => (self.address(plain), self.address(plain)),
-            (None, Some(domain)) => (self.domain(domain), self.domain(domain) | u64::from(u32::MAX)),
+            (None, Some(domain)) => self.domain(domain),
             (None, None) => return None,
         };
         let from = match behind {
@@ -71,7 +79,7 @@ impl Index {
 
     /// Live messages of a user, behind one of them, the oldest first.
     pub(super) fn of_user(&self, user: &str, behind: Bound<MessageId>) -> impl Iterator<Item = MessageId> {
-        let number = self.numbers.hash_one(user);
+        let number = self.user(user);
         let from = match behind {
             Bound::Excluded(id) => Bound::Excluded((number, id)),
             Bound::Included(id) => Bound::Included((number, id)),
@@ -81,12 +89,38 @@ impl Index {
     }
 
     /// Of an address in its plain form.
-    fn address(&self, plain: &str) -> u64 {
+    fn address(&self, plain: &str) -> AddressNumber {
         let domain = plain.rsplit_once('@').map_or("", |(_, domain)| domain);
-        self.domain(domain) | self.numbers.hash_one(plain) >> 32
+        let ([a, b, c], [d, e, f]) = (self.three_bytes(domain), self.three_bytes(plain));
+        AddressNumber([a, b, c, d, e, f])
     }
 
-    fn domain(&self, domain: &str) -> u64 {
-        self.numbers.hash_one(domain) & !u64::from(u32::MAX)
+    /// The first and the last number that an address of the domain can have.
+    fn domain(&self, domain: &str) -> (AddressNumber, AddressNumber) {
+        let [a, b, c] = self.three_bytes(domain);
+        let with = |rest| AddressNumber([a, b, c, rest, rest, rest]);
+        (with(0), with(u8::MAX))
+    }
+
+    fn three_bytes(&self, text: &str) -> [u8; 3] {
+        let [a, b, c, ..] = self.numbers.hash_one(text).to_be_bytes();
+        [a, b, c]
+    }
+
+    fn user(&self, name: &str) -> UserNumber {
+        let [a, b, c, d, ..] = self.numbers.hash_one(name).to_be_bytes();
+        UserNumber::from_be_bytes([a, b, c, d])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each entry has one place of either kind.
+    #[test]
+    fn places_are_small() {
+        assert_eq!(size_of::<(AddressNumber, EntryId)>(), 24);
+        assert_eq!(size_of::<(UserNumber, MessageId)>(), 20);
     }
 }
