@@ -144,16 +144,30 @@ impl Api {
                 step => steps.push(step),
             }
         }
-        let stored = steps.into_iter().zip(drafts).map(|(step, draft)| store(door, draft, step));
+        let stored = steps.into_iter().zip(drafts).map(|(step, draft)| self.store(draft, step));
         let mut outcomes = futures_util::future::join_all(stored).await;
         // Of those that were held up by another of this request, that one is over.
         for (outcome, draft) in outcomes.iter_mut().zip(drafts) {
             if outcome.is_none() {
-                *outcome = store(door, draft, prepare(door, draft).await).await;
+                *outcome = self.store(draft, prepare(door, draft).await).await;
             }
         }
         let in_work = |draft: &Draft| Err(draft.refused(Refusal::InWork));
         Ok(outcomes.into_iter().zip(drafts).map(|(outcome, draft)| outcome.unwrap_or_else(|| in_work(draft))).collect())
+    }
+
+    /// Stores what is ready and has it delivered; none where the same is being accepted.
+    async fn store(&self, draft: &Draft, step: Step<'_>) -> Option<Result<Receipt, Problem>> {
+        let mut stored = match step {
+            Step::Refused(problem) => Err(problem),
+            Step::Taken(receipt) => Ok(receipt),
+            Step::Ready(ready) => self.parts.door.accept(*ready).await.map_err(|refusal| draft.refused(refusal)),
+            Step::InWork => return None,
+        };
+        if let Ok(receipt) = &mut stored {
+            self.parts.delivery.take_up(std::mem::take(&mut receipt.offered));
+        }
+        Some(stored)
     }
 }
 
@@ -164,15 +178,5 @@ async fn prepare<'a>(door: &'a Door, draft: &Draft) -> Step<'a> {
         Ok(Prepared::Ready(ready)) => Step::Ready(ready),
         Err(Refusal::InWork) => Step::InWork,
         Err(refusal) => Step::Refused(draft.refused(refusal)),
-    }
-}
-
-/// None where the same is being accepted.
-async fn store(door: &Door, draft: &Draft, step: Step<'_>) -> Option<Result<Receipt, Problem>> {
-    match step {
-        Step::Refused(problem) => Some(Err(problem)),
-        Step::Taken(receipt) => Some(Ok(receipt)),
-        Step::Ready(ready) => Some(door.accept(*ready).await.map_err(|refusal| draft.refused(refusal))),
-        Step::InWork => None,
     }
 }
