@@ -69,7 +69,7 @@ fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
         let life = now..now.plus(Duration::from_secs(86_400));
         let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        queue.append(&message, content.clone(), Vec::new(), true).unwrap();
+        queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
         drop(queue.admit(
             &message,
             SignedContent { signatures: Default::default(), content },

@@ -76,7 +76,7 @@ impl Bench {
         let message = Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE));
         let message = Arc::new(Message { key: key.map(Arc::from), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let mut pending = self.queue.append(&message, content.clone(), Vec::new(), true)?;
+        let mut pending = self.queue.append(&message, content.clone(), Vec::new(), None, true)?;
         let stored = self.queue.stored(&mut pending).await;
         if let Err(error) = stored {
             self.queue.abandon(&message, &mut pending);

@@ -19,6 +19,7 @@ use otp_relay::net::places::Limits;
 use otp_relay::net::{Connecting, Network};
 use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
+use otp_relay::report::stats::Statistics;
 use otp_relay::report::trace::{self, Traces};
 use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::server_session::SessionSettings;
@@ -117,14 +118,17 @@ impl Scene {
             acceptor,
             draining,
         );
-        let reporter = Reporter::start(EventLog::new(&settings), Vec::new()).unwrap();
+        let reporter = Reporter::start(life.queue.happened().clone(), EventLog::new(&settings), Vec::new()).unwrap();
+        let traces = Traces::start(folder.path(), trace::Limits::of(SECOND * 60), clock.clone()).unwrap();
+        traces.follow(&life.queue);
+        let stats = Statistics::start(&folder.path().join("stats"), clock.clone(), &life.queue).unwrap();
         let parts = Parts {
+            stats,
             door: life.door.clone(),
             queue: life.queue.clone(),
             credentials,
             operator: TokenHash::of("operator-token"),
-            traces: Traces::start(folder.path(), trace::Limits::of(SECOND * 60), clock.clone()).unwrap(),
-            feed: Arc::default(),
+            traces,
             metrics: Arc::default(),
             ends: Arc::default(),
             delivery: life.delivery.clone(),
@@ -132,7 +136,6 @@ impl Scene {
             providers: Arc::default(),
             upkeep: Arc::default(),
             recent: Arc::default(),
-            events: reporter.clone() as Arc<dyn Sink>,
             reporter,
             refusals,
             log: Output::new(std::io::sink()),

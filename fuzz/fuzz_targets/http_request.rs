@@ -17,6 +17,7 @@ use otp_relay::mail::id::MessageId;
 use otp_relay::ledger::entry::Message;
 use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
+use otp_relay::report::stats::Statistics;
 use otp_relay::report::trace::{Limits, Traces};
 use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::data::line_fault;
@@ -59,23 +60,25 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let relay = Relay::new();
     let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
     let settings = log::Settings { format: Format::Text, ..log::Settings::default() };
-    let reporter = Reporter::start(EventLog::new(&settings), Vec::new());
+    let reporter = Reporter::start(relay.queue.happened().clone(), EventLog::new(&settings), Vec::new());
     let reporter = reporter.expect("a thread");
     let limits = Limits::of(Duration::from_secs(60));
+    let traces = Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder");
+    traces.follow(&relay.queue);
+    let stats = Statistics::start(&folder.path().join("stats"), relay.clock.clone(), &relay.queue).expect("a thread");
     let parts = Parts {
+        stats,
         door: relay.door.clone(),
         queue: relay.queue.clone(),
         credentials: Arc::new(Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"salt")),
         operator: TokenHash::of("operator-token"),
-        traces: Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder"),
-        feed: Arc::default(),
+        traces,
         metrics: Arc::default(),
         ends: Arc::default(),
         destinations: Arc::default(),
         refusals: Refusals::new(relay.clock.clone(), settings.recipients.clone()),
         log: Output::new(std::io::sink()),
         delivery: relay.delivery(),
-        events: reporter.clone() as Arc<dyn Sink>,
         reporter,
         clock: relay.clock.clone(),
         draining: Default::default(),

@@ -3,6 +3,7 @@
 
 pub mod cause;
 pub mod json;
+pub mod stored;
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -94,6 +95,11 @@ impl Kind {
         KINDS.into_iter().find(|kind| kind.name() == name)
     }
 
+    /// Whether it only tells of work in progress: nothing is stored for its sake, and a crash may lose it.
+    pub fn is_informative(self) -> bool {
+        matches!(self, Self::Queued | Self::Attempted)
+    }
+
     /// Whether an entry has no future after this.
     pub fn is_end(self) -> bool {
         matches!(self, Self::Delivered | Self::Failed | Self::Expired | Self::Superseded | Self::Cancelled)
@@ -164,6 +170,8 @@ pub enum Happened {
     Accepted {
         /// More for people: the number of recipients.
         note: Option<Arc<str>>,
+        /// The domains of the recipients beyond the first, in their order; empty where they are not known.
+        others: Arc<[Arc<str>]>,
     },
     /// An entry waits for a delivery slot; with what the last attempt left.
     Queued(Attempted),
@@ -228,7 +236,7 @@ impl Happened {
     /// As [`Happened::kind`] tells it apart again; what a kind has not is left out.
     pub fn of(kind: Kind, attempted: Attempted, next_attempt_at: Option<Timestamp>) -> Self {
         match kind {
-            Kind::Accepted => Self::Accepted { note: attempted.note },
+            Kind::Accepted => Self::Accepted { note: attempted.note, others: Arc::default() },
             Kind::Queued => Self::Queued(attempted),
             Kind::Attempted => Self::Attempted { destination: attempted.destination },
             Kind::Greylisted => {
@@ -274,10 +282,15 @@ impl Happened {
 
     /// More for people.
     pub fn note(&self) -> Option<&Arc<str>> {
-        if let Self::Accepted { note } = self {
+        if let Self::Accepted { note, .. } = self {
             return note.as_ref();
         }
         self.attempted()?.note.as_ref()
+    }
+
+    /// The domains of the recipients beyond the first.
+    pub fn others(&self) -> &[Arc<str>] {
+        if let Self::Accepted { others, .. } = self { others } else { &[] }
     }
 
     /// As [`Happened::attempted`], to be changed.
@@ -299,6 +312,11 @@ impl Happened {
 }
 
 impl Event {
+    /// Whether it is about this recipient ([`Mailbox::plain_key`]).
+    pub fn is_about(&self, plain: &str) -> bool {
+        self.head.recipient.as_ref().is_some_and(|recipient| recipient.plain_key() == plain)
+    }
+
     /// The same of nobody in particular: the address, and what may quote it, are gone.
     pub fn without_recipient(&self) -> Self {
         let mut event = self.clone();

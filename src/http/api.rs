@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::seats::OPERATOR;
 use super::send::{Draft, check_recipients};
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
-use crate::event::{Event, Happened};
+use crate::event::Happened;
 use crate::intake::door::Door;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::MessageId;
@@ -32,8 +32,6 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 const BODY_SLACK: usize = 64 << 10;
 /// Messages in an answer about a recipient.
 const LIST_MAX: usize = 20;
-/// How often to look again for a message that is leaving the queue this very moment.
-const LOOKS_MAX: usize = 3;
 
 /// A message as far as it is known: in the queue, in the traces, or in both.
 pub(super) struct Known {
@@ -68,35 +66,40 @@ pub(super) enum Need {
 impl Api {
     /// What is known of a message, by somebody who may see it.
     pub(super) async fn known(&self, who: &Who, id: MessageId, need: Need) -> Result<Known, Problem> {
-        let mut known = Known { snapshot: None, trace: None };
-        for _ in 0..LOOKS_MAX {
-            let snapshot = self.parts.queue.message(id);
-            let lives = |live: &Snapshot| live.entries.iter().all(|entry| entry.state.is_some());
-            if need == Need::State && snapshot.as_ref().is_some_and(lives) {
-                known = Known { snapshot, trace: None };
-                break;
-            }
-            // Whoever has just left the queue has its end among the events that are being passed on.
-            self.parts.reporter.settled().await;
+        let snapshot = self.parts.queue.message(id);
+        let lives = |live: &Snapshot| live.entries.iter().all(|entry| entry.state.is_some());
+        let known = if need == Need::State && snapshot.as_ref().is_some_and(lives) {
+            Known { snapshot, trace: None }
+        } else {
+            // Whoever has left the queue has its end among the events.
+            self.caught_up(&snapshot).await?;
             let traces = self.parts.traces.clone();
             let trace = tokio::task::spawn_blocking(move || traces.get(id)).await.unwrap_or_default();
-            known = Known { snapshot, trace };
-            let is_consistent = known.snapshot.is_some() || known.trace.as_ref().is_some_and(|trace| has_ended(trace));
-            if is_consistent {
-                break;
-            }
-            tokio::task::yield_now().await;
-        }
+            Known { snapshot, trace }
+        };
         if known.user().is_some_and(|user| who.may_see(user)) { Ok(known) } else { Err(Problem::unknown_message()) }
+    }
+
+    /// Returns when the traces know all that has happened so far.
+    pub(super) async fn caught_up(&self, snapshot: &Option<Snapshot>) -> Result<(), Problem> {
+        let written = self.parts.queue.flush().await;
+        let newest = self.parts.queue.happened().newest();
+        let is_caught_up = self.parts.traces.caught_up(newest).await;
+        match (written, snapshot) {
+            (Ok(()), _) if is_caught_up => Ok(()),
+            // It lives, and how is known.
+            (_, Some(_)) => Ok(()),
+            (Err(error), None) => {
+                let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
+                Err(Problem::cannot_store(&fault))
+            }
+            (Ok(()), None) => Err(Problem::cannot_store("what has happened is still being written down")),
+        }
     }
 
     pub(super) async fn json(&self, who: &Who, id: MessageId) -> Result<MessageJson, Problem> {
         self.known(who, id, Need::State).await?.json(&self.parts.door).ok_or_else(Problem::unknown_message)
     }
-}
-
-fn has_ended(trace: &Trace) -> bool {
-    trace.events.iter().any(|event| event.kind().is_end())
 }
 
 /// What stands in the place of a name in a path. What is no text is the name of nothing.
@@ -250,7 +253,8 @@ pub(super) async fn list(
     let filter = Filter { recipient: Some(recipient.clone()), user: who.only_user(), ..Filter::default() };
     let live = api.scan(&who, move |queue| queue.list(&filter, LIST_MAX)).await;
     let mut ids: Vec<MessageId> = live.messages.iter().map(|live| live.message.id).collect();
-    api.parts.reporter.settled().await;
+    // What cannot be written down is told where it is asked for by its id.
+    let _ = api.caught_up(&None).await;
     let (traces, user) = (api.parts.traces.clone(), who.only_user());
     let stored = api.scan(&who, move |_| traces.of_recipient(&recipient, user.as_deref(), LIST_MAX)).await;
     ids.extend(stored.iter().map(|trace| trace.id));
@@ -350,8 +354,11 @@ pub(super) async fn verified(
         (None, Some(trace)) => Some(trace.head(now)),
         (None, None) => None,
     };
-    if let Some(head) = head {
-        api.parts.events.emit(Event { head, what: Happened::Verified });
+    if let Some(head) = head
+        && let Err(error) = api.parts.queue.verified(head).await
+    {
+        let fault = api.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
+        return Err(Problem::cannot_store(&fault));
     }
     Ok(StatusCode::NO_CONTENT)
 }

@@ -23,7 +23,8 @@ fn only_operator(who: &Who) -> Result<(), Problem> {
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<DestinationsJson>, Problem> {
     only_operator(&who)?;
     // What an answer told of is counted.
-    api.parts.reporter.settled().await;
+    let _ = api.parts.queue.flush().await;
+    api.parts.reporter.caught_up().await;
     Ok(Json(DestinationsJson::new(api.parts.destinations.rows())))
 }
 

@@ -1,7 +1,8 @@
 //! Events as they happen, as server-sent events (WHATWG HTML, section 9.2).
 //!
-//! A follower has a place in the feed and nothing else. One that is too slow is told `missed` and let go; when it
-//! comes back it goes on with the oldest event that is still there.
+//! A follower is a place among the events that were committed, and nothing else: what it has not read is in memory or in
+//! the store, also after a restart. One that is so slow that events are gone is told `missed` and let go; when it comes
+//! back it goes on with the oldest event that is still there.
 
 use std::convert::Infallible;
 use std::fmt::Write as _;
@@ -23,8 +24,9 @@ use super::refused::Origin;
 use super::seats::Seat;
 use crate::event::Event;
 use crate::event::json::EventJson;
+use crate::ledger::cursor::Cursor;
+use crate::ledger::embedded::journal::Read;
 use crate::mail::id::MessageId;
-use crate::report::feed::Next;
 use crate::report::reasons::Reason;
 
 /// Events sent in one piece.
@@ -56,13 +58,13 @@ pub(super) async fn follow(
     }
     let seat = api.followers.take(&who, api.settings.load().sharing, "connections that follow events")?;
     let last_id = headers.get("last-event-id").and_then(|value| value.to_str().ok());
-    let feed = &api.parts.feed;
+    let happened = api.parts.queue.happened();
     let (at, has_missed) = match (last_id, only) {
         (Some(last_id), _) => api.place_behind(last_id),
-        (None, Some(_)) => (feed.before_oldest(), false),
-        (None, None) => (feed.newest(), false),
+        (None, Some(_)) => (happened.before_latest(), false),
+        (None, None) => (happened.newest(), false),
     };
-    let (watch, users) = (feed.watch(), api.parts.credentials.watch());
+    let (watch, users) = (happened.watch(), api.parts.credentials.watch());
     let follower = Follower { api, origin, who, only, at, has_missed, watch, users, is_over: false, _seat: seat };
     let pieces = futures_util::stream::unfold(follower, Follower::next);
     let mut response = Body::from_stream(pieces).into_response();
@@ -73,14 +75,13 @@ pub(super) async fn follow(
 }
 
 impl Api {
-    /// The place behind the event with this id, and whether events between are gone. Ids of other lives of the relay
-    /// are not known.
-    fn place_behind(&self, last_id: &str) -> (u64, bool) {
-        let oldest = self.parts.feed.before_oldest();
-        let known = last_id.split_once('-').filter(|(life, _)| *life == self.life.to_string());
-        let number = known.and_then(|(_, number)| number.parse::<u64>().ok());
-        match number.filter(|number| *number <= self.parts.feed.newest()) {
-            Some(number) if number >= oldest => (number, false),
+    /// The place behind the event with this id, and whether events between are gone.
+    fn place_behind(&self, last_id: &str) -> (Cursor, bool) {
+        let happened = self.parts.queue.happened();
+        let oldest = happened.before_oldest();
+        let number = last_id.parse::<u64>().ok().map(Cursor::behind);
+        match number.filter(|at| *at <= happened.newest()) {
+            Some(at) if at >= oldest => (at, false),
             Some(_) | None => (oldest, true),
         }
     }
@@ -92,11 +93,10 @@ struct Follower {
     origin: Origin,
     who: Who,
     only: Option<MessageId>,
-    /// The number of the last event it was given.
-    at: u64,
+    at: Cursor,
     /// It has still to be told that events are gone.
     has_missed: bool,
-    watch: watch::Receiver<u64>,
+    watch: watch::Receiver<Cursor>,
     users: watch::Receiver<()>,
     is_over: bool,
     _seat: Seat,
@@ -116,21 +116,22 @@ impl Follower {
                 return Some(self.bye(Reason::LoginEnded, "this token is not valid any more"));
             }
             self.watch.borrow_and_update();
-            match self.api.parts.feed.after(self.at, PIECE_MAX) {
-                Next::Missed => {
+            match self.api.parts.queue.journal().events_after(self.at, PIECE_MAX).await {
+                Ok(Read { has_missed: true, .. }) => {
                     self.is_over = true;
                     self.api.stream_ended(self.origin, &self.who.name(), Reason::TooSlow, MISSED);
                     return Some((Ok(missed()), self));
                 }
-                Next::Events(events, last) => {
+                Ok(Read { at, events, .. }) if at > self.at => {
                     let piece = self.piece(&events);
-                    self.at = last;
+                    self.at = at;
                     if !piece.is_empty() {
                         return Some((Ok(piece.into()), self));
                     }
                 }
-                Next::Nothing if self.has_seen_all().await => return None,
-                Next::Nothing => {
+                Ok(_) if self.has_seen_all().await => return None,
+                // What cannot be read now is read later.
+                Ok(_) | Err(_) => {
                     tokio::select! {
                         biased;
                         _ = self.watch.changed() => {}
@@ -156,19 +157,18 @@ impl Follower {
         if self.api.parts.queue.is_live(id) {
             return false;
         }
-        self.api.parts.reporter.settled().await;
-        matches!(self.api.parts.feed.after(self.at, 1), Next::Nothing)
+        self.api.parts.queue.flush().await.is_ok() && self.api.parts.queue.happened().newest() == self.at
     }
 
-    fn piece(&self, events: &[Arc<Event>]) -> String {
+    fn piece(&self, events: &[(Cursor, Arc<Event>)]) -> String {
         let mut piece = String::new();
-        for (number, event) in (self.at + 1..).zip(events) {
+        for (at, event) in events {
             let is_asked = self.only.is_none_or(|id| id == event.head.id);
             if is_asked && self.who.may_see(&event.head.user) {
                 let json = serde_json::to_string(&EventJson::alone(event)).unwrap_or_default();
-                let (life, name) = (self.api.life, event.kind().name());
+                let (number, name) = (at.number(), event.kind().name());
                 // Writing to a String cannot fail.
-                let _ = write!(piece, "id: {life}-{number}\nevent: {name}\ndata: {json}\n\n");
+                let _ = write!(piece, "id: {number}\nevent: {name}\ndata: {json}\n\n");
             }
         }
         piece

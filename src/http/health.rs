@@ -32,7 +32,7 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
 /// `GET /metrics`.
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> impl IntoResponse {
     // What an answer told of is counted.
-    api.parts.reporter.settled().await;
+    api.parts.reporter.caught_up().await;
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let format = Format::wanted(accept);
     let mut out = Exposition::new(format);

@@ -20,6 +20,7 @@ mod queue;
 mod refused;
 mod seats;
 mod send;
+mod stats;
 mod suppressions;
 pub(crate) mod template;
 mod upkeep;
@@ -45,20 +46,19 @@ use crate::accounts::credentials::{Credentials, TokenHash};
 use crate::base::clock::Clock;
 use crate::base::shares::Sharing;
 use crate::delivery::Delivery;
-use crate::event::Sink;
 use crate::intake::door::Door;
 use crate::net::places::{Limits, Place, Places};
 use crate::queue::Queue;
 use crate::report::Reporter;
 use crate::report::completion::Completions;
 use crate::report::destinations::Destinations;
-use crate::report::feed::Feed;
 use crate::report::metrics::Metrics;
 use crate::report::output::Output;
 use crate::report::providers::Providers;
 use crate::report::reasons::{Reason, Stage};
 use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
+use crate::report::stats::Statistics;
 use crate::report::trace::Traces;
 use crate::report::upkeep::Upkeep;
 use gate::Caller;
@@ -151,8 +151,8 @@ pub struct Parts {
     pub operator: TokenHash,
     /// What became of what has ended.
     pub traces: Arc<Traces>,
-    /// What happens.
-    pub feed: Arc<Feed>,
+    /// How many came in time.
+    pub stats: Arc<Statistics>,
     /// What happened how often.
     pub metrics: Arc<Metrics>,
     /// Who wants to know when a message ends.
@@ -167,14 +167,12 @@ pub struct Parts {
     pub recent: Arc<Recent>,
     /// What has to be kept up.
     pub upkeep: Arc<Upkeep>,
-    /// Who tells traces, feed and metrics.
+    /// Who tells log and metrics.
     pub reporter: Arc<Reporter>,
     /// Who tells of what is refused.
     pub refusals: Arc<Refusals>,
     /// Where log lines go; counts those that were dropped.
     pub log: Output,
-    /// Where events go.
-    pub events: Arc<dyn Sink>,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// The relay takes no new mail any more.
@@ -185,8 +183,6 @@ pub struct Parts {
 pub struct Api {
     parts: Parts,
     settings: ArcSwap<Settings>,
-    /// Tells this process's event numbers from those of others.
-    life: u64,
     followers: Arc<Seats>,
     waits: Arc<Seats>,
     places: Arc<Places>,
@@ -209,7 +205,6 @@ impl Api {
     /// An API that waits for [`Api::serve`].
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         Arc::new(Self {
-            life: parts.clock.now().as_millis(),
             parts,
             settings: ArcSwap::from_pointee(settings),
             followers: Seats::new(FOLLOWERS),
@@ -318,6 +313,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
         .route("/v1/messages/{id}/verified", post(api::verified))
         .route("/v1/events", get(events::follow))
+        .route("/v1/stats", get(stats::show))
         .route("/v1/destinations", get(destinations::list))
         .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))

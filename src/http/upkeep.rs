@@ -69,10 +69,12 @@ pub(super) async fn erase(
     let plain = mailbox.plain_key();
     let parts = &api.parts;
     // What has been said of the recipient reaches the traces first.
-    parts.reporter.settled().await;
+    let _ = api.caught_up(&None).await;
+    parts.reporter.caught_up().await;
     let suppression = parts.door.unsuppress(&plain).await?;
     parts.destinations.forget_reply(&mailbox.domain_key());
-    let events = parts.feed.erase(&plain);
+    let events =
+        parts.queue.journal().erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;
     let (traces, erased) = (parts.traces.clone(), plain.clone());
     let traces = tokio::task::spawn_blocking(move || traces.erase(&erased)).await.unwrap_or_default();
     tracing::info!(traces, events, suppression, "a recipient was erased");

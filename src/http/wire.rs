@@ -14,6 +14,7 @@ use crate::greylist::facts::Facts;
 use crate::greylist::facts::HintWorth;
 use crate::intake::door::Door;
 use crate::ledger::entry::Message;
+use crate::mail::id::EntryId;
 use crate::queue::inspect::{Cancelled, EntrySnapshot, Snapshot};
 use crate::report::destinations;
 use crate::report::trace::Trace;
@@ -334,6 +335,9 @@ impl EntryJson {
 
     fn hear(&mut self, event: &Event) {
         let kind = event.kind();
+        if self.ended_at.is_none() {
+            self.state = state_after(kind).unwrap_or(self.state);
+        }
         self.attempts = self.attempts.max(event.head.attempt);
         self.at_risk |= kind == Kind::AtRisk;
         if let Some(destination) = event.what.destination() {
@@ -351,11 +355,26 @@ impl EntryJson {
     }
 }
 
+/// How an entry stands after an event that does not end it.
+fn state_after(kind: Kind) -> Option<&'static str> {
+    use crate::ledger::entry::State;
+    let state = match kind {
+        Kind::Accepted | Kind::Queued => State::Queued,
+        Kind::Attempted => State::Sending,
+        Kind::Deferred | Kind::Greylisted => State::Deferred,
+        Kind::AtRisk | Kind::Bounced | Kind::Complained | Kind::Verified => return None,
+        Kind::Delivered | Kind::Failed | Kind::Expired | Kind::Superseded | Kind::Cancelled => return None,
+    };
+    Some(state.name())
+}
+
 /// The entries as their events tell.
 fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
     let mut entries: BTreeMap<u16, EntryJson> = BTreeMap::new();
     for event in &trace.events {
-        let (Some(entry), Some(recipient)) = (event.entry(), &event.head.recipient) else { continue };
+        // Of an acceptance the first recipient is named.
+        let first = (event.kind() == Kind::Accepted).then_some(EntryId { message: trace.id, index: 0 });
+        let (Some(entry), Some(recipient)) = (event.entry().or(first), &event.head.recipient) else { continue };
         let new = || EntryJson {
             entry: entry.to_string(),
             recipient: recipient.to_string(),

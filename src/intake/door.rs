@@ -456,7 +456,7 @@ impl Door {
         note: Option<&'static str>,
     ) -> Result<Offered, Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let commit = queue.append(message, content.clone(), side, !signing.is_busy())?;
+        let commit = queue.append(message, content.clone(), side, note, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
         let terms = message.signature_terms(self.parts.clock.step());
         let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at).cloned();

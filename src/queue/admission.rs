@@ -2,21 +2,30 @@
 
 use std::sync::Arc;
 
-use super::effects::Effects;
+use super::effects::{Effects, accepted};
 use super::offers::Offered;
 use super::outbox::Patience;
 use super::risk::Foreknowledge;
 use super::schedule::Schedule;
 use super::{AppendError, Queue};
+use crate::base::clock::Timestamp;
 use crate::base::shares::Beyond;
+use crate::event::{Attempted, Event, Happened};
 use crate::ledger::embedded::journal::PendingCommit;
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{Message, SignedContent};
 use crate::mail::message::Content;
 
+/// What is told of an entry of a message that was stored and not acknowledged.
+fn given_up(message: &Message, index: u16, now: Timestamp) -> Event {
+    let attempted = Attempted { note: Some("given up before it was acknowledged".into()), ..Attempted::default() };
+    Event { head: message.entry_head(index, 0, now), what: Happened::Cancelled(attempted) }
+}
+
 impl Queue {
     /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
+    /// `note` is more for people, told with the acceptance.
     ///
     /// # Errors
     /// When there are too many entries already, in all or of the message's user.
@@ -24,7 +33,8 @@ impl Queue {
         &self,
         message: &Arc<Message>,
         content: Content,
-        mut side: Vec<Change>,
+        side: Vec<Change>,
+        note: Option<&'static str>,
         at_once: bool,
     ) -> Result<PendingCommit, AppendError> {
         let recipients = message.envelope.recipients.len();
@@ -34,8 +44,10 @@ impl Queue {
             Beyond::Whole => AppendError::QueueFull { entries_max: self.settings.entries_max },
             Beyond::Share => AppendError::ShareFull(portion),
         })?;
-        side.insert(0, Change::Accept(message.clone(), content));
-        Ok(self.journal.begin_commit(message.lane, side, at_once))
+        let event = accepted(message, note, self.clock.now());
+        let mut changes = vec![Change::Accept(message.clone(), content), Change::Event(Arc::new(event))];
+        changes.extend(side);
+        Ok(self.journal.begin_commit(message.lane, changes, at_once))
     }
 
     /// Waits until what [`Queue::append`] began is durable.
@@ -46,21 +58,24 @@ impl Queue {
         Ok(self.journal.finish(commit).await?)
     }
 
-    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored.
+    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored. Where its acceptance was told,
+    /// its end is told too.
     pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
         let count = message.envelope.recipients.len();
         self.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
-        self.journal.withdraw(message.lane, std::mem::take(&mut commit.undo));
+        let mut changes = std::mem::take(&mut commit.undo);
+        if !commit.has_failed() {
+            let now = self.clock.now();
+            changes.extend((0..).take(count).map(|index| Change::Event(Arc::new(given_up(message, index, now)))));
+        }
+        self.journal.withdraw(message.lane, changes);
     }
 
     /// Brings a stored message to life: its entries are offered to the workers, also those at risk.
     pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) -> Offered {
-        let (now, recipients) = (self.clock.now(), message.envelope.recipients.len());
-        let several = (recipients > 1).then(|| format!("{recipients} recipients"));
-        let notes: Vec<String> = several.into_iter().chain(known.note.map(str::to_owned)).collect();
-        let note = (!notes.is_empty()).then(|| notes.join("; ").into());
+        let event = accepted(message, known.note, self.clock.now());
         let accept = |schedule: &mut Schedule, effects: &mut Effects| {
-            schedule.accept(message, content, known.risks, note, now, effects);
+            schedule.accept(message, content, known.risks, event, effects);
         };
         self.apply_and_offer(Patience::PassBy, accept).1
     }
@@ -68,7 +83,8 @@ impl Queue {
     /// Takes in a message of the relay's own that no end entails; it is stored soon.
     pub fn take_in(&self, message: Arc<Message>, content: Content) {
         let now = self.clock.now();
-        self.journal.commit_later(vec![Change::Accept(message.clone(), content)]);
+        let event = Change::Event(Arc::new(accepted(&message, None, now)));
+        self.journal.commit_later(vec![Change::Accept(message.clone(), content), event]);
         self.apply(Patience::PassBy, |schedule, effects| schedule.adopt(message, now, effects));
     }
 }

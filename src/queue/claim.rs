@@ -90,7 +90,7 @@ impl Claim {
 
     /// Tells that the attempt begins.
     pub fn begins(&self, destination: Option<Arc<str>>, now: Timestamp) {
-        self.queue.events.emit(self.hold.event(Happened::Attempted { destination }, now));
+        self.queue.tell(self.hold.event(Happened::Attempted { destination }, now));
     }
 
     /// The content with its signatures, if it is still in memory.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::ending::Ending;
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
-use crate::event::Event;
+use crate::event::{Event, Happened};
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::EntryId;
@@ -29,9 +29,21 @@ impl Offer {
     }
 }
 
+/// What is told of an acceptance.
+pub(super) fn accepted(message: &Message, note: Option<&str>, now: Timestamp) -> Event {
+    let recipients = message.envelope.recipients.len();
+    let several = (recipients > 1).then(|| format!("{recipients} recipients"));
+    let notes: Vec<String> = several.into_iter().chain(note.map(str::to_owned)).collect();
+    let note = (!notes.is_empty()).then(|| notes.join("; ").into());
+    let others = message.envelope.recipients.iter().skip(1).map(|other| other.mailbox.domain_key().into()).collect();
+    Event { head: message.head(now), what: Happened::Accepted { note, others } }
+}
+
 /// One thing that happened. Its changes are one commit.
 #[derive(Debug)]
 pub(super) enum Occurrence {
+    /// A message is accepted, and that is on its way to the disk already.
+    Accepted(Box<Event>),
     /// Something to be stored, of which nobody is told.
     Stored(Vec<Change>),
     /// An event, and what is stored with it.
@@ -60,6 +72,10 @@ impl Effects {
 
     pub(super) fn store(&mut self, id: EntryId, progress: &Progress) {
         self.happened.push(Occurrence::Stored(vec![Change::Update(id, Box::new(progress.clone()))]));
+    }
+
+    pub(super) fn accepted(&mut self, event: Event) {
+        self.happened.push(Occurrence::Accepted(Box::new(event)));
     }
 
     pub(super) fn tell(&mut self, changes: Vec<Change>, event: Event) {

@@ -29,8 +29,9 @@ use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::lane::Lane;
 use crate::base::shares::{Portion, Sharing};
-use crate::event::{Attempted, Event, Happened, Sink};
+use crate::event::{Attempted, Event, Happened, Head, Sink};
 use crate::greylist::table::Greylists;
+use crate::ledger::embedded::events::Events;
 use crate::ledger::embedded::journal::{Journal, JournalError};
 use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
 use crate::ledger::entry::LostClaim;
@@ -146,8 +147,8 @@ impl Queue {
             }
         })?;
         let journal = match storage {
-            Storage::Threaded => Journal::start(store, clock.clone()).map_err(|e| StoreError::Failed(e.to_string()))?,
-            Storage::Inline => Journal::inline(store, clock.clone()),
+            Storage::Threaded => Journal::start(store, clock.clone())?,
+            Storage::Inline => Journal::inline(store, clock.clone())?,
         };
         let greylists = side.extract_if(.., |(of, _)| *of == Table::Greylist).map(|(_, row)| row).collect();
         Ok(Arc::new(Self {
@@ -214,7 +215,42 @@ impl Queue {
         });
         let Some((head, reply)) = known else { return };
         let attempted = Attempted { destination: Some(destination), reply, ..Attempted::default() };
-        self.events.emit(Event { head, what: Happened::Queued(attempted) });
+        self.tell(Event { head, what: Happened::Queued(attempted) });
+    }
+
+    /// Tells what is only informative.
+    fn tell(&self, event: Event) {
+        self.journal.commit_later(vec![Change::Event(Arc::new(event.clone()))]);
+        self.events.emit(event);
+    }
+
+    /// The app says that the code of a message was used.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn verified(&self, head: Head) -> Result<(), JournalError> {
+        self.commit_event(Event { head, what: Happened::Verified }).await
+    }
+
+    /// Commits an event that changes nothing else.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub(crate) async fn commit_event(&self, event: Event) -> Result<(), JournalError> {
+        let lane = event.head.lane;
+        self.journal.commit(lane, vec![Change::Event(Arc::new(event.clone()))]).await?;
+        self.events.emit(event);
+        Ok(())
+    }
+
+    /// The events that were committed; who lags reads on by [`Queue::journal`].
+    pub fn happened(&self) -> &Arc<Events> {
+        self.journal.events()
+    }
+
+    /// Where events and content are read from the store.
+    pub fn journal(&self) -> &Journal {
+        &self.journal
     }
 
     /// Messages and entries by state.

@@ -8,12 +8,13 @@
 //! acts for both.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Queue;
-use super::effects::{Effects, Occurrence};
+use super::effects::{Effects, Occurrence, accepted};
 use super::ending::{Consequences, Ending};
 use super::offers::Offered;
 use super::schedule::Schedule;
@@ -125,6 +126,7 @@ impl Queue {
         let Effects { happened, lost, offers, wakes } = effects;
         for occurrence in happened {
             match occurrence {
+                Occurrence::Accepted(event) => self.events.emit(*event),
                 Occurrence::Stored(changes) => self.journal.commit_later(changes),
                 Occurrence::Told(changes, event) => self.store_and_tell(changes, *event),
                 Occurrence::Ended(changes, ending) => offered.and(self.conclude(changes, *ending)),
@@ -142,10 +144,9 @@ impl Queue {
         offered
     }
 
-    fn store_and_tell(&self, changes: Vec<Change>, event: Event) {
-        if !changes.is_empty() {
-            self.journal.commit_later(changes);
-        }
+    fn store_and_tell(&self, mut changes: Vec<Change>, event: Event) {
+        changes.push(Change::Event(Arc::new(event.clone())));
+        self.journal.commit_later(changes);
         self.events.emit(event);
     }
 
@@ -156,11 +157,11 @@ impl Queue {
         let mut adopted = Effects::default();
         if let Some((message, content)) = notification {
             changes.push(Change::Accept(message.clone(), content));
+            changes.push(Change::Event(Arc::new(accepted(&message, None, ending.now()))));
             self.outbox.schedule(|schedule| schedule.adopt(message, ending.now(), &mut adopted));
         }
-        if !changes.is_empty() {
-            self.journal.commit_later(changes);
-        }
+        changes.push(Change::Event(Arc::new(ending.event.clone())));
+        self.journal.commit_later(changes);
         let offered = self.act(adopted);
         self.events.emit(ending.event);
         offered
@@ -169,7 +170,7 @@ impl Queue {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, OnceLock, Weak};
+    use std::sync::{OnceLock, Weak};
     use std::time::Duration;
 
     use super::*;
@@ -232,7 +233,7 @@ mod tests {
         let message = Message::new(ids.next(now), "shop".into(), envelope, now..now.plus(Duration::from_secs(600)));
         let message = Arc::new(Message { key: Some("login".into()), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        drop(queue.append(&message, content.clone(), Vec::new(), true).unwrap());
+        drop(queue.append(&message, content.clone(), Vec::new(), None, true).unwrap());
         drop(queue.admit(
             &message,
             SignedContent { signatures: Default::default(), content },

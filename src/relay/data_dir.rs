@@ -74,6 +74,11 @@ impl DataDir {
         self.path.join("traces")
     }
 
+    /// Where the statistics are.
+    pub fn stats(&self) -> PathBuf {
+        self.path.join("stats")
+    }
+
     /// Where MTA-STS policies are.
     pub fn policies(&self) -> PathBuf {
         self.path.join("mta-sts")

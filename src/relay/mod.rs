@@ -31,7 +31,7 @@ use crate::delivery::Delivery;
 use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
 use crate::dkim::pool::SigningPool;
-use crate::event::{Event, Sink};
+use crate::event::Sink;
 use crate::http::{self, Api};
 use crate::intake::door::Door;
 use crate::ledger::embedded::key_ring::KeyRing;
@@ -42,21 +42,21 @@ use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::Queue;
 use crate::report::completion::Completions;
 use crate::report::destinations::Destinations;
-use crate::report::feed::Feed;
 use crate::report::log::{EventLog, Output};
 use crate::report::metrics::Metrics;
 use crate::report::providers::Providers;
 use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
+use crate::report::stats::Statistics;
 use crate::report::trace::{Limits, Traces};
 use crate::report::upkeep::Upkeep;
-use crate::report::{Listener, Reporter};
+use crate::report::{Listener, PassedOn, Reporter};
 use crate::submission::listener::{self, ListenerSettings, Submission};
 use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
 use rotation::Rotations;
-use wall_clock::{ByWallClock, watch_clock};
+use wall_clock::watch_clock;
 
 /// How long running attempts get when the relay stops.
 pub const PATIENCE: Duration = Duration::from_secs(10);
@@ -79,7 +79,7 @@ pub struct Environment {
     pub policy_port: u16,
     /// What keeps the queue, if not the database in the data folder.
     pub store: Option<MemoryStore>,
-    /// Somebody else who wants to hear of events.
+    /// Somebody else who wants to hear of events, after log and counters.
     pub events: Option<Arc<dyn Sink>>,
     /// Where the log goes.
     pub output: Output,
@@ -106,23 +106,8 @@ impl Default for Environment {
 }
 
 impl Environment {
-    /// Who hears of events, by the wall clock.
-    fn sink(&self, reporter: &Arc<Reporter>) -> Arc<dyn Sink> {
-        let sink: Arc<dyn Sink> = match &self.events {
-            Some(also) => Arc::new(Both(reporter.clone(), also.clone())),
-            None => reporter.clone(),
-        };
-        Arc::new(ByWallClock { clock: self.clock.clone(), sink })
-    }
-
     /// The way of mail, with what it keeps in the data folder.
-    fn core(
-        &self,
-        config: &Config,
-        folder: &DataDir,
-        events: Arc<dyn Sink>,
-        draining: &CancellationToken,
-    ) -> anyhow::Result<Core> {
+    fn core(&self, config: &Config, folder: &DataDir, draining: &CancellationToken) -> anyhow::Result<Core> {
         let now = self.clock.now();
         let dns = match &self.dns {
             Some(dns) => dns.clone(),
@@ -141,8 +126,7 @@ impl Environment {
         };
         let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
         let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
-        let builder =
-            builder.events(events).signing(SigningPool::start()?).secrets(Arc::new(folder.rotating_secrets(now)));
+        let builder = builder.signing(SigningPool::start()?).secrets(Arc::new(folder.rotating_secrets(now)));
         builder.build()
     }
 }
@@ -159,6 +143,7 @@ pub struct Relay {
     api: Arc<Api>,
     http_address: Option<SocketAddr>,
     traces: Arc<Traces>,
+    stats: Arc<Statistics>,
     reporter: Arc<Reporter>,
     refusals: Arc<Refusals>,
     output: Output,
@@ -193,11 +178,13 @@ impl Relay {
         let certificate = Arc::new(Certificate::new(folder.self_signed(), environment.clock.clone()));
         let acceptor = certificate.acceptor(&config)?;
         let draining = CancellationToken::new();
-        let sinks = Sinks::new(&folder, &config, environment.clock.clone())?;
+        let core = environment.core(&config, &folder, &draining)?;
+        let sinks = Sinks::new(&folder, &config, environment.clock.clone(), &core.queue)?;
         let refusals = Refusals::new(environment.clock.clone(), config.log.recipients.clone());
-        let reporter = Reporter::start(EventLog::new(&config.log), sinks.listeners())?;
-        let events = environment.sink(&reporter);
-        let core = environment.core(&config, &folder, events.clone(), &draining)?;
+        let happened = core.queue.happened().clone();
+        let reporter =
+            Reporter::start(happened, EventLog::new(&config.log), sinks.listeners(environment.events.as_ref()))?;
+        core.queue.happened().begin_to_sweep();
         tokio::task::spawn_blocking(crate::policy::cause::prepare);
         let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
         let dns_is = if environment.dns.is_none() { DnsIs::Real } else { DnsIs::Played };
@@ -211,7 +198,7 @@ impl Relay {
             credentials: credentials.clone(),
             operator,
             traces: sinks.traces,
-            feed: sinks.feed,
+            stats: sinks.stats.clone(),
             metrics: sinks.metrics,
             ends: sinks.ends,
             reporter: reporter.clone(),
@@ -221,7 +208,6 @@ impl Relay {
             providers: sinks.providers,
             recent: sinks.recent,
             upkeep: upkeep.clone(),
-            events,
             clock: clock.clone(),
             draining: draining.clone(),
         };
@@ -240,6 +226,7 @@ impl Relay {
             api,
             http_address: doors.http_address()?,
             traces,
+            stats: sinks.stats,
             reporter,
             refusals,
             output,
@@ -352,7 +339,8 @@ impl Relay {
         self.api.close(HTTP_PATIENCE).await;
         self.door.send_digests();
         self.refusals.close();
-        let (queue, reporter, traces) = (self.queue.clone(), self.reporter.clone(), self.traces.clone());
+        let (queue, reporter) = (self.queue.clone(), self.reporter.clone());
+        let (traces, stats) = (self.traces.clone(), self.stats.clone());
         // Waits for their threads.
         let closing = tokio::task::spawn_blocking(move || queue.close());
         if closing.await.is_err() {
@@ -364,10 +352,11 @@ impl Relay {
         let closing = tokio::task::spawn_blocking(move || {
             reporter.close();
             traces.close();
+            stats.close();
         });
         let (closing, output) = (closing.await, self.output.clone());
         if closing.is_err() {
-            tracing::error!("the traces could not be closed");
+            tracing::error!("traces and statistics could not be closed");
         }
         // If nobody reads the log, what is left of it is lost.
         let _ = tokio::task::spawn_blocking(move || output.settle(LOG_PATIENCE)).await;
@@ -416,7 +405,7 @@ impl Doors {
 /// Those who hear of every event.
 struct Sinks {
     traces: Arc<Traces>,
-    feed: Arc<Feed>,
+    stats: Arc<Statistics>,
     metrics: Arc<Metrics>,
     ends: Arc<Completions>,
     destinations: Arc<Destinations>,
@@ -425,10 +414,13 @@ struct Sinks {
 }
 
 impl Sinks {
-    fn new(folder: &DataDir, config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<Self> {
+    fn new(folder: &DataDir, config: &Config, clock: Arc<dyn Clock>, queue: &Arc<Queue>) -> anyhow::Result<Self> {
+        let traces = Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock.clone())?;
+        traces.follow(queue);
+        let stats = Statistics::start(&folder.stats(), clock, queue)?;
         Ok(Self {
-            traces: Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock)?,
-            feed: Arc::default(),
+            traces,
+            stats,
             metrics: Arc::default(),
             ends: Arc::default(),
             destinations: Arc::default(),
@@ -437,12 +429,12 @@ impl Sinks {
         })
     }
 
-    /// In the order in which they hear: who is told that something happened finds it in the traces.
-    fn listeners(&self) -> Vec<Arc<dyn Listener>> {
+    /// Those who only take note, in the order in which they hear.
+    fn listeners(&self, also: Option<&Arc<dyn Sink>>) -> Vec<Arc<dyn Listener>> {
+        let also = also.map(|sink| Arc::new(PassedOn(sink.clone())) as Arc<dyn Listener>);
         let counting: [Arc<dyn Listener>; 4] =
             [self.metrics.clone(), self.destinations.clone(), self.providers.clone(), self.recent.clone()];
-        let first: Arc<dyn Listener> = self.traces.clone();
-        [first].into_iter().chain(counting).chain([self.feed.clone() as _, self.ends.clone() as _]).collect()
+        counting.into_iter().chain([self.ends.clone() as _]).chain(also).collect()
     }
 }
 
@@ -458,15 +450,5 @@ async fn while_running(draining: CancellationToken, work: impl Future<Output = (
     tokio::select! {
         () = draining.cancelled() => {}
         () = work => {}
-    }
-}
-
-/// Two sinks as one.
-struct Both(Arc<dyn Sink>, Arc<dyn Sink>);
-
-impl Sink for Both {
-    fn emit(&self, event: Event) {
-        self.1.emit(event.clone());
-        self.0.emit(event);
     }
 }

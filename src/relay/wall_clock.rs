@@ -1,10 +1,9 @@
-//! The wall clock beside the relay's own time: who has set it is told once, and what is told to people goes by it.
+//! The wall clock beside the relay's own time: who has set it is told once.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Clock;
-use crate::event::{Event, Sink};
 use crate::queue::Queue;
 
 /// How often the clock is looked at: after a suspension nothing is later by more than this.
@@ -24,18 +23,6 @@ pub(super) async fn watch_clock(clock: Arc<dyn Clock>, queue: Arc<Queue>) {
     }
 }
 
-/// Events are told with times of the wall clock.
-pub(super) struct ByWallClock {
-    pub(super) clock: Arc<dyn Clock>,
-    pub(super) sink: Arc<dyn Sink>,
-}
-
-impl Sink for ByWallClock {
-    fn emit(&self, event: Event) {
-        self.sink.emit(event.by_wall(self.clock.step()));
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::io::Write;
@@ -44,7 +31,7 @@ mod tests {
 
     use super::*;
     use crate::base::clock::{ManualClock, Timestamp};
-    use crate::event::Kind;
+    use crate::event::{Event, Kind, Sink};
     use crate::ledger::embedded::store::memory::MemoryStore;
     use crate::ledger::entry::{Message, SignedContent};
     use crate::mail::address::{Mailbox, ReversePath};
@@ -105,7 +92,7 @@ mod tests {
         let life = START..START.plus(LIFE);
         let message = Arc::new(Message::new(IdSource::new().next(START), "shop".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        drop(queue.append(&message, content.clone(), Vec::new(), true).unwrap());
+        drop(queue.append(&message, content.clone(), Vec::new(), None, true).unwrap());
         let content = SignedContent { signatures: Default::default(), content };
         drop(queue.admit(&message, content, Default::default()));
     }

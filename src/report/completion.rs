@@ -57,4 +57,9 @@ impl Listener for Completions {
             sender.send_modify(|ended| *ended += 1);
         }
     }
+
+    /// Whoever waits looks for itself.
+    fn on_gap(&self) {
+        self.0.lock().values().for_each(|sender| sender.send_modify(|ended| *ended += 1));
+    }
 }

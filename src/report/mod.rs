@@ -1,12 +1,11 @@
-//! Events on their way to people and programs. Whoever emits an event only puts it into a bounded list; one thread
-//! turns it into what each sink wants. Waking that thread costs whoever emits more than all else, so it is woken for the
-//! first event only, and gathers what comes in the next moment.
+//! Events on their way to people and programs. What was committed is read by each sink at its own pace, so that a slow one
+//! delays itself only. One thread reads for all who do no more than take note: log, counters, those who wait for an end. Where
+//! that cannot keep up it skips events, and says so. Traces have a thread and a place of their own and miss nothing.
 
 mod addresses;
 pub mod completion;
 pub mod destinations;
 pub mod exposition;
-pub mod feed;
 pub mod log;
 pub mod metrics;
 pub mod output;
@@ -15,110 +14,100 @@ pub mod reasons;
 pub mod recent;
 pub mod recipients;
 pub mod refusals;
+pub mod stats;
 pub mod trace;
 mod trace_form;
 pub mod upkeep;
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use parking_lot::{Condvar, Mutex};
-use tokio::sync::oneshot;
+use parking_lot::Mutex;
+use tokio::sync::watch;
 
 use crate::event::{Event, Sink};
+use crate::ledger::cursor::Cursor;
+use crate::ledger::embedded::events::{Events, Next};
 use log::EventLog;
 
-/// Events that may wait. When more come than can be written down, mail goes on and events are lost, which is told.
-const WAITING_MAX: usize = 16_384;
-/// How long events are gathered before they are passed on, unless somebody waits for that.
+/// Events passed on in one go.
+const PASSED_ON_MAX: usize = 256;
+/// How often the thread looks whether it is to end.
+const LOOK_PAUSE: Duration = Duration::from_secs(1);
+/// How long events are gathered before they are passed on: being woken costs whoever commits them.
 const GATHERING: Duration = Duration::from_millis(2);
-/// Events for which a list keeps its room.
-const GATHERED: usize = 1024;
 /// How long to wait at most for events that are being passed on.
-const SETTLING_MAX: Duration = Duration::from_secs(1);
+const CATCHING_UP_MAX: Duration = Duration::from_secs(1);
 
-/// Somebody to whom the reporting thread tells every event, in their order.
+/// Somebody to whom the reporting thread tells events, in their order.
 pub trait Listener: Send + Sync {
     /// Takes note of an event. Must not wait for anybody.
     fn on_event(&self, event: &Arc<Event>);
+
+    /// Events were skipped.
+    fn on_gap(&self) {}
 }
 
-#[derive(Debug)]
-enum Told {
-    Event(Box<Event>),
-    /// Answer when everything before this has been passed on.
-    Mark(oneshot::Sender<()>),
+/// Somebody else who hears of events.
+pub struct PassedOn(pub Arc<dyn Sink>);
+
+impl Listener for PassedOn {
+    fn on_event(&self, event: &Arc<Event>) {
+        self.0.emit(Event::clone(event));
+    }
 }
 
-/// Takes events and passes them on.
+/// Passes events on.
 #[derive(Debug)]
 pub struct Reporter {
-    inbox: Arc<Inbox>,
+    shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// What waits for the reporting thread.
-#[derive(Debug, Default)]
-struct Inbox {
-    waiting: Mutex<Waiting>,
-    wake: Condvar,
+#[derive(Debug)]
+struct Shared {
+    events: Arc<Events>,
+    passed_on: watch::Sender<Cursor>,
     lost: AtomicU64,
-}
-
-#[derive(Debug, Default)]
-struct Waiting {
-    told: Vec<Told>,
-    /// The thread waits for the first.
-    is_idle: bool,
-    /// Somebody waits for what is there to be passed on.
-    is_wanted_now: bool,
-    is_closed: bool,
+    is_closed: AtomicBool,
 }
 
 impl Reporter {
-    /// Starts the thread, which writes the log and then tells the listeners, in this order.
+    /// Starts the thread, which passes on what happens from now on: it writes the log and then tells the listeners, in this
+    /// order.
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(log: EventLog, listeners: Vec<Arc<dyn Listener>>) -> std::io::Result<Arc<Self>> {
-        let inbox = Arc::new(Inbox::default());
-        let (theirs, passing) = (inbox.clone(), Passing { log, listeners });
-        let thread = std::thread::Builder::new().name("report".into()).spawn(move || run(&theirs, &passing))?;
-        Ok(Arc::new(Self { inbox, thread: Mutex::new(Some(thread)) }))
+    pub fn start(events: Arc<Events>, log: EventLog, listeners: Vec<Arc<dyn Listener>>) -> std::io::Result<Arc<Self>> {
+        let passed_on = watch::Sender::new(events.before_latest());
+        let (lost, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
+        let shared = Arc::new(Shared { events, passed_on, lost, is_closed });
+        let (own, passing) = (shared.clone(), Passing { log, listeners });
+        let thread = std::thread::Builder::new().name("report".into()).spawn(move || own.run(&passing))?;
+        Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
     }
 
-    /// Returns when everything that was emitted before has reached the listeners, or after `SETTLING_MAX`.
-    pub async fn settled(&self) {
-        let (sender, receiver) = oneshot::channel();
-        // When there is no place for the mark, there is a backlog that nobody should wait for.
-        if self.inbox.put(Told::Mark(sender)) {
-            // What holds the thread up must not hold up who asks.
-            let _ = tokio::time::timeout(SETTLING_MAX, receiver).await;
-        }
+    /// Returns when everything that was committed before has reached the listeners, or after `CATCHING_UP_MAX`.
+    pub async fn caught_up(&self) {
+        let newest = self.shared.events.newest();
+        let mut passed_on = self.shared.passed_on.subscribe();
+        // What holds the thread up must not hold up who asks.
+        let _ = tokio::time::timeout(CATCHING_UP_MAX, passed_on.wait_for(|passed_on| *passed_on >= newest)).await;
     }
 
-    /// Events that nobody heard of, because too many came at once.
+    /// Events that log and counters skipped, because too many came at once.
     pub fn lost(&self) -> u64 {
-        self.inbox.lost.load(Ordering::Relaxed)
+        self.shared.lost.load(Ordering::Relaxed)
     }
 
-    /// Passes on what waits and ends the thread.
+    /// Passes on what was committed and ends the thread.
     pub fn close(&self) {
-        self.inbox.waiting.lock().is_closed = true;
-        self.inbox.wake.notify_one();
+        self.shared.is_closed.store(true, Ordering::Relaxed);
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the reporting thread panicked");
-        }
-    }
-}
-
-impl Sink for Reporter {
-    fn emit(&self, event: Event) {
-        if !self.inbox.put(Told::Event(Box::new(event))) {
-            self.inbox.lost.fetch_add(1, Ordering::Relaxed);
         }
     }
 }
@@ -129,43 +118,36 @@ impl Drop for Reporter {
     }
 }
 
-impl Inbox {
-    /// False where there is no place. What comes after closing is dropped.
-    fn put(&self, told: Told) -> bool {
-        let mut waiting = self.waiting.lock();
-        if waiting.is_closed {
-            return true;
+impl Shared {
+    fn run(&self, passing: &Passing) {
+        loop {
+            let at = *self.passed_on.borrow();
+            match self.events.wait(at, PASSED_ON_MAX, LOOK_PAUSE) {
+                Some(Next::Events(events)) => {
+                    events.iter().for_each(|(_, event)| passing.pass_on(event));
+                    if let Some((at, _)) = events.last() {
+                        self.passed_on.send_replace(*at);
+                    }
+                    if events.len() < PASSED_ON_MAX {
+                        std::thread::sleep(GATHERING);
+                    }
+                }
+                Some(Next::Nothing) if self.is_closed.load(Ordering::Relaxed) => return,
+                Some(Next::Nothing) => {}
+                Some(Next::InStore | Next::Missed(_)) => {
+                    let next = self.events.before_latest();
+                    let skipped = next.number() - at.number();
+                    self.lost.fetch_add(skipped, Ordering::Relaxed);
+                    tracing::warn!(
+                        events = skipped,
+                        "events came faster than log and counters take them, which skip them; traces have them"
+                    );
+                    passing.listeners.iter().for_each(|listener| listener.on_gap());
+                    self.passed_on.send_replace(next);
+                }
+                None => return,
+            }
         }
-        if waiting.told.len() >= WAITING_MAX {
-            return false;
-        }
-        let is_wanted_now = matches!(told, Told::Mark(_));
-        waiting.told.push(told);
-        waiting.is_wanted_now |= is_wanted_now;
-        let wakes = std::mem::take(&mut waiting.is_idle) || is_wanted_now;
-        drop(waiting);
-        if wakes {
-            self.wake.notify_one();
-        }
-        true
-    }
-
-    /// Waits for some, and has them change places with what was there; false when there will be none any more.
-    fn take(&self, told: &mut Vec<Told>) -> bool {
-        told.clear();
-        // What a burst has taken is not kept for ever.
-        told.shrink_to(GATHERED);
-        let mut waiting = self.waiting.lock();
-        if waiting.told.is_empty() {
-            waiting.is_idle = true;
-            self.wake.wait_while(&mut waiting, |waiting| waiting.told.is_empty() && !waiting.is_closed);
-            let is_early = |waiting: &mut Waiting| !waiting.is_wanted_now && !waiting.is_closed;
-            self.wake.wait_while_for(&mut waiting, is_early, GATHERING);
-        }
-        waiting.is_idle = false;
-        waiting.is_wanted_now = false;
-        std::mem::swap(told, &mut waiting.told);
-        !told.is_empty()
     }
 }
 
@@ -175,27 +157,8 @@ struct Passing {
 }
 
 impl Passing {
-    fn pass_on(&self, told: Told) {
-        match told {
-            Told::Event(event) => {
-                self.log.write(&event);
-                let event = Arc::from(event);
-                self.listeners.iter().for_each(|listener| listener.on_event(&event));
-            }
-            // Whoever asked may have gone away.
-            Told::Mark(answer) => drop(answer.send(())),
-        }
-    }
-}
-
-fn run(inbox: &Inbox, passing: &Passing) {
-    let (mut told, mut known) = (Vec::new(), 0);
-    while inbox.take(&mut told) {
-        told.drain(..).for_each(|told| passing.pass_on(told));
-        let lost = inbox.lost.load(Ordering::Relaxed);
-        if lost > known {
-            tracing::warn!(events = lost - known, "events came faster than they can be passed on, and are lost");
-            known = lost;
-        }
+    fn pass_on(&self, event: &Arc<Event>) {
+        self.log.write(event);
+        self.listeners.iter().for_each(|listener| listener.on_event(event));
     }
 }

@@ -1,9 +1,9 @@
 //! Traces: what happened to each message, kept for whoever asks "where is my code?".
 //!
-//! Events are folded into memory as they come; a thread of its own writes what changed every half second, so that a
-//! code that is accepted and delivered at once costs one write, and a slow disk keeps nobody from anything. A crash
-//! loses the last half second of traces and nothing else. A trace never holds content, subject, code or password:
-//! events do not either.
+//! A thread of its own reads the events that were committed and folds them into memory; what changed it writes every half
+//! second, so that a code that is accepted and delivered at once costs one write, and a slow disk keeps nobody from
+//! anything. With what it writes goes its place among the events: after a crash it goes on from there, and an event that a
+//! trace holds already is not added again. A trace never holds content, subject, code or password: events do not either.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -12,21 +12,32 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex, RwLock};
+use tokio::sync::watch;
 
-use super::Listener;
 pub use super::trace_form::{Trace, decode, encode};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind};
+use crate::ledger::cursor::Cursor;
+use crate::ledger::embedded::events::Confirmation;
 use crate::ledger::embedded::store::StoreError;
 use crate::ledger::embedded::store::sled::engine::guarded;
 pub use crate::ledger::embedded::store::sled::traces::Limits;
 use crate::ledger::embedded::store::sled::traces::{Records, Stored};
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
+use crate::queue::Queue;
 
 /// How long changes are gathered before they are written.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
-/// Traces in memory at most. While so many wait to be written, nothing is kept of further messages.
+/// How long events may wait to be folded, unless somebody asks.
+const FOLD_PAUSE: Duration = Duration::from_millis(250);
+/// How often what was written is made sure of, so that its events may go.
+const SYNC_PAUSE: Duration = Duration::from_secs(10);
+/// How long to wait at most for events that are being folded.
+const CATCHING_UP_MAX: Duration = Duration::from_secs(1);
+/// Events folded in one go.
+const FOLDED_MAX: usize = 512;
+/// Traces in memory at most; then they are written, whatever the time.
 const IN_MEMORY_MAX: usize = 8_000;
 
 /// Messages of which a recipient is erased in one go.
@@ -43,8 +54,8 @@ struct Held {
 #[derive(Debug, Default)]
 struct Memory {
     held: BTreeMap<MessageId, Held>,
-    /// Events of which nothing was kept, since that was last told.
-    lost: u64,
+    /// Somebody waits for what was committed so far.
+    is_asked: bool,
     is_closed: bool,
 }
 
@@ -60,6 +71,15 @@ struct Shared {
     wake: Condvar,
     /// None where the folder could not be opened, so that there are only the latest traces; and after the end.
     records: RwLock<Option<Records>>,
+    /// Where events come from.
+    source: Mutex<Option<Source>>,
+    folded: watch::Sender<Cursor>,
+}
+
+#[derive(Clone)]
+struct Source {
+    queue: Arc<Queue>,
+    confirmation: Confirmation,
 }
 
 impl std::fmt::Debug for Traces {
@@ -81,10 +101,37 @@ impl Traces {
                 tracing::warn!(%error, "{folder} cannot be opened, so only the latest traces are kept; remove it to begin anew");
             })
             .ok();
-        let shared = Arc::new(Shared { memory: Mutex::default(), wake: Condvar::new(), records: RwLock::new(records) });
+        let shared = Arc::new(Shared {
+            memory: Mutex::default(),
+            wake: Condvar::new(),
+            records: RwLock::new(records),
+            source: Mutex::default(),
+            folded: watch::Sender::default(),
+        });
         let writer = shared.clone();
         let thread = std::thread::Builder::new().name("traces".into()).spawn(move || writer.run(limits, &*clock))?;
         Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
+    }
+
+    /// Reads the events of this queue from now on, from where it stopped before.
+    pub fn follow(&self, queue: &Arc<Queue>) {
+        let known = self.shared.stored(|records| Ok(records.cursor())).flatten();
+        let at = known.unwrap_or_else(|| queue.happened().before_oldest());
+        let confirmation = queue.happened().register(at);
+        self.shared.folded.send_replace(at);
+        *self.shared.source.lock() = Some(Source { queue: queue.clone(), confirmation });
+    }
+
+    /// Returns when the events up to this place are in the traces; false if that takes too long.
+    pub async fn caught_up(&self, to: Cursor) -> bool {
+        let mut folded = self.shared.folded.subscribe();
+        if *folded.borrow() >= to {
+            return true;
+        }
+        self.shared.memory.lock().is_asked = true;
+        self.shared.wake.notify_all();
+        let waiting = folded.wait_for(|folded| *folded >= to);
+        tokio::time::timeout(CATCHING_UP_MAX, waiting).await.is_ok_and(|folded| folded.is_ok())
     }
 
     /// The trace of a message.
@@ -180,23 +227,85 @@ impl Shared {
     }
 
     fn run(&self, limits: Limits, clock: &dyn Clock) {
+        let (mut written_at, mut synced_at) = (clock.instant(), clock.instant());
         loop {
             let is_closed = {
                 let mut memory = self.memory.lock();
-                if !memory.is_closed {
-                    self.wake.wait_for(&mut memory, WRITE_PAUSE);
+                if !memory.is_closed && !memory.is_asked {
+                    self.wake.wait_for(&mut memory, FOLD_PAUSE);
                 }
+                memory.is_asked = false;
                 memory.is_closed
             };
-            self.write();
-            self.stored(|records| forget(records, &limits, clock.wall()));
+            self.fold();
+            let now = clock.instant();
+            if is_closed || now >= written_at + WRITE_PAUSE {
+                written_at = now;
+                self.write();
+                self.stored(|records| forget(records, &limits, clock.wall()));
+            }
+            if is_closed || now >= synced_at + SYNC_PAUSE {
+                synced_at = now;
+                self.confirm();
+            }
             if is_closed {
                 return;
             }
         }
     }
 
+    /// Takes in what was committed since.
+    fn fold(&self) {
+        let Some(Source { queue, .. }) = self.source.lock().clone() else { return };
+        loop {
+            let at = *self.folded.borrow();
+            let Ok(read) = queue.journal().wait_for_events_after(at, FOLDED_MAX) else { return };
+            if read.has_missed {
+                tracing::warn!("events are gone that the traces had not read");
+            }
+            for (at, event) in &read.events {
+                self.add(*at, event);
+            }
+            self.folded.send_replace(read.at);
+            if read.at == at {
+                return;
+            }
+            if self.memory.lock().held.len() >= IN_MEMORY_MAX {
+                self.write();
+            }
+        }
+    }
+
+    /// What was written is on disk for good, so that its events may go.
+    fn confirm(&self) {
+        let Some(Source { confirmation, .. }) = self.source.lock().clone() else { return };
+        if self.records.read().is_none() {
+            return confirmation.confirm(*self.folded.borrow());
+        }
+        if let Some(Some(at)) = self.stored(|records| records.sync().map(|()| records.cursor())) {
+            confirmation.confirm(at);
+        }
+    }
+
+    fn add(&self, at: Cursor, event: &Arc<Event>) {
+        let id = event.head.id;
+        let mut memory = self.memory.lock();
+        if !memory.held.contains_key(&id) {
+            drop(memory);
+            // Nobody else adds to `held`, so it is still missing afterwards.
+            let trace = Arc::new(self.known(event));
+            memory = self.memory.lock();
+            memory.held.insert(id, Held { trace, is_new: true });
+        }
+        if let Some(held) = memory.held.get_mut(&id) {
+            Arc::make_mut(&mut held.trace).add(at, event);
+            held.is_new = true;
+        }
+    }
+
     fn write(&self) {
+        // Everything up to here is in memory.
+        let at = *self.folded.borrow();
         let changed: Vec<Arc<Trace>> = {
             let mut memory = self.memory.lock();
             let new = memory.held.values_mut().filter(|held| held.is_new);
@@ -207,7 +316,8 @@ impl Shared {
             .collect()
         };
         if !changed.is_empty() {
-            self.stored(|records| records.put(&changed.iter().map(|trace| stored(trace)).collect::<Vec<_>>()));
+            let changed: Vec<Stored> = changed.iter().map(|trace| stored(trace)).collect();
+            self.stored(|records| records.put(&changed, Some(at)));
         }
         let mut memory = self.memory.lock();
         if self.records.read().is_some() {
@@ -216,11 +326,6 @@ impl Shared {
             while memory.held.len() > IN_MEMORY_MAX / 2 {
                 memory.held.pop_first();
             }
-        }
-        let lost = std::mem::take(&mut memory.lost);
-        drop(memory);
-        if lost > 0 {
-            tracing::warn!(lost, "events came faster than their traces can be written");
         }
     }
 
@@ -258,6 +363,7 @@ fn erase(records: &Records, plain: &str) -> Result<Vec<MessageId>, StoreError> {
         records.remove(&traces.iter().map(stored).collect::<Vec<_>>())?;
         records.put(
             &traces.iter().filter_map(|trace| trace.without(plain)).map(|rest| stored(&rest)).collect::<Vec<_>>(),
+            None,
         )?;
         records.forget_names(plain, some)?;
     }
@@ -278,28 +384,6 @@ fn forget(records: &Records, limits: &Limits, now: Timestamp) -> Result<(), Stor
         Stored { id, user: "".into(), recipients, value }
     });
     records.remove(&gone.collect::<Vec<_>>())
-}
-
-impl Listener for Traces {
-    fn on_event(&self, event: &Arc<Event>) {
-        let id = event.head.id;
-        let mut memory = self.shared.memory.lock();
-        if !memory.held.contains_key(&id) {
-            if memory.held.len() >= IN_MEMORY_MAX {
-                memory.lost += 1;
-                return;
-            }
-            drop(memory);
-            // Nobody else adds to `held`, so it is still missing afterwards.
-            let trace = Arc::new(self.shared.known(event));
-            memory = self.shared.memory.lock();
-            memory.held.insert(id, Held { trace, is_new: true });
-        }
-        if let Some(held) = memory.held.get_mut(&id) {
-            Arc::make_mut(&mut held.trace).add(event);
-            held.is_new = true;
-        }
-    }
 }
 
 #[cfg(test)]
@@ -342,6 +426,14 @@ mod tests {
         Traces::start(folder, limits, Arc::new(SystemClock::default())).unwrap()
     }
 
+    impl Traces {
+        fn tell(&self, event: &Arc<Event>) {
+            let at = self.shared.folded.borrow().plus(1);
+            self.shared.add(at, event);
+            self.shared.folded.send_replace(at);
+        }
+    }
+
     const WEEK: Duration = Duration::from_secs(7 * 86_400);
 
     #[test]
@@ -351,7 +443,7 @@ mod tests {
         let id = ids.next(SystemClock::default().now());
         let traces = open(folder.path(), Limits::of(WEEK));
         for kind in [Kind::Accepted, Kind::Attempted, Kind::Delivered] {
-            traces.on_event(&event(kind, id, "Alice@Example.com"));
+            traces.tell(&event(kind, id, "Alice@Example.com"));
         }
         let before = traces.get(id).unwrap();
         assert_eq!(before.events.len(), 3);
@@ -359,7 +451,11 @@ mod tests {
         traces.close();
         let traces = open(folder.path(), Limits::of(WEEK));
         assert_eq!(traces.get(id).unwrap(), before);
-        traces.on_event(&event(Kind::Verified, id, "alice@example.com"));
+        traces.tell(&event(Kind::Delivered, id, "alice@example.com"));
+        assert_eq!(traces.get(id).unwrap(), before, "it has been told up to there");
+        let stored = traces.shared.stored(|records| Ok(records.cursor())).flatten();
+        traces.shared.folded.send_replace(stored.unwrap());
+        traces.tell(&event(Kind::Verified, id, "alice@example.com"));
         assert_eq!(traces.get(id).unwrap().events.len(), 4);
         assert_eq!(traces.of_recipient("alice@example.com", None, 5)[0].events.len(), 4);
         assert!(traces.of_recipient("alice@example.co", None, 5).is_empty());
@@ -394,7 +490,7 @@ mod tests {
         let ids = IdSource::new();
         let written: Vec<MessageId> = (0..400).map(|_| ids.next(SystemClock::default().now())).collect();
         let traces = open(&path, Limits::of(WEEK));
-        written.iter().for_each(|id| traces.on_event(&event(Kind::Accepted, *id, "alice@example.com")));
+        written.iter().for_each(|id| traces.tell(&event(Kind::Accepted, *id, "alice@example.com")));
         traces.close();
         for (file, is_set_aside) in [("db", false), ("conf", true), ("db", true)] {
             let mut octets = std::fs::read(path.join(file)).unwrap();
@@ -405,7 +501,7 @@ mod tests {
             // All that is asked of the old ones is that they do no harm.
             let _: Vec<_> = written.iter().map(|id| traces.get(*id)).collect();
             let id = ids.next(SystemClock::default().now());
-            traces.on_event(&event(Kind::Accepted, id, "bob@example.com"));
+            traces.tell(&event(Kind::Accepted, id, "bob@example.com"));
             assert!(traces.get(id).is_some());
             traces.close();
             assert_eq!(folder.path().join("traces.damaged").exists(), is_set_aside, "{file}");
@@ -421,9 +517,9 @@ mod tests {
         let young: Vec<MessageId> = (0..5).map(|_| ids.next(now)).collect();
         let limits = Limits { messages_max: 3, ..Limits::of(WEEK) };
         let traces = open(folder.path(), limits);
-        traces.on_event(&event(Kind::Accepted, old, "alice@example.com"));
+        traces.tell(&event(Kind::Accepted, old, "alice@example.com"));
         for id in &young {
-            traces.on_event(&event(Kind::Accepted, *id, "alice@example.com"));
+            traces.tell(&event(Kind::Accepted, *id, "alice@example.com"));
         }
         traces.close();
         let traces = open(folder.path(), limits);

@@ -11,6 +11,7 @@ use crate::base::lane::Lane;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
 use crate::event::{Attempted, Event, Happened, Head, Kind, Step};
+use crate::ledger::cursor::Cursor;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
@@ -45,6 +46,8 @@ pub struct Trace {
     pub events: Vec<Arc<Event>>,
     /// Events left out because the trace had become too long.
     pub left_out: u32,
+    /// The place of the last event that it was told.
+    last: Cursor,
     /// Octets, roughly.
     len: usize,
 }
@@ -63,6 +66,7 @@ impl Trace {
             traceparent: head.traceparent.clone(),
             events: Vec::new(),
             left_out: 0,
+            last: Cursor::default(),
             len: 0,
         }
     }
@@ -99,7 +103,12 @@ impl Trace {
         names_somebody.then(|| Self { len: events.iter().map(|event| len(event)).sum(), events, ..self.clone() })
     }
 
-    pub(super) fn add(&mut self, event: &Arc<Event>) {
+    /// Takes in an event, once.
+    pub(super) fn add(&mut self, at: Cursor, event: &Arc<Event>) {
+        if at <= self.last {
+            return;
+        }
+        self.last = at;
         if self.len > TRACE_LEN_MAX && !event.kind().is_end() {
             self.left_out += 1;
             return;
@@ -142,6 +151,8 @@ struct Stored<E> {
     #[serde(default)]
     left_out: u32,
     #[serde(default)]
+    last: Cursor,
+    #[serde(default)]
     len: usize,
 }
 
@@ -158,6 +169,7 @@ pub fn encode(trace: &Trace) -> Vec<u8> {
         traceparent: trace.traceparent.clone(),
         events: trace.events.iter().map(|event| EventJson::of_message(event)).collect(),
         left_out: trace.left_out,
+        last: trace.last,
         len: trace.len,
     };
     let mut value = vec![VERSION];
@@ -205,6 +217,7 @@ impl<E> Stored<E> {
             traceparent: self.traceparent,
             events,
             left_out: self.left_out,
+            last: self.last,
             len: self.len,
         }
     }
@@ -317,8 +330,8 @@ mod tests {
         let attempted = Attempted { steps: Some(Arc::new([step])), ..Attempted::default() };
         let event = |kind| Arc::new(Event { head: head.clone(), what: Happened::of(kind, attempted.clone(), None) });
         let mut trace = Trace::new(&event(Kind::Accepted));
-        (0..2000).for_each(|_| trace.add(&event(Kind::Deferred)));
-        trace.add(&event(Kind::Failed));
+        (1..=2000).for_each(|number| trace.add(Cursor::behind(number), &event(Kind::Deferred)));
+        trace.add(Cursor::behind(2001), &event(Kind::Failed));
         assert!(trace.left_out > 0 && trace.events.len() < 1000);
         assert!(trace.events[1].steps().is_some(), "there is room for the first");
         assert_eq!(trace.events.last().unwrap().kind(), Kind::Failed);

@@ -208,6 +208,16 @@ impl Laws {
         *self.known.lock().connections.get_mut(&host).unwrap() -= 1;
     }
 
+    /// The entries that were acknowledged.
+    pub fn acknowledged_entries(&self) -> Vec<(MessageId, u16)> {
+        let known = self.known.lock();
+        let entries = known.acknowledged.values().flat_map(|message| {
+            let count = u16::try_from(message.recipients.len()).unwrap();
+            (0..count).map(|index| (message.id, index))
+        });
+        entries.collect()
+    }
+
     /// Whether all is well so far.
     pub fn check(&self) {
         if let Some(law) = &self.known.lock().broken {

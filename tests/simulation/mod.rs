@@ -9,6 +9,7 @@
 
 mod laws;
 mod network;
+mod reader;
 mod stranger;
 
 use std::collections::HashMap;
@@ -34,6 +35,7 @@ use crate::support::in_memory::{Life, NEXT_ID};
 use crate::support::random::Random;
 use laws::Laws;
 use network::SimulatedNetwork;
+use reader::Reader;
 
 const SEEDS_DEFAULT: u64 = 150;
 /// The longest life of a message.
@@ -60,10 +62,14 @@ async fn play(seed: u64) {
     let store = MemoryStore::default();
     let begin = || Life::begin_with(&store, &network, &clock, laws.clone(), SESSIONS_MAX, network.smart_hosts());
     let mut life = begin();
+    let mut reader = Reader::default();
     // A crash takes up what is stored by the wall clock; here the laws go by one time from beginning to end.
     let wall_clock_is_set = random.below(4) == 0;
     for _ in 0..random.below(40) + 5 {
         laws.check();
+        if random.below(3) == 0 {
+            reader.read_on(&life).await;
+        }
         match random.below(16) {
             0 if wall_clock_is_set => clock.set_wall_clock(STEPS_MS[random.index(STEPS_MS.len())]),
             0 => {
@@ -90,6 +96,8 @@ async fn play(seed: u64) {
     tokio::time::sleep(Duration::from_secs(LIFE_MAX_S + 700)).await;
     life.queue.flush().await.unwrap();
     laws.at_the_end();
+    reader.read_on(&life).await;
+    reader.at_the_end(&store, &laws);
     let depth = life.queue.depth();
     assert_eq!(depth.messages, 0, "{depth:?} is left: {:?}", life.queue.list(&Filter::default(), 5).messages);
     assert!(store.is_empty(), "{} messages are left on disk", store.len());

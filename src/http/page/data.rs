@@ -70,7 +70,7 @@ struct LaneNow {
 
 pub(super) async fn of(api: &Api, who: &Who) -> Data {
     // What an answer told of is counted.
-    api.parts.reporter.settled().await;
+    api.parts.reporter.caught_up().await;
     let operator = who.only_user().is_none();
     Data {
         now: api.parts.clock.wall().rfc3339(),

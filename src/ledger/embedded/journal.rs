@@ -13,11 +13,14 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
+use super::events::{Events, Next};
 use super::inbox::{Haste, Inbox, Waited};
-use super::store::{Change, Store, StoreError, Table};
+use super::store::{Change, ReadEvents, Store, StoreError, Table};
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::base::lane::{Lane, Lanes};
 use crate::base::telemetry;
+use crate::event::Event;
+use crate::ledger::cursor::Cursor;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -27,6 +30,10 @@ const BATCH_GROUPS_MAX: usize = 512;
 const BATCH_LEN_MAX: usize = 4 << 20;
 /// How long to leave a failed store alone before trying again.
 const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
+/// Informative events that wait for a commit to be stored with at most; more bring one about.
+const RIDING_MAX: usize = 1024;
+/// Numbers of events for each millisecond of the wall clock: so a database that was lost does not give them again.
+const NUMBERS_PER_MS: u64 = 1 << 12;
 const NEARLY_FULL: &str = "the disk is nearly full";
 /// How long the store's own work waits for a moment without commits.
 const HOUSEKEEPING_PATIENCE: Duration = Duration::from_secs(5);
@@ -47,6 +54,18 @@ pub enum JournalError {
 
 type CommitAnswer = oneshot::Sender<Result<(), JournalError>>;
 type ContentAnswer = oneshot::Sender<Result<Option<Content>, JournalError>>;
+type EventsAnswer = oneshot::Sender<Result<ReadEvents, JournalError>>;
+
+/// Events behind a reader's place.
+#[derive(Debug)]
+pub struct Read {
+    /// Each with its place.
+    pub events: Vec<(Cursor, Arc<Event>)>,
+    /// Where the reader is now.
+    pub at: Cursor,
+    /// Events before these are gone that the reader has not read.
+    pub has_missed: bool,
+}
 
 enum Job {
     /// Changes that somebody waits for.
@@ -55,6 +74,10 @@ enum Job {
     Later(Vec<Change>),
     /// Content wanted back.
     Load(MessageId, ContentAnswer),
+    /// A recipient's events are taken out, in memory and in the store.
+    Erase(Box<str>, oneshot::Sender<Result<usize, JournalError>>),
+    /// Events behind this place, for a reader that lags.
+    Read(Cursor, EventsAnswer),
     /// Commit everything that was pushed so far, then answer.
     Flush(CommitAnswer),
 }
@@ -66,6 +89,7 @@ pub struct Journal {
     /// In simulation, who does the work in place of the thread.
     inline: Option<Mutex<StorageThread>>,
     health: Arc<Health>,
+    events: Arc<Events>,
 }
 
 /// What can be seen of the store from outside.
@@ -86,23 +110,29 @@ impl Journal {
     /// Starts the thread.
     ///
     /// # Errors
-    /// When the operating system gives no thread.
-    pub fn start(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> std::io::Result<Self> {
+    /// When the events cannot be read, or the operating system gives no thread.
+    pub fn start(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let (jobs, health) = (Arc::new(Inbox::new(clock.clone())), Arc::new(Health::default()));
-        let mut storage = StorageThread::new(store, clock, health.clone());
+        let mut storage = StorageThread::new(store, clock, health.clone())?;
+        let events = storage.events.clone();
         let queue = jobs.clone();
-        let thread = std::thread::Builder::new().name("storage".into()).spawn(move || storage.run(&queue))?;
-        Ok(Self { jobs, thread: Mutex::new(Some(thread)), inline: None, health })
+        let thread = std::thread::Builder::new().name("storage".into()).spawn(move || storage.run(&queue));
+        let thread = thread.map_err(|error| StoreError::Failed(error.to_string()))?;
+        Ok(Self { jobs, thread: Mutex::new(Some(thread)), inline: None, health, events })
     }
 
     /// Without a thread: each call does its work at once. For simulation, where time stands still meanwhile. Changes that
     /// nobody waits for wait for the next commit, however long that takes: a crash loses more of them than it could with
     /// the thread.
-    pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Self {
+    ///
+    /// # Errors
+    /// When the events cannot be read.
+    pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
         let jobs = Arc::new(Inbox::new(clock.clone()));
-        let storage = StorageThread { is_inline: true, ..StorageThread::new(store, clock, health.clone()) };
-        Self { jobs, thread: Mutex::new(None), inline: Some(Mutex::new(storage)), health }
+        let storage = StorageThread { is_inline: true, ..StorageThread::new(store, clock, health.clone())? };
+        let events = storage.events.clone();
+        Ok(Self { jobs, thread: Mutex::new(None), inline: Some(Mutex::new(storage)), health, events })
     }
 
     /// Commits the changes as one; the answer comes when they are durable.
@@ -121,7 +151,7 @@ impl Journal {
         let (answer, receiver) = oneshot::channel();
         let undo = undoing(&changes);
         self.push(lane, Job::Commit(changes, answer), if at_once { Haste::Now } else { Haste::Later });
-        PendingCommit { answer: receiver, undo }
+        PendingCommit { answer: receiver, undo, has_failed: false }
     }
 
     /// Waits for a commit that was begun.
@@ -129,11 +159,15 @@ impl Journal {
     /// # Errors
     /// Then none of its changes is stored.
     pub async fn finish(&self, commit: &mut PendingCommit) -> Result<(), JournalError> {
-        if let Ok(result) = commit.answer.try_recv() {
-            return result;
-        }
-        self.jobs.hurry();
-        (&mut commit.answer).await.unwrap_or(Err(JournalError::Closed))
+        let result = match commit.answer.try_recv() {
+            Ok(result) => result,
+            Err(_) => {
+                self.jobs.hurry();
+                (&mut commit.answer).await.unwrap_or(Err(JournalError::Closed))
+            }
+        };
+        commit.has_failed = result.is_err();
+        result
     }
 
     /// Commits the changes soon, in the order of the calls, whatever else waits.
@@ -158,6 +192,70 @@ impl Journal {
         let (answer, receiver) = oneshot::channel();
         self.push(lane, Job::Load(id, answer), Haste::Now);
         receiver.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    /// The events that were committed.
+    pub fn events(&self) -> &Arc<Events> {
+        &self.events
+    }
+
+    /// Up to `most` events behind a place, more where they come from the store.
+    ///
+    /// # Errors
+    /// When they cannot be read for now.
+    pub async fn events_after(&self, at: Cursor, most: usize) -> Result<Read, JournalError> {
+        match self.in_memory(at, most) {
+            Ok(read) => Ok(read),
+            Err(lagging) => {
+                let answer = self.read(lagging.at);
+                lagging.finish(answer.await.unwrap_or(Err(JournalError::Closed)))
+            }
+        }
+    }
+
+    /// The same, for threads that may wait.
+    ///
+    /// # Errors
+    /// When they cannot be read for now.
+    pub fn wait_for_events_after(&self, at: Cursor, most: usize) -> Result<Read, JournalError> {
+        match self.in_memory(at, most) {
+            Ok(read) => Ok(read),
+            Err(lagging) => {
+                let answer = self.read(lagging.at);
+                lagging.finish(answer.blocking_recv().unwrap_or(Err(JournalError::Closed)))
+            }
+        }
+    }
+
+    fn in_memory(&self, at: Cursor, most: usize) -> Result<Read, Lagging> {
+        let (mut at, mut has_missed) = (at, false);
+        loop {
+            match self.events.after(at, most) {
+                Next::Events(events) => {
+                    let at = events.last().map_or(at, |(at, _)| *at);
+                    return Ok(Read { events, at, has_missed });
+                }
+                Next::Nothing => return Ok(Read { events: Vec::new(), at, has_missed }),
+                Next::InStore => return Err(Lagging { at, has_missed }),
+                Next::Missed(oldest) => (at, has_missed) = (oldest, true),
+            }
+        }
+    }
+
+    /// Takes a recipient's events out, wherever they are; their numbers stay. Returns how many of those in memory.
+    ///
+    /// # Errors
+    /// When the store failed; then there may be some left.
+    pub async fn erase(&self, plain: &str) -> Result<usize, JournalError> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(Lane::Notice, Job::Erase(plain.into(), answer), Haste::Now);
+        receiver.await.unwrap_or(Err(JournalError::Closed))
+    }
+
+    fn read(&self, at: Cursor) -> oneshot::Receiver<Result<ReadEvents, JournalError>> {
+        let (answer, receiver) = oneshot::channel();
+        self.push(Lane::Notice, Job::Read(at, answer), Haste::Now);
+        receiver
     }
 
     /// Makes everything pushed so far durable.
@@ -193,6 +291,9 @@ impl Journal {
     /// Commits what was pushed, closes the store and ends the thread.
     pub fn close(&self) {
         self.jobs.close();
+        if self.inline.is_some() {
+            self.events.close();
+        }
         let thread = self.thread.lock().take();
         if thread.is_some_and(|thread| thread.join().is_err()) {
             tracing::error!("the storage thread panicked");
@@ -206,12 +307,32 @@ impl Drop for Journal {
     }
 }
 
+/// A reader that is fed from the store.
+struct Lagging {
+    at: Cursor,
+    has_missed: bool,
+}
+
+impl Lagging {
+    fn finish(self, read: Result<ReadEvents, JournalError>) -> Result<Read, JournalError> {
+        read.map(|(events, at)| Read { events, at, has_missed: self.has_missed })
+    }
+}
+
 /// A commit under way.
 #[derive(Debug)]
 pub struct PendingCommit {
     answer: oneshot::Receiver<Result<(), JournalError>>,
     /// What takes it back.
     pub(crate) undo: Vec<Change>,
+    has_failed: bool,
+}
+
+impl PendingCommit {
+    /// Whether somebody was told that it failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.has_failed
+    }
 }
 
 /// The work of the storage thread.
@@ -222,6 +343,9 @@ struct StorageThread {
     is_inline: bool,
     /// Changes that nobody waits for, not yet committed; kept over failures.
     later: VecDeque<Vec<Change>>,
+    events: Arc<Events>,
+    /// Informative events that were published and are stored with the next commit.
+    riding: Vec<Change>,
     /// Before then nothing is committed.
     retry_at: Option<Instant>,
     /// After a failure: when to look whether it is over.
@@ -231,17 +355,21 @@ struct StorageThread {
 }
 
 impl StorageThread {
-    fn new(store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Self {
-        Self {
+    fn new(mut store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Result<Self, StoreError> {
+        let from = Cursor::behind(clock.wall().as_millis().saturating_mul(NUMBERS_PER_MS));
+        let held = store.open_events(from)?;
+        Ok(Self {
             store,
             clock,
             health,
             is_inline: false,
             later: VecDeque::new(),
+            events: Arc::new(Events::new(held.swept, held.newest)),
+            riding: Vec::new(),
             retry_at: None,
             revive_at: None,
             tend_at: None,
-        }
+        })
     }
 
     fn run(&mut self, jobs: &Inbox<Job>) {
@@ -265,6 +393,7 @@ impl StorageThread {
                 Waited::Closed => {
                     self.retry_at = None;
                     self.commit_later_changes();
+                    self.events.close();
                     return;
                 }
             }
@@ -303,16 +432,21 @@ impl StorageThread {
         let mut waiting = Vec::new();
         let mut flushing = Vec::new();
         let mut loading = Vec::new();
+        let mut reading = Vec::new();
+        let mut erasing = Vec::new();
         for job in jobs {
             match job {
                 Job::Load(id, answer) => loading.push((id, answer)),
+                Job::Read(at, answer) => reading.push((at, answer)),
+                Job::Erase(plain, answer) => erasing.push((plain, answer)),
                 Job::Commit(changes, answer) => waiting.push((changes, answer)),
                 Job::Flush(answer) => flushing.push(answer),
                 Job::Later(changes) => self.later.push_back(changes),
             }
         }
         if !waiting.is_empty() || !flushing.is_empty() {
-            let result = self.commit(&waiting);
+            let is_caught_up = waiting.is_empty() && self.later.is_empty() && self.retry_at.is_none();
+            let result = if is_caught_up { Ok(()) } else { self.commit(&waiting) };
             for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
                 // Whoever asked may have gone away.
                 let _ = answer.send(result);
@@ -323,6 +457,35 @@ impl StorageThread {
         for (id, answer) in loading {
             drop(answer.send(self.load(id)));
         }
+        for (at, answer) in reading {
+            drop(answer.send(self.read(at)));
+        }
+        for (plain, answer) in erasing {
+            drop(answer.send(self.erase(&plain)));
+        }
+    }
+
+    /// What rides along is rewritten too, since it was told already.
+    fn erase(&mut self, plain: &str) -> Result<usize, JournalError> {
+        for change in &mut self.riding {
+            if let Change::Event(event) = change
+                && event.is_about(plain)
+            {
+                *event = Arc::new(event.without_recipient());
+            }
+        }
+        let erased = self.store.erase_events(plain);
+        erased.map(|()| self.events.erase(plain)).map_err(|error| {
+            tracing::error!(%error, "stored events of a recipient cannot be erased");
+            JournalError::Failed
+        })
+    }
+
+    fn read(&mut self, at: Cursor) -> Result<ReadEvents, JournalError> {
+        self.store.events(at).map_err(|error| {
+            tracing::error!(%error, "stored events cannot be read");
+            JournalError::Failed
+        })
     }
 
     fn load(&mut self, id: MessageId) -> Result<Option<Content>, JournalError> {
@@ -334,10 +497,33 @@ impl StorageThread {
 
     /// Those that cannot be committed stay where they are and go with the next commit that succeeds.
     fn commit_later_changes(&mut self) {
-        if !self.later.is_empty() {
+        if !self.later.is_empty() && !self.ride_along() {
             // The failure was noted, and nobody waits.
             let _ = self.commit(&[]);
         }
+    }
+
+    /// Where all that waits is informative, nothing is committed for its sake: it is told, and stored with what comes next.
+    fn ride_along(&mut self) -> bool {
+        let is_informative = |change: &Change| matches!(change, Change::Event(event) if event.kind().is_informative());
+        let waiting: usize = self.later.iter().map(Vec::len).sum();
+        if self.is_inline
+            || self.riding.len() + waiting > RIDING_MAX
+            || !self.later.iter().flatten().all(is_informative)
+        {
+            return false;
+        }
+        let step = self.clock.step();
+        let told: Vec<Change> = self.later.drain(..).flatten().map(|change| moved(&change, step)).collect();
+        self.events.publish(events_of(&told).collect());
+        self.riding.extend(told);
+        true
+    }
+
+    /// What was read everywhere, and is old, goes with the commits.
+    fn sweep(&mut self) {
+        let to = self.events.may_go(self.clock.now());
+        self.events.swept(self.store.sweep(to));
     }
 
     fn commit(&mut self, waiting: &[(Vec<Change>, CommitAnswer)]) -> Result<(), JournalError> {
@@ -350,13 +536,22 @@ impl StorageThread {
         let groups: Vec<&[Change]> =
             self.later.iter().map(Vec::as_slice).chain(waiting.iter().map(|(changes, _)| changes.as_slice())).collect();
         let moved: Option<Vec<Vec<Change>>> = moved_to_wall(&groups, self.clock.step());
-        let groups = moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
+        let mut groups: Vec<&[Change]> =
+            moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
+        let riding = usize::from(!self.riding.is_empty());
+        if riding > 0 {
+            groups.insert(0, &self.riding);
+        }
         let since = self.clock.instant();
         let committed = self.store.commit(&groups);
         telemetry::COMMIT.add(self.clock.instant().saturating_duration_since(since));
         match committed {
             Ok(()) => {
+                let happened = groups.iter().skip(riding).flat_map(|group| events_of(group)).collect();
+                self.events.publish(happened);
                 self.later.clear();
+                self.riding.clear();
+                self.sweep();
                 self.note_success();
                 Ok(())
             }
@@ -439,12 +634,20 @@ fn moved_to_wall(groups: &[&[Change]], step: Step) -> Option<Vec<Vec<Change>>> {
     if step == Step::NONE {
         return None;
     }
-    let moved = |change: &Change| match change {
+    Some(groups.iter().map(|group| group.iter().map(|change| moved(change, step)).collect()).collect())
+}
+
+fn moved(change: &Change, step: Step) -> Change {
+    match change {
         Change::Accept(message, content) => Change::Accept(Arc::new(message.moved(step)), content.clone()),
         Change::Update(entry, progress) => Change::Update(*entry, Box::new(progress.moved(step))),
-        Change::Remove(_) | Change::Side(..) => change.clone(),
-    };
-    Some(groups.iter().map(|group| group.iter().map(moved).collect()).collect())
+        Change::Event(event) if step != Step::NONE => Change::Event(Arc::new(Event::clone(event).by_wall(step))),
+        Change::Remove(_) | Change::Side(..) | Change::Event(_) => change.clone(),
+    }
+}
+
+fn events_of(changes: &[Change]) -> impl Iterator<Item = Arc<Event>> {
+    changes.iter().filter_map(|change| if let Change::Event(event) = change { Some(event.clone()) } else { None })
 }
 
 /// What undoes an acceptance: the message goes, and with it the key by which a repeat would be taken for done. Other rows
@@ -453,7 +656,7 @@ fn undoing(changes: &[Change]) -> Vec<Change> {
     let undo = |change: &Change| match change {
         Change::Accept(message, _) => Some(Change::Remove(message.id)),
         Change::Side(Table::Idempotency, key, Some(_)) => Some(Change::Side(Table::Idempotency, key.clone(), None)),
-        Change::Side(..) | Change::Update(..) | Change::Remove(_) => None,
+        Change::Side(..) | Change::Update(..) | Change::Remove(_) | Change::Event(_) => None,
     };
     changes.iter().filter_map(undo).collect()
 }

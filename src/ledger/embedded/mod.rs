@@ -1,5 +1,7 @@
-//! The ledger of one node: a storage thread over an embedded engine, and the keys that content is sealed under.
+//! The ledger of one node: a storage thread over an embedded engine, the events that were committed, and the keys that
+//! content is sealed under.
 
+pub mod events;
 mod inbox;
 pub mod journal;
 pub mod key_ring;

@@ -12,7 +12,7 @@ use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{Message, Progress, SignedContent, State};
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
-use crate::queue::effects::{Effects, Occurrence};
+use crate::queue::effects::{Effects, Occurrence, accepted};
 use crate::queue::ending::{End, Ending};
 use crate::queue::risk::Risk;
 
@@ -52,14 +52,14 @@ impl Schedule {
         message: &Arc<Message>,
         content: SignedContent,
         risks: &[Risk],
-        note: Option<Arc<str>>,
-        now: Timestamp,
+        acceptance: Event,
         effects: &mut Effects,
     ) {
+        let now = acceptance.head.time;
         let keep = self.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
         let entries = entries_of(message).map(|_| (Some(State::Queued), Entry::new(Progress::default()))).collect();
         self.hold(message.clone(), keep.then(|| Arc::new(content)), entries);
-        effects.tell(Vec::new(), Event { head: message.head(now), what: Happened::Accepted { note } });
+        effects.accepted(acceptance);
         for id in entries_of(message) {
             self.add_timers_of_life(message, id, false, effects);
         }
@@ -103,7 +103,7 @@ impl Schedule {
     /// A message that the relay itself has to send. It counts for the user whose message it is about, and is never refused.
     pub(in crate::queue) fn adopt(&mut self, message: Arc<Message>, now: Timestamp, effects: &mut Effects) {
         self.shares.add(&message.user, message.envelope.recipients.len());
-        effects.tell(Vec::new(), Event { head: message.head(now), what: Happened::Accepted { note: None } });
+        effects.accepted(accepted(&message, None, now));
         self.take_up(message, Vec::new(), now, effects);
     }
 

@@ -54,7 +54,9 @@ impl World {
         let content = message::Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         let content = SignedContent { signatures: Default::default(), content };
         self.schedule.shares().add(&message.user, recipients.len());
-        self.schedule.accept(&message, content, &[], None, self.now, &mut self.effects);
+        let accepted =
+            Event { head: message.head(self.now), what: Happened::Accepted { note: None, others: Arc::default() } };
+        self.schedule.accept(&message, content, &[], accepted, &mut self.effects);
         message.id
     }
 
@@ -71,7 +73,7 @@ impl World {
         let happened = std::mem::take(&mut self.effects).happened;
         let kind = |occurrence| match occurrence {
             Occurrence::Stored(_) => None,
-            Occurrence::Told(_, event) => Some(event.kind()),
+            Occurrence::Accepted(event) | Occurrence::Told(_, event) => Some(event.kind()),
             Occurrence::Ended(_, ending) => Some(ending.event.kind()),
         };
         happened.into_iter().filter_map(kind).collect()
@@ -193,7 +195,7 @@ fn a_newer_one_ends_the_older_and_content_that_is_out_may_arrive() {
     world.accept("shop", &["a@one.test"], Some("login"));
     let ended = world.effects.happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Ended(_, ending) => Some(ending),
-        Occurrence::Told(..) | Occurrence::Stored(_) => None,
+        Occurrence::Accepted(_) | Occurrence::Told(..) | Occurrence::Stored(_) => None,
     });
     let ended = ended.unwrap();
     assert_eq!((ended.entry(), ended.event.kind(), ended.event.may_have_arrived()), (older, Kind::Superseded, true));
@@ -238,7 +240,7 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
     let happened = std::mem::take(&mut world.effects).happened;
     let stored = happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Ended(changes, ending) if ending.is_late => changes.first(),
-        Occurrence::Stored(_) | Occurrence::Told(..) | Occurrence::Ended(..) => None,
+        Occurrence::Accepted(_) | Occurrence::Stored(_) | Occurrence::Told(..) | Occurrence::Ended(..) => None,
     });
     assert!(matches!(stored, Some(Change::Update(_, progress)) if progress.content_sent && progress.late));
     // The attempt's end says what became of the content.

@@ -1,5 +1,6 @@
 use super::*;
 use crate::base::clock::ManualClock;
+use crate::event::{Attempted, Happened, Kind};
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::Message;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -17,7 +18,7 @@ struct Bench {
 impl Bench {
     fn new() -> Self {
         let (store, clock) = (MemoryStore::default(), Arc::new(ManualClock::new(START)));
-        Self { journal: Journal::inline(Box::new(store.clone()), clock.clone()), store, clock }
+        Self { journal: Journal::inline(Box::new(store.clone()), clock.clone()).unwrap(), store, clock }
     }
 
     fn commit(&self, changes: Vec<Change>) -> Result<(), JournalError> {
@@ -104,4 +105,54 @@ fn stored_times_are_the_wall_clocks() {
     let Change::Accept(message, _) = &moved[group][0] else { panic!("{moved:?}") };
     assert_eq!(message.expires_at, START.plus(Duration::from_secs(600 + 3600)));
     assert!(moved_to_wall(&[&changes], Step::NONE).is_none());
+}
+
+fn event(number: u8, what: Happened) -> Change {
+    let Change::Accept(message, _) = accept(number) else { panic!() };
+    Change::Event(Arc::new(Event { head: message.head(START), what }))
+}
+
+fn kinds(journal: &Journal, at: &mut Cursor) -> Vec<Kind> {
+    let read = journal.wait_for_events_after(*at, 10).unwrap();
+    *at = read.at;
+    read.events.iter().map(|(_, event)| event.kind()).collect()
+}
+
+#[test]
+fn an_event_is_seen_when_what_it_tells_of_is_stored() {
+    let bench = Bench::new();
+    let mut at = bench.journal.events().newest();
+    bench.journal.commit_later(vec![event(1, Happened::Delivered(Attempted::default()))]);
+    assert_eq!(kinds(&bench.journal, &mut at), []);
+    bench.store.fail_next(5);
+    assert!(
+        bench.commit(vec![accept(2), event(2, Happened::Accepted { note: None, others: Arc::default() })]).is_err()
+    );
+    assert_eq!(kinds(&bench.journal, &mut at), [], "of a commit that failed nothing is told");
+    bench.clock.advance(RECOVERY_PAUSE);
+    bench.commit(vec![accept(3), event(3, Happened::Accepted { note: None, others: Arc::default() })]).unwrap();
+    assert_eq!(kinds(&bench.journal, &mut at), [Kind::Delivered, Kind::Accepted]);
+    let stored: Vec<u64> = bench.store.stored_events().iter().map(|(at, _)| at.number()).collect();
+    assert_eq!(stored, [at.number() - 1, at.number()], "nor is anything left of it");
+}
+
+#[test]
+fn what_is_informative_brings_about_no_commit() {
+    let (store, clock) = (MemoryStore::default(), Arc::new(ManualClock::new(START)));
+    let health = Arc::new(Health::default());
+    let mut thread = StorageThread::new(Box::new(store.clone()), clock, health).unwrap();
+    let (events, attempted) = (thread.events.clone(), Happened::Attempted { destination: None });
+    let seen = |at: u64| matches!(events.after(events.newest().minus(at), 9), Next::Events(_));
+    thread.work(vec![Job::Later(vec![event(1, attempted.clone())])]);
+    assert!(seen(1) && store.commits() == 0 && store.stored_events().is_empty());
+    thread.work(vec![Job::Later(vec![Change::Remove(id(1)), event(1, Happened::Delivered(Attempted::default()))])]);
+    assert_eq!((store.commits(), store.stored_events().len()), (1, 2));
+    let stored: Vec<Kind> = store.stored_events().iter().map(|(_, event)| event.kind()).collect();
+    assert_eq!(stored, [Kind::Attempted, Kind::Delivered]);
+    assert_eq!(store.stored_events()[1].0, events.newest());
+    // Behind what could not be stored it waits its turn.
+    store.set_failing(true);
+    thread.work(vec![Job::Later(vec![Change::Remove(id(2))])]);
+    thread.work(vec![Job::Later(vec![event(2, attempted)])]);
+    assert_eq!(store.stored_events()[1].0, events.newest());
 }

@@ -6,10 +6,17 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
-use super::{Change, Found, Store, StoreError, Table};
+use super::{Change, Found, HeldEvents, ReadEvents, Store, StoreError, Table};
+use crate::event::Event;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
+
+/// Events handed out at once.
+const READ_MAX: usize = 256;
+/// Numbers that a former process may have given without storing the event.
+const GIVEN_MAX: u64 = 4096;
 
 type Row = (Table, Box<[u8]>);
 type Stored = (Arc<Message>, Content, BTreeMap<u16, Progress>);
@@ -18,6 +25,10 @@ type Stored = (Arc<Message>, Content, BTreeMap<u16, Progress>);
 struct Disk {
     messages: BTreeMap<MessageId, Stored>,
     side: BTreeMap<Row, Box<[u8]>>,
+    events: BTreeMap<u64, Arc<Event>>,
+    /// The number of the last event that was committed.
+    newest: u64,
+    swept: u64,
     failing: bool,
     /// The next commit fails when it has come so far.
     fails_after: Option<usize>,
@@ -64,6 +75,11 @@ impl MemoryStore {
         self.0.lock().messages.len()
     }
 
+    /// The events that are stored, in their order.
+    pub fn stored_events(&self) -> Vec<(Cursor, Arc<Event>)> {
+        self.0.lock().events.iter().map(|(number, event)| (Cursor::behind(*number), event.clone())).collect()
+    }
+
     /// Whether no message is stored.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
@@ -76,8 +92,12 @@ impl MemoryStore {
 }
 
 impl Disk {
-    fn apply(&mut self, change: &Change) {
+    fn apply(&mut self, change: &Change, newest: &mut u64) {
         match change {
+            Change::Event(event) => {
+                *newest += 1;
+                self.events.insert(*newest, event.clone());
+            }
             Change::Accept(message, content) => {
                 self.messages.insert(message.id, (message.clone(), content.clone(), BTreeMap::new()));
             }
@@ -107,10 +127,16 @@ impl Store for MemoryStore {
         }
         disk.commits += 1;
         let failed = disk.fails_after.take();
+        let mut newest = disk.newest;
+        // Those of a commit that failed.
+        drop(disk.events.split_off(&(newest + 1)));
         for change in groups.iter().take(failed.unwrap_or(usize::MAX)).copied().flatten() {
-            disk.apply(change);
+            disk.apply(change, &mut newest);
         }
         disk.is_spoiled = failed.is_some();
+        if failed.is_none() {
+            disk.newest = newest;
+        }
         failed.map_or(Ok(()), |_| Err(StoreError::Failed("as it was told to".into())))
     }
 
@@ -143,5 +169,41 @@ impl Store for MemoryStore {
         let mut disk = self.0.lock();
         disk.is_spoiled &= disk.failing;
         if disk.failing { Err(StoreError::Full) } else { Ok(()) }
+    }
+
+    fn open_events(&mut self, from: Cursor) -> Result<HeldEvents, StoreError> {
+        let mut disk = self.0.lock();
+        let stored = disk.events.last_key_value().map_or(disk.newest, |(number, _)| *number);
+        disk.newest = from.number().max(stored.max(disk.newest) + GIVEN_MAX);
+        if disk.events.is_empty() {
+            disk.swept = disk.newest;
+        }
+        Ok(HeldEvents { swept: Cursor::behind(disk.swept), newest: Cursor::behind(disk.newest) })
+    }
+
+    fn events(&mut self, after: Cursor) -> Result<ReadEvents, StoreError> {
+        let disk = self.0.lock();
+        let behind = disk.events.range(after.plus(1).number()..=disk.newest);
+        let found: Vec<_> =
+            behind.take(READ_MAX).map(|(number, event)| (Cursor::behind(*number), event.clone())).collect();
+        let is_all = found.len() < READ_MAX;
+        let last = found.last().map(|(at, _)| *at).filter(|_| !is_all);
+        Ok((found, last.unwrap_or(Cursor::behind(disk.newest)).max(after)))
+    }
+
+    fn erase_events(&mut self, plain: &str) -> Result<(), StoreError> {
+        let mut disk = self.0.lock();
+        let theirs = disk.events.values_mut().filter(|event| event.is_about(plain));
+        theirs.for_each(|event| *event = Arc::new(event.without_recipient()));
+        Ok(())
+    }
+
+    fn sweep(&mut self, to: Option<Cursor>) -> Cursor {
+        let mut disk = self.0.lock();
+        if let Some(to) = to {
+            disk.events = disk.events.split_off(&to.plus(1).number());
+            disk.swept = disk.swept.max(to.number());
+        }
+        Cursor::behind(disk.swept)
     }
 }

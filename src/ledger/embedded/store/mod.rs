@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use crate::base::clock::Timestamp;
 use crate::base::format::Newer;
+use crate::event::Event;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
@@ -23,6 +25,8 @@ pub enum Change {
     Remove(MessageId),
     /// A row of a side table is written, or removed.
     Side(Table, Box<[u8]>, Option<Box<[u8]>>),
+    /// Something happened. It gets the next number.
+    Event(Arc<Event>),
 }
 
 /// Small tables whose rows change together with messages.
@@ -53,6 +57,18 @@ pub enum Found {
     /// A record that cannot be read; it has been set aside under this name.
     Unreadable(String),
 }
+
+/// Which events a store holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HeldEvents {
+    /// Everything up to this place is gone.
+    pub swept: Cursor,
+    /// The next event gets the number behind this place.
+    pub newest: Cursor,
+}
+
+/// Events that were read, each with its place, and the place up to which there are no others.
+pub type ReadEvents = (Vec<(Cursor, Arc<Event>)>, Cursor);
 
 /// Why the engine did not do it.
 #[derive(Debug, thiserror::Error)]
@@ -102,6 +118,37 @@ pub trait Store: Send {
     /// # Errors
     /// While it cannot.
     fn recover(&mut self) -> Result<(), StoreError>;
+
+    /// Which events it holds. From now on the next one gets a number above `from`, and above those that a former process
+    /// may have given.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn open_events(&mut self, from: Cursor) -> Result<HeldEvents, StoreError> {
+        Ok(HeldEvents { swept: from, newest: from })
+    }
+
+    /// Some events behind a place, in their order.
+    ///
+    /// # Errors
+    /// When the engine fails.
+    fn events(&mut self, after: Cursor) -> Result<ReadEvents, StoreError> {
+        Ok((Vec::new(), after))
+    }
+
+    /// Takes a recipient's events out; their numbers stay, without anybody in them. It is durable when it returns.
+    ///
+    /// # Errors
+    /// When there may be some left.
+    fn erase_events(&mut self, _plain: &str) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    /// Events up to this place go with the next commits, not all at once, and others if they are too many. Returns up to
+    /// where they are gone.
+    fn sweep(&mut self, to: Option<Cursor>) -> Cursor {
+        to.unwrap_or_default()
+    }
 
     /// When [`Store::housekeep`] has something to do; asked after each commit.
     fn due_at(&mut self, _now: Timestamp) -> Option<Timestamp> {

@@ -1,8 +1,11 @@
 //! The store over sled. How the engine is kept durable stands in `engine.rs`, which changes become which rows in `rows.rs`,
 //! what these look like in `record.rs`.
 
+mod batched;
 pub(crate) mod engine;
 mod engine_log;
+mod event_rows;
+pub(crate) mod reader_rows;
 pub mod record;
 mod repair;
 mod rows;
@@ -19,15 +22,17 @@ use sled::{Db, IVec};
 
 use crate::base::clock::Timestamp;
 use crate::base::files;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::sled::engine::{
     Open, PAGE_TOUCHES, Room, engine_error, exchange, guarded, io_error, touch_page,
 };
+use crate::ledger::embedded::store::sled::event_rows::EventRows;
 use crate::ledger::embedded::store::sled::record::{
     FORMAT_ROW, Gathered, KIND_HEAD, Leftovers, MESSAGE, SIDE, decode_message, message_id, message_key, table_of,
 };
 use crate::ledger::embedded::store::sled::rows::{apply, read_message_bytes, set_aside};
-use crate::ledger::embedded::store::{Change, Found, Store, StoreError, Table};
+use crate::ledger::embedded::store::{Change, Found, HeldEvents, ReadEvents, Store, StoreError, Table};
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -50,6 +55,7 @@ pub struct SledStore {
     ring: KeyRing,
     /// When space was last given back, or was to be.
     gave_back_at: Timestamp,
+    events: EventRows,
 }
 
 impl SledStore {
@@ -62,7 +68,13 @@ impl SledStore {
         let open = repair::open(path, ring.now())?;
         let room = if free_space(path) < FREE_SPACE_MIN { Room::No } else { Room::Yes };
         guarded(|| open.take_on_format(path, room))?;
-        let mut store = Self { path: path.to_owned(), open: Some(open), gave_back_at: ring.now(), ring };
+        let mut store = Self {
+            path: path.to_owned(),
+            open: Some(open),
+            gave_back_at: ring.now(),
+            ring,
+            events: EventRows::default(),
+        };
         store.try_to_give_back(usize::MAX);
         if store.open.is_none() {
             store.open = Some(Open::new(path)?);
@@ -108,10 +120,18 @@ impl Store for SledStore {
     fn commit(&mut self, groups: &[&[Change]]) -> Result<(), StoreError> {
         let open = self.open.as_mut().filter(|open| !open.is_spoiled()).ok_or(StoreError::Full)?;
         let mut removed = HashMap::new();
-        let result = guarded(|| apply(&open.db, &mut self.ring, groups, &mut removed).and_then(|()| open.sync()));
+        let mut events = self.events.writing();
+        let result =
+            guarded(|| apply(&open.db, &mut self.ring, groups, &mut events, &mut removed).and_then(|()| open.sync()));
         match result {
-            Ok(()) => removed.into_values().for_each(|bucket| self.ring.removed(bucket)),
-            Err(_) => open.spoil(),
+            Ok(()) => {
+                self.events.written(events);
+                removed.into_values().for_each(|bucket| self.ring.removed(bucket));
+            }
+            Err(_) => {
+                self.events.failed();
+                open.spoil();
+            }
         }
         result
     }
@@ -181,6 +201,25 @@ impl Store for SledStore {
         })?;
         self.open = Some(guarded(|| Open::new(&self.path))?);
         Ok(())
+    }
+
+    fn open_events(&mut self, from: Cursor) -> Result<HeldEvents, StoreError> {
+        let db = &self.open.as_ref().ok_or(StoreError::Full)?.db;
+        guarded(|| self.events.open(db, from))
+    }
+
+    fn events(&mut self, after: Cursor) -> Result<ReadEvents, StoreError> {
+        let db = self.db()?;
+        guarded(|| self.events.read(db, after))
+    }
+
+    fn erase_events(&mut self, plain: &str) -> Result<(), StoreError> {
+        let open = self.open.as_ref().filter(|open| !open.is_spoiled()).ok_or(StoreError::Full)?;
+        guarded(|| self.events.erase(&open.db, plain).and_then(|()| open.sync()))
+    }
+
+    fn sweep(&mut self, to: Option<Cursor>) -> Cursor {
+        self.events.sweep(to)
     }
 
     fn due_at(&mut self, now: Timestamp) -> Option<Timestamp> {

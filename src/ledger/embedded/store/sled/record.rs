@@ -1,7 +1,7 @@
 //! Messages and entries as octets, in pieces of a bounded length, and the keys under which they are stored.
 //!
 //! Keys: `q`, the message's id, a kind and a number; or `s`, a table and the row's key. Everything about a message is
-//! in one run of keys.
+//! in one run of keys. Events have a file of their own (`event_rows.rs`).
 
 use bytes::BytesMut;
 
@@ -17,6 +17,7 @@ pub(super) const PIECE_LEN: usize = 4096;
 
 pub(super) const MESSAGE: u8 = b'q';
 pub(super) const SIDE: u8 = b's';
+pub(super) const EVENT: u8 = b'e';
 pub(super) const KIND_HEAD: u8 = 0;
 pub(super) const KIND_PIECE: u8 = 1;
 pub(super) const KIND_PROGRESS: u8 = 2;
@@ -55,6 +56,7 @@ pub(super) fn is_key(key: &[u8]) -> bool {
     match key.first() {
         Some(&MESSAGE) => message_id(key).is_some(),
         Some(&SIDE) => key.get(1).copied().and_then(table_of).is_some(),
+        Some(&EVENT) => matches!(key.len(), 1 | 9),
         Some(&SET_ASIDE) => true,
         _ => false,
     }

@@ -3,9 +3,11 @@
 use std::collections::{HashMap, HashSet};
 
 use bytes::BytesMut;
-use sled::{Batch, Db, IVec};
+use sled::{Db, IVec};
 
+use super::batched::Rows;
 use super::engine::{BATCH_LEN, engine_error, io_error};
+use super::event_rows::Writing;
 use super::record::{
     KIND_HEAD, KIND_PIECE, KIND_PROGRESS, PIECE_LEN, SET_ASIDE, bucket_of, encode_message, encode_progress, message_id,
     message_key, message_prefix, side_key,
@@ -18,62 +20,28 @@ use crate::mail::id::MessageId;
 /// What a change counts beside its content.
 const CHANGE_LEN: usize = 512;
 
-/// Rows to be written; none as the value removes.
-#[derive(Default)]
-struct Rows {
-    rows: Vec<(IVec, Option<IVec>)>,
-    /// A group has several, which are on disk together or not at all.
-    need_batch: bool,
-}
-
-impl Rows {
-    fn insert(&mut self, key: impl Into<IVec>, value: impl Into<IVec>) {
-        self.rows.push((key.into(), Some(value.into())));
-    }
-
-    fn remove(&mut self, key: impl Into<IVec>) {
-        self.rows.push((key.into(), None));
-    }
-
-    /// Hands them to the engine. A row is on disk wholly or not at all by itself; a batch costs one write more, and the
-    /// waking of all the engine's threads for it.
-    fn apply(self, db: &Db) -> Result<(), StoreError> {
-        if !self.need_batch {
-            return self.rows.into_iter().try_for_each(|(key, value)| {
-                let written = value.map_or_else(|| db.remove(&key), |value| db.insert(&key, value));
-                written.map(drop).map_err(engine_error)
-            });
-        }
-        let mut batch = Batch::default();
-        for (key, value) in self.rows {
-            match value {
-                Some(value) => batch.insert(key, value),
-                None => batch.remove(key),
-            }
-        }
-        db.apply_batch(batch).map_err(engine_error)
-    }
-}
-
 /// A group is never split over two batches, so that it is on disk wholly or not at all; but many share one.
 pub(super) fn apply(
     db: &Db,
     ring: &mut KeyRing,
     groups: &[&[Change]],
+    events: &mut Writing,
     removed: &mut HashMap<MessageId, Bucket>,
 ) -> Result<(), StoreError> {
     let mut rows = Rows::default();
+    events.begin(db, &mut rows)?;
     let mut len = 0;
     let mut messages = HashSet::new();
     for group in groups {
         // What is removed is looked up first, and only what is in the database is found.
         let removes_own = group.iter().any(|change| matches!(change, Change::Remove(id) if messages.contains(id)));
         if removes_own || len >= BATCH_LEN {
+            events.finish_row(&mut rows);
             std::mem::take(&mut rows).apply(db)?;
             messages.clear();
             len = 0;
         }
-        let before = rows.rows.len();
+        let before = rows.len();
         for change in *group {
             match change {
                 Change::Accept(message, content) => {
@@ -84,12 +52,19 @@ pub(super) fn apply(
                     messages.insert(entry.message);
                 }
                 Change::Remove(_) | Change::Side(..) => {}
+                Change::Event(event) => {
+                    len += events.add(event, &mut rows);
+                    continue;
+                }
             }
             len += CHANGE_LEN;
             add_change(db, ring, &mut rows, change, removed)?;
         }
-        rows.need_batch |= rows.rows.len() > before + 1;
+        // An event's row may be finished later, with those of other groups.
+        let has_event = group.iter().any(|change| matches!(change, Change::Event(_)));
+        rows.need_batch |= rows.len() > before + usize::from(!has_event);
     }
+    events.finish_row(&mut rows);
     rows.apply(db)
 }
 
@@ -131,6 +106,7 @@ fn add_change(
                 None => rows.remove(full_key),
             }
         }
+        Change::Event(_) => {}
     }
     Ok(())
 }

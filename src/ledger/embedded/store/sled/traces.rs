@@ -1,9 +1,10 @@
 //! Traces on disk: a sled folder of their own, apart from the queue's, so that nothing about them touches mail.
 //!
-//! Nothing here is synced on purpose: the engine writes along by itself. Keys: `t` and the message's id, for the trace;
+//! Nothing waits for a sync here: the engine writes along by itself, and what it has written is made sure of now and then. Keys: `t` and the message's id, for the trace;
 //! `r`, the recipient and the id, to find it by, with its user; `m` for the number and size of what is stored, which changes
-//! in the same batch; `f` for the format.
+//! in the same batch; `c`, up to which of the events that is; `f` for the format.
 
+use std::fs::{File, OpenOptions};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use super::engine::{
 };
 use crate::base::clock::Timestamp;
 use crate::base::format;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::store::StoreError;
 use crate::mail::id::MessageId;
 
@@ -28,6 +30,7 @@ const TRACE: u8 = b't';
 const RECIPIENT: u8 = b'r';
 const TOTALS: &[u8] = b"m";
 pub(super) const FORMAT_ROW: &[u8] = b"f";
+const CURSOR: &[u8] = b"c";
 
 /// What bounds the stored traces; beyond, the oldest go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,6 +72,8 @@ pub(crate) struct Stored {
 #[derive(Debug)]
 pub(crate) struct Records {
     db: Db,
+    /// A second handle to the database file, to sync it.
+    file: File,
     totals: Mutex<Totals>,
 }
 
@@ -96,7 +101,20 @@ impl Records {
         format::check(format.as_deref()).map_err(|newer| StoreError::Newer(folder.display().to_string(), newer))?;
         db.insert(FORMAT_ROW, format::text().as_bytes()).map_err(engine_error)?;
         let totals = db.get(TOTALS).map_err(engine_error)?.and_then(|value| Totals::decode(&value)).unwrap_or_default();
-        Ok(Self { db, totals: Mutex::new(totals) })
+        let file = OpenOptions::new().read(true).write(true).open(folder.join("db")).map_err(|e| io_error(&e))?;
+        Ok(Self { db, file, totals: Mutex::new(totals) })
+    }
+
+    /// Up to which event traces are stored.
+    pub(crate) fn cursor(&self) -> Option<Cursor> {
+        let number = self.db.get(CURSOR).ok()??.as_ref().try_into().ok()?;
+        Some(Cursor::behind(u64::from_be_bytes(number)))
+    }
+
+    /// Returns when what was written would survive a power cut.
+    pub(crate) fn sync(&self) -> Result<(), StoreError> {
+        self.db.flush().map_err(engine_error)?;
+        self.file.sync_data().map_err(|e| io_error(&e))
     }
 
     /// The trace of a message, if it can be had.
@@ -118,8 +136,8 @@ impl Records {
         })
     }
 
-    /// Writes traces, in place of what was there of them.
-    pub(crate) fn put(&self, traces: &[Stored]) -> Result<(), StoreError> {
+    /// Writes traces, in place of what was there of them; with them all events up to `at` are stored, where that is said.
+    pub(crate) fn put(&self, traces: &[Stored], at: Option<Cursor>) -> Result<(), StoreError> {
         for some in traces.chunks(100) {
             let mut totals = self.totals.lock();
             let mut next = *totals;
@@ -140,7 +158,8 @@ impl Records {
             self.db.apply_batch(batch).map_err(engine_error)?;
             *totals = next;
         }
-        Ok(())
+        let Some(at) = at else { return Ok(()) };
+        self.db.insert(CURSOR, &at.number().to_be_bytes()).map(drop).map_err(engine_error)
     }
 
     /// The oldest traces beyond the limits, some of them: what [`Records::remove`] is to remove.
@@ -249,8 +268,8 @@ mod tests {
         let ids = IdSource::new();
         let next = || ids.next(SystemClock::default().now());
         let own: Vec<MessageId> = (0..3).map(|_| next()).collect();
-        records.put(&own.iter().map(|id| trace(*id, "shop")).collect::<Vec<_>>()).unwrap();
-        records.put(&(0..40).map(|_| trace(next(), "bank")).collect::<Vec<_>>()).unwrap();
+        records.put(&own.iter().map(|id| trace(*id, "shop")).collect::<Vec<_>>(), None).unwrap();
+        records.put(&(0..40).map(|_| trace(next(), "bank")).collect::<Vec<_>>(), None).unwrap();
         let of = |user: Option<&str>| -> Vec<MessageId> {
             records.of_recipient(ALICE).filter(|(_, whose)| whose.as_deref() == user).map(|(id, _)| id).collect()
         };
@@ -268,7 +287,7 @@ mod tests {
         let records = Records::open(folder.path()).unwrap();
         let (ids, now) = (IdSource::new(), SystemClock::default().now());
         let all: Vec<Stored> = (0..10).map(|_| trace(ids.next(now), "shop")).collect();
-        records.put(&all).unwrap();
+        records.put(&all, None).unwrap();
         let limits = Limits { messages_max: 7, ..Limits::of(Duration::from_secs(3600)) };
         let beyond: Vec<MessageId> = records.beyond(&limits, now).unwrap().into_iter().map(|(id, _)| id).collect();
         assert_eq!(beyond, all[..3].iter().map(|trace| trace.id).collect::<Vec<_>>());
