@@ -608,3 +608,31 @@ async fn what_was_learned_is_for_the_operator() {
     assert_eq!(bench.operator.get("/v1/destinations/not%20a%20domain").await.status, 422);
     bench.relay.shut_down().await;
 }
+
+/// What happened is told once it is on disk, so a stream goes on behind what was read of it, whatever happened to the relay.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_and_statistics_outlast_a_restart() {
+    let mut bench = Bench::new().await;
+    let mut stream = bench.shop.follow("/v1/events", "").await;
+    bench.shop.post("/v1/messages", mail("alice@example.test")).await;
+    let (id, name, _) = stream.next().await.unwrap();
+    assert_eq!(name, "accepted");
+    bench.events.next(Kind::Delivered).await;
+    let Bench { relay, mx, folder, .. } = bench;
+    relay.shut_down().await;
+    let bench = Bench::on(folder, mx, "");
+    let mut stream = bench.shop.follow("/v1/events", &format!("Last-Event-ID: {id}\r\n")).await;
+    let mut names = Vec::new();
+    while names.last().is_none_or(|name| name != "delivered") {
+        names.push(stream.next().await.unwrap().1);
+    }
+    assert!(!names.contains(&"missed".to_owned()) && !names.contains(&"accepted".to_owned()), "{names:?}");
+    let stats = bench.shop.get("/v1/stats?by=destination").await.json();
+    assert_eq!((&stats["total"]["accepted"], &stats["total"]["in_time"]), (&json!(1), &json!(1)), "{stats}");
+    assert_eq!((&stats["groups"][0]["name"], &stats["step_s"]), (&json!("example.test"), &json!(60)));
+    assert_eq!(bench.bank.get("/v1/stats").await.json()["total"]["accepted"], 0, "a user sees its own");
+    for wrong in ["by=mood", "from=yesterday", "from=2026-01-02T00:00:00Z&to=2026-01-01T00:00:00Z", "of=me"] {
+        assert_eq!(bench.operator.get(&format!("/v1/stats?{wrong}")).await.status, 422, "{wrong}");
+    }
+    bench.relay.shut_down().await;
+}

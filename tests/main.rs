@@ -30,3 +30,4 @@ mod tls_policy;
 mod transcripts;
 mod upkeep;
 mod user_defaults;
+mod webhooks;

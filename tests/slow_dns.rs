@@ -21,6 +21,7 @@ use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
 use otp_relay::report::stats::Statistics;
 use otp_relay::report::trace::{self, Traces};
+use otp_relay::report::webhooks::Webhooks;
 use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::server_session::SessionSettings;
 use otp_relay::submission::listener::{LiveSettings, Submission};
@@ -122,8 +123,12 @@ impl Scene {
         let traces = Traces::start(folder.path(), trace::Limits::of(SECOND * 60), clock.clone()).unwrap();
         traces.follow(&life.queue);
         let stats = Statistics::start(&folder.path().join("stats"), clock.clone(), &life.queue).unwrap();
+        let tls = tls::opportunistic_connector().unwrap();
+        let webhooks =
+            Webhooks::start(&folder.path().join("webhooks"), Vec::new(), &life.queue, clock.clone(), tls).unwrap();
         let parts = Parts {
             stats,
+            webhooks,
             door: life.door.clone(),
             queue: life.queue.clone(),
             credentials,

@@ -18,6 +18,8 @@ use otp_relay::ledger::entry::Message;
 use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
 use otp_relay::report::stats::Statistics;
+use otp_relay::report::webhooks::Webhooks;
+use otp_relay::tls;
 use otp_relay::report::trace::{Limits, Traces};
 use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::data::line_fault;
@@ -66,8 +68,11 @@ static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let traces = Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder");
     traces.follow(&relay.queue);
     let stats = Statistics::start(&folder.path().join("stats"), relay.clock.clone(), &relay.queue).expect("a thread");
+    let tls = tls::opportunistic_connector().expect("a thread");
+    let webhooks = Webhooks::start(&folder.path().join("webhooks"), Vec::new(), &relay.queue, relay.clock.clone(), tls).expect("a thread");
     let parts = Parts {
         stats,
+        webhooks,
         door: relay.door.clone(),
         queue: relay.queue.clone(),
         credentials: Arc::new(Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"salt")),

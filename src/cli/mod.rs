@@ -22,6 +22,7 @@ mod suppression;
 mod timeline;
 mod trace;
 mod user;
+mod webhook;
 mod zone;
 
 use std::io;
@@ -83,6 +84,8 @@ enum Command {
     Backup(backup::Options),
     /// Write a backup to where its configuration says
     Restore(restore::Options),
+    /// See the webhooks, post events again, try one
+    Webhook(webhook::Options),
     /// Make DKIM keys, change them, print their DNS records
     #[command(subcommand)]
     Dkim(dkim::Command),
@@ -111,6 +114,7 @@ pub fn run() -> ExitCode {
         Command::Data(command) => data::run(&command),
         Command::Backup(options) => backup::run(file, &options),
         Command::Restore(options) => restore::run(file, &options),
+        Command::Webhook(options) => webhook::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
     };

@@ -8,8 +8,10 @@ use super::kinds::{Own, Text, is_address_pattern, quoted};
 use crate::accounts::credentials::{PasswordHash, TokenHash};
 use crate::accounts::user::{Senders, User};
 use crate::delivery::smart_host::Tls;
+use crate::event::Kind;
 use crate::mail::address::domain_key;
 use crate::policy::failover::When;
+use crate::report::webhooks::endpoint::{self, Format, Target};
 use crate::smtp::sasl::USER_MAX;
 use crate::submission::listener::ListenerSettings;
 
@@ -67,6 +69,17 @@ pub(super) const SENDERS: Own<Senders> = Own {
     },
 };
 
+/// How the file writes the URL of a webhook.
+pub(super) const TARGET: Text<Target> = Text {
+    form: "a URL like \"https://app.example.com/otp-events\", without a user in it,",
+    parse: Target::parse,
+    write: |target| target.url.to_string(),
+};
+
+/// How the file writes an event.
+pub(super) const EVENT: Text<Kind> =
+    Text { form: "an event like \"delivered\"", parse: endpoint::kind, write: |kind| kind.name().to_owned() };
+
 /// One `[[dkim]]`.
 #[derive(Debug, Default)]
 pub(super) struct DkimKey {
@@ -81,12 +94,16 @@ pub(super) struct DkimKey {
 /// One `[[webhook]]`.
 #[derive(Debug, Default)]
 pub(super) struct Webhook {
-    /// Where to.
-    pub(super) url: String,
+    /// Where to; none where it has a fault.
+    pub(super) url: Option<Target>,
     /// What it is signed with.
     pub(super) secret_file: Option<PathBuf>,
     /// Which events.
-    pub(super) events: Vec<String>,
+    pub(super) events: Vec<Kind>,
+    /// Of whose messages.
+    pub(super) users: Vec<String>,
+    /// How they are told.
+    pub(super) format: Format,
 }
 
 /// One `[[smart_host]]` as the file has it.

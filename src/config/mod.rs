@@ -14,6 +14,7 @@ mod reload;
 mod sections;
 mod smart_hosts;
 mod table;
+mod webhooks;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use crate::dkim::folder::Folder;
 use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log;
+use crate::report::webhooks::endpoint::Endpoint;
 use crate::submission::listener::{ListenerSettings, LiveSettings};
 use crate::{delivery, destination, http, intake, queue};
 use file::{Section, Source};
@@ -79,6 +81,8 @@ pub struct Config {
     pub delivery: delivery::Settings,
     /// Who else carries it, in order.
     pub smart_hosts: Vec<SmartHost>,
+    /// Who is told of events.
+    pub webhooks: Vec<Endpoint>,
     /// The HTTP API.
     pub http: http::Settings,
     /// How the log looks.
@@ -123,6 +127,7 @@ impl Default for Config {
             resolver: destination::resolver::Settings::default(),
             delivery: delivery::Settings::default(),
             smart_hosts: Vec::new(),
+            webhooks: Vec::new(),
             http: http::Settings::default(),
             log: log::Settings::default(),
             paths: Vec::new(),
@@ -260,7 +265,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Config {
     }
     config.delivery.exceptions = sections::destinations(top, &mut in_force);
     config.smart_hosts = smart_hosts::read(top, &mut in_force);
-    sections::webhooks(top, &mut in_force);
+    config.webhooks = webhooks::read(top, &mut in_force);
     config.in_force = in_force;
     config.paths = source.paths();
     top.finish(keys::home);
@@ -342,10 +347,10 @@ mod tests {
     }
 
     #[test]
-    fn keys_to_come_are_checked_and_named() {
+    fn keys_with_few_values_or_that_have_to_be_there_are_checked() {
         let all = lines("[otp]\nsupersede = \"of\"\n[[webhook]]\nurl = \"https://app.example\"\n");
         assert!(all.iter().any(|line| line.starts_with("error: relay.toml:2: [otp] supersede: one of \"by-key\"")));
-        assert!(all.iter().any(|line| line.starts_with("note: relay.toml:4: [webhook] url: has no effect")));
+        assert!(all.iter().any(|line| line.starts_with("error: relay.toml:3: [webhook] secret_file: is missing")));
     }
 
     #[test]

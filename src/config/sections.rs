@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::drafts::{Auth, DkimKey, Listener, UserSettings, Webhook};
+use super::drafts::{Auth, DkimKey, Listener, UserSettings};
 use super::file::Section;
 use super::keys;
 use super::table::{Row, Table};
@@ -178,19 +178,6 @@ pub(super) fn destinations(top: &Section<'_>, in_force: &mut InForce) -> Vec<Exc
         destinations.push(exception);
     });
     destinations
-}
-
-/// `[[webhook]]`: read and checked; what it does is still to come, and `check` says so.
-pub(super) fn webhooks(top: &Section<'_>, in_force: &mut InForce) {
-    read_many(top, &keys::webhook(), in_force, |section, webhook: Webhook| {
-        if let Some(path) = webhook.secret_file
-            && let Err(error) = std::fs::File::open(&path)
-        {
-            let text = explain(&path, Use::Read, &error);
-            section.error(section.line_of("secret_file"), "secret_file", &text);
-        }
-        section.note("url", "has no effect in this version yet");
-    });
 }
 
 impl Config {

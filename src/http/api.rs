@@ -36,7 +36,7 @@ const LIST_MAX: usize = 20;
 /// A message as far as it is known: in the queue, in the traces, or in both.
 pub(super) struct Known {
     snapshot: Option<Snapshot>,
-    trace: Option<Arc<Trace>>,
+    pub(super) trace: Option<Arc<Trace>>,
 }
 
 impl Known {

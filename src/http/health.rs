@@ -12,6 +12,8 @@ use super::seats::ANYBODY;
 use crate::base::lane::Lane;
 use crate::report::exposition::{Exposition, Format, Type};
 use crate::report::metrics::by_lane;
+use crate::report::webhooks::endpoint::Endpoint;
+use crate::report::webhooks::{Standing, Status};
 
 /// `GET /healthz`: the process works.
 pub(super) async fn alive() -> &'static str {
@@ -40,6 +42,7 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     api.parts.providers.write(&mut out);
     queue(&api, &mut out).await;
     sessions(&api, &mut out);
+    webhooks(&api, &mut out);
     api.parts.refusals.write_metrics(&mut out);
     api.parts.upkeep.write(&mut out, api.parts.clock.wall());
     let (dropped, lost) = (api.parts.log.dropped(), api.parts.reporter.lost());
@@ -114,4 +117,35 @@ fn process(out: &mut Exposition) {
     let line = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
     let max: u64 = line.and_then(|line| line.split_whitespace().next()?.parse().ok()).unwrap_or(0);
     out.family("process_max_fds", Type::Gauge, "File descriptors at most.").sample(&[], max);
+}
+
+/// How the webhooks stand; nothing where there are none.
+fn webhooks(api: &Api, out: &mut Exposition) {
+    let statuses = api.parts.webhooks.statuses();
+    if statuses.is_empty() {
+        return;
+    }
+    let now = api.parts.clock.wall();
+    let mut family = |name: &str, of_type: Type, help: &str, value: &dyn Fn(&Status) -> u64| {
+        out.family(name, of_type, help);
+        for (endpoint, status) in &statuses {
+            out.sample(&[("endpoint", &label(endpoint))], value(status));
+        }
+    };
+    family("webhook_waiting", Type::Gauge, "Posts that wait, by endpoint.", &|status| status.waiting as u64);
+    family("webhook_oldest_seconds", Type::Gauge, "How long the oldest of them has waited.", &|status| {
+        status.oldest.map_or(0, |oldest| now.since(oldest).as_secs())
+    });
+    family("webhook_failing", Type::Gauge, "Whether the last try failed, or the endpoint is gone.", &|status| {
+        u64::from(status.standing != Standing::Well)
+    });
+    family("webhook_taken_total", Type::Counter, "Posts that were taken.", &|status| status.taken);
+    family("webhook_failed_total", Type::Counter, "Tries that failed.", &|status| status.failed);
+    family("webhook_given_up_total", Type::Counter, "Events that were not taken for 24 h.", &|status| status.given_up);
+}
+
+/// The URL without what may be a secret: its query.
+fn label(endpoint: &Endpoint) -> Arc<str> {
+    let url = endpoint.target.url.split('?').next().unwrap_or_default();
+    url.replace(['"', '\\', '\n'], "_").into()
 }

@@ -24,6 +24,7 @@ mod stats;
 mod suppressions;
 pub(crate) mod template;
 mod upkeep;
+mod webhooks;
 mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
@@ -61,6 +62,7 @@ use crate::report::refusals::Refusals;
 use crate::report::stats::Statistics;
 use crate::report::trace::Traces;
 use crate::report::upkeep::Upkeep;
+use crate::report::webhooks::Webhooks;
 use gate::Caller;
 use guard::Guarded;
 use problem::Problem;
@@ -151,6 +153,8 @@ pub struct Parts {
     pub operator: TokenHash,
     /// What became of what has ended.
     pub traces: Arc<Traces>,
+    /// Who else is told.
+    pub webhooks: Arc<Webhooks>,
     /// How many came in time.
     pub stats: Arc<Statistics>,
     /// What happened how often.
@@ -314,6 +318,9 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/messages/{id}/verified", post(api::verified))
         .route("/v1/events", get(events::follow))
         .route("/v1/stats", get(stats::show))
+        .route("/v1/webhooks", get(webhooks::list))
+        .route("/v1/webhooks/replay", post(webhooks::replay))
+        .route("/v1/webhooks/test", post(webhooks::test))
         .route("/v1/destinations", get(destinations::list))
         .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))

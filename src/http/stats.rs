@@ -58,7 +58,7 @@ pub(super) async fn show(
 }
 
 /// RFC 3339 in UTC, or seconds since 1970.
-fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
+pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
     let seconds = text.parse::<u64>().ok().map(|seconds| Timestamp::from_millis(seconds.saturating_mul(1000)));
     let with_millis = || text.strip_suffix('Z').filter(|text| !text.contains('.')).map(|text| format!("{text}.000Z"));
     let found = seconds.or_else(|| Timestamp::from_rfc3339(text));

@@ -74,6 +74,11 @@ impl DataDir {
         self.path.join("traces")
     }
 
+    /// Where posts to webhooks are that were not taken yet.
+    pub fn webhooks(&self) -> PathBuf {
+        self.path.join("webhooks")
+    }
+
     /// Where the statistics are.
     pub fn stats(&self) -> PathBuf {
         self.path.join("stats")

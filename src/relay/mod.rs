@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use parking_lot::Mutex;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
+use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
 use crate::accounts::credentials::{Credentials, TokenHash};
@@ -50,8 +51,10 @@ use crate::report::refusals::Refusals;
 use crate::report::stats::Statistics;
 use crate::report::trace::{Limits, Traces};
 use crate::report::upkeep::Upkeep;
+use crate::report::webhooks::Webhooks;
 use crate::report::{Listener, PassedOn, Reporter};
 use crate::submission::listener::{self, ListenerSettings, Submission};
+use crate::tls::verify::Roots;
 use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
@@ -144,6 +147,7 @@ pub struct Relay {
     http_address: Option<SocketAddr>,
     traces: Arc<Traces>,
     stats: Arc<Statistics>,
+    webhooks: Arc<Webhooks>,
     reporter: Arc<Reporter>,
     refusals: Arc<Refusals>,
     output: Output,
@@ -199,6 +203,7 @@ impl Relay {
             operator,
             traces: sinks.traces,
             stats: sinks.stats.clone(),
+            webhooks: sinks.webhooks.clone(),
             metrics: sinks.metrics,
             ends: sinks.ends,
             reporter: reporter.clone(),
@@ -227,6 +232,7 @@ impl Relay {
             http_address: doors.http_address()?,
             traces,
             stats: sinks.stats,
+            webhooks: sinks.webhooks,
             reporter,
             refusals,
             output,
@@ -314,6 +320,7 @@ impl Relay {
         self.api.reconfigure(config.http.clone());
         self.delivery.smart_hosts().replace(config.smart_hosts.clone());
         self.rotations.reconfigure(config.configured_keys.clone());
+        self.webhooks.reload(config.webhooks.clone());
         self.credentials.reconfigure(config.accounts.clone());
         self.kept.0.store(Arc::new(config.clone()));
         self.kept.1.notify_one();
@@ -340,7 +347,7 @@ impl Relay {
         self.door.send_digests();
         self.refusals.close();
         let (queue, reporter) = (self.queue.clone(), self.reporter.clone());
-        let (traces, stats) = (self.traces.clone(), self.stats.clone());
+        let (traces, stats, webhooks) = (self.traces.clone(), self.stats.clone(), self.webhooks.clone());
         // Waits for their threads.
         let closing = tokio::task::spawn_blocking(move || queue.close());
         if closing.await.is_err() {
@@ -353,6 +360,7 @@ impl Relay {
             reporter.close();
             traces.close();
             stats.close();
+            webhooks.close();
         });
         let (closing, output) = (closing.await, self.output.clone());
         if closing.is_err() {
@@ -406,6 +414,7 @@ impl Doors {
 struct Sinks {
     traces: Arc<Traces>,
     stats: Arc<Statistics>,
+    webhooks: Arc<Webhooks>,
     metrics: Arc<Metrics>,
     ends: Arc<Completions>,
     destinations: Arc<Destinations>,
@@ -417,10 +426,13 @@ impl Sinks {
     fn new(folder: &DataDir, config: &Config, clock: Arc<dyn Clock>, queue: &Arc<Queue>) -> anyhow::Result<Self> {
         let traces = Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock.clone())?;
         traces.follow(queue);
-        let stats = Statistics::start(&folder.stats(), clock, queue)?;
+        let stats = Statistics::start(&folder.stats(), clock.clone(), queue)?;
+        let tls = TlsConnector::from(Arc::new(Roots::load(config.delivery.ca_file.as_deref())?.client_config()?));
+        let webhooks = Webhooks::start(&folder.webhooks(), config.webhooks.clone(), queue, clock, tls)?;
         Ok(Self {
             traces,
             stats,
+            webhooks,
             metrics: Arc::default(),
             ends: Arc::default(),
             destinations: Arc::default(),

@@ -18,6 +18,7 @@ pub mod stats;
 pub mod trace;
 mod trace_form;
 pub mod upkeep;
+pub mod webhooks;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -183,6 +183,30 @@ impl Traces {
         ids.len()
     }
 
+    /// Shows the traces of messages accepted from a time on, in their order, until `visit` has seen enough.
+    pub fn each_since(&self, since: Timestamp, mut visit: impl FnMut(&Trace) -> bool) {
+        let held = || -> BTreeMap<MessageId, Arc<Trace>> {
+            let memory = self.shared.memory.lock();
+            let young = memory.held.iter().filter(|(id, _)| id.time() >= since);
+            young.map(|(id, held)| (*id, held.trace.clone())).collect()
+        };
+        let in_memory = held();
+        let mut wants_more = true;
+        self.shared.stored(|records| {
+            records.each_since(since, |id, value| {
+                if !in_memory.contains_key(&id) {
+                    wants_more = decode(value).is_none_or(|trace| visit(&trace));
+                }
+                wants_more
+            })
+        });
+        for trace in in_memory.values() {
+            if wants_more {
+                wants_more = visit(trace);
+            }
+        }
+    }
+
     /// Writes what is new and ends the thread.
     pub fn close(&self) {
         self.shared.memory.lock().is_closed = true;

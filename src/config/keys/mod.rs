@@ -11,7 +11,7 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::Config;
-use super::drafts::Webhook;
+use super::drafts::{EVENT, TARGET, Webhook};
 use super::kinds::{
     ANY, Choice, FILE, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
 };
@@ -22,6 +22,7 @@ use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log::Format;
 use crate::report::recipients::{Disclosure, Recipients};
+use crate::report::webhooks::endpoint::Format as PostFormat;
 
 pub(super) use clients::{certificate, dkim, listener, otp, submission, user};
 pub(super) use mail_hosts::{delivery, destination, resolver, smart_host};
@@ -200,16 +201,35 @@ fn http() -> Table<Config> {
 
 /// `[[webhook]]`.
 pub(super) fn webhook() -> Table<Webhook> {
+    let format = Choice(&[("events", PostFormat::Events), ("emails", PostFormat::Emails)]);
     let keys = vec![
-        key("url", at!(Webhook: url), ANY, Restart, "Where events are posted.")
+        key("url", at!(Webhook: url), Maybe(TARGET), Live, "Where events are posted. No other address is ever called.")
             .example("\"https://app.example.com/otp-events\"")
             .required("is missing"),
-        key("secret_file", at!(Webhook: secret_file), Maybe(SECRET_FILE), Restart, "What posts are signed with.")
-            .example("\"certs/webhook.secret\""),
-        key("events", at!(Webhook: events), List(ANY), Restart, "Which events.")
+        key(
+            "secret_file",
+            at!(Webhook: secret_file),
+            Maybe(SECRET_FILE),
+            Live,
+            "What posts are signed with (Standard Webhooks): one line, \"whsec_\" and base64; two while it is being changed, the \
+             new one first. Read at start and on SIGHUP.",
+        )
+        .example("\"certs/webhook.secret\"")
+        .required("is missing; `echo whsec_$(openssl rand -base64 32)` makes one"),
+        key("events", at!(Webhook: events), List(EVENT), Live, "Which events; empty: all.")
             .example("[\"delivered\", \"failed\", \"expired\", \"at_risk\"]"),
+        key("users", at!(Webhook: users), List(ANY), Live, "Of whose messages; empty: of all."),
+        key(
+            "format",
+            at!(Webhook: format),
+            format,
+            Live,
+            "\"events\": each event as GET /v1/events has it. \"emails\": as \"email.delivered\" and the like, for apps that read \
+             those.",
+        ),
     ];
-    Table::many("webhook", "Who is told of events. Without effect in this version.", keys)
+    let help = "Who is told of events. A post that is not taken is made again for 24 h, in the order of its message.";
+    Table::many("webhook", help, keys)
 }
 
 fn log() -> Table<Config> {

@@ -136,6 +136,26 @@ impl Records {
         })
     }
 
+    /// Shows the traces of messages with ids from a time on, until `visit` has seen enough.
+    pub(crate) fn each_since(
+        &self,
+        since: Timestamp,
+        mut visit: impl FnMut(MessageId, &[u8]) -> bool,
+    ) -> Result<(), StoreError> {
+        let mut first = [0; 17];
+        first[0] = TRACE;
+        first[1..7].copy_from_slice(&since.as_millis().to_be_bytes()[2..]);
+        for row in self.db.range(first..[TRACE + 1; 17]) {
+            let (key, value) = row.map_err(engine_error)?;
+            touch_page(&self.db, &key, PAGE_TOUCHES).map_err(engine_error)?;
+            let id = key.get(1..).and_then(|id| id.try_into().ok()).map(MessageId::from_bytes);
+            if id.is_some_and(|id| !visit(id, &value)) {
+                break;
+            }
+        }
+        Ok(())
+    }
+
     /// Writes traces, in place of what was there of them; with them all events up to `at` are stored, where that is said.
     pub(crate) fn put(&self, traces: &[Stored], at: Option<Cursor>) -> Result<(), StoreError> {
         for some in traces.chunks(100) {

@@ -1,0 +1,198 @@
+//! Webhooks: how they stand, posting events again, and a test. The operator's business.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use serde::{Deserialize, Serialize};
+
+use super::Api;
+use super::api::id;
+use super::auth::Who;
+use super::body::small_json;
+use super::problem::Problem;
+use super::stats::time;
+use crate::base::clock::Timestamp;
+use crate::event::Event;
+use crate::report::webhooks::endpoint::{Endpoint, Format};
+use crate::report::webhooks::{REPLAYED_MAX, Status, Tested};
+
+/// How long before an event its message can have been accepted: the longest life, and what a delivery may take beyond it.
+const LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
+
+fn only_operator(who: &Who) -> Result<(), Problem> {
+    match who.only_user() {
+        None => Ok(()),
+        Some(_) => Err(Problem::forbidden("webhooks are the operator's business")),
+    }
+}
+
+/// The endpoints.
+#[derive(Debug, Serialize)]
+pub(super) struct WebhooksJson {
+    webhooks: Vec<WebhookJson>,
+}
+
+/// How one stands.
+#[derive(Debug, Serialize)]
+struct WebhookJson {
+    url: Arc<str>,
+    format: &'static str,
+    events: Vec<&'static str>,
+    users: Vec<String>,
+    /// `well`, `failing` or `gone`.
+    state: &'static str,
+    /// Posts that wait; more events may wait behind them.
+    waiting: usize,
+    more_waiting: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    oldest: Option<String>,
+    /// The last answer, or why there was none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_answer: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_answer_at: Option<String>,
+    taken: u64,
+    failed: u64,
+    given_up: u64,
+}
+
+impl WebhookJson {
+    fn new((endpoint, status): (Endpoint, Status)) -> Self {
+        let (last_answer_at, last_answer) = status.last.unzip();
+        Self {
+            url: endpoint.target.url.clone(),
+            format: match endpoint.format {
+                Format::Events => "events",
+                Format::Emails => "emails",
+            },
+            events: endpoint.events.iter().map(|kind| kind.name()).collect(),
+            users: endpoint.users,
+            state: status.standing.name(),
+            waiting: status.waiting,
+            more_waiting: status.is_behind,
+            oldest: status.oldest.map(Timestamp::rfc3339),
+            last_answer,
+            last_answer_at: last_answer_at.map(Timestamp::rfc3339),
+            taken: status.taken,
+            failed: status.failed,
+            given_up: status.given_up,
+        }
+    }
+}
+
+/// `GET /v1/webhooks`.
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<WebhooksJson>, Problem> {
+    only_operator(&who)?;
+    let webhooks = api.parts.webhooks.statuses().into_iter().map(WebhookJson::new).collect();
+    Ok(Json(WebhooksJson { webhooks }))
+}
+
+/// What is to be posted again.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Replay {
+    /// Events from this time on.
+    since: Option<String>,
+    /// Events of this message.
+    id: Option<String>,
+    /// To this URL; none: to all.
+    endpoint: Option<String>,
+}
+
+/// How many posts that makes.
+#[derive(Debug, Serialize)]
+pub(super) struct ReplayedJson {
+    replayed: usize,
+}
+
+/// `POST /v1/webhooks/replay`.
+pub(super) async fn replay(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<(StatusCode, Json<ReplayedJson>), Problem> {
+    only_operator(&who)?;
+    let Replay { since, id: message, endpoint } = small_json(&headers, body).await?;
+    let url = known(&api, endpoint)?;
+    let since = since.as_deref().map(|text| time("since", text)).transpose()?;
+    let events = match (message, since) {
+        (Some(message), since) => {
+            let known = api.known(&who, id(&message)?, super::api::Need::Story).await?;
+            let events = known.trace.map(|trace| trace.events.clone()).unwrap_or_default();
+            events.into_iter().filter(|event| since.is_none_or(|since| event.head.time >= since)).collect()
+        }
+        (None, Some(since)) => events_since(&api, &who, since).await,
+        (None, None) => return Err(Problem::invalid("say which: {\"since\": TIME} or {\"id\": MESSAGE}")),
+    };
+    let replayed = api.parts.webhooks.replay(events, url).await;
+    Ok((StatusCode::ACCEPTED, Json(ReplayedJson { replayed })))
+}
+
+fn known(api: &Api, endpoint: Option<String>) -> Result<Option<Arc<str>>, Problem> {
+    match endpoint {
+        Some(url) if !api.parts.webhooks.knows(&url) => {
+            Err(Problem::invalid("endpoint: the URL of a [[webhook]] of the configuration"))
+        }
+        endpoint => Ok(endpoint.map(Arc::from)),
+    }
+}
+
+/// The events of stored traces from a time on, in their order.
+async fn events_since(api: &Api, who: &Who, since: Timestamp) -> Vec<Arc<Event>> {
+    let _ = api.caught_up(&None).await;
+    let traces = api.parts.traces.clone();
+    let mut events = api
+        .scan(who, move |_| {
+            let mut events: Vec<Arc<Event>> = Vec::new();
+            traces.each_since(since.minus(LIFE_MAX), |trace| {
+                events.extend(trace.events.iter().filter(|event| event.head.time >= since).cloned());
+                events.len() < REPLAYED_MAX
+            });
+            events
+        })
+        .await;
+    // Events of one message are in their order; a stable sort keeps it.
+    events.sort_by_key(|event| event.head.time);
+    events.truncate(REPLAYED_MAX);
+    events
+}
+
+/// Who is to be tested.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Test {
+    /// This URL; none: all.
+    endpoint: Option<String>,
+}
+
+/// What came of it.
+#[derive(Debug, Serialize)]
+pub(super) struct TestedJson {
+    tested: Vec<TestedOneJson>,
+}
+
+#[derive(Debug, Serialize)]
+struct TestedOneJson {
+    url: Arc<str>,
+    taken: bool,
+    answer: String,
+}
+
+/// `POST /v1/webhooks/test`: one post to each, which tells of nothing.
+pub(super) async fn test(
+    State(api): State<Arc<Api>>,
+    who: Who,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Json<TestedJson>, Problem> {
+    only_operator(&who)?;
+    let Test { endpoint } = small_json(&headers, body).await?;
+    let tested = api.parts.webhooks.test(known(&api, endpoint)?).await;
+    let one = |Tested { url, is_taken, answer }| TestedOneJson { url, taken: is_taken, answer };
+    Ok(Json(TestedJson { tested: tested.into_iter().map(one).collect() }))
+}
