@@ -5,7 +5,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 rounds=${2:-30}
-need nodejs npm
+command -v npm >/dev/null || need nodejs npm
 venv standardwebhooks svix
 (cd "$work" && npm install --silent --no-audit --no-fund standardwebhooks) >>"$work/npm.log" 2>&1
 cp "$here/webhooks.mjs" "$work/"
