@@ -17,7 +17,7 @@ use crate::config::Config;
 use crate::config::findings::{self, Findings, Severity};
 use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
 use crate::net::{TcpNetwork, own_faults};
-use crate::relay::preflight;
+use crate::relay::{acme, preflight};
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -110,6 +110,7 @@ fn records(config: &Config, options: &Options) -> Vec<String> {
         });
         sight = sight.with(published.unwrap_or_default());
     }
-    let lines = zone::of_config(config, &sight);
+    let mut lines = zone::of_config(config, &sight);
+    lines.extend(acme::Folder::of(&config.data_dir).records());
     if lines.is_empty() { lines } else { [vec![String::new()], lines, vec![String::new()]].concat() }
 }

@@ -3,12 +3,14 @@
 mod backup;
 mod check;
 mod client;
+mod completions;
 mod config;
 mod data;
 mod destinations;
 mod dkim;
 mod exit;
 mod explain;
+mod healthz;
 mod plan;
 mod queue;
 mod recipient;
@@ -92,6 +94,13 @@ enum Command {
     /// Make password hashes for the configuration
     #[command(subcommand)]
     User(user::Command),
+    /// Say whether the running relay takes mail
+    Healthz(healthz::Options),
+    /// Print completions for a shell
+    Completions(completions::Options),
+    /// Write man pages
+    #[command(hide = true)]
+    Manual(completions::Manual),
 }
 
 /// Runs the command that the arguments name.
@@ -117,6 +126,9 @@ pub fn run() -> ExitCode {
         Command::Webhook(options) => webhook::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),
+        Command::Healthz(options) => healthz::run(file, &options),
+        Command::Completions(options) => Ok(completions::run::<Cli>(&options)),
+        Command::Manual(options) => completions::write::<Cli>(&options),
     };
     result.unwrap_or_else(|error| {
         complain(&format!("otp-relay: {error:#}"));

@@ -17,10 +17,8 @@ use crate::relay::data_dir::{keep_files_private, keep_memory_private, raise_file
 use crate::relay::first_run::{self, Generated};
 use crate::relay::preflight;
 use crate::relay::{Environment, LOG_PATIENCE, Relay};
+use crate::report::journald::Journal;
 use crate::report::log::{self, Output};
-
-/// How often the service manager hears how the queue is.
-const STATUS_PAUSE: Duration = Duration::from_secs(10);
 
 /// Options of `serve`.
 #[derive(Debug, clap::Args)]
@@ -42,7 +40,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     findings.lines(path.as_deref()).iter().for_each(|line| complain(line));
     let mut config = config.ok_or_else(|| Exit::Configuration.saying(format!("{HAS_ERRORS}; nothing was started")))?;
     let files = raise_file_limit();
-    let output = Output::stdout();
+    let output = output(&config.log)?;
     log::init(&config.log, output.clone());
     keep_memory_private();
     if path.is_none()
@@ -59,6 +57,17 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     output.settle(LOG_PATIENCE);
     ended?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// Where lines go: the journal itself, or standard output.
+fn output(settings: &log::Settings) -> anyhow::Result<Output> {
+    if settings.format != log::Format::Journald {
+        return Ok(Output::stdout());
+    }
+    let writer = Journal::connect().map_err(|error| {
+        Exit::Configuration.saying(format!("log.format is \"journald\", and the journal cannot be reached: {error}"))
+    })?;
+    Ok(Output::new(writer))
 }
 
 /// Whether somebody is there to read a password that is shown once, and nothing keeps it: it goes to standard output.
@@ -92,14 +101,14 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     let mut manager = Manager::default();
     manager.ready(relay.queue().depth(), None);
     loop {
-        match tokio::time::timeout(STATUS_PAUSE, signals.next()).await {
+        match tokio::time::timeout(Manager::pause(), signals.next()).await {
             Ok(Asked::Reload) => {
                 manager.reloading();
                 let note = reload(&relay, path);
                 manager.ready(relay.queue().depth(), Some(note));
             }
             Ok(Asked::Stop) => break,
-            Err(_) => manager.tell(relay.queue().depth()),
+            Err(_) => manager.tell(relay.queue().depth(), relay.queue().storage_busy_for()),
         }
     }
     manager.stopping();

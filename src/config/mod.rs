@@ -32,17 +32,20 @@ use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log;
 use crate::report::webhooks::endpoint::Endpoint;
 use crate::submission::listener::{ListenerSettings, LiveSettings};
+use crate::tls::{Pair, acme};
 use crate::{delivery, destination, http, intake, queue};
 use file::{Section, Source};
 use findings::{Findings, Severity};
 use sections::InForce;
 
-pub use print::commented;
+pub use print::{commented, manual};
 
 /// Where a file is looked for when none is named.
 pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
 /// Where a configuration below this folder keeps its data.
 const SYSTEM_CONFIGURATION: &str = "/etc";
+/// What systemd gives the service by `LoadCredential=`.
+const SERVICE_CREDENTIALS: &str = "/run/credentials/otp-relay.service";
 /// Namely here.
 const SYSTEM_DATA: &str = "/var/lib/otp-relay";
 
@@ -59,6 +62,10 @@ pub struct Config {
     pub listeners: Vec<ListenerSettings>,
     /// What is shown to clients.
     pub certificate: Certificate,
+    /// What is shown to clients that ask for another name.
+    pub certificates: Vec<Pair>,
+    /// How a certificate is got from a CA.
+    pub acme: acme::Settings,
     /// Users by name.
     pub accounts: HashMap<String, Account>,
     /// How clients are served.
@@ -116,6 +123,8 @@ impl Default for Config {
             data_dir: PathBuf::from("data"),
             listeners: vec![ListenerSettings::default()],
             certificate: Certificate::default(),
+            certificates: Vec::new(),
+            acme: acme::Settings::default(),
             accounts: HashMap::new(),
             submission: LiveSettings::default(),
             intake: intake::door::Settings::default(),
@@ -186,7 +195,7 @@ impl Config {
     pub fn from_text(text: &str, folder: &Path, path: Option<&Path>) -> (Option<Self>, Findings) {
         let mut findings = Findings::default();
         let table = file::parse(text, &mut findings);
-        let source = Source::new(text, folder, |name| std::env::var(name).ok());
+        let source = Source::new(text, folder, variable);
         let config = read(&Section::top(&source, table.get_ref()), &source, path);
         findings.0.extend(source.into_findings().0);
         let config = (!findings.has_errors()).then_some(config);
@@ -195,7 +204,7 @@ impl Config {
 
     /// Where a file says that data is kept, also where it names files that are not there.
     pub fn data_dir_of(text: &str, path: &Path) -> PathBuf {
-        let source = Source::new(text, path.parent().unwrap_or(Path::new("")), |name| std::env::var(name).ok());
+        let source = Source::new(text, path.parent().unwrap_or(Path::new("")), variable);
         let table: toml::Table = text.parse().unwrap_or_default();
         let named = table.get("data_dir").and_then(toml::Value::as_str).map(|named| source.path(named));
         named.unwrap_or_else(|| data_dir(Some(path), &source))
@@ -243,6 +252,12 @@ impl Config {
     }
 }
 
+/// A variable of the environment. Where commands run outside of the service, its credentials are where systemd keeps them.
+fn variable(name: &str) -> Option<String> {
+    let of_service = || (name == "CREDENTIALS_DIRECTORY").then(|| SERVICE_CREDENTIALS.to_owned());
+    std::env::var(name).ok().or_else(of_service)
+}
+
 /// The machine's name, where it is one that can be said.
 fn own_name() -> Option<String> {
     let own = nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok())?;
@@ -259,6 +274,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Config {
     config.read_sections(top);
     let mut in_force = std::mem::take(&mut config.in_force);
     config.listeners = sections::listeners(top, &mut in_force);
+    config.certificates = sections::certificates(top, &mut in_force);
     config.accounts = sections::accounts(top, &mut in_force);
     for fault in config.sign_with(sections::dkim(top, &mut in_force)) {
         source.find(Severity::Error, top.line(), format!("a change of DKIM keys cannot be used: {fault}"));

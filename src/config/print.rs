@@ -26,6 +26,33 @@ pub fn commented() -> String {
     text
 }
 
+/// relay.toml(5), in the language of man pages.
+pub fn manual() -> String {
+    let mut text = format!(
+        ".TH relay.toml 5 \"\" \"otp-relay {}\"\n.SH NAME\nrelay.toml \\- configuration of otp\\-relay\n.SH DESCRIPTION\n",
+        env!("CARGO_PKG_VERSION")
+    );
+    for paragraph in HEAD.split('\n').filter(|paragraph| !paragraph.is_empty()) {
+        text.push_str(&format!("{}\n.PP\n", escaped(paragraph)));
+    }
+    for section in keys::all() {
+        let heading = if section.heading.is_empty() { "TOP OF THE FILE".to_owned() } else { section.heading.clone() };
+        text.push_str(&format!(".SH {}\n{}\n", escaped(&heading), escaped(section.help)));
+        let is_live = section.reload == Some(Reload::Live);
+        for key in &section.keys {
+            let (help, value) = (escaped(&about(key, is_live)), escaped(&key.value));
+            text.push_str(&format!(".TP\n.B {}\n{help}\n.br\n.I {} = {value}\n", escaped(key.name), escaped(key.name)));
+        }
+    }
+    text + ".SH SEE ALSO\n.BR otp-relay (1)\n"
+}
+
+/// Back-slashes are commands, and so are points and apostrophes at the beginning of a line; hyphens stay what they are.
+fn escaped(text: &str) -> String {
+    let text = text.replace('\\', "\\e").replace('-', "\\-");
+    if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
 fn described(section: &Described) -> String {
     let is_live = section.reload == Some(Reload::Live);
     let mut text = String::new();
@@ -101,6 +128,15 @@ mod tests {
         assert_eq!(comment("one\n\ntwo"), "# one\n#\n# two\n");
         let long = comment(&"word ".repeat(60));
         assert!(long.lines().count() == 3 && long.lines().all(|line| line.len() <= WIDTH && line.ends_with("word")));
+    }
+
+    #[test]
+    fn the_manual_has_every_key() {
+        let page = manual();
+        for key in keys::all().iter().flat_map(|section| &section.keys) {
+            assert!(page.contains(&format!("\n.B {}\n", key.name)), "{}", key.name);
+        }
+        assert_eq!(escaped(".a-b\\"), "\\&.a\\-b\\e");
     }
 
     #[test]

@@ -38,11 +38,17 @@ mod tests {
     use super::*;
 
     /// Another value for every key that is there once; files lie in the folder of the test.
-    const OTHERS: [(&str, &str); 40] = [
+    const OTHERS: [(&str, &str); 46] = [
         ("hostname", "\"other.example.com\""),
         ("data_dir", "\"elsewhere\""),
         ("tls.certificate", "\"c\""),
         ("tls.private_key", "\"c\""),
+        ("acme.domains", "[\"relay.app.test\"]"),
+        ("acme.email", "\"postmaster@app.test\""),
+        ("acme.directory", "\"https://ca.test/dir\""),
+        ("acme.ca_file", "\"c\""),
+        ("acme.challenge", "\"tls-alpn-01\""),
+        ("acme.http_address", "\"127.0.0.1:8080\""),
         ("submission.message_size_max", "\"2MiB\""),
         ("submission.recipients_max", "7"),
         ("submission.connections_max", "7"),
@@ -89,7 +95,10 @@ mod tests {
     fn settings(config: &Config) -> String {
         let Config { submission, intake, queue, resolver, delivery, http, log, .. } = config;
         let rest = (&config.hostname, &config.data_dir, &config.certificate, &config.seal, &config.trace_retention);
-        format!("{submission:?} {intake:?} {queue:?} {resolver:?} {delivery:?} {http:?} {log:?} {rest:?}")
+        format!(
+            "{submission:?} {intake:?} {queue:?} {resolver:?} {delivery:?} {http:?} {log:?} {rest:?} {:?}",
+            config.acme
+        )
     }
 
     /// What `Relay::reload` gives to the modules.

@@ -19,7 +19,10 @@ use crate::intake::budget;
 use crate::intake::door::BUDGET_TOTAL;
 use crate::mail::address::domain_key;
 use crate::submission::listener::ListenerSettings;
-use crate::tls;
+use crate::tls::{self, Pair};
+
+/// Certificates beside that of `[tls]`, at most: each handshake with a name looks through them.
+const CERTIFICATES_MAX: usize = 100;
 
 /// The headings with what is in force below each.
 pub(super) type InForce = Vec<(String, Vec<Row>)>;
@@ -78,6 +81,43 @@ pub(super) fn check_certificate(section: &Section<'_>, certificate: &Certificate
             section.error(section.line_of("private_key"), "certificate", text);
         }
         (None, None) => {}
+    }
+}
+
+/// `[[certificate]]`: more certificates, chosen by name.
+pub(super) fn certificates(top: &Section<'_>, in_force: &mut InForce) -> Vec<Pair> {
+    let mut pairs = Vec::new();
+    read_many(top, &keys::certificates(), in_force, |section, certificate: Certificate| {
+        check_certificate(section, &certificate);
+        let (Some(certificate), Some(private_key)) = (certificate.chain, certificate.private_key) else { return };
+        if pairs.len() == CERTIFICATES_MAX {
+            section.error(
+                section.line(),
+                "certificate",
+                &format!("there are more than {CERTIFICATES_MAX} certificates"),
+            );
+        }
+        pairs.push(Pair { certificate, private_key });
+    });
+    pairs
+}
+
+/// `[acme]`: in the place of the files of `[tls]`.
+pub(super) fn check_acme(section: &Section<'_>, config: &Config) {
+    let settings = &config.acme;
+    if settings.domains.is_empty() {
+        return;
+    }
+    if config.certificate.files().is_some() {
+        let text = "names the certificate of [tls], which has files already; remove either";
+        section.error(section.line_of("domains"), "domains", text);
+    }
+    if !settings.directory.starts_with("https://") {
+        section.error(
+            section.line_of("directory"),
+            "directory",
+            "an address like \"https://ca.example/directory\" is needed",
+        );
     }
 }
 
@@ -194,6 +234,7 @@ impl Config {
             table.read(section, self);
             match table.name {
                 "tls" => check_certificate(section, &self.certificate),
+                "acme" => check_acme(section, self),
                 "otp" => check_budgets(section, &mut self.intake.budgets),
                 _ => {}
             }

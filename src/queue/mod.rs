@@ -21,6 +21,7 @@ mod timers;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use tokio::sync::Notify;
@@ -271,6 +272,11 @@ impl Queue {
     /// Why new mail cannot be stored, while it cannot.
     pub fn storage_fault(&self) -> Option<Arc<str>> {
         self.journal.fault()
+    }
+
+    /// How long the storage thread has been at one batch of commits.
+    pub fn storage_busy_for(&self) -> Duration {
+        self.journal.busy_for(self.clock.instant())
     }
 
     /// Offers no more entries. Claims that are held can still be settled.

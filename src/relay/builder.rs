@@ -38,6 +38,8 @@ const ONLY_OWNER: u64 = 1;
 pub struct Core {
     /// What was taken.
     pub queue: Arc<Queue>,
+    /// Who is asked for names.
+    pub dns: Arc<dyn Dns>,
     /// Where domains are.
     pub router: Arc<Router>,
     /// The MTA-STS policies, if they are kept.
@@ -190,7 +192,7 @@ impl Builder {
         let roots = self.roots.clone().map_or_else(|| Roots::load(self.config.delivery.ca_file.as_deref()), Ok)?;
         let policies = self.opened_policies(&dns, &roots)?;
         let Self { config, clock, network, store, storage, owner, events, ids, secrets, offers, .. } = self;
-        let router = Router::new(dns, clock.clone(), config.delivery.allow_private_destinations);
+        let router = Router::new(dns.clone(), clock.clone(), config.delivery.allow_private_destinations);
         let router = Arc::new(policies.iter().fold(router, |router, policies| router.with_policies(policies.clone())));
         let (sharing, signing) = (config.sharing(), Arc::new(self.signing));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));
@@ -226,7 +228,7 @@ impl Builder {
             smart_hosts: delivery.smart_hosts().domains(),
         };
         let door = Door::new(parts);
-        Ok(Core { queue, router, policies, delivery, door, keys })
+        Ok(Core { queue, dns, router, policies, delivery, door, keys })
     }
 
     fn bounded_dns(&self) -> anyhow::Result<Arc<dyn Dns>> {

@@ -1,10 +1,12 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
+pub mod acme;
 pub mod archive;
 pub mod builder;
 mod certificate;
 pub mod data_dir;
 pub mod first_run;
+mod given;
 pub mod preflight;
 pub mod random;
 mod rotating_secret;
@@ -55,9 +57,11 @@ use crate::report::webhooks::Webhooks;
 use crate::report::{Listener, PassedOn, Reporter};
 use crate::submission::listener::{self, ListenerSettings, Submission};
 use crate::tls::verify::Roots;
+use acme::Acme;
 use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
+use given::Given;
 use rotation::Rotations;
 use wall_clock::watch_clock;
 
@@ -179,7 +183,9 @@ impl Relay {
         warn_of_missing_addresses(&config);
         let doors = Doors::open(&config)?;
         let operator = doors.operator(&config)?;
-        let certificate = Arc::new(Certificate::new(folder.self_signed(), environment.clock.clone()));
+        let upkeep: Arc<Upkeep> = Arc::default();
+        let certificate = Certificate::new(folder.self_signed(), environment.clock.clone(), upkeep.clone());
+        let certificate = Arc::new(certificate);
         let acceptor = certificate.acceptor(&config)?;
         let draining = CancellationToken::new();
         let core = environment.core(&config, &folder, &draining)?;
@@ -192,9 +198,8 @@ impl Relay {
         tokio::task::spawn_blocking(crate::policy::cause::prepare);
         let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
         let dns_is = if environment.dns.is_none() { DnsIs::Real } else { DnsIs::Played };
-        let Environment { clock, output, .. } = environment;
+        let Environment { clock, output, network, .. } = environment;
         let (traces, destinations) = (sinks.traces.clone(), sinks.destinations.clone());
-        let upkeep: Arc<Upkeep> = Arc::default();
         let parts = http::Parts {
             door: core.door.clone(),
             queue: core.queue.clone(),
@@ -243,7 +248,16 @@ impl Relay {
             _folder: folder,
             running: Mutex::new(config),
         };
-        Ok(relay.run(doors, clock, core.policies, &destinations, dns_is))
+        let acme = relay.acme(network, core.dns, &clock);
+        Ok(relay.run(doors, clock, core.policies, &destinations, (dns_is, acme)))
+    }
+
+    /// Who gets certificates from a CA, if somebody does.
+    fn acme(&self, network: Arc<dyn Network>, dns: Arc<dyn Dns>, clock: &Arc<dyn Clock>) -> Option<Acme> {
+        let running = self.running.lock();
+        let parts = acme::Parts { dns, network, clock: clock.clone(), submission: self.submission.clone() };
+        let is_wanted = !running.acme.domains.is_empty();
+        is_wanted.then(|| Acme::new(running.acme.clone(), &running.data_dir, parts))
     }
 
     /// Begins all that goes on until the relay stops.
@@ -253,7 +267,7 @@ impl Relay {
         clock: Arc<dyn Clock>,
         policies: Option<Arc<Policies>>,
         destinations: &Destinations,
-        dns_is: DnsIs,
+        (dns_is, acme): (DnsIs, Option<Acme>),
     ) -> Self {
         let depth = self.queue.depth();
         if depth.messages > 0 {
@@ -280,6 +294,11 @@ impl Relay {
             let (upkeep, keys) = (self.upkeep.clone(), self.rotations.in_force());
             let keeper = upkeep::Keeper { upkeep, clock: keeper_clock, config, keys, changed };
             tokio::spawn(while_running(draining(), keeper.run()));
+        }
+        if let Some(acme) = acme {
+            let (shown, by) = (self.certificate.clone(), self.submission.clone());
+            let changed = move || shown.renewed().into_iter().for_each(|acceptor| by.show(acceptor));
+            tokio::spawn(while_running(draining(), async move { acme.run(changed).await }));
         }
         for (socket, settings) in doors.listeners {
             tokio::spawn(self.submission.clone().serve(socket, settings));
@@ -386,9 +405,14 @@ struct Doors {
 impl Doors {
     fn open(config: &Config) -> anyhow::Result<Self> {
         let all = config.addresses();
-        let bind = |settings: &ListenerSettings| Ok((listener::bind(settings.address, &all)?, settings.clone()));
-        let listeners = config.listeners.iter().map(bind).collect::<anyhow::Result<_>>()?;
-        let http = config.http.address.map(|address| listener::bind(address, &all)).transpose()?;
+        let mut given = Given::from_env();
+        let mut bind = |address| given.take(address).unwrap_or_else(|| listener::bind(address, &all));
+        let mut listeners = Vec::new();
+        for settings in &config.listeners {
+            listeners.push((bind(settings.address)?, settings.clone()));
+        }
+        let http = config.http.address.map(bind).transpose()?;
+        given.warn_of_rest();
         Ok(Self { listeners, http })
     }
 

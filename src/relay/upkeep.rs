@@ -7,7 +7,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::data_dir;
 use crate::base::clock::Clock;
 use crate::check::world::RealNames;
 use crate::check::{self, Look};
@@ -15,7 +14,6 @@ use crate::config::Config;
 use crate::dkim::Keys;
 use crate::net::TcpNetwork;
 use crate::report::upkeep::{Found, State, Upkeep};
-use crate::tls::read_certificates;
 
 /// How long after the start DNS is looked at: mail comes first.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -69,16 +67,13 @@ impl Keeper {
 
     fn tell(&self, config: &Config, dns: Option<Vec<Found>>) {
         let before = self.upkeep.state();
-        let own = config.data_dir.join(data_dir::SELF_SIGNED);
-        let shown = config.certificate.files().map_or(own.as_path(), |(chain, _)| chain);
-        let ends_at = read_certificates(shown).ok().and_then(|chain| check::ends_at(chain.first()?));
         let keys = config
             .keys
             .all()
             .filter_map(|key| Some((key.domain().to_owned(), key.selector().to_owned(), key.made_at()?)));
         let looked_at = if dns.is_some() { Some(self.clock.wall()) } else { before.looked_at };
         self.upkeep.set(State {
-            certificates: ends_at.map(|ends_at| (config.hostname.clone(), ends_at)).into_iter().collect(),
+            certificates: Vec::new(),
             keys: keys.collect(),
             findings: dns.or_else(|| before.findings.clone()),
             looked_at,

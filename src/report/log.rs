@@ -14,15 +14,20 @@ use tracing_subscriber::fmt::format::Writer;
 use tracing_subscriber::fmt::{FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::registry::LookupSpan;
 
+use super::journald;
 pub use super::output::Output;
 use super::recipients::Recipients;
 use crate::base::clock::{Clock, SystemClock, Timestamp};
 use crate::base::text::one_line;
+use crate::event::cause::Cause;
 use crate::event::json::EventJson;
 use crate::event::{Event, Kind};
 
 /// The target of lines that are events; their message is the whole line.
 const EVENT_TARGET: &str = "otp_relay::event";
+
+/// By which name the journal files what is said here.
+const IDENTIFIER: &str = "SYSLOG_IDENTIFIER=otp-relay\n";
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -32,6 +37,8 @@ pub enum Format {
     Text,
     /// An object a line.
     Json,
+    /// Fields for the journal.
+    Journald,
 }
 
 /// What the log needs to know.
@@ -65,6 +72,7 @@ pub fn init(settings: &Settings, output: Output) {
             format: settings.format,
             recipients: settings.recipients.clone(),
             clock: SystemClock::default(),
+            has_levels: settings.format != Format::Journald && journald::is_stdout(),
         })
         .finish();
     // A second call, as from several tests in one process, keeps the first log.
@@ -106,7 +114,31 @@ impl EventLog {
         match self.format {
             Format::Text => text_line(event, &json),
             Format::Json => serde_json::to_string(&json).unwrap_or_default(),
+            Format::Journald => self.fields(event, &json),
         }
+    }
+
+    /// The same as fields: `journalctl ENTRY=...` finds what became of a code.
+    fn fields(&self, event: &Event, json: &EventJson) -> String {
+        let mut message = String::new();
+        let mut add = |name: &str, value: Option<&str>| {
+            value.into_iter().for_each(|value| journald::field(&mut message, name, value))
+        };
+        add("MESSAGE", Some(text_line(event, json).split_whitespace().skip(2).collect::<Vec<_>>().join(" ").as_str()));
+        add("EVENT", Some(&json.event.to_string()));
+        add("MESSAGE_OF", Some(&event.head.id.to_string()));
+        add("ENTRY", json.entry.as_deref());
+        add("LANE", Some(event.head.lane.name()));
+        add("APP", Some(&event.head.user));
+        add("TAG", event.head.tag.as_deref());
+        add("CAUSE", event.cause().map(Cause::name));
+        add("DESTINATION", json.destination.as_deref());
+        add("REPLY", json.reply.as_deref());
+        add("ATTEMPT", Some(&json.attempt.to_string()));
+        add("DELAY_MS", Some(&json.ms.to_string()));
+        let hash = event.head.recipient.as_ref().map(|mailbox| self.recipients.hashed(mailbox, event.head.time));
+        add("RECIPIENT_HASH", hash.as_deref());
+        message
     }
 }
 
@@ -167,6 +199,8 @@ struct LineFormat {
     format: Format,
     recipients: Recipients,
     clock: SystemClock,
+    /// Whether each line begins with its level, for the journal.
+    has_levels: bool,
 }
 
 impl<S, N> FormatEvent<S, N> for LineFormat
@@ -183,13 +217,33 @@ where
         let mut collected = Collected::default();
         event.record(&mut collected);
         let metadata = event.metadata();
+        let priority = journald::priority(*metadata.level());
         if metadata.target() == EVENT_TARGET {
-            return writeln!(writer, "{}", collected.message);
+            return match self.format {
+                Format::Journald => writeln!(writer, "{IDENTIFIER}PRIORITY={priority}\n{}", collected.message),
+                Format::Text | Format::Json if self.has_levels => writeln!(writer, "<{priority}>{}", collected.message),
+                Format::Text | Format::Json => writeln!(writer, "{}", collected.message),
+            };
         }
         let now = self.clock.wall();
         // An error's text may quote what somebody else has said.
         collected.tell(&self.recipients, now);
+        if self.has_levels {
+            write!(writer, "<{priority}>")?;
+        }
         match self.format {
+            Format::Journald => {
+                let mut message = format!("{IDENTIFIER}PRIORITY={priority}\n");
+                let mut line = collected.message.clone();
+                for (name, value) in &collected.fields {
+                    let value = value.as_str().map_or_else(|| value.to_string(), str::to_owned);
+                    journald::field(&mut message, &journald::name(name), &value);
+                    line += &format!("  {name}={value}");
+                }
+                journald::field(&mut message, "MESSAGE", &line);
+                journald::field(&mut message, "CODE_MODULE", metadata.target());
+                writeln!(writer, "{message}")
+            }
             Format::Text => {
                 write!(writer, "{:<28} {} {:<5}", "-", now.rfc3339(), metadata.level())?;
                 write!(writer, " {}", one_line(&collected.message))?;
@@ -284,7 +338,6 @@ mod tests {
 
     use super::*;
     use crate::base::lane::Lane;
-    use crate::event::cause::Cause;
     use crate::event::{Attempted, Happened, Head};
     use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
@@ -327,6 +380,25 @@ mod tests {
             "01M7YRRT9A0000000000000000-1 2026-11-21T10:00:00.042Z greylisted otp    a***e@example.com            \
              mx.example.com                12 ms  attempt 2  greylisted  again in 5.0 s (the reply asks for this wait)  \"450 4.2.0 Greylisted\""
         );
+    }
+
+    /// Each field is a line; nothing tells the address but its hash and, masked, the message.
+    #[test]
+    fn the_journal_gets_fields() {
+        let text = log(Format::Journald).line(&event());
+        for line in [
+            "EVENT=greylisted",
+            "ENTRY=01M7YRRT9A0000000000000000-1",
+            "CAUSE=greylisted",
+            "LANE=otp",
+            "APP=shop",
+            "DESTINATION=mx.example.com",
+            "REPLY=450 4.2.0 Greylisted",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is missing in {text}");
+        }
+        assert!(text.lines().any(|line| line.starts_with("RECIPIENT_HASH=") && line.len() > 20), "{text}");
+        assert!(text.lines().all(|line| line.contains('=')) && !text.contains("alice@"), "{text}");
     }
 
     #[test]

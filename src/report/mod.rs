@@ -6,6 +6,7 @@ mod addresses;
 pub mod completion;
 pub mod destinations;
 pub mod exposition;
+pub mod journald;
 pub mod log;
 pub mod metrics;
 pub mod output;

@@ -77,7 +77,7 @@ impl Recipients {
         parts.replaced(told, &alone)
     }
 
-    fn hashed(&self, mailbox: &Mailbox, now: Timestamp) -> String {
+    pub(super) fn hashed(&self, mailbox: &Mailbox, now: Timestamp) -> String {
         let day = now.as_secs() / DAY_S;
         let mut key = self.key.lock();
         if key.as_ref().is_none_or(|(of, _)| *of != day) {

@@ -42,9 +42,14 @@ pub struct State {
 pub struct Upkeep(ArcSwap<State>);
 
 impl Upkeep {
-    /// How things stand now.
+    /// How things stand now; certificates are told by whoever shows them.
     pub fn set(&self, state: State) {
-        self.0.store(Arc::new(state));
+        self.0.rcu(|now| State { certificates: now.certificates.clone(), ..state.clone() });
+    }
+
+    /// Which certificates are shown from now on, by name, and when they end.
+    pub fn set_certificates(&self, certificates: Vec<(String, Timestamp)>) {
+        self.0.rcu(|now| State { certificates: certificates.clone(), ..State::clone(now) });
     }
 
     /// How they stood at the last look.

@@ -5,12 +5,13 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ipnet::IpNet;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -128,6 +129,8 @@ pub struct Submission {
     shared: Arc<Shared>,
     settings: ArcSwap<LiveSettings>,
     acceptor: ArcSwap<TlsAcceptor>,
+    /// What a CA is answered that comes to a listener with TLS from the first byte, while one is expected.
+    answer: ArcSwapOption<ServerConfig>,
     places: Arc<Places>,
     tasks: TaskTracker,
 }
@@ -200,6 +203,7 @@ impl Submission {
             shared: Arc::new(shared),
             settings: ArcSwap::from_pointee(settings),
             acceptor: ArcSwap::from_pointee(acceptor),
+            answer: ArcSwapOption::empty(),
             places: Arc::default(),
             tasks: TaskTracker::new(),
         })
@@ -214,6 +218,11 @@ impl Submission {
     /// Shows another certificate to those who come from now on.
     pub fn show(&self, acceptor: TlsAcceptor) {
         self.acceptor.store(Arc::new(acceptor));
+    }
+
+    /// Answers a CA's challenge (tls-alpn-01) from now on; with none, no more.
+    pub fn answer(&self, config: Option<Arc<ServerConfig>>) {
+        self.answer.store(config);
     }
 
     /// Accepts clients until draining.
@@ -300,8 +309,14 @@ impl Submission {
         let acceptor = self.acceptor.load_full();
         let mut boxed: BoxStream = Box::new(stream);
         if listener.tls == ListenerTls::Implicit {
-            match handshake::accept(&acceptor, boxed, HANDSHAKE_TIMEOUT).await {
-                Ok(encrypted) => boxed = Box::new(encrypted),
+            let accepted = match self.answer.load_full() {
+                None => handshake::accept(&acceptor, boxed, HANDSHAKE_TIMEOUT).await.map(Some),
+                Some(answer) => handshake::accept_or_answer(&acceptor, answer, boxed, HANDSHAKE_TIMEOUT).await,
+            };
+            match accepted {
+                Ok(Some(encrypted)) => boxed = Box::new(encrypted),
+                // The CA has seen what it came for.
+                Ok(None) => return,
                 Err(fault) => {
                     let reason = Reason::of_handshake(fault);
                     return self.refused(listener, client.address, Stage::Tls, reason, &fault.text());

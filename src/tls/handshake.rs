@@ -2,13 +2,18 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::ServerConfig;
+use tokio_rustls::rustls::server::Acceptor;
 use tokio_rustls::rustls::{AlertDescription, Error, InvalidMessage, PeerIncompatible};
 use tokio_rustls::server::TlsStream;
+use tokio_rustls::{LazyConfigAcceptor, TlsAcceptor};
+
+use super::acme;
 
 /// Octets of a client's first message that say which version it speaks: record header, message header, version.
 const START_LEN: usize = 11;
@@ -87,6 +92,30 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
             | Fault::Alert
             | Fault::Malformed) => fault,
         }),
+    }
+}
+
+/// As [`accept`], at a listener where a CA may come to look at the answer to its challenge, which is no session.
+///
+/// # Errors
+/// Why there is no session.
+pub async fn accept_or_answer<S: AsyncRead + AsyncWrite + Unpin>(
+    acceptor: &TlsAcceptor,
+    answer: Arc<ServerConfig>,
+    stream: S,
+    timeout: Duration,
+) -> Result<Option<TlsStream<Watched<S>>>, Fault> {
+    let watched = Watched { stream, start: [0; START_LEN], seen: 0, has_answered: false };
+    let accepting = async {
+        let start = LazyConfigAcceptor::new(Acceptor::default(), watched).await?;
+        let is_ca = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == acme::ALPN));
+        let config = if is_ca { answer } else { acceptor.config().clone() };
+        Ok((start.into_stream(config).await?, is_ca))
+    };
+    match tokio::time::timeout(timeout, accepting).await {
+        Err(_) => Err(Fault::TooSlow),
+        Ok(Err(error)) => Err(fault(&error, &[])),
+        Ok(Ok((stream, is_ca))) => Ok((!is_ca).then_some(stream)),
     }
 }
 

@@ -1,8 +1,10 @@
 //! TLS on both sides, over rustls with one crypto provider: the acceptor for clients, the connector for mail hosts,
 //! certificates made where none are configured, and judging those of others.
 
+pub mod acme;
 pub mod handshake;
 pub mod self_signed;
+pub mod validity;
 pub mod verify;
 pub mod wording;
 
@@ -15,6 +17,8 @@ use tokio_rustls::rustls::client::danger::{HandshakeSignatureValid, ServerCertVe
 use tokio_rustls::rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs};
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use tokio_rustls::rustls::server::{ClientHello, ResolvesServerCert};
+use tokio_rustls::rustls::sign::CertifiedKey;
 use tokio_rustls::rustls::{self, ClientConfig, DigitallySignedStruct, ServerConfig, SignatureScheme, crypto, server};
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 
@@ -72,36 +76,76 @@ fn unusable(error: impl std::fmt::Display) -> TlsError {
     TlsError::Unusable(error.to_string())
 }
 
+/// A chain and the key of its first certificate, each in a PEM file, or both in one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pair {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// Its key.
+    pub private_key: PathBuf,
+}
+
 /// An acceptor with the certificate chain and key of two PEM files.
 ///
 /// # Errors
 /// Which file is at fault, and how.
 pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, TlsError> {
+    let pair = Pair { certificate: certificate.to_owned(), private_key: private_key.to_owned() };
+    acceptor_of(&pair, &[])
+}
+
+/// An acceptor that shows the first of `more` that is for the name which a client asks for (SNI), else the other one.
+///
+/// # Errors
+/// Which file is at fault, and how.
+pub fn acceptor_of(default: &Pair, more: &[Pair]) -> Result<TlsAcceptor, TlsError> {
+    let more = more.iter().map(certified).collect::<Result<_, _>>()?;
+    let resolver = BySni { default: certified(default)?, more };
+    let mut config = server_config(Arc::new(resolver))?;
+    config.session_storage = server::ServerSessionMemoryCache::new(4096);
+    if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
+        config.ticketer = ticketer;
+    }
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+fn server_config(resolver: Arc<dyn ResolvesServerCert>) -> Result<ServerConfig, TlsError> {
+    let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+    Ok(config.map_err(unusable)?.with_no_client_auth().with_cert_resolver(resolver))
+}
+
+fn certified(Pair { certificate, private_key }: &Pair) -> Result<Arc<CertifiedKey>, TlsError> {
     let chain = read_certificates(certificate)?;
     let pem = zeroize::Zeroizing::new(read(private_key)?);
     if is_encrypted_key(&pem) {
         return Err(TlsError::Encrypted(private_key.to_owned()));
     }
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| not_pem(private_key, "private key"))?;
-    let mut config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(unusable)?
-        .with_no_client_auth()
-        .with_single_cert(chain, key)
-        .map_err(|error| {
-            if matches!(error, rustls::Error::InconsistentKeys(_)) {
-                return TlsError::NotItsKey {
-                    certificate: certificate.to_owned(),
-                    private_key: private_key.to_owned(),
-                };
-            }
-            TlsError::Unusable(format!("{}: {error}", certificate.display()))
-        })?;
-    config.session_storage = server::ServerSessionMemoryCache::new(4096);
-    if let Ok(ticketer) = aws_lc_rs::Ticketer::new() {
-        config.ticketer = ticketer;
+    let certified = CertifiedKey::from_der(chain, key, &provider()).map_err(|error| {
+        if matches!(error, rustls::Error::InconsistentKeys(_)) {
+            return TlsError::NotItsKey { certificate: certificate.to_owned(), private_key: private_key.to_owned() };
+        }
+        TlsError::Unusable(format!("{}: {error}", certificate.display()))
+    })?;
+    Ok(Arc::new(certified))
+}
+
+/// Which certificate is shown to whom.
+#[derive(Debug)]
+struct BySni {
+    default: Arc<CertifiedKey>,
+    more: Vec<Arc<CertifiedKey>>,
+}
+
+impl ResolvesServerCert for BySni {
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        let is_for = |key: &&Arc<CertifiedKey>, name: &str| {
+            key.cert.first().is_some_and(|certificate| self_signed::is_for(certificate, name))
+        };
+        let named = hello.server_name().filter(|_| !self.more.is_empty());
+        let chosen = named.and_then(|name| self.more.iter().find(|key| is_for(key, name)));
+        Some(chosen.unwrap_or(&self.default).clone())
     }
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// The certificates of a PEM file.

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::super::Config;
 use super::super::drafts::{Auth, DkimKey, Listener, SENDERS, UserSettings};
 use super::super::kinds::{
-    ANY, Choice, FILE, FLAG, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, Secret, Size, Span, Text,
+    ANY, Choice, FILE, FLAG, List, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, Secret, Size, Span, Text,
 };
 use super::super::table::Reload::{Live, Restart};
 use super::super::table::{Key, Table, at, key};
+use super::super::{Certificate, Config};
 use crate::accounts::credentials::{PasswordHash, TokenHash};
 use crate::accounts::supersede::Supersede;
 use crate::accounts::user::KEY_OF_RECIPIENT;
@@ -19,7 +19,9 @@ use crate::base::rate::Rate;
 use crate::intake::idempotency::MEMORY;
 use crate::intake::options::{self, LIFE};
 use crate::intake::stamp::LongLines;
+use crate::mail::address::domain_key;
 use crate::submission::listener::ListenerTls;
+use crate::tls::acme::Challenge;
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -99,6 +101,90 @@ pub(in crate::config) fn certificate() -> Table<Config> {
     let help = "The certificate shown to clients. Both absent: a self-signed one is made for a year, and anew when hostname \
                 changes; clients trust self-signed.pem in data_dir (docs/clients.md).";
     Table::once("tls", help, keys)
+}
+
+/// `[[certificate]]`.
+pub(in crate::config) fn certificates() -> Table<Certificate> {
+    let keys = vec![
+        key(
+            "certificate",
+            at!(Certificate: chain),
+            Maybe(FILE),
+            Live,
+            "PEM, the chain with the own certificate first.",
+        )
+        .example("\"certs/mail.example.net.pem\"")
+        .required("is missing; certificate and private_key go together"),
+        key("private_key", at!(Certificate: private_key), Maybe(SECRET_FILE), Live, "PEM.")
+            .example("\"certs/mail.example.net.key\"")
+            .required("is missing; certificate and private_key go together"),
+    ];
+    let help = "More certificates, for clients that connect by another name (SNI); all others are shown that of [tls]. Files of \
+                certificates are watched, and taken on within 10 s of a change.";
+    Table::many("certificate", help, keys)
+}
+
+/// `[acme]`.
+pub(in crate::config) fn acme() -> Table<Config> {
+    let challenge = Choice(&[
+        ("http-01", Challenge::Http),
+        ("tls-alpn-01", Challenge::TlsAlpn),
+        ("dns-persist-01", Challenge::DnsPersist),
+    ]);
+    let domains = List(Text {
+        form: "a host name like \"relay.example.com\"",
+        parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
+        write: String::clone,
+    });
+    let address = Text {
+        form: "an IP address with a port, like \"0.0.0.0:80\" or \"[::]:80\",",
+        parse: |text| text.parse::<SocketAddr>().ok(),
+        write: SocketAddr::to_string,
+    };
+    let keys = vec![
+        key(
+            "domains",
+            at!(Config: acme.domains),
+            domains,
+            Restart,
+            "The names of the certificate. Empty: none is got.",
+        )
+        .example("[\"relay.example.com\"]"),
+        key("email", at!(Config: acme.email), NoneBy("", ANY), Restart, "Whom the CA may write to. \"\": nobody."),
+        key(
+            "directory",
+            at!(Config: acme.directory),
+            ANY,
+            Restart,
+            "The CA's directory. Who names domains accepts its terms.",
+        ),
+        key(
+            "ca_file",
+            at!(Config: acme.ca_file),
+            Maybe(FILE),
+            Restart,
+            "PEM: authorities that the CA's own web server may lead to, beside those of the system.",
+        )
+        .example("\"certs/own-ca.pem\""),
+        key(
+            "challenge",
+            at!(Config: acme.challenge),
+            challenge,
+            Restart,
+            "\"http-01\": the CA comes to http_address by port 80; \"tls-alpn-01\": to a listener with tls = \"implicit\" by \
+             port 443; \"dns-persist-01\": to a TXT record that stays, which the log and `check` print.",
+        ),
+        key(
+            "http_address",
+            at!(Config: acme.http_address),
+            address,
+            Restart,
+            "Where http-01 is answered, only while the CA asks.",
+        ),
+    ];
+    let help = "Gets and renews the certificate of [tls] from a CA (ACME): when the CA suggests, else at two thirds of its life. \
+                Account and certificate are in data_dir/acme. Until there is one, and where renewal fails, the old one stays.";
+    Table::once("acme", help, keys)
 }
 
 /// `[[user]]`.

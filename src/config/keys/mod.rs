@@ -24,7 +24,7 @@ use crate::report::log::Format;
 use crate::report::recipients::{Disclosure, Recipients};
 use crate::report::webhooks::endpoint::Format as PostFormat;
 
-pub(super) use clients::{certificate, dkim, listener, otp, submission, user};
+pub(super) use clients::{acme, certificate, certificates, dkim, listener, otp, submission, user};
 pub(super) use mail_hosts::{delivery, destination, resolver, smart_host};
 
 /// A folder of templates, or none.
@@ -50,6 +50,8 @@ pub(super) fn all() -> Vec<Described> {
         top().described(),
         listener().described(),
         certificate().described(),
+        certificates().described(),
+        acme().described(),
         user().described(),
         submission().described(),
         otp().described(),
@@ -67,7 +69,7 @@ pub(super) fn all() -> Vec<Described> {
 
 /// The sections that are there once.
 pub(super) fn once() -> Vec<Table<Config>> {
-    vec![top(), certificate(), submission(), otp(), queue(), resolver(), delivery(), http(), log()]
+    vec![top(), certificate(), acme(), submission(), otp(), queue(), resolver(), delivery(), http(), log()]
 }
 
 /// Where a key of this name belongs, in words; none if there is no such key.
@@ -233,7 +235,7 @@ pub(super) fn webhook() -> Table<Webhook> {
 }
 
 fn log() -> Table<Config> {
-    let format = Choice(&[("text", Format::Text), ("json", Format::Json)]);
+    let format = Choice(&[("text", Format::Text), ("json", Format::Json), ("journald", Format::Journald)]);
     let recipients = Own {
         read: |section, key| DISCLOSURE.read(section, key).map(Recipients::new),
         write: |recipients| DISCLOSURE.write(&recipients.disclosure()),
@@ -246,7 +248,14 @@ fn log() -> Table<Config> {
         ("trace", Level::TRACE),
     ]);
     let keys = vec![
-        key("format", at!(Config: log.format), format, Restart, "\"text\": one aligned line an event; \"json\"."),
+        key(
+            "format",
+            at!(Config: log.format),
+            format,
+            Restart,
+            "\"text\": one aligned line an event; \"json\": an object a line; \"journald\": the journal's own fields (ENTRY=, CAUSE=, RECIPIENT_HASH=).\
+             ",
+        ),
         key(
             "recipients",
             at!(Config: log.recipients),

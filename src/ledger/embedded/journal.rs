@@ -98,6 +98,8 @@ struct Health {
     failing: AtomicBool,
     /// Why, while it is.
     fault: Mutex<Option<Arc<str>>>,
+    /// Since when the thread has been at work on what waits; none while it rests.
+    busy_since: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -278,6 +280,11 @@ impl Journal {
         self.health.fault.lock().clone()
     }
 
+    /// How long the storage thread has been at one batch of commits: a disk that hangs shows here.
+    pub fn busy_for(&self, now: Instant) -> Duration {
+        self.health.busy_since.lock().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    }
+
     fn push(&self, lane: Lane, job: Job, haste: Haste) {
         if let Some(storage) = &self.inline {
             let mut storage = storage.lock();
@@ -380,7 +387,9 @@ impl StorageThread {
         loop {
             match jobs.wait(self.revive_at.into_iter().chain(self.tend_at).min(), gather) {
                 Waited::Batch(batch) => {
+                    *self.health.busy_since.lock() = Some(self.clock.instant());
                     self.work(batch);
+                    *self.health.busy_since.lock() = None;
                     self.note_tending();
                     self.housekeep(HOUSEKEEPING_PATIENCE);
                 }

@@ -80,6 +80,7 @@ impl Schedule {
         let telling = held.telling_of_delay(risk.index, Delay::AtRisk, now);
         let Some(entry) = held.entries.get_mut(usize::from(risk.index)) else { return };
         entry.progress.at_risk = true;
+        entry.count_risk(&mut self.counts);
         let attempted = Attempted {
             destination: Some(risk.destination.clone()),
             cause: Some(Cause::Greylisted),

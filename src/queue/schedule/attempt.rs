@@ -197,8 +197,8 @@ impl Schedule {
         self.timers.remove(&(hold.lease.ends_at, hold.id, Timer::Lease));
         let Some(held) = self.held.get_mut(&hold.id.message) else { return };
         let entry = &mut held.entries[usize::from(hold.id.index)];
-        entry.turn(Some(state), &mut self.counts);
         entry.progress = hold.progress.clone();
+        entry.turn(Some(state), &mut self.counts);
         entry.is_out = false;
         if held.entries.iter().all(|entry| matches!(entry.state, None | Some(State::Deferred))) {
             self.content_len -= held.content.take().map_or(0, |content| content.len());

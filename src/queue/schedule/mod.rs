@@ -43,6 +43,8 @@ pub struct Depth {
     pub sending: usize,
     /// See above.
     pub deferred: usize,
+    /// Of them, those that are not expected to arrive in time; while an attempt is running, as before it.
+    pub at_risk: usize,
 }
 
 impl Depth {
@@ -96,13 +98,22 @@ pub(super) struct Entry {
     is_out: bool,
     /// An earlier attempt sent it and got no answer; known to this process only.
     may_have_arrived: bool,
+    /// Whether it is counted as at risk.
+    counts_as_at_risk: bool,
     /// When somebody asked for an attempt; known to this process only.
     retried_at: Option<Timestamp>,
 }
 
 impl Entry {
     fn new(progress: Progress) -> Self {
-        Self { state: None, progress, is_out: false, may_have_arrived: false, retried_at: None }
+        Self {
+            state: None,
+            progress,
+            is_out: false,
+            may_have_arrived: false,
+            counts_as_at_risk: false,
+            retried_at: None,
+        }
     }
 
     fn turn(&mut self, state: Option<State>, counts: &mut Depth) {
@@ -113,6 +124,16 @@ impl Entry {
             *counts.count(after) += 1;
         }
         self.state = state;
+        self.count_risk(counts);
+    }
+
+    /// Counts it as at risk, or not any more.
+    fn count_risk(&mut self, counts: &mut Depth) {
+        let is_at_risk = self.state.is_some() && self.progress.at_risk;
+        if is_at_risk != self.counts_as_at_risk {
+            counts.at_risk = if is_at_risk { counts.at_risk + 1 } else { counts.at_risk - 1 };
+            self.counts_as_at_risk = is_at_risk;
+        }
     }
 }
 

@@ -103,6 +103,7 @@ impl World {
             for (id, entry) in entries_of(&held.message).zip(&held.entries) {
                 if let Some(state) = entry.state {
                     *depth.count(state) += 1;
+                    depth.at_risk += usize::from(entry.progress.at_risk);
                     all.push((id, state, held.message.user.clone(), held.message.recipient(id.index).mailbox.clone()));
                 }
             }
