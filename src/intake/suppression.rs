@@ -13,127 +13,31 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use serde::{Deserialize, Serialize};
 
 use super::refusal::Refusal;
 use crate::base::clock::{Step, Timestamp};
 use crate::event::cause::Cause;
 use crate::event::{Kind, Suppress};
 use crate::ledger::embedded::store::{Change, Row, Table};
+use crate::ledger::suppression::{Bounce, Counted, keys, teaches};
+pub use crate::ledger::suppression::{Source, Standing, Suppression};
 use crate::mail::address::{Mailbox, domain_key};
 use crate::mail::id::MessageId;
 use crate::queue::Ending;
 
-const HOUR: Duration = Duration::from_secs(3600);
-/// How long the first, the second and each further hard bounce counts.
-const TERMS: [Duration; 3] = [HOUR, Duration::from_secs(7 * 86_400), Duration::from_secs(30 * 86_400)];
-/// How long others wait for the message that is the try: whoever sent it may have given it a day.
-const TRY_MAX: Duration = Duration::from_secs(600);
-/// So many refusals that say nothing of the address for certain count as a hard bounce.
-const SOFT_MAX: u32 = 3;
-/// What was learned and has not been confirmed for so long is forgotten.
-const MEMORY: Duration = Duration::from_secs(60 * 86_400);
 /// Addresses kept at most; beyond that nothing more is learned.
 const ADDRESSES_MAX: usize = 500_000;
 /// How often a full list is looked through for what can be forgotten.
-const SWEEP: Duration = HOUR;
+const SWEEP: Duration = Duration::from_secs(3600);
 /// Rows that are written down at once for a backup.
 const ROWS_AT_ONCE: usize = 1000;
 /// Version of the rows.
 const VERSION: u8 = 2;
-/// Longest reason.
-const REASON_LEN_MAX: usize = 200;
-
-/// Where a suppression comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Source {
-    /// From what mail hosts said; passes.
-    Learned,
-    /// Somebody put it here; stays.
-    Manual,
-    /// The recipient complained; stays.
-    Complaint,
-}
-
-/// Whether an address is sent to: all that its sender may know of what others did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
-    /// It is.
-    Open,
-    /// It is not.
-    Suppressed {
-        /// Until when; none: it stays.
-        until: Option<Timestamp>,
-    },
-}
-
-/// Why an address is not sent to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Suppression {
-    /// The address in lower case; for a whole domain, `@` and its name.
-    pub address: String,
-    /// Where it comes from.
-    pub source: Source,
-    /// In a few words.
-    pub reason: String,
-    /// Since when.
-    pub since: Timestamp,
-    /// Until when; none: it stays.
-    pub until: Option<Timestamp>,
-    /// Whose message bounced: to others it is not told what became of it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    user: Option<Box<str>>,
-    /// Hard bounces so far.
-    #[serde(default)]
-    bounces: u32,
-    /// Refusals that may have been about the address, since the last hard bounce.
-    #[serde(default)]
-    soft: u32,
-    /// The message that is the try.
-    #[serde(skip)]
-    trying: Option<Try>,
-}
-
-/// A message that is sent although its recipient was suppressed until now.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Try {
-    id: MessageId,
-    /// Until when others wait for it.
-    ends: Timestamp,
-}
 
 impl Suppression {
-    fn holds(&self, now: Timestamp) -> bool {
-        self.until.is_none_or(|until| now < until)
-    }
-
-    /// Whether it only counts what may come to a suppression.
-    fn is_silent(&self) -> bool {
-        self.source == Source::Learned && self.bounces == 0
-    }
-
-    /// What a clock wrote that was ahead holds for as long as it was meant to, from now on.
-    fn taken_up(self, now: Timestamp) -> Self {
-        let ahead = self.since.since(now);
-        Self { since: self.since.minus(ahead), until: self.until.map(|until| until.minus(ahead)), ..self }
-    }
-
-    /// How the address stands for a message; what is the try itself does not wait for it.
-    fn standing(&self, now: Timestamp, id: Option<MessageId>) -> Standing {
-        let others = self.trying.filter(|trying| now < trying.ends && Some(trying.id) != id);
-        match others {
-            _ if self.is_silent() => Standing::Open,
-            _ if self.holds(now) => Standing::Suppressed { until: self.until },
-            Some(Try { ends, .. }) => Standing::Suppressed { until: Some(ends) },
-            None => Standing::Open,
-        }
-    }
-
     /// What a user hears: what became of its own message; else, as over HTTP, until when.
     fn refusal(&self, until: Option<Timestamp>, user: &str) -> Refusal {
-        let is_own = self.source == Source::Learned && self.user.as_deref() == Some(user);
-        Refusal::Suppressed { bounced: is_own.then_some(self.since), until, address: self.address.clone() }
+        Refusal::Suppressed { bounced: self.bounced_for(user), until, address: self.address.clone() }
     }
 }
 
@@ -180,8 +84,8 @@ impl Suppressions {
         let mut state = self.0.lock();
         state.check(mailbox, (user, Some(id)), now)?;
         for key in keys(mailbox) {
-            if let Some(entry) = state.entries.get_mut(key.as_str()).filter(|entry| !entry.is_silent()) {
-                entry.trying = Some(Try { id, ends: now.plus(TRY_MAX) });
+            if let Some(entry) = state.entries.get_mut(key.as_str()) {
+                entry.try_with(id, now);
             }
         }
         Ok(())
@@ -195,7 +99,7 @@ impl Suppressions {
         let entries = &mut state.entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
-                entry.trying = entry.trying.filter(|trying| trying.id != ending.message.id);
+                entry.end_try(ending.message.id);
                 if kind == Kind::Delivered && entry.source == Source::Learned {
                     entries.remove(key.as_str());
                     changes.push(row(&key, None));
@@ -218,7 +122,7 @@ impl Suppressions {
         let entries = &mut self.0.lock().entries;
         for key in keys(mailbox) {
             if let Some(entry) = entries.get_mut(key.as_str()) {
-                entry.trying = entry.trying.filter(|trying| trying.id != id);
+                entry.end_try(id);
             }
         }
     }
@@ -267,17 +171,7 @@ impl Suppressions {
 
     /// Puts an address or `@domain` on the list; the change is to be stored.
     pub(super) fn put(&self, address: &str, source: Source, reason: &str, now: Timestamp) -> (Suppression, Change) {
-        let entry = Suppression {
-            address: address.to_owned(),
-            source,
-            reason: reason.chars().filter(|c| !c.is_control()).take(REASON_LEN_MAX).collect(),
-            since: now,
-            until: None,
-            user: None,
-            bounces: 1,
-            soft: 0,
-            trying: None,
-        };
+        let entry = Suppression::lasting(address, source, reason, now);
         self.0.lock().entries.insert(address.into(), entry.clone());
         let change = row(address, Some(&entry));
         (entry, change)
@@ -295,25 +189,6 @@ pub fn suppression_key(text: &str) -> Option<String> {
         Some(domain) => domain_key(domain).map(|domain| format!("@{domain}")),
         None => Mailbox::parse(text.trim()).ok().map(|mailbox| mailbox.plain_key()),
     }
-}
-
-fn keys(mailbox: &Mailbox) -> [String; 2] {
-    [mailbox.plain_key(), format!("@{}", mailbox.domain_key())]
-}
-
-/// Whether what a host says of the address it was sent is said of this mailbox: hosts may fold other spellings into one
-/// that is somebody else's, and what routes is answered by rules about routes.
-fn teaches(mailbox: &Mailbox) -> bool {
-    mailbox.is_plain() && !mailbox.is_routed()
-}
-
-/// A refusal for good.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Bounce {
-    /// It says that there is no such address.
-    Hard,
-    /// It may pass; several count as a hard one.
-    Soft,
 }
 
 impl State {
@@ -336,38 +211,18 @@ impl State {
         if self.entries.len() >= ADDRESSES_MAX && !self.entries.contains_key(key.as_str()) {
             return None;
         }
-        let entry = self.entries.entry(key.clone().into()).or_insert_with(|| Suppression {
-            address: key.clone(),
-            source: Source::Learned,
-            reason: String::new(),
-            since: now,
-            until: Some(now),
-            user: None,
-            bounces: 0,
-            soft: 0,
-            trying: None,
-        });
-        // What was under way when it began to hold says nothing new, and what somebody put there stays.
-        if entry.source != Source::Learned || (entry.bounces > 0 && entry.holds(now)) {
-            return None;
-        }
-        if now.since(entry.since) >= MEMORY {
-            (entry.bounces, entry.soft) = (0, 0);
-        }
-        entry.since = now;
-        entry.soft += u32::from(bounce == Bounce::Soft);
-        if bounce == Bounce::Hard || entry.soft >= SOFT_MAX {
-            let term = TERMS[usize::try_from(entry.bounces).unwrap_or(usize::MAX).min(TERMS.len() - 1)];
-            entry.bounces += 1;
-            entry.soft = 0;
-            entry.until = Some(now.plus(term));
-            let said = ending.event.reply().unwrap_or("no reply");
-            let cause = ending.event.cause().map(Cause::name);
-            let reason = format!("{}: {said}", cause.unwrap_or("failed"));
-            entry.user = Some(ending.message.user.as_ref().into());
-            entry.reason = reason.chars().take(REASON_LEN_MAX).collect();
-            let until = entry.until.map(|until| step.wall(until).rfc3339());
-            tracing::info!(id = %ending.message.id, cause, until, bounces = entry.bounces, "recipient suppressed");
+        let said = ending.event.reply().unwrap_or("no reply");
+        let cause = ending.event.cause().map(Cause::name);
+        let reason = format!("{}: {said}", cause.unwrap_or("failed"));
+        let silent = || Suppression::silent(&key, now);
+        let entry = self.entries.entry(key.clone().into()).or_insert_with(silent);
+        match entry.bounced(bounce, (&ending.message.user, &reason), now) {
+            Counted::No => return None,
+            Counted::Noted => {}
+            Counted::Suppressed => {
+                let until = entry.until.map(|until| step.wall(until).rfc3339());
+                tracing::info!(id = %ending.message.id, cause, until, bounces = entry.bounces(), "recipient suppressed");
+            }
         }
         Some(row(&key, Some(entry)))
     }
@@ -376,7 +231,7 @@ impl State {
     fn make_room(&mut self, now: Timestamp) {
         if self.entries.len() >= ADDRESSES_MAX && now.since(self.swept_at) >= SWEEP {
             self.swept_at = now;
-            self.entries.retain(|_, entry| entry.source != Source::Learned || now.since(entry.since) < MEMORY);
+            self.entries.retain(|_, entry| !entry.is_faded(now));
         }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::BTreeSet;
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
 
-use super::filter::Filter;
+use crate::ledger::filter::Filter;
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 

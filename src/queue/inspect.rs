@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use super::Queue;
 use super::effects::Effects;
-pub use super::filter::Filter;
 use super::outbox::Patience;
 use super::schedule::{Again, Schedule};
 pub use super::schedule::{Cancelled, EntrySnapshot, Retried, Snapshot};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::ledger::entry::Progress;
+pub use crate::ledger::filter::Filter;
+pub use crate::ledger::listing::Listing;
 use crate::mail::id::{EntryId, MessageId};
 use std::collections::BTreeMap;
 
@@ -20,15 +21,6 @@ use std::collections::BTreeMap;
 const PAGE: usize = 256;
 /// Messages that are copied before others may have the queue.
 const SNAPSHOTS: usize = 64;
-
-/// What a list shows.
-#[derive(Debug, Clone, Default)]
-pub struct Listing {
-    /// The oldest messages that fit, with those of their entries that fit.
-    pub messages: Vec<Snapshot>,
-    /// Entries that fit in all.
-    pub entries: usize,
-}
 
 /// The live entries of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,6 @@ mod admission;
 pub mod claim;
 mod effects;
 mod ending;
-mod filter;
 mod index;
 pub mod inspect;
 mod offers;

@@ -1,19 +1,6 @@
 //! What is known of a message at its admission.
 
-use std::sync::Arc;
-
-use crate::greylist::facts::Forecast;
-
-/// An entry that cannot be expected to arrive in time.
-#[derive(Debug, Clone)]
-pub struct Risk {
-    /// Which of the recipients.
-    pub index: u16,
-    /// The destination's name.
-    pub destination: Arc<str>,
-    /// Why.
-    pub forecast: Forecast,
-}
+pub use crate::ledger::accept::Risk;
 
 /// What is known of a message at its admission.
 #[derive(Debug, Clone, Copy, Default)]

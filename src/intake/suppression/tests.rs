@@ -5,10 +5,13 @@ use std::sync::Arc;
 use super::*;
 use crate::event::{Attempted, Event, Happened};
 use crate::ledger::entry::Message;
+use crate::ledger::suppression::TRY_MAX;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::queue::Telling;
+
+const HOUR: Duration = Duration::from_secs(3600);
 
 struct World {
     list: Suppressions,
@@ -186,7 +189,8 @@ fn other_spellings_and_routes_teach_nothing() {
 fn domains_that_an_earlier_version_learned_hold_no_more() {
     let stored = |address: &str, source: Source| {
         let (entry, _) = Suppressions::default().put(address, source, "554 5.7.1 Relay access denied", at(0));
-        let entry = Suppression { until: (source == Source::Learned).then(|| at(24)), ..entry };
+        let mut entry = entry;
+        entry.until = (source == Source::Learned).then(|| at(24));
         (address.as_bytes().into(), serde_json::to_vec(&entry).unwrap().into_boxed_slice())
     };
     let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];

@@ -81,16 +81,10 @@ impl Schedule {
         let Some(entry) = held.entries.get_mut(usize::from(risk.index)) else { return };
         entry.progress.at_risk = true;
         entry.count_risk(&mut self.counts);
-        let attempted = Attempted {
-            destination: Some(risk.destination.clone()),
-            cause: Some(Cause::Greylisted),
-            note: Some(risk.forecast.text().into()),
-            ..Attempted::default()
-        };
         let head = message.entry_head(id.index, entry.progress.attempts, now);
         let ending = Ending {
             message: message.clone(),
-            event: Event { head, what: Happened::AtRisk { attempted, next_attempt_at: Some(now) } },
+            event: Event { head, what: risk.happened(now) },
             suppress: Suppress::No,
             was_sent: false,
             is_passed_on: false,

@@ -1,7 +1,6 @@
 //! What is there, and what people and apps do with it. A look at a long queue is a look at one page of it after the other.
 
 use std::ops::Bound;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::{Content, Entry, Held, Schedule, Timer, entries_of};
@@ -9,46 +8,13 @@ use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Kind;
 use crate::event::cause::Cause;
-use crate::ledger::entry::{Message, Progress, State};
-use crate::mail::address::Mailbox;
+use crate::ledger::entry::State;
+use crate::ledger::filter::Filter;
+pub use crate::ledger::listing::{Cancelled, EntrySnapshot, Snapshot};
 use crate::mail::id::{EntryId, MessageId};
 use crate::queue::effects::Effects;
 use crate::queue::ending::End;
-use crate::queue::filter::Filter;
 use crate::queue::index::Place;
-
-/// One message as it stands.
-#[derive(Debug, Clone)]
-pub struct Snapshot {
-    /// What is known since its acceptance.
-    pub message: Arc<Message>,
-    /// Its entries, in the order of its recipients.
-    pub entries: Vec<EntrySnapshot>,
-}
-
-/// One entry as it stands.
-#[derive(Debug, Clone)]
-pub struct EntrySnapshot {
-    /// Its id.
-    pub id: EntryId,
-    /// None: it has ended, while others of its message live.
-    pub state: Option<State>,
-    /// How far it got.
-    pub progress: Progress,
-    /// Its content is on its way, or was and got no answer.
-    pub may_have_arrived: bool,
-}
-
-/// What became of an entry that was to be taken back.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Cancelled {
-    /// Which.
-    pub id: EntryId,
-    /// Its recipient.
-    pub recipient: Mailbox,
-    /// Its content was on its way to the mail host already.
-    pub may_still_arrive: bool,
-}
 
 /// What was to be tried again.
 #[derive(Debug, Clone, Default)]

@@ -7,12 +7,12 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::ledger::entry::LostClaim;
+use crate::ledger::filter::Filter;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{DeliverBy, DeliverByMode, Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::mail::message;
 use crate::queue::effects::Occurrence;
-use crate::queue::filter::Filter;
 use crate::queue::settlement::Settlement;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);

@@ -30,19 +30,19 @@ impl Filter {
     }
 
     /// Whether nothing but the state matters.
-    pub(super) fn is_of_state(&self) -> bool {
+    pub(crate) fn is_of_state(&self) -> bool {
         let Self { state: _, domain, recipient, user, key, message } = self;
         domain.is_none() && recipient.is_none() && user.is_none() && key.is_none() && message.is_none()
     }
 
-    pub(super) fn covers_message(&self, message: &Message) -> bool {
+    pub(crate) fn covers_message(&self, message: &Message) -> bool {
         self.message.is_none_or(|id| id == message.id)
             && self.user.as_ref().is_none_or(|user| *user == message.user)
             && (self.key.is_none() || self.key == message.key)
     }
 
     /// Whether it covers an entry in this state, of a message that it covers.
-    pub(super) fn covers_entry(&self, mailbox: &Mailbox, state: Option<State>) -> bool {
+    pub(crate) fn covers_entry(&self, mailbox: &Mailbox, state: Option<State>) -> bool {
         state.is_some()
             && self.state.is_none_or(|wanted| state == Some(wanted))
             && self.domain.as_ref().is_none_or(|domain| is_at(mailbox, domain))

@@ -1,0 +1,233 @@
+//! What is asked of the ledger when a message comes in, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::hmac;
+
+use crate::base::clock::Timestamp;
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Event, Happened};
+use crate::greylist::facts::Forecast;
+use crate::ledger::entry::Message;
+use crate::ledger::suppression::Suppression;
+use crate::mail::address::Mailbox;
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// A name under a secret of all nodes: who reads the ledger cannot tell which name it was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct KeyHash(pub [u8; 16]);
+
+/// What a name is the name of: the same name of two of them has two hashes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum KeyOf {
+    /// A message, by the key that the app gave it.
+    Idempotency,
+    /// What may go to a recipient.
+    Budget,
+    /// The place that a newer message takes.
+    Slot,
+}
+
+impl KeyHash {
+    /// The first 16 octets of an HMAC-SHA-256.
+    pub fn of(secret: &[u8], of: KeyOf, name: &[u8]) -> Self {
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+        context.update(&[of as u8]);
+        context.update(name);
+        let mut hash = [0; 16];
+        hash.copy_from_slice(&context.sign().as_ref()[..16]);
+        Self(hash)
+    }
+}
+
+/// What a message was, under the secret of a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Digest {
+    /// The day of the secret, since 1970.
+    pub day: u64,
+    /// HMAC-SHA-256.
+    pub octets: [u8; 32],
+}
+
+impl Digest {
+    /// Whether it cannot be the digest of the same message. Under the secrets of two days nobody can tell.
+    pub fn differs(&self, other: &Self) -> bool {
+        self.day == other.day && self.octets != other.octets
+    }
+}
+
+/// Places in a budget that a message needs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BudgetAsk {
+    /// Which budget.
+    pub key: KeyHash,
+    /// Which of the recipients need a place in it.
+    pub entries: Vec<u16>,
+    /// Places in all.
+    pub most: u32,
+    /// How long a place is taken.
+    pub span: Duration,
+    /// Whether the message may be asked for again under its idempotency key, which takes no place.
+    pub is_repeatable: bool,
+}
+
+/// An entry that cannot be expected to arrive in time.
+#[derive(Debug, Clone)]
+pub struct Risk {
+    /// Which of the recipients.
+    pub index: u16,
+    /// The destination's name.
+    pub destination: Arc<str>,
+    /// Why.
+    pub forecast: Forecast,
+}
+
+impl Risk {
+    /// That it is so, before the first attempt.
+    pub(crate) fn happened(&self, now: Timestamp) -> Happened {
+        let attempted = Attempted {
+            destination: Some(self.destination.clone()),
+            cause: Some(Cause::Greylisted),
+            note: Some(self.forecast.text().into()),
+            ..Attempted::default()
+        };
+        Happened::AtRisk { attempted, next_attempt_at: Some(now) }
+    }
+}
+
+/// A message that is to be accepted, with all that decides whether it may be.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// The message; its entries are those of its recipients.
+    pub message: Arc<Message>,
+    /// Its content.
+    pub content: Content,
+    /// By what a repeat of it is known, and what it was.
+    pub idempotency: Option<(KeyHash, Digest)>,
+    /// The places it needs: all of them or none.
+    pub budgets: Vec<BudgetAsk>,
+    /// The supersession slots that its entries take.
+    pub slots: Vec<(u16, KeyHash)>,
+    /// The entries of which it is known that they come too late.
+    pub risks: Vec<Risk>,
+    /// That it was accepted.
+    pub event: Event,
+}
+
+impl NewMessage {
+    /// One that nothing stands in the way of: of the relay's own.
+    pub fn plain(message: Arc<Message>, content: Content, event: Event) -> Self {
+        Self { message, content, idempotency: None, budgets: Vec::new(), slots: Vec::new(), risks: Vec::new(), event }
+    }
+}
+
+/// Whether the content of an entry that ended may arrive all the same.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MayHaveArrived {
+    /// It never left.
+    No,
+    /// It is or was under way.
+    Yes,
+}
+
+/// Since when a mail host makes a triplet wait, and from which address the next attempt has to come.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownWait {
+    /// The nodes that leave by this address.
+    pub egress: Arc<str>,
+    /// Since when.
+    pub since: Timestamp,
+    /// Until when it is worth remembering.
+    pub until: Timestamp,
+}
+
+/// A message was accepted.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Accepted {
+    /// Its place among all messages of all nodes: newer is higher.
+    pub sequence: u64,
+    /// Older entries whose slot it took.
+    pub superseded: Vec<(EntryId, MayHaveArrived)>,
+    /// Its entries that are not ours: a newer message has their slot already, or our epoch was revoked meanwhile.
+    pub overtaken: Vec<u16>,
+    /// Triplets of its entries that wait already.
+    pub waits: Vec<(u16, KnownWait)>,
+}
+
+/// Why a message was not accepted.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// The same was accepted before, as this message.
+    Repeat(MessageId),
+    /// Another message was accepted under its idempotency key.
+    Conflict,
+    /// A recipient is not sent to.
+    Suppressed(Box<Suppression>),
+    /// A recipient has had too many.
+    Budget {
+        /// So many may go to it.
+        count: u32,
+        /// Within this time.
+        span: Duration,
+        /// When there is room for this message.
+        again_at: Timestamp,
+    },
+    /// `queue.entries_max` is reached, or the disk is full.
+    Full,
+    /// The ledger does not answer.
+    Unavailable(Stored),
+}
+
+/// Whether a message that was refused may be stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stored {
+    /// It is not.
+    No,
+    /// Nobody knows. The ledger takes it back before it says that it is well again.
+    Unknown,
+}
+
+/// A message to this recipient is about to come.
+#[derive(Clone, Debug)]
+pub struct Precheck {
+    /// From whom, as it leaves; empty for the null reverse-path.
+    pub sender: Box<str>,
+    /// To whom.
+    pub recipient: Mailbox,
+    /// The places that it would need.
+    pub budgets: Vec<BudgetAsk>,
+}
+
+/// What would stand in its way.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Obstacles {
+    /// The recipient is not sent to.
+    pub suppression: Option<Suppression>,
+    /// The recipient has had too many: until when.
+    pub budget: Option<Timestamp>,
+    /// Its triplet waits.
+    pub wait: Option<KnownWait>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_has_another_hash_for_each_use_and_each_secret() {
+        let hash = KeyHash::of(&[1; 32], KeyOf::Slot, b"shop\na@example.com\nlogin");
+        assert_eq!(hash, KeyHash::of(&[1; 32], KeyOf::Slot, b"shop\na@example.com\nlogin"));
+        assert_ne!(hash, KeyHash::of(&[1; 32], KeyOf::Budget, b"shop\na@example.com\nlogin"));
+        assert_ne!(hash, KeyHash::of(&[2; 32], KeyOf::Slot, b"shop\na@example.com\nlogin"));
+    }
+
+    #[test]
+    fn digests_of_two_days_say_nothing_of_each_other() {
+        let digest = |day, octet| Digest { day, octets: [octet; 32] };
+        assert!(digest(1, 1).differs(&digest(1, 2)));
+        assert!(!digest(1, 1).differs(&digest(1, 1)));
+        assert!(!digest(1, 1).differs(&digest(2, 2)));
+    }
+}
