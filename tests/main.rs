@@ -16,6 +16,7 @@ mod first_day;
 mod greylisting;
 mod hosts;
 mod http;
+mod ledger;
 mod malice;
 mod options;
 mod queue;

@@ -12,6 +12,7 @@ pub mod entry;
 pub mod filter;
 pub mod heartbeat;
 pub mod listing;
+pub mod memory;
 pub mod read;
 pub mod rules;
 pub mod suppression;

@@ -1,0 +1,190 @@
+//! A message comes in: one statement decides on all that could stand in its way.
+
+use std::collections::BTreeMap;
+
+use super::state::{EntryRow, KeyRow, MessageRow, Place, SlotRow, State};
+use crate::base::clock::Timestamp;
+use crate::event::{Attempted, Event, Kind};
+use crate::ledger::IDEMPOTENCY_MEMORY;
+use crate::ledger::accept::{
+    Accepted, BudgetAsk, KnownWait, MayHaveArrived, NewMessage, Obstacles, Precheck, Refused, Stored,
+};
+use crate::ledger::attempt::Epoch;
+use crate::ledger::entry::Progress;
+use crate::ledger::rules::{Delivery, Standing};
+use crate::ledger::suppression::{self, Suppression};
+use crate::mail::address::Mailbox;
+use crate::mail::id::{EntryId, MessageId};
+
+/// Whose acceptance, and under which rules.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Accepting {
+    pub(super) me: Epoch,
+    pub(super) delivery: Delivery,
+    pub(super) entries_max: usize,
+}
+
+impl State {
+    /// # Errors
+    /// What stands in its way; then nothing has changed.
+    pub(super) fn accept(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) -> Result<Accepted, Refused> {
+        self.living(by.me).map_err(|_| Refused::Unavailable(Stored::No))?;
+        let message = &new.message;
+        if let Some(sequence) = self.accepted.get(&message.id) {
+            return Ok(Accepted { sequence: *sequence, waits: self.known_waits(new), ..Accepted::default() });
+        }
+        self.check_key(new, now)?;
+        for recipient in &message.envelope.recipients {
+            if let Some(found) = self.suppressed(&recipient.mailbox, Some(message.id), now) {
+                return Err(Refused::Suppressed(Box::new(found)));
+            }
+        }
+        new.budgets.iter().try_for_each(|ask| self.check_budget(ask, now))?;
+        if self.live + message.envelope.recipients.len() > by.entries_max {
+            return Err(Refused::Full);
+        }
+        Ok(self.take_in(by, new, now))
+    }
+
+    /// A message of the relay's own, which is never refused.
+    pub(super) fn adopt(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) {
+        if !self.accepted.contains_key(&new.message.id) {
+            self.take_in(by, new, now);
+        }
+    }
+
+    fn take_in(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) -> Accepted {
+        let message = &new.message;
+        self.sequence += 1;
+        let sequence = self.sequence;
+        self.accepted.insert(message.id, sequence);
+        if let Some((key, digest)) = new.idempotency {
+            self.keys.insert(key, KeyRow { digest, message: message.id, at: now });
+        }
+        new.budgets.iter().for_each(|ask| self.take_places(ask, message.id, now));
+        for recipient in &message.envelope.recipients {
+            for key in suppression::keys(&recipient.mailbox) {
+                if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
+                    entry.try_with(message.id, now);
+                }
+            }
+        }
+        self.insert(by, new, sequence);
+        self.tell(new.event.clone());
+        for risk in &new.risks {
+            self.tell(Event { head: message.entry_head(risk.index, 0, now), what: risk.happened(now) });
+        }
+        let superseded = self.take_slots(by.me, new, sequence, now);
+        let waits = self.known_waits(new);
+        Accepted { sequence, superseded, overtaken: Vec::new(), waits }
+    }
+
+    /// Its rows.
+    pub(super) fn insert(&mut self, by: Accepting, new: &NewMessage, sequence: u64) {
+        let message = &new.message;
+        let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
+        let row = |index: u16| {
+            let at_risk = new.risks.iter().any(|risk| risk.index == index);
+            let slots = new.slots.iter().filter(|(of, _)| *of == index).map(|(_, slot)| *slot).collect();
+            let standing = Standing::accepted(by.me, by.delivery);
+            EntryRow { standing, slots, progress: Progress { at_risk, ..Progress::default() } }
+        };
+        let entries: BTreeMap<u16, EntryRow> = (0..count).map(|index| (index, row(index))).collect();
+        self.live += entries.len();
+        let (message, content) = (message.clone(), new.content.clone());
+        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, outcomes: BTreeMap::new() });
+    }
+
+    /// It takes its slots; what had them ends.
+    fn take_slots(
+        &mut self,
+        me: Epoch,
+        new: &NewMessage,
+        sequence: u64,
+        now: Timestamp,
+    ) -> Vec<(EntryId, MayHaveArrived)> {
+        let mut ended = Vec::new();
+        for (index, key) in &new.slots {
+            let slot = self.slots.entry(*key).or_default();
+            let id = EntryId { message: new.message.id, index: *index };
+            // The same recipient twice in one message is no newer code.
+            if slot.sequence == sequence {
+                slot.holders.push(id);
+                continue;
+            }
+            let former = std::mem::replace(slot, SlotRow { sequence, holders: vec![id] });
+            let note = format!("by {}", new.message.id);
+            for holder in former.holders {
+                let attempted = Attempted { note: Some(note.as_str().into()), ..Attempted::default() };
+                let end = self.end_by(me, holder, Kind::Superseded, attempted, now);
+                ended.extend(end.map(|may_have_arrived| (holder, may_have_arrived)));
+            }
+        }
+        ended
+    }
+
+    fn check_key(&self, new: &NewMessage, now: Timestamp) -> Result<(), Refused> {
+        let Some((key, digest)) = &new.idempotency else { return Ok(()) };
+        match self.keys.get(key) {
+            Some(row) if now.since(row.at) >= IDEMPOTENCY_MEMORY => Ok(()),
+            Some(row) if row.digest.differs(digest) => Err(Refused::Conflict),
+            Some(row) => Err(Refused::Repeat(row.message)),
+            None => Ok(()),
+        }
+    }
+
+    /// The row by which a recipient is not sent to.
+    pub(super) fn suppressed(&self, mailbox: &Mailbox, id: Option<MessageId>, now: Timestamp) -> Option<Suppression> {
+        let rows = suppression::keys(mailbox).into_iter().filter_map(|key| self.suppressions.get(key.as_str()));
+        let mut rows = rows.filter_map(|(_, row)| row.as_ref());
+        rows.find(|row| row.standing(now, id) != suppression::Standing::Open).cloned()
+    }
+
+    fn check_budget(&mut self, ask: &BudgetAsk, now: Timestamp) -> Result<(), Refused> {
+        match self.room(ask, now) {
+            None => Ok(()),
+            Some(again_at) => Err(Refused::Budget { count: ask.most, span: ask.span, again_at }),
+        }
+    }
+
+    /// None: there is room; else when there will be.
+    fn room(&mut self, ask: &BudgetAsk, now: Timestamp) -> Option<Timestamp> {
+        let taken = self.budgets.entry(ask.key).or_default();
+        taken.retain(|place| place.counts(now));
+        let most = usize::try_from(ask.most).unwrap_or(usize::MAX);
+        let too_many = (taken.len() + ask.entries.len()).checked_sub(most).filter(|too_many| *too_many > 0)?;
+        let last_to_go = taken.get(too_many - 1);
+        Some(last_to_go.map_or(now.plus(ask.span), |place| place.at.plus(place.span)))
+    }
+
+    fn take_places(&mut self, ask: &BudgetAsk, message: MessageId, now: Timestamp) {
+        let taken = self.budgets.entry(ask.key).or_default();
+        let entries = ask.entries.iter().map(|index| EntryId { message, index: *index });
+        let place = |entry| Place { at: now, span: ask.span, entry, is_repeatable: ask.is_repeatable };
+        taken.extend(entries.map(place));
+    }
+
+    fn known_waits(&self, new: &NewMessage) -> Vec<(u16, KnownWait)> {
+        let indices = (0..).zip(&new.message.envelope.recipients).map(|(index, _)| index);
+        let wait = |index| Some((index, self.waits.get(&Self::waiting(&new.message, index))?.clone()));
+        indices.filter_map(wait).collect()
+    }
+
+    /// What would stand in the way.
+    pub(super) fn precheck(&mut self, ask: &Precheck, now: Timestamp) -> Obstacles {
+        let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
+        let mut obstacles = Obstacles {
+            suppression: self.suppressed(&ask.recipient, None, now),
+            budget: None,
+            wait: self.waits.get(&waiting).cloned(),
+        };
+        for budget in &ask.budgets {
+            let again_at = self.room(budget, now);
+            let taken = self.budgets.get(&budget.key).map_or(&[][..], Vec::as_slice);
+            // Under its key it may be asked for again.
+            let may_repeat = taken.iter().any(|place| place.is_repeatable);
+            obstacles.budget = obstacles.budget.max(again_at.filter(|_| !may_repeat));
+        }
+        obstacles
+    }
+}

@@ -1,0 +1,278 @@
+//! Who is alive, and whose entries are taken over.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::accept::Accepting;
+use super::state::{EntryRow, Fenced, HeldCopy, MessageRow, NodeRow, Signal, SlotRow, State, Taken};
+use crate::base::clock::Timestamp;
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Kind};
+use crate::ledger::attempt::{Epoch, NodeName};
+use crate::ledger::read::Peer;
+use crate::ledger::rules::{Standing, Takeover};
+use crate::mail::id::{EntryId, MessageId};
+
+/// Another live node has the name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct NameTaken;
+
+/// Who joins.
+#[derive(Clone, Debug)]
+pub(super) struct Joining {
+    pub(super) epoch: Epoch,
+    pub(super) id: u64,
+    pub(super) name: NodeName,
+    pub(super) egress: Arc<str>,
+}
+
+/// The answer to a heartbeat.
+#[derive(Clone, Debug)]
+pub(super) struct Beat {
+    pub(super) now: Timestamp,
+    /// All that are alive, and what they have counted to.
+    pub(super) peers: Vec<(Peer, u64)>,
+    pub(super) signals: Vec<Signal>,
+    /// Entries that were handed over to whoever asks.
+    pub(super) given: Vec<Taken>,
+    /// There are entries of nobody, or of a revoked epoch.
+    pub(super) has_orphans: bool,
+}
+
+/// What a node holds, and what it left out.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Compared {
+    pub(super) held: Vec<EntryId>,
+    /// Acceptances under way, and messages of entries that are being settled.
+    pub(super) under_way: Vec<MessageId>,
+    /// Refused, and nobody knew whether they were stored.
+    pub(super) refused: Vec<MessageId>,
+    /// Ended lately by this node.
+    pub(super) settled: Vec<EntryId>,
+}
+
+/// Where a node's memory and the table differ.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Differences {
+    pub(super) unknown_to_node: Vec<Taken>,
+    /// The entry has ended, or lives on with somebody else.
+    pub(super) gone: Vec<(EntryId, Kind)>,
+    /// The database knows nothing of them.
+    pub(super) unknown_to_database: Vec<EntryId>,
+    /// The database does not know that they ended.
+    pub(super) unsettled: Vec<EntryId>,
+}
+
+impl State {
+    /// Under a number that is new. A former epoch of the same node is dead: it cannot run twice.
+    ///
+    /// # Errors
+    /// Where another live node has its name.
+    pub(super) fn join(&mut self, joining: Joining, now: Timestamp) -> Result<Epoch, NameTaken> {
+        let Joining { epoch, id, name, egress } = joining;
+        let is_alive = |node: &&mut NodeRow| node.revoked_at.is_none();
+        if self.nodes.values_mut().filter(is_alive).any(|node| node.name == name && node.id != id) {
+            return Err(NameTaken);
+        }
+        self.nodes.values_mut().filter(is_alive).filter(|node| node.id == id).for_each(|node| {
+            node.revoked_at = Some(now);
+        });
+        self.nodes.insert(epoch, NodeRow { id, name, egress, beat: 1, revoked_at: None });
+        Ok(epoch)
+    }
+
+    /// # Errors
+    /// Where the epoch was revoked.
+    pub(super) fn heartbeat(&mut self, me: Epoch, now: Timestamp) -> Result<Beat, Fenced> {
+        self.living(me)?;
+        if let Some(node) = self.nodes.get_mut(&me) {
+            node.beat += 1;
+        }
+        let signals = self.signals.remove(&me).unwrap_or_default();
+        let given = signals.iter().filter_map(|signal| match signal {
+            Signal::Yours(id) => self.taken_of(me, *id),
+            Signal::Ended(..) | Signal::Due(_) => None,
+        });
+        let given = given.collect();
+        let living = self.nodes.iter().filter(|(_, node)| node.revoked_at.is_none());
+        let peer = |(epoch, node): (&Epoch, &NodeRow)| {
+            (Peer { epoch: *epoch, name: node.name.clone(), egress: node.egress.clone() }, node.beat)
+        };
+        let peers = living.map(peer).collect();
+        let has_orphans = self.entries().any(|(_, _, row)| self.is_orphan(row));
+        Ok(Beat { now, peers, signals, given, has_orphans })
+    }
+
+    fn taken_of(&self, me: Epoch, id: EntryId) -> Option<Taken> {
+        let held = self.messages.get(&id.message)?;
+        let is_mine = held.entries.get(&id.index)?.standing.owner == me;
+        is_mine.then(|| held.taken(&[id.index]))
+    }
+
+    fn entries(&self) -> impl Iterator<Item = (&MessageRow, EntryId, &EntryRow)> {
+        self.messages.values().flat_map(|held| {
+            let id = |index: &u16| EntryId { message: held.message.id, index: *index };
+            held.entries.iter().map(move |(index, row)| (held, id(index), row))
+        })
+    }
+
+    fn is_orphan(&self, row: &EntryRow) -> bool {
+        !self.is_alive(row.standing.owner)
+    }
+
+    /// Declares an epoch dead, for ever, if it has not been heard of since it counted to `number`.
+    pub(super) fn revoke(&mut self, epoch: Epoch, number: u64, now: Timestamp) -> bool {
+        let node = self.nodes.get_mut(&epoch).filter(|node| node.revoked_at.is_none() && node.beat == number);
+        node.is_some_and(|node| node.revoked_at.replace(now).is_none())
+    }
+
+    /// A node leaves; what it still owned is nobody's.
+    pub(super) fn leave(&mut self, me: Epoch, now: Timestamp) {
+        if let Some(node) = self.nodes.get_mut(&me) {
+            node.revoked_at.get_or_insert(now);
+        }
+    }
+
+    /// Takes over some of what has no owner: the urgent lanes first, every second node from
+    /// the other end of each. Entries whose triplet
+    /// waits are left to nodes of the same egress for `patience`. Says whether some may be left.
+    pub(super) fn take(
+        &mut self,
+        by: Accepting,
+        most: usize,
+        patience: Duration,
+        now: Timestamp,
+    ) -> Result<(Vec<Taken>, bool), Fenced> {
+        self.living(by.me)?;
+        let egress = self.nodes.get(&by.me).map(|node| node.egress.clone());
+        let is_for_others = |held: &MessageRow, id: EntryId, row: &EntryRow| {
+            let wait = self.waits.get(&Self::waiting(&held.message, id.index));
+            let since = self.nodes.get(&row.standing.owner).and_then(|node| node.revoked_at);
+            let is_left = since.is_some_and(|since| now.since(since) < patience);
+            is_left && wait.is_some_and(|wait| egress.as_ref() != Some(&wait.egress))
+        };
+        let orphans = self.entries().filter(|(held, id, row)| self.is_orphan(row) && !is_for_others(held, *id, row));
+        let mut orphans: Vec<_> =
+            orphans.map(|(held, id, _)| (held.message.lane, held.message.expires_at, id)).collect();
+        orphans.sort_unstable();
+        if by.me.0 % 2 == 1 {
+            orphans.reverse();
+            // From the other end of each lane.
+            orphans.sort_by_key(|(lane, ..)| *lane);
+        }
+        let is_more = orphans.len() > most;
+        let mut taken: Vec<(MessageId, Vec<u16>)> = Vec::new();
+        for (_, _, id) in orphans.into_iter().take(most) {
+            if self.take_one(by, id, now) {
+                match taken.iter_mut().find(|(message, _)| *message == id.message) {
+                    Some((_, indices)) => indices.push(id.index),
+                    None => taken.push((id.message, vec![id.index])),
+                }
+            }
+        }
+        let rows = taken.iter().filter_map(|(id, indices)| Some(self.messages.get(id)?.taken(indices)));
+        Ok((rows.collect(), is_more))
+    }
+
+    fn take_one(&mut self, by: Accepting, id: EntryId, now: Timestamp) -> bool {
+        let Some(row) = self.entry_mut(id) else { return false };
+        match row.standing.take_over(by.me, by.delivery) {
+            Takeover::Taken(standing) => {
+                row.standing = standing;
+                true
+            }
+            Takeover::OutcomeUnknown => {
+                let cause = Some(Cause::OutcomeUnknown);
+                let unknown = Attempted { cause, may_have_arrived: true, ..Attempted::default() };
+                self.end_by(by.me, id, Kind::Failed, unknown, now);
+                false
+            }
+        }
+    }
+
+    /// Rows that the database lost in a fail-over, from the memory of their owner. What a newer message has the slot of
+    /// ends.
+    pub(super) fn insert_again(&mut self, me: Epoch, id: EntryId, copy: &HeldCopy, now: Timestamp) {
+        if !self.is_alive(me) || self.ended.contains_key(&id) || self.entry(id).is_some() {
+            return;
+        }
+        let progress = copy.progress.clone();
+        let number = progress.attempts;
+        let standing = Standing { owner: me, attempt: number, settled: number.saturating_sub(1), is_out: true };
+        let HeldCopy { message, content, sequence, slots, .. } = copy.clone();
+        self.sequence = self.sequence.max(sequence);
+        self.accepted.entry(id.message).or_insert(sequence);
+        let new = || MessageRow {
+            message: message.clone(),
+            content,
+            sequence,
+            entries: BTreeMap::new(),
+            outcomes: BTreeMap::new(),
+        };
+        let held = self.messages.entry(id.message).or_insert_with(new);
+        held.entries.insert(id.index, EntryRow { standing, slots: slots.clone(), progress });
+        self.live += 1;
+        for slot in slots {
+            let row = self.slots.entry(slot).or_default();
+            let newer = row.holders.first().copied().filter(|_| row.sequence > sequence);
+            if let Some(newer) = newer {
+                let note = Some(format!("by {}", newer.message).into());
+                self.end_by(Epoch::UNOWNED, id, Kind::Superseded, Attempted { note, ..Attempted::default() }, now);
+                return;
+            }
+            if row.sequence < sequence {
+                *row = SlotRow { sequence, holders: Vec::new() };
+            }
+            row.holders.push(id);
+        }
+    }
+
+    /// Compares what a node holds with what the table says.
+    ///
+    /// # Errors
+    /// Where the epoch was revoked.
+    pub(super) fn reconcile(&mut self, me: Epoch, compared: &Compared, now: Timestamp) -> Result<Differences, Fenced> {
+        self.living(me)?;
+        let refused: Vec<EntryId> = self
+            .entries()
+            .filter(|(_, id, row)| row.standing.owner == me && compared.refused.contains(&id.message))
+            .map(|(_, id, _)| id)
+            .collect();
+        for id in refused {
+            let note = Some("refused while nobody knew whether it was stored".into());
+            self.end_by(me, id, Kind::Cancelled, Attempted { note, ..Attempted::default() }, now);
+            self.keys.retain(|_, row| row.message != id.message);
+            self.budgets.values_mut().for_each(|places| places.retain(|place| place.entry != id));
+        }
+        let mut differences = Differences::default();
+        for held in self.messages.values() {
+            let id = held.message.id;
+            if compared.under_way.contains(&id) {
+                continue;
+            }
+            let is_new = |index: &u16| {
+                let entry = EntryId { message: id, index: *index };
+                !compared.held.contains(&entry) && !compared.settled.contains(&entry)
+            };
+            let mine = held.entries.iter().filter(|(_, row)| row.standing.owner == me).map(|(index, _)| *index);
+            let new: Vec<u16> = mine.filter(is_new).collect();
+            if !new.is_empty() {
+                differences.unknown_to_node.push(held.taken(&new));
+            }
+        }
+        for id in &compared.held {
+            match (self.entry(*id), self.ended.get(id)) {
+                (Some(row), _) if row.standing.owner == me => {}
+                (Some(_), _) => differences.gone.push((*id, Kind::Queued)),
+                (None, Some(end)) => differences.gone.push((*id, end.kind)),
+                (None, None) => differences.unknown_to_database.push(*id),
+            }
+        }
+        let has_ended = |id: &EntryId| self.ended.contains_key(id);
+        let is_mine = |id: &EntryId| self.entry(*id).is_none_or(|row| row.standing.owner == me);
+        let unsettled = compared.settled.iter().filter(|id| !has_ended(id) && is_mine(id));
+        differences.unsettled = unsettled.copied().collect();
+        Ok(differences)
+    }
+}

@@ -1,0 +1,277 @@
+//! The verbs, as this node says them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+
+use super::super::database::Unanswered;
+use super::super::settle::Verdict;
+use super::super::state::State;
+use super::{Inner, Node, PATIENCE};
+use crate::base::clock::Timestamp;
+use crate::event::Event;
+use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused, Stored};
+use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
+use crate::ledger::entry::Message;
+use crate::ledger::filter::Filter;
+use crate::ledger::listing::{Cancelled, Listing};
+use crate::ledger::read::{Cursor, Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use crate::ledger::{Answer, Ledger, LedgerError};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// How often a node that leaves looks whether its last attempts are over.
+const LEAVE_LOOK: Duration = Duration::from_millis(50);
+
+/// An acceptance under way. Where nobody waits for it any more, it is taken back.
+struct UnderWay<'a> {
+    inner: &'a Inner,
+    message: Arc<Message>,
+    is_over: bool,
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if !self.is_over {
+            let mut local = self.inner.local.lock();
+            local.copies.refused(&self.message);
+            local.is_connected = false;
+        }
+    }
+}
+
+impl Inner {
+    async fn accept(&self, new: NewMessage) -> Result<Accepted, Refused> {
+        self.stand().await;
+        let me = {
+            let mut local = self.local.lock();
+            if local.is_stopped || local.epoch == Epoch::UNOWNED || !local.own.holds(self.clock.instant()) {
+                return Err(Refused::Unavailable(Stored::No));
+            }
+            local.copies.begin_acceptance(new.message.id);
+            local.epoch
+        };
+        let mut under_way = UnderWay { inner: self, message: new.message.clone(), is_over: false };
+        let (by, asked) = (self.accepting(me), new.clone());
+        let answer = self.ask(PATIENCE, move |state, now| state.accept(by, &asked, now)).await;
+        let mut local = self.local.lock();
+        let id = new.message.id;
+        under_way.is_over = true;
+        match answer {
+            Ok(Ok(mut accepted)) => {
+                if local.epoch != me {
+                    accepted.overtaken = (0..).zip(&new.message.envelope.recipients).map(|(index, _)| index).collect();
+                }
+                local.copies.accepted(&new, &accepted);
+                Ok(accepted)
+            }
+            Ok(Err(refused)) => {
+                local.copies.not_accepted(id);
+                Err(refused)
+            }
+            Err(Unanswered::NotSent) => {
+                local.copies.not_accepted(id);
+                Err(Refused::Unavailable(Stored::No))
+            }
+            Err(Unanswered::Unknown) => {
+                local.copies.refused(&new.message);
+                Err(Refused::Unavailable(Stored::Unknown))
+            }
+        }
+    }
+
+    async fn gate(&self, attempt: Attempt) -> Result<(), Lost> {
+        let (me, copy) = {
+            let local = self.local.lock();
+            if local.copies.is_kept(attempt.entry) {
+                return Err(Lost::Unavailable);
+            }
+            (local.epoch, local.copies.copy(attempt.entry))
+        };
+        let asked = move |state: &mut State, now| {
+            let gated = state.gate(me, attempt);
+            match (gated, copy) {
+                (Err(Verdict::Missing), Some(copy)) => {
+                    state.insert_again(me, attempt.entry, &copy, now);
+                    state.gate(me, attempt)
+                }
+                (gated, _) => gated,
+            }
+        };
+        match self.ask(PATIENCE, asked).await {
+            Ok(Ok(())) => {
+                self.local.lock().copies.gated(attempt);
+                Ok(())
+            }
+            Ok(Err(verdict)) => {
+                self.local.lock().copies.forget(attempt.entry);
+                Err(self.says(me, verdict))
+            }
+            Err(_) => Err(Lost::Unavailable),
+        }
+    }
+
+    async fn settle(&self, attempt: Attempt, settled: Settled) -> Result<(), Lost> {
+        let (me, kept) = {
+            let mut local = self.local.lock();
+            if local.is_stopped || local.epoch == Epoch::UNOWNED {
+                return Err(Lost::Fenced);
+            }
+            let was_kept = local.copies.is_kept(attempt.entry);
+            let kept = local.copies.begin_settlement(attempt, &settled);
+            if was_kept {
+                local.copies.keep(kept);
+                return Err(Lost::Unavailable);
+            }
+            (local.epoch, kept)
+        };
+        let done = self.write(me, kept.clone()).await;
+        let now = self.clock.instant();
+        let mut local = self.local.lock();
+        if local.epoch != me {
+            return done.ok().and_then(Result::ok).ok_or(Lost::Fenced);
+        }
+        match done {
+            Ok(Ok(())) => {
+                local.copies.settled(kept, now);
+                Ok(())
+            }
+            Ok(Err(verdict)) => {
+                local.copies.lost(attempt.entry);
+                drop(local);
+                Err(self.says(me, verdict))
+            }
+            Err(_) => {
+                local.copies.keep(kept);
+                Err(Lost::Unavailable)
+            }
+        }
+    }
+
+    async fn look<T: Send + 'static>(
+        &self,
+        statement: impl FnOnce(&mut State, Timestamp) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.ask(PATIENCE, statement).await.map_err(|_| LedgerError::Unavailable)
+    }
+
+    async fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Result<Vec<EntryId>, LedgerError> {
+        let me = self.local.lock().epoch;
+        let went = self.look(move |state, _| state.hand_over(me, &entries, &to)).await?;
+        let mut local = self.local.lock();
+        went.iter().for_each(|id| _ = local.copies.forget(*id));
+        Ok(went)
+    }
+
+    async fn cancel(&self, which: Filter) -> Result<Vec<Cancelled>, LedgerError> {
+        let me = self.local.lock().epoch;
+        let cancelled = self.look(move |state, now| state.cancel(me, &which, now)).await?;
+        let mut local = self.local.lock();
+        cancelled.iter().for_each(|cancelled| _ = local.copies.forget(cancelled.id));
+        Ok(cancelled)
+    }
+
+    /// Those that are not being settled go to whoever takes them; the others get so long.
+    async fn leave(&self, grace: Duration) {
+        let until = self.clock.instant() + grace;
+        loop {
+            let idle = {
+                let mut local = self.local.lock();
+                let now = local.latest;
+                local.copies.compared(now).held
+            };
+            if idle.is_empty() || self.clock.instant() >= until {
+                break;
+            }
+            let _ = self.hand_over(idle, Target::Unowned).await;
+            tokio::time::sleep(LEAVE_LOOK).await;
+        }
+        let me = self.local.lock().epoch;
+        let _ = self.ask(PATIENCE, move |state, now| state.leave(me, now)).await;
+        self.local.lock().is_stopped = true;
+    }
+}
+
+impl Ledger for Node {
+    fn now(&self) -> Timestamp {
+        self.inner.ledger_time()
+    }
+
+    fn lease(&self) -> crate::ledger::Lease {
+        self.inner.lease()
+    }
+
+    fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
+        self.inner.receiving.lock().take()
+    }
+
+    fn accept(&self, new: NewMessage) -> BoxFuture<'_, Result<Accepted, Refused>> {
+        Box::pin(self.inner.accept(new))
+    }
+
+    fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles> {
+        Box::pin(self.inner.look(move |state, now| state.precheck(&ask, now)))
+    }
+
+    fn gate(&self, attempt: Attempt, _: Mark) -> BoxFuture<'_, Result<(), Lost>> {
+        // All that is done here is durable.
+        Box::pin(self.inner.gate(attempt))
+    }
+
+    fn settle(&self, attempt: Attempt, settled: Settled) -> BoxFuture<'_, Result<(), Lost>> {
+        Box::pin(self.inner.settle(attempt, settled))
+    }
+
+    fn content(&self, message: MessageId, _: Timestamp) -> Answer<'_, Option<Content>> {
+        Box::pin(self.inner.look(move |state, _| state.messages.get(&message).map(|held| held.content.clone())))
+    }
+
+    fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Answer<'_, Vec<EntryId>> {
+        Box::pin(self.inner.hand_over(entries, to))
+    }
+
+    fn cancel(&self, which: Filter) -> Answer<'_, Vec<Cancelled>> {
+        Box::pin(self.inner.cancel(which))
+    }
+
+    fn make_due(&self, which: Filter) -> Answer<'_, Vec<EntryId>> {
+        let me = self.inner.local.lock().epoch;
+        Box::pin(self.inner.look(move |state, now| state.make_due(me, &which, now)))
+    }
+
+    fn find(&self, which: Filter, page: Page) -> Answer<'_, Listing> {
+        Box::pin(self.inner.look(move |state, _| state.find(&which, page)))
+    }
+
+    fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>> {
+        Box::pin(self.inner.look(move |state, _| state.lookup(message)))
+    }
+
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Event)>, Cursor)> {
+        Box::pin(self.inner.look(move |state, _| state.events(after, most)))
+    }
+
+    fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)> {
+        Box::pin(self.inner.look(move |state, _| state.rows(table, since)))
+    }
+
+    fn put(&self, table: Table, change: RowChange) -> Answer<'_, Put> {
+        Box::pin(async move { self.inner.look(move |state, now| state.put(table, change, now)).await? })
+    }
+
+    fn peers(&self) -> Arc<[Peer]> {
+        self.inner.local.lock().peers.clone()
+    }
+
+    fn health(&self) -> Health {
+        let local = self.inner.local.lock();
+        let fault = (!local.is_available).then(|| "the ledger does not answer".into());
+        Health { fault, kept: local.copies.kept_len() }
+    }
+
+    fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {
+        Box::pin(self.inner.leave(grace))
+    }
+}

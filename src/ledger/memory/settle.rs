@@ -1,0 +1,156 @@
+//! An attempt is gated and settled, and what else an owner may do with its entries.
+
+use super::accept::Accepting;
+use super::state::{EndRow, Signal, State};
+use crate::base::clock::Timestamp;
+use crate::event::{Event, Kind};
+use crate::ledger::attempt::{Attempt, Epoch, Lost, Settled, Side, Target};
+use crate::ledger::rules::{Deferral, Denied};
+use crate::ledger::suppression::{self, Counted, Source, Suppression};
+use crate::mail::id::EntryId;
+
+/// Why a step of an owner was not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// For one of the reasons that its caller may hear.
+    Lost(Lost),
+    /// Nothing is known of the entry: the database came back without it.
+    Missing,
+}
+
+impl State {
+    fn why_gone(&self, entry: EntryId) -> Verdict {
+        self.ended.get(&entry).map_or(Verdict::Missing, |end| Verdict::Lost(Lost::Ended(end.kind)))
+    }
+
+    /// # Errors
+    /// Where the content must not go.
+    pub(super) fn gate(&mut self, me: Epoch, attempt: Attempt) -> Result<(), Verdict> {
+        self.living(me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
+        let why = self.why_gone(attempt.entry);
+        let row = self.entry_mut(attempt.entry).ok_or(why)?;
+        row.standing = row.standing.gate(me, attempt.number).map_err(lost)?;
+        Ok(())
+    }
+
+    /// # Errors
+    /// Where nothing was changed.
+    pub(super) fn settle(
+        &mut self,
+        by: Accepting,
+        attempt: Attempt,
+        settled: &Settled,
+        now: Timestamp,
+    ) -> Result<(), Verdict> {
+        self.living(by.me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
+        match settled {
+            Settled::End { end, events, side, notification } => {
+                if self.is_repeat(by.me, attempt, end.kind) {
+                    return Ok(());
+                }
+                let why = self.why_gone(attempt.entry);
+                let row = self.entry(attempt.entry).ok_or(why)?;
+                row.standing.end(by.me).map_err(lost)?;
+                self.change_side(attempt.entry, side, now);
+                if let Some(outcome) = &end.outcome
+                    && let Some(row) = self.messages.get_mut(&attempt.entry.message)
+                {
+                    row.outcomes.insert(attempt.entry.index, (**outcome).clone());
+                }
+                let by_attempt = Some((by.me, attempt.number));
+                self.remove(attempt.entry, EndRow { kind: end.kind, by: by_attempt, at: now });
+                debug_assert_eq!(events.iter().filter(|event| is_end_of(event, attempt.entry)).count(), 1);
+                events.iter().for_each(|event| self.tell(event.clone()));
+                if let Some(new) = notification {
+                    self.adopt(by, new, now);
+                }
+            }
+            Settled::Deferred { progress, events, side } => {
+                let why = self.why_gone(attempt.entry);
+                let row = self.entry_mut(attempt.entry).ok_or(why)?;
+                match row.standing.defer(by.me, attempt.number).map_err(lost)? {
+                    Deferral::Repeat => return Ok(()),
+                    Deferral::Done(standing) => row.standing = standing,
+                }
+                row.progress = (**progress).clone();
+                self.change_side(attempt.entry, side, now);
+                events.iter().for_each(|event| self.tell(event.clone()));
+            }
+        }
+        Ok(())
+    }
+
+    fn change_side(&mut self, entry: EntryId, side: &[Side], now: Timestamp) {
+        let Some(message) = self.messages.get(&entry.message).map(|row| row.message.clone()) else { return };
+        let mailbox = &message.recipient(entry.index).mailbox;
+        for change in side {
+            match change {
+                Side::GivesBack(key) => {
+                    if let Some(places) = self.budgets.get_mut(key) {
+                        places.retain(|place| place.entry != entry);
+                    }
+                }
+                Side::Bounced { bounce, reason } if suppression::teaches(mailbox) => {
+                    let [key, _] = suppression::keys(mailbox);
+                    let version = self.next_version();
+                    let row = self.suppressions.entry(key.as_str().into()).or_default();
+                    let known = row.1.get_or_insert_with(|| Suppression::silent(&key, now));
+                    if known.bounced(*bounce, (&message.user, reason), now) != Counted::No {
+                        row.0 = version;
+                    }
+                }
+                Side::Bounced { .. } => {}
+                Side::Lifted => {
+                    for key in suppression::keys(mailbox) {
+                        let version = self.next_version();
+                        if let Some(row) = self.suppressions.get_mut(key.as_str())
+                            && row.1.as_ref().is_some_and(|known| known.source == Source::Learned)
+                        {
+                            *row = (version, None);
+                        }
+                    }
+                }
+                Side::Waits(wait) => {
+                    self.waits.insert(Self::waiting(&message, entry.index), wait.clone());
+                }
+            }
+        }
+    }
+
+    /// Entries to another node or to nobody; says which went.
+    pub(super) fn hand_over(&mut self, me: Epoch, entries: &[EntryId], to: &Target) -> Vec<EntryId> {
+        if !self.is_alive(me) {
+            return Vec::new();
+        }
+        let to = match to {
+            Target::Unowned => Epoch::UNOWNED,
+            Target::Node(name) => {
+                let mut living = self.nodes.iter().filter(|(_, node)| node.revoked_at.is_none());
+                match living.find(|(_, node)| node.name == *name) {
+                    Some((epoch, _)) => *epoch,
+                    None => return Vec::new(),
+                }
+            }
+        };
+        let mut went = Vec::new();
+        for id in entries {
+            let Some(row) = self.entry_mut(*id) else { continue };
+            if let Ok(standing) = row.standing.hand_over(me, to) {
+                row.standing = standing;
+                self.signal(to, me, Signal::Yours(*id));
+                went.push(*id);
+            }
+        }
+        went
+    }
+}
+
+fn lost(denied: Denied) -> Verdict {
+    match denied {
+        Denied::NotOwner | Denied::Passed => Verdict::Lost(Lost::TakenOver),
+    }
+}
+
+fn is_end_of(event: &Event, entry: EntryId) -> bool {
+    Kind::is_end(event.kind()) && event.entry() == Some(entry)
+}

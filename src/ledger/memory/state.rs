@@ -1,0 +1,249 @@
+//! What the database holds: rows, and the one place where an entry ends.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::base::clock::Timestamp;
+use crate::event::{Attempted, Event, Happened, Kind};
+use crate::ledger::accept::{Digest, KeyHash, KnownWait, MayHaveArrived};
+use crate::ledger::attempt::{Attempt, Epoch, Held, NodeName};
+use crate::ledger::entry::{Message, Outcome, Progress};
+use crate::ledger::read::{Table, Version};
+use crate::ledger::rules::Standing;
+use crate::ledger::suppression::{self, Suppression};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// A node from its joining on.
+#[derive(Clone, Debug)]
+pub(super) struct NodeRow {
+    /// Stays over its epochs.
+    pub(super) id: u64,
+    pub(super) name: NodeName,
+    pub(super) egress: Arc<str>,
+    pub(super) beat: u64,
+    /// When it was declared dead, for ever.
+    pub(super) revoked_at: Option<Timestamp>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct MessageRow {
+    pub(super) message: Arc<Message>,
+    pub(super) content: Content,
+    pub(super) sequence: u64,
+    /// Those that live.
+    pub(super) entries: BTreeMap<u16, EntryRow>,
+    /// How others ended, for the notification.
+    pub(super) outcomes: BTreeMap<u16, Outcome>,
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct EntryRow {
+    pub(super) standing: Standing,
+    pub(super) slots: Vec<KeyHash>,
+    pub(super) progress: Progress,
+}
+
+/// That an entry ended, and by which attempt of whom.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct EndRow {
+    pub(super) kind: Kind,
+    pub(super) by: Option<(Epoch, u32)>,
+    pub(super) at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct KeyRow {
+    pub(super) digest: Digest,
+    pub(super) message: MessageId,
+    pub(super) at: Timestamp,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Place {
+    pub(super) at: Timestamp,
+    pub(super) span: Duration,
+    pub(super) entry: EntryId,
+    pub(super) is_repeatable: bool,
+}
+
+impl Place {
+    pub(super) fn counts(&self, now: Timestamp) -> bool {
+        now.since(self.at) < self.span
+    }
+}
+
+/// The entries in a supersession slot: of one message.
+#[derive(Clone, Debug, Default)]
+pub(super) struct SlotRow {
+    pub(super) sequence: u64,
+    pub(super) holders: Vec<EntryId>,
+}
+
+/// What a node hears of with its next heartbeat.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Signal {
+    Ended(EntryId, Kind),
+    Due(EntryId),
+    Yours(EntryId),
+}
+
+/// Who waits for which triplet: reverse-path and recipient.
+pub(super) type Waiting = (Box<str>, Box<str>);
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) nodes: BTreeMap<Epoch, NodeRow>,
+    pub(super) messages: BTreeMap<MessageId, MessageRow>,
+    pub(super) accepted: HashMap<MessageId, u64>,
+    pub(super) ended: HashMap<EntryId, EndRow>,
+    pub(super) events: Vec<Arc<Event>>,
+    pub(super) keys: HashMap<KeyHash, KeyRow>,
+    pub(super) budgets: HashMap<KeyHash, Vec<Place>>,
+    pub(super) slots: HashMap<KeyHash, SlotRow>,
+    pub(super) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
+    pub(super) facts: BTreeMap<Box<[u8]>, (Version, Option<Box<[u8]>>)>,
+    pub(super) waits: HashMap<Waiting, KnownWait>,
+    pub(super) signals: HashMap<Epoch, Vec<Signal>>,
+    pub(super) live: usize,
+    pub(super) sequence: u64,
+    pub(super) version: u64,
+}
+
+/// The epoch was revoked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Fenced;
+
+/// Entries that became a node's, with what it needs to insert them again.
+#[derive(Clone, Debug)]
+pub(super) struct Taken {
+    pub(super) held: Held,
+    pub(super) content: Content,
+    pub(super) sequence: u64,
+    pub(super) slots: Vec<(u16, KeyHash)>,
+}
+
+/// A node's memory of one of its entries: enough to insert it again.
+#[derive(Clone, Debug)]
+pub(super) struct HeldCopy {
+    pub(super) message: Arc<Message>,
+    pub(super) content: Content,
+    pub(super) sequence: u64,
+    pub(super) slots: Vec<KeyHash>,
+    pub(super) progress: Progress,
+}
+
+impl MessageRow {
+    /// Some of its entries, as their new owner sees them.
+    pub(super) fn taken(&self, indices: &[u16]) -> Taken {
+        let rows = || self.entries.iter().filter(|(index, _)| indices.contains(index));
+        let progress = |row: &EntryRow| Progress { attempts: row.standing.attempt, ..row.progress.clone() };
+        let held = Held {
+            message: self.message.clone(),
+            entries: rows().map(|(index, row)| (*index, progress(row))).collect(),
+            outcomes: self.outcomes.iter().map(|(index, outcome)| (*index, outcome.clone())).collect(),
+        };
+        let slots = rows().flat_map(|(index, row)| row.slots.iter().map(|slot| (*index, *slot))).collect();
+        Taken { held, content: self.content.clone(), sequence: self.sequence, slots }
+    }
+}
+
+impl State {
+    pub(super) fn is_alive(&self, epoch: Epoch) -> bool {
+        self.nodes.get(&epoch).is_some_and(|node| node.revoked_at.is_none())
+    }
+
+    /// # Errors
+    /// Where this epoch may do nothing any more.
+    pub(super) fn living(&self, epoch: Epoch) -> Result<(), Fenced> {
+        if self.is_alive(epoch) { Ok(()) } else { Err(Fenced) }
+    }
+
+    pub(super) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
+        self.messages.get(&id.message)?.entries.get(&id.index)
+    }
+
+    pub(super) fn entry_mut(&mut self, id: EntryId) -> Option<&mut EntryRow> {
+        self.messages.get_mut(&id.message)?.entries.get_mut(&id.index)
+    }
+
+    pub(super) fn next_version(&mut self) -> Version {
+        self.version += 1;
+        Version(self.version)
+    }
+
+    pub(super) fn tell(&mut self, event: Event) {
+        self.events.push(Arc::new(event));
+    }
+
+    /// Whoever owns it hears of it, unless that is whoever does it.
+    pub(super) fn signal(&mut self, owner: Epoch, by: Epoch, signal: Signal) {
+        if owner != by && self.is_alive(owner) {
+            self.signals.entry(owner).or_default().push(signal);
+        }
+    }
+
+    /// The row goes. Whoever calls this writes the end event in the same breath.
+    pub(super) fn remove(&mut self, id: EntryId, end: EndRow) -> Option<EntryRow> {
+        let held = self.messages.get_mut(&id.message)?;
+        let row = held.entries.remove(&id.index)?;
+        let mailbox = held.message.recipient(id.index).mailbox.clone();
+        if held.entries.is_empty() {
+            self.messages.remove(&id.message);
+        }
+        self.live -= 1;
+        self.ended.insert(id, end);
+        for slot in &row.slots {
+            if let Some(place) = self.slots.get_mut(slot) {
+                place.holders.retain(|holder| *holder != id);
+            }
+        }
+        for key in suppression::keys(&mailbox) {
+            if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
+                entry.end_try(id.message);
+            }
+        }
+        Some(row)
+    }
+
+    /// Ends an entry whoever owns it. None where it has ended.
+    pub(super) fn end_by(
+        &mut self,
+        by: Epoch,
+        id: EntryId,
+        kind: Kind,
+        attempted: Attempted,
+        now: Timestamp,
+    ) -> Option<MayHaveArrived> {
+        let message = self.messages.get(&id.message)?.message.clone();
+        let row = self.remove(id, EndRow { kind, by: None, at: now })?;
+        let may_have_arrived = attempted.may_have_arrived || row.standing.is_out;
+        let attempted = Attempted { may_have_arrived, ..attempted };
+        let head = message.entry_head(id.index, row.standing.attempt, now);
+        self.tell(Event { head, what: Happened::of(kind, attempted, None) });
+        self.signal(row.standing.owner, by, Signal::Ended(id, kind));
+        Some(if may_have_arrived { MayHaveArrived::Yes } else { MayHaveArrived::No })
+    }
+
+    /// The end of an attempt, if this is a repeat of it.
+    pub(super) fn is_repeat(&self, me: Epoch, attempt: Attempt, kind: Kind) -> bool {
+        let by = Some((me, attempt.number));
+        self.ended.get(&attempt.entry).is_some_and(|end| end.by == by && end.kind == kind)
+    }
+
+    /// Who waits as which triplet.
+    pub(super) fn waiting(message: &Message, index: u16) -> Waiting {
+        let sender = message.envelope.reverse_path.mailbox().map_or_else(String::new, |sender| sender.plain_key());
+        (sender.into(), message.recipient(index).mailbox.plain_key().into())
+    }
+}
+
+/// Changed rows of a table, in the order of their versions.
+pub(super) fn version_of(table: Table, state: &State) -> Version {
+    let versions = match table {
+        Table::Suppression => state.suppressions.values().map(|(version, _)| *version).max(),
+        Table::Fact => state.facts.values().map(|(version, _)| *version).max(),
+    };
+    versions.unwrap_or_default()
+}

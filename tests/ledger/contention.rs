@@ -1,0 +1,110 @@
+//! Eight writers on three hundred keys, on threads of their own: no key twice, no budget exceeded, one live entry a slot and
+//! that the newest, no deadlock.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::event::Kind;
+use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyOf, NewMessage, Refused};
+use otp_relay::ledger::filter::Filter;
+use otp_relay::ledger::read::Page;
+use otp_relay::mail::id::{EntryId, MessageId};
+use parking_lot::Mutex;
+
+use super::{Engine, World, attempt, key};
+use crate::support::random::Random;
+
+const WRITERS: u64 = 8;
+const KEYS: u64 = 300;
+const ROUNDS: u64 = 500;
+const BUDGET: u32 = 8;
+
+#[derive(Default)]
+struct Seen {
+    /// By key: what was accepted under it.
+    keys: HashMap<u64, Vec<MessageId>>,
+    /// By budget: places taken.
+    budgets: HashMap<u64, u32>,
+    /// By slot: the newest, by its place in the order.
+    slots: HashMap<u64, (u64, EntryId)>,
+    refused: HashMap<&'static str, u64>,
+}
+
+fn message(world: &World, random: &mut Random, number: u64) -> (NewMessage, [u64; 3]) {
+    let [once, budget, slot] = [random.below(KEYS * 8), random.below(KEYS), random.below(KEYS)];
+    let address = format!("user{number}@one.test");
+    let ask = BudgetAsk {
+        key: key(KeyOf::Budget, &budget.to_string()),
+        entries: vec![0],
+        most: BUDGET,
+        span: Duration::from_secs(86_400),
+        is_repeatable: true,
+    };
+    let new = NewMessage {
+        idempotency: Some((key(KeyOf::Idempotency, &once.to_string()), Digest { day: 1, octets: [1; 32] })),
+        budgets: vec![ask],
+        slots: vec![(0, key(KeyOf::Slot, &slot.to_string()))],
+        ..world.message(&[address.as_str()])
+    };
+    (new, [once, budget, slot])
+}
+
+async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64) {
+    let mut random = Random::new(writer);
+    for round in 0..ROUNDS {
+        let (new, [once, budget, slot]) = message(&world, &mut random, writer * ROUNDS + round);
+        let id = EntryId { message: new.message.id, index: 0 };
+        match world.ledger.accept(new.clone()).await {
+            Ok(accepted) => {
+                let mut seen = seen.lock();
+                seen.keys.entry(once).or_default().push(id.message);
+                *seen.budgets.entry(budget).or_default() += 1;
+                let newest = seen.slots.entry(slot).or_insert((accepted.sequence, id));
+                *newest = (*newest).max((accepted.sequence, id));
+            }
+            Err(refused) => {
+                let name = match refused {
+                    Refused::Repeat(_) => "repeat",
+                    Refused::Budget { .. } => "budget",
+                    Refused::Conflict | Refused::Suppressed(_) | Refused::Full | Refused::Unavailable(_) => {
+                        panic!("{refused:?}")
+                    }
+                };
+                *seen.lock().refused.entry(name).or_default() += 1;
+            }
+        }
+        if random.below(8) == 0 {
+            let end = world.end(&new.message, 0, Kind::Delivered, Vec::new());
+            // It may have been superseded.
+            let _ = world.ledger.settle(attempt(id, 1), end).await;
+        }
+    }
+}
+
+async fn many_writers(engine: Engine) {
+    let world = Arc::new(engine.begin(1_000_000).await);
+    let seen = Arc::new(Mutex::new(Seen::default()));
+    let writers: Vec<_> = (0..WRITERS).map(|writer| tokio::spawn(write(world.clone(), seen.clone(), writer))).collect();
+    for writer in writers {
+        writer.await.unwrap();
+    }
+    let seen = seen.lock();
+    assert!(seen.keys.values().all(|accepted| accepted.len() == 1), "a key was taken twice");
+    assert!(seen.budgets.values().all(|taken| *taken <= BUDGET), "a budget was exceeded");
+    assert!(seen.refused["repeat"] > 0 && seen.refused["budget"] > 0, "{:?}", seen.refused);
+    let page = Page { after: None, most: usize::MAX };
+    let live = world.ledger.find(Filter::default(), page);
+    let live: HashSet<EntryId> = live.await.unwrap().messages.iter().map(|message| message.entries[0].id).collect();
+    let newest: HashSet<EntryId> = seen.slots.values().map(|(_, id)| *id).collect();
+    assert!(live.is_subset(&newest), "an entry lives that is not the newest of its slot");
+    let kinds = world.kinds().await;
+    let ends = kinds.iter().filter(|kind| kind.is_end()).count();
+    let accepted = kinds.iter().filter(|kind| **kind == Kind::Accepted).count();
+    assert_eq!(accepted, ends + live.len(), "each entry lives or ended once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn eight_writers_on_three_hundred_keys_in_memory() {
+    many_writers(Engine::Memory).await;
+}

@@ -1,0 +1,130 @@
+//! One suite over every implementation of the ledger: every verb, every refusal, every repeat. `cargo test --test relay
+//! ledger::` runs it. What needs several nodes is in `cluster`, eight writers on few keys are in `contention`.
+
+mod cluster;
+mod contention;
+mod verbs;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::event::{Attempted, Event, Happened, Kind};
+use otp_relay::ledger::Ledger;
+use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::ledger::attempt::{Attempt, End, Settled, Side};
+use otp_relay::ledger::entry::{Message, Progress};
+use otp_relay::ledger::memory::{Database, Node, Replication, Settings};
+use otp_relay::ledger::read::Cursor;
+use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::mail::id::{EntryId, IdSource};
+use otp_relay::mail::message::Content;
+
+const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+const LIFE: Duration = Duration::from_secs(600);
+const SECRET: [u8; 32] = [7; 32];
+
+/// One node with its ledger, whatever that is.
+pub struct World {
+    pub ledger: Arc<dyn Ledger>,
+    pub ids: Arc<IdSource>,
+}
+
+/// An implementation.
+#[derive(Clone, Copy, Debug)]
+pub enum Engine {
+    Memory,
+}
+
+impl Engine {
+    /// A new ledger with one node, which takes so many entries.
+    pub async fn begin(self, entries_max: usize) -> World {
+        let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
+        let ledger: Arc<dyn Ledger> = match self {
+            Self::Memory => {
+                let database = Database::new(clock.clone(), 1, Replication::Synchronous);
+                let settings = Settings { entries_max, ..Settings::of(1) };
+                Arc::new(Node::join(&database, clock, settings).await.unwrap())
+            }
+        };
+        World { ledger, ids: Arc::new(IdSource::new()) }
+    }
+}
+
+pub fn key(of: KeyOf, name: &str) -> KeyHash {
+    KeyHash::of(&SECRET, of, name.as_bytes())
+}
+
+pub fn first(message: &NewMessage) -> EntryId {
+    EntryId { message: message.message.id, index: 0 }
+}
+
+pub fn attempt(entry: EntryId, number: u32) -> Attempt {
+    Attempt { entry, number }
+}
+
+impl World {
+    /// A message to these recipients that nothing stands in the way of.
+    pub fn message(&self, recipients: &[&str]) -> NewMessage {
+        let now = self.ledger.now();
+        let recipient = |text: &&str| Recipient::new(Mailbox::parse(text).unwrap());
+        let envelope = Envelope {
+            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
+            parameters: MailParameters::default(),
+            recipients: recipients.iter().map(recipient).collect(),
+        };
+        let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now.plus(LIFE)));
+        let event = Event { head: message.head(now), what: Happened::Accepted { note: None } };
+        let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
+        NewMessage::plain(message, content, event)
+    }
+
+    /// The same, under an idempotency key.
+    pub fn keyed(&self, name: &str, octet: u8) -> NewMessage {
+        let digest = Digest { day: 1, octets: [octet; 32] };
+        let idempotency = Some((key(KeyOf::Idempotency, name), digest));
+        NewMessage { idempotency, ..self.message(&["a@one.test"]) }
+    }
+
+    /// The same, in this slot.
+    pub fn in_slot(&self, slot: &str, recipients: &[&str]) -> NewMessage {
+        let slots = (0..).zip(recipients).map(|(index, _)| (index, key(KeyOf::Slot, slot))).collect();
+        NewMessage { slots, ..self.message(recipients) }
+    }
+
+    /// The same, with a place for each recipient in one budget.
+    pub fn within(&self, budget: &str, most: u32, recipients: &[&str]) -> NewMessage {
+        let entries = (0..).zip(recipients).map(|(index, _)| index).collect();
+        let span = Duration::from_secs(60);
+        let ask = BudgetAsk { key: key(KeyOf::Budget, budget), entries, most, span, is_repeatable: false };
+        NewMessage { budgets: vec![ask], ..self.message(recipients) }
+    }
+
+    pub async fn accept(&self, message: &NewMessage) -> EntryId {
+        self.ledger.accept(message.clone()).await.unwrap();
+        first(message)
+    }
+
+    pub fn end(&self, message: &Message, index: u16, kind: Kind, side: Vec<Side>) -> Settled {
+        let event = Event {
+            head: message.entry_head(index, 1, self.ledger.now()),
+            what: Happened::of(kind, Attempted::default(), None),
+        };
+        Settled::End { end: End { kind, outcome: None }, events: vec![event], side, notification: None }
+    }
+
+    pub fn deferred(&self, message: &Message, number: u32, side: Vec<Side>) -> Settled {
+        let at = self.ledger.now().plus(Duration::from_secs(60));
+        let progress = Progress { attempts: number, next_attempt_at: at, ..Progress::default() };
+        let what = Happened::Deferred { attempted: Attempted::default(), next_attempt_at: Some(at) };
+        let event = Event { head: message.entry_head(0, number, self.ledger.now()), what };
+        Settled::Deferred { progress: Box::new(progress), events: vec![event], side }
+    }
+
+    /// All that happened, in order.
+    pub async fn kinds(&self) -> Vec<Kind> {
+        let (events, _) = self.ledger.events(Cursor::default(), usize::MAX).await.unwrap();
+        events.into_iter().map(|(_, event)| event.kind()).collect()
+    }
+}
