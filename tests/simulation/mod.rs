@@ -9,6 +9,8 @@
 
 mod laws;
 mod network;
+
+mod nodes;
 mod reader;
 mod stranger;
 

@@ -1,0 +1,212 @@
+//! What must hold over all nodes, whatever happens.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::ledger::FRESH;
+use otp_relay::ledger::accept::{KeyHash, NewMessage};
+use otp_relay::ledger::heartbeat::Timing;
+use otp_relay::ledger::memory::{Database, Replication};
+use otp_relay::ledger::rules::Delivery;
+use otp_relay::mail::id::{EntryId, MessageId};
+use parking_lot::Mutex;
+
+use super::{BUDGET_MOST, LEASE, Terms};
+
+/// How long an answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// What a mail host said.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    Delivered,
+    Deferred,
+    Failed,
+}
+
+/// Content on its way.
+#[derive(Clone, Copy, Debug)]
+struct Sending {
+    entry: EntryId,
+    place: usize,
+    from: Timestamp,
+    to: Option<Timestamp>,
+    outcome: Option<Outcome>,
+    /// How long its node stood still between the last look and the first octet.
+    stood: Duration,
+}
+
+#[derive(Default)]
+struct Known {
+    acknowledged: BTreeMap<MessageId, u16>,
+    keys: HashMap<KeyHash, Vec<MessageId>>,
+    budgets: HashMap<KeyHash, u32>,
+    sendings: Vec<Sending>,
+    /// Cancelled or superseded: no node remembers them.
+    taken_away: BTreeSet<EntryId>,
+    has_failed_over: bool,
+    /// A node lost its memory: it crashed, or was fenced.
+    has_forgotten: bool,
+    broken: Option<String>,
+}
+
+/// What happened in all runs, so that laws that cannot be broken are noticed.
+#[derive(Debug)]
+pub struct Seen {
+    pub taken_over: u64,
+    pub fenced: u64,
+    pub twice: u64,
+}
+
+static TAKEN_OVER: AtomicU64 = AtomicU64::new(0);
+static FENCED: AtomicU64 = AtomicU64::new(0);
+static TWICE: AtomicU64 = AtomicU64::new(0);
+
+pub fn seen() -> Seen {
+    let of = |count: &AtomicU64| count.load(Ordering::Relaxed);
+    Seen { taken_over: of(&TAKEN_OVER), fenced: of(&FENCED), twice: of(&TWICE) }
+}
+
+pub struct Laws {
+    terms: Terms,
+    clock: Arc<ManualClock>,
+    known: Mutex<Known>,
+}
+
+impl Laws {
+    pub fn new(terms: Terms, clock: Arc<ManualClock>) -> Self {
+        Self { terms, clock, known: Mutex::default() }
+    }
+
+    fn is_synchronous(&self, known: &Known) -> bool {
+        self.terms.replication == Replication::Synchronous || !known.has_failed_over
+    }
+
+    pub fn acknowledged(&self, new: &NewMessage) {
+        let mut known = self.known.lock();
+        let count = u16::try_from(new.message.envelope.recipients.len()).unwrap();
+        known.acknowledged.insert(new.message.id, count);
+        if let Some((key, _)) = new.idempotency {
+            known.keys.entry(key).or_default().push(new.message.id);
+        }
+        for ask in &new.budgets {
+            *known.budgets.entry(ask.key).or_default() += u32::from(count);
+        }
+    }
+
+    pub fn taken_away(&self, entries: impl Iterator<Item = EntryId>) {
+        self.known.lock().taken_away.extend(entries);
+    }
+
+    pub fn some_message(&self, number: u64) -> Option<MessageId> {
+        let known = self.known.lock();
+        let count = known.acknowledged.len();
+        (count > 0).then(|| *known.acknowledged.keys().nth(number as usize % count).unwrap())
+    }
+
+    pub fn crashed(&self, place: usize) {
+        let mut known = self.known.lock();
+        known.has_forgotten = true;
+        // Its connections end with it.
+        let now = self.clock.now();
+        for sending in known.sendings.iter_mut().filter(|sending| sending.place == place) {
+            sending.to.get_or_insert(now);
+        }
+    }
+
+    pub fn failed_over(&self) {
+        self.known.lock().has_failed_over = true;
+    }
+
+    pub fn took_over(&self, count: usize) {
+        TAKEN_OVER.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    pub fn was_fenced(&self) {
+        FENCED.fetch_add(1, Ordering::Relaxed);
+        self.known.lock().has_forgotten = true;
+    }
+
+    pub fn content_leaves(&self, entry: EntryId, place: usize, number: u32, stood: Duration) -> usize {
+        let mut known = self.known.lock();
+        let from = self.clock.now();
+        let margin = Timing::of(LEASE).margin();
+        let other = known.sendings.iter().find(|other| other.entry == entry && other.to.is_none()).copied();
+        if let Some(other) = other {
+            let may_overlap = stood > margin || other.stood > margin || !self.is_synchronous(&known);
+            if !may_overlap {
+                known
+                    .broken
+                    .get_or_insert(format!("{entry} leaves from node {place} in attempt {number} and as {other:?}"));
+            }
+        }
+        known.sendings.push(Sending { entry, place, from, to: None, outcome: None, stood });
+        known.sendings.len() - 1
+    }
+
+    pub fn content_left(&self, sending: usize, outcome: Outcome) {
+        let mut known = self.known.lock();
+        let now = self.clock.now();
+        let sending = &mut known.sendings[sending];
+        if sending.to.is_none() {
+            (sending.to, sending.outcome) = (Some(now), Some(outcome));
+        }
+    }
+
+    pub fn check(&self) {
+        if let Some(law) = &self.known.lock().broken {
+            panic!("{law}");
+        }
+    }
+
+    pub fn at_the_end(&self, database: &Database) {
+        self.check();
+        let known = self.known.lock();
+        assert_eq!(database.owners(), [], "something is left");
+        let mut ends: HashMap<EntryId, Vec<Timestamp>> = HashMap::new();
+        for event in database.events().iter().filter(|event| event.kind().is_end()) {
+            ends.entry(event.entry().unwrap()).or_default().push(event.head.time);
+        }
+        if let Some((entry, times)) = ends.iter().find(|(_, times)| times.len() > 1) {
+            panic!("{entry} ended {} times", times.len());
+        }
+        // A commit that a fail-over lost is given back by its node while that lives.
+        if self.is_synchronous(&known) || !known.has_forgotten {
+            for (message, count) in &known.acknowledged {
+                for index in 0..*count {
+                    let entry = EntryId { message: *message, index };
+                    let is_forgotten = !self.is_synchronous(&known) && known.taken_away.contains(&entry);
+                    assert!(ends.contains_key(&entry) || is_forgotten, "{entry} never ended");
+                }
+            }
+        }
+        if self.is_synchronous(&known) {
+            assert!(known.keys.values().all(|taken| taken.len() == 1), "a key was taken twice");
+            assert!(known.budgets.values().all(|taken| *taken <= BUDGET_MOST), "a budget was exceeded");
+            self.check_repeats(&known, database);
+        }
+    }
+
+    /// What was delivered is sent again only where that was not known in time.
+    fn check_repeats(&self, known: &Known, database: &Database) {
+        let ended_at = database.ends();
+        let entries: BTreeSet<EntryId> = known.sendings.iter().map(|sending| sending.entry).collect();
+        for entry in entries {
+            let of = || known.sendings.iter().filter(move |sending| sending.entry == entry);
+            let delivered = of().filter(|sending| sending.outcome == Some(Outcome::Delivered)).count();
+            TWICE.fetch_add(u64::from(delivered > 1), Ordering::Relaxed);
+            let once = self.terms.delivery == Delivery::AtMostOnce;
+            let has_stood = of().any(|sending| sending.stood > Timing::of(LEASE).margin());
+            assert!(!once || delivered <= 1 || has_stood, "{entry} left twice: {:?}", of().collect::<Vec<_>>());
+            let Some(end) = ended_at.get(&entry) else { continue };
+            for sending in of() {
+                let late = sending.from.since(*end);
+                let most = PATIENCE + FRESH + LEASE + sending.stood;
+                assert!(late <= most, "{entry} left {late:?} after its end: {sending:?}");
+            }
+        }
+    }
+}
