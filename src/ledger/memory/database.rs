@@ -130,6 +130,12 @@ impl Database {
         owners.collect()
     }
 
+    /// Who owns an entry, and whether a node's epoch is alive; for laws.
+    pub fn standing(&self, entry: EntryId, epoch: Epoch) -> (Option<Epoch>, bool) {
+        let disk = self.0.disk.lock();
+        (disk.state.entry(entry).map(|row| row.standing.owner), disk.state.is_alive(epoch))
+    }
+
     pub(super) fn next_epoch(&self) -> Epoch {
         let mut disk = self.0.disk.lock();
         disk.next_epoch += 1;

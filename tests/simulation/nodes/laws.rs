@@ -8,6 +8,7 @@ use std::time::Duration;
 use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::ledger::FRESH;
 use otp_relay::ledger::accept::{KeyHash, NewMessage};
+use otp_relay::ledger::attempt::Epoch;
 use otp_relay::ledger::heartbeat::Timing;
 use otp_relay::ledger::memory::{Database, Replication};
 use otp_relay::ledger::rules::Delivery;
@@ -73,12 +74,13 @@ pub fn seen() -> Seen {
 pub struct Laws {
     terms: Terms,
     clock: Arc<ManualClock>,
+    database: Database,
     known: Mutex<Known>,
 }
 
 impl Laws {
-    pub fn new(terms: Terms, clock: Arc<ManualClock>) -> Self {
-        Self { terms, clock, known: Mutex::default() }
+    pub fn new(terms: Terms, clock: Arc<ManualClock>, database: Database) -> Self {
+        Self { terms, clock, database, known: Mutex::default() }
     }
 
     fn is_synchronous(&self, known: &Known) -> bool {
@@ -130,10 +132,23 @@ impl Laws {
         self.known.lock().has_forgotten = true;
     }
 
-    pub fn content_leaves(&self, entry: EntryId, place: usize, number: u32, stood: Duration) -> usize {
+    pub fn content_leaves(
+        &self,
+        (entry, epoch): (EntryId, Epoch),
+        place: usize,
+        number: u32,
+        stood: Duration,
+    ) -> usize {
         let mut known = self.known.lock();
         let from = self.clock.now();
         let margin = Timing::of(LEASE).margin();
+        let (owner, is_alive) = self.database.standing(entry, epoch);
+        let is_ours = is_alive && owner.is_none_or(|owner| owner == epoch);
+        if !is_ours && stood <= margin && self.is_synchronous(&known) {
+            let law =
+                format!("{entry} leaves from {epoch:?} (alive: {is_alive}) of node {place}, its owner is {owner:?}");
+            known.broken.get_or_insert(law);
+        }
         let other = known.sendings.iter().find(|other| other.entry == entry && other.to.is_none()).copied();
         if let Some(other) = other {
             let may_overlap = stood > margin || other.stood > margin || !self.is_synchronous(&known);
@@ -162,8 +177,9 @@ impl Laws {
         }
     }
 
-    pub fn at_the_end(&self, database: &Database) {
+    pub fn at_the_end(&self) {
         self.check();
+        let database = &self.database;
         let known = self.known.lock();
         assert_eq!(database.owners(), [], "something is left");
         let mut ends: HashMap<EntryId, Vec<Timestamp>> = HashMap::new();
@@ -186,13 +202,13 @@ impl Laws {
         if self.is_synchronous(&known) {
             assert!(known.keys.values().all(|taken| taken.len() == 1), "a key was taken twice");
             assert!(known.budgets.values().all(|taken| *taken <= BUDGET_MOST), "a budget was exceeded");
-            self.check_repeats(&known, database);
+            self.check_repeats(&known);
         }
     }
 
     /// What was delivered is sent again only where that was not known in time.
-    fn check_repeats(&self, known: &Known, database: &Database) {
-        let ended_at = database.ends();
+    fn check_repeats(&self, known: &Known) {
+        let ended_at = self.database.ends();
         let entries: BTreeSet<EntryId> = known.sendings.iter().map(|sending| sending.entry).collect();
         for entry in entries {
             let of = || known.sendings.iter().filter(move |sending| sending.entry == entry);

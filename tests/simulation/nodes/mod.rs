@@ -15,6 +15,7 @@ use std::time::Duration;
 use otp_relay::base::clock::{Clock, ManualClock, Step, Timestamp};
 use otp_relay::event::{Event, Happened};
 use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::ledger::attempt::Target;
 use otp_relay::ledger::entry::Message;
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Database, Faults, Replication};
@@ -111,7 +112,7 @@ impl World {
             Arc::new(OwnClock { inner: clock.clone(), origin: clock.instant(), rate, ahead }) as Arc<dyn Clock>
         });
         let clocks: Vec<_> = clocks.collect();
-        let laws = Arc::new(Laws::new(terms, clock.clone()));
+        let laws = Arc::new(Laws::new(terms, clock.clone(), database.clone()));
         let mut world = Self {
             random,
             clock,
@@ -172,6 +173,7 @@ impl World {
             }
             11 => self.cancel().await,
             12 => self.pass(8000).await,
+            13 | 14 => self.hand_over().await,
             _ => self.submit().await,
         }
         self.pass(400).await;
@@ -223,6 +225,16 @@ impl World {
         }
     }
 
+    async fn hand_over(&mut self) {
+        let (number, place) = (self.random.next(), self.random.index(self.owners.len() + 1));
+        // One more than there are: to whoever takes it.
+        let is_node = place < self.owners.len();
+        let to = if is_node { Target::Node(format!("node{place}").into()) } else { Target::Unowned };
+        if let Some(owner) = self.owner() {
+            owner.hand_over(number, to).await;
+        }
+    }
+
     /// All is well from now on.
     async fn heal(&mut self) {
         self.database.set_faults(Faults::default());
@@ -247,7 +259,7 @@ async fn play(seed: u64) {
     }
     world.heal().await;
     tokio::time::sleep(LIFE_MAX + Duration::from_secs(15)).await;
-    world.laws.at_the_end(&world.database);
+    world.laws.at_the_end();
     world.owners.iter_mut().filter_map(Option::take).for_each(|owner| owner.crash(&world.laws));
 }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use otp_relay::base::clock::{Clock, Timestamp};
 use otp_relay::event::{Attempted, Event, Happened, Kind};
 use otp_relay::ledger::accept::NewMessage;
-use otp_relay::ledger::attempt::{Attempt, End, Epoch, Held, Lost, Mark, Notice, Settled};
+use otp_relay::ledger::attempt::{Attempt, End, Epoch, Held, Lost, Mark, Notice, Settled, Target};
 use otp_relay::ledger::entry::{Message, Progress};
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Database, Node, Settings};
@@ -117,6 +117,29 @@ impl Owner {
         }
     }
 
+    /// Hands over an entry that is not being attempted. Whether it went may never be known, so it is not fresh any more.
+    pub async fn hand_over(&self, number: u64, to: Target) {
+        let entry = {
+            let mut held = self.inner.held.lock();
+            let mut idle: Vec<EntryId> =
+                held.iter().filter(|(_, holding)| !holding.is_attempted).map(|(id, _)| *id).collect();
+            idle.sort_unstable();
+            if idle.is_empty() {
+                return;
+            }
+            let entry = idle[number as usize % idle.len()];
+            if let Some(holding) = held.get_mut(&entry) {
+                holding.fresh_until = None;
+                holding.is_attempted = true;
+            }
+            entry
+        };
+        match self.inner.node.hand_over(vec![entry], to).await {
+            Ok(went) if went == [entry] => drop(self.inner.held.lock().remove(&entry)),
+            Ok(_) | Err(_) => self.inner.put_back(entry, Duration::ZERO),
+        }
+    }
+
     pub async fn cancel(&self, filter: Filter) {
         let Ok(cancelled) = self.inner.node.cancel(filter).await else { return };
         self.inner.laws.taken_away(cancelled.iter().map(|one| one.id));
@@ -220,8 +243,9 @@ impl Inner {
     }
 
     async fn attempt(self: Arc<Self>, id: EntryId) {
-        let known = self.held.lock().get(&id).map(|one| (one.message.clone(), one.attempts + 1, one.fresh_until));
-        let Some((message, number, fresh_until)) = known else { return };
+        let known =
+            self.held.lock().get(&id).map(|one| (one.message.clone(), one.attempts + 1, one.fresh_until, one.epoch));
+        let Some((message, number, fresh_until, epoch)) = known else { return };
         if message.expires_at <= self.node.now() {
             return self.end(id, &message, number - 1, Kind::Expired).await;
         }
@@ -245,7 +269,7 @@ impl Inner {
         // Between the look and the last octet the process may stand still.
         let stood = self.stand().await;
         let takes = Duration::from_millis(self.random.lock().below(50));
-        let sending = self.laws.content_leaves(id, self.place, number, stood);
+        let sending = self.laws.content_leaves((id, epoch), self.place, number, stood);
         tokio::time::sleep(takes).await;
         let outcome = match self.random.lock().below(10) {
             0..6 => Outcome::Delivered,
