@@ -12,6 +12,7 @@ pub mod inspect;
 mod offers;
 pub mod order;
 mod outbox;
+pub mod owned;
 mod risk;
 mod schedule;
 mod settlement;

@@ -110,7 +110,7 @@ impl Schedule {
     }
 
     /// Returns how many entries live.
-    fn take_up(
+    pub(super) fn take_up(
         &mut self,
         message: Arc<Message>,
         stored: Vec<(u16, Progress)>,
@@ -139,7 +139,7 @@ impl Schedule {
     }
 
     /// Sets the timers of an entry that was taken up, or notes that it has no future.
-    fn plan(&mut self, message: &Arc<Message>, id: EntryId, now: Timestamp, effects: &mut Effects) {
+    pub(super) fn plan(&mut self, message: &Arc<Message>, id: EntryId, now: Timestamp, effects: &mut Effects) {
         let Some((entry, _)) = self.entry_mut(id).filter(|(entry, _)| entry.state.is_some()) else { return };
         if entry.progress.content_sent {
             let cause = Some(Cause::OutcomeUnknown);

@@ -7,6 +7,7 @@ mod accept;
 mod attempt;
 mod find;
 mod fire;
+mod owned;
 #[cfg(test)]
 mod tests;
 

@@ -42,7 +42,8 @@ struct Sending {
 
 #[derive(Default)]
 struct Known {
-    acknowledged: BTreeMap<MessageId, u16>,
+    /// Of how many recipients, and by which node it was accepted.
+    acknowledged: BTreeMap<MessageId, (u16, usize)>,
     keys: HashMap<KeyHash, Vec<MessageId>>,
     budgets: HashMap<KeyHash, u32>,
     sendings: Vec<Sending>,
@@ -87,10 +88,10 @@ impl Laws {
         self.terms.replication == Replication::Synchronous || !known.has_failed_over
     }
 
-    pub fn acknowledged(&self, new: &NewMessage) {
+    pub fn acknowledged(&self, new: &NewMessage, place: usize) {
         let mut known = self.known.lock();
         let count = u16::try_from(new.message.envelope.recipients.len()).unwrap();
-        known.acknowledged.insert(new.message.id, count);
+        known.acknowledged.insert(new.message.id, (count, place));
         if let Some((key, _)) = new.idempotency {
             known.keys.entry(key).or_default().push(new.message.id);
         }
@@ -121,10 +122,6 @@ impl Laws {
 
     pub fn failed_over(&self) {
         self.known.lock().has_failed_over = true;
-    }
-
-    pub fn took_over(&self, count: usize) {
-        TAKEN_OVER.fetch_add(count as u64, Ordering::Relaxed);
     }
 
     pub fn was_fenced(&self) {
@@ -158,6 +155,8 @@ impl Laws {
                     .get_or_insert(format!("{entry} leaves from node {place} in attempt {number} and as {other:?}"));
             }
         }
+        let is_elsewhere = known.acknowledged.get(&entry.message).is_some_and(|(_, accepted)| *accepted != place);
+        TAKEN_OVER.fetch_add(u64::from(is_elsewhere), Ordering::Relaxed);
         known.sendings.push(Sending { entry, place, from, to: None, outcome: None, stood });
         known.sendings.len() - 1
     }
@@ -191,7 +190,7 @@ impl Laws {
         }
         // A commit that a fail-over lost is given back by its node while that lives.
         if self.is_synchronous(&known) || !known.has_forgotten {
-            for (message, count) in &known.acknowledged {
+            for (message, (count, _)) in &known.acknowledged {
                 for index in 0..*count {
                     let entry = EntryId { message: *message, index };
                     let is_forgotten = !self.is_synchronous(&known) && known.taken_away.contains(&entry);

@@ -1,4 +1,4 @@
-//! One to four nodes on one ledger in memory, in simulated time: requests and answers are lost or late, nodes are cut off,
+//! One to four nodes, each the queue's half above the seam, on one ledger in memory, in simulated time: requests and answers are lost or late, nodes are cut off,
 //! crash, stand still, have clocks that are hours off and run 0.5 % too fast or too slow; the database goes away, and comes
 //! back without its last commits where its replication is asynchronous. One number decides everything; a run that breaks a
 //! law prints it, and `NODES_SEED=n cargo test --test relay simulation::nodes`

@@ -1,47 +1,38 @@
-//! A node at work: it attempts what it owns, asks before content goes, and says how it ended.
+//! A node at work: the queue's half above the seam, and mail hosts that say one thing or another.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock, Timestamp};
-use otp_relay::event::{Attempted, Event, Happened, Kind};
+use otp_relay::base::clock::Clock;
+use otp_relay::event::{Attempted, Suppress};
+use otp_relay::ledger::Ledger;
 use otp_relay::ledger::accept::NewMessage;
-use otp_relay::ledger::attempt::{Attempt, End, Epoch, Held, Lost, Mark, Notice, Settled, Target};
-use otp_relay::ledger::entry::{Message, Progress};
+use otp_relay::ledger::attempt::{Epoch, Target};
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Database, Node, Settings};
-use otp_relay::ledger::rules::Delivery;
-use otp_relay::ledger::{FRESH, Ledger};
 use otp_relay::mail::id::EntryId;
+use otp_relay::queue::Offer;
+use otp_relay::queue::claim::Settlement;
+use otp_relay::queue::owned::{Owned, OwnedClaim};
 use parking_lot::Mutex;
+use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::laws::{Laws, Outcome};
 use super::{LEASE, Terms};
 use crate::support::random::Random;
 
-/// How often a node looks what is due.
+/// How often it is looked whether a node has a new epoch.
 const LOOK: Duration = Duration::from_millis(100);
-
-/// One entry that this node owns.
-struct Holding {
-    message: Arc<Message>,
-    attempts: u32,
-    due_at: Timestamp,
-    epoch: Epoch,
-    /// Until then no gate is needed.
-    fresh_until: Option<Instant>,
-    is_attempted: bool,
-}
+/// Entries that are looked at for one to be handed over.
+const ENTRIES_MAX: usize = 1000;
 
 struct Inner {
     place: usize,
-    node: Node,
+    node: Arc<Node>,
+    owned: Arc<Owned>,
     clock: Arc<dyn Clock>,
     laws: Arc<Laws>,
-    delivery: Delivery,
-    held: Mutex<HashMap<EntryId, Holding>>,
     random: Mutex<Random>,
     still_until: Mutex<Option<Instant>>,
     attempts: Mutex<Vec<JoinHandle<()>>>,
@@ -50,7 +41,7 @@ struct Inner {
 /// A node, until it crashes.
 pub struct Owner {
     inner: Arc<Inner>,
-    work: JoinHandle<()>,
+    work: [JoinHandle<()>; 2],
 }
 
 impl Owner {
@@ -63,27 +54,28 @@ impl Owner {
         laws: Arc<Laws>,
     ) -> Option<Self> {
         let settings = Settings { lease: LEASE, delivery: terms.delivery, ..Settings::of(place as u64) };
-        let node = Node::join(database, clock.clone(), settings).await.ok()?;
+        let node = Arc::new(Node::join(database, clock.clone(), settings).await.ok()?);
+        let (owned, offers) = Owned::of(node.clone(), clock.clone(), terms.delivery).unwrap();
         let inner = Arc::new(Inner {
             place,
             node,
+            owned: owned.clone(),
             clock,
             laws,
-            delivery: terms.delivery,
-            held: Mutex::default(),
             random: Mutex::new(Random::new(seed)),
             still_until: Mutex::default(),
             attempts: Mutex::default(),
         });
-        let work = tokio::spawn(inner.clone().work());
+        let work = [tokio::spawn(owned.run()), tokio::spawn(inner.clone().work(offers))];
         Some(Self { inner, work })
     }
 
     pub fn crash(self, laws: &Laws) {
         laws.crashed(self.inner.place);
-        self.work.abort();
-        self.inner.attempts.lock().drain(..).for_each(|attempt| attempt.abort());
+        self.work.iter().for_each(JoinHandle::abort);
+        // Before the attempts end, so that what they let go of is not told.
         self.inner.node.crash();
+        self.inner.attempts.lock().drain(..).for_each(|attempt| attempt.abort());
     }
 
     pub fn stand_still(&self, span: Duration) {
@@ -92,76 +84,43 @@ impl Owner {
     }
 
     pub async fn accept(&self, new: NewMessage, laws: &Laws) {
-        let inner = &self.inner;
-        let epoch = inner.node.lease().epoch;
-        let Ok(accepted) = inner.node.accept(new.clone()).await else { return };
-        laws.acknowledged(&new);
+        let Ok(accepted) = self.inner.owned.accept(new.clone()).await else { return };
+        laws.acknowledged(&new, self.inner.place);
         laws.taken_away(accepted.superseded.iter().map(|(id, _)| *id));
-        let mut held = inner.held.lock();
-        for (id, _) in &accepted.superseded {
-            held.remove(id);
-        }
-        let now = inner.clock.instant();
-        for (index, _) in (0..).zip(&new.message.envelope.recipients) {
-            if !accepted.overtaken.contains(&index) {
-                let holding = Holding {
-                    message: new.message.clone(),
-                    attempts: 0,
-                    due_at: Timestamp::default(),
-                    epoch,
-                    fresh_until: Some(now + FRESH),
-                    is_attempted: false,
-                };
-                held.insert(EntryId { message: new.message.id, index }, holding);
-            }
-        }
     }
 
-    /// Hands over an entry that is not being attempted. Whether it went may never be known, so it is not fresh any more.
     pub async fn hand_over(&self, number: u64, to: Target) {
-        let entry = {
-            let mut held = self.inner.held.lock();
-            let mut idle: Vec<EntryId> =
-                held.iter().filter(|(_, holding)| !holding.is_attempted).map(|(id, _)| *id).collect();
-            idle.sort_unstable();
-            if idle.is_empty() {
-                return;
-            }
-            let entry = idle[number as usize % idle.len()];
-            if let Some(holding) = held.get_mut(&entry) {
-                holding.fresh_until = None;
-                holding.is_attempted = true;
-            }
-            entry
-        };
-        match self.inner.node.hand_over(vec![entry], to).await {
-            Ok(went) if went == [entry] => drop(self.inner.held.lock().remove(&entry)),
-            Ok(_) | Err(_) => self.inner.put_back(entry, Duration::ZERO),
+        let entries = self.inner.owned.entries(ENTRIES_MAX);
+        if !entries.is_empty() {
+            let entry = entries[number as usize % entries.len()];
+            // Where no answer came, a comparison tells later who has it.
+            let _ = self.inner.owned.hand_over(vec![entry], to).await;
         }
     }
 
     pub async fn cancel(&self, filter: Filter) {
-        let Ok(cancelled) = self.inner.node.cancel(filter).await else { return };
+        let Ok(cancelled) = self.inner.owned.cancel(filter).await else { return };
         self.inner.laws.taken_away(cancelled.iter().map(|one| one.id));
-        let mut held = self.inner.held.lock();
-        cancelled.iter().for_each(|one| drop(held.remove(&one.id)));
     }
 }
 
 impl Inner {
-    async fn work(self: Arc<Self>) {
-        let mut notices = self.node.notices().unwrap();
+    async fn work(self: Arc<Self>, mut offers: mpsc::UnboundedReceiver<Offer>) {
+        let mut epoch = self.node.lease().epoch;
         loop {
             tokio::select! {
                 biased;
-                notice = notices.recv() => {
-                    let Some(notice) = notice else { return };
-                    self.stand().await;
-                    self.hear(notice);
+                offer = offers.recv() => {
+                    let Some(offer) = offer else { return };
+                    let mut attempts = self.attempts.lock();
+                    attempts.retain(|attempt| !attempt.is_finished());
+                    attempts.push(tokio::spawn(self.clone().attempt(offer.entry)));
                 }
                 () = tokio::time::sleep(LOOK) => {
-                    self.stand().await;
-                    self.begin_what_is_due();
+                    let now = self.node.lease().epoch;
+                    if now != Epoch::UNOWNED && std::mem::replace(&mut epoch, now) != now {
+                        self.laws.was_fenced();
+                    }
                 }
             }
         }
@@ -179,97 +138,27 @@ impl Inner {
         }
     }
 
-    fn hear(&self, notice: Notice) {
-        let mut held = self.held.lock();
-        match notice {
-            Notice::Acquired(acquired) => {
-                self.laws.took_over(acquired.len());
-                let epoch = self.node.lease().epoch;
-                for Held { message, entries, .. } in acquired {
-                    for (index, Progress { attempts, next_attempt_at, .. }) in entries {
-                        let holding = Holding {
-                            message: message.clone(),
-                            attempts,
-                            due_at: next_attempt_at,
-                            epoch,
-                            fresh_until: None,
-                            is_attempted: false,
-                        };
-                        held.insert(EntryId { message: message.id, index }, holding);
-                    }
-                }
-            }
-            Notice::Ended(id, _) => drop(held.remove(&id)),
-            Notice::MakeDue(ids) => {
-                for id in ids {
-                    if let Some(holding) = held.get_mut(&id) {
-                        holding.due_at = Timestamp::default();
-                    }
-                }
-            }
-            Notice::Fenced => {
-                self.laws.was_fenced();
-                held.clear();
-            }
-            Notice::Unavailable | Notice::Available => {}
-        }
-    }
-
-    fn begin_what_is_due(self: &Arc<Self>) {
-        let now = self.node.now();
-        let mut held = self.held.lock();
-        let mut attempts = self.attempts.lock();
-        attempts.retain(|attempt| !attempt.is_finished());
-        for (id, holding) in held.iter_mut().filter(|(_, holding)| !holding.is_attempted) {
-            if holding.due_at <= now || holding.message.expires_at <= now {
-                holding.is_attempted = true;
-                attempts.push(tokio::spawn(self.clone().attempt(*id)));
-            }
-        }
-    }
-
-    /// Whether it may go on: it is still ours, and nobody can have revoked our epoch.
-    fn may_go_on(&self, id: EntryId) -> bool {
-        let lease = self.node.lease();
-        let is_ours = self.held.lock().get(&id).is_some_and(|holding| holding.epoch == lease.epoch);
-        is_ours && self.clock.instant() < lease.until
-    }
-
-    fn put_back(&self, id: EntryId, after: Duration) {
-        if let Some(holding) = self.held.lock().get_mut(&id) {
-            holding.is_attempted = false;
-            holding.due_at = self.node.now().plus(after);
-        }
-    }
-
     async fn attempt(self: Arc<Self>, id: EntryId) {
-        let known =
-            self.held.lock().get(&id).map(|one| (one.message.clone(), one.attempts + 1, one.fresh_until, one.epoch));
-        let Some((message, number, fresh_until, epoch)) = known else { return };
-        if message.expires_at <= self.node.now() {
-            return self.end(id, &message, number - 1, Kind::Expired).await;
-        }
-        if !self.may_go_on(id) {
-            return self.put_back(id, Duration::from_millis(300));
+        self.stand().await;
+        let Ok(mut claim) = self.owned.claim(id) else { return };
+        if claim.check().is_err() {
+            return;
         }
         let connecting = self.random.lock().below(400);
         tokio::time::sleep(Duration::from_millis(connecting)).await;
         self.stand().await;
-        let is_fresh = fresh_until.is_some_and(|until| self.clock.instant() < until);
-        if !is_fresh || self.delivery == Delivery::AtMostOnce {
-            match self.node.gate(Attempt { entry: id, number }, Mark::Durable).await {
-                Ok(()) => {}
-                Err(Lost::Unavailable) => return self.put_back(id, Duration::from_millis(500)),
-                Err(Lost::Ended(_) | Lost::TakenOver | Lost::Fenced) => return drop(self.held.lock().remove(&id)),
-            }
-        }
-        if !self.may_go_on(id) {
-            return self.put_back(id, Duration::from_millis(300));
+        if claim.release_content().await.is_err() {
+            return;
         }
         // Between the look and the last octet the process may stand still.
         let stood = self.stand().await;
+        self.send(claim, stood).await;
+    }
+
+    async fn send(&self, claim: OwnedClaim, stood: Duration) {
         let takes = Duration::from_millis(self.random.lock().below(50));
-        let sending = self.laws.content_leaves((id, epoch), self.place, number, stood);
+        let (number, from) = (claim.progress().attempts, (claim.id(), claim.epoch()));
+        let sending = self.laws.content_leaves(from, self.place, number, stood);
         tokio::time::sleep(takes).await;
         let outcome = match self.random.lock().below(10) {
             0..6 => Outcome::Delivered,
@@ -278,40 +167,14 @@ impl Inner {
         };
         self.laws.content_left(sending, outcome);
         self.stand().await;
-        match outcome {
-            Outcome::Delivered => self.end(id, &message, number, Kind::Delivered).await,
-            Outcome::Failed => self.end(id, &message, number, Kind::Failed).await,
-            Outcome::Deferred => self.defer(id, &message, number).await,
-        }
-    }
-
-    async fn end(&self, id: EntryId, message: &Message, number: u32, kind: Kind) {
-        self.held.lock().remove(&id);
-        let head = message.entry_head(id.index, number, self.node.now());
-        let event = Event { head, what: Happened::of(kind, Attempted::default(), None) };
-        let end = End { kind, outcome: None };
-        let settled = Settled::End { end, events: vec![event], side: Vec::new(), notification: None };
-        // What was lost is somebody else's by now.
-        let _ = self.node.settle(Attempt { entry: id, number }, settled).await;
-    }
-
-    async fn defer(&self, id: EntryId, message: &Message, number: u32) {
-        let wait = Duration::from_millis(300 + self.random.lock().below(5000));
-        let at = self.node.now().plus(wait);
-        let progress = Progress { attempts: number, next_attempt_at: at, ..Progress::default() };
-        let what = Happened::Deferred { attempted: Attempted::default(), next_attempt_at: Some(at) };
-        let event = Event { head: message.entry_head(id.index, number, self.node.now()), what };
-        let settled = Settled::Deferred { progress: Box::new(progress), events: vec![event], side: Vec::new() };
-        let settled = self.node.settle(Attempt { entry: id, number }, settled).await;
-        match settled {
-            Ok(()) | Err(Lost::Unavailable) => {
-                let mut held = self.held.lock();
-                if let Some(holding) = held.get_mut(&id) {
-                    (holding.attempts, holding.due_at, holding.is_attempted) = (number, at, false);
-                    holding.fresh_until = None;
-                }
+        let attempted = Attempted::default();
+        claim.settle(match outcome {
+            Outcome::Delivered => Settlement::Delivered { attempted, notifies: false },
+            Outcome::Failed => Settlement::Failed { attempted, suppress: Suppress::No },
+            Outcome::Deferred => {
+                let wait = Duration::from_millis(300 + self.random.lock().below(5000));
+                Settlement::put_off(attempted, self.node.now().plus(wait))
             }
-            Err(Lost::Ended(_) | Lost::TakenOver | Lost::Fenced) => drop(self.held.lock().remove(&id)),
-        }
+        });
     }
 }
