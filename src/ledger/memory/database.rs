@@ -215,15 +215,12 @@ impl Database {
                 }
                 None => None,
             };
-            match (done, fate.back) {
-                (Some(done), Some(back)) => {
-                    tokio::time::sleep(back).await;
-                    if this.is_reachable(node) {
-                        let _ = answer.send(done);
-                        return;
-                    }
+            if let (Some(done), Some(back)) = (done, fate.back) {
+                tokio::time::sleep(back).await;
+                if this.is_reachable(node) {
+                    let _ = answer.send(done);
+                    return;
                 }
-                (Some(_) | None, _) => {}
             }
             if !fate.is_noticed {
                 // Longer than anybody waits.

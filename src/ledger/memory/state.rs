@@ -92,6 +92,9 @@ pub(super) enum Signal {
 /// Who waits for which triplet: reverse-path and recipient.
 pub(super) type Waiting = (Box<str>, Box<str>);
 
+/// Since which version, and what; none: it is gone.
+pub(super) type Fact = (Version, Option<Box<[u8]>>);
+
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) nodes: BTreeMap<Epoch, NodeRow>,
@@ -103,7 +106,7 @@ pub(super) struct State {
     pub(super) budgets: HashMap<KeyHash, Vec<Place>>,
     pub(super) slots: HashMap<KeyHash, SlotRow>,
     pub(super) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
-    pub(super) facts: BTreeMap<Box<[u8]>, (Version, Option<Box<[u8]>>)>,
+    pub(super) facts: BTreeMap<Box<[u8]>, Fact>,
     pub(super) waits: HashMap<Waiting, KnownWait>,
     pub(super) signals: HashMap<Epoch, Vec<Signal>>,
     pub(super) live: usize,
