@@ -103,7 +103,7 @@ async fn of_domain(look: &Look<'_>, domain: &str) {
         }
         None => {
             let text = format!("the DMARC record at _dmarc.{at} has no p=, which some providers count as none");
-            return add(Severity::Error, text, "publish", Some(with_policy(at, record)));
+            return add(Severity::Warning, text, "publish", Some(with_policy(at, record)));
         }
     }
     reports(look, at, record, &add).await;
@@ -215,7 +215,7 @@ mod tests {
             (&[][..], Error, "no DMARC record"),
             (&["v=DMARC2; p=none"], Error, "no DMARC record"),
             (&[good, good], Error, "has 2 DMARC records"),
-            (&["v=DMARC1; rua=mailto:a@app.test"], Error, "has no p="),
+            (&["v=DMARC1; rua=mailto:a@app.test"], Warning, "has no p="),
             (&["v=DMARC1; p=maybe; rua=mailto:a@app.test"], Error, "p=maybe"),
             (&["v=DMARC1; p=none"], Note, "has no rua="),
             (&["v=DMARC1; p=none; rua=https://app.test/"], Warning, "no mailto:"),

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -26,7 +27,7 @@ pub struct Look<'a> {
     pub(super) config: &'a Config,
     pub(super) names: &'a dyn Names,
     pub(super) network: &'a dyn Network,
-    pub(super) clock: &'a dyn Clock,
+    pub(super) clock: Arc<dyn Clock>,
     /// The full name in EHLO, if it has one.
     pub(super) hostname: Option<String>,
     /// The addresses from which the machine sends.
@@ -51,7 +52,7 @@ impl std::fmt::Debug for Look<'_> {
 
 impl<'a> Look<'a> {
     /// For this configuration, by these means.
-    pub fn new(config: &'a Config, names: &'a dyn Names, network: &'a dyn Network, clock: &'a dyn Clock) -> Self {
+    pub fn new(config: &'a Config, names: &'a dyn Names, network: &'a dyn Network, clock: Arc<dyn Clock>) -> Self {
         let configured = &config.delivery.source_addresses;
         let own = if configured.is_empty() { by_default_route() } else { configured.clone() };
         let patterns = config.sender_domains().into_iter().filter(|sender| !sender.is_below);

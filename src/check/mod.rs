@@ -14,6 +14,7 @@ mod outward;
 mod own_names;
 mod relaying;
 mod resolver;
+mod smart_hosts;
 mod spf;
 mod talk;
 #[cfg(test)]
@@ -98,6 +99,7 @@ async fn beside(look: &Look<'_>, extent: Extent, deadline: std::time::Instant) {
     tokio::join!(
         look.until(deadline, Check::DataFolder, machine::look(look)),
         look.until(deadline, Check::Relaying, relaying::look(look)),
+        look.until(deadline, Check::SmartHost, smart_hosts::look(look)),
         look.until(deadline, Check::BounceDomain, domains::bounces(look)),
         look.until(deadline, Check::Blocklist, blocklists::look(look, extent.blocklists)),
     );

@@ -86,9 +86,9 @@ mod tests {
             let told = told(&world).await;
             assert!(told.len() == 1 && told[0].0 == severity && told[0].1.contains(expected), "{expected}: {told:?}");
         };
-        check("trusted_networks = [\"8.8.0.0/16\"]", Severity::Warning, "public internet").await;
+        check("auth = \"trusted\"\ntrusted_networks = [\"8.8.0.0/16\"]", Severity::Warning, "public internet").await;
         let mut world = World::sound();
-        world.listener = "trusted_networks = [\"10.0.0.0/8\", \"8.8.8.8/32\"]";
+        world.listener = "auth = \"trusted\"\ntrusted_networks = [\"10.0.0.0/8\", \"8.8.8.8/32\"]";
         assert_eq!(told(&world).await, []);
         let greeting = "220 a\r\n250 a\r\n250 ok\r\n";
         world.says("127.0.0.1", &format!("{greeting}530 5.7.0 log in\r\n"));

@@ -231,7 +231,7 @@ pub(super) async fn found(
     check: impl for<'a, 'b> FnOnce(&'a Look<'b>) -> Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) -> Vec<Finding> {
     let (config, clock) = (world.config(), ManualClock::new(Timestamp::from_millis(NOW_MS)));
-    let look = Look::new(&config, world, world, &clock);
+    let look = Look::new(&config, world, world, Arc::new(clock));
     check(&look).await;
     look.findings()
 }

@@ -3,10 +3,11 @@
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde_json::json;
 
-use super::client::wait_for;
+use super::client::{Client, wait_for};
 use super::exit::Exit;
 use super::zone::{self, Sight};
 use super::{config_file, read_config, say};
@@ -18,6 +19,9 @@ use crate::config::findings::{self, Findings, Severity};
 use crate::destination::resolver::{Dns as _, Dnssec, HickoryDns, Settings};
 use crate::net::{TcpNetwork, own_faults};
 use crate::relay::{acme, preflight};
+
+/// How long the running relay may take to tell.
+const RELAY_MAX: Duration = Duration::from_secs(2);
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -90,13 +94,36 @@ fn online(config: &Config, options: &Options) -> anyhow::Result<Vec<Finding>> {
         let clock: Arc<dyn Clock> = Arc::new(SystemClock::default());
         // Without a name server there is a finding already.
         let Ok(names) = RealNames::new(&config.resolver, clock.clone()) else { return Ok(found) };
-        let look = Look::new(config, &names, &TcpNetwork, clock.as_ref());
+        let look = Look::new(config, &names, &TcpNetwork, clock);
         let probe = if options.probe { Probe::Sender } else { Probe::Greeting };
         let blocklists = if options.blocklists { Blocklists::Ask } else { Blocklists::Leave };
-        found.extend(check::online(&look, Extent { probe, blocklists }).await);
+        let (refused, online) = tokio::join!(refusals(config), check::online(&look, Extent { probe, blocklists }));
+        found.extend(online.into_iter().chain(refused));
         found.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
         Ok(found)
     })
+}
+
+/// What providers refused in the last 24 hours, as the running relay tells; nothing where none runs.
+async fn refusals(config: &Config) -> Vec<Finding> {
+    let asked = async { Client::of_operator(config)?.get("/page/data").await };
+    let data = match tokio::time::timeout(RELAY_MAX, asked).await {
+        Ok(Ok(data)) => data,
+        Ok(Err(_)) | Err(_) => return Vec::new(),
+    };
+    let all = data["all"]["refusals"].as_array().cloned().unwrap_or_default();
+    let finding = |refusal: &serde_json::Value| {
+        let told = |name: &str| refusal[name].as_str().unwrap_or_default().to_owned();
+        let text = format!(
+            "it refused the relay {} times in the last 24 h: {} (the last reply: {})",
+            refusal["count"],
+            told("meaning").trim_end_matches('.'),
+            told("reply")
+        );
+        let mend = "mend what is found above, then see `otp-relay explain` for the reply and `otp-relay check --probe`";
+        Finding::new(Severity::Warning, Check::Refusals, told("provider"), text).mend(mend)
+    };
+    all.iter().map(finding).collect()
 }
 
 /// What has to be in DNS, between empty lines; nothing where the configuration names no domain.

@@ -92,6 +92,11 @@ impl Client {
         Ok(Self { authority, token: Zeroizing::default() })
     }
 
+    /// With the operator's token, at the address of a configuration.
+    pub(super) fn of_operator(config: &Config) -> anyhow::Result<Self> {
+        Ok(Self { authority: own_authority(config)?, token: read_token(&config.token_file())? })
+    }
+
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Incoming>> {
         let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority));
         let unreachable = || format!("no relay answers at {}; is `otp-relay serve` running?", self.authority);

@@ -42,6 +42,7 @@ pub mod smart_host;
 mod steps;
 mod tasks;
 mod transact;
+pub mod trial;
 mod waiting_sites;
 mod window;
 mod wire;

@@ -105,6 +105,18 @@ impl SmartHost {
         }
     }
 
+    /// What a session needs to log in; none: nobody does.
+    ///
+    /// # Errors
+    /// When there are no random numbers.
+    pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
+        let Some(account) = &self.account else { return Ok(None) };
+        let mut nonce = [0; NONCE_LEN];
+        let random = aws_lc_rs::rand::fill(&mut nonce);
+        random.map_err(|_| Failure { stage: Stage::Auth, fault: Fault::Closed })?;
+        Ok(Some(Login { account: account.clone(), nonce: URL_SAFE_NO_PAD.encode(nonce) }))
+    }
+
     /// Whether it may carry mail for this domain (as `domain_key` writes it).
     pub fn covers(&self, domain: &str) -> bool {
         self.domains.iter().any(|pattern| domain_pattern_covers(pattern, domain))
@@ -206,11 +218,7 @@ impl SmartHostState {
     /// # Errors
     /// When there are no random numbers.
     pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
-        let Some(account) = &self.settings.account else { return Ok(None) };
-        let mut nonce = [0; NONCE_LEN];
-        let random = aws_lc_rs::rand::fill(&mut nonce);
-        random.map_err(|_| Failure { stage: Stage::Auth, fault: Fault::Closed })?;
-        Ok(Some(Login { account: account.clone(), nonce: URL_SAFE_NO_PAD.encode(nonce) }))
+        self.settings.login()
     }
 
     /// Asks to try it now.

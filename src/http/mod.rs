@@ -335,6 +335,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/", get(page::html))
         .route("/page/page.css", get(page::style))
         .route("/page/page.js", get(page::script))
+        .route("/page/icon.svg", get(page::icon))
         .route("/page/data", get(page::data))
         .route("/page/session", post(page::sign_in).delete(page::sign_out))
         .route("/healthz", get(health::alive))

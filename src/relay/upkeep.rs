@@ -53,7 +53,7 @@ impl Keeper {
 
     async fn dns(&self, config: &Config) -> Option<Vec<Found>> {
         let names = RealNames::new(&config.resolver, self.clock.clone()).ok()?;
-        let look = Look::new(config, &names, &TcpNetwork, self.clock.as_ref());
+        let look = Look::new(config, &names, &TcpNetwork, self.clock.clone());
         let found = check::dns(&look).await.into_iter().map(|finding| Found {
             check: finding.check.name(),
             severity: finding.severity.name(),

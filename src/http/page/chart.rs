@@ -4,8 +4,8 @@ use std::fmt::Write as _;
 
 const SIZE: (f64, f64) = (720.0, 160.0);
 /// Room for the words at the left and below.
-const LEFT: f64 = 52.0;
-const BELOW: f64 = 20.0;
+const LEFT: f64 = 72.0;
+const BELOW: f64 = 28.0;
 
 /// A line: its name, which is its class too, and its points, from 0 to 1 and in milliseconds.
 pub(super) type Line = (&'static str, Vec<(f64, u64)>);
@@ -72,7 +72,7 @@ mod tests {
     #[test]
     fn points_lie_within_the_picture() {
         let svg = times(&[("p50", vec![(0.0, 12), (1.0, 900)]), ("p99", vec![(0.5, 31_000)])]);
-        for part in ["class=\"p50\" points=\"52.0,", ">10 ms<", ">100 s<", "−12 h"] {
+        for part in ["class=\"p50\" points=\"72.0,", ">10 ms<", ">100 s<", "−12 h"] {
             assert!(svg.contains(part), "{part} in {svg}");
         }
         assert!(times(&[]).ends_with("</svg>"));

@@ -29,6 +29,7 @@ const KEPT_S: u32 = 12 * 3600;
 const HTML: &str = include_str!("page.html");
 const STYLE: &str = include_str!("page.css");
 const SCRIPT: &str = include_str!("page.js");
+const ICON: &str = include_str!("icon.svg");
 /// Everything from here, nothing inline, in nobody's frame.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src 'self'; \
                       base-uri 'none'; form-action 'self'; frame-ancestors 'none'";
@@ -74,9 +75,18 @@ pub(super) async fn script() -> Response {
     text("text/javascript; charset=utf-8", SCRIPT)
 }
 
-/// `GET /page/data`: what the page shows; to a user only who it is.
-pub(super) async fn data(State(api): State<Arc<Api>>, who: Who) -> Response {
-    guarded(Json(data::of(&api, &who).await).into_response(), Keep::Never)
+/// `GET /page/icon.svg`.
+pub(super) async fn icon() -> Response {
+    text("image/svg+xml", ICON)
+}
+
+/// `GET /page/data`: what the page shows; to a user only who it is, to nobody that they are nobody.
+pub(super) async fn data(State(api): State<Arc<Api>>, who: Result<Who, Problem>) -> Response {
+    let answer = match who {
+        Ok(who) => Json(data::of(&api, &who).await).into_response(),
+        Err(_) => Json(serde_json::json!({"who": null})).into_response(),
+    };
+    guarded(answer, Keep::Never)
 }
 
 #[derive(Deserialize)]

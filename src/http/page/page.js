@@ -89,6 +89,7 @@ const say = (text) => { by("live").textContent = text; };
 async function refresh() {
   try {
     const data = await ask("/page/data");
+    if (data.who === null) { signedOut(); return false; }
     show(data);
     if (data.operator) await showSuppressed();
     if (!stream) follow();

@@ -1,0 +1,104 @@
+#!/usr/bin/env bash
+# Debian's Prometheus with config/alerts.yml, and Alertmanager behind it: the faults of a relay are made, and each alert
+# arrives at a webhook. Every query of config/grafana.json returns data. Alerts whose faults take days, or whose source this
+# version does not have, are held against made-up series by promtool. Takes some seven minutes.
+#   usage: alerts.sh path/to/otp-relay
+set -euo pipefail
+. "$(dirname "$0")/lib.sh"
+
+need prometheus prometheus-alertmanager openssl curl
+config=$here/../../config
+cp "$config/alerts.yml" "$here/alerts_test.yml" "$work/"
+promtool check rules "$work/alerts.yml" >"$work/promtool.log" || fail "good rules" "$(cat "$work/promtool.log")"
+promtool test rules "$work/alerts_test.yml" >>"$work/promtool.log" || fail "rules that fire" "$(tail -n 30 "$work/promtool.log")"
+ok "promtool: each alert fires by its fault, and none without"
+
+smtp_port=$(free_port) http_port=$(free_port) prom_port=$(free_port) am_port=$(free_port) hook_port=$(free_port)
+make_keys app.test
+# The keys are not published, which is a fault.
+start_dns "example.net MX 10 mx.example.net" "mx.example.net A 127.0.0.1"
+start_printing host mx_port "$python" "$here/alerts_host.py"
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=relay.app.test \
+  -addext subjectAltName=DNS:relay.app.test -keyout "$work/c.key" -out "$work/c.pem" 2>/dev/null
+chmod 600 "$work/c.key"
+{
+  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  printf '[queue]\nentries_max = 20\n[tls]\ncertificate = "c.pem"\nprivate_key = "c.key"\n'
+  printf '[[user]]\nname = "shop"\nsenders = ["*@app.test"]\n[[smart_host]]\naddress = "127.0.0.1:1"\ntls = "none"\nwhen = "always"\ndomains = ["smart.test"]\n%s\n' "$dkim_config"
+} >"$work/relay.toml"
+chmod 600 "$work/relay.toml"
+start_relay
+wait_for 10 "the token" test -s "$work/data/api.token"
+token=$(cat "$work/data/api.token")
+send() { curl -sS -o /dev/null -H "Authorization: Bearer $token" -H 'Content-Type: application/json' "http://127.0.0.1:$http_port/v1/messages" -d "{\"from\":\"otp@app.test\",\"to\":\"$1\",\"otp\":{\"code\":\"481516\"}${2:-}}"; }
+
+cat >"$work/prometheus.yml" <<CONFIG
+global: {scrape_interval: 1s, evaluation_interval: 1s}
+rule_files: [alerts.yml]
+alerting: {alertmanagers: [{static_configs: [{targets: ["127.0.0.1:$am_port"]}]}]}
+scrape_configs:
+  - job_name: otp-relay
+    static_configs: [{targets: ["127.0.0.1:$http_port"]}]
+CONFIG
+cat >"$work/alertmanager.yml" <<CONFIG
+route: {receiver: hook, group_by: [alertname], group_wait: 1s, group_interval: 1s}
+receivers: [{name: hook, webhook_configs: [{url: "http://127.0.0.1:$hook_port/"}]}]
+CONFIG
+cat >"$work/hook.py" <<'PY'
+import http.server, json, sys
+class Hook(http.server.BaseHTTPRequestHandler):
+    def do_POST(self):
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        for alert in body["alerts"]:
+            print(alert["status"], alert["labels"]["alertname"], alert["annotations"]["summary"], flush=True)
+        self.send_response(200); self.end_headers()
+    def log_message(self, *_): pass
+http.server.ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Hook).serve_forever()
+PY
+start hook "$python" "$work/hook.py" "$hook_port"
+start alertmanager prometheus-alertmanager --config.file="$work/alertmanager.yml" --storage.path="$work/am" \
+  --web.listen-address="127.0.0.1:$am_port" --cluster.listen-address=
+start prometheus prometheus --config.file="$work/prometheus.yml" --storage.tsdb.path="$work/tsdb" --web.listen-address="127.0.0.1:$prom_port"
+query() { curl -sS "http://127.0.0.1:$prom_port/api/v1/query" --data-urlencode "query=$1" | jq -r '.data.result | length'; }
+scraped() { [ "$(query 'up{job="otp-relay"} == 1')" = 1 ]; }
+wait_for 30 "Prometheus to scrape the relay" scraped
+curl -sS -H 'Accept: application/openmetrics-text' "http://127.0.0.1:$http_port/metrics" | promtool check metrics >/dev/null 2>"$work/lint.log" || true
+curl -sS "http://127.0.0.1:$http_port/metrics" | promtool check metrics >"$work/lint.log" 2>&1 || fail "metrics that promtool likes" "$(cat "$work/lint.log")"
+ok "promtool likes the metrics"
+
+arrived() { grep -q "^firing $1 " "$work/hook.log"; }
+alert() { wait_for "$1" "the alert $2" arrived "$2"; ok "$2: $(grep -m 1 "^firing $2 " "$work/hook.log" | cut -d ' ' -f 3-)"; }
+for n in 1 2 3; do send "user$n@example.net"; sleep 1; done
+for n in 1 2 3 4 5 6 7 8; do send "blocked$n@example.net"; sleep 0.5; done
+for n in $(seq 1 17); do send "never$n@example.net" ',"otp":{"code":"1","ttl":"10m"}'; done
+send a@smart.test
+alert 30 CertificateExpires
+alert 30 DkimRecordGone
+alert 60 ProviderRefusesUs
+alert 60 InTimeRatioLow
+alert 120 CodesAtRisk
+alert 120 QueueNearLimit
+alert 120 SmartHostOpen
+
+# Nothing is delivered while mail is accepted.
+for n in $(seq 1 20); do curl -sS -o /dev/null -X DELETE -H "Authorization: Bearer $token" "http://127.0.0.1:$http_port/v1/messages?recipient=never$n@example.net" || true; done
+(for n in $(seq 1 130); do send "never-again$n@example.net" ',"expires_in":"5s"'; sleep 2; done) &
+pids[sender]=$!
+alert 300 NothingDelivered
+kill "${pids[sender]}" 2>/dev/null || true
+
+# Every query of the dashboard has data, while the relay runs.
+missing=()
+while read -r expr; do [ "$(query "$expr")" != 0 ] || missing+=("$expr"); done < <(jq -r '.panels[].targets[].expr' "$config/grafana.json")
+[ ${#missing[@]} = 0 ] || fail "data for every query of the dashboard" "none for: $(printf '%s; ' "${missing[@]}")"
+ok "every query of the dashboard returns data: $(jq '[.panels[].targets[]] | length' "$config/grafana.json")"
+
+# DNS falls silent.
+stop dns KILL || true
+for n in $(seq 1 12); do send "x@dns$n.test" & done
+wait $(jobs -p | grep -v -F -f <(printf '%s\n' "${pids[@]}")) 2>/dev/null || true
+alert 60 DnsBroken
+# The disk is full.
+mount -t tmpfs -o size=64k none "$work/full" 2>/dev/null || true
+stop relay KILL || true
+alert 120 RelayDown
