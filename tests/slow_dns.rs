@@ -138,6 +138,7 @@ impl Scene {
             ends: Arc::default(),
             delivery: life.delivery.clone(),
             destinations: Arc::default(),
+            recent: Arc::default(),
             providers: Arc::default(),
             upkeep: Arc::default(),
             recent: Arc::default(),
