@@ -1,5 +1,6 @@
 //! The HTTP API over real sockets: every endpoint and every documented error.
 
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::support::fake_mx::{FakeMx, Trick};
@@ -484,6 +485,55 @@ async fn health_and_metrics_need_no_token() {
     ] {
         assert!(metrics.body.lines().any(|told| told == line), "{line} is missing in {}", metrics.body);
     }
+    bench.relay.shut_down().await;
+}
+
+/// Nobody has to guess what a name means, and no name is gone without a word.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_metric_is_in_the_list() {
+    let bench = Bench::new().await;
+    let told = bench.shop.get("/metrics").await;
+    let names = |text: &str| -> BTreeSet<String> {
+        let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
+        types.map(|line| line.split(' ').next().unwrap().trim_start_matches("otp_relay_").to_owned()).collect()
+    };
+    let listed: BTreeSet<String> = include_str!("../docs/metrics.md")
+        .lines()
+        .filter_map(|line| line.strip_prefix("| `")?.split('`').next().map(str::to_owned))
+        .collect();
+    assert_eq!(names(&told.body), listed);
+    let open = bench.shop.ask("GET", "/metrics", "Accept: application/openmetrics-text; version=1.0.0\r\n", "").await;
+    assert!(open.field("content-type").starts_with("application/openmetrics-text"), "{}", open.body);
+    assert!(open.body.ends_with("# EOF\n") && !open.body.contains("# TYPE otp_relay_events_total "));
+    bench.relay.shut_down().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_page_s_cookie_reads_and_changes_nothing_by_itself() {
+    let bench = Bench::new().await;
+    let token = bench.operator.token.clone();
+    let anybody = Http { token: String::new(), ..bench.operator.clone() };
+    let page = anybody.get("/").await;
+    assert_eq!((page.status, page.field("x-content-type-options")), (200, "nosniff"));
+    assert!(page.field("content-security-policy").starts_with("default-src 'none'; script-src 'self'"));
+    let body = json!({"token": token}).to_string();
+    assert_eq!(anybody.ask("POST", "/page/session", "", &body).await.status, 403);
+    let own = "X-OTP-Page: 1\r\n";
+    let signed_in = anybody.ask("POST", "/page/session", own, &body).await;
+    assert_eq!(signed_in.status, 204, "{}", signed_in.body);
+    let set = signed_in.field("set-cookie");
+    assert!(set.starts_with("otp_relay_token=") && set.ends_with("; httponly; samesite=strict"), "{set}");
+    let cookie = format!("Cookie: other=1; otp_relay_token={token}\r\n");
+    let data = anybody.ask("GET", "/page/data", &cookie, "").await;
+    assert_eq!((data.json()["who"].as_str(), data.field("cache-control")), (Some("operator"), "no-store"));
+    let address = "/v1/suppressions/bob@example.test";
+    let put = bench.operator.ask("PUT", address, "", "{\"reason\":\"x\"}").await;
+    assert_eq!(put.status, 200, "{}", put.body);
+    assert_eq!(anybody.ask("DELETE", address, &cookie, "").await.status, 401);
+    assert_eq!(anybody.ask("DELETE", address, &format!("{cookie}{own}"), "").await.status, 204);
+    let wrong = anybody.ask("POST", "/page/session", own, "{\"token\":\"nobody\"}").await;
+    assert_eq!(wrong.status, 401);
+    assert_eq!(anybody.get("/page/data").await.json()["who"], Value::Null);
     bench.relay.shut_down().await;
 }
 
