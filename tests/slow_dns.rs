@@ -141,7 +141,6 @@ impl Scene {
             recent: Arc::default(),
             providers: Arc::default(),
             upkeep: Arc::default(),
-            recent: Arc::default(),
             reporter,
             refusals,
             log: Output::new(std::io::sink()),

@@ -194,7 +194,8 @@ mod tests {
         let id = IdSource::with_random(|| 1).next(at);
         let message = Message::new(id, "shop".into(), envelope, at..at.plus(Duration::from_secs(60)));
         let event = |index, what| Event { head: message.entry_head(index, 1, at), what };
-        let accepted = Event { head: message.head(at), what: Happened::Accepted { note: None } };
+        let accepted =
+            Event { head: message.head(at), what: Happened::Accepted { note: None, others: Arc::default() } };
         let attempted = || Attempted { reply: Some("250 ok".into()), ..Attempted::default() };
         let events = [
             accepted,

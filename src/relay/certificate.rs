@@ -209,7 +209,8 @@ mod tests {
     fn files_are_watched() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_000_000_000)));
-        let certificate = Certificate::new((folder.path().join("s.pem"), folder.path().join("s.key")), clock, Arc::default());
+        let certificate =
+            Certificate::new((folder.path().join("s.pem"), folder.path().join("s.key")), clock, Arc::default());
         made(folder.path(), "relay.test", "c.pem");
         made(folder.path(), "other.test", "m.pem");
         let text = "hostname = \"relay.test\"\n[tls]\ncertificate = \"c.pem\"\nprivate_key = \"c.pem\"\n\
@@ -232,7 +233,8 @@ mod tests {
     fn what_a_ca_gives_takes_the_place_of_the_made_up_one() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_000_000_000)));
-        let certificate = Certificate::new((folder.path().join("s.pem"), folder.path().join("s.key")), clock, Arc::default());
+        let certificate =
+            Certificate::new((folder.path().join("s.pem"), folder.path().join("s.key")), clock, Arc::default());
         let text = "hostname = \"relay.test\"\n[acme]\ndomains = [\"relay.test\"]\n";
         let (config, findings) = Config::from_text(text, folder.path(), None);
         let config = config.unwrap_or_else(|| panic!("{findings}"));

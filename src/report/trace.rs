@@ -494,12 +494,12 @@ mod tests {
         let [alone, shared, new] = [(); 3].map(|()| ids.next(SystemClock::default().now()));
         let (alice, bob) = ("alice@example.com", "bob@example.com");
         let traces = open(folder.path(), Limits::of(WEEK));
-        traces.on_event(&event(Kind::Accepted, alone, alice));
-        traces.on_event(&event(Kind::Delivered, shared, alice));
-        traces.on_event(&event(Kind::Delivered, shared, bob));
+        traces.tell(&event(Kind::Accepted, alone, alice));
+        traces.tell(&event(Kind::Delivered, shared, alice));
+        traces.tell(&event(Kind::Delivered, shared, bob));
         traces.close();
         let traces = open(folder.path(), Limits::of(WEEK));
-        traces.on_event(&event(Kind::Accepted, new, alice));
+        traces.tell(&event(Kind::Accepted, new, alice));
         assert_eq!((traces.erase(alice), traces.erase(alice)), (3, 0));
         assert!(traces.get(alone).is_none() && traces.get(new).is_none());
         assert!(traces.of_recipient(alice, None, 9).is_empty());

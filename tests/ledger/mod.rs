@@ -75,7 +75,7 @@ impl World {
             recipients: recipients.iter().map(recipient).collect(),
         };
         let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now.plus(LIFE)));
-        let event = Event { head: message.head(now), what: Happened::Accepted { note: None } };
+        let event = Event { head: message.head(now), what: Happened::Accepted { note: None, others: Arc::default() } };
         let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
         NewMessage::plain(message, content, event)
     }

@@ -470,7 +470,7 @@ impl StorageThread {
             drop(answer.send(self.read(at)));
         }
         for (plain, answer) in erasing {
-            drop(answer.send(self.erase(&plain)));
+            let _ = answer.send(self.erase(&plain));
         }
     }
 

@@ -324,7 +324,9 @@ impl Inner {
         let message = &new.message;
         self.schedule.shares().add(&message.user, message.envelope.recipients.len());
         let content = SignedContent { signatures: bytes::Bytes::new(), content: new.content.clone() };
-        self.schedule.accept(message, content, &new.risks, None, now, effects);
+        let mut acceptance = new.event.clone();
+        acceptance.head.time = now;
+        self.schedule.accept(message, content, &new.risks, acceptance, effects);
         for (index, _) in (0..).zip(&message.envelope.recipients) {
             let id = EntryId { message: message.id, index };
             if accepted.overtaken.contains(&index) {
@@ -383,8 +385,8 @@ fn settlements(happened: Vec<Occurrence>) -> Vec<(Attempt, Settled)> {
                     events.push(event);
                 }
             }
-            // That it is claimed, its gate says.
-            Occurrence::Stored(_) => {}
+            // That it is claimed, its gate says; that it is accepted, the ledger has said.
+            Occurrence::Stored(_) | Occurrence::Accepted(_) => {}
         }
     }
     settlements
@@ -399,6 +401,6 @@ fn deferral(changes: Vec<Change>, event: Event) -> Option<(Attempt, Settled)> {
 fn progress_of(changes: Vec<Change>) -> Option<(EntryId, Box<Progress>)> {
     changes.into_iter().find_map(|change| match change {
         Change::Update(entry, progress) => Some((entry, progress)),
-        Change::Accept(..) | Change::Remove(_) | Change::Side(..) => None,
+        Change::Accept(..) | Change::Remove(_) | Change::Side(..) | Change::Event(_) => None,
     })
 }

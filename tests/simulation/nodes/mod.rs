@@ -199,7 +199,7 @@ impl World {
         };
         let life = Duration::from_millis(5000 + self.random.below(LIFE_MAX.as_millis() as u64 - 5000));
         let message = Arc::new(Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(life)));
-        let event = Event { head: message.head(now), what: Happened::Accepted { note: None } };
+        let event = Event { head: message.head(now), what: Happened::Accepted { note: None, others: Arc::default() } };
         let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
         let hash = |of, name: u64| KeyHash::of(&[1; 32], of, &name.to_be_bytes());
         let mut new = NewMessage::plain(message, content, event);
