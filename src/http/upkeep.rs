@@ -75,6 +75,7 @@ pub(super) async fn erase(
     parts.destinations.forget_reply(&mailbox.domain_key());
     let events =
         parts.queue.journal().erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;
+    parts.webhooks.erase(&plain);
     let (traces, erased) = (parts.traces.clone(), plain.clone());
     let traces = tokio::task::spawn_blocking(move || traces.erase(&erased)).await.unwrap_or_default();
     tracing::info!(traces, events, suppression, "a recipient was erased");

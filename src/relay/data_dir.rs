@@ -25,7 +25,7 @@ const SECRET_LEN: usize = 32;
 const TOKEN_LEN: usize = 32;
 
 /// What is written in the folder all the time.
-const WRITTEN: [&str; 6] = ["lock", "queue", "keys", "traces", "secret", "daily-secrets"];
+const WRITTEN: [&str; 8] = ["lock", "queue", "keys", "traces", "stats", "webhooks", "secret", "daily-secrets"];
 
 /// A data folder that is ours.
 #[derive(Debug)]

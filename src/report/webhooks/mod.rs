@@ -101,6 +101,7 @@ enum Command {
     Reload(Vec<Endpoint>),
     Replay(Vec<Arc<Event>>, Option<Arc<str>>, oneshot::Sender<usize>),
     Test(Option<Arc<str>>, oneshot::Sender<Vec<Tested>>),
+    Erase(Arc<str>),
     Close,
 }
 
@@ -187,6 +188,11 @@ impl Webhooks {
         tested.await.unwrap_or_default()
     }
 
+    /// Takes a recipient out of what waits, soon.
+    pub fn erase(&self, plain: &str) {
+        let _ = self.commands.send(Command::Erase(plain.into()));
+    }
+
     /// Writes down what waits and ends the thread.
     pub fn close(&self) {
         let _ = self.commands.send(Command::Close);
@@ -256,6 +262,9 @@ impl Work {
                     Command::Reload(endpoints) => self.reload(endpoints).await,
                     Command::Replay(events, url, answer) => drop(answer.send(self.replay(&events, url.as_deref()))),
                     Command::Test(url, answer) => self.test(url.as_deref(), answer),
+                    Command::Erase(plain) => self.tasks.values().for_each(|task| {
+                        let _ = task.orders.send(task::Order::Erase(plain.clone()));
+                    }),
                     Command::Close => break,
                 }
             }

@@ -36,6 +36,8 @@ pub(super) enum Order {
     Replace(Endpoint),
     /// Post these again.
     Replay(Vec<Arc<Event>>),
+    /// Take a recipient out of what waits.
+    Erase(Arc<str>),
     /// Write down what waits, and end.
     Stop,
 }
@@ -239,6 +241,7 @@ impl Task {
                 let now = self.shared.clock.now();
                 events.into_iter().for_each(|event| self.waiting.add(event, now));
             }
+            Some(Order::Erase(plain)) => self.waiting.erase(&plain),
             Some(Order::Stop) | None => self.is_stopping = true,
         }
     }

@@ -183,6 +183,14 @@ impl Waiting {
         Some(Next::At(item.due_at))
     }
 
+    /// Takes a recipient out of what waits.
+    pub(super) fn erase(&mut self, plain: &str) {
+        for (number, item) in self.items.iter_mut().filter(|(_, item)| item.event.is_about(plain)) {
+            item.event = Arc::new(item.event.without_recipient());
+            self.changed.insert(*number);
+        }
+    }
+
     /// Everything goes.
     pub(super) fn clear(&mut self) {
         let all: Vec<u64> = self.items.keys().copied().collect();
