@@ -10,6 +10,9 @@ top=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 packages=$top/target/packages
 
+# Times in packages are those of one moment, whatever is committed meanwhile.
+SOURCE_DATE_EPOCH=$(git -C "$top" log -1 --format=%ct)
+export SOURCE_DATE_EPOCH
 "$top/packaging/build" "$relay" >"$work/build1.log" 2>&1
 cp "$packages/SHA256SUMS" "$work/first"
 "$top/packaging/build" "$relay" >"$work/build2.log" 2>&1
