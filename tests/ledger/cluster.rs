@@ -26,17 +26,21 @@ struct Member {
     notices: mpsc::Receiver<Notice>,
 }
 
-struct Cluster {
-    database: Database,
-    clock: Arc<dyn Clock>,
-    ids: Arc<IdSource>,
+pub struct Cluster {
+    pub database: Database,
+    pub clock: Arc<dyn Clock>,
+    pub ids: Arc<IdSource>,
 }
 
 impl Cluster {
-    fn new(replication: Replication) -> Self {
+    pub fn new(replication: Replication) -> Self {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
         let database = Database::new(clock.clone(), 3, replication);
         Self { database, clock, ids: Arc::new(IdSource::new()) }
+    }
+
+    pub async fn node(&self, id: u64) -> Arc<Node> {
+        Arc::new(Node::join(&self.database, self.clock.clone(), Settings::of(id)).await.unwrap())
     }
 
     async fn join_as(&self, settings: Settings) -> Member {
@@ -50,7 +54,7 @@ impl Cluster {
         self.join_as(Settings::of(id)).await
     }
 
-    fn ends(&self) -> Vec<Kind> {
+    pub fn ends(&self) -> Vec<Kind> {
         self.database.events().iter().map(|event| event.kind()).filter(|kind| kind.is_end()).collect()
     }
 }
@@ -80,7 +84,7 @@ impl Member {
     }
 }
 
-async fn pass(ms: u64) {
+pub async fn pass(ms: u64) {
     tokio::time::sleep(Duration::from_millis(ms)).await;
 }
 

@@ -1,8 +1,10 @@
 //! One suite over every implementation of the ledger: every verb, every refusal, every repeat. `cargo test --test relay
-//! ledger::` runs it. What needs several nodes is in `cluster`, eight writers on few keys are in `contention`.
+//! ledger::` runs it. What needs several nodes is in `cluster`, eight writers on few keys are in `contention`; the
+//! queue's half above the seam is in `owned`.
 
 mod cluster;
 mod contention;
+mod owned;
 mod verbs;
 
 use std::sync::Arc;

@@ -23,7 +23,7 @@ use crate::ledger::attempt::{Attempt, End, Epoch, Lost, Notice, Settled, Target}
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{LostClaim, Progress, SignedContent, State};
 use crate::ledger::filter::Filter;
-use crate::ledger::listing::Cancelled;
+use crate::ledger::listing::{Cancelled, Snapshot};
 use crate::ledger::rules::Delivery;
 use crate::ledger::{FRESH, Ledger, LedgerError};
 use crate::mail::id::EntryId;
@@ -301,8 +301,13 @@ impl Owned {
         let claimed = {
             let mut inner = self.inner.lock();
             if inner.pending.contains_key(&id) {
-                let waits = inner.schedule.progress(id).map(|(message, _)| Offer::of(id, message.clone()));
-                inner.resting.extend(waits);
+                let snapshot = inner.schedule.snapshot(id.message, None);
+                let is_ready = |snapshot: &Snapshot| {
+                    let entry = snapshot.entries.get(usize::from(id.index));
+                    entry.is_some_and(|entry| entry.state == Some(State::Queued))
+                };
+                let ready = snapshot.filter(is_ready).map(|snapshot| Offer::of(id, snapshot.message));
+                inner.resting.extend(ready);
                 return Err(LostClaim::Ended);
             }
             let epoch = inner.epoch;
