@@ -84,7 +84,7 @@ pub(super) fn unanswered(look: &Look<'_>) {
     {
         let text = format!("one answer in twenty takes {} ms or longer", p95.as_millis());
         look.add(
-            Finding::new(Severity::Warning, Check::Resolver, SUBJECT, text)
+            Finding::new(Severity::Note, Check::Resolver, SUBJECT, text)
                 .mend("use a resolver close by, such as a local unbound"),
         );
     }
@@ -116,7 +116,7 @@ mod tests {
         check(World { validates: Some(false), ..World::sound() }, Severity::Warning, "does not carry DNSSEC").await;
         check(World { validates: None, ..World::sound() }, Severity::Error, "does not answer").await;
         check(World { rewrites: true, ..World::sound() }, Severity::Warning, "does not exist").await;
-        check(World { took: vec![Duration::from_secs(1); 20], ..World::sound() }, Severity::Warning, "1000 ms").await;
+        check(World { took: vec![Duration::from_secs(1); 20], ..World::sound() }, Severity::Note, "1000 ms").await;
         let mut world = World::sound();
         world.broken("a.test");
         check(world, Severity::Error, "does not answer").await;
