@@ -72,6 +72,11 @@ for n in 1 2 3; do send "user$n@example.net"; sleep 1; done
 for n in 1 2 3 4 5 6 7 8; do send "blocked$n@example.net"; sleep 0.5; done
 for n in $(seq 1 17); do send "never$n@example.net"; done
 send a@smart.test
+# What else the dashboard shows.
+send gone1@example.net
+curl -sS -o /dev/null -H "Authorization: Bearer wrong" "http://127.0.0.1:$http_port/v1/queue"
+used=$(curl -sS -H "Authorization: Bearer $token" "http://127.0.0.1:$http_port/v1/messages?recipient=user1@example.net" | jq -r '.messages[0].id')
+curl -sS -o /dev/null -X POST -H "Authorization: Bearer $token" "http://127.0.0.1:$http_port/v1/messages/$used/verified"
 alert 30 CertificateExpires
 alert 30 DkimRecordGone
 alert 60 ProviderRefusesUs

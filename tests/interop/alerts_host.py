@@ -1,5 +1,5 @@
-"""A mail host for alerts.sh: `blocked` addresses hear that the client is on a block list, `never` ones that they shall come
-later, all others are taken. Prints its port."""
+"""A mail host for alerts.sh: `blocked` addresses hear that the client is on a block list, `gone` ones that they do not exist,
+`never` ones that they shall come later, all others are taken. Prints its port."""
 
 import socketserver
 
@@ -19,6 +19,8 @@ class Host(socketserver.StreamRequestHandler):
                     self.say("250 2.0.0 taken")
             elif line.startswith("RCPT TO:<blocked"):
                 self.say("550 5.7.1 Service unavailable; client host blocked using zen.spamhaus.org")
+            elif line.startswith("RCPT TO:<gone"):
+                self.say("550 5.1.1 no such user")
             elif line.startswith("RCPT TO:<never"):
                 self.say("451 4.7.1 Greylisted, please come back in 30 minutes")
             elif line == "DATA":
