@@ -31,4 +31,5 @@ mod tls_policy;
 mod transcripts;
 mod upkeep;
 mod user_defaults;
+mod verifications;
 mod webhooks;

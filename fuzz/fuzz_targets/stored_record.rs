@@ -19,7 +19,7 @@ use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, Relay, user};
 
 const TABLES: [Table; 6] =
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Meta];
+    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Verification, Table::Meta];
 
 fn message(record: &[u8]) -> Option<Message> {
     let (message, content) = read_message(record)?;

@@ -24,6 +24,7 @@ mod suppression;
 mod timeline;
 mod trace;
 mod user;
+mod verify;
 mod webhook;
 mod zone;
 
@@ -86,6 +87,8 @@ enum Command {
     Backup(backup::Options),
     /// Write a backup to where its configuration says
     Restore(restore::Options),
+    /// Have the relay make and send a code, and check what somebody typed
+    Verify(verify::Options),
     /// See the webhooks, post events again, try one
     Webhook(webhook::Options),
     /// Make DKIM keys, change them, print their DNS records
@@ -123,6 +126,7 @@ pub fn run() -> ExitCode {
         Command::Data(command) => data::run(&command),
         Command::Backup(options) => backup::run(file, &options),
         Command::Restore(options) => restore::run(file, &options),
+        Command::Verify(options) => verify::run(file, &options),
         Command::Webhook(options) => webhook::run(file, &options),
         Command::Dkim(command) => dkim::run(file, &command),
         Command::User(command) => user::run(&command),

@@ -41,7 +41,7 @@ pub(super) struct Options {
     /// How long it is valid, like 90s or 5m [default: the user's]
     #[arg(long, value_name = "SPAN")]
     ttl: Option<String>,
-    /// The language of the mail: en, de, fr, es
+    /// The language of the mail, like de or pt-BR
     #[arg(long, default_value = "en")]
     locale: String,
     /// Print the message as JSON at its end, instead of what happens
@@ -116,7 +116,7 @@ fn random_code() -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// An address that some user may send as; a relay without a file has a user for its own name.
-fn default_sender(config: &Config) -> Option<String> {
+pub(super) fn default_sender(config: &Config) -> Option<String> {
     let mut users: Vec<_> = config.accounts.values().map(|account| &account.user).collect();
     users.sort_by(|a, b| a.name.cmp(&b.name));
     let patterns = users.iter().filter_map(|user| match &user.senders {

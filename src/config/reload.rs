@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     /// Another value for every key that is there once; files lie in the folder of the test.
-    const OTHERS: [(&str, &str); 46] = [
+    const OTHERS: [(&str, &str); 51] = [
         ("hostname", "\"other.example.com\""),
         ("data_dir", "\"elsewhere\""),
         ("tls.certificate", "\"c\""),
@@ -63,6 +63,11 @@ mod tests {
         ("otp.recipient_budget", "\"7/1m\""),
         ("otp.recipient_budget_total", "\"off\""),
         ("otp.deliver_at_most_once", "true"),
+        ("verification.checks", "7"),
+        ("verification.sends", "7"),
+        ("verification.resend_after", "[\"7s\"]"),
+        ("verification.live_codes", "7"),
+        ("verification.recipient_checks", "\"7/1h\""),
         ("queue.entries_max", "7"),
         ("queue.seal", "false"),
         ("queue.trace_retention", "\"1h\""),

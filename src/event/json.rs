@@ -37,6 +37,9 @@ pub struct EventJson {
     /// What the app's own tracing knows the message by.
     #[serde(skip_serializing_if = "Option::is_none")]
     traceparent: Option<Arc<str>>,
+    /// The verification whose code the message carries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    verification: Option<Arc<str>>,
     /// The address, or what may be told of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub recipient: Option<String>,
@@ -61,6 +64,9 @@ pub struct EventJson {
     expires_at: Option<String>,
     /// Milliseconds since the message was accepted.
     pub ms: u64,
+    /// Of `verified`: milliseconds since the delivery, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ms_since_delivered: Option<u64>,
     /// Whether it may arrive all the same.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub may_have_arrived: bool,
@@ -86,6 +92,7 @@ impl EventJson {
             lane: Some(head.lane.name().into()),
             tag: head.tag.clone(),
             traceparent: head.traceparent.clone(),
+            verification: head.verification.clone(),
             recipient: head.recipient.as_ref().map(ToString::to_string),
             destination: what.destination().cloned(),
             cause: attempted.cause.map(|cause| cause.name().into()),
@@ -94,7 +101,8 @@ impl EventJson {
             next_attempt_at: event.next_attempt_at().map(Timestamp::rfc3339),
             plan: attempted.plan,
             expires_at: Some(head.expires_at.rfc3339()),
-            ms: u64::try_from(head.since_accepted.as_millis()).unwrap_or(u64::MAX),
+            ms: millis(head.since_accepted),
+            ms_since_delivered: event.since_delivered().map(millis),
             may_have_arrived: attempted.may_have_arrived,
             note: what.note().cloned(),
             steps: None,
@@ -134,8 +142,17 @@ impl EventJson {
             recipient: self.recipient.as_deref().and_then(|recipient| Mailbox::parse(recipient).ok()),
             attempt: self.attempt,
             since_accepted: Duration::from_millis(self.ms),
+            verification: self.verification,
             ..head
         };
-        Some(Event { head, what: Happened::of(Kind::by_name(&self.event)?, attempted, next_attempt_at) })
+        let mut what = Happened::of(Kind::by_name(&self.event)?, attempted, next_attempt_at);
+        if let Happened::Verified { since_delivered } = &mut what {
+            *since_delivered = self.ms_since_delivered.map(Duration::from_millis);
+        }
+        Some(Event { head, what })
     }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }

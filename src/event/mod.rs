@@ -134,6 +134,8 @@ pub struct Head {
     pub from: Option<Mailbox>,
     /// What the app's own tracing knows it by.
     pub traceparent: Option<Arc<str>>,
+    /// The verification whose code it carries.
+    pub verification: Option<Arc<str>>,
     /// To whom.
     pub recipient: Option<Mailbox>,
     /// Which attempt, from 1; 0 before the first.
@@ -209,7 +211,10 @@ pub enum Happened {
     /// The recipient complained.
     Complained(Attempted),
     /// The app saw the code being used.
-    Verified,
+    Verified {
+        /// How long after its delivery, where that is known.
+        since_delivered: Option<Duration>,
+    },
 }
 
 impl Happened {
@@ -229,7 +234,7 @@ impl Happened {
             Self::Cancelled(_) => Kind::Cancelled,
             Self::Bounced(_) => Kind::Bounced,
             Self::Complained(_) => Kind::Complained,
-            Self::Verified => Kind::Verified,
+            Self::Verified { .. } => Kind::Verified,
         }
     }
 
@@ -251,7 +256,7 @@ impl Happened {
             Kind::Cancelled => Self::Cancelled(attempted),
             Kind::Bounced => Self::Bounced(attempted),
             Kind::Complained => Self::Complained(attempted),
-            Kind::Verified => Self::Verified,
+            Kind::Verified => Self::Verified { since_delivered: None },
         }
     }
 
@@ -268,7 +273,7 @@ impl Happened {
             | Self::Cancelled(attempted)
             | Self::Bounced(attempted)
             | Self::Complained(attempted) => Some(attempted),
-            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified => None,
+            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified { .. } => None,
         }
     }
 
@@ -306,7 +311,7 @@ impl Happened {
             | Self::Cancelled(attempted)
             | Self::Bounced(attempted)
             | Self::Complained(attempted) => Some(attempted),
-            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified => None,
+            Self::Accepted { .. } | Self::Attempted { .. } | Self::Verified { .. } => None,
         }
     }
 }
@@ -355,6 +360,11 @@ impl Event {
     /// More for people.
     pub fn note(&self) -> Option<&str> {
         self.what.note().map(|note| &**note)
+    }
+
+    /// How long after its delivery the code was used.
+    pub fn since_delivered(&self) -> Option<Duration> {
+        if let Happened::Verified { since_delivered } = &self.what { *since_delivered } else { None }
     }
 
     /// What an attempt did.

@@ -36,6 +36,8 @@ struct Form<'a> {
     from: Option<Cow<'a, str>>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<Cow<'a, str>>,
+    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    verification: Option<Cow<'a, str>>,
     #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
     attempt: u32,
     #[serde(rename = "x")]
@@ -81,6 +83,7 @@ impl<'a> Form<'a> {
             recipient: head.recipient.as_ref().map(|recipient| recipient.as_str().into()),
             from: head.from.as_ref().map(|from| from.as_str().into()),
             traceparent: head.traceparent.as_deref().map(Into::into),
+            verification: head.verification.as_deref().map(Into::into),
             attempt: head.attempt,
             expires_at: head.expires_at,
             ms: u64::try_from(head.since_accepted.as_millis()).unwrap_or(u64::MAX),
@@ -118,6 +121,7 @@ impl<'a> Form<'a> {
             recipient: self.recipient.and_then(|recipient| Mailbox::parse(&recipient).ok()),
             from: self.from.and_then(|from| Mailbox::parse(&from).ok()),
             traceparent: self.traceparent.map(Arc::from),
+            verification: self.verification.map(Arc::from),
             attempt: self.attempt,
             expires_at: self.expires_at,
             since_accepted: Duration::from_millis(self.ms),
@@ -186,6 +190,7 @@ mod tests {
             recipient: Some(Mailbox::parse("j\u{f6}rg@example.com").unwrap()),
             from: Some(Mailbox::parse("otp@app.test").unwrap()),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
+            verification: Some("vrf_01".into()),
             attempt: 2,
             expires_at: Timestamp::from_millis(1_795_255_800_000),
             since_accepted: Duration::from_millis(20),

@@ -18,7 +18,7 @@ use super::problem::Problem;
 use super::seats::OPERATOR;
 use super::send::{Draft, check_recipients};
 use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
-use crate::event::Happened;
+use crate::event::{Happened, Kind};
 use crate::intake::door::Door;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::MessageId;
@@ -185,13 +185,13 @@ pub(super) fn check_size(draft: &Draft, message_size_max: usize) -> Result<(), P
     Err(Problem::too_large(text).in_our_words().meant_for(draft.recipients.iter().cloned()))
 }
 
-fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Problem> {
     let text = headers.get("idempotency-key").map(|value| value.to_str()).transpose();
     text.map_err(|_| Problem::invalid("Idempotency-Key: printable ASCII is needed"))
 }
 
 /// Whether all entries ended in time, while somebody may hear it.
-async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<bool, Problem> {
+pub(super) async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<bool, Problem> {
     let mut waiter = api.parts.ends.wait_for(id);
     let ended = async {
         while api.parts.queue.is_live(id) {
@@ -349,13 +349,16 @@ pub(super) async fn verified(
     let known = api.known(&who, id, Need::Story).await?;
     let now = api.parts.clock.now();
     let head = match (&known.snapshot, &known.trace) {
-        (_, Some(trace)) if trace.events.iter().any(|event| event.what == Happened::Verified) => None,
+        (_, Some(trace)) if trace.events.iter().any(|event| event.kind() == Kind::Verified) => None,
         (Some(Snapshot { message, .. }), _) => Some(message.head(now)),
         (None, Some(trace)) => Some(trace.head(now)),
         (None, None) => None,
     };
+    let delivered =
+        known.trace.as_ref().and_then(|trace| trace.events.iter().find(|event| event.kind() == Kind::Delivered));
+    let since_delivered = delivered.map(|event| api.parts.clock.wall().since(event.head.time));
     if let Some(head) = head
-        && let Err(error) = api.parts.queue.verified(head).await
+        && let Err(error) = api.parts.queue.verified(head, since_delivered).await
     {
         let fault = api.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
         return Err(Problem::cannot_store(&fault));

@@ -24,6 +24,7 @@ mod stats;
 mod suppressions;
 pub(crate) mod template;
 mod upkeep;
+mod verifications;
 mod webhooks;
 mod wire;
 
@@ -325,6 +326,10 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/destinations/{domain}", get(destinations::show))
         .route("/v1/queue", get(queue::list))
         .route("/v1/queue/retry", post(queue::retry))
+        .route("/v1/verifications", post(verifications::start))
+        .route("/v1/verifications/check", post(verifications::check_by_address))
+        .route("/v1/verifications/{id}", get(verifications::show).delete(verifications::cancel))
+        .route("/v1/verifications/{id}/check", post(verifications::check))
         .route("/v1/suppressions", get(suppressions::list))
         .route(
             "/v1/suppressions/{address}",

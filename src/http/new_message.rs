@@ -187,16 +187,10 @@ pub(super) fn options(
     idempotency_key: Option<&str>,
     traceparent: Option<&str>,
 ) -> Result<Options, Problem> {
-    let life = match &new.life {
-        None => None,
-        Some(Life::Seconds(seconds)) => Some(*seconds),
-        Some(Life::Text(text)) => Some(
-            life_seconds(text).ok_or_else(|| Problem::invalid("life: seconds, or a text like \"90s\" or \"10m\""))?,
-        ),
-    };
+    let life = new.life.as_ref().map(life).transpose()?;
     let lane = new.lane.as_deref().map(str::parse).transpose();
     let own = Options {
-        life: life.map(options::life).transpose()?,
+        life: life.map(|life| options::life(life.as_secs())).transpose()?,
         lane: lane.map_err(|error| Problem::invalid(format!("lane: {error}")))?,
         key: new.key.as_deref().map(options::key).transpose()?,
         idempotency_key: idempotency_key.map(options::key).transpose()?,
@@ -204,6 +198,16 @@ pub(super) fn options(
         traceparent: traceparent.and_then(options::traceparent),
     };
     Ok(own.or(fields.options.clone()))
+}
+
+/// A life as it is written, whether it is one or not.
+pub(super) fn life(written: &Life) -> Result<Duration, Problem> {
+    let seconds = match written {
+        Life::Seconds(seconds) => Some(*seconds),
+        Life::Text(text) => life_seconds(text),
+    };
+    let detail = "life: seconds, or a text like \"90s\" or \"10m\"";
+    seconds.map(Duration::from_secs).ok_or_else(|| Problem::invalid(detail))
 }
 
 fn life_seconds(text: &str) -> Option<u64> {

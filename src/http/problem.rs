@@ -232,6 +232,11 @@ impl Problem {
         Self::new(Kind::NotFound, "this address is not suppressed")
     }
 
+    /// 404, also for what belongs to somebody else.
+    pub(super) fn unknown_verification() -> Self {
+        Self::new(Kind::NotFound, "no verification with this id; one is kept for a day once it is final")
+    }
+
     /// 404 for a path.
     pub(super) fn unknown_path() -> Self {
         Self::new(Kind::NotFound, "there is nothing at this path")
@@ -297,6 +302,11 @@ impl Problem {
     /// 503 for a reason that passes.
     fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(kind, detail).retry_after(BUSY_PAUSE)
+    }
+
+    /// 429, where a recipient has had enough for so long.
+    pub(super) fn enough(detail: &'static str, wait: Duration) -> Self {
+        Self::new(Kind::Budget, detail).retry_after(wait)
     }
 
     /// 503 while the relay stops.

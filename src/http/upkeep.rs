@@ -72,6 +72,7 @@ pub(super) async fn erase(
     let _ = api.caught_up(&None).await;
     parts.reporter.caught_up().await;
     let suppression = parts.door.unsuppress(&plain).await?;
+    parts.door.erase_verifications(&plain).await?;
     parts.destinations.forget_reply(&mailbox.domain_key());
     let events =
         parts.queue.journal().erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;

@@ -12,8 +12,10 @@ use super::dsn;
 use super::notices::{Admission, Digest, Notices};
 use super::settings::Settings;
 use super::suppression::Suppressions;
+use super::verification::Verifications;
 use crate::base::clock::{Clock, Timestamp};
 use crate::dkim::Keys;
+use crate::ledger::embedded::code_keys::CodeKeys;
 use crate::ledger::embedded::store::Table;
 use crate::ledger::entry::Message;
 use crate::mail::address::Mailbox;
@@ -25,6 +27,7 @@ pub struct Aftermath {
     pub(super) settings: ArcSwap<Settings>,
     pub(super) budgets: Budgets,
     pub(super) suppressions: Suppressions,
+    pub(super) verifications: Verifications,
     pub(super) ids: IdSource,
     notices: Notices,
     digests_changed: Notify,
@@ -40,11 +43,18 @@ impl std::fmt::Debug for Aftermath {
 
 impl Aftermath {
     /// One that knows nothing yet: the queue, which has what is stored, is opened with it.
-    pub fn new(settings: Settings, ids: IdSource, keys: Arc<ArcSwap<Keys>>, clock: Arc<dyn Clock>) -> Arc<Self> {
+    pub fn new(
+        settings: Settings,
+        ids: IdSource,
+        keys: Arc<ArcSwap<Keys>>,
+        code_keys: Arc<CodeKeys>,
+        clock: Arc<dyn Clock>,
+    ) -> Arc<Self> {
         Arc::new(Self {
             budgets: Budgets::new(settings.budgets, Vec::new(), clock.now()),
             settings: ArcSwap::from_pointee(settings),
             suppressions: Suppressions::default(),
+            verifications: Verifications::new(code_keys),
             ids,
             notices: Notices::default(),
             digests_changed: Notify::new(),
@@ -63,6 +73,8 @@ impl Aftermath {
     pub(super) fn take_up(&self, queue: &Queue, now: Timestamp) {
         self.budgets.take_up(queue.take_side(Table::Budget), now);
         self.suppressions.take_up(queue.take_side(Table::Suppression), now);
+        let limits = &self.settings.load().verification;
+        self.verifications.take_up(queue.take_side(Table::Verification), limits, now);
     }
 
     pub(super) fn reconfigure(&self, settings: Settings) {
@@ -76,6 +88,7 @@ impl Aftermath {
         let (message, step) = (&ending.message, self.clock.step());
         let is_end = ending.event.kind().is_end();
         let mut consequences = Consequences::default();
+        consequences.changes.extend(self.verifications.learn(ending, step));
         if is_end {
             consequences.changes.extend(self.suppressions.learn(ending, step));
         }

@@ -20,6 +20,7 @@ use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::unsigned::Unsigned;
+use super::verification::{self, Slot, Verifications};
 use crate::accounts::user::User;
 use crate::base::clock::{Clock, Timestamp};
 use crate::destination::mx::Router;
@@ -117,6 +118,8 @@ pub struct Ready<'a> {
     author: Option<Mailbox>,
     is_encoded: bool,
     is_lowered: bool,
+    /// The verification whose code it carries.
+    slot: Option<&'a Slot>,
 }
 
 /// An answer that is there at once, or has to be waited for.
@@ -156,6 +159,31 @@ impl Door {
     /// Sends all that is gathered, before the relay stops.
     pub fn send_digests(&self) {
         self.parts.aftermath.send_digests(&self.parts.queue);
+    }
+
+    /// Lets verifications go that are over. Goes on until it is dropped.
+    pub async fn run_verifications(&self) {
+        let span = || self.settings().verification.recipient_checks.span;
+        self.verifications().run(&self.parts.queue, &*self.parts.clock, span).await;
+    }
+
+    /// Takes an address out of the verifications that are final; one under way is withdrawn first.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn erase_verifications(&self, plain: &str) -> Result<(), Refusal> {
+        let changes = self.verifications().erase(plain, self.parts.clock.now());
+        Ok(self.parts.queue.store_side(changes).await?)
+    }
+
+    /// What codes may be checked, and how often sent.
+    pub fn verification_limits(&self) -> verification::Limits {
+        self.settings().verification.clone()
+    }
+
+    /// The verifications.
+    pub fn verifications(&self) -> &Verifications {
+        &self.parts.aftermath.verifications
     }
 
     fn suppressed(&self) -> &Suppressions {
@@ -300,6 +328,23 @@ impl Door {
         }
     }
 
+    /// The same with the code of a verification, which is stored in the same commit.
+    ///
+    /// # Errors
+    /// As [`Door::submit`].
+    pub async fn submit_code(
+        &self,
+        slot: &Slot,
+        user: &User,
+        submission: Submission,
+        options: Options,
+    ) -> Result<Receipt, Refusal> {
+        match self.prepare_for(Some(slot), user, (submission, options), None, InWork::Wait).await? {
+            Prepared::Repeat(receipt) => Ok(receipt),
+            Prepared::Ready(ready) => self.accept(*ready).await,
+        }
+    }
+
     /// The first half of [`Door::submit`]: everything that can refuse a message, before anything is stored, so that several
     /// messages are taken together or not at all. Each that is ready goes to [`Door::accept`].
     ///
@@ -313,6 +358,17 @@ impl Door {
         client: Option<IpAddr>,
         in_work: InWork,
     ) -> Result<Prepared<'_>, Refusal> {
+        self.prepare_for(None, user, (submission, options), client, in_work).await
+    }
+
+    async fn prepare_for<'a>(
+        &'a self,
+        slot: Option<&'a Slot>,
+        user: &User,
+        (submission, options): (Submission, Options),
+        client: Option<IpAddr>,
+        in_work: InWork,
+    ) -> Result<Prepared<'a>, Refusal> {
         let now = self.parts.clock.now();
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
@@ -339,12 +395,25 @@ impl Door {
         let is_lowered = terms::asked_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
         let message = terms::message(id, user, envelope, &content, &options, signing_domain, life);
         let is_direct = self.is_direct(&message.envelope);
-        let message = Arc::new(Message { is_direct, ..message });
+        let message = match slot {
+            Some(slot) => slot.carried_by(Message { is_direct, ..message }),
+            None => Message { is_direct, ..message },
+        };
+        let message = Arc::new(message);
         let mut places = self.take_places(&message, reservation.is_some())?;
         self.buckets.take(user, message.envelope.recipients.len(), now)?;
         places.count_for_rate = true;
         let author = header.from.mailboxes.into_iter().next();
-        Ok(Prepared::Ready(Box::new(Ready { message, content, places, reservation, author, is_encoded, is_lowered })))
+        Ok(Prepared::Ready(Box::new(Ready {
+            message,
+            content,
+            places,
+            reservation,
+            author,
+            is_encoded,
+            is_lowered,
+            slot,
+        })))
     }
 
     /// The second half of [`Door::submit`].
@@ -352,10 +421,12 @@ impl Door {
     /// # Errors
     /// When it cannot be stored or signed; then nothing of it is kept.
     pub async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
-        let Ready { message, content, mut places, reservation, author, is_encoded, is_lowered } = ready;
+        let Ready { message, content, mut places, reservation, author, is_encoded, is_lowered, slot } = ready;
         let id = message.id;
         let mut side = std::mem::take(&mut places.changes);
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
+        let step = self.parts.clock.step();
+        side.extend(slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)));
         let offered = self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
         places.are_kept = true;
         if message.signing_domain.is_none() {

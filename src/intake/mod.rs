@@ -18,6 +18,7 @@ pub mod stamp;
 pub mod suppression;
 mod terms;
 mod unsigned;
+pub mod verification;
 
 use crate::ledger::embedded::store::{Row, Table};
 
@@ -27,6 +28,7 @@ pub(crate) fn reads(table: Table, row: &Row) -> Option<bool> {
         Table::Suppression => Some(suppression::reads(row)),
         Table::Budget => Some(budget_table::reads(row)),
         Table::Idempotency => Some(idempotency::reads(row)),
+        Table::Verification => Some(verification::reads(row)),
         Table::Greylist | Table::Meta => None,
     }
 }

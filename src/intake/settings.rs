@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::budget;
 use super::stamp::LongLines;
+use super::verification;
 use crate::base::rate::Rate;
 use crate::mail::address::{Mailbox, pattern_covers};
 
@@ -24,6 +25,8 @@ pub struct Settings {
     pub only_to: Vec<String>,
     /// What may go to one recipient, of a user and of all.
     pub budgets: budget::Limits,
+    /// What codes may be checked, and how often sent.
+    pub verification: verification::Limits,
 }
 
 /// What one user may send to one recipient where nothing else is configured.
@@ -41,6 +44,7 @@ impl Default for Settings {
             routed_addresses: false,
             only_to: Vec::new(),
             budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
+            verification: verification::Limits::default(),
         }
     }
 }

@@ -67,6 +67,9 @@ pub struct Message {
     /// be the same again.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_direct: bool,
+    /// The verification whose code it carries.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub verification: Option<Arc<str>>,
 }
 
 impl Message {
@@ -89,6 +92,7 @@ impl Message {
             utf8_fields: false,
             signing_domain: None,
             is_direct: false,
+            verification: None,
         }
     }
 
@@ -130,6 +134,7 @@ impl Message {
             tag: self.tag.clone(),
             from: self.envelope.reverse_path.mailbox().cloned(),
             traceparent: self.traceparent.clone(),
+            verification: self.verification.clone(),
             recipient: self.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
             attempt: 0,
             expires_at: self.expires_at,

@@ -11,6 +11,7 @@ use super::schedule::{Again, Schedule};
 pub use super::schedule::{Cancelled, EntrySnapshot, Retried, Snapshot};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
+use crate::event::Kind;
 use crate::ledger::entry::Progress;
 pub use crate::ledger::filter::Filter;
 pub use crate::ledger::listing::Listing;
@@ -145,11 +146,21 @@ impl Queue {
     /// Ends the live entries that the filter covers. What was not on its way yet does not leave any more: an attempt
     /// asks before it connects and before it sends the content.
     pub fn cancel(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+        self.end_live(filter, Kind::Cancelled, now)
+    }
+
+    /// The same for what is of no use any more, because what it was to bring about has happened.
+    pub fn supersede(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+        self.end_live(filter, Kind::Superseded, now)
+    }
+
+    fn end_live(&self, filter: &Filter, kind: Kind, now: Timestamp) -> Vec<Cancelled> {
         // What a start found to be superseded ends first: its newer one may be what is cancelled here.
         self.end_doomed();
         let mut cancelled = Vec::new();
-        let end =
-            |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| schedule.cancel(page, now, effects);
+        let end = |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| {
+            schedule.cancel(page, kind, now, effects)
+        };
         self.apply_to_pages(filter, end, |some| cancelled.extend(some));
         cancelled
     }

@@ -219,8 +219,8 @@ impl Queue {
         self.tell(Event { head, what: Happened::Queued(attempted) });
     }
 
-    /// Tells what is only informative.
-    fn tell(&self, event: Event) {
+    /// Tells what is only informative: it is stored soon, along with what else changes.
+    pub(crate) fn tell(&self, event: Event) {
         self.journal.commit_later(vec![Change::Event(Arc::new(event.clone()))]);
         self.events.emit(event);
     }
@@ -229,8 +229,8 @@ impl Queue {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub async fn verified(&self, head: Head) -> Result<(), JournalError> {
-        self.commit_event(Event { head, what: Happened::Verified }).await
+    pub async fn verified(&self, head: Head, since_delivered: Option<Duration>) -> Result<(), JournalError> {
+        self.commit_event(Event { head, what: Happened::Verified { since_delivered } }).await
     }
 
     /// Commits an event that changes nothing else.

@@ -23,6 +23,7 @@ use crate::event::{NoSink, Sink};
 use crate::intake::aftermath::Aftermath;
 use crate::intake::door::{self, Door};
 use crate::intake::idempotency::RotatingSecrets;
+use crate::ledger::embedded::code_keys::CodeKeys;
 use crate::ledger::embedded::store::Store;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::mail::id::IdSource;
@@ -81,6 +82,7 @@ pub struct Builder {
     signing: SigningPool,
     ids: IdSource,
     secrets: Option<Arc<dyn RotatingSecrets>>,
+    code_keys: Option<CodeKeys>,
     offers: Offers,
 }
 
@@ -107,6 +109,7 @@ impl Builder {
             signing: SigningPool::inline(),
             ids: IdSource::new(),
             secrets: None,
+            code_keys: None,
             offers: Offers::Made,
         }
     }
@@ -177,6 +180,12 @@ impl Builder {
         Self { secrets: Some(secrets), ..self }
     }
 
+    /// What digests of codes are made with.
+    #[must_use]
+    pub fn code_keys(self, code_keys: CodeKeys) -> Self {
+        Self { code_keys: Some(code_keys), ..self }
+    }
+
     /// Whatever is taken stays in the queue.
     #[must_use]
     pub fn idle(self) -> Self {
@@ -191,12 +200,13 @@ impl Builder {
         let dns = self.bounded_dns()?;
         let roots = self.roots.clone().map_or_else(|| Roots::load(self.config.delivery.ca_file.as_deref()), Ok)?;
         let policies = self.opened_policies(&dns, &roots)?;
-        let Self { config, clock, network, store, storage, owner, events, ids, secrets, offers, .. } = self;
+        let Self { config, clock, network, store, storage, owner, events, ids, secrets, code_keys, offers, .. } = self;
         let router = Router::new(dns.clone(), clock.clone(), config.delivery.allow_private_destinations);
         let router = Arc::new(policies.iter().fold(router, |router, policies| router.with_policies(policies.clone())));
         let (sharing, signing) = (config.sharing(), Arc::new(self.signing));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));
-        let aftermath = Aftermath::new(config.intake, ids, keys.clone(), clock.clone());
+        let code_keys = Arc::new(code_keys.map_or_else(keys_in_memory, Ok)?);
+        let aftermath = Aftermath::new(config.intake, ids, keys.clone(), code_keys, clock.clone());
         let queue = Queue::open(store, storage, config.queue, clock.clone(), events, aftermath.entail(), owner)?;
         queue.set_sharing(sharing);
         let reverse_path = config.delivery.reverse_path.clone();
@@ -251,6 +261,12 @@ impl Builder {
         let fetch = Arc::new(BoundedFetch::new(Arc::new(fetch), self.clock.clone()));
         Ok(Some(Policies::open(folder.clone(), dns.clone(), fetch, self.clock.clone())?))
     }
+}
+
+fn keys_in_memory() -> anyhow::Result<CodeKeys> {
+    let mut secret = zeroize::Zeroizing::new([0; 32]);
+    fill_random(&mut secret[..])?;
+    Ok(CodeKeys::in_memory(&secret))
 }
 
 /// A secret that is gone with the process.

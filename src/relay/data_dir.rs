@@ -25,7 +25,8 @@ const SECRET_LEN: usize = 32;
 const TOKEN_LEN: usize = 32;
 
 /// What is written in the folder all the time.
-const WRITTEN: [&str; 8] = ["lock", "queue", "keys", "traces", "stats", "webhooks", "secret", "daily-secrets"];
+const WRITTEN: [&str; 9] =
+    ["lock", "queue", "keys", "code-keys", "traces", "stats", "webhooks", "secret", "daily-secrets"];
 
 /// A data folder that is ours.
 #[derive(Debug)]
@@ -67,6 +68,11 @@ impl DataDir {
     /// Where the keys of sealed content are.
     pub fn keys(&self) -> PathBuf {
         self.path.join("keys")
+    }
+
+    /// Where the keys of codes' digests are.
+    pub fn code_keys(&self) -> PathBuf {
+        self.path.join("code-keys")
     }
 
     /// Where the traces are.

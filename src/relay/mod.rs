@@ -37,6 +37,7 @@ use crate::dkim::pool::SigningPool;
 use crate::event::Sink;
 use crate::http::{self, Api};
 use crate::intake::door::Door;
+use crate::ledger::embedded::code_keys::CodeKeys;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::Store;
 use crate::ledger::embedded::store::memory::MemoryStore;
@@ -127,6 +128,8 @@ impl Environment {
         };
         let ring = KeyRing::open(&folder.keys(), config.seal, now)
             .with_context(|| format!("the keys in {} cannot be used", folder.keys().display()))?;
+        let code_keys = CodeKeys::open(&folder.code_keys(), now)
+            .with_context(|| format!("the keys in {} cannot be used", folder.code_keys().display()))?;
         let store: Box<dyn Store> = match &self.store {
             Some(store) => Box::new(store.clone()),
             None => Box::new(SledStore::open(&folder.queue(), ring)?),
@@ -134,6 +137,7 @@ impl Environment {
         let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
         let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
         let builder = builder.signing(SigningPool::start()?).secrets(Arc::new(folder.rotating_secrets(now)));
+        let builder = builder.code_keys(code_keys);
         builder.build()
     }
 }
@@ -279,6 +283,8 @@ impl Relay {
         let draining = || self.draining.clone();
         let keeper_clock = clock.clone();
         tokio::spawn(while_running(draining(), watch_clock(clock, self.queue.clone())));
+        let verifying = self.door.clone();
+        tokio::spawn(while_running(draining(), async move { verifying.run_verifications().await }));
         tokio::spawn(while_running(draining(), async move { door.run_digests().await }));
         tokio::spawn(while_running(draining(), async move { refusals.tell_what_was_left_out().await }));
         if let Some(policies) = policies {

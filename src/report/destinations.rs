@@ -212,6 +212,7 @@ mod tests {
                 tag: None,
                 from: None,
                 traceparent: None,
+                verification: None,
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
                 attempt: 1,
                 expires_at: self.now,

@@ -353,6 +353,7 @@ mod tests {
             tag: None,
             from: None,
             traceparent: None,
+            verification: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 2,
             expires_at: time.plus(Duration::from_secs(600)),

@@ -54,6 +54,10 @@ pub enum Endpoint {
     Destinations,
     /// `/v1/suppressions` and what is below.
     Suppressions,
+    /// `/v1/verifications` and what is below.
+    Verifications,
+    /// `/v1/hooks/` and what is below.
+    Hooks,
     /// `/healthz`, `/readyz` and `/metrics`.
     Health,
     /// Any other path.
@@ -70,6 +74,8 @@ impl Endpoint {
             (Some("v1"), Some("queue")) => Self::Queue,
             (Some("v1"), Some("destinations")) => Self::Destinations,
             (Some("v1"), Some("suppressions")) => Self::Suppressions,
+            (Some("v1"), Some("verifications")) => Self::Verifications,
+            (Some("v1"), Some("hooks")) => Self::Hooks,
             (Some("healthz" | "readyz" | "metrics"), None) => Self::Health,
             _ => Self::Other,
         }
@@ -91,6 +97,8 @@ impl Stage {
                 Endpoint::Queue => "queue",
                 Endpoint::Destinations => "destinations",
                 Endpoint::Suppressions => "suppressions",
+                Endpoint::Verifications => "verifications",
+                Endpoint::Hooks => "hooks",
                 Endpoint::Health => "health",
                 Endpoint::Other => "other",
             },

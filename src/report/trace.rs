@@ -435,6 +435,7 @@ mod tests {
             tag: None,
             from: None,
             traceparent: None,
+            verification: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
             attempt: 1,
             expires_at: *EXPIRES_AT,

@@ -16,6 +16,7 @@ use crate::accounts::supersede::Supersede;
 use crate::accounts::user::KEY_OF_RECIPIENT;
 use crate::base::lane::{self, Lane};
 use crate::base::rate::Rate;
+use crate::base::units::{self, duration_text};
 use crate::intake::idempotency::MEMORY;
 use crate::intake::options::{self, LIFE};
 use crate::intake::stamp::LongLines;
@@ -425,6 +426,54 @@ pub(in crate::config) fn otp() -> Table<Config> {
         ),
     ];
     Table::once("otp", "What is special about codes.", keys)
+}
+
+pub(in crate::config) fn verification() -> Table<Config> {
+    let spans = List(Text {
+        form: "a time from 1s to 1h, like \"30s\",",
+        parse: |text| units::duration(text).filter(|span| (SECOND..=HOUR).contains(span)),
+        write: |span| duration_text(*span),
+    });
+    let keys = vec![
+        key(
+            "checks",
+            at!(Config: intake.verification.checks),
+            Number(1, 20),
+            Live,
+            "Checks of one verification in all, whatever number of codes is live.",
+        ),
+        key(
+            "sends",
+            at!(Config: intake.verification.sends),
+            Number(1, 20),
+            Live,
+            "Codes sent for one verification in all.",
+        ),
+        key(
+            "resend_after",
+            at!(Config: intake.verification.resend_after),
+            spans,
+            Live,
+            "How long after each code the next may be sent; the last counts for all behind it.",
+        ),
+        key(
+            "live_codes",
+            at!(Config: intake.verification.live_codes),
+            Number(1, 10),
+            Live,
+            "Codes of one verification that can be typed at once: a new code takes the place of one that has not left, and stands \
+             beside one that may have arrived.",
+        ),
+        key(
+            "recipient_checks",
+            at!(Config: intake.verification.recipient_checks),
+            RATE,
+            Live,
+            "Wrong checks per user and mailbox, whatever the spelling. Beyond them no new verification of the recipient begins for \
+             that time; one that has begun keeps its checks.",
+        ),
+    ];
+    Table::once("verification", "Codes that the relay makes and checks.", keys)
 }
 
 /// `[[dkim]]`.

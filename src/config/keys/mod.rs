@@ -24,7 +24,7 @@ use crate::report::log::Format;
 use crate::report::recipients::{Disclosure, Recipients};
 use crate::report::webhooks::endpoint::Format as PostFormat;
 
-pub(super) use clients::{acme, certificate, certificates, dkim, listener, otp, submission, user};
+pub(super) use clients::{acme, certificate, certificates, dkim, listener, otp, submission, user, verification};
 pub(super) use mail_hosts::{delivery, destination, resolver, smart_host};
 
 /// A folder of templates, or none.
@@ -56,6 +56,7 @@ pub(super) fn all() -> Vec<Described> {
         submission().described(),
         otp().described(),
         dkim().described(),
+        verification().described(),
         queue().described(),
         resolver().described(),
         delivery().described(),
@@ -69,7 +70,19 @@ pub(super) fn all() -> Vec<Described> {
 
 /// The sections that are there once.
 pub(super) fn once() -> Vec<Table<Config>> {
-    vec![top(), certificate(), acme(), submission(), otp(), queue(), resolver(), delivery(), http(), log()]
+    vec![
+        top(),
+        certificate(),
+        acme(),
+        submission(),
+        otp(),
+        verification(),
+        queue(),
+        resolver(),
+        delivery(),
+        http(),
+        log(),
+    ]
 }
 
 /// Where a key of this name belongs, in words; none if there is no such key.

@@ -251,11 +251,12 @@ mod tests {
             recipient: None,
             from: None,
             traceparent: None,
+            verification: None,
             attempt: number,
             expires_at: time,
             since_accepted: Duration::ZERO,
         };
-        Arc::new(Event { head, what: Happened::Verified })
+        Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 
     fn events() -> Events {

@@ -170,6 +170,14 @@ impl KeyRing {
         Ok(&kept.key)
     }
 
+    /// Makes the key for content of a life that ends in `bucket` ahead of need.
+    ///
+    /// # Errors
+    /// When it cannot be made durable.
+    pub(super) fn prepare(&mut self, bucket: Bucket) -> io::Result<()> {
+        if self.keys.contains_key(&bucket) { Ok(()) } else { self.make(bucket) }
+    }
+
     /// The key under which content was sealed; none if it was destroyed.
     pub(super) fn key(&self, bucket: Bucket) -> Option<&BucketKey> {
         self.keys.get(&bucket).map(|kept| &kept.key)

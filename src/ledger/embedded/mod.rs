@@ -1,6 +1,7 @@
 //! The ledger of one node: a storage thread over an embedded engine, the events that were committed, and the keys that
 //! content is sealed under.
 
+pub mod code_keys;
 pub mod events;
 mod inbox;
 pub mod journal;

@@ -7,6 +7,7 @@
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hkdf::{HKDF_SHA256, Prk, Salt};
+use aws_lc_rs::hmac;
 use zeroize::{Zeroize as _, Zeroizing};
 
 use crate::base::clock::Timestamp;
@@ -22,6 +23,8 @@ const MAGIC: &[u8; 4] = b"otk1";
 const CHECK_LEN: usize = 8;
 const BUCKET_MS: u64 = 600_000;
 const SALT: &[u8] = b"otp-relay content";
+/// What keys for codes follow from; ids of messages, from which those for content do, are longer.
+const CODES: &[u8] = b"codes";
 
 /// Ten minutes, counted from the epoch: the lives that end in it share a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -84,6 +87,19 @@ impl BucketKey {
         let key = self.derive(id).ok_or(SealError::NotAuthentic)?;
         let opened = key.open_in_place(nonce(), Aad::from(context), sealed);
         opened.map(drop).map_err(|_| SealError::NotAuthentic)
+    }
+
+    /// HMAC-SHA-256 over a code with whose it is, under a key that follows from this one.
+    pub(super) fn digest(&self, whose: &[&str], code: &str) -> [u8; 32] {
+        let mut secret = Zeroizing::new([0; 32]);
+        let derived = self.0.expand(&[CODES], HKDF_SHA256).and_then(|key| key.fill(&mut secret[..]));
+        derived.expect("the length is that of the hash");
+        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, &secret[..]));
+        for part in whose.iter().chain([&code]) {
+            context.update(&(part.len() as u64).to_be_bytes());
+            context.update(part.as_bytes());
+        }
+        context.sign().as_ref().try_into().expect("a digest of SHA-256 has 32 octets")
     }
 
     fn derive(&self, id: MessageId) -> Option<LessSafeKey> {

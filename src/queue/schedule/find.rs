@@ -127,6 +127,7 @@ impl Schedule {
     pub(in crate::queue) fn cancel(
         &mut self,
         entries: &[EntryId],
+        kind: Kind,
         now: Timestamp,
         effects: &mut Effects,
     ) -> Vec<Cancelled> {
@@ -134,7 +135,7 @@ impl Schedule {
         for id in entries {
             let Some(held) = self.held.get(&id.message) else { continue };
             let recipient = held.message.recipient(id.index).mailbox.clone();
-            if let Some(content) = self.end(*id, End::of(Kind::Cancelled), now, effects) {
+            if let Some(content) = self.end(*id, End::of(kind), now, effects) {
                 let may_still_arrive = content == Content::MayHaveArrived;
                 cancelled.push(Cancelled { id: *id, recipient, may_still_arrive });
             }

@@ -176,7 +176,7 @@ fn what_ends_is_stored_with_its_end_and_the_last_takes_the_message_along() {
     let (one, other) = (first(id), EntryId { message: id, index: 1 });
     let hold = world.claim(one).unwrap();
     world.settle(hold, Settlement::Failed { attempted: Attempted::default(), suppress: Default::default() });
-    assert_eq!(world.schedule.cancel(&[other], world.now, &mut world.effects).len(), 1);
+    assert_eq!(world.schedule.cancel(&[other], Kind::Cancelled, world.now, &mut world.effects).len(), 1);
     let [Occurrence::Ended(first, failed), Occurrence::Ended(second, cancelled)] = &world.effects.happened[..] else {
         panic!("{:?}", world.effects)
     };
@@ -314,7 +314,7 @@ proptest! {
                         world.settle(hold, settlement);
                     }
                 }
-                (5, Some(id)) => drop(world.schedule.cancel(&[id], world.now, &mut world.effects)),
+                (5, Some(id)) => drop(world.schedule.cancel(&[id], Kind::Cancelled, world.now, &mut world.effects)),
                 (6, Some(id)) => {
                     world.schedule.retry(&[id], Again::After(Duration::ZERO), world.now, &mut world.effects);
                 }

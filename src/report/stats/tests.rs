@@ -21,6 +21,7 @@ fn head(user: &str, at: Timestamp, tag: Option<&str>, recipient: &str) -> Head {
         recipient: Some(Mailbox::parse(recipient).unwrap()),
         from: Some(Mailbox::parse("otp@app.test").unwrap()),
         traceparent: None,
+        verification: None,
         attempt: 0,
         expires_at: at.plus(Duration::from_secs(600)),
         since_accepted: Duration::from_millis(200),

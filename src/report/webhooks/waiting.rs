@@ -245,11 +245,12 @@ mod tests {
             recipient: None,
             from: None,
             traceparent: None,
+            verification: None,
             attempt,
             expires_at: START,
             since_accepted: Duration::ZERO,
         };
-        Arc::new(Event { head, what: Happened::Verified })
+        Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 
     fn taken(waiting: &mut Waiting, now: Timestamp) -> Vec<(u64, u8, u32)> {

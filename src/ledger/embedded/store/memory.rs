@@ -21,7 +21,7 @@ const GIVEN_MAX: u64 = 4096;
 type Row = (Table, Box<[u8]>);
 type Stored = (Arc<Message>, Content, BTreeMap<u16, Progress>);
 
-#[derive(Debug, Default)]
+#[derive(Debug, Default, Clone)]
 struct Disk {
     messages: BTreeMap<MessageId, Stored>,
     side: BTreeMap<Row, Box<[u8]>>,
@@ -63,6 +63,12 @@ impl MemoryStore {
     pub fn heal(&self) {
         let mut disk = self.0.lock();
         (disk.failing, disk.fails_after, disk.is_unreadable) = (false, None, false);
+    }
+
+    /// What the disk holds now, as after a crash at this moment.
+    #[must_use]
+    pub fn image(&self) -> Self {
+        Self(Arc::new(Mutex::new(self.0.lock().clone())))
     }
 
     /// Whether this message is stored.

@@ -42,6 +42,8 @@ pub enum Table {
     Suppression,
     /// Facts about the store itself.
     Meta,
+    /// Verifications: digests of their codes, what was spent of them, and wrong guesses.
+    Verification,
 }
 
 /// Key and value of a side table's row.

@@ -278,6 +278,7 @@ mod tests {
             recipient: None,
             from: None,
             traceparent: None,
+            verification: None,
             attempt: number,
             expires_at: time,
             since_accepted: Duration::ZERO,

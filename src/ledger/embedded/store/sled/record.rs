@@ -73,12 +73,13 @@ fn table_number(table: Table) -> u8 {
         Table::Budget => b'b',
         Table::Greylist => b'g',
         Table::Suppression => b'u',
+        Table::Verification => b'v',
         Table::Meta => b'm',
     }
 }
 
 pub(super) fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Meta]
+    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Verification, Table::Meta]
         .into_iter()
         .find(|table| table_number(*table) == number)
 }

@@ -1,0 +1,127 @@
+//! The JSON of verifications.
+
+use serde::{Deserialize, Serialize};
+
+use crate::http::Api;
+use crate::http::auth::Who;
+use crate::http::wire::{Life, MessageJson, Wait};
+use crate::intake::verification::code::Alphabet;
+use crate::intake::verification::{Secrecy, State, View};
+
+/// The body of `POST /v1/verifications`.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct NewVerification {
+    pub(super) to: String,
+    pub(super) from: Option<String>,
+    pub(super) app: Option<String>,
+    pub(super) locale: Option<String>,
+    pub(super) purpose: Option<String>,
+    pub(super) life: Option<Life>,
+    pub(super) length: Option<usize>,
+    #[serde(default)]
+    pub(super) alphabet: AlphabetWord,
+    pub(super) subject: Option<String>,
+    pub(super) text: Option<String>,
+    pub(super) html: Option<String>,
+    pub(super) session: Option<String>,
+    #[serde(default)]
+    pub(super) quiet: bool,
+    pub(super) wait: Option<Wait>,
+}
+
+#[derive(Deserialize, Clone, Copy, Default)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AlphabetWord {
+    #[default]
+    Digits,
+    Letters,
+}
+
+impl From<AlphabetWord> for Alphabet {
+    fn from(word: AlphabetWord) -> Self {
+        match word {
+            AlphabetWord::Digits => Self::Digits,
+            AlphabetWord::Letters => Self::Letters,
+        }
+    }
+}
+
+/// The body of a check.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Code {
+    pub(super) code: String,
+}
+
+/// The body of a check by address.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ByAddress {
+    pub(super) to: String,
+    pub(super) purpose: Option<String>,
+    pub(super) session: Option<String>,
+    pub(super) code: String,
+}
+
+/// The answer to a check.
+#[derive(Serialize)]
+pub(super) struct AnswerJson {
+    pub(super) valid: bool,
+    pub(super) state: &'static str,
+    pub(super) checks_left: u32,
+}
+
+/// A verification.
+#[derive(Serialize)]
+pub(super) struct VerificationJson {
+    id: String,
+    state: &'static str,
+    expires_at: String,
+    resend_at: String,
+    #[serde(flatten)]
+    more: Option<MoreJson>,
+}
+
+/// What is not told of a quiet one.
+#[derive(Serialize)]
+struct MoreJson {
+    purpose: String,
+    checks_left: u32,
+    sends: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<MessageJson>,
+}
+
+/// A verification that was withdrawn.
+#[derive(Serialize)]
+pub(super) struct WithdrawnJson {
+    #[serde(flatten)]
+    pub(super) verification: VerificationJson,
+    pub(super) may_still_arrive: bool,
+}
+
+impl VerificationJson {
+    pub(super) async fn new(api: &Api, view: &View) -> Self {
+        let wall = |at| api.parts.door.wall(at).rfc3339();
+        let is_quiet = view.secrecy == Secrecy::Quiet;
+        let message = match view.message.filter(|_| !is_quiet) {
+            Some(id) => api.json(&Who::Operator, id).await.ok(),
+            None => None,
+        };
+        let more = (!is_quiet).then(|| MoreJson {
+            purpose: view.purpose.to_string(),
+            checks_left: view.checks_left,
+            sends: view.sends,
+            message,
+        });
+        let state = if is_quiet && view.state == State::Undeliverable { State::Pending } else { view.state };
+        Self {
+            id: view.id.to_string(),
+            state: state.name(),
+            expires_at: wall(view.expires_at),
+            resend_at: wall(view.resend_at),
+            more,
+        }
+    }
+}
