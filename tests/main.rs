@@ -14,6 +14,7 @@ mod end_to_end;
 mod fast_path;
 mod first_day;
 mod greylisting;
+mod hooks;
 mod hosts;
 mod http;
 mod ledger;

@@ -3,12 +3,14 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use super::kinds::{Own, Text, is_address_pattern, quoted};
 use crate::accounts::credentials::{PasswordHash, TokenHash};
-use crate::accounts::user::{Senders, User};
+use crate::accounts::user::{DEFAULT_LIFE, Senders, User};
 use crate::delivery::smart_host::Tls;
 use crate::event::Kind;
+use crate::http::HookKind;
 use crate::mail::address::domain_key;
 use crate::policy::failover::When;
 use crate::report::webhooks::endpoint::{self, Format, Target};
@@ -79,6 +81,42 @@ pub(super) const TARGET: Text<Target> = Text {
 /// How the file writes an event.
 pub(super) const EVENT: Text<Kind> =
     Text { form: "an event like \"delivered\"", parse: endpoint::kind, write: |kind| kind.name().to_owned() };
+
+/// One `[[hook]]`.
+#[derive(Debug)]
+pub(super) struct HookSettings {
+    /// The last part of the path.
+    pub(super) name: String,
+    /// Whose.
+    pub(super) kind: Option<HookKind>,
+    /// The user whose senders count.
+    pub(super) user: String,
+    /// The author.
+    pub(super) from: String,
+    /// The app's name.
+    pub(super) app: Option<String>,
+    /// What proves a call.
+    pub(super) secret_file: Option<PathBuf>,
+    /// The language.
+    pub(super) locale: String,
+    /// How long codes are valid.
+    pub(super) life: Duration,
+}
+
+impl Default for HookSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            kind: None,
+            user: String::new(),
+            from: String::new(),
+            app: None,
+            secret_file: None,
+            locale: "en".to_owned(),
+            life: DEFAULT_LIFE,
+        }
+    }
+}
 
 /// One `[[dkim]]`.
 #[derive(Debug, Default)]

@@ -281,6 +281,7 @@ fn read(top: &Section<'_>, source: &Source<'_>, path: Option<&Path>) -> Config {
     }
     config.delivery.exceptions = sections::destinations(top, &mut in_force);
     config.smart_hosts = smart_hosts::read(top, &mut in_force);
+    config.http.hooks = sections::hooks(top, &mut in_force, &config.accounts);
     config.webhooks = webhooks::read(top, &mut in_force);
     config.in_force = in_force;
     config.paths = source.paths();

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use super::drafts::{Auth, DkimKey, Listener, UserSettings};
+use super::drafts::{Auth, DkimKey, HookSettings, Listener, UserSettings};
 use super::file::Section;
 use super::keys;
 use super::table::{Row, Table};
@@ -15,6 +15,7 @@ use crate::accounts::user::{Senders, TRUSTED, User};
 use crate::base::files::faults::{Use, absolute, decrypting, explain, quoted};
 use crate::delivery::Exception;
 use crate::dkim::{Key, KeyError, Keys};
+use crate::http::{Hook, HookSecrets as Secrets};
 use crate::intake::budget;
 use crate::intake::door::BUDGET_TOTAL;
 use crate::mail::address::domain_key;
@@ -218,6 +219,49 @@ pub(super) fn destinations(top: &Section<'_>, in_force: &mut InForce) -> Vec<Exc
         destinations.push(exception);
     });
     destinations
+}
+
+/// Hooks at most.
+const HOOKS_MAX: usize = 32;
+
+/// `[[hook]]`.
+pub(super) fn hooks(top: &Section<'_>, in_force: &mut InForce, accounts: &HashMap<String, Account>) -> Vec<Hook> {
+    let mut hooks: Vec<Hook> = Vec::new();
+    read_many(top, &keys::hook(), in_force, |section, settings: HookSettings| {
+        if hooks.len() == HOOKS_MAX {
+            section.error(section.line(), "name", &format!("there can be {HOOKS_MAX} hooks at most"));
+        }
+        if hooks.iter().any(|hook| hook.name == settings.name) {
+            section.error(section.line(), "name", &format!("there is another hook \"{}\"", settings.name));
+        }
+        if section.has("user") && !accounts.contains_key(&settings.user) {
+            section.error(section.line_of("user"), "user", "there is no [[user]] of this name");
+        }
+        hooks.extend(hook(section, settings));
+    });
+    hooks
+}
+
+fn hook(section: &Section<'_>, settings: HookSettings) -> Option<Hook> {
+    let HookSettings { name, kind, user, from, app, secret_file, locale, life } = settings;
+    let (kind, file) = (kind?, secret_file?);
+    if section.has("from")
+        && let Err(text) = crate::http::check_author(&from)
+    {
+        section.error(section.line_of("from"), "from", &text);
+    }
+    let line = section.line_of("secret_file");
+    let text = match std::fs::read_to_string(&file) {
+        Ok(text) => zeroize::Zeroizing::new(text),
+        Err(error) => {
+            section.error(line, "secret_file", &explain(&file, Use::Read, &error));
+            return None;
+        }
+    };
+    let secrets = Secrets::read(kind, &text);
+    let secrets =
+        secrets.map_err(|text| section.error(line, "secret_file", &format!("{}: {text}", file.display()))).ok()?;
+    Some(Hook { name, kind, user, from, app, secrets, locale, life })
 }
 
 impl Config {

@@ -79,6 +79,14 @@ pub(super) async fn apart<T: Send + 'static>(
     tokio::task::spawn_blocking(work).await.unwrap_or_else(|_| Err(Problem::from(Refusal::Internal)))
 }
 
+/// A small request as it came, unpacked: what is signed is every octet of it.
+pub(super) async fn small(headers: &HeaderMap, body: Body) -> Result<Bytes, Problem> {
+    match Coding::of(headers)? {
+        Coding::Identity => whole(body, SMALL_LEN_MAX).await,
+        Coding::Gzip => Err(Problem::unsupported_coding()),
+    }
+}
+
 /// The JSON of a small request.
 pub(super) async fn small_json<T>(headers: &HeaderMap, body: Body) -> Result<T, Problem>
 where

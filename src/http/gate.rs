@@ -14,19 +14,34 @@ use parking_lot::Mutex;
 use super::auth::{self, Nonsense, Shown, Who};
 use super::guard::Phase;
 use super::host::Named;
-use super::problem::Problem;
+use super::problem::{Problem, Why};
 use super::refused::Origin;
 use super::{Api, CONNECTIONS};
+use crate::base::shares::Sharing;
 use crate::net::places::Place;
 use crate::report::reasons::Endpoint;
 
 /// Paths for which nobody has to show anything.
 const OPEN_PATHS: [&str; 3] = ["/healthz", "/readyz", "/metrics"];
 
+/// Paths whose requests prove by other means where they come from.
+const HOOKS: &str = "/v1/hooks/";
+
+/// The place of a connection, for whoever proves late where a request comes from.
+#[derive(Clone)]
+pub(super) struct Claim(Arc<Mutex<Place>>);
+
+impl Claim {
+    /// The connection is this user's from here on, where it may have another one.
+    pub(super) fn belongs_to(&self, user: &str, sharing: Sharing) {
+        let _ = self.0.lock().belongs_to(&user.into(), CONNECTIONS.of_user(sharing));
+    }
+}
+
 /// Who is at the other end of a connection.
 pub(super) struct Caller {
     api: Arc<Api>,
-    place: Mutex<Place>,
+    place: Arc<Mutex<Place>>,
     origin: Origin,
     phase: Arc<Mutex<Phase>>,
     router: TowerToHyperService<Router>,
@@ -35,7 +50,7 @@ pub(super) struct Caller {
 impl Caller {
     pub(super) fn new(api: Arc<Api>, (place, origin): (Place, Origin), router: Router) -> Self {
         let phase = Arc::new(Mutex::new(Phase::Head));
-        Self { api, place: Mutex::new(place), origin, phase, router: TowerToHyperService::new(router) }
+        Self { api, place: Arc::new(Mutex::new(place)), origin, phase, router: TowerToHyperService::new(router) }
     }
 
     pub(super) fn phase(&self) -> Arc<Mutex<Phase>> {
@@ -54,7 +69,8 @@ impl Caller {
             Err(problem) => refusal(problem),
         };
         // A probe that hears no is answered, not refused.
-        if response.status().as_u16() >= 400 && endpoint != Endpoint::Health {
+        let is_refused = response.status().as_u16() >= 400 || response.extensions().get::<Why>().is_some();
+        if is_refused && endpoint != Endpoint::Health {
             self.api.refused(self.origin, endpoint, asker.as_deref(), &response);
         }
         *self.phase.lock() = Phase::Rest;
@@ -65,6 +81,10 @@ impl Caller {
     fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
         let named = Named::of(request)?;
         let settings = self.api.settings.load();
+        if request.uri().path().starts_with(HOOKS) {
+            request.extensions_mut().insert(Claim(self.place.clone()));
+            return Ok(());
+        }
         match auth::shown(&self.api, request.method(), request.headers()) {
             Shown::Token(who) => {
                 request.extensions_mut().insert(who.clone());

@@ -12,6 +12,7 @@ mod events;
 mod gate;
 mod guard;
 mod health;
+pub(crate) mod hooks;
 mod host;
 mod new_message;
 mod page;
@@ -66,6 +67,7 @@ use crate::report::upkeep::Upkeep;
 use crate::report::webhooks::Webhooks;
 use gate::Caller;
 use guard::Guarded;
+pub use hooks::{Asked as HookAsked, Hook, Kind as HookKind, Secrets as HookSecrets, asked_of, is_proved};
 use problem::Problem;
 use refused::Origin;
 use seats::{Bounds, Seats, Turns};
@@ -115,6 +117,8 @@ pub struct Settings {
     pub sharing: Sharing,
     /// The words of the relay's own mail.
     pub templates: Templates,
+    /// Hooks of identity servers.
+    pub hooks: Vec<Hook>,
 }
 
 /// The port of the API where nothing else is configured.
@@ -131,6 +135,7 @@ impl Default for Settings {
             hosts: Vec::new(),
             sharing: Sharing::default(),
             templates: Templates::default(),
+            hooks: Vec::new(),
         }
     }
 }
@@ -312,6 +317,14 @@ impl Api {
     }
 }
 
+/// Whether a text can be the author of a mail.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn check_author(text: &str) -> Result<(), String> {
+    compose::people::Person::author(text, "from").map(|_| ()).map_err(|problem| problem.detail().to_owned())
+}
+
 fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/v1/messages", post(api::submit).get(api::list).delete(api::cancel_many))
@@ -330,6 +343,7 @@ fn router(api: Arc<Api>) -> Router {
         .route("/v1/verifications/check", post(verifications::check_by_address))
         .route("/v1/verifications/{id}", get(verifications::show).delete(verifications::cancel))
         .route("/v1/verifications/{id}/check", post(verifications::check))
+        .route("/v1/hooks/{name}", post(hooks::call))
         .route("/v1/suppressions", get(suppressions::list))
         .route(
             "/v1/suppressions/{address}",

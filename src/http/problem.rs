@@ -217,6 +217,11 @@ impl Problem {
         )
     }
 
+    /// 401 for a call of a hook.
+    pub(super) fn no_proof() -> Self {
+        Self::new(Kind::WrongToken, "the signature or the value that proves this call is missing, wrong or too old")
+    }
+
     /// 403.
     pub(super) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Forbidden, detail)
@@ -227,14 +232,14 @@ impl Problem {
         Self::new(Kind::NotFound, "no message with this id; traces are kept for queue.trace_retention")
     }
 
-    /// 404.
-    pub(super) fn not_suppressed() -> Self {
-        Self::new(Kind::NotFound, "this address is not suppressed")
-    }
-
     /// 404, also for what belongs to somebody else.
     pub(super) fn unknown_verification() -> Self {
         Self::new(Kind::NotFound, "no verification with this id; one is kept for a day once it is final")
+    }
+
+    /// 404.
+    pub(super) fn not_suppressed() -> Self {
+        Self::new(Kind::NotFound, "this address is not suppressed")
     }
 
     /// 404 for a path.
@@ -299,14 +304,14 @@ impl Problem {
         Self::new(Kind::Rate, "a user has an entry tried again once a minute at most").retry_after(wait)
     }
 
-    /// 503 for a reason that passes.
-    fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(kind, detail).retry_after(BUSY_PAUSE)
-    }
-
     /// 429, where a recipient has had enough for so long.
     pub(super) fn enough(detail: &'static str, wait: Duration) -> Self {
         Self::new(Kind::Budget, detail).retry_after(wait)
+    }
+
+    /// 503 for a reason that passes.
+    fn unavailable(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(kind, detail).retry_after(BUSY_PAUSE)
     }
 
     /// 503 while the relay stops.

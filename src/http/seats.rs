@@ -28,13 +28,16 @@ pub(super) struct Bounds {
 }
 
 impl Bounds {
+    /// What a user may have.
+    pub(super) fn of_user(self, sharing: Sharing) -> Portion {
+        let Portion { whole, share } = sharing.of(self.users);
+        Portion { whole, share: share.min(self.user) }
+    }
+
     /// Who it is, to those who count, and what it may have.
     pub(super) fn of(self, who: &Who, sharing: Sharing) -> (Arc<str>, Portion) {
         match who.only_user() {
-            Some(user) => {
-                let Portion { whole, share } = sharing.of(self.users);
-                (user, Portion { whole, share: share.min(self.user) })
-            }
+            Some(user) => (user, self.of_user(sharing)),
             None => {
                 (OPERATOR.into(), Portion { whole: self.users + self.operator, share: self.user.max(self.operator) })
             }

@@ -11,13 +11,14 @@ use std::time::Duration;
 use tracing::Level;
 
 use super::Config;
-use super::drafts::{EVENT, TARGET, Webhook};
+use super::drafts::{EVENT, HookSettings, TARGET, Webhook};
 use super::kinds::{
     ANY, Choice, FILE, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
 };
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
-use crate::http::Templates;
+use crate::http::{HookKind, Templates};
+use crate::intake::options::LIFE;
 use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
 use crate::report::log::Format;
@@ -55,14 +56,15 @@ pub(super) fn all() -> Vec<Described> {
         user().described(),
         submission().described(),
         otp().described(),
-        dkim().described(),
         verification().described(),
+        dkim().described(),
         queue().described(),
         resolver().described(),
         delivery().described(),
         destination().described(),
         smart_host().described(),
         http().described(),
+        hook().described(),
         webhook().described(),
         log().described(),
     ]
@@ -212,6 +214,48 @@ fn http() -> Table<Config> {
         ),
     ];
     Table::once("http", "The HTTP API.", keys)
+}
+
+/// `[[hook]]`.
+pub(super) fn hook() -> Table<HookSettings> {
+    let name = Text {
+        form: "1 to 64 lower-case letters, digits, - and _,",
+        parse: |text| {
+            let is_allowed = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_');
+            ((1..=64).contains(&text.len()) && text.bytes().all(is_allowed)).then(|| text.to_owned())
+        },
+        write: String::clone,
+    };
+    let kind = Choice(&[("supabase", HookKind::Supabase), ("logto", HookKind::Logto), ("zitadel", HookKind::Zitadel)]);
+    let keys = vec![
+        key("name", at!(HookSettings: name), name, Live, "The last part of the path: /v1/hooks/auth.")
+            .example("\"auth\"")
+            .required("is missing"),
+        key("kind", at!(HookSettings: kind), Maybe(kind), Live, "\"supabase\", \"logto\" or \"zitadel\".")
+            .example("\"supabase\"")
+            .required("is missing"),
+        key("user", at!(HookSettings: user), ANY, Live, "The user whose senders, budget and defaults count.")
+            .example("\"shop\"")
+            .required("is missing"),
+        key("from", at!(HookSettings: from), ANY, Live, "The author of the mail, one of the user's senders.")
+            .example("\"Shop <otp@example.com>\"")
+            .required("is missing"),
+        key("app", at!(HookSettings: app), Maybe(ANY), Live, "Named in the mail.").example("\"Example Shop\""),
+        key(
+            "secret_file",
+            at!(HookSettings: secret_file),
+            Maybe(SECRET_FILE),
+            Live,
+            "What proves a call, one a line while it is being changed. supabase: v1,whsec_...; zitadel: the signing key; logto: the \
+             value of Authorization.",
+        )
+        .example("\"certs/hook.secret\"")
+        .required("is missing"),
+        key("locale", at!(HookSettings: locale), ANY, Live, "The language of the mail where a call names none."),
+        key("life", at!(HookSettings: life), Span(LIFE.0, LIFE.1), Live, "How long the server's codes are valid."),
+    ];
+    let help = "Identity servers that post the bare code: the relay writes the mail (docs/hooks.md).";
+    Table::many("hook", help, keys)
 }
 
 /// `[[webhook]]`.

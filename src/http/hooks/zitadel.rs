@@ -1,0 +1,81 @@
+//! ZITADEL: the HTTP provider, which brings texts in the user's language.
+
+use serde::Deserialize;
+
+use super::wanted::{self, Wanted};
+use super::{Lane, Problem, Purpose, Texts, recipient};
+
+/// The body of a call; what is not named here is passed over.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Call {
+    context_info: ContextInfo,
+    #[serde(default)]
+    template_data: TemplateData,
+    #[serde(default)]
+    args: Args,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ContextInfo {
+    event_type: Option<String>,
+    recipient_email_address: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "camelCase", default)]
+struct TemplateData {
+    title: Option<String>,
+    subject: Option<String>,
+    greeting: Option<String>,
+    text: Option<String>,
+    url: Option<String>,
+    button_text: Option<String>,
+    footer_text: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(default)]
+struct Args {
+    code: Option<String>,
+    otp: Option<String>,
+}
+
+/// Lane and words of each kind of mail, by what happened to the user.
+fn kind(event: &str, has_code: bool) -> (Lane, Purpose) {
+    let says = |word: &str| event.split(['.', '_']).any(|part| part == word);
+    match () {
+        () if says("password") && !says("change") && !says("changed") => (Lane::Reset, Purpose::Reset),
+        () if says("invite") || says("invitation") || says("initialization") && !says("passwordless") => {
+            (Lane::Reset, Purpose::Invite)
+        }
+        () if has_code && says("email") && !says("otp") => (Lane::Otp, Purpose::Signup),
+        () if has_code => (Lane::Otp, Purpose::Login),
+        () if says("password") => (Lane::Notice, Purpose::PasswordChanged),
+        () => (Lane::Notice, Purpose::AccountChanged),
+    }
+}
+
+impl Call {
+    pub(super) fn wanted(self) -> Result<Vec<Wanted>, Problem> {
+        let Self { context_info, template_data: own, args } = self;
+        let event = context_info.event_type.unwrap_or_default();
+        let code = wanted::code(wanted::filled(args.code).or(args.otp))?;
+        let link = wanted::link(own.url)?;
+        let (lane, purpose) = kind(&event, code.is_some());
+        if code.is_none() && link.is_none() && lane != Lane::Notice {
+            return Err(Problem::invalid("args, templateData: neither a code nor a url"));
+        }
+        let to = recipient(context_info.recipient_email_address.as_deref(), "contextInfo.recipientEmailAddress")?;
+        let texts = Texts {
+            subject: wanted::one_line(own.subject),
+            title: wanted::one_line(own.title),
+            greeting: wanted::plain(own.greeting),
+            body: wanted::plain(own.text),
+            button: wanted::one_line(own.button_text),
+            footer: wanted::plain(own.footer_text),
+        };
+        Ok(vec![Wanted { to, code, link, tag: wanted::tag(&event), lane, purpose, locale: None, texts: Some(texts) }])
+    }
+}
