@@ -3,45 +3,26 @@
 //! that the relay chose; every refusal is a problem that quotes nothing secret.
 #![no_main]
 
-use std::collections::HashMap;
-use std::sync::{Arc, LazyLock};
-use std::time::Duration;
+use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use mail_parser::MessageParser;
-use otp_relay::event::Sink;
-use otp_relay::http::{Api, Parts, Settings};
 use otp_relay::intake::options::LIFE;
+use otp_relay::ledger::entry::Message;
 use otp_relay::mail::address::Mailbox;
 use otp_relay::mail::id::MessageId;
-use otp_relay::ledger::entry::Message;
-use otp_relay::queue::inspect::Filter;
-use otp_relay::report::log::{EventLog, Format, Output};
-use otp_relay::report::refusals::Refusals;
-use otp_relay::report::stats::Statistics;
-use otp_relay::report::webhooks::Webhooks;
-use otp_relay::tls;
-use otp_relay::report::trace::{Limits, Traces};
-use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::data::line_fault;
-use otp_relay::accounts::credentials::{Account, Credentials, TokenHash};
+use otp_relay_fuzz::api::{BENCH, Bench, RECIPIENTS_MAX, SECRET, SIZE_MAX, STAMP_MAX, converse, taken_apart};
 use otp_relay_fuzz::choice;
-use otp_relay_fuzz::relay::{Relay, runtime, user};
+use otp_relay_fuzz::relay::user;
 use serde_json::Value;
-use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
-use tokio::runtime::Runtime;
 
-const SIZE_MAX: usize = 16 << 10;
-const RECIPIENTS_MAX: usize = 4;
-/// What the relay puts in front.
-const STAMP_MAX: usize = 400;
-/// What stands for a secret in a request.
-const SECRET: &str = "481516";
-const COMPOSED: [&str; 10] = [
+const COMPOSED: [&str; 12] = [
     "Received",
     "From",
     "To",
+    "Cc",
+    "Reply-To",
     "Subject",
     "Message-ID",
     "Date",
@@ -50,73 +31,6 @@ const COMPOSED: [&str; 10] = [
     "Content-Type",
     "Content-Transfer-Encoding",
 ];
-
-struct Bench {
-    runtime: Runtime,
-    relay: Relay,
-    api: Arc<Api>,
-    _folder: TempDir,
-}
-
-static BENCH: LazyLock<Bench> = LazyLock::new(|| {
-    let folder = tempfile::tempdir().expect("a folder");
-    let relay = Relay::new();
-    let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
-    let settings = log::Settings { format: Format::Text, ..log::Settings::default() };
-    let reporter = Reporter::start(relay.queue.happened().clone(), EventLog::new(&settings), Vec::new());
-    let reporter = reporter.expect("a thread");
-    let limits = Limits::of(Duration::from_secs(60));
-    let traces = Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder");
-    traces.follow(&relay.queue);
-    let stats = Statistics::start(&folder.path().join("stats"), relay.clock.clone(), &relay.queue).expect("a thread");
-    let tls = tls::opportunistic_connector().expect("a thread");
-    let webhooks = Webhooks::start(&folder.path().join("webhooks"), Vec::new(), &relay.queue, relay.clock.clone(), tls).expect("a thread");
-    let parts = Parts {
-        stats,
-        webhooks,
-        door: relay.door.clone(),
-        queue: relay.queue.clone(),
-        credentials: Arc::new(Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"salt")),
-        operator: TokenHash::of("operator-token"),
-        traces,
-        metrics: Arc::default(),
-        ends: Arc::default(),
-        destinations: Arc::default(),
-        refusals: Refusals::new(relay.clock.clone(), settings.recipients.clone()),
-        log: Output::new(std::io::sink()),
-        delivery: relay.delivery(),
-        reporter,
-        clock: relay.clock.clone(),
-        draining: Default::default(),
-    };
-    let api =
-        Api::new(parts, Settings { message_size_max: SIZE_MAX, recipients_max: RECIPIENTS_MAX, ..Settings::default() });
-    Bench { runtime: runtime(), relay, api, _folder: folder }
-});
-
-/// What the API says to what comes over a connection.
-async fn converse(api: &Arc<Api>, request: &[u8]) -> Vec<u8> {
-    let (mut client, server) = duplex(256 << 10);
-    let mut answer = Vec::new();
-    let talk = async {
-        // Who is refused early need not read on.
-        let _ = client.write_all(request).await;
-        // Followers of events are never done.
-        let _ = tokio::time::timeout(Duration::from_secs(90), client.read_to_end(&mut answer)).await;
-        drop(client);
-    };
-    tokio::join!(api.converse(server), talk);
-    answer
-}
-
-/// Status, type and body of a whole answer.
-fn taken_apart(answer: &[u8]) -> Option<(u16, String, Vec<u8>)> {
-    let end = answer.windows(4).position(|octets| octets == b"\r\n\r\n")?;
-    let head = String::from_utf8(answer[..end].to_vec()).expect("heads are text");
-    let status = head.strip_prefix("HTTP/1.1 ")?.get(..3)?.parse().expect("a status");
-    let content_type = head.lines().find_map(|line| line.strip_prefix("content-type: ")).unwrap_or_default();
-    Some((status, content_type.to_owned(), answer[end + 4..].to_vec()))
-}
 
 /// All texts that JSON has under this name, one or many.
 fn texts<'a>(body: &'a Value, name: &str) -> Vec<&'a str> {
@@ -134,7 +48,7 @@ fn check_problem(status: u16, problem: &[u8], request: &[u8], may_quote: bool) {
     let detail = problem["detail"].as_str().expect("a problem has a detail");
     assert!(!detail.is_empty() && !detail.contains(char::is_control), "{detail:?}");
     let body: Value = serde_json::from_slice(request).unwrap_or_default();
-    let in_addresses = ["to", "from"].iter().flat_map(|name| texts(&body, name)).any(|text| text.contains(SECRET));
+    let in_addresses = ["to", "cc", "bcc", "reply_to", "from"].iter().flat_map(|name| texts(&body, name)).any(|text| text.contains(SECRET));
     assert!(may_quote || in_addresses || !detail.contains(SECRET), "{detail}");
 }
 
@@ -162,7 +76,8 @@ fn check_accepted(message: &Message, content: &[u8], body: &Value) {
     let recipients: Vec<&Mailbox> = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox).collect();
     assert!((1..=RECIPIENTS_MAX).contains(&recipients.len()));
     for recipient in &recipients {
-        assert!(texts(body, "to").iter().any(|to| to.contains(recipient.as_str())), "{recipient}");
+        let named = ["to", "cc", "bcc"].iter().flat_map(|name| texts(body, name)).any(|to| to.contains(recipient.as_str()));
+        assert!(named, "{recipient}");
     }
 
     let read = MessageParser::default().parse(content).expect("it can be read");
@@ -175,13 +90,15 @@ fn check_accepted(message: &Message, content: &[u8], body: &Value) {
     if body.get("raw").is_some_and(Value::is_string) {
         return;
     }
-    for name in &names {
+    let has_own = ["headers", "attachments"].iter().any(|name| body.get(name).is_some_and(|value| !value.is_null()));
+    for name in names.iter().filter(|_| !has_own) {
         assert!(COMPOSED.contains(name) && names.iter().filter(|other| *other == name).count() == 1, "{name}");
     }
     // Domains are written in A-labels, so that no host needs SMTPUTF8 for them.
     let written = |mailbox: &Mailbox| mailbox.to_ascii().unwrap_or_else(|| mailbox.as_str().to_owned());
     assert_eq!(addresses(read.from()), [written(sender)]);
-    assert_eq!(addresses(read.to()), recipients.iter().map(|to| written(to)).collect::<Vec<_>>());
+    assert!(addresses(read.to()).iter().all(|to| recipients.iter().any(|recipient| written(recipient) == *to)));
+    assert!(!names.iter().any(|name| name.eq_ignore_ascii_case("bcc")));
     if let Some(subject) = body.get("subject").and_then(Value::as_str) {
         assert_eq!(squeezed(read.subject().unwrap_or_default()), squeezed(subject));
     }

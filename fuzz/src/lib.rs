@@ -1,6 +1,7 @@
 //! What the targets share: cutting input into pieces, and drivers for the two sessions that check what a peer may rely
 //! on. Everything here panics where a property does not hold.
 
+pub mod api;
 pub mod client;
 pub mod command;
 pub mod relay;
