@@ -4,12 +4,14 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on has failed")]
 #![allow(unreachable_pub, reason = "modules of one test program")]
 
+mod api;
 mod classification;
 mod clock;
 mod commands;
 mod configuration;
 mod damage;
 mod data_folder;
+mod doors;
 mod end_to_end;
 mod fast_path;
 mod first_day;

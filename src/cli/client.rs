@@ -3,6 +3,7 @@
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
@@ -14,12 +15,18 @@ use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, OrExit as _};
 use super::{read_config, secret};
 use crate::base::files::faults::{Use, explain};
 use crate::config::Config;
+use crate::net::BoxStream;
+use crate::relay::data_dir::self_signed_files;
+use crate::tls;
+use crate::tls::verify::Roots;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long an answer may take; those that wait for an end take up to 30 s.
@@ -59,11 +66,22 @@ impl Access {
     }
 }
 
+/// Over what the relay is asked.
+#[derive(Debug, Clone)]
+enum Transport {
+    Clear,
+    /// TLS with the certificate in this file, which is the relay's own.
+    Own(PathBuf),
+    /// TLS with a certificate that the system's authorities vouch for.
+    Verified,
+}
+
 /// A relay that can be asked.
 #[derive(Debug)]
 pub(super) struct Client {
     /// Host and port.
     authority: String,
+    transport: Transport,
     token: Zeroizing<String>,
 }
 
@@ -72,29 +90,31 @@ impl Client {
     pub(super) fn new(file: Option<&Path>, access: &Access) -> anyhow::Result<Self> {
         let token = access.token()?;
         if let (Some(url), Some(token)) = (&access.url, &token) {
-            return Ok(Self { authority: authority(url)?, token: token.clone() });
+            let (authority, transport) = authority(url)?;
+            return Ok(Self { authority, transport, token: token.clone() });
         }
         let config = configuration(file)?;
-        let authority = match &access.url {
+        let (authority, transport) = match &access.url {
             Some(url) => authority(url)?,
-            None => own_authority(&config)?,
+            None => own(&config)?,
         };
         let token = match token {
             Some(token) => token,
             None => read_token(&config.token_file())?,
         };
-        Ok(Self { authority, token })
+        Ok(Self { authority, transport, token })
     }
 
     /// For what nobody has to show a token.
     pub(super) fn without_token(file: Option<&Path>, url: Option<&str>) -> anyhow::Result<Self> {
-        let authority = url.map_or_else(|| own_authority(&configuration(file)?), authority)?;
-        Ok(Self { authority, token: Zeroizing::default() })
+        let (authority, transport) = url.map_or_else(|| own(&configuration(file)?), authority)?;
+        Ok(Self { authority, transport, token: Zeroizing::default() })
     }
 
     /// With the operator's token, at the address of a configuration.
     pub(super) fn of_operator(config: &Config) -> anyhow::Result<Self> {
-        Ok(Self { authority: own_authority(config)?, token: read_token(&config.token_file())? })
+        let (authority, transport) = own(config)?;
+        Ok(Self { authority, transport, token: read_token(&config.token_file())? })
     }
 
     async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Incoming>> {
@@ -102,6 +122,8 @@ impl Client {
         let unreachable = || format!("no relay answers at {}; is `otp-relay serve` running?", self.authority);
         let stream = connecting.await.with_context(unreachable).or_exit(Exit::Unreachable)?;
         let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)?;
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.encrypted(stream)).await;
+        let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)??;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
         // It ends with the answer; what goes wrong shows there.
         tokio::spawn(connection);
@@ -118,6 +140,35 @@ impl Client {
         let answer = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
         let response = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
         if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+    }
+
+    /// The stream as the relay speaks on it; no token leaves over one whose certificate is another's.
+    async fn encrypted(&self, stream: TcpStream) -> anyhow::Result<BoxStream> {
+        let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
+        let host = host.trim_matches(['[', ']']).to_owned();
+        let name = ServerName::try_from(host).context("--url names no host that a certificate could be for")?;
+        let fails = "the TLS handshake with the relay fails; does it have tls = true in [http]?";
+        match &self.transport {
+            Transport::Clear => Ok(Box::new(stream)),
+            Transport::Own(file) => {
+                let stream = tls::opportunistic_connector()?.connect(name, stream).await;
+                let stream = stream.context(fails).or_exit(Exit::Unreachable)?;
+                let own = tls::read_certificates(file)?;
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                ensure!(
+                    shown.is_some() && shown == own.first(),
+                    "what answers at {} shows another certificate than the one in {}",
+                    self.authority,
+                    file.display()
+                );
+                Ok(Box::new(stream))
+            }
+            Transport::Verified => {
+                let connector = TlsConnector::from(Arc::new(Roots::load(None)?.client_config()?));
+                let stream = connector.connect(name, stream).await;
+                Ok(Box::new(stream.context("the relay's certificate is not trusted").or_exit(Exit::Unreachable)?))
+            }
+        }
     }
 
     /// Asks, and returns the answer's status and JSON.
@@ -213,6 +264,11 @@ pub(super) fn configuration(file: Option<&Path>) -> anyhow::Result<Config> {
         .or_exit(Exit::Configuration)
 }
 
+/// Where and how the relay of a configuration answers.
+fn own(config: &Config) -> anyhow::Result<(String, Transport)> {
+    Ok((own_authority(config)?, own_transport(config)))
+}
+
 fn own_authority(config: &Config) -> anyhow::Result<String> {
     let is_off = "the HTTP API is off in the configuration (http.address)";
     let mut address = config.http.address.context(is_off).or_exit(Exit::Configuration)?;
@@ -221,6 +277,14 @@ fn own_authority(config: &Config) -> anyhow::Result<String> {
         address.set_ip(loopback);
     }
     Ok(address.to_string())
+}
+
+fn own_transport(config: &Config) -> Transport {
+    if !config.http.tls {
+        return Transport::Clear;
+    }
+    let configured = config.certificate.files().map(|(certificate, _)| certificate.to_owned());
+    Transport::Own(configured.unwrap_or_else(|| self_signed_files(&config.data_dir).0))
 }
 
 fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
@@ -236,22 +300,21 @@ fn read_token(path: &Path) -> anyhow::Result<Zeroizing<String>> {
 }
 
 /// Host and port of a URL.
-fn authority(url: &str) -> anyhow::Result<String> {
-    let rest = match url.split_once("://") {
-        Some(("http", rest)) => rest,
+fn authority(url: &str) -> anyhow::Result<(String, Transport)> {
+    let (rest, transport) = match url.split_once("://") {
+        Some(("http", rest)) => (rest, Transport::Clear),
+        Some(("https", rest)) => (rest, Transport::Verified),
         Some((scheme, _)) => {
-            let text =
-                format!("{scheme}:// is not spoken here; reach the relay by http, through a tunnel if it is far");
-            return Err(Exit::Usage.saying(text));
+            return Err(Exit::Usage.saying(format!("{scheme}:// is not spoken here; the relay speaks http or https")));
         }
-        None => url,
+        None => (url, Transport::Clear),
     };
     let authority = rest.trim_end_matches('/');
     if authority.is_empty() || authority.contains('/') {
         return Err(Exit::Usage.saying("--url is like http://127.0.0.1:8587"));
     }
     let has_port = authority.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok());
-    Ok(if has_port { authority.to_owned() } else { format!("{authority}:8587") })
+    Ok((if has_port { authority.to_owned() } else { format!("{authority}:8587") }, transport))
 }
 
 const UNRESERVED: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
@@ -272,9 +335,10 @@ mod tests {
 
     #[test]
     fn addresses_of_relays_are_read() {
-        assert_eq!(authority("http://127.0.0.1:8587/").unwrap(), "127.0.0.1:8587");
-        assert_eq!(authority("relay").unwrap(), "relay:8587");
-        for url in ["https://relay", "", "http://", "http://relay/api"] {
+        assert_eq!(authority("http://127.0.0.1:8587/").unwrap().0, "127.0.0.1:8587");
+        assert_eq!(authority("relay").unwrap().0, "relay:8587");
+        assert!(matches!(authority("https://relay").unwrap().1, Transport::Verified));
+        for url in ["ftp://relay", "", "http://", "http://relay/api"] {
             assert!(authority(url).is_err(), "{url}");
         }
         assert_eq!(encoded("a+b@example.com"), "a%2Bb%40example.com");

@@ -90,13 +90,13 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     // Before anything can go wrong that a signal would have to end.
     let mut signals = Signals::new()?;
     let listeners = config.listeners.clone();
-    let hostname = config.hostname.clone();
+    let (hostname, tls) = (config.hostname.clone(), config.http.tls);
     let relay = Relay::start(config, Environment { output, ..Environment::default() })?;
     for (address, settings) in relay.addresses().iter().zip(&listeners) {
         tracing::info!(%address, tls = settings.tls.name(), hostname, "listening");
     }
     if let Some(address) = relay.http_address() {
-        tracing::info!(%address, "listening for HTTP");
+        tracing::info!(%address, tls, "listening for HTTP");
     }
     let mut manager = Manager::default();
     manager.ready(relay.queue().depth(), None);
@@ -219,7 +219,8 @@ fn introduce(config: &Config, generated: &Generated) {
         say(&format!("  password    {password}"));
         say(&format!("  senders     *@{}", config.hostname));
         if let Some(address) = config.http.address {
-            say(&format!("  HTTP API    http://{address} (token in {})", config.token_file().display()));
+            let scheme = if config.http.tls { "https" } else { "http" };
+            say(&format!("  HTTP API    {scheme}://{address} (token in {})", config.token_file().display()));
         }
     }
     say("\nPublish these records, or receivers will not believe the signatures:\n");

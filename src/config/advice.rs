@@ -58,10 +58,11 @@ pub(super) fn advise(config: &Config, source: &Source<'_>) {
             source.advise(text);
         }
     }
-    if let Some(address) = config.http.address.filter(|address| !address.ip().is_loopback()) {
+    if let Some(address) = config.http.address.filter(|address| !address.ip().is_loopback() && !config.http.tls) {
         let text = format!(
             "the HTTP API at {address} can be reached from outside this machine, in clear text: whoever listens on the \
-             way learns tokens and codes; put a proxy with TLS in front, or let it listen at 127.0.0.1:8587"
+             way learns tokens and codes; set tls = true in [http], put a proxy with TLS in front, or let it listen at \
+             127.0.0.1:8587"
         );
         source.advise(text);
     }

@@ -38,7 +38,7 @@ mod tests {
     use super::*;
 
     /// Another value for every key that is there once; files lie in the folder of the test.
-    const OTHERS: [(&str, &str); 51] = [
+    const OTHERS: [(&str, &str); 53] = [
         ("hostname", "\"other.example.com\""),
         ("data_dir", "\"elsewhere\""),
         ("tls.certificate", "\"c\""),
@@ -84,7 +84,9 @@ mod tests {
         ("delivery.ca_file", "\"c\""),
         ("delivery.reverse_path", "\"bounces@app.test\""),
         ("http.address", "\"off\""),
+        ("http.tls", "true"),
         ("http.hosts", "[\"otp.example.com\"]"),
+        ("http.doors", "[\"emails\"]"),
         ("http.token_file", "\"other.token\""),
         ("http.templates", "\".\""),
         ("log.format", "\"json\""),
@@ -109,7 +111,7 @@ mod tests {
     /// What `Relay::reload` gives to the modules.
     fn live(config: &Config) -> String {
         let Config { submission, intake, http, certificate, .. } = config;
-        let http = (&http.hosts, http.message_size_max, &http.templates);
+        let http = (&http.hosts, &http.doors, http.message_size_max, &http.templates);
         format!("{submission:?} {intake:?} {certificate:?} {http:?}")
     }
 

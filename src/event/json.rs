@@ -16,7 +16,7 @@ use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 
 /// An event as it is written.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub struct EventJson {
     /// [`Kind::name`].

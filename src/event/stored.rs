@@ -36,7 +36,7 @@ struct Form<'a> {
     from: Option<Cow<'a, str>>,
     #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<Cow<'a, str>>,
-    #[serde(rename = "o", default, skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "vf", default, skip_serializing_if = "Option::is_none")]
     verification: Option<Cow<'a, str>>,
     #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
     attempt: u32,

@@ -1,5 +1,7 @@
 //! Messages: submit, look, take back, and say that a code was used.
 
+#![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,15 +11,17 @@ use axum::extract::{FromRequestParts, Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::auth::Who;
 use super::body;
 use super::new_message::{self, Parties, Times};
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::seats::OPERATOR;
 use super::send::{Draft, check_recipients};
-use super::wire::{CancelledJson, EntryJson, MessageJson, MessagesJson, NewMessage, Wait};
+use super::wire::{CancelledJson, EntryJson, MessageJson, NewMessage, Wait};
 use crate::event::{Happened, Kind};
 use crate::intake::door::Door;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -30,12 +34,9 @@ use crate::report::trace::Trace;
 const WAIT_MAX: Duration = Duration::from_secs(30);
 /// What JSON and the envelope may take beyond twice the message.
 const BODY_SLACK: usize = 64 << 10;
-/// Messages in an answer about a recipient.
-const LIST_MAX: usize = 20;
-
 /// A message as far as it is known: in the queue, in the traces, or in both.
 pub(super) struct Known {
-    snapshot: Option<Snapshot>,
+    pub(super) snapshot: Option<Snapshot>,
     pub(super) trace: Option<Arc<Trace>>,
 }
 
@@ -45,7 +46,7 @@ impl Known {
         live.or_else(|| self.trace.as_ref().map(|trace| &*trace.user))
     }
 
-    fn json(&self, door: &Door) -> Option<MessageJson> {
+    pub(super) fn json(&self, door: &Door) -> Option<MessageJson> {
         match (&self.snapshot, &self.trace) {
             (Some(snapshot), trace) => Some(MessageJson::live(snapshot, trace.as_deref(), door)),
             (None, Some(trace)) => Some(MessageJson::ended(trace)),
@@ -120,6 +121,16 @@ pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
 }
 
 /// `POST /v1/messages`.
+#[utoipa::path(post, path = "/v1/messages", tag = "messages", request_body = NewMessage,
+    params(
+        ("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again", min_length = 1, max_length = 200, pattern = "^[ -~]+$"),
+        ("traceparent" = Option<String>, Header, description = "W3C Trace Context, shown in events"),
+    ),
+    responses(
+        (status = 202, description = "accepted", body = MessageJson),
+        (status = 200, description = "with `wait`: accepted, and all recipients have ended", body = MessageJson),
+        Refusals,
+    ))]
 pub(super) async fn submit(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -208,6 +219,8 @@ pub(super) async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<
 }
 
 /// `GET /v1/messages/{id}`: with what happened so far.
+#[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
+    responses((status = 200, description = "the message and what happened to it", body = MessageJson), Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -219,8 +232,9 @@ pub(super) async fn show(
 }
 
 /// Whom or what a request about several messages is about.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Which {
     recipient: Option<String>,
     key: Option<String>,
@@ -233,38 +247,11 @@ pub(super) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
     query.map(|Query(asked)| asked).map_err(|error| Problem::invalid(error.body_text()))
 }
 
-fn plain(recipient: &str) -> Result<String, Problem> {
+pub(super) fn plain(recipient: &str) -> Result<String, Problem> {
     // In a query a plus means a blank; people who write one mean a plus.
     Mailbox::parse(&recipient.trim().replace(' ', "+"))
         .map(|mailbox| mailbox.plain_key())
         .map_err(|error| Problem::invalid(format!("recipient: {error}")).in_our_words())
-}
-
-/// `GET /v1/messages?recipient=`: the newest messages to a recipient, the newest first.
-pub(super) async fn list(
-    State(api): State<Arc<Api>>,
-    who: Who,
-    query: Asked<Which>,
-) -> Result<Json<MessagesJson>, Problem> {
-    let Which { recipient: Some(recipient), key: None } = asked(query)? else {
-        return Err(Problem::invalid("say whose: /v1/messages?recipient=ADDRESS"));
-    };
-    let recipient = plain(&recipient)?;
-    let filter = Filter { recipient: Some(recipient.clone()), user: who.only_user(), ..Filter::default() };
-    let live = api.scan(&who, move |queue| queue.list(&filter, LIST_MAX)).await;
-    let mut ids: Vec<MessageId> = live.messages.iter().map(|live| live.message.id).collect();
-    // What cannot be written down is told where it is asked for by its id.
-    let _ = api.caught_up(&None).await;
-    let (traces, user) = (api.parts.traces.clone(), who.only_user());
-    let stored = api.scan(&who, move |_| traces.of_recipient(&recipient, user.as_deref(), LIST_MAX)).await;
-    ids.extend(stored.iter().map(|trace| trace.id));
-    ids.sort_unstable_by(|a, b| b.cmp(a));
-    ids.dedup();
-    let mut messages = Vec::new();
-    for id in ids.into_iter().take(LIST_MAX) {
-        messages.extend(api.json(&who, id).await.ok());
-    }
-    Ok(Json(MessagesJson { messages }))
 }
 
 impl Api {
@@ -292,6 +279,15 @@ impl Api {
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
 
+    /// Takes back what is live of a message; says how all of it stands.
+    pub(super) async fn cancel_message(&self, who: &Who, id: MessageId) -> Result<CancelledJson, Problem> {
+        self.known(who, id, Need::State).await?;
+        let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
+        let cancelled = self.take_back(who, filter).await?;
+        let after = self.json(who, id).await?;
+        Ok(CancelledJson::new(&cancelled, after.entries))
+    }
+
     /// Takes back what the filter covers. What was answered holds after a crash too.
     async fn take_back(&self, who: &Who, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
         let now = self.parts.clock.now();
@@ -309,20 +305,19 @@ impl Api {
 }
 
 /// `DELETE /v1/messages/{id}`.
+#[utoipa::path(delete, path = "/v1/messages/{id}", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
+    responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
     who: Who,
     Segment(text): Segment,
 ) -> Result<Json<CancelledJson>, Problem> {
-    let id = id(&text)?;
-    api.known(&who, id, Need::State).await?;
-    let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
-    let cancelled = api.take_back(&who, filter).await?;
-    let after = api.json(&who, id).await?;
-    Ok(Json(CancelledJson::new(&cancelled, after.entries)))
+    api.cancel_message(&who, id(&text)?).await.map(Json)
 }
 
 /// `DELETE /v1/messages?key=` or `?recipient=`, or both: what is live of them.
+#[utoipa::path(delete, path = "/v1/messages", tag = "messages", params(Which),
+    responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel_many(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -340,6 +335,8 @@ pub(super) async fn cancel_many(
 }
 
 /// `POST /v1/messages/{id}/verified`: the app saw the code being used.
+#[utoipa::path(post, path = "/v1/messages/{id}/verified", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
+    responses((status = 204, description = "noted"), Refusals))]
 pub(super) async fn verified(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -4,11 +4,12 @@ use std::sync::Arc;
 
 use axum::extract::FromRequestParts;
 use axum::http::request::Parts;
-use axum::http::{HeaderMap, Method, header};
+use axum::http::{HeaderMap, HeaderValue, Method, header};
 
 use super::Api;
 use super::page;
 use super::problem::Problem;
+use super::shape::Shape;
 use crate::accounts::credentials::{Login, TokenHash};
 use crate::accounts::user::{Senders, User};
 use crate::mail::address::ReversePath;
@@ -110,16 +111,21 @@ impl Who {
 }
 
 /// Whose token is in a request's head: in the field Authorization, else in the page's cookie. A browser sends a cookie by
-/// itself, so it changes nothing without a field that only the page's own script can set.
-pub(super) fn shown(api: &Api, method: &Method, headers: &HeaderMap) -> Shown {
-    let Some(value) = headers.get(header::AUTHORIZATION) else {
-        let may = method.is_safe() || headers.contains_key(page::CHANGES);
-        return cookie(headers).filter(|_| may).map_or(Shown::Nothing, |token| by_token(api, token));
+/// itself, so it changes nothing without a field that only the page's own script can set. The door `email` has a field of its
+/// own; no cookie opens a compatible door.
+pub(super) fn shown(api: &Api, method: &Method, headers: &HeaderMap, shape: Option<Shape>) -> Shown {
+    let field = match shape {
+        Some(Shape::Email) => headers.get("x-postmark-server-token").map(|value| value.to_str().ok()),
+        Some(Shape::Emails | Shape::MailSend) | None => headers.get(header::AUTHORIZATION).map(bearer),
     };
-    let Some((scheme, token)) = value.to_str().ok().and_then(|text| text.split_once(' ')) else {
-        return Shown::Nonsense;
-    };
-    if scheme.eq_ignore_ascii_case("bearer") { by_token(api, token) } else { Shown::Nonsense }
+    match field {
+        Some(Some(token)) => by_token(api, token),
+        Some(None) => Shown::Nonsense,
+        None => {
+            let may = shape.is_none() && (method.is_safe() || headers.contains_key(page::CHANGES));
+            cookie(headers).filter(|_| may).map_or(Shown::Nothing, |token| by_token(api, token))
+        }
+    }
 }
 
 /// The token in the page's cookie.
@@ -142,6 +148,11 @@ pub(super) fn by_token(api: &Api, token: &str) -> Shown {
         Some(login) => Shown::Token(Who::User(login)),
         None => Shown::Nonsense,
     }
+}
+
+fn bearer(value: &HeaderValue) -> Option<&str> {
+    let (scheme, token) = value.to_str().ok()?.split_once(' ')?;
+    scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
 /// Who asks, as it was found when the request was let in.

@@ -50,6 +50,14 @@ pub(super) async fn json<T>(headers: &HeaderMap, body: Body, len_max: usize) -> 
 where
     T: DeserializeOwned + Send + 'static,
 {
+    json_with_len(headers, body, len_max).await.map(|(json, _)| json)
+}
+
+/// The same, and how many octets it was.
+pub(super) async fn json_with_len<T>(headers: &HeaderMap, body: Body, len_max: usize) -> Result<(T, usize), Problem>
+where
+    T: DeserializeOwned + Send + 'static,
+{
     let coding = Coding::of(headers)?;
     let packed = whole(body, len_max).await?;
     let text = match coding {
@@ -60,11 +68,12 @@ where
             unpacking.await.unwrap_or_else(|_| Err(Problem::invalid("the body cannot be unpacked")))?
         }
     };
-    apart(text.len(), move || {
+    let len = text.len();
+    let json = apart(len, move || {
         let text = text.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&text);
         serde_json::from_slice(text).map_err(|error| Problem::unreadable(&error))
-    })
-    .await
+    });
+    Ok((json.await?, len))
 }
 
 /// Work on so many octets that a client sent; on those of a long request off the threads that move mail.

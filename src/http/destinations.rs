@@ -9,6 +9,7 @@ use super::Api;
 use super::api::Segment;
 use super::auth::Who;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::wire::{DestinationJson, DestinationsJson};
 use crate::mail::address::domain_key;
 
@@ -20,6 +21,8 @@ fn only_operator(who: &Who) -> Result<(), Problem> {
 }
 
 /// `GET /v1/destinations`: what was sent to each recipient domain since the start.
+#[utoipa::path(get, path = "/v1/destinations", tag = "destinations",
+    responses((status = 200, description = "what was sent to each recipient domain since the start", body = DestinationsJson), Refusals))]
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<DestinationsJson>, Problem> {
     only_operator(&who)?;
     // What an answer told of is counted.
@@ -29,6 +32,9 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<D
 }
 
 /// `GET /v1/destinations/{domain}`: who serves the domain, and what is known of their greylisting.
+#[utoipa::path(get, path = "/v1/destinations/{domain}", tag = "destinations",
+    params(("domain" = String, Path, description = "a domain of recipients")),
+    responses((status = 200, description = "who serves it, and how its hosts greylist", body = DestinationJson), Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -4,6 +4,8 @@
 //! the store, also after a restart. One that is so slow that events are gone is told `missed` and let go; when it comes
 //! back it goes on with the oldest event that is still there.
 
+#![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
+
 use std::convert::Infallible;
 use std::fmt::Write as _;
 use std::sync::Arc;
@@ -15,11 +17,13 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use tokio::sync::watch;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Asked, Need, asked, id};
 use super::auth::Who;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::refused::Origin;
 use super::seats::Seat;
 use crate::event::Event;
@@ -37,14 +41,18 @@ const HEARTBEAT: Duration = Duration::from_secs(15);
 const MISSED: &str = "events were lost that were not read in time";
 
 /// What is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Which {
     message: Option<String>,
 }
 
 /// `GET /v1/events`: all events from now on, or behind `Last-Event-ID`. With `?message=ID`, those of one message, from
 /// the first that is still there to its last end; then the stream ends.
+#[utoipa::path(get, path = "/v1/events", tag = "events",
+    params(Which, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that was read")),
+    responses((status = 200, description = "server-sent events, each with an event as `data`", body = String, content_type = "text/event-stream"), Refusals))]
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
     Extension(origin): Extension<Origin>,

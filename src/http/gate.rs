@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::http::{HeaderValue, Request, header};
+use axum::http::{HeaderValue, Request, Uri, header};
 use axum::response::{IntoResponse as _, Response};
 use hyper::body::Incoming;
 use hyper::service::Service as _;
@@ -12,10 +12,12 @@ use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 
 use super::auth::{self, Nonsense, Shown, Who};
+use super::doors;
 use super::guard::Phase;
 use super::host::Named;
 use super::problem::{Problem, Why};
 use super::refused::Origin;
+use super::shape::{Shape, without_repeated_slashes};
 use super::{Api, CONNECTIONS};
 use crate::base::shares::Sharing;
 use crate::net::places::Place;
@@ -60,13 +62,20 @@ impl Caller {
     /// Answers one request, and tells where it is refused.
     pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
         *self.phase.lock() = Phase::Answer;
-        let endpoint = Endpoint::of(request.uri().path());
+        tidy(&mut request);
+        let (endpoint, shape) = (Endpoint::of(request.uri().path()), Shape::of(request.uri().path()));
         request.extensions_mut().insert(self.origin);
-        let let_in = self.let_in(&mut request);
+        let is_closed = shape.is_some_and(|shape| !self.api.settings.load().doors.contains(&shape));
+        let shape = shape.filter(|_| !is_closed);
+        let let_in = if is_closed { Err(Problem::unknown_path()) } else { self.let_in(&mut request, shape) };
         let asker = request.extensions().get::<Who>().map(Who::name);
         let response = match let_in {
             Ok(()) => self.router.call(request).await?,
             Err(problem) => refusal(problem),
+        };
+        let response = match shape {
+            Some(shape) => in_shape(shape, response),
+            None => response,
         };
         // A probe that hears no is answered, not refused.
         let is_refused = response.status().as_u16() >= 400 || response.extensions().get::<Why>().is_some();
@@ -78,14 +87,14 @@ impl Caller {
     }
 
     /// Notes who asks, and gives the connection the place that this one may have.
-    fn let_in(&self, request: &mut Request<Incoming>) -> Result<(), Problem> {
+    fn let_in(&self, request: &mut Request<Incoming>, shape: Option<Shape>) -> Result<(), Problem> {
         let named = Named::of(request)?;
         let settings = self.api.settings.load();
         if request.uri().path().starts_with(HOOKS) {
             request.extensions_mut().insert(Claim(self.place.clone()));
             return Ok(());
         }
-        match auth::shown(&self.api, request.method(), request.headers()) {
+        match auth::shown(&self.api, request.method(), request.headers(), shape) {
             Shown::Token(who) => {
                 request.extensions_mut().insert(who.clone());
                 return self.take_place(&who);
@@ -110,6 +119,29 @@ impl Caller {
                 .in_our_words()
         })
     }
+}
+
+/// A repeated slash in a path counts as one: bases of addresses end in one, and paths begin with one.
+fn tidy<B>(request: &mut Request<B>) {
+    let Some(path) = without_repeated_slashes(request.uri().path()) else { return };
+    let query = request.uri().query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = format!("{path}{query}").parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+}
+
+/// A refusal, whoever made it, as the door's libraries understand it.
+fn in_shape(shape: Shape, mut response: Response) -> Response {
+    let Some(problem) = response.extensions_mut().remove::<Problem>() else { return response };
+    let mut shaped = doors::refused(shape, problem);
+    for name in [header::CONNECTION, header::ALLOW] {
+        if let Some(value) = response.headers_mut().remove(&name) {
+            shaped.headers_mut().insert(name, value);
+        }
+    }
+    shaped
 }
 
 /// A refusal, behind which the connection closes: it makes room rather than asking again.

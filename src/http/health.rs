@@ -8,6 +8,7 @@ use axum::response::IntoResponse;
 
 use super::Api;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::seats::ANYBODY;
 use crate::base::lane::Lane;
 use crate::report::exposition::{Exposition, Format, Type};
@@ -16,11 +17,15 @@ use crate::report::webhooks::endpoint::Endpoint;
 use crate::report::webhooks::{Standing, Status};
 
 /// `GET /healthz`: the process works.
+#[utoipa::path(get, path = "/healthz", tag = "health", security(()),
+    responses((status = 200, description = "the process works", body = String, content_type = "text/plain"), Refusals))]
 pub(super) async fn alive() -> &'static str {
     "ok\n"
 }
 
 /// `GET /readyz`: new mail is taken.
+#[utoipa::path(get, path = "/readyz", tag = "health", security(()),
+    responses((status = 200, description = "new mail is taken", body = String, content_type = "text/plain"), Refusals))]
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
     if api.parts.draining.is_cancelled() {
         return Err(Problem::draining());
@@ -32,6 +37,8 @@ pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, P
 }
 
 /// `GET /metrics`.
+#[utoipa::path(get, path = "/metrics", tag = "health", security(()),
+    responses((status = 200, description = "metrics of Prometheus", body = String, content_type = "text/plain"), Refusals))]
 pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> impl IntoResponse {
     // What an answer told of is counted.
     api.parts.reporter.caught_up().await;

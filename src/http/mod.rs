@@ -1,4 +1,4 @@
-//! The HTTP API: apps submit and ask, people look and steer. HTTP/1.1 in clear text, meant for loopback or a proxy.
+//! The HTTP API: apps submit and ask, people look and steer. HTTP/1.1, in clear text at loopback or behind a proxy, or over TLS.
 //!
 //! It knows mail only through the door, the queue's inspection and the traces; everything it takes or gives is a type
 //! of `wire`. Nothing of a request is written to the log.
@@ -8,19 +8,24 @@ mod auth;
 mod body;
 mod compose;
 mod destinations;
+mod doors;
 mod events;
 mod gate;
 mod guard;
 mod health;
 pub(crate) mod hooks;
 mod host;
+mod list;
 mod new_message;
+mod openapi;
 mod page;
 mod problem;
 mod queue;
+mod refusals;
 mod refused;
 mod seats;
 mod send;
+mod shape;
 mod stats;
 mod suppressions;
 pub(crate) mod template;
@@ -31,10 +36,10 @@ mod wire;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use axum::Router;
 use axum::routing::{get, post};
 use hyper::server::conn::http1;
@@ -42,8 +47,11 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::accounts::credentials::{Credentials, TokenHash};
 use crate::base::clock::Clock;
@@ -65,12 +73,14 @@ use crate::report::stats::Statistics;
 use crate::report::trace::Traces;
 use crate::report::upkeep::Upkeep;
 use crate::report::webhooks::Webhooks;
+use crate::tls::handshake;
 use gate::Caller;
 use guard::Guarded;
 pub use hooks::{Asked as HookAsked, Hook, Kind as HookKind, Secrets as HookSecrets, asked_of, is_proved};
 use problem::Problem;
 use refused::Origin;
 use seats::{Bounds, Seats, Turns};
+pub use shape::Shape;
 pub use template::Templates;
 
 /// Connections that showed a valid token last. Each carries one request at a time.
@@ -85,8 +95,12 @@ const PLACES: Limits = Limits { connections_max: CONNECTIONS_MAX, connections_pe
 const FOLLOWERS: Bounds = Bounds { users: 64, user: 8, operator: 16 };
 /// Answers that wait for the end of a message at once.
 const WAITS: Bounds = Bounds { users: 128, user: 32, operator: 32 };
+/// Requests with several mails at once: each is held as a whole.
+const BATCHES: Bounds = Bounds { users: 16, user: 8, operator: 8 };
 /// How long a connection may idle between two requests.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(30);
+/// How long a TLS handshake may take.
+const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
 /// Header fields of a request.
 const FIELDS_MAX: usize = 64;
 /// Octets of a request's head.
@@ -103,6 +117,8 @@ const GAVE_WAY: &str = "too many connections to the HTTP API; one without a toke
 pub struct Settings {
     /// Where it listens; none: it does not.
     pub address: Option<SocketAddr>,
+    /// Whether it speaks TLS.
+    pub tls: bool,
     /// Where the operator's token is, in the data folder.
     pub token_file: PathBuf,
     /// The relay's own name, in lower case.
@@ -113,6 +129,8 @@ pub struct Settings {
     pub recipients_max: usize,
     /// More names by which the relay is asked, in lower case.
     pub hosts: Vec<String>,
+    /// The compatible doors that are open.
+    pub doors: Vec<Shape>,
     /// Whether several users share what the API has.
     pub sharing: Sharing,
     /// The words of the relay's own mail.
@@ -128,11 +146,13 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             address: Some(SocketAddr::from((Ipv4Addr::LOCALHOST, PORT))),
+            tls: false,
             token_file: PathBuf::from("api.token"),
             hostname: "localhost".to_owned(),
             message_size_max: 1 << 20,
             recipients_max: 100,
             hosts: Vec::new(),
+            doors: Shape::ALL.to_vec(),
             sharing: Sharing::default(),
             templates: Templates::default(),
             hooks: Vec::new(),
@@ -193,8 +213,11 @@ pub struct Parts {
 pub struct Api {
     parts: Parts,
     settings: ArcSwap<Settings>,
+    /// With the certificate that clients are shown.
+    acceptor: ArcSwapOption<TlsAcceptor>,
     followers: Arc<Seats>,
     waits: Arc<Seats>,
+    batches: Arc<Seats>,
     places: Arc<Places>,
     /// Of those who look through the whole queue.
     turns: Turns,
@@ -217,8 +240,10 @@ impl Api {
         Arc::new(Self {
             parts,
             settings: ArcSwap::from_pointee(settings),
+            acceptor: ArcSwapOption::empty(),
             followers: Seats::new(FOLLOWERS),
             waits: Seats::new(WAITS),
+            batches: Seats::new(BATCHES),
             places: Arc::default(),
             turns: Turns::default(),
             tasks: TaskTracker::new(),
@@ -230,6 +255,11 @@ impl Api {
     /// Changes the settings.
     pub fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
+    }
+
+    /// Shows clients another certificate from now on.
+    pub fn show(&self, acceptor: TlsAcceptor) {
+        self.acceptor.store(Some(Arc::new(acceptor)));
     }
 
     /// Serves until [`Api::close`].
@@ -265,9 +295,22 @@ impl Api {
                 biased;
                 () = api.aborting.cancelled() => {}
                 () = given_up.cancelled() => api.broken_off(origin, Stage::Connect, crowded, GAVE_WAY),
-                () = api.answer(stream, place, origin, router) => {}
+                () = api.encrypt_and_answer(stream, place, origin, router) => {}
             }
         });
+    }
+
+    async fn encrypt_and_answer(self: &Arc<Self>, stream: TcpStream, place: Place, origin: Origin, router: Router) {
+        if !self.settings.load().tls {
+            return self.answer(stream, place, origin, router).await;
+        }
+        let Some(acceptor) = self.acceptor.load_full() else { return };
+        match handshake::accept(&acceptor, stream, HANDSHAKE_TIMEOUT).await {
+            Ok(stream) => self.answer(stream, place, origin, router).await,
+            Err(fault) => {
+                self.broken_off(origin, Stage::Tls, (None, Reason::of_handshake(fault)), &fault.text());
+            }
+        }
     }
 
     /// Answers the requests that come over one stream, until it ends or [`Api::close`].
@@ -326,41 +369,54 @@ pub(crate) fn check_author(text: &str) -> Result<(), String> {
 }
 
 fn router(api: Arc<Api>) -> Router {
-    Router::new()
-        .route("/v1/messages", post(api::submit).get(api::list).delete(api::cancel_many))
-        .route("/v1/messages/{id}", get(api::show).delete(api::cancel))
-        .route("/v1/messages/{id}/verified", post(api::verified))
-        .route("/v1/events", get(events::follow))
+    described()
+        .split_for_parts()
+        .0
         .route("/v1/stats", get(stats::show))
         .route("/v1/webhooks", get(webhooks::list))
         .route("/v1/webhooks/replay", post(webhooks::replay))
         .route("/v1/webhooks/test", post(webhooks::test))
-        .route("/v1/destinations", get(destinations::list))
-        .route("/v1/destinations/{domain}", get(destinations::show))
-        .route("/v1/queue", get(queue::list))
-        .route("/v1/queue/retry", post(queue::retry))
         .route("/v1/verifications", post(verifications::start))
         .route("/v1/verifications/check", post(verifications::check_by_address))
         .route("/v1/verifications/{id}", get(verifications::show).delete(verifications::cancel))
         .route("/v1/verifications/{id}/check", post(verifications::check))
         .route("/v1/hooks/{name}", post(hooks::call))
-        .route("/v1/suppressions", get(suppressions::list))
-        .route(
-            "/v1/suppressions/{address}",
-            get(suppressions::show).put(suppressions::put).delete(suppressions::remove),
-        )
-        .route("/v1/backup", get(upkeep::rows))
-        .route("/v1/recipients/{address}", axum::routing::delete(upkeep::erase))
         .route("/", get(page::html))
         .route("/page/page.css", get(page::style))
         .route("/page/page.js", get(page::script))
         .route("/page/icon.svg", get(page::icon))
         .route("/page/data", get(page::data))
         .route("/page/session", post(page::sign_in).delete(page::sign_out))
-        .route("/healthz", get(health::alive))
-        .route("/readyz", get(health::ready))
-        .route("/metrics", get(health::metrics))
         .fallback(|| async { Problem::unknown_path() })
         .method_not_allowed_fallback(|| async { Problem::method() })
         .with_state(api)
+}
+
+/// All paths, each with what it takes and answers.
+fn described() -> OpenApiRouter<Arc<Api>> {
+    OpenApiRouter::with_openapi(openapi::head())
+        .routes(routes!(api::submit, list::list, api::cancel_many))
+        .routes(routes!(api::show, api::cancel))
+        .routes(routes!(api::verified))
+        .routes(routes!(events::follow))
+        .routes(routes!(destinations::list))
+        .routes(routes!(destinations::show))
+        .routes(routes!(queue::list))
+        .routes(routes!(queue::retry))
+        .routes(routes!(suppressions::list))
+        .routes(routes!(suppressions::show, suppressions::put, suppressions::remove))
+        .routes(routes!(upkeep::rows))
+        .routes(routes!(upkeep::erase))
+        .routes(routes!(health::alive))
+        .routes(routes!(health::ready))
+        .routes(routes!(health::metrics))
+        .routes(routes!(openapi::show))
+        .merge(doors::routes())
+}
+
+/// The description of all paths, as `GET /openapi.json` answers it.
+fn description() -> &'static str {
+    static DESCRIPTION: LazyLock<String> =
+        LazyLock::new(|| described().split_for_parts().1.to_json().unwrap_or_default());
+    &DESCRIPTION
 }

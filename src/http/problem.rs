@@ -6,6 +6,7 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::base::text::one_line;
 use crate::intake::refusal::Refusal;
@@ -135,16 +136,16 @@ pub(super) struct Why {
 }
 
 /// Problem details (RFC 9457).
-#[derive(Serialize)]
-pub(super) struct ProblemJson<'a> {
+#[derive(Serialize, ToSchema)]
+pub(super) struct ProblemJson {
     /// `urn:otp-relay:` and a name that is stable.
     r#type: String,
     /// What kind of error it is, for people.
-    title: &'a str,
+    title: &'static str,
     /// The HTTP status.
     status: u16,
     /// What to do.
-    detail: &'a str,
+    detail: String,
 }
 
 impl Problem {
@@ -435,7 +436,7 @@ impl IntoResponse for Problem {
             r#type: format!("urn:otp-relay:{name}"),
             title,
             status: status.as_u16(),
-            detail: &self.detail,
+            detail: self.detail.clone(),
         };
         let body = serde_json::to_string(&json).unwrap_or_default();
         let mut response = (status, body).into_response();

@@ -1,5 +1,7 @@
 //! The live queue, for those who steer it.
 
+#![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +10,14 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::HeaderMap;
 use serde::Deserialize;
+use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Asked, Need, asked};
 use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
 use crate::ledger::entry::State as EntryState;
 use crate::mail::address::domain_key;
@@ -27,8 +31,9 @@ const LIST_DEFAULT: usize = 100;
 const RETRY_PAUSE: Duration = Duration::from_secs(60);
 
 /// What is asked for.
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Which {
     state: Option<String>,
     destination: Option<String>,
@@ -40,6 +45,8 @@ fn domain(text: &str) -> Result<String, Problem> {
 }
 
 /// `GET /v1/queue?state=&destination=&limit=`: the oldest first.
+#[utoipa::path(get, path = "/v1/queue", tag = "queue", params(Which),
+    responses((status = 200, description = "what is live, the oldest first", body = QueueJson), Refusals))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -66,6 +73,8 @@ pub(super) async fn list(
 
 /// `POST /v1/queue/retry` with `id` (of a message or an entry) or `destination`: what waits for its next attempt gets
 /// it now, for a user if it has not had that for a while.
+#[utoipa::path(post, path = "/v1/queue/retry", tag = "queue", request_body = Retry,
+    responses((status = 200, description = "what is tried now", body = RetriedJson), Refusals))]
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -129,8 +129,7 @@ impl Api {
         {
             return Err((index, problem));
         }
-        for (draft, result) in drafts.iter().zip(&checked).filter(|(_, result)| result.is_ok()) {
-            debug_assert!(result.is_ok());
+        for (draft, _) in drafts.iter().zip(&checked).filter(|(_, result)| result.is_ok()) {
             draft.recipients.iter().for_each(|mailbox| self.parts.delivery.expect(&draft.reverse_path(), mailbox));
         }
         let mut steps = Vec::with_capacity(drafts.len());
@@ -139,10 +138,12 @@ impl Api {
                 Ok(()) => prepare(door, draft).await,
                 Err(problem) => Step::Refused(problem),
             };
-            match step {
-                Step::Refused(problem) if together == Together::AllOrNone => return Err((index, problem)),
-                step => steps.push(step),
+            if together == Together::AllOrNone
+                && let Step::Refused(problem) = step
+            {
+                return Err((index, problem));
             }
+            steps.push(step);
         }
         let stored = steps.into_iter().zip(drafts).map(|(step, draft)| self.store(draft, step));
         let mut outcomes = futures_util::future::join_all(stored).await;

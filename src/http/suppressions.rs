@@ -14,6 +14,7 @@ use super::api::Segment;
 use super::auth::Who;
 use super::body::small_json;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use crate::base::clock::Timestamp;
 use crate::intake::door::Door;
 use crate::intake::suppression::{Source, Standing, Suppression, suppression_key};
@@ -24,7 +25,7 @@ const LIST_MAX: usize = 10_000;
 const CHANGES: &str = "only the operator changes what is suppressed, for it concerns all users";
 
 /// One entry.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct SuppressionJson {
     address: String,
     source: Source,
@@ -35,7 +36,7 @@ pub(super) struct SuppressionJson {
 }
 
 /// What a user hears of an address.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 struct AnswerJson {
     address: String,
     suppressed: bool,
@@ -43,8 +44,17 @@ struct AnswerJson {
     until: Option<String>,
 }
 
+/// What `GET` tells of an address: the entry to the operator, yes or no to a user.
+#[derive(utoipa::ToSchema)]
+#[serde(untagged)]
+#[expect(dead_code, reason = "a description")]
+enum StandingJson {
+    Entry(SuppressionJson),
+    Answer(AnswerJson),
+}
+
 /// The list, the latest first.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct ListJson {
     /// In all.
     count: usize,
@@ -52,7 +62,7 @@ pub(super) struct ListJson {
 }
 
 /// What PUT takes.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 struct Put {
     #[serde(default)]
@@ -74,6 +84,8 @@ fn address(text: &str) -> Result<String, Problem> {
 }
 
 /// `GET /v1/suppressions`; the operator only: what hosts said of all users' recipients stands in it.
+#[utoipa::path(get, path = "/v1/suppressions", tag = "suppressions",
+    responses((status = 200, description = "addresses that are not sent to", body = ListJson), Refusals))]
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<ListJson>, Problem> {
     operator_only(&who, "only the operator sees the list; ask for one address")?;
     let door = &api.parts.door;
@@ -84,6 +96,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<L
 
 /// `GET /v1/suppressions/{address}`: to the operator the entry, to a user whether this address is sent to, and from when
 /// on again.
+#[utoipa::path(get, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
+    responses((status = 200, description = "whether it is sent to; for the operator, why not", body = StandingJson), Refusals))]
 pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): Segment) -> Result<Response, Problem> {
     let (now, door) = (api.parts.clock.now(), &api.parts.door);
     let suppressions = door.suppressions();
@@ -100,6 +114,8 @@ pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): S
 }
 
 /// `PUT /v1/suppressions/{address}` with `reason` and `source` ("manual" or "complaint"); the operator only.
+#[utoipa::path(put, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")), request_body = Put,
+    responses((status = 200, description = "it is not sent to any more", body = SuppressionJson), Refusals))]
 pub(super) async fn put(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -118,6 +134,8 @@ pub(super) async fn put(
 }
 
 /// `DELETE /v1/suppressions/{address}`; the operator only.
+#[utoipa::path(delete, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
+    responses((status = 204, description = "it is sent to again"), Refusals))]
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -14,6 +14,7 @@ use super::Api;
 use super::api::Segment;
 use super::auth::Who;
 use super::problem::Problem;
+use super::refusals::Refusals;
 use super::suppressions::operator_only;
 use crate::ledger::embedded::store::Row;
 use crate::mail::address::Mailbox;
@@ -29,7 +30,7 @@ struct RowJson {
 }
 
 /// What was erased.
-#[derive(Serialize)]
+#[derive(Serialize, utoipa::ToSchema)]
 pub(super) struct ErasedJson {
     address: String,
     /// Messages whose traces named it.
@@ -41,6 +42,8 @@ pub(super) struct ErasedJson {
 }
 
 /// `GET /v1/backup`: suppressions and what was learned of destinations, a JSON object a line. Both tables are bounded.
+#[utoipa::path(get, path = "/v1/backup", tag = "upkeep",
+    responses((status = 200, description = "stored rows, a JSON object a line", body = String, content_type = "application/x-ndjson"), Refusals))]
 pub(super) async fn rows(State(api): State<Arc<Api>>, who: Who) -> Result<Response, Problem> {
     operator_only(&who, "only the operator makes backups")?;
     let parts = &api.parts;
@@ -59,6 +62,9 @@ fn line(table: &'static str, (key, value): &Row) -> String {
 }
 
 /// `DELETE /v1/recipients/{address}`: takes a person out of traces, events, statistics and suppression.
+#[utoipa::path(delete, path = "/v1/recipients/{address}", tag = "upkeep",
+    params(("address" = String, Path, description = "an address")),
+    responses((status = 200, description = "what was erased", body = ErasedJson), Refusals))]
 pub(super) async fn erase(
     State(api): State<Arc<Api>>,
     who: Who,

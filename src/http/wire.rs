@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::destination::demand::{Demand, Strictness, TlsOption};
 use crate::destination::route::Route;
@@ -20,7 +21,7 @@ use crate::report::destinations;
 use crate::report::trace::Trace;
 
 /// The body of `POST /v1/messages`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewMessage {
     pub(super) from: String,
@@ -42,7 +43,7 @@ pub(super) struct NewMessage {
     pub(super) wait: Option<Wait>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "an address or a list of addresses")]
 pub(super) enum OneOrMany {
     One(String),
@@ -59,7 +60,7 @@ impl OneOrMany {
 }
 
 /// A file that goes with a message.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewAttachment {
     pub(super) filename: Option<String>,
@@ -69,7 +70,7 @@ pub(super) struct NewAttachment {
 }
 
 /// A code for the built-in template.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Otp {
     pub(super) code: String,
@@ -77,21 +78,21 @@ pub(super) struct Otp {
     pub(super) locale: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(untagged, expecting = "a number of seconds, or a text like \"10m\"")]
 pub(super) enum Life {
     Seconds(u64),
     Text(String),
 }
 
-#[derive(Clone, Copy, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub(super) enum Wait {
     Delivered,
 }
 
 /// The body of `POST /v1/queue/retry`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Retry {
     pub(super) id: Option<String>,
@@ -99,15 +100,15 @@ pub(super) struct Retry {
 }
 
 /// A message.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct MessageJson {
     pub(super) id: String,
-    accepted_at: String,
+    pub(super) accepted_at: String,
     expires_at: String,
     user: Arc<str>,
     lane: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    tag: Option<Arc<str>>,
+    pub(super) tag: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<Arc<str>>,
     /// The reverse-path.
@@ -122,11 +123,12 @@ pub(super) struct MessageJson {
 }
 
 /// An entry.
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(super) struct EntryJson {
     pub(super) entry: String,
-    recipient: String,
+    pub(super) recipient: String,
     /// `unknown` where the relay ended at the wrong moment.
+    #[schema(value_type = StateName)]
     pub(super) state: &'static str,
     attempts: u32,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -148,7 +150,7 @@ pub(super) struct EntryJson {
 }
 
 /// What `DELETE` did.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct CancelledJson {
     /// Whether any of it may arrive all the same.
     pub(super) may_still_arrive: bool,
@@ -156,22 +158,57 @@ pub(super) struct CancelledJson {
 }
 
 /// One entry of it.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct CancelledEntryJson {
     entry: String,
     recipient: String,
+    #[schema(value_type = StateName)]
     state: &'static str,
     may_still_arrive: bool,
 }
 
-/// A list of messages.
-#[derive(Serialize)]
+/// Where an entry stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum StateName {
+    Queued,
+    Sending,
+    Deferred,
+    Delivered,
+    Failed,
+    Expired,
+    Superseded,
+    Cancelled,
+    Unknown,
+}
+
+impl StateName {
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Queued => "queued",
+            Self::Sending => "sending",
+            Self::Deferred => "deferred",
+            Self::Delivered => "delivered",
+            Self::Failed => "failed",
+            Self::Expired => "expired",
+            Self::Superseded => "superseded",
+            Self::Cancelled => "cancelled",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
+/// A page of a list of messages.
+#[derive(Serialize, ToSchema)]
 pub(super) struct MessagesJson {
+    /// The newest first.
     pub(super) messages: Vec<MessageJson>,
+    /// What `after` is for the next page; null: there is none.
+    pub(super) next: Option<String>,
 }
 
 /// What is in the queue.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct QueueJson {
     /// Entries that were asked for, in all.
     pub(super) entries: usize,
@@ -180,7 +217,7 @@ pub(super) struct QueueJson {
 }
 
 /// Entries that were made due.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct RetriedJson {
     pub(super) retried: Vec<String>,
     /// Seconds until the first of those may be that were left out, because the user had them tried again a moment ago.
@@ -189,7 +226,7 @@ pub(super) struct RetriedJson {
 }
 
 /// What was learned about a destination; spans in seconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DestinationJson {
     destination: Arc<str>,
     hosts: Vec<Arc<str>>,
@@ -200,7 +237,7 @@ pub(super) struct DestinationJson {
 }
 
 /// How hosts greylist.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct GreylistingJson {
     first_contacts: u16,
     first_contacts_refused: u16,
@@ -387,13 +424,13 @@ fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
 }
 
 /// What was sent to each recipient domain.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct DestinationsJson {
     destinations: Vec<DestinationRowJson>,
 }
 
 /// What was sent to a recipient domain, and how long it took; times in milliseconds.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct DestinationRowJson {
     /// The domain; `*` for those that have no row of their own.
     destination: Arc<str>,
@@ -409,7 +446,7 @@ struct DestinationRowJson {
     last_refusal: Option<LastRefusalJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LastRefusalJson {
     at: String,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -445,6 +482,11 @@ impl DestinationsJson {
 }
 
 impl CancelledJson {
+    /// Whether any of it arrived, or may yet.
+    pub(super) fn may_have_arrived(&self) -> bool {
+        self.entries.iter().any(|entry| entry.may_still_arrive || entry.state == Kind::Delivered.name())
+    }
+
     /// What was cancelled now, and what had ended before.
     pub(super) fn new(cancelled: &[Cancelled], others: Vec<EntryJson>) -> Self {
         let now = cancelled.iter().map(|cancelled| CancelledEntryJson {

@@ -21,7 +21,7 @@ const MEMORY: Duration = Duration::from_secs(60 * 86_400);
 const REASON_LEN_MAX: usize = 200;
 
 /// Where a suppression comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum Source {
     /// From what mail hosts said; passes.

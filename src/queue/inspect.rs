@@ -117,6 +117,22 @@ impl Queue {
         Listing { messages, entries: known.unwrap_or(entries) }
     }
 
+    /// The newest messages that have live entries which a filter covers, with ids below a place: at most `limit` ids, the
+    /// newest first.
+    pub fn newest(&self, filter: &Filter, below: Option<MessageId>, limit: usize) -> Vec<MessageId> {
+        let mut newest = std::collections::BTreeSet::new();
+        self.pages(filter, |_, page| {
+            for id in page.into_iter().map(|id| id.message).filter(|id| below.is_none_or(|below| *id < below)) {
+                newest.insert(id);
+                if newest.len() > limit {
+                    newest.pop_first();
+                }
+            }
+            ControlFlow::Continue(())
+        });
+        newest.into_iter().rev().collect()
+    }
+
     /// All live entries with their recipients' domains; for a start, when somebody begins to count them.
     pub fn live_domains(&self) -> Vec<(EntryId, String)> {
         let mut live = Vec::new();
@@ -252,6 +268,10 @@ mod tests {
         let listing = queue.list(&Filter::default(), PAGE + 1);
         assert_eq!((listing.messages.len(), listing.entries), (PAGE + 1, 2 * PAGE + 100));
         assert_eq!(queue.depth().messages, 2 * PAGE + 100);
+        let newest = queue.newest(&Filter::default(), None, PAGE);
+        let rest = queue.newest(&Filter::default(), newest.last().copied(), usize::MAX);
+        assert_eq!((newest.len(), rest.len()), (PAGE, PAGE + 100));
+        assert!([newest, rest].concat().is_sorted_by(|a, b| a > b));
         let some = queue.list(&Filter::default(), usize::MAX).messages;
         let one = Filter::of_message(some[PAGE].message.id);
         assert_eq!(queue.list(&one, 9).entries, 1);

@@ -14,6 +14,7 @@ use super::acme;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::files::faults::absolute;
 use crate::config::Config;
+use crate::http::Api;
 use crate::report::upkeep::Upkeep;
 use crate::submission::listener::Submission;
 use crate::tls::self_signed::{self, Outcome};
@@ -134,13 +135,14 @@ impl Certificate {
     }
 
     /// Takes on files that changed, and replaces the made-up one before it ends.
-    pub(super) async fn keep_valid(self: &Arc<Self>, submission: &Submission) {
+    pub(super) async fn keep_valid(self: &Arc<Self>, submission: &Submission, api: &Api) {
         loop {
             tokio::time::sleep(LOOK).await;
             let certificate = self.clone();
             // A disk may take its time.
             let looked = tokio::task::spawn_blocking(move || certificate.renewed()).await;
             if let Ok(Some(acceptor)) = looked {
+                api.show(acceptor.clone());
                 submission.show(acceptor);
             }
         }

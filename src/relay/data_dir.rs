@@ -120,8 +120,13 @@ impl DataDir {
 
     /// Where the made-up certificate and its key are.
     pub fn self_signed(&self) -> (PathBuf, PathBuf) {
-        (self.path.join(SELF_SIGNED), self.path.join("self-signed.key"))
+        self_signed_files(&self.path)
     }
+}
+
+/// Where the made-up certificate and its key are in a data folder.
+pub(crate) fn self_signed_files(data_dir: &Path) -> (PathBuf, PathBuf) {
+    (data_dir.join(SELF_SIGNED), data_dir.join("self-signed.key"))
 }
 
 /// The file with the format.

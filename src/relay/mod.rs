@@ -226,6 +226,7 @@ impl Relay {
             draining: draining.clone(),
         };
         let api = Api::new(parts, config.http.clone());
+        api.show(acceptor.clone());
         let (way, live) = ((core.door.clone(), core.delivery.clone()), config.submission.clone());
         let by = (clock.clone(), refusals.clone());
         let submission = Submission::new(way, credentials.clone(), by, live, acceptor, draining.clone());
@@ -292,8 +293,8 @@ impl Relay {
         }
         let rotations = self.rotations.clone();
         tokio::spawn(while_running(draining(), async move { rotations.run().await }));
-        let (shown, by) = (self.certificate.clone(), self.submission.clone());
-        tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by).await }));
+        let (shown, by, api) = (self.certificate.clone(), self.submission.clone(), self.api.clone());
+        tokio::spawn(while_running(draining(), async move { shown.keep_valid(&by, &api).await }));
         // Where DNS is played, what it says is not about this relay.
         if dns_is == DnsIs::Real {
             let (config, changed) = self.kept.clone();
@@ -339,6 +340,7 @@ impl Relay {
         let mut running = self.running.lock();
         let waiting = config.keep(&running);
         let acceptor = self.certificate.acceptor(&config)?;
+        self.api.show(acceptor.clone());
         self.submission.reconfigure(config.submission.clone(), acceptor);
         self.door.reconfigure(config.intake.clone());
         self.queue.set_sharing(config.sharing());

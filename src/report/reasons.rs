@@ -60,6 +60,8 @@ pub enum Endpoint {
     Hooks,
     /// `/healthz`, `/readyz` and `/metrics`.
     Health,
+    /// The compatible doors.
+    Doors,
     /// Any other path.
     Other,
 }
@@ -76,6 +78,7 @@ impl Endpoint {
             (Some("v1"), Some("suppressions")) => Self::Suppressions,
             (Some("v1"), Some("verifications")) => Self::Verifications,
             (Some("v1"), Some("hooks")) => Self::Hooks,
+            (Some("email" | "emails" | "v3"), _) => Self::Doors,
             (Some("healthz" | "readyz" | "metrics"), None) => Self::Health,
             _ => Self::Other,
         }
@@ -100,6 +103,7 @@ impl Stage {
                 Endpoint::Verifications => "verifications",
                 Endpoint::Hooks => "hooks",
                 Endpoint::Health => "health",
+                Endpoint::Doors => "doors",
                 Endpoint::Other => "other",
             },
         }

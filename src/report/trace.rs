@@ -39,6 +39,8 @@ const CATCHING_UP_MAX: Duration = Duration::from_secs(1);
 const FOLDED_MAX: usize = 512;
 /// Traces in memory at most; then they are written, whatever the time.
 const IN_MEMORY_MAX: usize = 8_000;
+/// Stored traces looked at in one search.
+const LOOKS_MAX: usize = 2_000;
 
 /// Messages of which a recipient is erased in one go.
 const ERASED_AT_ONCE: usize = 100;
@@ -63,6 +65,31 @@ struct Memory {
 pub struct Traces {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// Which messages are wanted; what is none does not matter.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Wanted<'a> {
+    /// To this recipient ([`Mailbox::plain_key`]).
+    pub recipient: Option<&'a str>,
+    /// Of this user.
+    pub user: Option<&'a str>,
+    /// Older than this one.
+    pub below: Option<MessageId>,
+}
+
+impl Wanted<'_> {
+    fn is_below(&self, id: MessageId) -> bool {
+        self.below.is_none_or(|below| id < below)
+    }
+
+    fn covers(&self, trace: &Trace) -> bool {
+        let is_to = |plain: &str| {
+            let recipients = trace.events.iter().filter_map(|event| event.head.recipient.as_ref());
+            recipients.into_iter().any(|mailbox| mailbox.plain_key() == plain)
+        };
+        self.is_below(trace.id) && self.user.is_none_or(|user| *trace.user == *user) && self.recipient.is_none_or(is_to)
+    }
 }
 
 /// What the thread that writes works on.
@@ -205,6 +232,25 @@ impl Traces {
                 wants_more = visit(trace);
             }
         }
+    }
+
+    /// Ids of messages that are wanted, the newest first, at most `limit`; and how far down these are all there are, where
+    /// there are more.
+    pub fn newest(&self, wanted: Wanted<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
+        let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
+        let in_memory = held.iter().filter(|trace| wanted.covers(trace)).map(|trace| trace.id);
+        let mut found: BTreeSet<MessageId> = in_memory.collect();
+        let stored = self.shared.stored(|records| Ok(newest_stored(records, wanted, limit)));
+        let (stored, floor) = stored.unwrap_or_default();
+        found.extend(stored);
+        let mut newest: Vec<MessageId> = found.into_iter().rev().collect();
+        newest.retain(|id| floor.is_none_or(|floor| *id >= floor));
+        if newest.len() <= limit {
+            return (newest, floor);
+        }
+        newest.truncate(limit);
+        let last = newest.last().copied();
+        (newest, last)
     }
 
     /// Writes what is new and ends the thread.
@@ -392,6 +438,35 @@ fn erase(records: &Records, plain: &str) -> Result<Vec<MessageId>, StoreError> {
         records.forget_names(plain, some)?;
     }
     Ok(ids)
+}
+
+/// Ids of stored messages that are wanted, and where the search stopped, if before the end.
+fn newest_stored(records: &Records, wanted: Wanted<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
+    let mut found = Vec::new();
+    if let Some(recipient) = wanted.recipient {
+        let all = records.of_recipient(recipient).filter(|(id, _)| wanted.is_below(*id));
+        for (number, (id, of)) in all.enumerate() {
+            let is_own = match (wanted.user, of) {
+                (None, _) => true,
+                (Some(user), Some(of)) => *user == *of,
+                // Version 0.1 wrote no user beside the recipient.
+                (Some(user), None) => get(records, id).is_some_and(|trace| *trace.user == *user),
+            };
+            found.extend(is_own.then_some(id));
+            if found.len() == limit || number == LOOKS_MAX {
+                return (found, Some(id));
+            }
+        }
+        return (found, None);
+    }
+    for (number, (id, value)) in records.below(wanted.below).enumerate() {
+        let is_own = |user: &str| decode(&value).is_some_and(|trace| *trace.user == *user);
+        found.extend(wanted.user.is_none_or(is_own).then_some(id));
+        if found.len() == limit || number == LOOKS_MAX {
+            return (found, Some(id));
+        }
+    }
+    (found, None)
 }
 
 fn stored(trace: &Trace) -> Stored {

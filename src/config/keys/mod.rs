@@ -13,11 +13,11 @@ use tracing::Level;
 use super::Config;
 use super::drafts::{EVENT, HookSettings, TARGET, Webhook};
 use super::kinds::{
-    ANY, Choice, FILE, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
+    ANY, Choice, FILE, FLAG, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
 };
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
-use crate::http::{HookKind, Templates};
+use crate::http::{HookKind, Shape, Templates};
 use crate::intake::options::LIFE;
 use crate::ledger::embedded::key_ring::Sealing;
 use crate::mail::address::{domain_key, is_domain_or_literal};
@@ -176,6 +176,11 @@ fn http() -> Table<Config> {
         parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
         write: String::clone,
     });
+    let doors = List(Text {
+        form: "one of \"emails\", \"email\" and \"mail_send\"",
+        parse: Shape::by_name,
+        write: |shape| shape.name().to_owned(),
+    });
     let token = Own {
         read: |section, key| section.text(key).map(|text| PathBuf::from(text.value)),
         write: |path| Some(quoted(&path.to_string_lossy())),
@@ -186,8 +191,9 @@ fn http() -> Table<Config> {
             at!(Config: http.address),
             address,
             Restart,
-            "Address and port of the HTTP API, in clear text; \"off\" to disable. Beyond loopback, put a proxy with TLS in front.",
+            "Address and port of the HTTP API; \"off\" to disable. Beyond loopback, tls = true, or put a proxy with TLS in front.",
         ),
+        key("tls", at!(Config: http.tls), FLAG, Restart, "Everything over TLS (https), with the certificate of [tls]."),
         key(
             "hosts",
             at!(Config: http.hosts),
@@ -196,6 +202,14 @@ fn http() -> Table<Config> {
             "Names by which it may be asked, besides addresses, names without a dot and hostname. Any other name in Host is \
              answered with 421, unless a valid token comes along: a web page could have such a name lead here. /healthz, \
              /readyz and /metrics answer to every name.",
+        ),
+        key(
+            "doors",
+            at!(Config: http.doors),
+            doors,
+            Live,
+            "Compatible doors: requests in the shapes of other mail APIs, at /emails, /email and /v3/mail/send, so that an app \
+             keeps its library. [] closes all.",
         ),
         key(
             "token_file",

@@ -136,6 +136,13 @@ impl Records {
         })
     }
 
+    /// Traces below a message's, the newest first.
+    pub(crate) fn below(&self, id: Option<MessageId>) -> impl Iterator<Item = (MessageId, Vec<u8>)> {
+        let end = id.map_or_else(|| vec![TRACE + 1], |id| trace_key(id).to_vec());
+        let rows = self.db.range(vec![TRACE]..end).rev().filter_map(Result::ok);
+        rows.filter_map(|(key, value)| Some((MessageId::from_bytes(key.get(1..)?.try_into().ok()?), value.to_vec())))
+    }
+
     /// Shows the traces of messages with ids from a time on, until `visit` has seen enough.
     pub(crate) fn each_since(
         &self,
