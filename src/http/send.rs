@@ -135,7 +135,7 @@ impl Api {
         let mut steps = Vec::with_capacity(drafts.len());
         for (index, (draft, result)) in drafts.iter().zip(checked).enumerate() {
             let step = match result {
-                Ok(()) => prepare(door, draft).await,
+                Ok(()) => prepare(door, draft, InWork::Refuse).await,
                 Err(problem) => Step::Refused(problem),
             };
             if together == Together::AllOrNone
@@ -150,7 +150,9 @@ impl Api {
         // Of those that were held up by another of this request, that one is over.
         for (outcome, draft) in outcomes.iter_mut().zip(drafts) {
             if outcome.is_none() {
-                *outcome = self.store(draft, prepare(door, draft).await).await;
+                // Who names no key has not said that it repeats itself, and gets the answer of the first.
+                let in_work = if draft.options.idempotency_key.is_some() { InWork::Refuse } else { InWork::Wait };
+                *outcome = self.store(draft, prepare(door, draft, in_work).await).await;
             }
         }
         let in_work = |draft: &Draft| Err(draft.refused(Refusal::InWork));
@@ -172,9 +174,9 @@ impl Api {
     }
 }
 
-async fn prepare<'a>(door: &'a Door, draft: &Draft) -> Step<'a> {
+async fn prepare<'a>(door: &'a Door, draft: &Draft, in_work: InWork) -> Step<'a> {
     let options = draft.options.clone();
-    match door.prepare(&draft.user, draft.submission(), options, None, InWork::Refuse).await {
+    match door.prepare(&draft.user, draft.submission(), options, None, in_work).await {
         Ok(Prepared::Repeat(receipt)) => Step::Taken(receipt),
         Ok(Prepared::Ready(ready)) => Step::Ready(ready),
         Err(Refusal::InWork) => Step::InWork,
