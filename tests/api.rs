@@ -364,7 +364,7 @@ impl Schemas<'_> {
             return;
         };
         let described = content.get(&content_type).unwrap_or_else(|| panic!("{method} {path}: {content_type}"));
-        if content_type.ends_with("json") {
+        if ["application/json", "application/problem+json"].contains(&content_type.as_str()) {
             self.check(&described["schema"], &answer.json(), path).unwrap_or_else(|error| panic!("{method} {error}"));
         }
     }

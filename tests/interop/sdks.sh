@@ -33,12 +33,18 @@ run() {
   "${@:2}" >"$work/$1.out" 2>"$work/$1.log" || fail "$1 to pass" "$(tail -n 5 "$work/$1.out" "$work/$1.log")"
   while read -r line; do ok "${line#ok }"; done < <(grep '^ok ' "$work/$1.out")
 }
-# arrived SUBJECT TIMES: so many mails with it are at the mail host.
+# arrived SUBJECT TIMES: so many mails with it came for Alice.
 arrived() {
   wait_for 10 "$2 mails with the subject \"$1\"" has_arrived "$1" "$2"
   ok "$1: $2 at the mail host"
 }
-has_arrived() { [ "$(grep -rl "^Subject: $1"$'\r$' "$work/sink" --include='*' | grep -vc '/index$')" = "$2" ]; }
+has_arrived() {
+  local file count=0
+  while read -r file; do
+    grep -q "^Subject: $1"$'\r$' "$work/sink/$file" && count=$((count + 1))
+  done < <(jq -r 'select(.to | index("alice@example.test")).file' "$work/sink/index")
+  [ "$count" = "$2" ]
+}
 
 export SDK_URL=http://127.0.0.1:$http_port SDK_TOKEN=$token
 run node node "$work/node/sdks.mjs"
