@@ -6,7 +6,7 @@ macro_rules! causes {
     ($(#[doc = $meaning:literal] $name:ident $text:literal),* $(,)?) => {
         /// The causes, each of something that was not delivered. The first eighteen are those of remote replies, the rest
         /// arise here.
-        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, utoipa::ToSchema)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
         pub enum Cause {
             $(#[doc = $meaning] #[serde(rename = $text)] $name),*
         }

@@ -138,6 +138,7 @@ pub(super) struct EntryJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     last_reply: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     cause: Option<Cause>,
     may_have_arrived: bool,
     /// Whether it was told that it may come too late.
@@ -452,6 +453,7 @@ struct LastRefusalJson {
     #[serde(skip_serializing_if = "Option::is_none")]
     host: Option<Arc<str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     cause: Option<Cause>,
     #[serde(skip_serializing_if = "Option::is_none")]
     reply: Option<Arc<str>>,
