@@ -37,7 +37,7 @@ const LAYERS: &[&[&str]] = &[
 ];
 
 /// Traits that a room above their own implements: what a lower room needs of the world or of a higher one.
-const SEAMS: &[&str] = &["RotatingSecrets", "Sink"];
+const SEAMS: &[&str] = &["RotatingSecrets", "Sink", "Dns", "Network"];
 
 /// Fields that hold a function, or look back at an owner.
 const LOOKS_BACK: &[(&str, &str)] = &[("queue", "entail")];

@@ -23,6 +23,7 @@ mod ledger;
 mod malice;
 mod options;
 mod queue;
+mod sandbox;
 mod sealing;
 mod service;
 mod simulation;

@@ -146,6 +146,7 @@ impl Scene {
             log: Output::new(std::io::sink()),
             clock,
             draining: Default::default(),
+            beside: None,
         };
         let api = Api::new(parts, Settings::default());
         Self { clock: manual, life, submission, api, _folder: folder }

@@ -134,8 +134,20 @@ pub enum Checked {
     Busy,
 }
 
+/// Who is let in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Admits {
+    /// Who shows what a user's account asks for.
+    #[default]
+    Known,
+    /// Whoever shows any password or token: in the sandbox. They all act as the user [`TRUSTED`], and tokens are the
+    /// operator's.
+    Anybody,
+}
+
 /// All users.
 pub struct Credentials {
+    admits: Admits,
     accounts: ArcSwap<HashMap<String, Account>>,
     /// The hashes of all users by their names' order, for names that are no user's.
     examples: ArcSwap<Vec<PasswordHash>>,
@@ -165,6 +177,7 @@ impl Credentials {
         random.fill(&mut key).expect("the operating system gives random numbers");
         let cores = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         Self {
+            admits: Admits::Known,
             examples: ArcSwap::from_pointee(examples(&accounts)),
             accounts: ArcSwap::from_pointee(accounts),
             salt_key: hmac::Key::new(hmac::HMAC_SHA256, secret),
@@ -175,6 +188,25 @@ impl Credentials {
             waiting: Semaphore::new(WAITING_MAX),
             random,
             changes: watch::Sender::new(()),
+        }
+    }
+
+    /// The same with another rule of who is let in.
+    #[must_use]
+    pub fn admitting(self, admits: Admits) -> Self {
+        Self { admits, ..self }
+    }
+
+    /// Who is let in.
+    pub fn admits(&self) -> Admits {
+        self.admits
+    }
+
+    /// Who is there, where anybody is let in.
+    fn anybody(&self) -> Option<Login> {
+        match self.admits {
+            Admits::Known => None,
+            Admits::Anybody => self.trusted(),
         }
     }
 
@@ -229,6 +261,9 @@ impl Credentials {
 
     /// Who is there by this token. All are compared, whichever it is.
     pub fn login_by_token(&self, token: &TokenHash) -> Option<Login> {
+        if let Some(anybody) = self.anybody() {
+            return Some(anybody);
+        }
         let accounts = self.accounts.load();
         let with_token = accounts.values().filter(|account| account.token.is_some_and(|own| own.is(token)));
         let user = with_token.fold(None, |_, account| Some(account.user.clone()))?;
@@ -237,6 +272,9 @@ impl Credentials {
 
     /// Who is there by this password, if it was right not long ago.
     pub fn remembered(&self, name: &str, password: &str, now: Instant) -> Option<Login> {
+        if let Some(anybody) = self.anybody() {
+            return Some(anybody);
+        }
         let Account { user, password: hash, .. } = self.accounts.load().get(name)?.clone();
         let hash = hash?;
         let is_remembered = self.is_remembered(&self.fingerprint(name, password, &hash), now);

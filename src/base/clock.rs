@@ -158,6 +158,18 @@ pub trait Clock: Send + Sync {
     }
     /// Time that never jumps, for deadlines within the process.
     fn instant(&self) -> Instant;
+    /// How long the machine has to run until `span` has passed by [`Clock::now`].
+    fn until_passed(&self, span: Duration) -> Duration {
+        span
+    }
+    /// How much may pass by [`Clock::now`] while the machine runs for `span`.
+    fn within(&self, span: Duration) -> Duration {
+        span
+    }
+    /// The part of [`Clock::step`] that somebody set: what an operator is told of.
+    fn setting(&self) -> Step {
+        self.step()
+    }
 }
 
 /// A difference that two readings one after the other can have, or that a clock is led over gradually.
@@ -265,9 +277,83 @@ impl Clock for ManualClock {
     }
 }
 
+/// The furthest that a [`FastClock`] is moved forward in one go.
+pub const ADVANCE_MAX: Duration = Duration::from_secs(86_400);
+
+/// The machine's clocks, with a relay's time that runs faster than the wall clock and can be moved forward: lives, waits and
+/// windows pass sooner, while what is shown or signed keeps the time of the wall clock.
+#[derive(Debug)]
+pub struct FastClock {
+    machine: SystemClock,
+    rate: u32,
+    ahead_ms: AtomicU64,
+}
+
+impl FastClock {
+    /// A clock by which so many seconds pass in one of the machine's.
+    pub fn new(rate: u32) -> Self {
+        Self { machine: SystemClock::default(), rate: rate.max(1), ahead_ms: AtomicU64::new(0) }
+    }
+
+    /// Moves the relay's time forward, by [`ADVANCE_MAX`] at most. Whoever sleeps has to be woken.
+    pub fn advance(&self, span: Duration) {
+        let span = u64::try_from(span.min(ADVANCE_MAX).as_millis()).unwrap_or(0);
+        self.ahead_ms.fetch_add(span, Ordering::Relaxed);
+    }
+}
+
+impl Clock for FastClock {
+    fn now(&self) -> Timestamp {
+        let elapsed = self.machine.now().since(self.machine.start);
+        let ahead = Duration::from_millis(self.ahead_ms.load(Ordering::Relaxed));
+        self.machine.start.plus(elapsed.saturating_mul(self.rate)).plus(ahead)
+    }
+
+    fn step(&self) -> Step {
+        let millis = |at: Timestamp| i64::try_from(at.0).unwrap_or(i64::MAX);
+        Step { ahead_ms: millis(self.machine.wall()).saturating_sub(millis(self.now())) }
+    }
+
+    fn wall(&self) -> Timestamp {
+        self.machine.wall()
+    }
+
+    fn instant(&self) -> Instant {
+        self.machine.instant()
+    }
+
+    /// Rounded up, so that whoever wakes finds the time passed.
+    fn until_passed(&self, span: Duration) -> Duration {
+        span / self.rate + Duration::from_millis(u64::from(self.rate > 1))
+    }
+
+    fn within(&self, span: Duration) -> Duration {
+        span.saturating_mul(self.rate).saturating_add(ADVANCE_MAX)
+    }
+
+    fn setting(&self) -> Step {
+        self.machine.step()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_fast_clock_moves_lives_and_not_dates() {
+        let clock = FastClock::new(60);
+        let (began, wall) = (clock.now(), clock.wall());
+        clock.advance(Duration::from_secs(300));
+        assert!(clock.now().since(began) >= Duration::from_secs(300));
+        assert!(clock.wall().since(wall) < Duration::from_secs(200), "the wall clock is the machine's");
+        assert!(clock.step().wall(clock.now()).since(wall) < Duration::from_secs(200));
+        assert_eq!(clock.until_passed(Duration::from_secs(60)), Duration::from_millis(1001));
+        let before = clock.now();
+        clock.advance(Duration::MAX);
+        assert!(clock.now().since(before) < ADVANCE_MAX + Duration::from_secs(3600), "one advance is bounded");
+        assert!(clock.within(Duration::from_secs(120)) > ADVANCE_MAX, "a lease outlasts an advance");
+    }
 
     #[test]
     fn dates_are_written_as_the_rfcs_want() {

@@ -290,13 +290,6 @@ impl<'a> Section<'a> {
         Some(path)
     }
 
-    /// Notes something about a key that is written in the file.
-    pub(super) fn note(&self, key: &'static str, text: &str) {
-        if let Some((_, line)) = self.value(key) {
-            self.source.find(Severity::Note, line, format!("{}{key}: {text}", self.prefix()));
-        }
-    }
-
     /// `true` or `false`, or this word, for which there is an inner none.
     pub(super) fn flag_or_word(&self, key: &'static str, word: &str) -> Option<Option<bool>> {
         match self.value(key)? {

@@ -16,12 +16,12 @@ pub(super) struct Caller {
 }
 
 impl Caller {
-    /// Somebody who sends with this reverse-path to this recipient.
-    pub(super) fn new(reverse_path: &ReversePath, recipient: &Mailbox) -> Self {
+    /// Somebody who sends with this reverse-path to this recipient, whose mail finds its way by this domain.
+    pub(super) fn new(reverse_path: &ReversePath, recipient: &Mailbox, domain: String) -> Self {
         Self {
             sender: reverse_path.as_str().to_ascii_lowercase(),
             recipient: recipient.plain_key(),
-            domain: recipient.domain_key(),
+            domain,
             option: TlsOption::None,
         }
     }
@@ -36,7 +36,7 @@ impl Caller {
         &self.recipient
     }
 
-    /// The recipient's domain, as [`Mailbox::domain_key`] writes it.
+    /// The recipient's domain, as [`Mailbox::domain_key`] writes it, or what stands for it in the sandbox.
     pub(super) fn domain(&self) -> &str {
         &self.domain
     }

@@ -149,7 +149,7 @@ impl Dispatcher {
         if self.env.tasks.is_draining() {
             return;
         }
-        let domain = offer.message.recipient(offer.entry.index).mailbox.domain_key();
+        let domain = self.env.router.name(&offer.message.recipient(offer.entry.index).mailbox);
         let hop = self.next_hop(&offer, &domain);
         match self.env.router.remembered_to(hop.sought(&domain)) {
             Some(Ok(route)) => self.place(&offer, &route, &hop),
@@ -163,7 +163,7 @@ impl Dispatcher {
         if self.env.tasks.is_draining() {
             return;
         }
-        let caller = Caller::new(&self.env.settings.own_reverse_path(reverse_path), recipient);
+        let caller = self.env.caller(&self.env.settings.own_reverse_path(reverse_path), recipient);
         let now = self.env.clock.now();
         let hop = self.env.next_hops(caller.domain(), &NextHop::Direct, now).first(0, None, now);
         match (self.env.router.remembered_to(hop.sought(caller.domain())), &hop) {
@@ -219,7 +219,7 @@ impl Dispatcher {
         site.prepare_top_up(|| taking.take());
         let beginning = || {
             let reverse_path = self.env.settings.own_reverse_path(&offer.message.envelope.reverse_path);
-            Beginning::Prewarm(Caller::new(&reverse_path, &offer.message.recipient(offer.entry.index).mailbox))
+            Beginning::Prewarm(self.env.caller(&reverse_path, &offer.message.recipient(offer.entry.index).mailbox))
         };
         taking.starts(beginning).for_each(|start| self.begin(start));
     }
@@ -265,7 +265,7 @@ impl Dispatcher {
         hop.not_found(error, now);
         if let Ok(mut claim) = self.env.queue.claim(offer.entry, now) {
             claim.begins(hop.host().cloned(), now);
-            let hops = self.env.next_hops(&claim.domain(), hop, now);
+            let hops = self.env.next_hops(&self.env.domain(&claim), hop, now);
             let settlement = Ended { claim: &mut claim, hops: &hops, now }.without_route(error);
             claim.settle(settlement, now);
         }

@@ -27,9 +27,11 @@ use crate::destination::mx::Router;
 use crate::destination::route::{Part, Route, RouteError};
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
+use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::EntryId;
 use crate::policy::cause::concerns_message;
 use crate::queue::Queue;
+use crate::queue::claim::Claim;
 use crate::smtp::client_session::{Fault, Stage};
 
 /// How long the number of sessions that a destination took stands, before one more is tried.
@@ -51,6 +53,16 @@ pub(super) struct Environment {
 }
 
 impl Environment {
+    /// Somebody who sends with this reverse-path to this recipient.
+    pub(super) fn caller(&self, reverse_path: &ReversePath, recipient: &Mailbox) -> Caller {
+        Caller::new(reverse_path, recipient, self.router.name(recipient))
+    }
+
+    /// The domain by which the mail of a claimed entry finds its way.
+    pub(super) fn domain(&self, claim: &Claim) -> String {
+        self.router.name(&claim.message().recipient(claim.id().index).mailbox)
+    }
+
     /// The next hops that mail for a domain can take, of which it takes one since then.
     pub(super) fn next_hops(&self, domain: &str, via: &NextHop, since: Timestamp) -> NextHops {
         NextHops::new(self.smart_hosts.for_domain(domain), via.clone(), since)

@@ -133,7 +133,7 @@ mod tests {
 
     fn caller() -> Caller {
         let recipient = Mailbox::parse("user@example.test").unwrap();
-        Caller::new(&ReversePath::parse("<otp@app.test>").unwrap(), &recipient)
+        Caller::new(&ReversePath::parse("<otp@app.test>").unwrap(), &recipient, recipient.domain_key())
     }
 
     fn is_down_after(outage: &mut Outage, now: Instant) -> bool {

@@ -21,6 +21,8 @@ use super::policies::Policies;
 use super::resolver::Dns;
 use super::route::{Asked, Route, RouteError};
 use crate::base::clock::Clock;
+use crate::mail::address::Mailbox;
+use crate::mail::trial::RouteBy;
 
 /// Routes kept at most.
 const CACHE_MAX: usize = 20_000;
@@ -36,6 +38,7 @@ type Found = Result<Arc<Route>, RouteError>;
 pub struct Router {
     finder: Finder,
     clock: Arc<dyn Clock>,
+    route_by: RouteBy,
     policies: Option<Arc<Policies>>,
     cache: Mutex<Cache>,
     /// Look-ups under way, so that many messages for a domain ask once.
@@ -52,7 +55,25 @@ impl Router {
     /// A router with an empty memory. `allow_private`: hosts at private and loopback addresses may be used.
     pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>, allow_private: bool) -> Self {
         let cache = Mutex::new(Cache::new(CACHE_MAX));
-        Self { finder: Finder { dns, allow_private }, clock, policies: None, cache, flights: Mutex::default() }
+        Self {
+            finder: Finder { dns, allow_private },
+            clock,
+            route_by: RouteBy::Domain,
+            policies: None,
+            cache,
+            flights: Mutex::default(),
+        }
+    }
+
+    /// The same with another rule for the names that recipients are routed by.
+    #[must_use]
+    pub fn routing_by(self, route_by: RouteBy) -> Self {
+        Self { route_by, ..self }
+    }
+
+    /// The name by which a recipient's mail finds its way: its domain, in lower case and A-labels.
+    pub fn name(&self, recipient: &Mailbox) -> String {
+        self.route_by.name(recipient)
     }
 
     /// The same with MTA-STS.

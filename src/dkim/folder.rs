@@ -93,7 +93,7 @@ impl Folder {
     pub fn overlay(&self, keys: &mut Keys) -> Vec<String> {
         let (rotations, mut faults) = self.rotations();
         for rotation in &rotations {
-            match self.generations(rotation, keys.of(&rotation.domain).cloned()) {
+            match self.generations(rotation, keys.of(&rotation.domain)) {
                 Ok(generations) => keys.replace(&rotation.domain, generations),
                 Err(fault) => faults.push(fault),
             }

@@ -19,8 +19,10 @@ use mail_auth::common::crypto::{Ed25519Key, HashOutput, RsaKey, Sha256, SigningK
 use mail_auth::common::headers::{HeaderStream, HeaderWriter, Writable, Writer};
 use mail_auth::dkim::canonicalize::{CanonicalBody, CanonicalHeaders};
 use mail_auth::dkim::{Canonicalization, DkimSigner, Signature};
+use parking_lot::Mutex;
 use tokio_rustls::rustls::pki_types::PrivateKeyDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
+use zeroize::Zeroizing;
 
 use crate::base::clock::Timestamp;
 use crate::base::files::faults::is_encrypted_key;
@@ -272,6 +274,40 @@ struct Generation {
 pub struct Keys {
     /// The earliest first; none is empty.
     by_domain: HashMap<String, Vec<Generation>>,
+    everywhere: Option<Arc<Everywhere>>,
+}
+
+/// Private keys that sign for every domain, as in the sandbox, where one record is served under each.
+struct Everywhere {
+    /// Selector and key in PEM.
+    pems: Vec<(String, Zeroizing<String>)>,
+    /// Made for the domains that were asked for.
+    made: Mutex<HashMap<String, Arc<[Key]>>>,
+}
+
+/// Domains for which such keys are kept ready.
+const EVERYWHERE_MAX: usize = 1000;
+
+impl fmt::Debug for Everywhere {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Everywhere")
+    }
+}
+
+impl Everywhere {
+    fn of(&self, domain: &str) -> Option<Arc<[Key]>> {
+        let mut made = self.made.lock();
+        if let Some(keys) = made.get(domain) {
+            return Some(keys.clone());
+        }
+        let keys = self.pems.iter().map(|(selector, pem)| Key::from_pem(domain, selector, pem));
+        let keys: Arc<[Key]> = keys.collect::<Result<Vec<_>, _>>().ok()?.into();
+        if made.len() >= EVERYWHERE_MAX {
+            made.clear();
+        }
+        made.insert(domain.to_owned(), keys.clone());
+        Some(keys)
+    }
 }
 
 impl Keys {
@@ -282,7 +318,20 @@ impl Keys {
             by_domain.entry(key.domain.to_ascii_lowercase()).or_default().push(key);
         }
         let only = |keys: Vec<Key>| vec![Generation { since: Timestamp::default(), keys: keys.into() }];
-        Self { by_domain: by_domain.into_iter().map(|(domain, keys)| (domain, only(keys))).collect() }
+        let by_domain = by_domain.into_iter().map(|(domain, keys)| (domain, only(keys))).collect();
+        Self { by_domain, everywhere: None }
+    }
+
+    /// Keys (selector and PEM) that sign for whatever domain comes.
+    ///
+    /// # Errors
+    /// When one of them cannot be used.
+    pub fn everywhere(pems: Vec<(String, Zeroizing<String>)>) -> Result<Self, KeyError> {
+        for (selector, pem) in &pems {
+            Key::from_pem("localhost", selector, pem)?;
+        }
+        let everywhere = Everywhere { pems, made: Mutex::default() };
+        Ok(Self { by_domain: HashMap::new(), everywhere: Some(Arc::new(everywhere)) })
     }
 
     /// With these keys of a domain, in the place of those that it has: each sign what is accepted from their time on, the
@@ -300,23 +349,25 @@ impl Keys {
     }
 
     /// The keys that sign for a domain (in lower case, A-labels); while they are being changed, the latest.
-    pub fn of(&self, domain: &str) -> Option<&Arc<[Key]>> {
-        self.by_domain.get(domain)?.last().map(|generation| &generation.keys)
+    pub fn of(&self, domain: &str) -> Option<Arc<[Key]>> {
+        let own = self.by_domain.get(domain).and_then(|generations| generations.last());
+        own.map(|generation| generation.keys.clone()).or_else(|| self.everywhere.as_ref()?.of(domain))
     }
 
     /// The keys that sign what was accepted at this time of the wall clock: the same for a retry as at first.
-    pub fn of_acceptance(&self, domain: &str, accepted_at: Timestamp) -> Option<&Arc<[Key]>> {
-        let generations = self.by_domain.get(domain)?;
+    pub fn of_acceptance(&self, domain: &str, accepted_at: Timestamp) -> Option<Arc<[Key]>> {
+        let Some(generations) = self.by_domain.get(domain) else { return self.of(domain) };
         let then = generations.iter().rfind(|generation| generation.since <= accepted_at);
-        then.or(generations.first()).map(|generation| &generation.keys)
+        then.or(generations.first()).map(|generation| generation.keys.clone())
     }
 
     /// The domain whose keys sign for mail from this one (in lower case, A-labels): itself, or the nearest above it that
     /// has a key, with which receivers find it aligned unless its DMARC record says `adkim=s` (RFC 7489 section 3.1.1). A
     /// name of one label is above everybody's and signs for nobody else.
     pub fn signing_domain<'a>(&self, domain: &'a str) -> Option<&'a str> {
-        let is_fit = |name: &&str| self.of(name).is_some() && (*name == domain || name.contains('.'));
-        std::iter::successors(Some(domain), |name| name.split_once('.').map(|(_, parent)| parent)).find(is_fit)
+        let is_fit = |name: &&str| self.by_domain.contains_key(*name) && (*name == domain || name.contains('.'));
+        let mut names = std::iter::successors(Some(domain), |name| name.split_once('.').map(|(_, parent)| parent));
+        names.find(is_fit).or_else(|| self.everywhere.is_some().then_some(domain))
     }
 
     /// The domains with a key.

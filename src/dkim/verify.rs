@@ -1,6 +1,7 @@
 //! Checking signatures as a receiver would: for the demo, and for tests.
 
 use std::borrow::Borrow;
+use std::collections::HashMap;
 use std::hash::Hash;
 use std::time::Instant;
 
@@ -59,6 +60,43 @@ async fn verify_with(
 pub async fn verify_against(resolver: TokioResolver, message: &[u8], record: &str) -> Option<Vec<Verdict>> {
     let key = OneKey(Txt::from(DomainKey::parse(record.as_bytes()).ok()?));
     Some(verify_with(resolver, message, Some(&key)).await)
+}
+
+/// As [`verify`]; a record that `record` has for a selector, under whatever domain, is not looked up.
+pub async fn verify_knowing(
+    resolver: TokioResolver,
+    message: &[u8],
+    record: impl Fn(&str) -> Option<String>,
+) -> Vec<Verdict> {
+    let Some(parsed) = AuthenticatedMessage::parse(message) else { return Vec::new() };
+    let signatures = parsed.dkim_headers.iter().map(|field| &field.header);
+    let known = signatures.filter_map(|signature| {
+        let key = DomainKey::parse(record(&signature.s)?.as_bytes()).ok()?;
+        let name = format!("{}._domainkey.{}.", signature.s, signature.d).to_lowercase();
+        Some((name.into_boxed_str(), Txt::from(key)))
+    });
+    let known = KnownKeys(known.collect());
+    verify_with(resolver, message, Some(&known)).await
+}
+
+struct KnownKeys(HashMap<Box<str>, Txt>);
+
+impl ResolverCache<Box<str>, Txt> for KnownKeys {
+    fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        self.0.get(name).cloned()
+    }
+
+    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
+    where
+        Box<str>: Borrow<Q>,
+    {
+        None
+    }
+
+    fn insert(&self, _: Box<str>, _: Txt, _: Instant) {}
 }
 
 struct OneKey(Txt);

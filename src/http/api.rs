@@ -22,7 +22,7 @@ use super::refusals::Refusals;
 use super::seats::OPERATOR;
 use super::send::{Draft, check_recipients};
 use super::wire::{CancelledJson, EntryJson, MessageJson, NewMessage, Wait};
-use crate::event::{Happened, Kind};
+use crate::event::Kind;
 use crate::intake::door::Door;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::id::MessageId;

@@ -18,7 +18,7 @@ use super::host::Named;
 use super::problem::{Problem, Why};
 use super::refused::Origin;
 use super::shape::{Shape, without_repeated_slashes};
-use super::{Api, CONNECTIONS};
+use super::{ANYBODYS_CONNECTIONS, Api, CONNECTIONS};
 use crate::base::shares::Sharing;
 use crate::net::places::Place;
 use crate::report::reasons::Endpoint;
@@ -113,7 +113,8 @@ impl Caller {
     }
 
     fn take_place(&self, who: &Who) -> Result<(), Problem> {
-        let (user, portion) = CONNECTIONS.of(who, self.api.settings.load().sharing);
+        let bounds = CONNECTIONS.where_admitted(self.api.parts.credentials.admits(), ANYBODYS_CONNECTIONS);
+        let (user, portion) = bounds.of(who, self.api.settings.load().sharing);
         self.place.lock().belongs_to(&user, portion).map_err(|_| {
             Problem::share(format!("this token has as many connections to the API as it may, up to {}", portion.share))
                 .in_our_words()

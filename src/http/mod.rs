@@ -53,7 +53,7 @@ use tokio_util::task::TaskTracker;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use crate::accounts::credentials::{Credentials, TokenHash};
+use crate::accounts::credentials::{Admits, Credentials, TokenHash};
 use crate::base::clock::Clock;
 use crate::base::shares::Sharing;
 use crate::delivery::Delivery;
@@ -91,6 +91,9 @@ const CONNECTIONS_KEPT: usize = 16;
 pub const CONNECTIONS_MAX: usize = CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT;
 /// The same as limits; of those without a token one gives way to whoever comes.
 const PLACES: Limits = Limits { connections_max: CONNECTIONS_MAX, connections_per_address_max: usize::MAX };
+/// Connections where anybody is let in, and what of them may follow events, or wait for an end.
+const ANYBODYS_CONNECTIONS: usize = 1024;
+const ANYBODYS_WAITS: usize = 256;
 /// Connections that follow events at once.
 const FOLLOWERS: Bounds = Bounds { users: 64, user: 8, operator: 16 };
 /// Answers that wait for the end of a message at once.
@@ -207,6 +210,8 @@ pub struct Parts {
     pub clock: Arc<dyn Clock>,
     /// The relay takes no new mail any more.
     pub draining: CancellationToken,
+    /// What is answered beside the API's own paths, and before them.
+    pub beside: Option<Router>,
 }
 
 /// The API.
@@ -237,12 +242,13 @@ impl std::fmt::Debug for Api {
 impl Api {
     /// An API that waits for [`Api::serve`].
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
+        let admits = parts.credentials.admits();
         Arc::new(Self {
             parts,
             settings: ArcSwap::from_pointee(settings),
             acceptor: ArcSwapOption::empty(),
-            followers: Seats::new(FOLLOWERS),
-            waits: Seats::new(WAITS),
+            followers: Seats::new(FOLLOWERS.where_admitted(admits, ANYBODYS_WAITS)),
+            waits: Seats::new(WAITS.where_admitted(admits, ANYBODYS_WAITS)),
             batches: Seats::new(BATCHES),
             places: Arc::default(),
             turns: Turns::default(),
@@ -285,7 +291,7 @@ impl Api {
     fn accept(self: &Arc<Self>, stream: TcpStream, origin: Origin, router: Router) {
         let crowded = (None, Reason::TooMany);
         // Tokens hold fewer places than there are, so that somebody gives way if need be.
-        let Some(place) = self.places.take(origin.peer.ip().to_canonical(), PLACES) else {
+        let Some(place) = self.places.take(origin.peer.ip().to_canonical(), self.limits()) else {
             return self.broken_off(origin, Stage::Connect, crowded, CROWDED);
         };
         let api = self.clone();
@@ -310,6 +316,14 @@ impl Api {
             Err(fault) => {
                 self.broken_off(origin, Stage::Tls, (None, Reason::of_handshake(fault)), &fault.text());
             }
+        }
+    }
+
+    /// How many connections there may be.
+    fn limits(&self) -> Limits {
+        match self.parts.credentials.admits() {
+            Admits::Known => PLACES,
+            Admits::Anybody => Limits { connections_max: ANYBODYS_CONNECTIONS + CONNECTIONS_KEPT, ..PLACES },
         }
     }
 
@@ -368,7 +382,14 @@ pub(crate) fn check_author(text: &str) -> Result<(), String> {
     compose::people::Person::author(text, "from").map(|_| ()).map_err(|problem| problem.detail().to_owned())
 }
 
+/// The API's own paths are found behind those that somebody else answers.
 fn router(api: Arc<Api>) -> Router {
+    let beside = api.parts.beside.clone();
+    let own = own_routes(api);
+    beside.map_or_else(|| own.clone(), |beside| beside.fallback_service(own.clone()))
+}
+
+fn own_routes(api: Arc<Api>) -> Router {
     described()
         .split_for_parts()
         .0

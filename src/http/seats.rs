@@ -9,6 +9,7 @@ use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
 use super::auth::Who;
 use super::problem::Problem;
+use crate::accounts::credentials::Admits;
 use crate::base::shares::{Beyond, Portion, Shares, Sharing};
 
 /// The operator's name among those who hold something; no user has it.
@@ -32,6 +33,14 @@ impl Bounds {
     pub(super) fn of_user(self, sharing: Sharing) -> Portion {
         let Portion { whole, share } = sharing.of(self.users);
         Portion { whole, share: share.min(self.user) }
+    }
+
+    /// Where anybody is let in, all tests share one token: it may have as much as there is, and that is more.
+    pub(super) fn where_admitted(self, admits: Admits, anybodys: usize) -> Self {
+        match admits {
+            Admits::Known => self,
+            Admits::Anybody => Self { users: anybodys, user: anybodys, operator: anybodys },
+        }
     }
 
     /// Who it is, to those who count, and what it may have.

@@ -10,7 +10,7 @@ use tokio::sync::Notify;
 use super::budget::Budgets;
 use super::dsn;
 use super::notices::{Admission, Digest, Notices};
-use super::settings::Settings;
+use super::settings::{Learning, Settings};
 use super::suppression::Suppressions;
 use super::verification::Verifications;
 use crate::base::clock::{Clock, Timestamp};
@@ -89,7 +89,7 @@ impl Aftermath {
         let is_end = ending.event.kind().is_end();
         let mut consequences = Consequences::default();
         consequences.changes.extend(self.verifications.learn(ending, step));
-        if is_end {
+        if is_end && settings.learning == Learning::On {
             consequences.changes.extend(self.suppressions.learn(ending, step));
         }
         if is_end && !ending.was_sent {
@@ -128,7 +128,7 @@ impl Aftermath {
                 self.digests_changed.notified().await;
                 continue;
             };
-            let until = tokio::time::Instant::from_std(self.clock.instant() + next.since(now));
+            let until = tokio::time::Instant::from_std(self.clock.instant() + self.clock.until_passed(next.since(now)));
             tokio::select! {
                 () = tokio::time::sleep_until(until) => {}
                 () = self.digests_changed.notified() => {}

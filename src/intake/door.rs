@@ -15,7 +15,7 @@ use super::idempotency::{self, Asked, Reservation, RotatingSecrets};
 use super::opened::{Opened, opened};
 use super::options::Options;
 use super::refusal::Refusal;
-pub use super::settings::{BUDGET, BUDGET_TOTAL, Settings};
+pub use super::settings::{BUDGET, BUDGET_TOTAL, Learning, Settings};
 use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
@@ -233,7 +233,7 @@ impl Door {
         if !settings.covers(recipient) {
             return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
         }
-        match self.parts.router.remembered(&recipient.domain_key()) {
+        match self.parts.router.remembered(&self.parts.router.name(recipient)) {
             Some(Err(error)) if settings.verify_domain => RecipientCheck::Done(domain_verdict(&error)),
             Some(_) => RecipientCheck::Done(Ok(())),
             None => RecipientCheck::NeedsDns,
@@ -246,7 +246,7 @@ impl Door {
     /// # Errors
     /// When the domain cannot receive mail.
     pub async fn wait_for_domain(&self, recipient: &Mailbox, patience: Duration) -> Result<(), Refusal> {
-        let (router, domain) = (self.parts.router.clone(), recipient.domain_key());
+        let (router, domain) = (self.parts.router.clone(), self.parts.router.name(recipient));
         // On a task of its own, so that the answer is kept even when it comes too late for this command.
         let lookup = tokio::spawn(async move { router.route(&domain).await });
         if !self.settings().verify_domain {
@@ -277,7 +277,7 @@ impl Door {
     /// What a message has to expect at a recipient's destination, as far as that is known without asking anybody.
     fn forecast(&self, message: &Message, recipient: &Mailbox, now: Timestamp) -> Option<(Arc<Route>, Forecast)> {
         let Parts { router, queue, reverse_path, smart_hosts, .. } = &self.parts;
-        let domain = recipient.domain_key();
+        let domain = router.name(recipient);
         let route = router.remembered(&domain)?.ok()?;
         // Most destinations do not greylist; that costs no more than a look.
         if !queue.greylists().knows(&route.destination) || smart_hosts.take_all(&domain) {
@@ -530,7 +530,7 @@ impl Door {
         let commit = queue.append(message, content.clone(), side, note, !signing.is_busy())?;
         let mut pending = Pending { queue, message, commit, is_over: false };
         let terms = message.signature_terms(self.parts.clock.step());
-        let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at).cloned();
+        let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at);
         let signatures = match message.signing_domain.as_deref().and_then(keys_of) {
             Some(keys) => signing.sign(message.lane, &keys, &content, terms).await,
             None => Some(bytes::Bytes::new()),
@@ -596,7 +596,7 @@ impl Drop for Pending<'_> {
 
 /// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
 fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
-    if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { Ok(()) }
+    if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { settings.tried(recipient) }
 }
 
 fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use super::budget;
+use super::refusal::Refusal;
 use super::stamp::LongLines;
 use super::verification;
 use crate::base::rate::Rate;
 use crate::mail::address::{Mailbox, pattern_covers};
+use crate::mail::trial::{Asks, RouteBy, Trial};
 
 /// What intake needs to know; can change while it works.
 #[derive(Debug, Clone)]
@@ -27,6 +29,20 @@ pub struct Settings {
     pub budgets: budget::Limits,
     /// What codes may be checked, and how often sent.
     pub verification: verification::Limits,
+    /// Whether addresses are learned that are not to be sent to.
+    pub learning: Learning,
+    /// By what the way of a recipient's mail is found; in the sandbox an address can ask for a refusal, too.
+    pub route_by: RouteBy,
+}
+
+/// Whether hard bounces become suppressions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Learning {
+    /// They do.
+    #[default]
+    On,
+    /// Nothing is learned of them.
+    Off,
 }
 
 /// What one user may send to one recipient where nothing else is configured.
@@ -45,11 +61,29 @@ impl Default for Settings {
             only_to: Vec::new(),
             budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
             verification: verification::Limits::default(),
+            learning: Learning::default(),
+            route_by: RouteBy::default(),
         }
     }
 }
 
 impl Settings {
+    /// In the sandbox, the refusal that an address asks for.
+    pub(super) fn tried(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+        let trial = match self.route_by {
+            RouteBy::Domain => None,
+            RouteBy::Trial => Trial::of(&recipient.plain_local_part()),
+        };
+        let Rate { count, span } = BUDGET;
+        match trial.map(|trial| trial.asks) {
+            Some(Asks::Suppressed) => {
+                Err(Refusal::Suppressed { bounced: None, until: None, address: recipient.plain_key() })
+            }
+            Some(Asks::Budget) => Err(Refusal::Budget { count, window: span, wait: span }),
+            _ => Ok(()),
+        }
+    }
+
     /// Whether `only_to` lets mail to this recipient through.
     pub(super) fn covers(&self, recipient: &Mailbox) -> bool {
         self.only_to.is_empty() || self.only_to.iter().any(|pattern| pattern_covers(pattern, recipient))

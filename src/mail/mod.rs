@@ -7,3 +7,4 @@ pub mod id;
 pub mod long_lines;
 pub mod message;
 pub mod registrable;
+pub mod trial;

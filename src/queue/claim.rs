@@ -119,7 +119,7 @@ impl Claim {
 
     /// Makes the lease outlast a wait of `wait` from now.
     pub fn renew(&mut self, now: Timestamp, wait: Duration) {
-        let ends_at = now.plus(wait).plus(LEASE);
+        let ends_at = now.plus(self.queue.clock.within(wait + LEASE));
         self.queue.outbox.schedule(|schedule| schedule.renew(&self.hold, ends_at));
     }
 

@@ -35,7 +35,7 @@ use crate::greylist::table::Greylists;
 use crate::ledger::embedded::events::Events;
 use crate::ledger::embedded::journal::{Journal, JournalError};
 use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
-use crate::ledger::entry::LostClaim;
+use crate::ledger::entry::{LEASE, LostClaim};
 use crate::mail::id::EntryId;
 use claim::Claim;
 pub use effects::Offer;
@@ -204,7 +204,11 @@ impl Queue {
     /// When there is nothing to claim (any more).
     pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, LostClaim> {
         let claimed = self.apply(Patience::PassBy, |schedule, effects| schedule.claim(id, self.owner, now, effects));
-        claimed.map(|(hold, content)| Claim::new(self.clone(), hold, content))
+        let mut claim = claimed.map(|(hold, content)| Claim::new(self.clone(), hold, content))?;
+        if self.clock.within(LEASE) > LEASE {
+            claim.renew(now, Duration::ZERO);
+        }
+        Ok(claim)
     }
 
     /// Tells that a live entry waits for a slot at this destination.

@@ -19,7 +19,8 @@ impl Queue {
             match next {
                 Some(at) if at <= now => tokio::task::yield_now().await,
                 Some(at) => {
-                    let until = tokio::time::Instant::from_std(self.clock.instant() + at.since(now));
+                    let until =
+                        tokio::time::Instant::from_std(self.clock.instant() + self.clock.until_passed(at.since(now)));
                     tokio::select! {
                         biased;
                         () = tokio::time::sleep_until(until) => {}

@@ -202,6 +202,7 @@ impl Builder {
         let policies = self.opened_policies(&dns, &roots)?;
         let Self { config, clock, network, store, storage, owner, events, ids, secrets, code_keys, offers, .. } = self;
         let router = Router::new(dns.clone(), clock.clone(), config.delivery.allow_private_destinations);
+        let router = router.routing_by(config.intake.route_by);
         let router = Arc::new(policies.iter().fold(router, |router, policies| router.with_policies(policies.clone())));
         let (sharing, signing) = (config.sharing(), Arc::new(self.signing));
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));

@@ -27,14 +27,15 @@ use tokio::sync::Notify;
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::credentials::{Credentials, TokenHash};
+use crate::accounts::credentials::{Admits, Credentials, TokenHash};
 use crate::base::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::Delivery;
 use crate::destination::policies::Policies;
 use crate::destination::resolver::{Dns, HickoryDns};
+use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
-use crate::event::Sink;
+use crate::event::{Attempted, Event, Happened, Head, Sink};
 use crate::http::{self, Api};
 use crate::intake::door::Door;
 use crate::ledger::embedded::code_keys::CodeKeys;
@@ -42,6 +43,8 @@ use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::Store;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::embedded::store::sled::SledStore;
+use crate::mail::address::Mailbox;
+use crate::mail::id::EntryId;
 use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::Queue;
 use crate::report::completion::Completions;
@@ -91,6 +94,10 @@ pub struct Environment {
     pub events: Option<Arc<dyn Sink>>,
     /// Where the log goes.
     pub output: Output,
+    /// Who is let in.
+    pub admits: Admits,
+    /// What the HTTP API answers beside its own paths, and before them.
+    pub beside: Option<axum::Router>,
 }
 
 impl std::fmt::Debug for Environment {
@@ -109,6 +116,8 @@ impl Default for Environment {
             store: None,
             events: None,
             output: Output::stdout(),
+            admits: Admits::default(),
+            beside: None,
         }
     }
 }
@@ -158,6 +167,7 @@ pub struct Relay {
     webhooks: Arc<Webhooks>,
     reporter: Arc<Reporter>,
     refusals: Arc<Refusals>,
+    clock: Arc<dyn Clock>,
     output: Output,
     draining: CancellationToken,
     certificate: Arc<Certificate>,
@@ -200,9 +210,10 @@ impl Relay {
             Reporter::start(happened, EventLog::new(&config.log), sinks.listeners(environment.events.as_ref()))?;
         core.queue.happened().begin_to_sweep();
         tokio::task::spawn_blocking(crate::policy::cause::prepare);
-        let credentials = Arc::new(Credentials::new(config.accounts.clone(), &folder.secret()?));
+        let credentials = Credentials::new(config.accounts.clone(), &folder.secret()?).admitting(environment.admits);
+        let credentials = Arc::new(credentials);
         let dns_is = if environment.dns.is_none() { DnsIs::Real } else { DnsIs::Played };
-        let Environment { clock, output, network, .. } = environment;
+        let Environment { clock, output, network, beside, .. } = environment;
         let (traces, destinations) = (sinks.traces.clone(), sinks.destinations.clone());
         let parts = http::Parts {
             door: core.door.clone(),
@@ -224,6 +235,7 @@ impl Relay {
             upkeep: upkeep.clone(),
             clock: clock.clone(),
             draining: draining.clone(),
+            beside,
         };
         let api = Api::new(parts, config.http.clone());
         api.show(acceptor.clone());
@@ -245,6 +257,7 @@ impl Relay {
             webhooks: sinks.webhooks,
             reporter,
             refusals,
+            clock: clock.clone(),
             output,
             draining,
             certificate,
@@ -331,6 +344,22 @@ impl Relay {
         &self.queue
     }
 
+    /// Signs with these keys from now on.
+    pub(crate) fn sign_with(&self, keys: Keys) {
+        self.rotations.in_force().store(Arc::new(keys));
+    }
+
+    /// Records that a message which its mail host took did not reach its recipient after all; says whether it is known.
+    pub(crate) async fn record_bounce(&self, entry: EntryId, recipient: &Mailbox, attempted: Attempted) -> bool {
+        let newest = self.queue.happened().newest();
+        self.traces.caught_up(newest).await;
+        let (traces, id, now) = (self.traces.clone(), entry.message, self.clock.now());
+        let trace = tokio::task::spawn_blocking(move || traces.get(id)).await.unwrap_or_default();
+        let Some(trace) = trace else { return false };
+        let head = Head { entry: Some(entry.index), recipient: Some(recipient.clone()), ..trace.head(now) };
+        self.queue.commit_event(Event { head, what: Happened::Bounced(attempted) }).await.is_ok()
+    }
+
     /// Takes on what can change while the relay runs. Returns the keys that differ and need a restart: of them nothing
     /// is taken on anywhere.
     ///
@@ -364,6 +393,11 @@ impl Relay {
     /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
     /// closed. The HTTP API answers until then.
     pub async fn shut_down(self) {
+        self.shut_down_shared().await;
+    }
+
+    /// The same, of a relay that others know.
+    pub(crate) async fn shut_down_shared(&self) {
         self.begin_to_drain();
         let clients = tokio::time::timeout(PATIENCE, self.submission.drained());
         let (clients, ()) = tokio::join!(clients, self.delivery.drain(PATIENCE));

@@ -89,7 +89,7 @@ impl Rotations {
     }
 
     fn step(&self, mut rotation: Rotation, sight: Sight) {
-        let of_configuration = self.configured.lock().of(&rotation.domain).cloned();
+        let of_configuration = self.configured.lock().of(&rotation.domain);
         let configured: Vec<String> =
             of_configuration.iter().flat_map(|keys| keys.iter()).map(|key| key.selector().to_owned()).collect();
         let effects = rotation.step(sight, &configured, self.clock.wall());

@@ -11,10 +11,10 @@ const CLOCK_LOOK: Duration = Duration::from_secs(10);
 
 /// Says when somebody has set the wall clock, and wakes the timers that slept through a suspension.
 pub(super) async fn watch_clock(clock: Arc<dyn Clock>, queue: Arc<Queue>) {
-    let mut known = clock.step();
+    let mut known = clock.setting();
     loop {
         tokio::time::sleep(CLOCK_LOOK).await;
-        let step = clock.step();
+        let step = clock.setting();
         if let Some(change) = known.change_to(step) {
             tracing::warn!("the system clock was set {change}; lives and retries go on as before");
         }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::credentials::{Checked, Credentials, Login};
+use crate::accounts::credentials::{Admits, Checked, Credentials, Login};
 use crate::accounts::throttle::Throttle;
 use crate::accounts::user::User;
 use crate::base::clock::Clock;
@@ -48,6 +48,17 @@ pub(super) struct Shared {
     pub(super) clock: Arc<dyn Clock>,
     pub(super) refusals: Arc<Refusals>,
     pub(super) draining: CancellationToken,
+}
+
+impl Shared {
+    /// What a client may do before it has logged in.
+    pub(super) fn access(&self, is_trusted: bool) -> Access {
+        match self.credentials.admits() {
+            Admits::Anybody => Access::Anybody,
+            Admits::Known if is_trusted => Access::Trusted,
+            Admits::Known => Access::AuthenticationRequired,
+        }
+    }
 }
 
 /// Whose a connection is.
@@ -111,7 +122,8 @@ impl Connection {
     ) {
         let Whose { address, listener, peer, place, portion } = whose;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
-        let trusted = if peer.access == Access::Trusted { shared.credentials.trusted() } else { None };
+        let needs_login = peer.access == Access::AuthenticationRequired;
+        let trusted = if needs_login { None } else { shared.credentials.trusted() };
         let mut connection = Self {
             shared,
             stream,

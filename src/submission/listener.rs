@@ -324,7 +324,7 @@ impl Submission {
             }
         }
         let peer = Peer {
-            access: if client.is_trusted { Access::Trusted } else { Access::AuthenticationRequired },
+            access: self.shared.access(client.is_trusted),
             encrypted: listener.tls == ListenerTls::Implicit,
             loopback: client.is_local,
         };

@@ -4,7 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::event::{Attempted, Kind};
-use otp_relay::ledger::Ledger;
 use otp_relay::ledger::attempt::Target;
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Faults, Replication};

@@ -45,7 +45,7 @@ impl Claimed {
     pub(super) fn new(env: &Environment, site: &Site, taken: Taken) -> Option<Self> {
         let now = env.clock.now();
         let claim = env.queue.claim(taken.entry, now).ok()?;
-        let domain = claim.domain();
+        let domain = env.domain(&claim);
         let hops = env.next_hops(&domain, &site.hop, now);
         Some(Self { claim, hops, domain })
     }
@@ -120,7 +120,7 @@ async fn content(env: &Environment, claim: &Claim) -> Result<Option<Arc<SignedCo
     let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
     let message = claim.message();
     let terms = message.signature_terms(env.clock.step());
-    let keys_of = |domain: &str| env.keys.load().of_acceptance(domain, terms.signed_at).cloned();
+    let keys_of = |domain: &str| env.keys.load().of_acceptance(domain, terms.signed_at);
     let keys = message.signing_domain.as_deref().and_then(keys_of);
     let signatures = match keys {
         None => bytes::Bytes::new(),

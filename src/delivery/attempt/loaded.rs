@@ -44,7 +44,7 @@ impl Loaded {
         let option = TlsOption::of(message.envelope.parameters.require_tls, &content.content.head);
         let recipient = &message.recipient(claimed.claim.id().index).mailbox;
         let sender = env.settings.own_reverse_path(&message.envelope.reverse_path);
-        let caller = Caller::new(&sender, recipient).with_tls_option(option);
+        let caller = env.caller(&sender, recipient).with_tls_option(option);
         Self { claimed, triplet, content, caller }
     }
 

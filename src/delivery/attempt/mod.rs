@@ -367,7 +367,8 @@ impl<'a> Attempt<'a> {
         let until = planned.map_or(now.plus(KEPT_MAX), |planned| planned.max(least).min(now.plus(KEPT_MAX)));
         let from = self.loaded.peer(self.at.env, &runner);
         self.kept = Some(Kept { judged, runner, from, at: now, until });
-        self.race.look_at(self.at.env.clock.instant() + MOMENT + until.since(now));
+        let clock = &self.at.env.clock;
+        self.race.look_at(clock.instant() + MOMENT + clock.until_passed(until.since(now)));
         self.race.hold();
     }
 

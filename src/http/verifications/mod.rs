@@ -17,7 +17,6 @@ use super::auth::Who;
 use super::body;
 use super::compose::people::Person;
 use super::problem::Problem;
-use crate::event::{Event, Happened};
 use crate::intake::refusal::Refusal;
 use crate::intake::verification::{CheckError, Key, Refused, View, Which};
 use crate::mail::address::Mailbox;

@@ -91,7 +91,7 @@ impl World {
         let mut pending = self.queue.append(&message, content.clone(), side, None, true).unwrap();
         self.queue.stored(&mut pending).await.unwrap();
         let content = SignedContent { signatures: Default::default(), content };
-        self.queue.admit(&message, content, Foreknowledge::default());
+        let _ = self.queue.admit(&message, content, Foreknowledge::default());
         (slot.id.clone(), slot.code.to_string(), id)
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::{Delay, Entry, Schedule, Timer, entries_of};
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
-use crate::event::{Attempted, Event, Happened, Kind, Suppress};
+use crate::event::{Attempted, Event, Kind, Suppress};
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{Message, Progress, SignedContent, State};
 use crate::mail::address::Mailbox;

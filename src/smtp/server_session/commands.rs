@@ -5,7 +5,6 @@ use std::time::Instant;
 use super::{ServerSession, State, Step};
 use crate::smtp::command::{Command, CommandError};
 use crate::smtp::reply::{self, EnhancedCode, Reply};
-use crate::smtp::sasl::MECHANISMS;
 
 impl ServerSession {
     pub(super) fn command(&mut self, command: Command, more_follows: bool, now: Instant) -> Option<Step> {
@@ -54,7 +53,7 @@ impl ServerSession {
             lines.push("REQUIRETLS".to_owned());
         }
         if self.may_authenticate() {
-            lines.push(format!("AUTH {}", MECHANISMS.join(" ")));
+            lines.push(format!("AUTH {}", self.mechanisms().join(" ")));
         }
         self.say(&Reply::plain(250, lines.join("\n")))
     }

@@ -6,14 +6,22 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use zeroize::Zeroizing;
 
-use super::{ServerSession, State, Step};
+use super::{Access, ServerSession, State, Step};
 use crate::smtp::reply::{self, EnhancedCode, Reply};
-use crate::smtp::sasl::{Exchange, Progress, ScramVerifier};
+use crate::smtp::sasl::{Exchange, MECHANISMS, Progress, ScramVerifier};
 
 impl ServerSession {
     /// A password must not cross a network in clear text.
     pub(super) fn may_authenticate(&self) -> bool {
-        self.peer.encrypted || self.peer.loopback
+        self.peer.encrypted || self.peer.loopback || self.peer.access == Access::Anybody
+    }
+
+    /// SCRAM proves that the server knows the password, too, which one that takes any does not.
+    pub(super) fn mechanisms(&self) -> &'static [&'static str] {
+        match self.peer.access {
+            Access::AuthenticationRequired | Access::Trusted => &MECHANISMS,
+            Access::Anybody => &["PLAIN", "LOGIN"],
+        }
     }
 
     pub(super) fn starttls(&mut self, more_follows: bool) -> Option<Step> {
@@ -50,7 +58,8 @@ impl ServerSession {
         if !self.may_authenticate() {
             return self.refuse(&reply::ENCRYPTION_REQUIRED);
         }
-        let Some((exchange, progress)) = Exchange::start(mechanism, initial) else {
+        let is_offered = self.mechanisms().iter().any(|offered| offered.eq_ignore_ascii_case(mechanism));
+        let Some((exchange, progress)) = Exchange::start(mechanism, initial).filter(|_| is_offered) else {
             return self.refuse(&reply::UNKNOWN_MECHANISM);
         };
         self.sasl_progress(exchange, progress)

@@ -281,7 +281,7 @@ impl ServerSession {
     }
 
     fn may_send(&self) -> bool {
-        self.user.is_some() || self.peer.access == Access::Trusted
+        self.user.is_some() || self.peer.access != Access::AuthenticationRequired
     }
 
     /// Input that need not be kept is not copied into the session first.

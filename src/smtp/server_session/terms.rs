@@ -51,6 +51,8 @@ pub enum Access {
     AuthenticationRequired,
     /// May send without AUTH.
     Trusted,
+    /// As that, and whatever name and password it shows are taken, also in clear text: in the sandbox.
+    Anybody,
 }
 
 /// What the connection knows of itself at its beginning.
