@@ -6,7 +6,7 @@
 set -euo pipefail
 source "$(dirname "$0")/lib.sh"
 runs=${2:-${RUNS:-20}}
-need nodejs npm
+command -v npm >/dev/null || need nodejs npm
 
 smtp=127.0.0.1:$(free_port) http=127.0.0.1:$(free_port)
 mkdir "$work/tmp" "$work/node"
