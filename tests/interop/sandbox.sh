@@ -18,7 +18,7 @@ echo '{"type": "module"}' >"$work/node/package.json"
 # ready_ms: how long the sandbox takes to say that it is there.
 began=$(date +%s%N)
 TMPDIR="$work/tmp" start demo "$relay" demo --no-sample --smtp "$smtp" --http "$http" --clock-rate 10
-until grep -q '^ready ' "$work/demo.log"; do ended "${pids[demo]}" && fail "a sandbox" "$(cat "$work/demo.log")"; sleep 0.01; done
+until grep -qs '^ready ' "$work/demo.log"; do ended "${pids[demo]}" && fail "a sandbox" "$(cat "$work/demo.log")"; sleep 0.01; done
 ready_ms=$((($(date +%s%N) - began) / 1000000))
 [ "$ready_ms" -lt 500 ] || echo "note: ready after $ready_ms ms"
 grep -qx "ready smtp=$smtp http=$http user=[^ ]* password=[^ ]* token=[^ ]*" "$work/demo.log" || fail "one ready line" "$(cat "$work/demo.log")"
