@@ -348,7 +348,7 @@ impl Schemas<'_> {
         let fits = match &schema["type"] {
             Value::String(kind) => is(kind),
             Value::Array(kinds) => kinds.iter().any(|kind| is(kind.as_str().unwrap())),
-            _ => true,
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Object(_) => true,
         };
         fits.then_some(()).ok_or_else(|| format!("{at}: {value} is no {}", schema["type"]))
     }

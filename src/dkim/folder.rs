@@ -23,6 +23,9 @@ const DOMAINS_MAX: usize = 1000;
 #[derive(Debug, Clone)]
 pub struct Folder(PathBuf);
 
+/// Keys, and since when they have signed.
+type Former = (Timestamp, Arc<[Key]>);
+
 impl Folder {
     /// That of a data folder.
     pub fn of(data_dir: &Path) -> Self {
@@ -110,11 +113,7 @@ impl Folder {
         Ok(keys.iter().map(|key| (key.selector().to_owned(), key.record().to_owned())).collect())
     }
 
-    fn generations(
-        &self,
-        rotation: &Rotation,
-        configured: Option<Arc<[Key]>>,
-    ) -> Result<Vec<(Timestamp, Arc<[Key]>)>, String> {
+    fn generations(&self, rotation: &Rotation, configured: Option<Arc<[Key]>>) -> Result<Vec<Former>, String> {
         let Some(active) = &rotation.active else { return Ok(Vec::new()) };
         let mut generations = vec![(active.since, self.keys(&rotation.domain, &active.selectors)?)];
         for retired in rotation.retired.iter().filter(|retired| !retired.is_destroyed) {

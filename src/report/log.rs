@@ -125,7 +125,7 @@ impl EventLog {
             value.into_iter().for_each(|value| journald::field(&mut message, name, value))
         };
         add("MESSAGE", Some(text_line(event, json).split_whitespace().skip(2).collect::<Vec<_>>().join(" ").as_str()));
-        add("EVENT", Some(&json.event.to_string()));
+        add("EVENT", Some(json.event.as_ref()));
         add("MESSAGE_OF", Some(&event.head.id.to_string()));
         add("ENTRY", json.entry.as_deref());
         add("LANE", Some(event.head.lane.name()));

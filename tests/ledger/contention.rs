@@ -89,7 +89,7 @@ async fn many_writers(engine: Engine) {
     for writer in writers {
         writer.await.unwrap();
     }
-    let seen = seen.lock();
+    let seen = std::mem::take(&mut *seen.lock());
     assert!(seen.keys.values().all(|accepted| accepted.len() == 1), "a key was taken twice");
     assert!(seen.budgets.values().all(|taken| *taken <= BUDGET), "a budget was exceeded");
     assert!(seen.refused["repeat"] > 0 && seen.refused["budget"] > 0, "{:?}", seen.refused);

@@ -278,6 +278,7 @@ suite! {
         assert_eq!(world.kinds().await, []);
     }
 
+    #[expect(clippy::disallowed_methods, reason = "the ledger under test goes by the runtime's time")]
     async fn the_lease_lasts_while_the_ledger_answers(world: &World) {
         for _ in 0..20 {
             tokio::time::sleep(Duration::from_millis(333)).await;

@@ -129,7 +129,10 @@ async fn all(api: &Api, who: &Who) -> All {
 }
 
 /// The picture of a day, and the same in numbers.
-fn charted(recent: &Recent, last: u64) -> (String, Vec<(String, Option<u64>, Option<u64>)>) {
+/// A time, and the median and the 99th percentile of what was delivered then.
+type Charted = (String, Option<u64>, Option<u64>);
+
+fn charted(recent: &Recent, last: u64) -> (String, Vec<Charted>) {
     let steps: Vec<_> =
         recent.steps().into_iter().filter(|step| step.number + DAY > last && step.number <= last).collect();
     let line = |share: f64| -> Vec<(f64, u64)> {

@@ -145,7 +145,7 @@ impl Events {
         }
         match latest.after(at, most) {
             Next::Nothing if latest.is_closed => None,
-            next => Some(next),
+            next @ (Next::Events(_) | Next::Nothing | Next::InStore | Next::Missed(_)) => Some(next),
         }
     }
 
