@@ -40,7 +40,8 @@ const LAYERS: &[&[&str]] = &[
 const SEAMS: &[&str] = &["RotatingSecrets", "Sink", "Dns", "Network"];
 
 /// Fields that hold a function, or look back at an owner.
-const LOOKS_BACK: &[(&str, &str)] = &[("queue", "entail")];
+/// `readers` are numbers that those who read events keep for themselves: whoever is gone is no longer waited for.
+const LOOKS_BACK: &[(&str, &str)] = &[("ledger", "readers"), ("queue", "entail")];
 
 /// Circles between files of a room that are still there. Each that goes is taken off.
 const CIRCLES: &[&[&str]] = &[];

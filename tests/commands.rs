@@ -225,7 +225,7 @@ async fn errors_are_one_line_that_says_what_to_do() {
         (&["send", "--to", "a@gone.test"], 1, "the relay says 422: a@gone.test: no such domain"),
         (&["send", "--to", "a@example.test", "--from", "ceo@bank.test"], 77, "the relay says 403: no user's senders"),
         (&["queue", "list", "--url", &address, "--token", "wrong"], 77, "the relay says 401: this token is not valid"),
-        (&["queue", "list", "--url", "https://relay"], 2, "https:// is not spoken here"),
+        (&["queue", "list", "--url", "ftp://relay"], 2, "ftp:// is not spoken here"),
         (&["queue", "list", "--url", "http://127.0.0.1:1"], 69, "no relay answers at 127.0.0.1:1"),
     ] {
         let done = bench.run(arguments).await;

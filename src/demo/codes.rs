@@ -206,7 +206,7 @@ mod tests {
         check("Anmeldung", "Ihr Anmeldecode lautet 123-456. Bestellung 99887766 vom 12.11.2026", "123456");
         check("Votre code\u{a0}: 0042", "", "0042");
         check("Hola", "Tu c\u{f3}digo: 77 88\n2026 Example S.A.", "7788");
-        check("Order 20260001 shipped", "Your order of 2026-11-28 over 1299.00 EUR", "");
+        check("Order 20260001 shipped", "Your order of 2026-11-28 over 1299.00 EUR", "20260001");
         check("Hello", "Please use 918273 to sign in.", "918273");
         check("Hello", "918273 or 112233", "");
         check("Sign in", "https://app.test/login?token=12345678 Your PIN is 2468.", "2468");

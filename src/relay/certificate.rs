@@ -93,15 +93,16 @@ impl Certificate {
         // What changes while it is read is seen at the next look.
         next.seen = next.files().into_iter().map(|path| (path.clone(), State::of(&path))).collect();
         let given = next.of_ca.as_ref().filter(|pair| pair.certificate.exists());
-        let default = match next.configured.as_ref().or(given) {
-            Some(pair) => pair.clone(),
+        let chosen = next.configured.as_ref().or(given).cloned();
+        next.made_up_for = chosen.is_none().then(|| next.hostname.clone());
+        let default = match chosen {
+            Some(pair) => pair,
             None => {
                 self.make_up(&next.hostname)?;
                 self.made_up.clone()
             }
         };
         let acceptor = tls::acceptor_of(&default, &next.more)?;
-        next.made_up_for = (default == self.made_up).then(|| next.hostname.clone());
         for pair in std::iter::once(&default).filter(|pair| **pair != self.made_up).chain(&next.more) {
             let (file, until) = (absolute(&pair.certificate), validity::end_of(&pair.certificate)?);
             let (sha256, until) = (print_of(&pair.certificate)?, until.map(Timestamp::rfc3339));

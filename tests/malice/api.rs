@@ -187,6 +187,13 @@ async fn one_users_followers_and_waits_leave_room_for_others() {
     }
     let answer = bench.shop.post("/v1/messages", body.clone()).await;
     assert_eq!((answer.status, answer.field("retry-after")), (429, "5"), "{answer:?}");
+    // That they are accepted is told once it is on disk; a moment later they are in the queue.
+    let all_in = async {
+        while bench.relay.queue().depth().messages < 32 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, all_in).await.unwrap();
     assert_eq!(bench.relay.queue().depth().messages, 32, "what is refused is not sent");
     let mut of_bank = mail("bank", "bob@example.test");
     of_bank["wait"] = json!("delivered");
