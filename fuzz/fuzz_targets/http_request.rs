@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use mail_parser::MessageParser;
+use otp_relay::ledger::filter::Filter;
 use otp_relay::intake::options::LIFE;
 use otp_relay::ledger::entry::Message;
 use otp_relay::mail::address::Mailbox;

@@ -7,11 +7,12 @@ use std::time::Duration;
 
 use mail_parser::MessageParser;
 use otp_relay::accounts::credentials::{Account, Credentials, TokenHash};
-use otp_relay::event::Sink;
 use otp_relay::http::{Api, Parts, Settings};
 use otp_relay::mail::id::MessageId;
 use otp_relay::report::log::{EventLog, Format, Output};
 use otp_relay::report::refusals::Refusals;
+use otp_relay::report::stats::Statistics;
+use otp_relay::report::webhooks::Webhooks;
 use otp_relay::report::trace::{Limits, Traces};
 use otp_relay::report::{Reporter, log};
 use otp_relay::smtp::data::line_fault;
@@ -45,16 +46,24 @@ pub static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let relay = Relay::new();
     let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
     let settings = log::Settings { format: Format::Text, ..log::Settings::default() };
-    let reporter = Reporter::start(EventLog::new(&settings), Vec::new());
+    let reporter = Reporter::start(relay.queue.happened().clone(), EventLog::new(&settings), Vec::new());
     let reporter = reporter.expect("a thread");
     let limits = Limits::of(Duration::from_secs(60));
+    let traces = Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder");
+    traces.follow(&relay.queue);
+    let stats = Statistics::start(&folder.path().join("stats"), relay.clock.clone(), &relay.queue).expect("a thread");
+    let tls = otp_relay::tls::opportunistic_connector().expect("a connector");
+    let hooks = folder.path().join("webhooks");
+    let webhooks = Webhooks::start(&hooks, Vec::new(), &relay.queue, relay.clock.clone(), tls).expect("a thread");
     let parts = Parts {
         door: relay.door.clone(),
         queue: relay.queue.clone(),
         credentials: Arc::new(Credentials::new(HashMap::from([("shop".to_owned(), account)]), b"salt")),
         operator: TokenHash::of("operator-token"),
-        traces: Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder"),
-        feed: Arc::default(),
+        traces,
+        stats,
+        webhooks,
+        beside: None,
         metrics: Arc::default(),
         ends: Arc::default(),
         destinations: Arc::default(),
@@ -64,7 +73,6 @@ pub static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         refusals: Refusals::new(relay.clock.clone(), settings.recipients.clone()),
         log: Output::new(std::io::sink()),
         delivery: relay.delivery(),
-        events: reporter.clone() as Arc<dyn Sink>,
         reporter,
         clock: relay.clock.clone(),
         draining: Default::default(),

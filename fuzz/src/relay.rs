@@ -20,7 +20,7 @@ use otp_relay::ledger::entry::Message;
 use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::queue::inspect::Filter;
 use otp_relay::ledger::embedded::store::{Found, Store};
-use otp_relay::queue::{self, Queue};
+use otp_relay::queue::Queue;
 use tokio::runtime::Runtime;
 
 /// When the relay's time stands still.
