@@ -122,8 +122,7 @@ async fn the_service_manager_hears_of_start_reload_and_stop() {
 
     // A check beside it does not take its own addresses for somebody else's.
     let file = managed.folder.path().join("relay.toml");
-    let checked =
-        Command::new(env!("CARGO_BIN_EXE_otp-relay")).args(["check", "-c"]).arg(file).output().unwrap();
+    let checked = Command::new(env!("CARGO_BIN_EXE_otp-relay")).args(["check", "-c"]).arg(file).output().unwrap();
     let text = String::from_utf8(checked.stdout).unwrap();
     assert!(text.contains("a relay runs with this data folder"), "{text}");
 
