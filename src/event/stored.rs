@@ -159,7 +159,7 @@ pub fn write(event: &Event, len_max: usize, octets: &mut Vec<u8>) {
     }
 }
 
-/// Reads what [`write`] wrote; none where this version does not know what happened.
+/// Reads what [`write()`] wrote; none where this version does not know what happened.
 pub fn read(octets: &[u8]) -> Option<Event> {
     serde_json::from_slice::<Form<'_>>(octets).ok()?.read()
 }

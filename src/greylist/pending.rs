@@ -64,7 +64,7 @@ impl Wait {
         Self { first_refused_at, last_refused_at, refusals: 1, asked, passed_at: None, by, counted: (false, false) }
     }
 
-    /// As [`Facts::is_plausible`].
+    /// As [`is_plausible`](super::facts::Facts::is_plausible).
     pub fn is_plausible(&self) -> bool {
         self.asked.is_none_or(is_plausible)
     }
