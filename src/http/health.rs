@@ -126,12 +126,9 @@ fn process(out: &mut Exposition) {
     out.family("process_max_fds", Type::Gauge, "File descriptors at most.").sample(&[], max);
 }
 
-/// How the webhooks stand; nothing where there are none.
+/// How the webhooks stand.
 fn webhooks(api: &Api, out: &mut Exposition) {
     let statuses = api.parts.webhooks.statuses();
-    if statuses.is_empty() {
-        return;
-    }
     let now = api.parts.clock.wall();
     let mut family = |name: &str, of_type: Type, help: &str, value: &dyn Fn(&Status) -> u64| {
         out.family(name, of_type, help);
