@@ -93,7 +93,7 @@ impl Events {
         Self { latest: Mutex::new(latest), arrived: Condvar::new(), newest, readers, is_swept: AtomicBool::new(false) }
     }
 
-    /// Events that are on disk now, or need not be.
+    /// Events that are on disk now, or need not be. Threads that wait for them are woken by [`Events::wake`].
     pub(super) fn publish(&self, events: Vec<Arc<Event>>) {
         if events.is_empty() {
             return;
@@ -106,8 +106,12 @@ impl Events {
         }
         let newest = latest.newest();
         drop(latest);
-        self.arrived.notify_all();
         self.newest.send_replace(newest);
+    }
+
+    /// Wakes the threads that read events, once whoever waited for a commit has its answer.
+    pub(super) fn wake(&self) {
+        self.arrived.notify_all();
     }
 
     /// Nothing comes any more.

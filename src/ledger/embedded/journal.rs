@@ -413,6 +413,7 @@ impl StorageThread {
     fn revive(&mut self) {
         if !self.later.is_empty() {
             self.commit_later_changes();
+            self.events.wake();
         } else if self.recover().is_ok() {
             self.note_success();
         }
@@ -463,6 +464,7 @@ impl StorageThread {
         } else if !self.is_inline || !loading.is_empty() {
             self.commit_later_changes();
         }
+        self.events.wake();
         for (id, answer) in loading {
             drop(answer.send(self.load(id)));
         }
