@@ -32,6 +32,8 @@ pub(super) struct Which {
 }
 
 /// `GET /v1/stats?from=&to=&by=`: a user's own, or for the operator everybody's.
+#[utoipa::path(get, path = "/v1/stats", tag = "statistics", params(("from" = Option<String>, Query, description = "a time, or seconds since 1970"), ("to" = Option<String>, Query, description = "the same"), ("by" = Option<String>, Query, description = "lane, user, tag, provider or destination")),
+    responses((status = 200, description = "how many entries came to what", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -85,6 +85,8 @@ impl WebhookJson {
 }
 
 /// `GET /v1/webhooks`.
+#[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
+    responses((status = 200, description = "each endpoint and how it stands", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<WebhooksJson>, Problem> {
     only_operator(&who)?;
     let webhooks = api.parts.webhooks.statuses().into_iter().map(WebhookJson::new).collect();
@@ -110,6 +112,8 @@ pub(super) struct ReplayedJson {
 }
 
 /// `POST /v1/webhooks/replay`.
+#[utoipa::path(post, path = "/v1/webhooks/replay", tag = "webhooks", request_body = serde_json::Value,
+    responses((status = 202, description = "how many are posted again", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn replay(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -184,6 +188,8 @@ struct TestedOneJson {
 }
 
 /// `POST /v1/webhooks/test`: one post to each, which tells of nothing.
+#[utoipa::path(post, path = "/v1/webhooks/test", tag = "webhooks", request_body = serde_json::Value,
+    responses((status = 200, description = "what each answered", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn test(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -1,6 +1,6 @@
 //! Verifications: the relay makes a code, sends it, and checks what somebody typed.
 
-mod start;
+pub(super) mod start;
 mod wire;
 
 use std::sync::Arc;
@@ -20,7 +20,6 @@ use super::problem::Problem;
 use crate::intake::refusal::Refusal;
 use crate::intake::verification::{CheckError, Key, Refused, View, Which};
 use crate::mail::address::Mailbox;
-pub(super) use start::start;
 use wire::{AnswerJson, ByAddress, Code, VerificationJson, WithdrawnJson};
 
 /// What a code is for where the app does not say.
@@ -54,12 +53,16 @@ impl Api {
 }
 
 /// `GET /v1/verifications/{id}`.
+#[utoipa::path(get, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
+    responses((status = 200, description = "how it stands", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
     let view = api.view(&who, &id)?;
     Ok(Json(VerificationJson::new(&api, &view).await).into_response())
 }
 
 /// `DELETE /v1/verifications/{id}`.
+#[utoipa::path(delete, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
+    responses((status = 200, description = "how it stands", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
     let user = api.user_of(&who, &id)?;
     let (this, of) = (api.clone(), id.clone());
@@ -75,6 +78,8 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): S
 }
 
 /// `POST /v1/verifications/{id}/check`.
+#[utoipa::path(post, path = "/v1/verifications/{id}/check", tag = "verifications", request_body = serde_json::Value, params(("id" = String, Path, description = "a verification's id")),
+    responses((status = 200, description = "whether the code is right", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn check(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -88,6 +93,8 @@ pub(super) async fn check(
 }
 
 /// `POST /v1/verifications/check`.
+#[utoipa::path(post, path = "/v1/verifications/check", tag = "verifications", request_body = serde_json::Value,
+    responses((status = 200, description = "whether the code is right", body = serde_json::Value), super::refusals::Refusals))]
 pub(super) async fn check_by_address(
     State(api): State<Arc<Api>>,
     who: Who,
