@@ -179,7 +179,7 @@ struct BatchError {
 }
 
 /// `POST /emails/batch`.
-#[utoipa::path(post, path = "/emails/batch", tag = "doors", request_body = Vec<Email>,
+#[utoipa::path(post, path = "/emails/batch", tag = "doors", request_body(content = Vec<serde_json::Value>, description = "mails as of `POST /emails`; with `permissive` each is read by itself"),
     params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again", min_length = 1, max_length = 256, pattern = "^[ -~]+$"), ("x-batch-validation" = Option<String>, Header, description = "strict or permissive", pattern = "^(strict|permissive)$")),
     responses((status = 200, description = "accepted", body = Batch), Refusals))]
 pub(super) async fn send_batch(
