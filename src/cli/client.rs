@@ -76,6 +76,18 @@ enum Transport {
     Verified,
 }
 
+/// Options of a command that asks the running relay.
+#[derive(Debug, clap::Args)]
+pub(super) struct Asking<C: clap::Subcommand> {
+    /// Print JSON
+    #[arg(long, global = true)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) access: Access,
+    #[command(subcommand)]
+    pub(super) command: C,
+}
+
 /// A relay that can be asked.
 #[derive(Debug)]
 pub(super) struct Client {

@@ -8,26 +8,17 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Access, Client, encoded, wait_for};
+use super::client::{Asking, Client, encoded, wait_for};
 use super::say;
 use super::timeline::{Entry, Message, clock_time};
 use super::trace::{story, tell};
 
 /// Options of `queue`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(super) type Options = Asking<Command>;
 
 /// Subcommands of `queue`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Show what is live, the oldest first
     List {
         /// Only in this state: queued, sending or deferred

@@ -6,24 +6,15 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use hyper::Method;
 
-use super::client::{Access, Client, encoded, wait_for};
+use super::client::{Asking, Client, encoded, wait_for};
 use super::say;
 
 /// Options of `recipient`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(super) type Options = Asking<Command>;
 
 /// Subcommands of `recipient`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Take an address out of traces, events, statistics and suppression. What is still in the queue goes on and is traced:
     /// cancel it first
     Erase {

@@ -7,24 +7,15 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Access, Client, encoded, wait_for};
+use super::client::{Asking, Client, encoded, wait_for};
 use super::say;
 
 /// Options of `suppression`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(super) type Options = Asking<Command>;
 
 /// Subcommands of `suppression`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Show the list, the latest first
     List,
     /// Put an address on it

@@ -8,26 +8,17 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Access, Client, configuration, encoded, wait_for};
+use super::client::{Asking, Client, configuration, encoded, wait_for};
 use super::exit::{Exit, OrExit as _};
 use super::send::default_sender;
 use super::{say, secret};
 
 /// Options of `verify`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(super) type Options = Asking<Command>;
 
 /// Subcommands of `verify`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Begin a verification: a code is made and sent
     Start(Start),
     /// Check a code; succeeds only if it is right
@@ -35,7 +26,7 @@ enum Command {
 }
 
 #[derive(Debug, clap::Args)]
-struct Start {
+pub(super) struct Start {
     /// The recipient
     #[arg(long, value_name = "ADDRESS")]
     to: String,
@@ -60,7 +51,7 @@ struct Start {
 }
 
 #[derive(Debug, clap::Args)]
-struct Check {
+pub(super) struct Check {
     /// The verification
     #[arg(required_unless_present = "to", conflicts_with = "to")]
     id: Option<String>,

@@ -7,25 +7,16 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Access, Client, wait_for};
+use super::client::{Asking, Client, wait_for};
 use super::exit::Exit;
 use super::say;
 
 /// Options of `webhook`.
-#[derive(Debug, clap::Args)]
-pub(super) struct Options {
-    /// Print JSON
-    #[arg(long, global = true)]
-    json: bool,
-    #[command(flatten)]
-    access: Access,
-    #[command(subcommand)]
-    command: Command,
-}
+pub(super) type Options = Asking<Command>;
 
 /// Subcommands of `webhook`.
 #[derive(Debug, Subcommand)]
-enum Command {
+pub(super) enum Command {
     /// Show each endpoint: its state, what waits, its last answer
     List,
     /// Post events again

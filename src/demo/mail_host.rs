@@ -165,12 +165,7 @@ impl Session {
                 }
                 Step::StartTls => {
                     self.say(&mut stream, &session.take_output()).await?;
-                    let acceptors = &self.hosts.acceptors;
-                    let is_bad = self.asks() == Some(Asks::BadTls);
-                    let acceptor = if is_bad { &acceptors.bad } else { &acceptors.good };
-                    let accepted = tokio::time::timeout(TIMEOUT, acceptor.accept(stream)).await;
-                    stream = Box::new(accepted.context("the handshake took too long")??);
-                    self.tls = if is_bad { Tls::BadCertificate } else { Tls::On };
+                    stream = self.encrypt(stream).await?;
                     Event::TlsEstablished
                 }
                 Step::CheckSender(mail) => {
@@ -190,6 +185,15 @@ impl Session {
             };
             step = session.handle(event, self.hosts.clock.instant());
         }
+    }
+
+    async fn encrypt(&mut self, stream: BoxStream) -> anyhow::Result<BoxStream> {
+        let acceptors = &self.hosts.acceptors;
+        let is_bad = self.asks() == Some(Asks::BadTls);
+        let acceptor = if is_bad { &acceptors.bad } else { &acceptors.good };
+        let accepted = tokio::time::timeout(TIMEOUT, acceptor.accept(stream)).await;
+        self.tls = if is_bad { Tls::BadCertificate } else { Tls::On };
+        Ok(Box::new(accepted.context("the handshake took too long")??))
     }
 
     fn settings(&self) -> Arc<SessionSettings> {

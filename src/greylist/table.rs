@@ -309,8 +309,8 @@ mod tests {
         assert_eq!(memory.forecast(&triplet("b@example.com"), passed_at), expected);
         assert!(memory.facts("example.com", "mx.example.com,mx2.example.com", passed_at).is_some());
         let much_later = START.plus(Duration::from_secs(40 * 86_400));
-        let stranger = Triplet::new("<otp@app.example>", "c@example.org", "mx.example.org");
-        let (_, _, changes) = memory.refused(&stranger, refusal(None, much_later));
+        let unknown = Triplet::new("<otp@app.example>", "c@example.org", "mx.example.org");
+        let (_, _, changes) = memory.refused(&unknown, refusal(None, much_later));
         let removed = changes.iter().filter(|change| change.1.is_none()).count();
         assert_eq!(removed, 2);
         assert_eq!(memory.facts("example.com", "mx.example.com,mx2.example.com", much_later), None);
@@ -363,8 +363,8 @@ mod tests {
         let memory = Greylists::default();
         for number in 0..FACTS_MAX as u64 + 10 {
             let destination = format!("mx{number}.example");
-            let stranger = Triplet::new("<>", &format!("a@{destination}"), &destination);
-            memory.refused(&stranger, refusal(None, START.plus(Duration::from_millis(number))));
+            let unknown = Triplet::new("<>", &format!("a@{destination}"), &destination);
+            memory.refused(&unknown, refusal(None, START.plus(Duration::from_millis(number))));
         }
         assert!(memory.0.lock().facts.len <= FACTS_MAX);
         let facts = |name: &str| memory.facts(name, name, START);
@@ -381,14 +381,14 @@ mod tests {
         refuse("a@honest.example", "mx.honest.example", 0);
         let mut removed = 0;
         for number in 1..FACTS_MAX as u64 {
-            let host = format!("mx{number}.stranger.example");
-            let changes = refuse(&format!("a@{number}.stranger.example"), &host, number);
+            let host = format!("mx{number}.unknown.example");
+            let changes = refuse(&format!("a@{number}.unknown.example"), &host, number);
             removed += changes.iter().filter(|change| change.1.is_none()).count();
         }
         assert_eq!(memory.0.lock().facts.len, 1 + DESTINATIONS_MAX);
         assert_eq!(removed, FACTS_MAX - 1 - DESTINATIONS_MAX, "and they leave the disk");
         for number in 0..1000 {
-            refuse(&format!("a@stranger{number}.example"), "mx.shared.example", 20_000 + number);
+            refuse(&format!("a@unknown{number}.example"), "mx.shared.example", 20_000 + number);
         }
         let memory = memory.0.lock();
         assert_eq!(memory.facts.of["mx.shared.example"].len(), SOURCES_MAX);

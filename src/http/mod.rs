@@ -393,7 +393,6 @@ fn own_routes(api: Arc<Api>) -> Router {
     described()
         .split_for_parts()
         .0
-        .route("/v1/hooks/{name}", post(hooks::call))
         .route("/", get(page::html))
         .route("/page/page.css", get(page::style))
         .route("/page/page.js", get(page::script))
@@ -428,6 +427,7 @@ fn described() -> OpenApiRouter<Arc<Api>> {
         .routes(routes!(verifications::check_by_address))
         .routes(routes!(verifications::show, verifications::cancel))
         .routes(routes!(verifications::check))
+        .routes(routes!(hooks::call))
         .routes(routes!(health::alive))
         .routes(routes!(health::ready))
         .routes(routes!(health::metrics))

@@ -78,6 +78,18 @@ pub struct Hook {
 }
 
 /// `POST /v1/hooks/{name}`.
+#[utoipa::path(post, path = "/v1/hooks/{name}", tag = "hooks", request_body = serde_json::Value,
+    params(("name" = String, Path, description = "the hook's name in the configuration")),
+    responses(
+        (status = 200, description = "stored, or for `supabase` why not", body = serde_json::Value),
+        (status = 204, description = "stored"),
+        (status = 401, description = "the proof does not hold", body = String, content_type = "text/plain"),
+        (status = "4XX", description = "why it is not taken", body = String, content_type = "text/plain"),
+        (status = "5XX", description = "not now", body = String, content_type = "text/plain"),
+        (status = 404, description = "there is no such hook", body = super::problem::ProblemJson, content_type = "application/problem+json"),
+        (status = 405, description = "the path does not have this method", body = super::problem::ProblemJson, content_type = "application/problem+json"),
+        (status = 413, description = "too large", body = super::problem::ProblemJson, content_type = "application/problem+json"),
+    ), security(()))]
 pub(super) async fn call(State(api): State<Arc<Api>>, Segment(name): Segment, request: Request) -> Response {
     let settings = api.settings.load_full();
     let Some(hook) = settings.hooks.iter().find(|hook| hook.name == name).cloned() else {
