@@ -370,6 +370,32 @@ impl Schemas<'_> {
     }
 }
 
+/// What is sent and what is answered has a type, but for the description itself, whose form OpenAPI says.
+#[tokio::test(flavor = "multi_thread")]
+async fn every_body_of_the_description_has_a_type() {
+    let bench = Bench::new().await;
+    let description = bench.shop.get("/openapi.json").await.json();
+    let mut typed = 0;
+    for (path, methods) in description["paths"].as_object().unwrap() {
+        for (method, operation) in methods.as_object().unwrap() {
+            let responses = operation["responses"].as_object().unwrap().values();
+            for body in responses.chain([&operation["requestBody"]]) {
+                for (kind, content) in body["content"].as_object().into_iter().flatten() {
+                    let schema = content["schema"].as_object().filter(|schema| !schema.is_empty());
+                    assert!(schema.is_some() || path == "/openapi.json", "{method} {path}: {kind}: {content}");
+                    typed += usize::from(schema.is_some());
+                }
+            }
+        }
+    }
+    assert!(typed > 300, "{typed}");
+    for (name, schema) in description["components"]["schemas"].as_object().unwrap() {
+        let says = ["type", "$ref", "oneOf", "anyOf", "allOf"].iter().any(|key| !schema[key].is_null());
+        assert!(says, "{name}: {schema}");
+    }
+    bench.relay.shut_down().await;
+}
+
 /// Each path of the description is there, and answers as it says: whoever asks, and whatever is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_description_is_true() {
@@ -389,6 +415,8 @@ async fn the_description_is_true() {
     bench.events.next(Kind::Greylisted).await;
     bench.operator.ask("PUT", "/v1/suppressions/gone@example.test", "", "{\"reason\": \"x\"}").await;
     let nobody = Http { token: String::new(), ..bench.shop.clone() };
+    let start = json!({"from": "otp@shop.test", "to": "carl@example.test"}).to_string();
+    let check = json!({"to": "carl@example.test", "code": "000000"}).to_string();
     let (mut checked, mut successes) = (0, BTreeSet::new());
     for (path, methods) in description["paths"].as_object().unwrap() {
         let real =
@@ -398,9 +426,16 @@ async fn the_description_is_true() {
                 continue;
             }
             for http in [&bench.operator, &bench.shop, &bench.bank, &nobody] {
-                for body in
-                    ["", "{}", "[]", "{\"to\": 5}", &mail("alice@example.test").to_string(), "{\"reason\": \"x\"}"]
-                {
+                for body in [
+                    "",
+                    "{}",
+                    "[]",
+                    "{\"to\": 5}",
+                    &mail("alice@example.test").to_string(),
+                    "{\"reason\": \"x\"}",
+                    &start,
+                    &check,
+                ] {
                     let token = format!("X-Postmark-Server-Token: {}\r\n", http.token);
                     let answer = http.ask(&method, &real, &token, body).await;
                     schemas.check_answer(&method, path, &answer);
@@ -413,9 +448,18 @@ async fn the_description_is_true() {
         }
     }
     assert!(checked > 400, "{checked}");
-    for what in
-        ["GET /v1/messages", "GET /v1/queue", "GET /v1/destinations/{domain}", "POST /emails", "GET /emails/{id}"]
-    {
+    for what in [
+        "GET /v1/messages",
+        "GET /v1/queue",
+        "GET /v1/destinations/{domain}",
+        "POST /emails",
+        "GET /emails/{id}",
+        "GET /v1/stats",
+        "GET /v1/webhooks",
+        "POST /v1/webhooks/test",
+        "POST /v1/verifications",
+        "POST /v1/verifications/check",
+    ] {
         assert!(successes.contains(what), "{what}: {successes:?}");
     }
     // Whatever the description has not is not there.

@@ -7,6 +7,7 @@ use std::time::Duration;
 use axum::Json;
 use axum::extract::State;
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::api::{Asked as Query, asked};
@@ -33,7 +34,7 @@ pub(super) struct Which {
 
 /// `GET /v1/stats?from=&to=&by=`: a user's own, or for the operator everybody's.
 #[utoipa::path(get, path = "/v1/stats", tag = "statistics", params(("from" = Option<String>, Query, description = "a time, or seconds since 1970"), ("to" = Option<String>, Query, description = "the same"), ("by" = Option<String>, Query, description = "lane, user, tag, provider or destination")),
-    responses((status = 200, description = "how many entries came to what", body = serde_json::Value), super::refusals::Refusals))]
+    responses((status = 200, description = "how many entries came to what", body = StatsJson), super::refusals::Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -71,7 +72,7 @@ pub(super) fn time(name: &str, text: &str) -> Result<Timestamp, Problem> {
 }
 
 /// The answer.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct StatsJson {
     from: String,
     to: String,
@@ -80,7 +81,7 @@ pub(super) struct StatsJson {
     groups: Vec<GroupJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct GroupJson {
     by: &'static str,
     name: String,
@@ -89,14 +90,14 @@ struct GroupJson {
 }
 
 /// A step in which something happened.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct StepJson {
     at: String,
     #[serde(flatten)]
     counts: CountsJson,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct CountsJson {
     accepted: u64,
     delivered: u64,
@@ -113,7 +114,7 @@ struct CountsJson {
 }
 
 /// Milliseconds; null before the first.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TimesJson {
     p50: Option<u64>,
     p95: Option<u64>,

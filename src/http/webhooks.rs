@@ -8,6 +8,7 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::Api;
 use super::api::id;
@@ -31,13 +32,13 @@ fn only_operator(who: &Who) -> Result<(), Problem> {
 }
 
 /// The endpoints.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WebhooksJson {
     webhooks: Vec<WebhookJson>,
 }
 
 /// How one stands.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct WebhookJson {
     url: Arc<str>,
     format: &'static str,
@@ -86,7 +87,7 @@ impl WebhookJson {
 
 /// `GET /v1/webhooks`.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
-    responses((status = 200, description = "each endpoint and how it stands", body = serde_json::Value), super::refusals::Refusals))]
+    responses((status = 200, description = "each endpoint and how it stands", body = WebhooksJson), super::refusals::Refusals))]
 pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<WebhooksJson>, Problem> {
     only_operator(&who)?;
     let webhooks = api.parts.webhooks.statuses().into_iter().map(WebhookJson::new).collect();
@@ -94,8 +95,9 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<W
 }
 
 /// What is to be posted again.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = WebhookReplay)]
 pub(super) struct Replay {
     /// Events from this time on.
     since: Option<String>,
@@ -106,14 +108,14 @@ pub(super) struct Replay {
 }
 
 /// How many posts that makes.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct ReplayedJson {
     replayed: usize,
 }
 
 /// `POST /v1/webhooks/replay`.
-#[utoipa::path(post, path = "/v1/webhooks/replay", tag = "webhooks", request_body = serde_json::Value,
-    responses((status = 202, description = "how many are posted again", body = serde_json::Value), super::refusals::Refusals))]
+#[utoipa::path(post, path = "/v1/webhooks/replay", tag = "webhooks", request_body = Replay,
+    responses((status = 202, description = "how many are posted again", body = ReplayedJson), super::refusals::Refusals))]
 pub(super) async fn replay(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -167,20 +169,21 @@ async fn events_since(api: &Api, who: &Who, since: Timestamp) -> Vec<Arc<Event>>
 }
 
 /// Who is to be tested.
-#[derive(Debug, Default, Deserialize)]
+#[derive(Debug, Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = WebhookTest)]
 pub(super) struct Test {
     /// This URL; none: all.
     endpoint: Option<String>,
 }
 
 /// What came of it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(super) struct TestedJson {
     tested: Vec<TestedOneJson>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TestedOneJson {
     url: Arc<str>,
     taken: bool,
@@ -188,8 +191,8 @@ struct TestedOneJson {
 }
 
 /// `POST /v1/webhooks/test`: one post to each, which tells of nothing.
-#[utoipa::path(post, path = "/v1/webhooks/test", tag = "webhooks", request_body = serde_json::Value,
-    responses((status = 200, description = "what each answered", body = serde_json::Value), super::refusals::Refusals))]
+#[utoipa::path(post, path = "/v1/webhooks/test", tag = "webhooks", request_body = Test,
+    responses((status = 200, description = "what each answered", body = TestedJson), super::refusals::Refusals))]
 pub(super) async fn test(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -240,7 +240,12 @@ pub(super) fn hook() -> Table<HookSettings> {
         },
         write: String::clone,
     };
-    let kind = Choice(&[("supabase", HookKind::Supabase), ("logto", HookKind::Logto), ("zitadel", HookKind::Zitadel)]);
+    const KINDS: [(&str, HookKind); HookKind::ALL.len()] = [
+        (HookKind::Supabase.name(), HookKind::Supabase),
+        (HookKind::Logto.name(), HookKind::Logto),
+        (HookKind::Zitadel.name(), HookKind::Zitadel),
+    ];
+    let kind = Choice(&KINDS);
     let keys = vec![
         key("name", at!(HookSettings: name), name, Live, "The last part of the path: /v1/hooks/auth.")
             .example("\"auth\"")

@@ -1,19 +1,22 @@
 //! Logto: the connector "HTTP email".
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::wanted::{self, Wanted};
 use super::{Lane, Problem, Purpose, recipient};
 
 /// The body of a call; what is not named here is passed over.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LogtoCall)]
 pub(super) struct Call {
     to: Option<String>,
     r#type: Option<String>,
     payload: Payload,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = LogtoPayload)]
 struct Payload {
     code: Option<String>,
     link: Option<String>,

@@ -1,22 +1,26 @@
 //! Supabase Auth: the hook "Send Email".
 
+use axum::Json;
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::ToSchema;
 
 use super::wanted::{self, Wanted};
-use super::{Lane, Mailbox, Problem, Purpose, json, recipient};
+use super::{Lane, Mailbox, Problem, Purpose, recipient};
 
 /// The body of a call; what is not named here is passed over.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SupabaseCall)]
 pub(super) struct Call {
     user: User,
     email_data: EmailData,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SupabaseUser)]
 struct User {
     email: Option<String>,
     new_email: Option<String>,
@@ -24,7 +28,8 @@ struct User {
     user_metadata: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
+#[schema(as = SupabaseEmailData)]
 struct EmailData {
     token: Option<String>,
     token_hash: Option<String>,
@@ -35,14 +40,37 @@ struct EmailData {
     token_hash_new: Option<String>,
 }
 
-/// What a user is told of a refusal. Any other status than 200 has the server ask again, or tell of an error of its own.
+/// The body of an answer; empty where the mails are stored.
+#[derive(Serialize, ToSchema, Default)]
+#[schema(as = SupabaseAnswer)]
+pub(super) struct Answer {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<RefusalJson>,
+}
+
+/// What a user is told.
+#[derive(Serialize, ToSchema)]
+#[schema(as = SupabaseRefusal)]
+struct RefusalJson {
+    http_code: u16,
+    message: String,
+}
+
+impl Answer {
+    /// With status 200 in any case: any other has the server ask again, or tell of an error of its own.
+    pub(super) fn response(self) -> Response {
+        Json(self).into_response()
+    }
+}
+
+/// What a user is told of a refusal.
 pub(super) fn refusal(problem: &Problem) -> Response {
     let status = match problem.kind().status() {
         status @ (StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE) => status,
         _ => StatusCode::UNPROCESSABLE_ENTITY,
     };
-    let body = serde_json::json!({"error": {"http_code": status.as_u16(), "message": problem.detail()}});
-    json(StatusCode::OK, &body.to_string())
+    let error = RefusalJson { http_code: status.as_u16(), message: problem.detail().to_owned() };
+    Answer { error: Some(error) }.response()
 }
 
 /// Lane and words of each kind of mail.

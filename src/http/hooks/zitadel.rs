@@ -1,13 +1,15 @@
 //! ZITADEL: the HTTP provider, which brings texts in the user's language.
 
 use serde::Deserialize;
+use utoipa::ToSchema;
 
 use super::wanted::{self, Wanted};
 use super::{Lane, Problem, Purpose, Texts, recipient};
 
 /// The body of a call; what is not named here is passed over.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ZitadelCall)]
 pub(super) struct Call {
     context_info: ContextInfo,
     #[serde(default)]
@@ -16,15 +18,17 @@ pub(super) struct Call {
     args: Args,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase")]
+#[schema(as = ZitadelContextInfo)]
 struct ContextInfo {
     event_type: Option<String>,
     recipient_email_address: Option<String>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(rename_all = "camelCase", default)]
+#[schema(as = ZitadelTemplateData)]
 struct TemplateData {
     title: Option<String>,
     subject: Option<String>,
@@ -35,8 +39,9 @@ struct TemplateData {
     footer_text: Option<String>,
 }
 
-#[derive(Deserialize, Default)]
+#[derive(Deserialize, Default, ToSchema)]
 #[serde(default)]
+#[schema(as = ZitadelArgs)]
 struct Args {
     code: Option<String>,
     otp: Option<String>,

@@ -54,7 +54,7 @@ impl Api {
 
 /// `GET /v1/verifications/{id}`.
 #[utoipa::path(get, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
-    responses((status = 200, description = "how it stands", body = serde_json::Value), super::refusals::Refusals))]
+    responses((status = 200, description = "how it stands", body = VerificationJson), super::refusals::Refusals))]
 pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
     let view = api.view(&who, &id)?;
     Ok(Json(VerificationJson::new(&api, &view).await).into_response())
@@ -62,7 +62,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(id): Seg
 
 /// `DELETE /v1/verifications/{id}`.
 #[utoipa::path(delete, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
-    responses((status = 200, description = "how it stands", body = serde_json::Value), super::refusals::Refusals))]
+    responses((status = 200, description = "how it stands", body = WithdrawnJson), super::refusals::Refusals))]
 pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
     let user = api.user_of(&who, &id)?;
     let (this, of) = (api.clone(), id.clone());
@@ -78,8 +78,9 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): S
 }
 
 /// `POST /v1/verifications/{id}/check`.
-#[utoipa::path(post, path = "/v1/verifications/{id}/check", tag = "verifications", request_body = serde_json::Value, params(("id" = String, Path, description = "a verification's id")),
-    responses((status = 200, description = "whether the code is right", body = serde_json::Value), super::refusals::Refusals))]
+#[utoipa::path(post, path = "/v1/verifications/{id}/check", tag = "verifications", request_body = Code,
+    params(("id" = String, Path, description = "a verification's id"), ("Idempotency-Key" = Option<String>, Header, description = "a repeat with it gets the same answer")),
+    responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check(
     State(api): State<Arc<Api>>,
     who: Who,
@@ -93,8 +94,9 @@ pub(super) async fn check(
 }
 
 /// `POST /v1/verifications/check`.
-#[utoipa::path(post, path = "/v1/verifications/check", tag = "verifications", request_body = serde_json::Value,
-    responses((status = 200, description = "whether the code is right", body = serde_json::Value), super::refusals::Refusals))]
+#[utoipa::path(post, path = "/v1/verifications/check", tag = "verifications", request_body = ByAddress,
+    params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it gets the same answer")),
+    responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check_by_address(
     State(api): State<Arc<Api>>,
     who: Who,

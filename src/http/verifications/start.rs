@@ -62,9 +62,9 @@ struct Own {
 }
 
 /// `POST /v1/verifications`.
-#[utoipa::path(post, path = "/v1/verifications", tag = "verifications", request_body = serde_json::Value,
+#[utoipa::path(post, path = "/v1/verifications", tag = "verifications", request_body = NewVerification,
     params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again")),
-    responses((status = 202, description = "a code is on its way", body = serde_json::Value), (status = 200, description = "one is pending already", body = serde_json::Value), super::super::refusals::Refusals))]
+    responses((status = 202, description = "a code is on its way", body = VerificationJson), (status = 200, description = "one is pending already", body = VerificationJson), super::super::refusals::Refusals))]
 pub(in crate::http) async fn start(
     State(api): State<Arc<Api>>,
     who: Who,

@@ -1,6 +1,7 @@
 //! The JSON of verifications.
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::http::Api;
 use crate::http::auth::Who;
@@ -9,7 +10,7 @@ use crate::intake::verification::code::Alphabet;
 use crate::intake::verification::{Secrecy, State, View};
 
 /// The body of `POST /v1/verifications`.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct NewVerification {
     pub(super) to: String,
@@ -30,8 +31,9 @@ pub(super) struct NewVerification {
     pub(super) wait: Option<Wait>,
 }
 
-#[derive(Deserialize, Clone, Copy, Default)]
+#[derive(Deserialize, Clone, Copy, Default, ToSchema)]
 #[serde(rename_all = "lowercase")]
+#[schema(as = Alphabet)]
 pub(super) enum AlphabetWord {
     #[default]
     Digits,
@@ -48,15 +50,17 @@ impl From<AlphabetWord> for Alphabet {
 }
 
 /// The body of a check.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = Check)]
 pub(super) struct Code {
     pub(super) code: String,
 }
 
 /// The body of a check by address.
-#[derive(Deserialize)]
+#[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(as = CheckByAddress)]
 pub(super) struct ByAddress {
     pub(super) to: String,
     pub(super) purpose: Option<String>,
@@ -65,36 +69,33 @@ pub(super) struct ByAddress {
 }
 
 /// The answer to a check.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
+#[schema(as = Checked)]
 pub(super) struct AnswerJson {
     pub(super) valid: bool,
     pub(super) state: &'static str,
     pub(super) checks_left: u32,
 }
 
-/// A verification.
-#[derive(Serialize)]
+/// A verification; of a quiet one only the first four.
+#[derive(Serialize, ToSchema)]
 pub(super) struct VerificationJson {
     id: String,
     state: &'static str,
     expires_at: String,
     resend_at: String,
-    #[serde(flatten)]
-    more: Option<MoreJson>,
-}
-
-/// What is not told of a quiet one.
-#[derive(Serialize)]
-struct MoreJson {
-    purpose: String,
-    checks_left: u32,
-    sends: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    purpose: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    checks_left: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sends: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
     message: Option<MessageJson>,
 }
 
 /// A verification that was withdrawn.
-#[derive(Serialize)]
+#[derive(Serialize, ToSchema)]
 pub(super) struct WithdrawnJson {
     #[serde(flatten)]
     pub(super) verification: VerificationJson,
@@ -109,19 +110,16 @@ impl VerificationJson {
             Some(id) => api.json(&Who::Operator, id).await.ok(),
             None => None,
         };
-        let more = (!is_quiet).then(|| MoreJson {
-            purpose: view.purpose.to_string(),
-            checks_left: view.checks_left,
-            sends: view.sends,
-            message,
-        });
         let state = if is_quiet && view.state == State::Undeliverable { State::Pending } else { view.state };
         Self {
             id: view.id.to_string(),
             state: state.name(),
             expires_at: wall(view.expires_at),
             resend_at: wall(view.resend_at),
-            more,
+            purpose: (!is_quiet).then(|| view.purpose.to_string()),
+            checks_left: (!is_quiet).then_some(view.checks_left),
+            sends: (!is_quiet).then_some(view.sends),
+            message,
         }
     }
 }
