@@ -169,6 +169,8 @@ async fn events_are_posted_signed_in_their_order_also_after_a_restart() {
     assert!(posts.iter().chain(&mails).all(|post| !String::from_utf8_lossy(&post.body).contains("481516")));
     assert_eq!(mails[1].json()["type"], "email.delivered");
     assert_eq!(mails[1].field("svix-signature"), mails[1].field("webhook-signature"));
+    let written = format!("Message-ID: {}\r\n", mails[1].json()["data"]["message_id"].as_str().unwrap());
+    assert!(String::from_utf8_lossy(&mx.received()[0].content).contains(&written), "{written}");
     // The app is away; the relay stops and starts.
     app.answer.lock().replace_range(.., "503 Later\r\n");
     bench.submit("bob@example.test").await;
@@ -180,6 +182,57 @@ async fn events_are_posted_signed_in_their_order_also_after_a_restart() {
     let of_bob: Vec<Post> = posts.into_iter().filter(|post| post.json()["recipient"] == "bob@example.test").collect();
     assert_eq!(of_bob[0].field("webhook-id"), of_bob[1].field("webhook-id"), "all tries have one id");
     assert_eq!(of_bob.last().unwrap().json()["event"], "delivered");
+    bench.relay.shut_down().await;
+}
+
+/// As the mail has it, whoever gave it; also where the author's domain is another than the reverse-path's, and in a replay.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_post_as_an_email_names_the_message_id_field() {
+    let (folder, app, mx) = (tempfile::tempdir().unwrap(), App::start().await, FakeMx::start(&["PIPELINING"]).await);
+    let hooks = webhook(&app, "/mail", "format = \"emails\"\nevents = [\"delivered\"]");
+    let mut bench = Bench::on(folder.path(), &mx, &hooks);
+    let with = |name: &str, value: Value| {
+        let mut mail = json!({"from": "otp@shop.test", "to": "alice@example.test", "subject": "481516 is your code", "text": "It is 481516.\n"});
+        mail[name] = value;
+        mail
+    };
+    let raw = |more: &str| {
+        let raw = format!("From: otp@shop.test\r\nSubject: 481516 is your code\r\n{more}\r\nIt is 481516.\r\n");
+        json!({"from": "otp@shop.test", "to": "alice@example.test", "raw": raw})
+    };
+    let long = format!("Message-ID: <{}@shop.test>\r\n", "x".repeat(700));
+    let mails = [
+        with("tag", json!("login")),
+        with("headers", json!({"Message-ID": "<1@app.shop.test>"})),
+        raw(""),
+        raw("Message-ID:\r\n <2@app.shop.test>\r\n"),
+        raw(&long),
+    ];
+    let (mut ids, mut expected) = (Vec::new(), Vec::new());
+    for (mail, given) in mails.into_iter().zip([None, Some("<1@app.shop.test>"), None, Some("<2@app.shop.test>"), None])
+    {
+        let sent = bench.shop.post("/v1/messages", mail).await;
+        assert_eq!(sent.status, 202, "{}", sent.body);
+        ids.push(sent.json()["id"].as_str().unwrap().to_owned());
+        bench.events.next(Kind::Delivered).await;
+        app.posts("/mail", ids.len()).await;
+        let content = mx.received().pop().unwrap().content;
+        let written = String::from_utf8(content).unwrap();
+        let written = written.lines().find_map(|line| line.strip_prefix("Message-ID: ")).map(str::to_owned);
+        expected.push(given.map(str::to_owned).or(written));
+    }
+    assert_eq!(expected[2], Some(format!("<{}@shop.test>", ids[2])));
+    assert!(expected[4].take().unwrap().contains("xxx"), "what is too long to be told is not told");
+    let told = |posts: Vec<Post>| -> Vec<Option<String>> {
+        posts.iter().map(|post| post.json()["data"]["message_id"].as_str().map(str::to_owned)).collect()
+    };
+    assert_eq!(told(app.posts("/mail", 5).await), expected);
+    for id in &ids {
+        assert_eq!(bench.operator.post("/v1/webhooks/replay", json!({ "id": id })).await.status, 202);
+        app.posts("/mail", expected.len() + 1).await;
+        expected.push(expected[expected.len() - 5].clone());
+    }
+    assert_eq!(told(app.posts("/mail", 10).await), expected);
     bench.relay.shut_down().await;
 }
 

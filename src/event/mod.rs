@@ -136,6 +136,8 @@ pub struct Head {
     pub traceparent: Option<Arc<str>>,
     /// The verification whose code it carries.
     pub verification: Option<Arc<str>>,
+    /// The message's Message-ID field, where it is not [`usual_message_id`]; empty where it is no text that could be told.
+    pub message_id: Option<Arc<str>>,
     /// To whom.
     pub recipient: Option<Mailbox>,
     /// Which attempt, from 1; 0 before the first.
@@ -144,6 +146,21 @@ pub struct Head {
     pub expires_at: Timestamp,
     /// How long it has been under way.
     pub since_accepted: Duration,
+}
+
+impl Head {
+    /// The message's Message-ID field, angle brackets included, as far as it is known.
+    pub fn message_id(&self) -> Option<String> {
+        match &self.message_id {
+            Some(known) => Some(known.to_string()).filter(|known| !known.is_empty()),
+            None => usual_message_id(self.id, self.from.as_ref()),
+        }
+    }
+}
+
+/// The Message-ID field of a message to which the relay gave it, and whose author is its reverse-path.
+pub fn usual_message_id(id: MessageId, from: Option<&Mailbox>) -> Option<String> {
+    from.map(|from| id.header_field(&from.domain_key()))
 }
 
 /// What an attempt came to, from the attempt itself to whoever reads of it.

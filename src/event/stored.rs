@@ -38,6 +38,8 @@ struct Form<'a> {
     traceparent: Option<Cow<'a, str>>,
     #[serde(rename = "vf", default, skip_serializing_if = "Option::is_none")]
     verification: Option<Cow<'a, str>>,
+    #[serde(rename = "mi", default, skip_serializing_if = "Option::is_none")]
+    message_id: Option<Cow<'a, str>>,
     #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
     attempt: u32,
     #[serde(rename = "x")]
@@ -84,6 +86,7 @@ impl<'a> Form<'a> {
             from: head.from.as_ref().map(|from| from.as_str().into()),
             traceparent: head.traceparent.as_deref().map(Into::into),
             verification: head.verification.as_deref().map(Into::into),
+            message_id: head.message_id.as_deref().map(Into::into),
             attempt: head.attempt,
             expires_at: head.expires_at,
             ms: u64::try_from(head.since_accepted.as_millis()).unwrap_or(u64::MAX),
@@ -122,6 +125,7 @@ impl<'a> Form<'a> {
             from: self.from.and_then(|from| Mailbox::parse(&from).ok()),
             traceparent: self.traceparent.map(Arc::from),
             verification: self.verification.map(Arc::from),
+            message_id: self.message_id.map(Arc::from),
             attempt: self.attempt,
             expires_at: self.expires_at,
             since_accepted: Duration::from_millis(self.ms),
@@ -191,6 +195,7 @@ mod tests {
             from: Some(Mailbox::parse("otp@app.test").unwrap()),
             traceparent: Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".into()),
             verification: Some("vrf_01".into()),
+            message_id: Some("<7@shop.example>".into()),
             attempt: 2,
             expires_at: Timestamp::from_millis(1_795_255_800_000),
             since_accepted: Duration::from_millis(20),

@@ -28,6 +28,7 @@ use crate::destination::route::{Route, RouteError};
 use crate::destination::via::SmartHostDomains;
 use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
+use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
 use crate::greylist::facts::Forecast;
 use crate::greylist::table::Triplet;
@@ -390,14 +391,15 @@ impl Door {
         let id = self.parts.aftermath.ids.next(now);
         let client = client.filter(|_| settings.received_client).map(|ip| received_from(&client_name, ip));
         let trace = Trace { hostname: &settings.hostname, client, protocol, id, now: self.wall(now) };
+        let message_id = unusual(stamp::message_id(&header, &trace), id, &envelope);
         let content = stamp::stamp(content, &header, &trace);
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
         let is_lowered = terms::asked_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
         let message = terms::message(id, user, envelope, &content, &options, signing_domain, life);
-        let is_direct = self.is_direct(&message.envelope);
+        let message = Message { is_direct: self.is_direct(&message.envelope), message_id, ..message };
         let message = match slot {
-            Some(slot) => slot.carried_by(Message { is_direct, ..message }),
-            None => Message { is_direct, ..message },
+            Some(slot) => slot.carried_by(message),
+            None => message,
         };
         let message = Arc::new(message);
         let mut places = self.take_places(&message, reservation.is_some())?;
@@ -595,6 +597,12 @@ impl Drop for Pending<'_> {
 }
 
 /// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
+/// What is kept of the Message-ID field.
+fn unusual(message_id: Arc<str>, id: MessageId, envelope: &Envelope) -> Option<Arc<str>> {
+    let usual = usual_message_id(id, envelope.reverse_path.mailbox());
+    (usual.as_deref() != Some(&*message_id)).then_some(message_id)
+}
+
 fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
     if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { settings.tried(recipient) }
 }

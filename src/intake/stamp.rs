@@ -1,6 +1,8 @@
 //! What is added to a message: Received, and Date and Message-ID where they are missing (RFC 5321 section 4.4, RFC 6409
 //! section 8). And what a message must have to be sent at all.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::refusal::Refusal;
@@ -19,6 +21,8 @@ const HOPS_MAX: usize = 50;
 /// person has some dozen.
 const HEAD_LEN_MAX: usize = 128 << 10;
 const FIELDS_MAX: usize = 1000;
+/// Octets of a Message-ID field that is told of.
+const MESSAGE_ID_LEN_MAX: usize = 512;
 /// Fields that do not leave.
 const DROPPED: [&str; 3] = ["Bcc", "Resent-Bcc", "Return-Path"];
 /// In front of UTF-8 text.
@@ -30,12 +34,13 @@ pub(super) struct Header {
     /// The authors.
     pub(super) from: Authors,
     has_date: bool,
-    has_message_id: bool,
+    /// The Message-ID field; empty where it is no text, or a long one.
+    message_id: Option<Arc<str>>,
 }
 
 /// Reads what matters of the header section.
 pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
-    let mut header = Header { from: Authors::default(), has_date: false, has_message_id: false };
+    let mut header = Header { from: Authors::default(), has_date: false, message_id: None };
     let mut hops = 0;
     let mut has_from = false;
     for (number, field) in fields(head).enumerate() {
@@ -51,7 +56,8 @@ pub(super) fn read(head: &[u8]) -> Result<Header, Refusal> {
         } else if field.is("Date") {
             header.has_date = true;
         } else if field.is("Message-ID") {
-            header.has_message_id = true;
+            let text = field.text().filter(|text| text.len() <= MESSAGE_ID_LEN_MAX);
+            header.message_id.get_or_insert_with(|| text.unwrap_or_default().into());
         } else if field.is("Received") {
             hops += 1;
         }
@@ -143,6 +149,15 @@ pub(super) struct Trace<'a> {
     pub(super) now: Timestamp,
 }
 
+/// The Message-ID field: the app's, or the one that [`stamp`] adds.
+pub(super) fn message_id(header: &Header, trace: &Trace<'_>) -> Arc<str> {
+    let made = || {
+        let domain = header.from.mailboxes.first().map_or_else(|| trace.hostname.to_owned(), Mailbox::domain_key);
+        trace.id.header_field(&domain).into()
+    };
+    header.message_id.clone().unwrap_or_else(made)
+}
+
 /// Puts the added fields in front.
 pub(super) fn stamp(content: Content, header: &Header, trace: &Trace<'_>) -> Content {
     let mut head = BytesMut::with_capacity(content.head.len() + 320);
@@ -158,9 +173,8 @@ pub(super) fn stamp(content: Content, header: &Header, trace: &Trace<'_>) -> Con
     if !header.has_date {
         head.put_slice(format!("Date: {}\r\n", trace.now.rfc5322()).as_bytes());
     }
-    if !header.has_message_id {
-        let domain = header.from.mailboxes.first().map_or_else(|| trace.hostname.to_owned(), Mailbox::domain_key);
-        head.put_slice(format!("Message-ID: <{}@{domain}>\r\n", trace.id).as_bytes());
+    if header.message_id.is_none() {
+        head.put_slice(format!("Message-ID: {}\r\n", message_id(header, trace)).as_bytes());
     }
     head.put_slice(&without_space_before_colons(content.head));
     Content { head: wiped(head), body: with_separator(content.body) }

@@ -70,6 +70,9 @@ pub struct Message {
     /// The verification whose code it carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Arc<str>>,
+    /// Its Message-ID field, as [`Head`] has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub message_id: Option<Arc<str>>,
 }
 
 impl Message {
@@ -93,6 +96,7 @@ impl Message {
             signing_domain: None,
             is_direct: false,
             verification: None,
+            message_id: None,
         }
     }
 
@@ -135,6 +139,7 @@ impl Message {
             from: self.envelope.reverse_path.mailbox().cloned(),
             traceparent: self.traceparent.clone(),
             verification: self.verification.clone(),
+            message_id: self.message_id.clone(),
             recipient: self.envelope.recipients.first().map(|recipient| recipient.mailbox.clone()),
             attempt: 0,
             expires_at: self.expires_at,

@@ -38,6 +38,11 @@ impl MessageId {
         Timestamp::from_millis(Ulid::from(self).timestamp_ms())
     }
 
+    /// As the Message-ID field of a mail of this domain.
+    pub fn header_field(self, domain: &str) -> String {
+        format!("<{self}@{domain}>")
+    }
+
     /// The same 128 bits as a UUID is written (RFC 9562 section 4).
     pub fn uuid(self) -> String {
         let hex = format!("{:032x}", u128::from_be_bytes(self.0));

@@ -213,6 +213,7 @@ mod tests {
                 from: None,
                 traceparent: None,
                 verification: None,
+                message_id: None,
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
                 attempt: 1,
                 expires_at: self.now,

@@ -354,6 +354,7 @@ mod tests {
             from: None,
             traceparent: None,
             verification: None,
+            message_id: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 2,
             expires_at: time.plus(Duration::from_secs(600)),

@@ -511,6 +511,7 @@ mod tests {
             from: None,
             traceparent: None,
             verification: None,
+            message_id: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
             attempt: 1,
             expires_at: *EXPIRES_AT,

@@ -42,6 +42,8 @@ pub struct Trace {
     pub from: Option<Mailbox>,
     /// What the app's own tracing knows it by.
     pub traceparent: Option<Arc<str>>,
+    /// Its Message-ID field, as [`Head`] has it.
+    pub(super) message_id: Option<Arc<str>>,
     /// What happened, in order.
     pub events: Vec<Arc<Event>>,
     /// Events left out because the trace had become too long.
@@ -64,6 +66,7 @@ impl Trace {
             tag: head.tag.clone(),
             from: head.from.clone(),
             traceparent: head.traceparent.clone(),
+            message_id: head.message_id.clone(),
             events: Vec::new(),
             left_out: 0,
             last: Cursor::default(),
@@ -83,6 +86,7 @@ impl Trace {
             from: self.from.clone(),
             traceparent: self.traceparent.clone(),
             verification: self.events.iter().find_map(|event| event.head.verification.clone()),
+            message_id: self.message_id.clone(),
             recipient: self.events.iter().find_map(|event| event.head.recipient.clone()),
             attempt: 0,
             expires_at: self.expires_at,
@@ -148,6 +152,8 @@ struct Stored<E> {
     from: Option<Mailbox>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     traceparent: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    message_id: Option<Arc<str>>,
     events: Vec<E>,
     #[serde(default)]
     left_out: u32,
@@ -168,6 +174,7 @@ pub fn encode(trace: &Trace) -> Vec<u8> {
         tag: trace.tag.clone(),
         from: trace.from.clone(),
         traceparent: trace.traceparent.clone(),
+        message_id: trace.message_id.clone(),
         events: trace.events.iter().map(|event| EventJson::of_message(event)).collect(),
         left_out: trace.left_out,
         last: trace.last,
@@ -202,6 +209,7 @@ impl<E> Stored<E> {
             from: self.from.clone(),
             traceparent: self.traceparent.clone(),
             verification: None,
+            message_id: self.message_id.clone(),
             recipient: None,
             attempt: 0,
             expires_at: self.expires_at,
@@ -217,6 +225,7 @@ impl<E> Stored<E> {
             tag: self.tag,
             from: self.from,
             traceparent: self.traceparent,
+            message_id: self.message_id,
             events,
             left_out: self.left_out,
             last: self.last,
@@ -324,6 +333,7 @@ mod tests {
             from: None,
             traceparent: None,
             verification: None,
+            message_id: None,
             recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 1,
             expires_at: Timestamp::from_millis(1_795_255_800_000),

@@ -218,6 +218,7 @@ fn approved(one: &Verification, message: Option<MessageId>, now: Timestamp) -> (
         from: None,
         traceparent: None,
         verification: Some(one.id.clone()),
+        message_id: None,
         recipient: Mailbox::parse(&one.key.to).ok(),
         attempt: 0,
         expires_at: send.map_or(now, |send| send.expires_at),

@@ -22,6 +22,7 @@ fn head(user: &str, at: Timestamp, tag: Option<&str>, recipient: &str) -> Head {
         from: Some(Mailbox::parse("otp@app.test").unwrap()),
         traceparent: None,
         verification: None,
+        message_id: None,
         attempt: 0,
         expires_at: at.plus(Duration::from_secs(600)),
         since_accepted: Duration::from_millis(200),

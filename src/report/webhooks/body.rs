@@ -40,7 +40,7 @@ fn email(event: &Event) -> Value {
         "created_at": head.time.rfc3339(),
         "data": {
             "email_id": head.id.uuid(),
-            "message_id": head.id.to_string(),
+            "message_id": head.message_id(),
             "from": head.from.as_ref().map(ToString::to_string),
             "to": head.recipient.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "subject": "",

@@ -246,6 +246,7 @@ mod tests {
             from: None,
             traceparent: None,
             verification: None,
+            message_id: None,
             attempt,
             expires_at: START,
             since_accepted: Duration::ZERO,

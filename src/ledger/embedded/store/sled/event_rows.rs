@@ -279,6 +279,7 @@ mod tests {
             from: None,
             traceparent: None,
             verification: None,
+            message_id: None,
             attempt: number,
             expires_at: time,
             since_accepted: Duration::ZERO,
