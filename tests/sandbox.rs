@@ -266,6 +266,63 @@ async fn nodomain_is_refused_at_once() {
     assert!(!budget.field("retry-after").is_empty());
 }
 
+/// Each under the name of its kind, without a secret, as an identity server in a developer's compose file has it.
+#[tokio::test]
+async fn hooks_of_every_kind_are_taken_without_proof() {
+    let sandbox = Sandbox::start();
+    let nobody = Http { token: String::new(), ..sandbox.http.clone() };
+    let supabase = json!({"user": {"email": "supabase@example.test", "user_metadata": {"lang": "de"}},
+        "email_data": {"token": "481516", "token_hash": "7d5b", "redirect_to": "http://localhost:3000",
+                       "email_action_type": "magiclink", "site_url": "https://auth.app.test"}});
+    let logto = json!({"to": "logto@example.test", "type": "SignIn", "payload": {"code": "112233"}});
+    let zitadel = json!({"contextInfo": {"eventType": "user.human.otp.email.code.added",
+                                         "recipientEmailAddress": "zitadel@example.test"},
+        "templateData": {"subject": "Anmelden", "text": "Ihr Code ist 778899."}, "args": {"otp": "778899"}});
+    for (kind, body, status, code) in
+        [("supabase", supabase, 200, "481516"), ("logto", logto, 204, "112233"), ("zitadel", zitadel, 204, "778899")]
+    {
+        let answer = nobody.post(&format!("/v1/hooks/{kind}"), body).await;
+        assert_eq!(answer.status, status, "{kind}: {}", answer.body);
+        let mail = sandbox.code(&format!("{kind}@example.test")).await;
+        assert_eq!((&mail["code"], &mail["signed"]), (&json!(code), &json!(true)), "{kind}: {mail}");
+    }
+    let refused = nobody.post(
+        "/v1/hooks/logto",
+        json!({"to": "nodomain.x@example.test", "type": "SignIn",
+                                                        "payload": {"code": "112233"}}),
+    );
+    assert_eq!(refused.await.status, 422);
+    assert_eq!(nobody.post("/v1/hooks/another", json!({})).await.status, 404);
+}
+
+/// What could make a relay ask somebody else: an address literal, this machine's mail server, a URL in a mail, a webhook.
+#[tokio::test]
+async fn nothing_that_is_asked_for_leaves_the_machine() {
+    let sandbox = Sandbox::start();
+    for to in ["x@[127.0.0.1]", "x@[192.0.2.1]", "x@[IPv6:2001:db8::1]"] {
+        assert_eq!(sandbox.submit(to, "481516").await.status, 422, "{to}");
+    }
+    for to in ["x@localhost.test", "x@gmail.com", "x@xn--bcher-kva.example"] {
+        sandbox.accept(to, "481516").await;
+        assert_eq!(sandbox.code(to).await["code"], "481516", "a mail host of the sandbox has it");
+    }
+    assert_eq!(sandbox.get("/v1/webhooks").await, json!({"webhooks": []}));
+    let endpoint = json!({"endpoint": "https://hooks.example/"});
+    assert_eq!(sandbox.http.post("/v1/webhooks/test", endpoint).await.status, 422);
+    let attachment = json!({"from": "otp@shop.example", "to": ["x@example.test"], "subject": "a", "text": "b",
+                            "attachments": [{"filename": "a", "path": "https://files.example/a"}]});
+    assert_eq!(sandbox.http.post("/emails", attachment).await.status, 422);
+    // A picture that the mail points to is not loaded where somebody looks at it.
+    let html = json!({"from": "otp@shop.example", "to": "pixel@example.test", "subject": "481516 is your code",
+                      "html": "<p>481516</p><img src=\"https://pixel.example/1.png\">"});
+    assert_eq!(sandbox.http.post("/v1/messages", html).await.status, 202);
+    let id = sandbox.code("pixel@example.test").await["id"].as_str().unwrap().to_owned();
+    for path in [format!("/sandbox/messages/{id}/html"), "/view/latest.html".to_owned()] {
+        let policy = sandbox.http.get(&path).await.field("content-security-policy").to_owned();
+        assert!(policy.starts_with("sandbox; default-src 'none'") && !policy.contains("http"), "{path}: {policy}");
+    }
+}
+
 /// One address that fails touches no other, also none of the same domain.
 #[tokio::test]
 async fn what_one_address_does_touches_no_other() {

@@ -27,6 +27,7 @@ use crate::destination::resolver;
 use crate::dkim::{Key, Keys, record};
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Kind, Sink};
+use crate::http::{Hook, HookKind, HookSecrets};
 use crate::intake::door::Learning;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::mail::id::EntryId;
@@ -47,6 +48,9 @@ const HOSTS: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
 const CONNECTIONS_MAX: usize = 1000;
 /// How long after its delivery a bounce comes where the address does not say.
 const BOUNCE: Duration = Duration::from_secs(2);
+
+/// How long the codes of identity servers are valid.
+const HOOK_LIFE: Duration = Duration::from_secs(600);
 
 /// How the sandbox is set up.
 #[derive(Debug, Clone)]
@@ -186,6 +190,7 @@ fn config(data_dir: &Path, settings: &Settings) -> anyhow::Result<Config> {
     data_dir.clone_into(&mut config.data_dir);
     config.http.token_file = data_dir.join("api.token");
     config.http.hosts.extend(HOSTS.map(str::to_owned));
+    config.http.hooks = HookKind::ALL.map(hook).to_vec();
     config.intake.learning = Learning::Off;
     config.intake.route_by = RouteBy::Trial;
     let senders = Senders::Patterns(vec!["*".to_owned()]);
@@ -196,8 +201,22 @@ fn config(data_dir: &Path, settings: &Settings) -> anyhow::Result<Config> {
     Ok(config)
 }
 
+/// The hook of a kind, under the kind's name. Where anybody is let in, no proof is asked for.
+fn hook(kind: HookKind) -> Hook {
+    Hook {
+        name: kind.name().to_owned(),
+        kind,
+        user: USER.to_owned(),
+        from: format!("Sandbox <otp@{}.sandbox.test>", kind.name()),
+        app: None,
+        secrets: HookSecrets::default(),
+        locale: "en".to_owned(),
+        life: HOOK_LIFE,
+    }
+}
+
 /// Of the sandbox's own names; asks nobody else.
-fn own_resolver(dns: SocketAddr) -> anyhow::Result<hickory_resolver::TokioResolver> {
+pub(super) fn own_resolver(dns: SocketAddr) -> anyhow::Result<hickory_resolver::TokioResolver> {
     Ok(resolver::resolver(&resolver::Settings { nameservers: vec![dns], ..Default::default() })?)
 }
 

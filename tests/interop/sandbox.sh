@@ -41,9 +41,30 @@ else
   echo "SKIPPED: Mailpit itself (MAILPIT=path/to/mailpit names one)"
 fi
 
-need chromium
+need chromium curl
 said=$(node "$work/node/page.mjs" "$http" "${SHOTS:-$work}" 2>&1) || fail "a page without faults" "$said"
 ok "the page in Chromium, 360 and 1280 px wide, light and dark: $said"
+
+# Every way out, as the kernel sees it: another sandbox, traced, while tests run at it.
+need strace
+smtp=127.0.0.1:$(free_port) http=127.0.0.1:$(free_port)
+TMPDIR="$work/tmp" start traced strace -f -qq -e trace=connect,sendto,sendmsg,sendmmsg -o "$work/calls" \
+  "$relay" demo --no-sample --smtp "$smtp" --http "$http" --clock-rate 10
+traced_is_ready() { grep -qs '^ready ' "$work/traced.log"; }
+wait_for 60 "a sandbox that is traced" traced_is_ready
+said=$("$python" "$here/sandbox/suite.py" "$smtp" "$http" 1) || fail "no failure while it is traced" "$said"
+for to in 'x@[127.0.0.1]' 'x@[192.0.2.1]' x@gmail.com; do
+  curl -s -o /dev/null -H 'Authorization: Bearer any' "http://$http/v1/messages" \
+    -d "{\"from\": \"otp@shop.example\", \"to\": \"$to\", \"otp\": {\"code\": \"481516\"}}"
+done
+curl -s -o /dev/null -H 'Authorization: Bearer any' "http://$http/v1/webhooks/test" -d '{"endpoint": "http://192.0.2.1/"}'
+kill "$(pgrep -P "${pids[traced]}")"
+wait "${pids[traced]}" || true
+unset 'pids[traced]'
+[ -s "$work/calls" ] || fail "calls to be seen" "none"
+outside=$(grep -oE 'sin6?_addr[^)]*\)|inet_pton[^)]*\)' "$work/calls" | grep -vE '"(127\.[0-9.]*|::1)"' || true)
+[ -z "$outside" ] || fail "no address but this machine's" "$(head -n 5 <<<"$outside")"
+ok "no call names an address outside the machine: $(grep -cE 'connect|send' "$work/calls") calls seen"
 
 [ "$(wc -l <"$work/demo.log")" = 1 ] || fail "nothing but the ready line" "$(head -n 5 "$work/demo.log")"
 stop demo || fail "status 0 at the end" "status $?"
