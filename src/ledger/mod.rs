@@ -16,6 +16,7 @@ pub mod memory;
 pub mod read;
 pub mod rules;
 pub mod suppression;
+mod tables;
 pub mod time;
 
 use std::sync::Arc;
@@ -30,9 +31,10 @@ use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 use accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
 use attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
+use cursor::Cursor;
 use filter::Filter;
 use listing::{Cancelled, Listing};
-use read::{Cursor, Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
 
 /// How long an entry may be attempted without a gate after it was accepted or gated.
 pub const FRESH: Duration = Duration::from_millis(250);
@@ -118,7 +120,7 @@ pub trait Ledger: Send + Sync {
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>>;
 
     /// Events of all nodes in an order in which nothing is ever inserted before what was read.
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Event)>, Cursor)>;
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Arc<Event>)>, Cursor)>;
 
     /// Rows of a shared table changed since a version.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;

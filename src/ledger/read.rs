@@ -10,10 +10,6 @@ use crate::ledger::attempt::{Epoch, NodeName};
 use crate::ledger::entry::Message;
 use crate::mail::id::MessageId;
 
-/// A place in the order of all events: behind which one reads on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Default)]
-pub struct Cursor(pub u64);
-
 /// A part of a long list, by the age of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::membership::Compared;
-use super::state::{HeldCopy, Taken};
 use crate::base::clock::Timestamp;
 use crate::event::Kind;
 use crate::ledger::accept::{Accepted, NewMessage};
 use crate::ledger::attempt::{Attempt, Held, Settled};
 use crate::ledger::entry::{Message, Progress};
+use crate::ledger::tables::state::{HeldCopy, Taken};
 use crate::mail::id::{EntryId, MessageId};
 
 /// Settlements kept while the database is away, at most; beyond, the oldest go, and their entries are attempted again.

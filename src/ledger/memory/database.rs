@@ -8,10 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::faults::{Dice, Fate, Faults, Replication};
-use super::state::State;
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::attempt::Epoch;
+use crate::ledger::tables::state::State;
 use crate::mail::id::EntryId;
 
 /// Commits that a fail-over may lose, at most.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::accept::Accepting;
-use super::state::{EntryRow, Fenced, HeldCopy, MessageRow, NodeRow, Signal, SlotRow, State, Taken};
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Kind};
 use crate::ledger::attempt::{Epoch, NodeName};
 use crate::ledger::read::Peer;
 use crate::ledger::rules::{Standing, Takeover};
+use crate::ledger::tables::accept::Accepting;
+use crate::ledger::tables::state::{EntryRow, Fenced, HeldCopy, MessageRow, NodeRow, Signal, SlotRow, State, Taken};
 use crate::mail::id::{EntryId, MessageId};
 
 /// Another live node has the name.

@@ -2,16 +2,11 @@
 //! under lost requests and answers, delays, nodes that are cut off, crash or stand still, and a database that goes away and
 //! comes back without its last commits.
 
-mod accept;
 mod copies;
 mod database;
 mod faults;
-mod look;
 mod membership;
 mod node;
-mod settle;
-mod state;
-mod tables;
 
 pub use database::Database;
 pub use faults::{Faults, Replication};

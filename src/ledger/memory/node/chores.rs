@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::super::copies::Kept;
 use super::super::membership::Differences;
-use super::super::settle::Verdict;
 use super::{Inner, PATIENCE};
 use crate::ledger::attempt::{Epoch, Held, Lost, Notice};
+use crate::ledger::tables::settle::Verdict;
 use crate::mail::id::EntryId;
 
 /// Entries that are taken over with one statement.

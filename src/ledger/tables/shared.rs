@@ -26,7 +26,7 @@ impl State {
         }
     }
 
-    pub(super) fn rows(&self, table: Table, since: Version) -> (Vec<Row>, Version) {
+    pub(in crate::ledger) fn rows(&self, table: Table, since: Version) -> (Vec<Row>, Version) {
         let mut rows = self.table_rows(table);
         rows.retain(|row| row.version > since);
         rows.sort_by_key(|row| row.version);
@@ -35,7 +35,12 @@ impl State {
 
     /// # Errors
     /// Where the row is not of its table.
-    pub(super) fn put(&mut self, table: Table, change: RowChange, now: Timestamp) -> Result<Put, LedgerError> {
+    pub(in crate::ledger) fn put(
+        &mut self,
+        table: Table,
+        change: RowChange,
+        now: Timestamp,
+    ) -> Result<Put, LedgerError> {
         let RowChange { key, value, from } = change;
         let known = self.table_rows(table).into_iter().find(|row| row.key == key);
         if let Some(row) = known.filter(|row| row.version != from) {

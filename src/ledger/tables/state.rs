@@ -17,129 +17,129 @@ use crate::mail::message::Content;
 
 /// A node from its joining on.
 #[derive(Clone, Debug)]
-pub(super) struct NodeRow {
+pub(in crate::ledger) struct NodeRow {
     /// Stays over its epochs.
-    pub(super) id: u64,
-    pub(super) name: NodeName,
-    pub(super) egress: Arc<str>,
-    pub(super) beat: u64,
+    pub(in crate::ledger) id: u64,
+    pub(in crate::ledger) name: NodeName,
+    pub(in crate::ledger) egress: Arc<str>,
+    pub(in crate::ledger) beat: u64,
     /// When it was declared dead, for ever.
-    pub(super) revoked_at: Option<Timestamp>,
+    pub(in crate::ledger) revoked_at: Option<Timestamp>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct MessageRow {
-    pub(super) message: Arc<Message>,
-    pub(super) content: Content,
-    pub(super) sequence: u64,
+pub(in crate::ledger) struct MessageRow {
+    pub(in crate::ledger) message: Arc<Message>,
+    pub(in crate::ledger) content: Content,
+    pub(in crate::ledger) sequence: u64,
     /// Those that live.
-    pub(super) entries: BTreeMap<u16, EntryRow>,
+    pub(in crate::ledger) entries: BTreeMap<u16, EntryRow>,
     /// How others ended, for the notification.
-    pub(super) outcomes: BTreeMap<u16, Outcome>,
+    pub(in crate::ledger) outcomes: BTreeMap<u16, Outcome>,
 }
 
 #[derive(Clone, Debug)]
-pub(super) struct EntryRow {
-    pub(super) standing: Standing,
-    pub(super) slots: Vec<KeyHash>,
-    pub(super) progress: Progress,
+pub(in crate::ledger) struct EntryRow {
+    pub(in crate::ledger) standing: Standing,
+    pub(in crate::ledger) slots: Vec<KeyHash>,
+    pub(in crate::ledger) progress: Progress,
 }
 
 /// That an entry ended, and by which attempt of whom.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct EndRow {
-    pub(super) kind: Kind,
-    pub(super) by: Option<(Epoch, u32)>,
-    pub(super) at: Timestamp,
+pub(in crate::ledger) struct EndRow {
+    pub(in crate::ledger) kind: Kind,
+    pub(in crate::ledger) by: Option<(Epoch, u32)>,
+    pub(in crate::ledger) at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct KeyRow {
-    pub(super) digest: Digest,
-    pub(super) message: MessageId,
-    pub(super) at: Timestamp,
+pub(in crate::ledger) struct KeyRow {
+    pub(in crate::ledger) digest: Digest,
+    pub(in crate::ledger) message: MessageId,
+    pub(in crate::ledger) at: Timestamp,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Place {
-    pub(super) at: Timestamp,
-    pub(super) span: Duration,
-    pub(super) entry: EntryId,
-    pub(super) is_repeatable: bool,
+pub(in crate::ledger) struct Place {
+    pub(in crate::ledger) at: Timestamp,
+    pub(in crate::ledger) span: Duration,
+    pub(in crate::ledger) entry: EntryId,
+    pub(in crate::ledger) is_repeatable: bool,
 }
 
 impl Place {
-    pub(super) fn counts(&self, now: Timestamp) -> bool {
+    pub(in crate::ledger) fn counts(&self, now: Timestamp) -> bool {
         now.since(self.at) < self.span
     }
 }
 
 /// The entries in a supersession slot: of one message.
 #[derive(Clone, Debug, Default)]
-pub(super) struct SlotRow {
-    pub(super) sequence: u64,
-    pub(super) holders: Vec<EntryId>,
+pub(in crate::ledger) struct SlotRow {
+    pub(in crate::ledger) sequence: u64,
+    pub(in crate::ledger) holders: Vec<EntryId>,
 }
 
 /// What a node hears of with its next heartbeat.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Signal {
+pub(in crate::ledger) enum Signal {
     Ended(EntryId, Kind),
     Due(EntryId),
     Yours(EntryId),
 }
 
 /// Who waits for which triplet: reverse-path and recipient.
-pub(super) type Waiting = (Box<str>, Box<str>);
+pub(in crate::ledger) type Waiting = (Box<str>, Box<str>);
 
 /// Since which version, and what; none: it is gone.
-pub(super) type Fact = (Version, Option<Box<[u8]>>);
+pub(in crate::ledger) type Fact = (Version, Option<Box<[u8]>>);
 
 #[derive(Clone, Debug, Default)]
-pub(super) struct State {
-    pub(super) nodes: BTreeMap<Epoch, NodeRow>,
-    pub(super) messages: BTreeMap<MessageId, MessageRow>,
-    pub(super) accepted: HashMap<MessageId, u64>,
-    pub(super) ended: HashMap<EntryId, EndRow>,
-    pub(super) events: Vec<Arc<Event>>,
-    pub(super) keys: HashMap<KeyHash, KeyRow>,
-    pub(super) budgets: HashMap<KeyHash, Vec<Place>>,
-    pub(super) slots: HashMap<KeyHash, SlotRow>,
-    pub(super) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
-    pub(super) facts: BTreeMap<Box<[u8]>, Fact>,
-    pub(super) waits: HashMap<Waiting, KnownWait>,
-    pub(super) signals: HashMap<Epoch, Vec<Signal>>,
-    pub(super) live: usize,
-    pub(super) sequence: u64,
-    pub(super) version: u64,
+pub(in crate::ledger) struct State {
+    pub(in crate::ledger) nodes: BTreeMap<Epoch, NodeRow>,
+    pub(in crate::ledger) messages: BTreeMap<MessageId, MessageRow>,
+    pub(in crate::ledger) accepted: HashMap<MessageId, u64>,
+    pub(in crate::ledger) ended: HashMap<EntryId, EndRow>,
+    pub(in crate::ledger) events: Vec<Arc<Event>>,
+    pub(in crate::ledger) keys: HashMap<KeyHash, KeyRow>,
+    pub(in crate::ledger) budgets: HashMap<KeyHash, Vec<Place>>,
+    pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
+    pub(in crate::ledger) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
+    pub(in crate::ledger) facts: BTreeMap<Box<[u8]>, Fact>,
+    pub(in crate::ledger) waits: HashMap<Waiting, KnownWait>,
+    pub(in crate::ledger) signals: HashMap<Epoch, Vec<Signal>>,
+    pub(in crate::ledger) live: usize,
+    pub(in crate::ledger) sequence: u64,
+    pub(in crate::ledger) version: u64,
 }
 
 /// The epoch was revoked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Fenced;
+pub(in crate::ledger) struct Fenced;
 
 /// Entries that became a node's, with what it needs to insert them again.
 #[derive(Clone, Debug)]
-pub(super) struct Taken {
-    pub(super) held: Held,
-    pub(super) content: Content,
-    pub(super) sequence: u64,
-    pub(super) slots: Vec<(u16, KeyHash)>,
+pub(in crate::ledger) struct Taken {
+    pub(in crate::ledger) held: Held,
+    pub(in crate::ledger) content: Content,
+    pub(in crate::ledger) sequence: u64,
+    pub(in crate::ledger) slots: Vec<(u16, KeyHash)>,
 }
 
 /// A node's memory of one of its entries: enough to insert it again.
 #[derive(Clone, Debug)]
-pub(super) struct HeldCopy {
-    pub(super) message: Arc<Message>,
-    pub(super) content: Content,
-    pub(super) sequence: u64,
-    pub(super) slots: Vec<KeyHash>,
-    pub(super) progress: Progress,
+pub(in crate::ledger) struct HeldCopy {
+    pub(in crate::ledger) message: Arc<Message>,
+    pub(in crate::ledger) content: Content,
+    pub(in crate::ledger) sequence: u64,
+    pub(in crate::ledger) slots: Vec<KeyHash>,
+    pub(in crate::ledger) progress: Progress,
 }
 
 impl MessageRow {
     /// Some of its entries, as their new owner sees them.
-    pub(super) fn taken(&self, indices: &[u16]) -> Taken {
+    pub(in crate::ledger) fn taken(&self, indices: &[u16]) -> Taken {
         let rows = || self.entries.iter().filter(|(index, _)| indices.contains(index));
         let progress = |row: &EntryRow| Progress { attempts: row.standing.attempt, ..row.progress.clone() };
         let held = Held {
@@ -153,42 +153,42 @@ impl MessageRow {
 }
 
 impl State {
-    pub(super) fn is_alive(&self, epoch: Epoch) -> bool {
+    pub(in crate::ledger) fn is_alive(&self, epoch: Epoch) -> bool {
         self.nodes.get(&epoch).is_some_and(|node| node.revoked_at.is_none())
     }
 
     /// # Errors
     /// Where this epoch may do nothing any more.
-    pub(super) fn living(&self, epoch: Epoch) -> Result<(), Fenced> {
+    pub(in crate::ledger) fn living(&self, epoch: Epoch) -> Result<(), Fenced> {
         if self.is_alive(epoch) { Ok(()) } else { Err(Fenced) }
     }
 
-    pub(super) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
+    pub(in crate::ledger) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
         self.messages.get(&id.message)?.entries.get(&id.index)
     }
 
-    pub(super) fn entry_mut(&mut self, id: EntryId) -> Option<&mut EntryRow> {
+    pub(in crate::ledger) fn entry_mut(&mut self, id: EntryId) -> Option<&mut EntryRow> {
         self.messages.get_mut(&id.message)?.entries.get_mut(&id.index)
     }
 
-    pub(super) fn next_version(&mut self) -> Version {
+    pub(in crate::ledger) fn next_version(&mut self) -> Version {
         self.version += 1;
         Version(self.version)
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
+    pub(in crate::ledger) fn tell(&mut self, event: Event) {
         self.events.push(Arc::new(event));
     }
 
     /// Whoever owns it hears of it, unless that is whoever does it.
-    pub(super) fn signal(&mut self, owner: Epoch, by: Epoch, signal: Signal) {
+    pub(in crate::ledger) fn signal(&mut self, owner: Epoch, by: Epoch, signal: Signal) {
         if owner != by && self.is_alive(owner) {
             self.signals.entry(owner).or_default().push(signal);
         }
     }
 
     /// The row goes. Whoever calls this writes the end event in the same breath.
-    pub(super) fn remove(&mut self, id: EntryId, end: EndRow) -> Option<EntryRow> {
+    pub(in crate::ledger) fn remove(&mut self, id: EntryId, end: EndRow) -> Option<EntryRow> {
         let held = self.messages.get_mut(&id.message)?;
         let row = held.entries.remove(&id.index)?;
         let mailbox = held.message.recipient(id.index).mailbox.clone();
@@ -211,7 +211,7 @@ impl State {
     }
 
     /// Ends an entry whoever owns it. None where it has ended.
-    pub(super) fn end_by(
+    pub(in crate::ledger) fn end_by(
         &mut self,
         by: Epoch,
         id: EntryId,
@@ -230,20 +230,20 @@ impl State {
     }
 
     /// The end of an attempt, if this is a repeat of it.
-    pub(super) fn is_repeat(&self, me: Epoch, attempt: Attempt, kind: Kind) -> bool {
+    pub(in crate::ledger) fn is_repeat(&self, me: Epoch, attempt: Attempt, kind: Kind) -> bool {
         let by = Some((me, attempt.number));
         self.ended.get(&attempt.entry).is_some_and(|end| end.by == by && end.kind == kind)
     }
 
     /// Who waits as which triplet.
-    pub(super) fn waiting(message: &Message, index: u16) -> Waiting {
+    pub(in crate::ledger) fn waiting(message: &Message, index: u16) -> Waiting {
         let sender = message.envelope.reverse_path.mailbox().map_or_else(String::new, |sender| sender.plain_key());
         (sender.into(), message.recipient(index).mailbox.plain_key().into())
     }
 }
 
 /// Changed rows of a table, in the order of their versions.
-pub(super) fn version_of(table: Table, state: &State) -> Version {
+pub(in crate::ledger) fn version_of(table: Table, state: &State) -> Version {
     let versions = match table {
         Table::Suppression => state.suppressions.values().map(|(version, _)| *version).max(),
         Table::Fact => state.facts.values().map(|(version, _)| *version).max(),

@@ -8,10 +8,11 @@ use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Kind};
 use crate::ledger::accept::MayHaveArrived;
 use crate::ledger::attempt::Epoch;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::State as EntryState;
 use crate::ledger::filter::Filter;
 use crate::ledger::listing::{Cancelled, EntrySnapshot, Listing, Snapshot};
-use crate::ledger::read::{Cursor, MessageStatus, Page};
+use crate::ledger::read::{MessageStatus, Page};
 use crate::mail::id::{EntryId, MessageId};
 
 fn state_of(row: &EntryRow) -> EntryState {
@@ -43,7 +44,7 @@ fn snapshot(held: &MessageRow, filter: &Filter) -> Option<Snapshot> {
 }
 
 impl State {
-    pub(super) fn find(&self, filter: &Filter, page: Page) -> Listing {
+    pub(in crate::ledger) fn find(&self, filter: &Filter, page: Page) -> Listing {
         let after = page.after.map_or(Bound::Unbounded, Bound::Excluded);
         let found = self.messages.range((after, Bound::Unbounded)).filter_map(|(_, held)| snapshot(held, filter));
         let mut messages: Vec<Snapshot> = found.collect();
@@ -57,7 +58,7 @@ impl State {
         found.flat_map(|found| found.entries.into_iter().map(|entry| entry.id)).collect()
     }
 
-    pub(super) fn cancel(&mut self, by: Epoch, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+    pub(in crate::ledger) fn cancel(&mut self, by: Epoch, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
         let mut cancelled = Vec::new();
         for id in self.covered(filter) {
             let Some(held) = self.messages.get(&id.message) else { continue };
@@ -69,7 +70,7 @@ impl State {
         cancelled
     }
 
-    pub(super) fn make_due(&mut self, by: Epoch, filter: &Filter, now: Timestamp) -> Vec<EntryId> {
+    pub(in crate::ledger) fn make_due(&mut self, by: Epoch, filter: &Filter, now: Timestamp) -> Vec<EntryId> {
         let covered = self.covered(filter);
         for id in &covered {
             let Some(row) = self.entry_mut(*id) else { continue };
@@ -80,15 +81,15 @@ impl State {
         covered
     }
 
-    pub(super) fn lookup(&self, id: MessageId) -> Option<MessageStatus> {
+    pub(in crate::ledger) fn lookup(&self, id: MessageId) -> Option<MessageStatus> {
         let message = self.messages.get(&id).map(|held| &*held.message);
         MessageStatus::of(message, self.events.iter().map(Arc::as_ref).filter(|event| event.head.id == id))
     }
 
-    pub(super) fn events(&self, after: Cursor, most: usize) -> (Vec<(Cursor, Event)>, Cursor) {
-        let from = usize::try_from(after.0).unwrap_or(usize::MAX).min(self.events.len());
+    pub(in crate::ledger) fn events(&self, after: Cursor, most: usize) -> (Vec<(Cursor, Arc<Event>)>, Cursor) {
+        let from = usize::try_from(after.number()).unwrap_or(usize::MAX).min(self.events.len());
         let some = self.events[from..].iter().take(most);
-        let some: Vec<_> = (after.0 + 1..).map(Cursor).zip(some.map(|event| (**event).clone())).collect();
+        let some: Vec<_> = (1..).map(|number| after.plus(number)).zip(some.cloned()).collect();
         let last = some.last().map_or(after, |(cursor, _)| *cursor);
         (some, last)
     }

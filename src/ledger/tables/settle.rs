@@ -11,7 +11,7 @@ use crate::mail::id::EntryId;
 
 /// Why a step of an owner was not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Verdict {
+pub(in crate::ledger) enum Verdict {
     /// For one of the reasons that its caller may hear.
     Lost(Lost),
     /// Nothing is known of the entry: the database came back without it.
@@ -25,7 +25,7 @@ impl State {
 
     /// # Errors
     /// Where the content must not go.
-    pub(super) fn gate(&mut self, me: Epoch, attempt: Attempt) -> Result<(), Verdict> {
+    pub(in crate::ledger) fn gate(&mut self, me: Epoch, attempt: Attempt) -> Result<(), Verdict> {
         self.living(me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
         let why = self.why_gone(attempt.entry);
         let row = self.entry_mut(attempt.entry).ok_or(why)?;
@@ -35,7 +35,7 @@ impl State {
 
     /// # Errors
     /// Where nothing was changed.
-    pub(super) fn settle(
+    pub(in crate::ledger) fn settle(
         &mut self,
         by: Accepting,
         attempt: Attempt,
@@ -118,7 +118,7 @@ impl State {
     }
 
     /// Entries to another node or to nobody; says which went.
-    pub(super) fn hand_over(&mut self, me: Epoch, entries: &[EntryId], to: &Target) -> Vec<EntryId> {
+    pub(in crate::ledger) fn hand_over(&mut self, me: Epoch, entries: &[EntryId], to: &Target) -> Vec<EntryId> {
         if !self.is_alive(me) {
             return Vec::new();
         }

@@ -18,16 +18,21 @@ use crate::mail::id::{EntryId, MessageId};
 
 /// Whose acceptance, and under which rules.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Accepting {
-    pub(super) me: Epoch,
-    pub(super) delivery: Delivery,
-    pub(super) entries_max: usize,
+pub(in crate::ledger) struct Accepting {
+    pub(in crate::ledger) me: Epoch,
+    pub(in crate::ledger) delivery: Delivery,
+    pub(in crate::ledger) entries_max: usize,
 }
 
 impl State {
     /// # Errors
     /// What stands in its way; then nothing has changed.
-    pub(super) fn accept(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) -> Result<Accepted, Refused> {
+    pub(in crate::ledger) fn accept(
+        &mut self,
+        by: Accepting,
+        new: &NewMessage,
+        now: Timestamp,
+    ) -> Result<Accepted, Refused> {
         self.living(by.me).map_err(|_| Refused::Unavailable(Stored::No))?;
         let message = &new.message;
         if let Some(sequence) = self.accepted.get(&message.id) {
@@ -47,7 +52,7 @@ impl State {
     }
 
     /// A message of the relay's own, which is never refused.
-    pub(super) fn adopt(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) {
+    pub(in crate::ledger) fn adopt(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) {
         if !self.accepted.contains_key(&new.message.id) {
             self.take_in(by, new, now);
         }
@@ -80,7 +85,7 @@ impl State {
     }
 
     /// Its rows.
-    pub(super) fn insert(&mut self, by: Accepting, new: &NewMessage, sequence: u64) {
+    pub(in crate::ledger) fn insert(&mut self, by: Accepting, new: &NewMessage, sequence: u64) {
         let message = &new.message;
         let count = u16::try_from(message.envelope.recipients.len()).unwrap_or(u16::MAX);
         let row = |index: u16| {
@@ -134,7 +139,12 @@ impl State {
     }
 
     /// The row by which a recipient is not sent to.
-    pub(super) fn suppressed(&self, mailbox: &Mailbox, id: Option<MessageId>, now: Timestamp) -> Option<Suppression> {
+    pub(in crate::ledger) fn suppressed(
+        &self,
+        mailbox: &Mailbox,
+        id: Option<MessageId>,
+        now: Timestamp,
+    ) -> Option<Suppression> {
         let rows = suppression::keys(mailbox).into_iter().filter_map(|key| self.suppressions.get(key.as_str()));
         let mut rows = rows.filter_map(|(_, row)| row.as_ref());
         rows.find(|row| row.standing(now, id) != suppression::Standing::Open).cloned()
@@ -171,7 +181,7 @@ impl State {
     }
 
     /// What would stand in the way.
-    pub(super) fn precheck(&mut self, ask: &Precheck, now: Timestamp) -> Obstacles {
+    pub(in crate::ledger) fn precheck(&mut self, ask: &Precheck, now: Timestamp) -> Obstacles {
         let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
         let mut obstacles = Obstacles {
             suppression: self.suppressed(&ask.recipient, None, now),
