@@ -29,6 +29,6 @@ pub(crate) fn reads(table: Table, row: &Row) -> Option<bool> {
         Table::Budget => Some(budget_table::reads(row)),
         Table::Idempotency => Some(idempotency::reads(row)),
         Table::Verification => Some(verification::reads(row)),
-        Table::Greylist | Table::Meta => None,
+        Table::Greylist | Table::Meta | Table::Ledger => None,
     }
 }

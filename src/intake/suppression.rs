@@ -31,8 +31,6 @@ const ADDRESSES_MAX: usize = 500_000;
 const SWEEP: Duration = Duration::from_secs(3600);
 /// Rows that are written down at once for a backup.
 const ROWS_AT_ONCE: usize = 1000;
-/// Version of the rows.
-const VERSION: u8 = 2;
 
 impl Suppression {
     /// What a user hears: what became of its own message; else, as over HTTP, until when.
@@ -59,7 +57,7 @@ impl Suppressions {
     pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
         let mut state = State::default();
         for (key, value) in rows {
-            let Some(entry) = decode(&value) else { continue };
+            let Some(entry) = Suppression::decode(&value) else { continue };
             if entry.source == Source::Learned && entry.address.starts_with('@') {
                 state.leftovers.push(Change::Side(Table::Suppression, key, None));
             } else {
@@ -145,7 +143,7 @@ impl Suppressions {
         for some in keys.chunks(ROWS_AT_ONCE) {
             let state = self.0.lock();
             let known = some.iter().filter_map(|key| state.entries.get(key));
-            rows.extend(known.map(|entry| (entry.address.as_bytes().into(), encode(entry))));
+            rows.extend(known.map(|entry| (entry.address.as_bytes().into(), entry.encode())));
         }
         rows
     }
@@ -236,30 +234,13 @@ impl State {
     }
 }
 
-/// Version 0.1 wrote the JSON alone, which begins with a brace.
-fn decode(value: &[u8]) -> Option<Suppression> {
-    let json = match value {
-        [VERSION, json @ ..] => json,
-        [b'{', ..] => value,
-        _ => return None,
-    };
-    serde_json::from_slice(json).ok()
-}
-
-fn encode(entry: &Suppression) -> Box<[u8]> {
-    let mut value = vec![VERSION];
-    // It has no maps and nothing else that could fail.
-    let _ = serde_json::to_writer(&mut value, entry);
-    value.into()
-}
-
 /// Whether a stored row can be read.
 pub(crate) fn reads(row: &Row) -> bool {
-    decode(&row.1).is_some()
+    Suppression::decode(&row.1).is_some()
 }
 
 fn row(key: &str, entry: Option<&Suppression>) -> Change {
-    let value = entry.map(encode);
+    let value = entry.map(Suppression::encode);
     Change::Side(Table::Suppression, key.as_bytes().into(), value)
 }
 

@@ -121,6 +121,14 @@ impl NewMessage {
     pub fn plain(message: Arc<Message>, content: Content, event: Event) -> Self {
         Self { message, content, idempotency: None, budgets: Vec::new(), slots: Vec::new(), risks: Vec::new(), event }
     }
+
+    /// What its acceptance tells, in order.
+    pub(crate) fn events(&self, now: Timestamp) -> Vec<Event> {
+        let at_risk = self.risks.iter();
+        let at_risk =
+            at_risk.map(|risk| Event { head: self.message.entry_head(risk.index, 0, now), what: risk.happened(now) });
+        std::iter::once(self.event.clone()).chain(at_risk).collect()
+    }
 }
 
 /// Whether the content of an entry that ended may arrive all the same.

@@ -57,27 +57,31 @@ impl MessageStatus {
     pub fn of<'a>(message: Option<&Message>, events: impl Iterator<Item = &'a Event>) -> Option<Self> {
         let mut status: Option<Self> = None;
         for event in events {
-            let head = &event.head;
-            let status = status.get_or_insert_with(|| Self {
-                id: head.id,
-                user: head.user.clone(),
-                expires_at: head.expires_at,
-                entries: BTreeMap::new(),
-            });
-            match (head.entry, message) {
-                (Some(index), _) => status.note(index, event),
-                (None, Some(message)) => {
-                    (0..).zip(&message.envelope.recipients).for_each(|(index, _)| status.note(index, event));
-                    for (index, recipient) in (0..).zip(&message.envelope.recipients) {
-                        if let Some(entry) = status.entries.get_mut(&index) {
-                            entry.recipient = Some(recipient.mailbox.as_str().into());
-                        }
-                    }
-                }
-                (None, None) => {}
-            }
+            status.get_or_insert_with(|| Self::begin(event)).tell(message, event);
         }
         status
+    }
+
+    /// Nothing is known of the entries of the message that this event is about.
+    pub(crate) fn begin(event: &Event) -> Self {
+        let head = &event.head;
+        Self { id: head.id, user: head.user.clone(), expires_at: head.expires_at, entries: BTreeMap::new() }
+    }
+
+    /// What happened next. `message` as in [`MessageStatus::of`].
+    pub(crate) fn tell(&mut self, message: Option<&Message>, event: &Event) {
+        match (event.head.entry, message) {
+            (Some(index), _) => self.note(index, event),
+            (None, Some(message)) => {
+                for (index, recipient) in (0..).zip(&message.envelope.recipients) {
+                    self.note(index, event);
+                    if let Some(entry) = self.entries.get_mut(&index) {
+                        entry.recipient = Some(recipient.mailbox.as_str().into());
+                    }
+                }
+            }
+            (None, None) => {}
+        }
     }
 
     fn note(&mut self, index: u16, event: &Event) {

@@ -17,6 +17,8 @@ pub(crate) const TRY_MAX: Duration = Duration::from_secs(600);
 const SOFT_MAX: u32 = 3;
 /// What was learned and has not been confirmed for so long is forgotten.
 const MEMORY: Duration = Duration::from_secs(60 * 86_400);
+/// Version of the rows.
+const VERSION: u8 = 2;
 /// Longest reason.
 const REASON_LEN_MAX: usize = 200;
 
@@ -113,6 +115,24 @@ impl Suppression {
             soft: 0,
             trying: None,
         }
+    }
+
+    /// Reads a stored row. Version 0.1 wrote the JSON alone, which begins with a brace.
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        let json = match value {
+            [VERSION, json @ ..] => json,
+            [b'{', ..] => value,
+            _ => return None,
+        };
+        serde_json::from_slice(json).ok()
+    }
+
+    /// As it is stored.
+    pub(crate) fn encode(&self) -> Box<[u8]> {
+        let mut value = vec![VERSION];
+        // It has no maps and nothing else that could fail.
+        let _ = serde_json::to_writer(&mut value, self);
+        value.into()
     }
 
     /// One that somebody puts on the list.

@@ -60,7 +60,7 @@ pub fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> {
     side.retain(|(table, (key, _))| match table {
         Table::Suppression => true,
         Table::Greylist => matches!(key.first(), Some(b'd' | b'f')),
-        Table::Idempotency | Table::Budget | Table::Verification | Table::Meta => false,
+        Table::Idempotency | Table::Budget | Table::Verification | Table::Meta | Table::Ledger => false,
     });
     Ok(side)
 }

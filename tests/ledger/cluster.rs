@@ -46,7 +46,7 @@ impl Cluster {
     async fn join_as(&self, settings: Settings) -> Member {
         let node = Arc::new(Node::join(&self.database, self.clock.clone(), settings).await.unwrap());
         let notices = node.notices().unwrap();
-        let world = World { ledger: node.clone(), ids: self.ids.clone() };
+        let world = World::of(node.clone(), self.ids.clone());
         Member { world, node, notices }
     }
 

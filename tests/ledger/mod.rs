@@ -1,9 +1,10 @@
 //! One suite over every implementation of the ledger: every verb, every refusal, every repeat. `cargo test --test relay
-//! ledger::` runs it. What needs several nodes is in `cluster`, eight writers on few keys are in `contention`; the
-//! queue's half above the seam is in `owned`.
+//! ledger::` runs it. What needs several nodes is in `cluster`, what the ledger of one node keeps over restarts and a disk that
+//! fails in `embedded`, eight writers on few keys in `contention`; the queue's half above the seam is in `owned`.
 
 mod cluster;
 mod contention;
+mod embedded;
 mod owned;
 mod verbs;
 
@@ -16,12 +17,18 @@ use otp_relay::ledger::Ledger;
 use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
 use otp_relay::ledger::attempt::{Attempt, End, Settled, Side};
 use otp_relay::ledger::cursor::Cursor;
+use otp_relay::ledger::embedded::key_ring::KeyRing;
+use otp_relay::ledger::embedded::node::{self as embedded_node, Node as OneNode};
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::ledger::embedded::store::sled::SledStore;
 use otp_relay::ledger::entry::{Message, Progress};
 use otp_relay::ledger::memory::{Database, Node, Replication, Settings};
+use otp_relay::ledger::rules::Delivery;
 use otp_relay::mail::address::{Mailbox, ReversePath};
 use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::mail::message::Content;
+use tempfile::TempDir;
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const LIFE: Duration = Duration::from_secs(600);
@@ -31,26 +38,53 @@ const SECRET: [u8; 32] = [7; 32];
 pub struct World {
     pub ledger: Arc<dyn Ledger>,
     pub ids: Arc<IdSource>,
+    /// Goes with it.
+    _folder: Option<TempDir>,
 }
 
 /// An implementation.
 #[derive(Clone, Copy, Debug)]
 pub enum Engine {
+    /// The database of many nodes, with one.
     Memory,
+    /// One node on a store in memory, commits in the caller's place.
+    Embedded,
+    /// One node on a real database, commits in the caller's place.
+    Sled,
+    /// One node on a real database, with its storage thread.
+    SledOnAThread,
+}
+
+pub fn embedded_settings(entries_max: usize) -> embedded_node::Settings {
+    let (name, egress) = ("node1".into(), "node1".into());
+    embedded_node::Settings { name, egress, delivery: Delivery::AtLeastOnce, entries_max }
+}
+
+fn sled(folder: &TempDir) -> Box<SledStore> {
+    Box::new(SledStore::open(&folder.path().join("queue"), KeyRing::none()).unwrap())
 }
 
 impl Engine {
     /// A new ledger with one node, which takes so many entries.
     pub async fn begin(self, entries_max: usize) -> World {
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
-        let ledger: Arc<dyn Ledger> = match self {
-            Self::Memory => {
+        let settings = embedded_settings(entries_max);
+        let folder = matches!(self, Self::Sled | Self::SledOnAThread).then(|| tempfile::tempdir().unwrap());
+        let ledger: Arc<dyn Ledger> = match (self, &folder) {
+            (Self::Sled, Some(folder)) => Arc::new(OneNode::open_inline(sled(folder), clock, settings).await.unwrap()),
+            (Self::SledOnAThread, Some(folder)) => {
+                Arc::new(OneNode::open(sled(folder), clock, settings).await.unwrap())
+            }
+            (Self::Embedded, _) => {
+                Arc::new(OneNode::open_inline(Box::new(MemoryStore::default()), clock, settings).await.unwrap())
+            }
+            (Self::Memory | Self::Sled | Self::SledOnAThread, _) => {
                 let database = Database::new(clock.clone(), 1, Replication::Synchronous);
                 let settings = Settings { entries_max, ..Settings::of(1) };
                 Arc::new(Node::join(&database, clock, settings).await.unwrap())
             }
         };
-        World { ledger, ids: Arc::new(IdSource::new()) }
+        World { ledger, ids: Arc::new(IdSource::new()), _folder: folder }
     }
 }
 
@@ -67,6 +101,10 @@ pub fn attempt(entry: EntryId, number: u32) -> Attempt {
 }
 
 impl World {
+    pub fn of(ledger: Arc<dyn Ledger>, ids: Arc<IdSource>) -> Self {
+        Self { ledger, ids, _folder: None }
+    }
+
     /// A message to these recipients that nothing stands in the way of.
     pub fn message(&self, recipients: &[&str]) -> NewMessage {
         let now = self.ledger.now();
@@ -126,7 +164,14 @@ impl World {
 
     /// All that happened, in order.
     pub async fn kinds(&self) -> Vec<Kind> {
-        let (events, _) = self.ledger.events(Cursor::default(), usize::MAX).await.unwrap();
-        events.into_iter().map(|(_, event)| event.kind()).collect()
+        let (mut kinds, mut at) = (Vec::new(), Cursor::default());
+        loop {
+            let (events, next) = self.ledger.events(at, usize::MAX).await.unwrap();
+            kinds.extend(events.into_iter().map(|(_, event)| event.kind()));
+            if next == at {
+                return kinds;
+            }
+            at = next;
+        }
     }
 }

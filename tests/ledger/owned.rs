@@ -3,19 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use otp_relay::base::clock::{Clock, ManualClock};
 use otp_relay::event::{Attempted, Kind};
 use otp_relay::ledger::attempt::Target;
+use otp_relay::ledger::embedded::node::Node as OneNode;
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Faults, Replication};
 use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::id::EntryId;
+use otp_relay::mail::id::{EntryId, IdSource};
 use otp_relay::queue::Offer;
 use otp_relay::queue::claim::Settlement;
 use otp_relay::queue::owned::{NotReleased, Owned};
 use tokio::sync::mpsc;
 
-use super::World;
 use super::cluster::{Cluster, pass};
+use super::{START, World, embedded_settings};
 
 struct Queue {
     world: World,
@@ -30,7 +33,7 @@ impl Queue {
         let clock = cluster.clock.clone();
         let (owned, offers) = Owned::of(node.clone(), clock, Delivery::AtLeastOnce).unwrap();
         tokio::spawn(owned.clone().run());
-        let world = World { ledger: node.clone(), ids: cluster.ids.clone() };
+        let world = World::of(node.clone(), cluster.ids.clone());
         Self { world, owned, offers, node }
     }
 
@@ -143,4 +146,47 @@ async fn the_entries_of_a_message_can_be_with_several_nodes() {
     assert_eq!(a.owned.cancel(Filter::default()).await.unwrap().len(), 2, "whoever owns them");
     pass(300).await;
     assert_eq!(b.owned.depth().messages, 0);
+}
+
+/// The same queue on the ledger of one node, which is opened again on what a crash left.
+#[tokio::test(start_paused = true)]
+async fn one_node_goes_on_with_what_a_crash_left() {
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
+    let (disk, ids) = (MemoryStore::default(), Arc::new(IdSource::new()));
+    let open = async |disk: &MemoryStore| {
+        let node = OneNode::open_inline(Box::new(disk.clone()), clock.clone(), embedded_settings(100)).await.unwrap();
+        let (owned, offers) = Owned::of(Arc::new(node.clone()), clock.clone(), Delivery::AtLeastOnce).unwrap();
+        let running = tokio::spawn(owned.clone().run());
+        (World::of(Arc::new(node), ids.clone()), owned, offers, running)
+    };
+    let (world, owned, mut offers, running) = open(&disk).await;
+    owned.accept(world.in_slot("login", &["a@one.test"])).await.unwrap();
+    let older = offers.try_recv().unwrap().entry;
+    let new = world.in_slot("login", &["a@one.test"]);
+    assert_eq!(owned.accept(new.clone()).await.unwrap().superseded.len(), 1);
+    assert!(owned.claim(older).is_err());
+    let id = offers.try_recv().unwrap().entry;
+    let mut claim = owned.claim(id).unwrap();
+    claim.release_content().await.unwrap();
+    claim.settle(Settlement::put_off(Attempted::default(), world.ledger.now().plus(Duration::from_secs(5))));
+    pass(100).await;
+    running.abort();
+    let disk = disk.image();
+    drop((world, owned, offers));
+
+    let (world, owned, mut offers, _running) = open(&disk).await;
+    pass(1000).await;
+    assert!(offers.try_recv().is_err(), "it is not due yet");
+    pass(5000).await;
+    assert_eq!(offers.try_recv().unwrap().entry, id);
+    let mut claim = owned.claim(id).unwrap();
+    assert_eq!(claim.progress().attempts, 2);
+    assert_eq!(claim.content().await.unwrap(), Some(new.content));
+    claim.release_content().await.unwrap();
+    claim.settle(delivered());
+    pass(100).await;
+    let kinds = world.kinds().await;
+    let expected = [Kind::Accepted, Kind::Accepted, Kind::Superseded, Kind::Deferred, Kind::Delivered];
+    assert_eq!(kinds, expected);
+    assert!(disk.is_empty());
 }

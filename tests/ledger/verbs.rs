@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use otp_relay::event::Kind;
 use otp_relay::ledger::IDEMPOTENCY_MEMORY;
-use otp_relay::ledger::accept::{Accepted, KeyOf, KnownWait, MayHaveArrived, NewMessage, Precheck, Refused};
+use otp_relay::ledger::accept::{Accepted, KeyOf, KnownWait, MayHaveArrived, NewMessage, Precheck, Refused, Stored};
 use otp_relay::ledger::attempt::{Lost, Mark, Settled, Side, Target};
 use otp_relay::ledger::cursor::Cursor;
 use otp_relay::ledger::entry::State;
@@ -25,6 +25,20 @@ macro_rules! suite {
             $(#[tokio::test(start_paused = true)]
             async fn $name() {
                 super::$name(&super::Engine::Memory.begin(100).await).await;
+            })*
+        }
+
+        mod embedded {
+            $(#[tokio::test(start_paused = true)]
+            async fn $name() {
+                super::$name(&super::Engine::Embedded.begin(100).await).await;
+            })*
+        }
+
+        mod sled {
+            $(#[tokio::test(start_paused = true)]
+            async fn $name() {
+                super::$name(&super::Engine::Sled.begin(100).await).await;
             })*
         }
     };
@@ -277,6 +291,20 @@ suite! {
         assert_eq!(world.ledger.lookup(id.message).await.unwrap(), None);
         assert_eq!(world.ledger.hand_over(vec![id], Target::Unowned).await.unwrap(), []);
         assert_eq!(world.kinds().await, []);
+    }
+
+    async fn who_has_left_may_do_nothing(world: &World) {
+        let new = world.message(&["a@one.test"]);
+        let id = world.accept(&new).await;
+        world.ledger.gate(attempt(id, 1), Mark::Visible).await.unwrap();
+        world.ledger.shutdown(Duration::from_secs(1)).await;
+        let refusal = refused(world.ledger.accept(world.message(&["b@one.test"])).await);
+        assert_eq!(refusal, Refused::Unavailable(Stored::No));
+        assert!(world.ledger.gate(attempt(id, 1), Mark::Visible).await.is_err());
+        let end = world.end(&new.message, 0, Kind::Delivered, Vec::new());
+        assert_eq!(world.ledger.settle(attempt(id, 1), end).await, Err(Lost::Fenced));
+        assert!(world.ledger.cancel(Filter::default()).await.is_err());
+        assert!(world.ledger.find(Filter::default(), ALL).await.is_err());
     }
 
     #[expect(clippy::disallowed_methods, reason = "the ledger under test goes by the runtime's time")]

@@ -6,5 +6,6 @@ pub mod events;
 mod inbox;
 pub mod journal;
 pub mod key_ring;
+pub mod node;
 mod seal;
 pub mod store;

@@ -11,7 +11,7 @@ use super::faults::{Dice, Fate, Faults, Replication};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::attempt::Epoch;
-use crate::ledger::tables::state::State;
+use crate::ledger::tables::state::{State, Touched};
 use crate::mail::id::EntryId;
 
 /// Commits that a fail-over may lose, at most.
@@ -29,11 +29,50 @@ struct Disk {
     is_available: bool,
     /// Nodes whose packets are dropped.
     cut: BTreeSet<u64>,
+    /// What it has said, whatever it has forgotten since.
+    allowed: HashMap<EntryId, Allowed>,
 }
 
 struct Inner {
     clock: Arc<dyn Clock>,
     disk: Mutex<Disk>,
+}
+
+/// When content of an entry was last allowed to go: by its acceptance, or by the gate of an attempt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Allowed {
+    /// When.
+    pub at: Timestamp,
+    /// For whom and for which attempt; none: whoever accepted it may begin at once.
+    pub attempt: Option<(Epoch, u32)>,
+}
+
+impl Disk {
+    /// What was changed is stored as soon as it is here; events are kept.
+    fn keep_touched(&mut self, now: Timestamp) {
+        for touched in std::mem::take(&mut self.state.touched) {
+            match touched {
+                Touched::Event(event) => self.state.events.push(event),
+                Touched::Accepted(message, ..) => {
+                    for (index, _) in (0..).zip(&message.envelope.recipients) {
+                        let entry = EntryId { message: message.id, index };
+                        self.allowed.insert(entry, Allowed { at: now, attempt: None });
+                    }
+                }
+                Touched::Gated(epoch, attempt) => {
+                    let allowed = Allowed { at: now, attempt: Some((epoch, attempt.number)) };
+                    self.allowed.insert(attempt.entry, allowed);
+                }
+                Touched::Entry(_)
+                | Touched::Gone(..)
+                | Touched::Key(_)
+                | Touched::Budget(_)
+                | Touched::Suppression(_)
+                | Touched::Fact(_)
+                | Touched::Wait(_) => {}
+            }
+        }
+    }
 }
 
 /// The database; clones are the same one.
@@ -67,6 +106,7 @@ impl Database {
             history: VecDeque::new(),
             is_available: true,
             cut: BTreeSet::new(),
+            allowed: HashMap::new(),
         };
         Self(Arc::new(Inner { clock, disk: Mutex::new(disk) }))
     }
@@ -136,6 +176,11 @@ impl Database {
         (disk.state.entry(entry).map(|row| row.standing.owner), disk.state.is_alive(epoch))
     }
 
+    /// When content of an entry was last allowed to go; for laws.
+    pub fn allowed(&self, entry: EntryId) -> Option<Allowed> {
+        self.0.disk.lock().allowed.get(&entry).copied()
+    }
+
     pub(super) fn next_epoch(&self) -> Epoch {
         let mut disk = self.0.disk.lock();
         disk.next_epoch += 1;
@@ -155,7 +200,9 @@ impl Database {
                 disk.history.pop_front();
             }
         }
-        Some(statement(&mut disk.state, now))
+        let answer = statement(&mut disk.state, now);
+        disk.keep_touched(now);
+        Some(answer)
     }
 
     fn is_reachable(&self, node: u64) -> bool {

@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
-use crate::event::cause::Cause;
 use crate::event::{Attempted, Kind};
 use crate::ledger::attempt::{Epoch, NodeName};
 use crate::ledger::read::Peer;
-use crate::ledger::rules::{Standing, Takeover};
+use crate::ledger::rules::Standing;
 use crate::ledger::tables::accept::Accepting;
 use crate::ledger::tables::state::{EntryRow, Fenced, HeldCopy, MessageRow, NodeRow, Signal, SlotRow, State, Taken};
 use crate::mail::id::{EntryId, MessageId};
@@ -164,7 +163,7 @@ impl State {
         let is_more = orphans.len() > most;
         let mut taken: Vec<(MessageId, Vec<u16>)> = Vec::new();
         for (_, _, id) in orphans.into_iter().take(most) {
-            if self.take_one(by, id, now) {
+            if self.take_one(by.me, by.delivery, id, now) {
                 match taken.iter_mut().find(|(message, _)| *message == id.message) {
                     Some((_, indices)) => indices.push(id.index),
                     None => taken.push((id.message, vec![id.index])),
@@ -173,22 +172,6 @@ impl State {
         }
         let rows = taken.iter().filter_map(|(id, indices)| Some(self.messages.get(id)?.taken(indices)));
         Ok((rows.collect(), is_more))
-    }
-
-    fn take_one(&mut self, by: Accepting, id: EntryId, now: Timestamp) -> bool {
-        let Some(row) = self.entry_mut(id) else { return false };
-        match row.standing.take_over(by.me, by.delivery) {
-            Takeover::Taken(standing) => {
-                row.standing = standing;
-                true
-            }
-            Takeover::OutcomeUnknown => {
-                let cause = Some(Cause::OutcomeUnknown);
-                let unknown = Attempted { cause, may_have_arrived: true, ..Attempted::default() };
-                self.end_by(by.me, id, Kind::Failed, unknown, now);
-                false
-            }
-        }
     }
 
     /// Rows that the database lost in a fail-over, from the memory of their owner. What a newer message has the slot of
@@ -209,6 +192,7 @@ impl State {
             sequence,
             entries: BTreeMap::new(),
             outcomes: BTreeMap::new(),
+            has_slots: true,
         };
         let held = self.messages.entry(id.message).or_insert_with(new);
         held.entries.insert(id.index, EntryRow { standing, slots: slots.clone(), progress });
@@ -234,16 +218,8 @@ impl State {
     /// Where the epoch was revoked.
     pub(super) fn reconcile(&mut self, me: Epoch, compared: &Compared, now: Timestamp) -> Result<Differences, Fenced> {
         self.living(me)?;
-        let refused: Vec<EntryId> = self
-            .entries()
-            .filter(|(_, id, row)| row.standing.owner == me && compared.refused.contains(&id.message))
-            .map(|(_, id, _)| id)
-            .collect();
-        for id in refused {
-            let note = Some("refused while nobody knew whether it was stored".into());
-            self.end_by(me, id, Kind::Cancelled, Attempted { note, ..Attempted::default() }, now);
-            self.keys.retain(|_, row| row.message != id.message);
-            self.budgets.values_mut().for_each(|places| places.retain(|place| place.entry != id));
+        for id in &compared.refused {
+            self.withdraw(me, *id, "refused while nobody knew whether it was stored", now);
         }
         let mut differences = Differences::default();
         for held in self.messages.values() {

@@ -8,6 +8,6 @@ mod faults;
 mod membership;
 mod node;
 
-pub use database::Database;
+pub use database::{Allowed, Database};
 pub use faults::{Faults, Replication};
 pub use node::{JoinError, Node, Settings};

@@ -2,15 +2,15 @@
 
 use std::collections::BTreeMap;
 
-use super::state::{EntryRow, KeyRow, MessageRow, Place, SlotRow, State};
+use super::state::{EntryRow, KeyRow, MessageRow, Place, SlotRow, State, Touched};
 use crate::base::clock::Timestamp;
-use crate::event::{Attempted, Event, Kind};
+use crate::event::{Attempted, Kind};
 use crate::ledger::IDEMPOTENCY_MEMORY;
 use crate::ledger::accept::{
-    Accepted, BudgetAsk, KnownWait, MayHaveArrived, NewMessage, Obstacles, Precheck, Refused, Stored,
+    Accepted, BudgetAsk, KeyHash, KnownWait, MayHaveArrived, NewMessage, Obstacles, Precheck, Refused, Stored,
 };
 use crate::ledger::attempt::Epoch;
-use crate::ledger::entry::Progress;
+use crate::ledger::entry::{Message, Progress};
 use crate::ledger::rules::{Delivery, Standing};
 use crate::ledger::suppression::{self, Suppression};
 use crate::mail::address::Mailbox;
@@ -24,6 +24,15 @@ pub(in crate::ledger) struct Accepting {
     pub(in crate::ledger) entries_max: usize,
 }
 
+/// What became of a message that asks to be let in.
+#[derive(Clone, Debug)]
+pub(in crate::ledger) enum Reserved {
+    /// It was accepted before.
+    Known(Accepted),
+    /// It has all that it needs, and this place; [`State::admit`] brings it to life, [`State::release`] gives it back.
+    New(u64),
+}
+
 impl State {
     /// # Errors
     /// What stands in its way; then nothing has changed.
@@ -33,10 +42,27 @@ impl State {
         new: &NewMessage,
         now: Timestamp,
     ) -> Result<Accepted, Refused> {
+        match self.reserve(by, new, now)? {
+            Reserved::Known(accepted) => Ok(accepted),
+            Reserved::New(sequence) => Ok(self.admit(by, new, sequence, now)),
+        }
+    }
+
+    /// Takes what a message needs, so that nobody else gets it; its entries are not there yet.
+    ///
+    /// # Errors
+    /// What stands in its way; then nothing has changed.
+    pub(in crate::ledger) fn reserve(
+        &mut self,
+        by: Accepting,
+        new: &NewMessage,
+        now: Timestamp,
+    ) -> Result<Reserved, Refused> {
         self.living(by.me).map_err(|_| Refused::Unavailable(Stored::No))?;
         let message = &new.message;
         if let Some(sequence) = self.accepted.get(&message.id) {
-            return Ok(Accepted { sequence: *sequence, waits: self.known_waits(new), ..Accepted::default() });
+            let accepted = Accepted { sequence: *sequence, waits: self.known_waits(new), ..Accepted::default() };
+            return Ok(Reserved::Known(accepted));
         }
         self.check_key(new, now)?;
         for recipient in &message.envelope.recipients {
@@ -48,23 +74,29 @@ impl State {
         if self.live + message.envelope.recipients.len() > by.entries_max {
             return Err(Refused::Full);
         }
-        Ok(self.take_in(by, new, now))
+        Ok(Reserved::New(self.take_in(new, now)))
     }
 
     /// A message of the relay's own, which is never refused.
     pub(in crate::ledger) fn adopt(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) {
         if !self.accepted.contains_key(&new.message.id) {
-            self.take_in(by, new, now);
+            let sequence = self.take_in(new, now);
+            self.admit(by, new, sequence, now);
         }
     }
 
-    fn take_in(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) -> Accepted {
+    /// Says its place.
+    fn take_in(&mut self, new: &NewMessage, now: Timestamp) -> u64 {
         let message = &new.message;
         self.sequence += 1;
         let sequence = self.sequence;
         self.accepted.insert(message.id, sequence);
+        self.live += message.envelope.recipients.len();
+        self.touched.push(Touched::Accepted(message.clone(), new.content.clone(), new.slots.clone()));
+        new.events(now).into_iter().for_each(|event| self.tell(event));
         if let Some((key, digest)) = new.idempotency {
             self.keys.insert(key, KeyRow { digest, message: message.id, at: now });
+            self.touched.push(Touched::Key(key));
         }
         new.budgets.iter().for_each(|ask| self.take_places(ask, message.id, now));
         for recipient in &message.envelope.recipients {
@@ -74,14 +106,70 @@ impl State {
                 }
             }
         }
+        sequence
+    }
+
+    /// Brings to life what has its place, and ends what had its slots.
+    pub(in crate::ledger) fn admit(
+        &mut self,
+        by: Accepting,
+        new: &NewMessage,
+        sequence: u64,
+        now: Timestamp,
+    ) -> Accepted {
         self.insert(by, new, sequence);
-        self.tell(new.event.clone());
-        for risk in &new.risks {
-            self.tell(Event { head: message.entry_head(risk.index, 0, now), what: risk.happened(now) });
-        }
-        let superseded = self.take_slots(by.me, new, sequence, now);
+        let superseded = self.take_slots(by.me, new.message.id, &new.slots, sequence, now);
         let waits = self.known_waits(new);
         Accepted { sequence, superseded, overtaken: Vec::new(), waits }
+    }
+
+    /// Gives back what [`State::reserve`] took for a message that was not stored.
+    pub(in crate::ledger) fn release(&mut self, new: &NewMessage) {
+        let message = &new.message;
+        self.accepted.remove(&message.id);
+        self.live -= message.envelope.recipients.len();
+        self.forget_claims(message, new.idempotency.map(|(key, _)| key), new.budgets.iter().map(|ask| ask.key));
+    }
+
+    /// A message that nobody knows to be accepted: its entries end, and it counts for nothing.
+    pub(in crate::ledger) fn withdraw(&mut self, me: Epoch, id: MessageId, why: &str, now: Timestamp) {
+        let Some(held) = self.messages.get(&id) else { return };
+        let message = held.message.clone();
+        let mine = held.entries.iter().filter(|(_, row)| row.standing.owner == me);
+        let mine: Vec<u16> = mine.map(|(index, _)| *index).collect();
+        if mine.is_empty() {
+            return;
+        }
+        for index in mine {
+            let attempted = Attempted { note: Some(why.into()), ..Attempted::default() };
+            self.end_by(me, EntryId { message: id, index }, Kind::Cancelled, attempted, now);
+        }
+        let keys: Vec<KeyHash> = self.keys.iter().filter(|(_, row)| row.message == id).map(|(key, _)| *key).collect();
+        let has_place = |places: &Vec<Place>| places.iter().any(|place| place.entry.message == id);
+        let budgets = self.budgets.iter().filter(|(_, places)| has_place(places)).map(|(key, _)| *key);
+        let budgets: Vec<KeyHash> = budgets.collect();
+        self.forget_claims(&message, keys.into_iter(), budgets.into_iter());
+    }
+
+    fn forget_claims(
+        &mut self,
+        message: &Message,
+        keys: impl IntoIterator<Item = KeyHash>,
+        budgets: impl Iterator<Item = KeyHash>,
+    ) {
+        for key in keys {
+            self.keys.remove(&key);
+            self.touched.push(Touched::Key(key));
+        }
+        for key in budgets {
+            if let Some(places) = self.budgets.get_mut(&key) {
+                places.retain(|place| place.entry.message != message.id);
+            }
+            self.touched.push(Touched::Budget(key));
+        }
+        for recipient in &message.envelope.recipients {
+            self.end_try(&recipient.mailbox, message.id);
+        }
     }
 
     /// Its rows.
@@ -95,30 +183,31 @@ impl State {
             EntryRow { standing, slots, progress: Progress { at_risk, ..Progress::default() } }
         };
         let entries: BTreeMap<u16, EntryRow> = (0..count).map(|index| (index, row(index))).collect();
-        self.live += entries.len();
-        let (message, content) = (message.clone(), new.content.clone());
-        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, outcomes: BTreeMap::new() });
+        let (message, content, has_slots) = (message.clone(), new.content.clone(), !new.slots.is_empty());
+        let outcomes = BTreeMap::new();
+        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, outcomes, has_slots });
     }
 
-    /// It takes its slots; what had them ends.
-    fn take_slots(
+    /// A message takes its slots; what had them ends.
+    pub(in crate::ledger) fn take_slots(
         &mut self,
         me: Epoch,
-        new: &NewMessage,
+        message: MessageId,
+        slots: &[(u16, KeyHash)],
         sequence: u64,
         now: Timestamp,
     ) -> Vec<(EntryId, MayHaveArrived)> {
         let mut ended = Vec::new();
-        for (index, key) in &new.slots {
+        for (index, key) in slots {
             let slot = self.slots.entry(*key).or_default();
-            let id = EntryId { message: new.message.id, index: *index };
+            let id = EntryId { message, index: *index };
             // The same recipient twice in one message is no newer code.
             if slot.sequence == sequence {
                 slot.holders.push(id);
                 continue;
             }
             let former = std::mem::replace(slot, SlotRow { sequence, holders: vec![id] });
-            let note = format!("by {}", new.message.id);
+            let note = format!("by {message}");
             for holder in former.holders {
                 let attempted = Attempted { note: Some(note.as_str().into()), ..Attempted::default() };
                 let end = self.end_by(me, holder, Kind::Superseded, attempted, now);
@@ -150,7 +239,7 @@ impl State {
         rows.find(|row| row.standing(now, id) != suppression::Standing::Open).cloned()
     }
 
-    fn check_budget(&mut self, ask: &BudgetAsk, now: Timestamp) -> Result<(), Refused> {
+    fn check_budget(&self, ask: &BudgetAsk, now: Timestamp) -> Result<(), Refused> {
         match self.room(ask, now) {
             None => Ok(()),
             Some(again_at) => Err(Refused::Budget { count: ask.most, span: ask.span, again_at }),
@@ -158,9 +247,9 @@ impl State {
     }
 
     /// None: there is room; else when there will be.
-    fn room(&mut self, ask: &BudgetAsk, now: Timestamp) -> Option<Timestamp> {
-        let taken = self.budgets.entry(ask.key).or_default();
-        taken.retain(|place| place.counts(now));
+    fn room(&self, ask: &BudgetAsk, now: Timestamp) -> Option<Timestamp> {
+        let known = self.budgets.get(&ask.key).map_or(&[][..], Vec::as_slice);
+        let taken: Vec<&Place> = known.iter().filter(|place| place.counts(now)).collect();
         let most = usize::try_from(ask.most).unwrap_or(usize::MAX);
         let too_many = (taken.len() + ask.entries.len()).checked_sub(most).filter(|too_many| *too_many > 0)?;
         let last_to_go = taken.get(too_many - 1);
@@ -169,9 +258,11 @@ impl State {
 
     fn take_places(&mut self, ask: &BudgetAsk, message: MessageId, now: Timestamp) {
         let taken = self.budgets.entry(ask.key).or_default();
+        taken.retain(|place| place.counts(now));
         let entries = ask.entries.iter().map(|index| EntryId { message, index: *index });
         let place = |entry| Place { at: now, span: ask.span, entry, is_repeatable: ask.is_repeatable };
         taken.extend(entries.map(place));
+        self.touched.push(Touched::Budget(ask.key));
     }
 
     fn known_waits(&self, new: &NewMessage) -> Vec<(u16, KnownWait)> {
@@ -181,7 +272,7 @@ impl State {
     }
 
     /// What would stand in the way.
-    pub(in crate::ledger) fn precheck(&mut self, ask: &Precheck, now: Timestamp) -> Obstacles {
+    pub(in crate::ledger) fn precheck(&self, ask: &Precheck, now: Timestamp) -> Obstacles {
         let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
         let mut obstacles = Obstacles {
             suppression: self.suppressed(&ask.recipient, None, now),
@@ -192,7 +283,7 @@ impl State {
             let again_at = self.room(budget, now);
             let taken = self.budgets.get(&budget.key).map_or(&[][..], Vec::as_slice);
             // Under its key it may be asked for again.
-            let may_repeat = taken.iter().any(|place| place.is_repeatable);
+            let may_repeat = taken.iter().any(|place| place.counts(now) && place.is_repeatable);
             obstacles.budget = obstacles.budget.max(again_at.filter(|_| !may_repeat));
         }
         obstacles

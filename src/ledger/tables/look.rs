@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::sync::Arc;
 
-use super::state::{EntryRow, MessageRow, Signal, State};
+use super::state::{EntryRow, MessageRow, Signal, State, Touched};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Kind};
 use crate::ledger::accept::MayHaveArrived;
@@ -46,15 +46,23 @@ fn snapshot(held: &MessageRow, filter: &Filter) -> Option<Snapshot> {
 impl State {
     pub(in crate::ledger) fn find(&self, filter: &Filter, page: Page) -> Listing {
         let after = page.after.map_or(Bound::Unbounded, Bound::Excluded);
-        let found = self.messages.range((after, Bound::Unbounded)).filter_map(|(_, held)| snapshot(held, filter));
-        let mut messages: Vec<Snapshot> = found.collect();
+        let mut messages: Vec<Snapshot> = match filter.message {
+            Some(id) if page.after.is_none_or(|after| after < id) => {
+                self.messages.get(&id).into_iter().filter_map(|held| snapshot(held, filter)).collect()
+            }
+            Some(_) => Vec::new(),
+            None => {
+                let all = self.messages.range((after, Bound::Unbounded));
+                all.filter_map(|(_, held)| snapshot(held, filter)).collect()
+            }
+        };
         let entries = messages.iter().map(|message| message.entries.len()).sum();
         messages.truncate(page.most);
         Listing { messages, entries }
     }
 
     fn covered(&self, filter: &Filter) -> Vec<EntryId> {
-        let found = self.messages.values().filter_map(|held| snapshot(held, filter));
+        let found = self.find(filter, Page { after: None, most: usize::MAX }).messages.into_iter();
         found.flat_map(|found| found.entries.into_iter().map(|entry| entry.id)).collect()
     }
 
@@ -76,6 +84,7 @@ impl State {
             let Some(row) = self.entry_mut(*id) else { continue };
             row.progress.next_attempt_at = row.progress.next_attempt_at.min(now);
             let owner = row.standing.owner;
+            self.touched.push(Touched::Entry(*id));
             self.signal(owner, by, Signal::Due(*id));
         }
         covered

@@ -1,11 +1,12 @@
 //! An attempt is gated and settled, and what else an owner may do with its entries.
 
 use super::accept::Accepting;
-use super::state::{EndRow, Signal, State};
+use super::state::{EndRow, Signal, State, Touched};
 use crate::base::clock::Timestamp;
-use crate::event::{Event, Kind};
+use crate::event::cause::Cause;
+use crate::event::{Attempted, Event, Kind};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Settled, Side, Target};
-use crate::ledger::rules::{Deferral, Denied};
+use crate::ledger::rules::{Deferral, Delivery, Denied, Takeover};
 use crate::ledger::suppression::{self, Counted, Source, Suppression};
 use crate::mail::id::EntryId;
 
@@ -30,6 +31,7 @@ impl State {
         let why = self.why_gone(attempt.entry);
         let row = self.entry_mut(attempt.entry).ok_or(why)?;
         row.standing = row.standing.gate(me, attempt.number).map_err(lost)?;
+        self.touched.push(Touched::Gated(me, attempt));
         Ok(())
     }
 
@@ -73,6 +75,7 @@ impl State {
                     Deferral::Done(standing) => row.standing = standing,
                 }
                 row.progress = (**progress).clone();
+                self.touched.push(Touched::Entry(attempt.entry));
                 self.change_side(attempt.entry, side, now);
                 events.iter().for_each(|event| self.tell(event.clone()));
             }
@@ -89,6 +92,7 @@ impl State {
                     if let Some(places) = self.budgets.get_mut(key) {
                         places.retain(|place| place.entry != entry);
                     }
+                    self.touched.push(Touched::Budget(*key));
                 }
                 Side::Bounced { bounce, reason } if suppression::teaches(mailbox) => {
                     let [key, _] = suppression::keys(mailbox);
@@ -97,6 +101,7 @@ impl State {
                     let known = row.1.get_or_insert_with(|| Suppression::silent(&key, now));
                     if known.bounced(*bounce, (&message.user, reason), now) != Counted::No {
                         row.0 = version;
+                        self.touched.push(Touched::Suppression(key.into()));
                     }
                 }
                 Side::Bounced { .. } => {}
@@ -107,12 +112,32 @@ impl State {
                             && row.1.as_ref().is_some_and(|known| known.source == Source::Learned)
                         {
                             *row = (version, None);
+                            self.touched.push(Touched::Suppression(key.into()));
                         }
                     }
                 }
                 Side::Waits(wait) => {
-                    self.waits.insert(Self::waiting(&message, entry.index), wait.clone());
+                    let waiting = Self::waiting(&message, entry.index);
+                    self.touched.push(Touched::Wait(waiting.clone()));
+                    self.waits.insert(waiting, wait.clone());
                 }
+            }
+        }
+    }
+
+    /// An entry without an owner that lives gets one. What may have left and must not leave again ends; false then.
+    pub(in crate::ledger) fn take_one(&mut self, me: Epoch, delivery: Delivery, id: EntryId, now: Timestamp) -> bool {
+        let Some(row) = self.entry_mut(id) else { return false };
+        match row.standing.take_over(me, delivery) {
+            Takeover::Taken(standing) => {
+                row.standing = standing;
+                true
+            }
+            Takeover::OutcomeUnknown => {
+                let cause = Some(Cause::OutcomeUnknown);
+                let unknown = Attempted { cause, may_have_arrived: true, ..Attempted::default() };
+                self.end_by(me, id, Kind::Failed, unknown, now);
+                false
             }
         }
     }

@@ -1,6 +1,6 @@
 //! The tables that all nodes share.
 
-use super::state::{State, version_of};
+use super::state::{State, Touched, version_of};
 use crate::base::clock::Timestamp;
 use crate::ledger::LedgerError;
 use crate::ledger::read::{Put, Row, RowChange, Table, Version};
@@ -54,8 +54,12 @@ impl State {
                 let entry = value.as_deref().map(serde_json::from_slice::<Suppression>).transpose();
                 let entry = entry.map_err(|_| bad("no suppression"))?.map(|entry| entry.taken_up(now));
                 self.suppressions.insert(name.into(), (version, entry));
+                self.touched.push(Touched::Suppression(name.into()));
             }
-            Table::Fact => drop(self.facts.insert(key, (version, value))),
+            Table::Fact => {
+                self.touched.push(Touched::Fact(key.clone()));
+                self.facts.insert(key, (version, value));
+            }
         }
         Ok(Put::Done(version))
     }

@@ -12,6 +12,7 @@ use crate::ledger::entry::{Message, Outcome, Progress};
 use crate::ledger::read::{Table, Version};
 use crate::ledger::rules::Standing;
 use crate::ledger::suppression::{self, Suppression};
+use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -36,6 +37,8 @@ pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) entries: BTreeMap<u16, EntryRow>,
     /// How others ended, for the notification.
     pub(in crate::ledger) outcomes: BTreeMap<u16, Outcome>,
+    /// Whether entries of it took slots.
+    pub(in crate::ledger) has_slots: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +95,26 @@ pub(in crate::ledger) enum Signal {
 /// Who waits for which triplet: reverse-path and recipient.
 pub(in crate::ledger) type Waiting = (Box<str>, Box<str>);
 
+/// What a statement changed, in its order. Rows are named: what they say then, whoever stores them looks up.
+#[derive(Clone, Debug)]
+pub(in crate::ledger) enum Touched {
+    /// A message was accepted, with the slots of its entries.
+    Accepted(Arc<Message>, Content, Vec<(u16, KeyHash)>),
+    /// Something happened.
+    Event(Arc<Event>),
+    /// An entry got further, or ended while others of its message live.
+    Entry(EntryId),
+    /// The last entry of a message ended; whether entries of it took slots.
+    Gone(EntryId, bool),
+    Key(KeyHash),
+    Budget(KeyHash),
+    Suppression(Box<str>),
+    Fact(Box<[u8]>),
+    Wait(Waiting),
+    /// The content of an attempt may go. No row says so.
+    Gated(Epoch, Attempt),
+}
+
 /// Since which version, and what; none: it is gone.
 pub(in crate::ledger) type Fact = (Version, Option<Box<[u8]>>);
 
@@ -101,7 +124,10 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) messages: BTreeMap<MessageId, MessageRow>,
     pub(in crate::ledger) accepted: HashMap<MessageId, u64>,
     pub(in crate::ledger) ended: HashMap<EntryId, EndRow>,
+    /// All that happened, where they are kept here.
     pub(in crate::ledger) events: Vec<Arc<Event>>,
+    /// What the statements since the last look have changed.
+    pub(in crate::ledger) touched: Vec<Touched>,
     pub(in crate::ledger) keys: HashMap<KeyHash, KeyRow>,
     pub(in crate::ledger) budgets: HashMap<KeyHash, Vec<Place>>,
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
@@ -177,7 +203,7 @@ impl State {
     }
 
     pub(in crate::ledger) fn tell(&mut self, event: Event) {
-        self.events.push(Arc::new(event));
+        self.touched.push(Touched::Event(Arc::new(event)));
     }
 
     /// Whoever owns it hears of it, unless that is whoever does it.
@@ -193,7 +219,10 @@ impl State {
         let row = held.entries.remove(&id.index)?;
         let mailbox = held.message.recipient(id.index).mailbox.clone();
         if held.entries.is_empty() {
+            self.touched.push(Touched::Gone(id, held.has_slots));
             self.messages.remove(&id.message);
+        } else {
+            self.touched.push(Touched::Entry(id));
         }
         self.live -= 1;
         self.ended.insert(id, end);
@@ -202,12 +231,16 @@ impl State {
                 place.holders.retain(|holder| *holder != id);
             }
         }
-        for key in suppression::keys(&mailbox) {
+        self.end_try(&mailbox, id.message);
+        Some(row)
+    }
+
+    pub(in crate::ledger) fn end_try(&mut self, mailbox: &Mailbox, id: MessageId) {
+        for key in suppression::keys(mailbox) {
             if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
-                entry.end_try(id.message);
+                entry.end_try(id);
             }
         }
-        Some(row)
     }
 
     /// Ends an entry whoever owns it. None where it has ended.

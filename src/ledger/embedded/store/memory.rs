@@ -81,6 +81,11 @@ impl MemoryStore {
         self.0.lock().messages.len()
     }
 
+    /// The keys of the side tables' rows.
+    pub fn rows(&self) -> Vec<(Table, Box<[u8]>)> {
+        self.0.lock().side.keys().cloned().collect()
+    }
+
     /// The events that are stored, in their order.
     pub fn stored_events(&self) -> Vec<(Cursor, Arc<Event>)> {
         self.0.lock().events.iter().map(|(number, event)| (Cursor::behind(*number), event.clone())).collect()

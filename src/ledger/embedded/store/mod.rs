@@ -44,6 +44,8 @@ pub enum Table {
     Meta,
     /// Verifications: digests of their codes, what was spent of them, and wrong guesses.
     Verification,
+    /// What the ledger of one node decides by beside messages and suppressions.
+    Ledger,
 }
 
 /// Key and value of a side table's row.

@@ -75,13 +75,21 @@ fn table_number(table: Table) -> u8 {
         Table::Suppression => b'u',
         Table::Verification => b'v',
         Table::Meta => b'm',
+        Table::Ledger => b'l',
     }
 }
 
 pub(super) fn table_of(number: u8) -> Option<Table> {
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Verification, Table::Meta]
-        .into_iter()
-        .find(|table| table_number(*table) == number)
+    const ALL: [Table; 7] = [
+        Table::Idempotency,
+        Table::Budget,
+        Table::Greylist,
+        Table::Suppression,
+        Table::Verification,
+        Table::Meta,
+        Table::Ledger,
+    ];
+    ALL.into_iter().find(|table| table_number(*table) == number)
 }
 
 /// Version, flags, length of the description, length of the header section, length of the whole record, and the bucket

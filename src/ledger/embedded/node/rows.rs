@@ -1,0 +1,304 @@
+//! Which rows the tables are stored as, and what a start makes of them. Times in them are of the wall clock.
+//!
+//! Messages and how far their entries got are rows of their own, suppressions too; all else is in one side table, by a
+//! letter: `k` an idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `e` the last epoch.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::base::clock::{Step, Timestamp};
+use crate::ledger::accept::{Digest, KeyHash, KnownWait};
+use crate::ledger::attempt::Epoch;
+use crate::ledger::embedded::store::{Change, Row, Table};
+use crate::ledger::entry::{Message, Outcome, Progress};
+use crate::ledger::rules::{Delivery, Standing};
+use crate::ledger::suppression::Suppression;
+use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, Place, State, Touched, Waiting};
+use crate::mail::id::{EntryId, MessageId};
+use crate::mail::message::Content;
+
+/// Version of the rows.
+const VERSION: u8 = 1;
+/// Places in the order of messages for each millisecond of the clock.
+const PLACES_PER_MS: u64 = 1 << 12;
+
+#[derive(Serialize, Deserialize)]
+struct KeyJson {
+    day: u64,
+    digest: [u8; 32],
+    message: MessageId,
+    at: Timestamp,
+}
+
+#[derive(Serialize, Deserialize)]
+struct PlaceJson {
+    at: Timestamp,
+    span_ms: u64,
+    message: MessageId,
+    index: u16,
+    is_repeatable: bool,
+}
+
+#[derive(Serialize, Deserialize)]
+struct WaitJson {
+    egress: Arc<str>,
+    since: Timestamp,
+    until: Timestamp,
+}
+
+fn name(letter: u8, rest: &[u8]) -> Box<[u8]> {
+    [&[letter], rest].concat().into()
+}
+
+fn row(name: Box<[u8]>, value: Option<&impl Serialize>) -> Change {
+    let value = value.map(|value| {
+        let mut octets = vec![VERSION];
+        // It has no maps and nothing else that could fail.
+        let _ = serde_json::to_writer(&mut octets, value);
+        octets.into_boxed_slice()
+    });
+    Change::Side(Table::Ledger, name, value)
+}
+
+fn read<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
+    let (version, json) = value.split_first()?;
+    (*version == VERSION).then(|| serde_json::from_slice(json).ok()).flatten()
+}
+
+fn hash(octets: &[u8]) -> Option<KeyHash> {
+    octets.try_into().ok().map(KeyHash)
+}
+
+fn wait_name((sender, recipient): &Waiting) -> Box<[u8]> {
+    name(b'w', format!("{sender}\n{recipient}").as_bytes())
+}
+
+/// The last epoch that was given.
+pub(super) fn epoch_row(epoch: Epoch) -> Change {
+    row(name(b'e', b""), Some(&epoch.0))
+}
+
+/// No entry of this message has slots.
+pub(super) fn no_slots(id: MessageId) -> Change {
+    row(name(b's', &id.to_bytes()), None::<&u8>)
+}
+
+/// What is read from the store when it is wanted.
+pub(super) fn no_content() -> Content {
+    Content { head: bytes::Bytes::new(), body: bytes::Bytes::new() }
+}
+
+/// What the statements have changed, as it is stored.
+pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<Change> {
+    let mut changes = Vec::with_capacity(touched.len());
+    for touched in touched {
+        match touched {
+            Touched::Accepted(message, content, slots) => {
+                if !slots.is_empty() {
+                    // As a list that JSON can hold.
+                    let slots: Vec<(u16, [u8; 16])> = slots.iter().map(|(index, slot)| (*index, slot.0)).collect();
+                    changes.push(row(name(b's', &message.id.to_bytes()), Some(&slots)));
+                }
+                changes.push(Change::Accept(message, content));
+            }
+            Touched::Event(event) => changes.push(Change::Event(event)),
+            Touched::Gated(..) => {}
+            Touched::Entry(id) => changes.extend(progress_of(state, id).map(|progress| Change::Update(id, progress))),
+            Touched::Gone(id, has_slots) => {
+                changes.push(Change::Remove(id.message));
+                if has_slots {
+                    changes.push(no_slots(id.message));
+                }
+            }
+            Touched::Key(key) => {
+                let json = state.keys.get(&key).map(|known| KeyJson {
+                    day: known.digest.day,
+                    digest: known.digest.octets,
+                    message: known.message,
+                    at: step.wall(known.at),
+                });
+                changes.push(row(name(b'k', &key.0), json.as_ref()));
+            }
+            Touched::Budget(key) => {
+                let places = state.budgets.get(&key).filter(|places| !places.is_empty());
+                let json: Option<Vec<_>> =
+                    places.map(|places| places.iter().map(|place| json_of(place, step)).collect());
+                changes.push(row(name(b'b', &key.0), json.as_ref()));
+            }
+            Touched::Suppression(address) => {
+                let known = state.suppressions.get(&address).and_then(|(_, known)| known.as_ref());
+                let value = known.map(Suppression::encode);
+                changes.push(Change::Side(Table::Suppression, address.as_bytes().into(), value));
+            }
+            Touched::Fact(key) => {
+                let value = state.facts.get(&key).and_then(|(_, value)| value.clone());
+                changes.push(Change::Side(Table::Ledger, name(b'f', &key), value));
+            }
+            Touched::Wait(waiting) => {
+                let json = state.waits.get(&waiting).map(|wait| WaitJson {
+                    egress: wait.egress.clone(),
+                    since: step.wall(wait.since),
+                    until: step.wall(wait.until),
+                });
+                changes.push(row(wait_name(&waiting), json.as_ref()));
+            }
+        }
+    }
+    changes
+}
+
+fn json_of(place: &Place, step: Step) -> PlaceJson {
+    PlaceJson {
+        at: step.wall(place.at),
+        span_ms: u64::try_from(place.span.as_millis()).unwrap_or(u64::MAX),
+        message: place.entry.message,
+        index: place.entry.index,
+        is_repeatable: place.is_repeatable,
+    }
+}
+
+/// How far an entry got, or how it ended while others of its message live. None: its message is gone too.
+fn progress_of(state: &State, id: EntryId) -> Option<Box<Progress>> {
+    let held = state.messages.get(&id.message)?;
+    Some(Box::new(match held.entries.get(&id.index) {
+        Some(row) => row.progress.clone(),
+        None => {
+            let outcome = held.outcomes.get(&id.index).cloned().map(Box::new);
+            Progress { ended: true, outcome, ..Progress::default() }
+        }
+    }))
+}
+
+/// What a start found.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) state: State,
+    pub(super) last_epoch: Epoch,
+    /// Messages all of whose entries had ended.
+    empty: Vec<MessageId>,
+    slots: BTreeMap<MessageId, Vec<(u16, KeyHash)>>,
+}
+
+impl Found {
+    /// Nothing yet. Places in the order of messages go on above those that a former process may have given.
+    pub(super) fn begin(now: Timestamp) -> Self {
+        let sequence = now.as_millis().saturating_mul(PLACES_PER_MS);
+        Self { state: State { sequence, ..State::default() }, ..Self::default() }
+    }
+
+    pub(super) fn take_up_message(
+        &mut self,
+        message: Message,
+        progress: Vec<(u16, Progress)>,
+        delivery: Delivery,
+        now: Timestamp,
+    ) {
+        let (message, progress) = crate::ledger::entry::taken_up(message, progress, now);
+        let message: Arc<Message> = Arc::from(message);
+        let mut progress: BTreeMap<u16, Progress> = progress.into_iter().collect();
+        let (mut entries, mut outcomes) = (BTreeMap::new(), BTreeMap::<u16, Outcome>::new());
+        for (index, _) in (0..).zip(&message.envelope.recipients) {
+            let progress = progress.remove(&index).unwrap_or_default();
+            if progress.ended {
+                outcomes.extend(progress.outcome.map(|outcome| (index, *outcome)));
+                continue;
+            }
+            let number = progress.attempts;
+            let is_out = delivery == Delivery::AtLeastOnce || progress.content_sent;
+            let settled = if progress.content_sent { number.saturating_sub(1) } else { number };
+            let standing = Standing { owner: Epoch::UNOWNED, attempt: number, settled, is_out };
+            entries.insert(index, EntryRow { standing, slots: Vec::new(), progress });
+        }
+        if entries.is_empty() {
+            self.empty.push(message.id);
+            return;
+        }
+        self.state.live += entries.len();
+        let held = MessageRow { message, content: no_content(), sequence: 0, entries, outcomes, has_slots: false };
+        self.state.messages.insert(held.message.id, held);
+    }
+
+    /// A row that cannot be read counts for nothing.
+    pub(super) fn take_up_row(&mut self, table: Table, row: &Row, now: Timestamp) {
+        match table {
+            Table::Suppression => {
+                if let Some(known) = Suppression::decode(&row.1) {
+                    let version = self.state.next_version();
+                    let known = known.taken_up(now);
+                    self.state.suppressions.insert(known.address.clone().into(), (version, Some(known)));
+                }
+            }
+            Table::Ledger => drop(self.take_up_side(&row.0, &row.1, now)),
+            Table::Idempotency | Table::Budget | Table::Greylist | Table::Meta | Table::Verification => {}
+        }
+    }
+
+    fn take_up_side(&mut self, key: &[u8], value: &[u8], now: Timestamp) -> Option<()> {
+        let (letter, rest) = key.split_first()?;
+        match letter {
+            b'e' => self.last_epoch = Epoch(read(value)?),
+            b'k' => {
+                let KeyJson { day, digest, message, at } = read(value)?;
+                let digest = Digest { day, octets: digest };
+                // What a clock wrote that was ahead counts from now on.
+                self.state.keys.insert(hash(rest)?, KeyRow { digest, message, at: at.min(now) });
+            }
+            b'b' => {
+                let places = read::<Vec<PlaceJson>>(value)?.into_iter().map(|place| Place {
+                    at: place.at.min(now),
+                    span: Duration::from_millis(place.span_ms),
+                    entry: EntryId { message: place.message, index: place.index },
+                    is_repeatable: place.is_repeatable,
+                });
+                self.state.budgets.insert(hash(rest)?, places.collect());
+            }
+            b's' => {
+                let slots = read::<Vec<(u16, [u8; 16])>>(value)?;
+                let slots = slots.into_iter().map(|(index, slot)| (index, KeyHash(slot))).collect();
+                self.slots.insert(MessageId::from_bytes(rest.try_into().ok()?), slots);
+            }
+            b'f' => {
+                let version = self.state.next_version();
+                self.state.facts.insert(rest.into(), (version, Some(value.into())));
+            }
+            b'w' => {
+                let (sender, recipient) = std::str::from_utf8(rest).ok()?.split_once('\n')?;
+                let WaitJson { egress, since, until } = read(value)?;
+                self.state.waits.insert((sender.into(), recipient.into()), KnownWait { egress, since, until });
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    /// Gives all that lives to `me`, the older first: a newer message has the slots. Returns what is to be removed.
+    pub(super) fn give_to(&mut self, me: Epoch, delivery: Delivery, now: Timestamp) -> Vec<Change> {
+        let ids: Vec<MessageId> = self.state.messages.keys().copied().collect();
+        for id in ids {
+            self.state.sequence += 1;
+            let sequence = self.state.sequence;
+            self.state.accepted.insert(id, sequence);
+            let mut slots = self.slots.remove(&id).unwrap_or_default();
+            let Some(held) = self.state.messages.get_mut(&id) else { continue };
+            held.sequence = sequence;
+            held.has_slots = !slots.is_empty();
+            slots.retain(|(index, _)| held.entries.contains_key(index));
+            for (index, slot) in &slots {
+                held.entries.entry(*index).and_modify(|row| row.slots.push(*slot));
+            }
+            let indices: Vec<u16> = held.entries.keys().copied().collect();
+            for index in indices {
+                self.state.take_one(me, delivery, EntryId { message: id, index }, now);
+            }
+            // Those that live still.
+            slots.retain(|(index, _)| self.state.entry(EntryId { message: id, index: *index }).is_some());
+            self.state.take_slots(me, id, &slots, sequence, now);
+        }
+        let empty = std::mem::take(&mut self.empty).into_iter().map(Change::Remove);
+        empty.chain(std::mem::take(&mut self.slots).into_keys().map(no_slots)).collect()
+    }
+}

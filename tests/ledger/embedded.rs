@@ -1,0 +1,240 @@
+//! The ledger of one node over a crash, over a disk that fails, and for those who do not wait for its answer.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use otp_relay::base::clock::{Clock, ManualClock};
+use otp_relay::event::Kind;
+use otp_relay::event::cause::Cause;
+use otp_relay::ledger::accept::{KeyOf, KnownWait, NewMessage, Refused, Stored};
+use otp_relay::ledger::attempt::{Lost, Mark, Notice, Settled, Side, Target};
+use otp_relay::ledger::embedded::node::{Node, Settings};
+use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::ledger::entry::Progress;
+use otp_relay::ledger::filter::Filter;
+use otp_relay::ledger::read::{Page, Put, RowChange, Table, Version};
+use otp_relay::ledger::rules::Delivery;
+use otp_relay::ledger::suppression::Bounce;
+use otp_relay::mail::id::{EntryId, IdSource};
+
+use super::{START, World, attempt, embedded_settings, key};
+
+const ALL: Page = Page { after: None, most: usize::MAX };
+
+/// One disk, and whoever runs on it.
+struct Machine {
+    disk: MemoryStore,
+    clock: Arc<dyn Clock>,
+    ids: Arc<IdSource>,
+    settings: Settings,
+}
+
+impl Machine {
+    fn new() -> Self {
+        let clock = Arc::new(ManualClock::new(START));
+        let (ids, settings) = (Arc::new(IdSource::new()), embedded_settings(100));
+        Self { disk: MemoryStore::default(), clock, ids, settings }
+    }
+
+    async fn node(&self) -> Arc<Node> {
+        let disk = Box::new(self.disk.clone());
+        Arc::new(Node::open_inline(disk, self.clock.clone(), self.settings.clone()).await.unwrap())
+    }
+
+    async fn start(&self) -> World {
+        World::of(self.node().await, self.ids.clone())
+    }
+
+    /// What is not on the disk is gone.
+    fn crash(&mut self, world: World) {
+        self.disk = self.disk.image();
+        drop(world);
+    }
+}
+
+fn acquired(world: &World) -> Vec<(EntryId, Progress)> {
+    let mut notices = world.ledger.notices().unwrap();
+    let mut all = Vec::new();
+    while let Ok(notice) = notices.try_recv() {
+        let Notice::Acquired(held) = notice else { panic!("{notice:?}") };
+        for one in held {
+            let id = |index| EntryId { message: one.message.id, index };
+            all.extend(one.entries.iter().map(|(index, progress)| (id(*index), progress.clone())));
+        }
+    }
+    all
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_decided_holds_over_a_crash() {
+    let mut machine = Machine::new();
+    let world = machine.start().await;
+    let once = NewMessage { slots: vec![(0, key(KeyOf::Slot, "login"))], ..world.keyed("once", 1) };
+    let id = world.accept(&once).await;
+    let deferred = world.deferred(&once.message, 1, Vec::new());
+    world.ledger.settle(attempt(id, 1), deferred.clone()).await.unwrap();
+    let counted = world.within("b", 2, &["c@one.test", "d@one.test"]);
+    let counted_id = world.accept(&counted).await;
+    let wait = KnownWait { egress: "here".into(), since: START, until: START.plus(Duration::from_secs(3600)) };
+    let waits = world.deferred(&counted.message, 1, vec![Side::Waits(wait.clone())]);
+    world.ledger.settle(attempt(counted_id, 1), waits).await.unwrap();
+    let gone = world.message(&["e@one.test"]);
+    let gone_id = world.accept(&gone).await;
+    let bounced = Side::Bounced { bounce: Bounce::Hard, reason: "550 no".into() };
+    world.ledger.settle(attempt(gone_id, 1), world.end(&gone.message, 0, Kind::Failed, vec![bounced])).await.unwrap();
+    let fact = RowChange { key: (*b"mx").into(), value: Some((*b"1").into()), from: Version(0) };
+    world.ledger.put(Table::Fact, fact).await.unwrap();
+    let (before, epoch) = (world.kinds().await, world.ledger.lease().epoch);
+    machine.crash(world);
+
+    let world = machine.start().await;
+    assert!(world.ledger.lease().epoch > epoch, "no epoch is given twice");
+    assert_eq!(world.kinds().await, before);
+    let Settled::Deferred { progress, .. } = deferred else { panic!() };
+    let held = acquired(&world);
+    assert_eq!(held.len(), 3);
+    assert_eq!(held[0], (id, *progress));
+    assert_eq!(world.ledger.content(id.message, once.message.expires_at).await.unwrap(), Some(once.content));
+    assert_eq!(world.ledger.accept(world.keyed("once", 1)).await, Err(Refused::Repeat(id.message)));
+    assert_eq!(world.ledger.accept(world.keyed("once", 2)).await, Err(Refused::Conflict));
+    let more = world.ledger.accept(world.within("b", 2, &["x@one.test"])).await;
+    assert!(matches!(more, Err(Refused::Budget { .. })), "{more:?}");
+    let bounced = world.ledger.accept(world.message(&["e@one.test"])).await;
+    assert!(matches!(bounced, Err(Refused::Suppressed(_))), "{bounced:?}");
+    assert_eq!(world.ledger.accept(world.message(&["c@one.test"])).await.unwrap().waits, [(0, wait)]);
+    let (facts, _) = world.ledger.rows(Table::Fact, Version(0)).await.unwrap();
+    assert_eq!(facts[0].value.as_deref(), Some(&b"1"[..]));
+    let superseded = world.ledger.accept(world.in_slot("login", &["a@one.test"])).await.unwrap().superseded;
+    assert_eq!(superseded.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id]);
+    let status = world.ledger.lookup(gone_id.message).await.unwrap().unwrap();
+    assert!(status.is_over() && status.entries[&0].kind == Kind::Failed);
+}
+
+#[tokio::test(start_paused = true)]
+async fn of_two_in_a_slot_the_older_ends_at_the_start() {
+    let mut machine = Machine::new();
+    let world = machine.start().await;
+    let old = world.accept(&world.in_slot("login", &["a@one.test"])).await;
+    // The newer is on the disk; that the older ended is not.
+    machine.disk.fail_next(1);
+    let _ = world.ledger.accept(world.in_slot("login", &["a@one.test"])).await;
+    machine.crash(world);
+    machine.disk.heal();
+    let world = machine.start().await;
+    let held = acquired(&world);
+    assert_eq!(held.len(), 1);
+    assert_ne!(held[0].0, old);
+    assert_eq!(world.ledger.gate(attempt(old, 1), Mark::Visible).await, Err(Lost::Ended(Kind::Superseded)));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_stored_takes_nothing() {
+    let machine = Machine::new();
+    let world = machine.start().await;
+    let new = || NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+    machine.disk.set_failing(true);
+    assert_eq!(world.ledger.accept(new()).await, Err(Refused::Full));
+    assert_eq!(world.ledger.find(Filter::default(), ALL).await.unwrap().entries, 0);
+    assert!(world.ledger.health().fault.is_some());
+    machine.disk.heal();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.accept(&new()).await;
+    assert_eq!(world.kinds().await, [Kind::Accepted]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_cannot_be_settled_yet_is_kept() {
+    let mut machine = Machine::new();
+    let world = machine.start().await;
+    let new = world.message(&["a@one.test"]);
+    let id = world.accept(&new).await;
+    machine.disk.set_failing(true);
+    let end = world.end(&new.message, 0, Kind::Delivered, Vec::new());
+    assert_eq!(world.ledger.settle(attempt(id, 1), end.clone()).await, Err(Lost::Unavailable));
+    assert_eq!(world.ledger.health().kept, 1);
+    assert!(machine.disk.holds(id.message));
+    assert_eq!(world.ledger.gate(attempt(id, 2), Mark::Visible).await, Err(Lost::Ended(Kind::Delivered)));
+    machine.disk.heal();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(world.ledger.settle(attempt(id, 1), end).await, Ok(()), "a repeat");
+    assert_eq!((world.ledger.health().kept, world.ledger.health().fault), (0, None));
+    assert_eq!(world.kinds().await, [Kind::Accepted, Kind::Delivered]);
+    machine.crash(world);
+    assert!(machine.disk.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_repeat_of_what_is_not_stored_is_not_stored_either() {
+    let machine = Machine::new();
+    let world = machine.start().await;
+    machine.disk.set_failing(true);
+    // In one commit.
+    let (first, repeat) = (world.keyed("once", 1), world.keyed("once", 1));
+    let (first, repeat) = tokio::join!(world.ledger.accept(first), world.ledger.accept(repeat));
+    assert_eq!((first, repeat), (Err(Refused::Full), Err(Refused::Unavailable(Stored::No))));
+}
+
+#[tokio::test(start_paused = true)]
+async fn where_nobody_waits_a_message_is_taken_back() {
+    let machine = Machine::new();
+    let world = machine.start().await;
+    let new = NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+    {
+        let accepting = world.ledger.accept(new.clone());
+        let waited = futures_util::FutureExt::now_or_never(accepting);
+        assert_eq!(waited, None, "it is asked, and whoever asked goes away");
+    }
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    let again = NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+    world.accept(&again).await;
+    assert_eq!(world.kinds().await, [Kind::Accepted, Kind::Cancelled, Kind::Accepted]);
+    assert!(!machine.disk.holds(new.message.id) && machine.disk.holds(again.message.id));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_may_have_left_does_not_leave_again_after_a_crash() {
+    let mut machine = Machine::new();
+    machine.settings.delivery = Delivery::AtMostOnce;
+    let world = machine.start().await;
+    let (gated, fresh) = (world.message(&["a@one.test"]), world.message(&["b@one.test"]));
+    let (gated, fresh) = (world.accept(&gated).await, world.accept(&fresh).await);
+    world.ledger.gate(attempt(gated, 1), Mark::Durable).await.unwrap();
+    machine.crash(world);
+    let world = machine.start().await;
+    let held = acquired(&world);
+    assert_eq!(held.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [fresh]);
+    let status = world.ledger.lookup(gated.message).await.unwrap().unwrap();
+    let entry = &status.entries[&0];
+    assert_eq!((entry.kind, entry.cause, entry.may_have_arrived), (Kind::Failed, Some(Cause::OutcomeUnknown), true));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_counts_no_more_leaves_no_row() {
+    let mut machine = Machine::new();
+    let world = machine.start().await;
+    let new = NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+    let id = world.accept(&new).await;
+    world.ledger.settle(attempt(id, 1), world.end(&new.message, 0, Kind::Delivered, Vec::new())).await.unwrap();
+    let rows = machine.disk.rows().len();
+    tokio::time::sleep(Duration::from_secs(2 * 86_400)).await;
+    let change = RowChange { key: (*b"mx").into(), value: None, from: Version(0) };
+    assert!(matches!(world.ledger.put(Table::Fact, change).await, Ok(Put::Done(_))));
+    assert_eq!(machine.disk.rows().len(), rows - 2, "key and budget");
+    assert_eq!(world.ledger.lookup(id.message).await.unwrap(), None);
+    machine.crash(world);
+    assert_eq!(acquired(&machine.start().await), []);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_over_comes_back() {
+    let machine = Machine::new();
+    let world = machine.start().await;
+    let mut notices = world.ledger.notices().unwrap();
+    let id = world.accept(&world.message(&["a@one.test"])).await;
+    assert_eq!(world.ledger.hand_over(vec![id], Target::Node("nobody".into())).await.unwrap(), []);
+    assert!(notices.try_recv().is_err());
+    assert_eq!(world.ledger.hand_over(vec![id], Target::Unowned).await.unwrap(), [id]);
+    let Ok(Notice::Acquired(held)) = notices.try_recv() else { panic!() };
+    assert_eq!(held[0].message.id, id.message);
+    world.ledger.gate(attempt(id, 1), Mark::Visible).await.unwrap();
+}
