@@ -15,7 +15,7 @@ use otp_relay::ledger::rules::Delivery;
 use otp_relay::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
-use super::{BUDGET_MOST, LEASE, Terms};
+use super::{BUDGET_MOST, LEASE, STILL_MAX, Terms};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -144,6 +144,17 @@ impl Laws {
         if !is_ours && stood <= margin && self.is_synchronous(&known) {
             let law =
                 format!("{entry} leaves from {epoch:?} (alive: {is_alive}) of node {place}, its owner is {owner:?}");
+            known.broken.get_or_insert(law);
+        }
+        // Somebody asked for this attempt, and not long ago; or it was accepted a moment ago.
+        let allowed = self.database.allowed(entry);
+        let is_allowed = allowed.is_some_and(|allowed| {
+            let is_for_it = allowed.attempt.is_none_or(|attempt| attempt == (epoch, number));
+            is_for_it && from.since(allowed.at) <= PATIENCE + STILL_MAX + FRESH * 2 + stood
+        });
+        if !is_allowed && stood <= margin {
+            let law =
+                format!("{entry} leaves from {epoch:?} of node {place} in attempt {number}, allowed was {allowed:?}");
             known.broken.get_or_insert(law);
         }
         let other = known.sendings.iter().find(|other| other.entry == entry && other.to.is_none()).copied();

@@ -33,6 +33,8 @@ use owner::Owner;
 const SEEDS_DEFAULT: u64 = 150;
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const LEASE: Duration = Duration::from_millis(1200);
+/// How long a process stands still, at most.
+const STILL_MAX: Duration = Duration::from_secs(4);
 const LIFE_MAX: Duration = Duration::from_secs(40);
 const KEYS: u64 = 4;
 const BUDGET_MOST: u32 = 6;
@@ -156,7 +158,7 @@ impl World {
             }
             1 | 2 if self.owners[place].is_none() => self.start(place).await,
             3 => {
-                let span = Duration::from_millis(self.random.below(4000));
+                let span = Duration::from_millis(self.random.below(STILL_MAX.as_millis() as u64));
                 if let Some(owner) = &self.owners[place] {
                     owner.stand_still(span);
                 }
@@ -246,7 +248,7 @@ impl World {
             }
         }
         // Nodes that stood still, takeovers, and the first comparison with all that was lost.
-        tokio::time::sleep(Duration::from_secs(4) + LEASE * 2 + Duration::from_secs(1)).await;
+        tokio::time::sleep(STILL_MAX + LEASE * 2 + Duration::from_secs(1)).await;
         let is_owned = |owner: &(_, _, bool)| owner.2;
         assert!(self.database.owners().iter().all(is_owned), "an entry has no owner that lives");
     }
