@@ -145,6 +145,9 @@ recipients = "full"
 CONFIG
 }
 
+# with_api PORT: the configuration read, with the API on this port and its token in $work/token.
+with_api() { sed "s|^address = \"off\"|address = \"127.0.0.1:$1\"\ntoken_file = \"$work/token\"|"; }
+
 # start_relay [CONFIG]: returns when it can be connected to; its log is $work/relay.log.
 start_relay() {
   start relay "$relay" serve -c "${1:-$work/relay.toml}"

@@ -5,11 +5,13 @@
                                                      becomes a line of ACKNOWLEDGED: time, id, local part
     power-cuts.py replay FOLDER DATA CUTS SEED RELAY MODE
         FOLDER holds what was recorded of a relay whose data folder was DATA: `trace` by strace, `acknowledged`,
-        `relay.log`, `sink/index`; and `cut.toml`, a configuration for the relay whose data folder is FOLDER/cut. For
+        `relay.log`, `sink/index`, and `events` by events_reader.py; and `cut.toml`, a configuration for the relay whose data folder is FOLDER/cut. For
         each of CUTS moments the disk is made up as a power cut at that moment could have left it, the relay is started
         on it, and everything acknowledged before and not delivered before has to be in its queue. What had arrived and
         is in the queue again is counted; with the MODE `at-most-once` there must be no such thing, and a message whose
-        content was about to leave may have ended as `outcome_unknown` instead.
+        content was about to leave may have ended as `outcome_unknown` instead. Whatever the reader of the events had read
+        before the cut is read again from the beginning, as the same; behind its cursor nothing is missing: what is in the
+        queue has not ended, and what was acknowledged and is not there has, once.
 
 The disk that is made up keeps what was synced and forgets as it likes of the rest: of each file, any subset of the writes
 that no later fdatasync or fsync of that file covers, each whole or torn at a multiple of 512 octets; of each folder, the
@@ -31,12 +33,15 @@ import time
 import urllib.error
 import urllib.request
 
+import events_reader
 import smtp_client
 
 CONNECTIONS = 8
 SECTOR = 512
 # Between a remote 250 and the event that tells of it.
 SLACK_S = 0.25
+# How long nothing comes before a reader has read all.
+QUIET_S = 0.25
 # Between the start of a relay and the last word on what had ended before.
 ENDING_S = 0.3
 
@@ -285,7 +290,8 @@ def write_out(names, target, choice):
 
 
 def queue_of(folder, relay, patience_s):
-    """The ids that the relay finds in its queue, those that ended as it started, and what it complained about."""
+    """The ids that the relay finds in its queue, those that ended as it started, what it complained about, and its events as
+    (id, data), all that are there."""
     ready_at = None
     port = re.search(r'(?s)\[http\]\naddress = "127.0.0.1:(\d+)"', (folder / "cut.toml").read_text()).group(1)
     token = (folder / "token").read_text().strip()
@@ -307,8 +313,9 @@ def queue_of(folder, relay, patience_s):
                 except (urllib.error.URLError, ConnectionError):
                     if process.poll() is not None or time.monotonic() > until:
                         log.seek(0)
-                        return None, set(), log.read()
+                        return None, set(), log.read(), []
                     time.sleep(0.01)
+            events = events_of(int(port), token)
         finally:
             process.kill()
             process.wait()
@@ -316,7 +323,35 @@ def queue_of(folder, relay, patience_s):
         lines = log.readlines()
     complaints = [line for line in lines if '"level":"error"' in line]
     unknown = {json.loads(line)["id"] for line in lines if '"outcome_unknown"' in line}
-    return {message["id"] for message in messages}, unknown, "".join(complaints)
+    return {message["id"] for message in messages}, unknown, "".join(complaints), events
+
+
+def events_of(port, token):
+    """All events that there are, until for a moment there are no more."""
+    events = []
+    try:
+        events.extend(event for event in events_reader.stream(port, token, 0, QUIET_S) if event[0])
+    except TimeoutError:
+        pass
+    return events
+
+
+def misread(events, before, found, known):
+    """What is wrong with the events after a cut. `before` was read before it, `found` is in the queue, `known` acknowledged."""
+    all_of = dict(events)
+    faults = [f"{number} was read before the cut and is not there, or is another" for number, data in before
+              if data["event"] not in events_reader.INFORMATIVE and all_of.get(number) != data]
+    numbers = [number for number, _ in events]
+    if numbers != sorted(set(numbers)):
+        faults.append("numbers do not grow")
+    faults += [f"{name}: {kinds}" for name, kinds in events_reader.disorder(all_of)]
+    ended = {data["id"].split("-")[0] for data in all_of.values() if data["event"] in events_reader.ENDS}
+    # What ended since the queue was looked at is no fault of those that were there.
+    cursor = max((number for number, _ in before), default=0)
+    ended_before = {data["id"].split("-")[0] for number, data in before if data["event"] in events_reader.ENDS}
+    faults += [f"{name} had ended before the cut and is in the queue" for name in found & ended_before]
+    faults += [f"{name} is neither in the queue nor among the ends behind {cursor}" for name in known - found - ended]
+    return faults
 
 
 def delivered_at(log):
@@ -354,8 +389,9 @@ def replay(folder, data, count, seed, relay, mode):
     syncs = sum(1 for step in steps if step[1])
     print(f"recorded: {len(recorded)} calls, {syncs} syncs, {len(acknowledged)} acknowledged, {len(delivered)} delivered;")
     moments = sorted(choice.sample(range(len(steps)), min(count, len(steps))))
-    disk, at, checked, lost, failed, again = Disk(), 0, 0, [], [], []
-    beyond = unknown = 0
+    read = [(line["came"], line["number"], line["data"]) for line in events_reader.lines_of(folder / "events")]
+    disk, at, checked, lost, failed, again, wrong = Disk(), 0, 0, [], [], [], []
+    beyond = unknown = read_before = read_after = 0
     for moment in moments:
         while at <= moment:
             when, is_sync, call = steps[at]
@@ -363,8 +399,15 @@ def replay(folder, data, count, seed, relay, mode):
             at += 1
         cut = steps[moment][0]
         write_out(disk.after_cut(choice), folder / "cut", choice)
-        found, ended, said = queue_of(folder, relay, ENDING_S if mode == "at-most-once" else 0)
+        found, ended, said, events = queue_of(folder, relay, ENDING_S if mode == "at-most-once" else 0)
         known = [name for _, name in acknowledged[: bisect.bisect_left(times, cut)]]
+        before = {number: data for came, number, data in read if came < cut and number}
+        faults = []
+        if found is not None:
+            read_before += len(before)
+            read_after += sum(1 for number, _ in events if number > max(before, default=0))
+            faults = misread(events, before.items(), found, set(known))
+            wrong += [(moment, faults[:3])] if faults else []
         wanted = {name for name in known if delivered.get(name, float("inf")) > cut + SLACK_S}
         checked += len(wanted)
         unknown += len(ended)
@@ -376,14 +419,15 @@ def replay(folder, data, count, seed, relay, mode):
         if found is not None:
             beyond += len(found - set(known))
             again += [cut - arrived[name] for name in found if arrived.get(name, float("inf")) < cut]
-        if (found is None or said or missing) and not (folder / "kept").exists():
+        if (found is None or said or missing or faults) and not (folder / "kept").exists():
             shutil.copytree(folder / "cut", folder / "kept")
     print(f"{len(moments)} power cuts (seed {seed}), {checked} messages looked for: {len(lost)} cuts with a loss, "
           f"{len(failed)} at which the relay did not start without an error; {beyond} found that had not been "
           f"acknowledged yet; {len(again)} would leave a second time, {max(again, default=0) * 1000:.0f} ms after they "
-          f"had arrived at most; {unknown} ended with their outcome unknown")
-    if lost or failed:
-        sys.exit(f"FAILED: expected nothing lost and no error; seen: lost {lost[:3]}, errors {failed[:3]}")
+          f"had arrived at most; {unknown} ended with their outcome unknown; a reader of the events had read {read_before} before the "
+          f"cuts and {read_after} after them, with a fault at {len(wrong)} cuts")
+    if lost or failed or wrong:
+        sys.exit(f"FAILED: expected nothing lost and no error; seen: lost {lost[:3]}, errors {failed[:3]}, events {wrong[:3]}")
     if mode == "at-most-once" and again:
         sys.exit(f"FAILED: expected nothing twice; seen: {len(again)}")
     if mode != "at-most-once" and unknown:
