@@ -523,6 +523,8 @@ async fn the_page_s_cookie_reads_and_changes_nothing_by_itself() {
     assert_eq!(signed_in.status, 204, "{}", signed_in.body);
     let set = signed_in.field("set-cookie");
     assert!(set.starts_with("otp_relay_token=") && set.ends_with("; httponly; samesite=strict"), "{set}");
+    let by_tls = anybody.ask("POST", "/page/session", &format!("{own}Origin: https://relay.test\r\n"), &body).await;
+    assert!(by_tls.field("set-cookie").ends_with("; samesite=strict; secure"), "{}", by_tls.field("set-cookie"));
     let cookie = format!("Cookie: other=1; otp_relay_token={token}\r\n");
     let data = anybody.ask("GET", "/page/data", &cookie, "").await;
     assert_eq!((data.json()["who"].as_str(), data.field("cache-control")), (Some("operator"), "no-store"));

@@ -138,7 +138,6 @@ impl Scene {
             ends: Arc::default(),
             delivery: life.delivery.clone(),
             destinations: Arc::default(),
-            recent: Arc::default(),
             providers: Arc::default(),
             upkeep: Arc::default(),
             reporter,

@@ -166,6 +166,11 @@ impl Delivery {
         self.env.sites.sessions()
     }
 
+    /// The same by the first host of each destination that has some.
+    pub fn connections_by_host(&self) -> Vec<(Arc<str>, usize)> {
+        self.env.sites.sessions_by_host()
+    }
+
     /// Destinations where nobody answers for some time now.
     pub fn destinations_down(&self) -> usize {
         self.env.sites.down()

@@ -224,6 +224,11 @@ impl Sessions {
         self.busy >= self.limits.sessions_max() || !self.ready.is_empty()
     }
 
+    /// Sessions, those being opened included.
+    pub(super) fn count(&self) -> usize {
+        self.all
+    }
+
     /// Sessions beside the one that asks.
     pub(super) fn others(&self) -> usize {
         self.all.saturating_sub(1)

@@ -95,6 +95,16 @@ impl Sites {
         self.places.used()
     }
 
+    /// The same by the first host of each destination that has some.
+    pub(super) fn sessions_by_host(&self) -> Vec<(Arc<str>, usize)> {
+        let known: Vec<Arc<Site>> = self.known.lock().values().cloned().collect();
+        let named = known.iter().filter_map(|site| {
+            let count = site.sessions(|sessions| sessions.count());
+            (count > 0).then(|| (site.route().name().clone(), count))
+        });
+        named.collect()
+    }
+
     /// Destinations that count as down.
     pub(super) fn down(&self) -> usize {
         self.known.lock().values().filter(|site| site.is_down()).count()

@@ -163,6 +163,16 @@ impl Greylists {
         memory.facts.len > 0 && memory.facts.of.contains_key(&name(destination))
     }
 
+    /// The shortest wait that each destination let pass, by the names that destinations have in routes.
+    pub fn delays(&self) -> Vec<(Box<str>, Duration)> {
+        let memory = self.0.lock();
+        let all = memory.facts.of.iter().filter_map(|(name, sources)| {
+            let passed = sources.values().filter_map(|facts| facts.bounds().1);
+            Some((name.clone(), passed.min()?))
+        });
+        all.collect()
+    }
+
     /// What a message has to expect.
     pub fn forecast(&self, triplet: &Triplet, now: Timestamp) -> Forecast {
         let memory = self.0.lock();

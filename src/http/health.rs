@@ -13,7 +13,6 @@ use super::seats::ANYBODY;
 use crate::base::lane::Lane;
 use crate::report::exposition::{Exposition, Format, Type};
 use crate::report::metrics::by_lane;
-use crate::report::webhooks::endpoint::Endpoint;
 use crate::report::webhooks::{Standing, Status};
 
 /// `GET /healthz`: the process works.
@@ -133,7 +132,7 @@ fn webhooks(api: &Api, out: &mut Exposition) {
     let mut family = |name: &str, of_type: Type, help: &str, value: &dyn Fn(&Status) -> u64| {
         out.family(name, of_type, help);
         for (endpoint, status) in &statuses {
-            out.sample(&[("endpoint", &label(endpoint))], value(status));
+            out.sample(&[("endpoint", &endpoint.shown())], value(status));
         }
     };
     family("webhook_waiting", Type::Gauge, "Posts that wait, by endpoint.", &|status| status.waiting as u64);
@@ -146,10 +145,4 @@ fn webhooks(api: &Api, out: &mut Exposition) {
     family("webhook_taken_total", Type::Counter, "Posts that were taken.", &|status| status.taken);
     family("webhook_failed_total", Type::Counter, "Tries that failed.", &|status| status.failed);
     family("webhook_given_up_total", Type::Counter, "Events that were not taken for 24 h.", &|status| status.given_up);
-}
-
-/// The URL without what may be a secret: its query.
-fn label(endpoint: &Endpoint) -> Arc<str> {
-    let url = endpoint.target.url.split('?').next().unwrap_or_default();
-    url.replace(['"', '\\', '\n'], "_").into()
 }

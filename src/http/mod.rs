@@ -67,7 +67,6 @@ use crate::report::metrics::Metrics;
 use crate::report::output::Output;
 use crate::report::providers::Providers;
 use crate::report::reasons::{Reason, Stage};
-use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
 use crate::report::stats::Statistics;
 use crate::report::trace::Traces;
@@ -196,8 +195,6 @@ pub struct Parts {
     pub destinations: Arc<Destinations>,
     /// The same by provider.
     pub providers: Arc<Providers>,
-    /// How the last day went.
-    pub recent: Arc<Recent>,
     /// What has to be kept up.
     pub upkeep: Arc<Upkeep>,
     /// Who tells log and metrics.
@@ -226,6 +223,8 @@ pub struct Api {
     places: Arc<Places>,
     /// Of those who look through the whole queue.
     turns: Turns,
+    /// The picture of the last day.
+    day: page::Day,
     tasks: TaskTracker,
     /// No new requests; those under way end soon.
     closing: CancellationToken,
@@ -252,6 +251,7 @@ impl Api {
             batches: Seats::new(BATCHES),
             places: Arc::default(),
             turns: Turns::default(),
+            day: page::Day::default(),
             tasks: TaskTracker::new(),
             closing: CancellationToken::new(),
             aborting: CancellationToken::new(),

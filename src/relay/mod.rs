@@ -52,7 +52,6 @@ use crate::report::destinations::Destinations;
 use crate::report::log::{EventLog, Output};
 use crate::report::metrics::Metrics;
 use crate::report::providers::Providers;
-use crate::report::recent::Recent;
 use crate::report::refusals::Refusals;
 use crate::report::stats::Statistics;
 use crate::report::trace::{Limits, Traces};
@@ -231,7 +230,6 @@ impl Relay {
             log: output.clone(),
             destinations: sinks.destinations,
             providers: sinks.providers,
-            recent: sinks.recent,
             upkeep: upkeep.clone(),
             clock: clock.clone(),
             draining: draining.clone(),
@@ -485,7 +483,6 @@ struct Sinks {
     ends: Arc<Completions>,
     destinations: Arc<Destinations>,
     providers: Arc<Providers>,
-    recent: Arc<Recent>,
 }
 
 impl Sinks {
@@ -503,15 +500,14 @@ impl Sinks {
             ends: Arc::default(),
             destinations: Arc::default(),
             providers: Arc::default(),
-            recent: Arc::default(),
         })
     }
 
     /// Those who only take note, in the order in which they hear.
     fn listeners(&self, also: Option<&Arc<dyn Sink>>) -> Vec<Arc<dyn Listener>> {
         let also = also.map(|sink| Arc::new(PassedOn(sink.clone())) as Arc<dyn Listener>);
-        let counting: [Arc<dyn Listener>; 4] =
-            [self.metrics.clone(), self.destinations.clone(), self.providers.clone(), self.recent.clone()];
+        let counting: [Arc<dyn Listener>; 3] =
+            [self.metrics.clone(), self.destinations.clone(), self.providers.clone()];
         counting.into_iter().chain([self.ends.clone() as _]).chain(also).collect()
     }
 }

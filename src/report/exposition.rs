@@ -40,18 +40,23 @@ pub enum Type {
 /// One value that explains a bucket: the message behind it, its value, when in seconds.
 pub type Exemplar = (String, f64, f64);
 
+/// Series in one answer at most: whoever scrapes keeps each of them for weeks.
+pub const SERIES_MAX: usize = 2000;
+
 /// The text so far.
 #[derive(Debug)]
 pub struct Exposition {
     format: Format,
     text: String,
     name: String,
+    series: usize,
+    left_out: usize,
 }
 
 impl Exposition {
     /// An empty one.
     pub fn new(format: Format) -> Self {
-        Self { format, text: String::with_capacity(16 << 10), name: String::new() }
+        Self { format, text: String::with_capacity(16 << 10), name: String::new(), series: 0, left_out: 0 }
     }
 
     /// Begins a family; `name` is without `otp_relay_`, that of a counter ends in `_total`. Names of the process itself are
@@ -95,6 +100,12 @@ impl Exposition {
     }
 
     fn line(&mut self, suffix: &str, labels: &[(&str, &str)], value: impl Display, exemplar: Option<Exemplar>) {
+        // The last one says how many there was no room for.
+        if self.series + 1 >= SERIES_MAX {
+            self.left_out += 1;
+            return;
+        }
+        self.series += 1;
         let labels: Vec<String> = labels.iter().map(|(name, value)| format!("{name}=\"{}\"", escaped(value))).collect();
         let labels = if labels.is_empty() { String::new() } else { format!("{{{}}}", labels.join(",")) };
         let _ = write!(self.text, "{}{suffix}{labels} {value}", self.name);
@@ -104,8 +115,12 @@ impl Exposition {
         self.text.push('\n');
     }
 
-    /// All of it.
+    /// All of it, and how many series there was no room for.
     pub fn finish(mut self) -> String {
+        let help = "Series that were left out, since there are 2,000 at most.";
+        self.family("series_left_out", Type::Gauge, help);
+        // Writing to a String cannot fail.
+        let _ = writeln!(self.text, "{} {}", self.name, self.left_out);
         if self.format == Format::OpenMetrics {
             self.text.push_str("# EOF\n");
         }
@@ -130,20 +145,38 @@ mod tests {
     }
 
     #[test]
+    fn there_are_two_thousand_series_at_most() {
+        let mut out = Exposition::new(Format::Prometheus);
+        out.family("a", Type::Gauge, "A.");
+        (0..2500).for_each(|number: u32| {
+            out.sample(&[("n", &number.to_string())], 1);
+        });
+        let text = out.finish();
+        assert_eq!(text.lines().filter(|line| !line.starts_with('#')).count(), SERIES_MAX);
+        assert!(text.ends_with("\notp_relay_series_left_out 501\n"), "{text}");
+    }
+
+    #[test]
     fn both_formats_are_as_they_have_to_be() {
         let rest =
             "otp_relay_b_seconds_bucket{le=\"+Inf\"} 2\notp_relay_b_seconds_sum 0.5\notp_relay_b_seconds_count 2\n";
         let label = "otp_relay_a_total{tag=\"x\\\"y\\\\z\\n\"} 1\n";
         let head = "# HELP otp_relay_b_seconds B.\n# TYPE otp_relay_b_seconds histogram\n";
         let bucket = "otp_relay_b_seconds_bucket{le=\"0.1\"} 1";
+        let left = "# HELP otp_relay_series_left_out Series that were left out, since there are 2,000 at most.\n\
+                    # TYPE otp_relay_series_left_out gauge\notp_relay_series_left_out 0\n";
         assert_eq!(
             text(Format::Prometheus),
-            format!("# HELP otp_relay_a_total A.\n# TYPE otp_relay_a_total counter\n{label}{head}{bucket}\n{rest}")
+            format!(
+                "# HELP otp_relay_a_total A.\n# TYPE otp_relay_a_total counter\n{label}{head}{bucket}\n{rest}{left}"
+            )
         );
         let exemplar = " # {message_id=\"01M7\"} 0.02 1.500\n";
         assert_eq!(
             text(Format::OpenMetrics),
-            format!("# HELP otp_relay_a A.\n# TYPE otp_relay_a counter\n{label}{head}{bucket}{exemplar}{rest}# EOF\n")
+            format!(
+                "# HELP otp_relay_a A.\n# TYPE otp_relay_a counter\n{label}{head}{bucket}{exemplar}{rest}{left}# EOF\n"
+            )
         );
         assert_eq!(Format::wanted("application/openmetrics-text;version=1.0.0,text/plain;q=0.5"), Format::OpenMetrics);
         assert_eq!(Format::wanted("*/*"), Format::Prometheus);

@@ -8,6 +8,7 @@ use parking_lot::Mutex;
 
 use super::Listener;
 use super::exposition::{Exemplar, Exposition, Type};
+use super::stats::counts::is_in_time;
 use crate::base::lane::{LANES, Lane};
 use crate::base::telemetry::{self, Timer};
 use crate::event::{Event, KINDS, Kind, Suppress};
@@ -17,11 +18,9 @@ use crate::policy::action::{Finality, action};
 /// Upper bounds of the latency buckets, in seconds.
 const BUCKETS: [f64; 15] = [0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0];
 /// Tags counted by themselves; further ones are counted as `other`.
-const TAGS_MAX: usize = 100;
+const TAGS_MAX: usize = 60;
 /// Entries at risk that are told apart.
 const AT_RISK_MAX: usize = 100_000;
-/// What a code in time has left of its life: enough to read and type it, or this share of a shorter life.
-const IN_TIME: (Duration, f64) = (Duration::from_secs(25), 0.4);
 
 /// What happened so far in this process.
 #[derive(Debug, Default)]
@@ -132,6 +131,11 @@ impl Counters {
         for (cause, count) in &self.suppressed {
             out.sample(&[("reason", cause)], count);
         }
+        out.family("reports_total", Type::Counter, "Reports on what had been delivered, by kind.");
+        for (kind, name) in [(Kind::Bounced, "bounce"), (Kind::Complained, "complaint")] {
+            let counts = LANES.iter().filter_map(|lane| self.events.get(&(kind, *lane)));
+            out.sample(&[("kind", name)], counts.sum::<u64>());
+        }
     }
 
     fn write_lanes(&self, out: &mut Exposition) {
@@ -153,14 +157,6 @@ impl Counters {
             *self.suppressed.entry(cause.name()).or_default() += 1;
         }
     }
-}
-
-/// Whether an end is a delivery with enough life left to use the code.
-pub fn is_in_time(end: &Event) -> bool {
-    let head = &end.head;
-    let left = head.expires_at.since(head.time);
-    let life = head.since_accepted + left;
-    end.kind() == Kind::Delivered && left >= IN_TIME.0.min(life.mul_f64(IN_TIME.1))
 }
 
 /// A family with a number for each lane.

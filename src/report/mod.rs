@@ -12,7 +12,6 @@ pub mod metrics;
 pub mod output;
 pub mod providers;
 pub mod reasons;
-pub mod recent;
 pub mod recipients;
 pub mod refusals;
 pub mod stats;

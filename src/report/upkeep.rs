@@ -7,6 +7,9 @@ use arc_swap::ArcSwap;
 use super::exposition::{Exposition, Type};
 use crate::base::clock::Timestamp;
 
+/// Keys whose age is told: the oldest.
+const KEYS_MAX: usize = 100;
+
 /// What was wrong at the last look, as `check` says it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
 pub struct Found {
@@ -66,7 +69,9 @@ impl Upkeep {
             out.sample(&[("name", name)], ends_at.as_secs());
         }
         out.family("dkim_key_age_seconds", Type::Gauge, "How old a key is that signs.");
-        for (domain, selector, made_at) in &state.keys {
+        let mut keys: Vec<_> = state.keys.iter().collect();
+        keys.sort_by_key(|(_, _, made_at)| *made_at);
+        for (domain, selector, made_at) in keys.into_iter().take(KEYS_MAX) {
             out.sample(&[("domain", domain), ("selector", selector)], now.since(*made_at).as_secs());
         }
         out.family("check_findings", Type::Gauge, "What the last daily look at DNS found, by check and severity.");

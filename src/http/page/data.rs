@@ -6,16 +6,13 @@ use serde::Serialize;
 
 use super::super::Api;
 use super::super::auth::Who;
-use super::chart;
+use super::figures::{self, Hour, Provider, Refusals};
 use crate::base::lane::LANES;
 use crate::event::cause::Cause;
 use crate::policy::action::{Blame, Finality, action};
-use crate::report::providers::{Provider, Refusals};
-use crate::report::recent::{Recent, step_of};
 use crate::report::upkeep::Found;
-
-/// Steps of ten minutes in a day.
-const DAY: u64 = 144;
+use crate::report::webhooks::Status;
+use crate::report::webhooks::endpoint::Endpoint;
 
 /// All of it; a user sees its own messages by the search, and nothing of others.
 #[derive(Serialize)]
@@ -52,12 +49,20 @@ struct All {
     findings: Option<Vec<Found>>,
     looked_at: Option<String>,
     smart_hosts: Vec<(Arc<str>, &'static str)>,
+    webhooks: Vec<Webhook>,
 }
 
+/// An endpoint, and what it has not taken yet.
 #[derive(Serialize)]
-struct Hour {
-    in_time: u64,
-    late: u64,
+struct Webhook {
+    url: Arc<str>,
+    /// `well`, `failing` or `gone`.
+    state: &'static str,
+    waiting: usize,
+    more_waiting: bool,
+    oldest: Option<String>,
+    /// The last one, or why there was none.
+    answer: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -84,6 +89,15 @@ pub(super) async fn of(api: &Api, who: &Who) -> Data {
 
 fn meaning(cause: Cause) -> Meaning {
     let mend = match action(cause, Finality::Final).blame {
+        Blame::Relay if cause == Cause::RateLimited => {
+            "Send less at once there: spread mail that is no code, let a new address or domain grow slowly, or use a smart host."
+        }
+        Blame::Relay if cause == Cause::ReputationBlocked => {
+            "Look the address up where the reply says, mend why it is there and ask to be taken off; use a smart host meanwhile."
+        }
+        Blame::Relay if cause == Cause::AuthFailed => {
+            "SPF, DKIM or DMARC does not hold there: publish what otp-relay check finds missing."
+        }
         Blame::Nobody => "Nothing: the relay tries again in time.",
         Blame::Recipient => "Only the recipient can mend it: check the address, or offer another way.",
         Blame::Message => "Whoever wrote the message can mend it: look at its sender, size and content.",
@@ -101,51 +115,35 @@ async fn all(api: &Api, who: &Who) -> All {
         let (entries, oldest_s) = (of.map_or(0, |of| of.entries), of.map(|of| of.oldest.as_secs()));
         LaneNow { lane: lane.name(), entries, at_risk: api.parts.metrics.at_risk(lane), oldest_s }
     });
-    let (recent, wall) = (&api.parts.recent, api.parts.clock.wall());
-    let last = step_of(wall);
-    let hour = |last| {
-        let (in_time, late) = recent.hour_to(last);
-        Hour { in_time, late }
-    };
     let upkeep = api.parts.upkeep.state();
     let level =
         |level| ["used when needed", "being tried", "left alone"].get(level as usize).copied().unwrap_or("unknown");
     let levels = api.parts.delivery.smart_hosts().levels().into_iter();
-    let (chart, chart_rows) = charted(recent, last);
+    let figures = figures::read(api, who).await;
     All {
-        hour: hour(last),
-        yesterday: Some(hour(last - DAY)).filter(|hour| hour.in_time + hour.late > 0),
-        chart,
-        chart_rows,
+        hour: figures.hour,
+        yesterday: figures.yesterday,
+        chart: figures.picture.chart,
+        chart_rows: figures.picture.rows,
         lanes: lanes.collect(),
         able_to_store: api.parts.queue.is_able_to_store(),
         sessions: api.parts.delivery.connections(),
-        providers: api.parts.providers.rows(),
-        refusals: api.parts.providers.refusals(wall),
+        providers: figures.providers,
+        refusals: figures.refusals,
         findings: upkeep.findings.clone(),
         looked_at: upkeep.looked_at.map(|at| at.rfc3339()),
         smart_hosts: levels.map(|(name, state)| (name, level(state))).collect(),
+        webhooks: api.parts.webhooks.statuses().iter().map(webhook).collect(),
     }
 }
 
-/// The picture of a day, and the same in numbers.
-/// A time, and the median and the 99th percentile of what was delivered then.
-type Charted = (String, Option<u64>, Option<u64>);
-
-fn charted(recent: &Recent, last: u64) -> (String, Vec<Charted>) {
-    let steps: Vec<_> =
-        recent.steps().into_iter().filter(|step| step.number + DAY > last && step.number <= last).collect();
-    let line = |share: f64| -> Vec<(f64, u64)> {
-        let points = steps.iter().filter_map(|step| {
-            let at = 1.0 - (last - step.number) as f64 / DAY as f64;
-            Some((at, step.within(share)?))
-        });
-        points.collect()
-    };
-    let rows = steps
-        .iter()
-        .rev()
-        .take(24)
-        .map(|step| (format!("{} min ago", (last - step.number) * 10), step.within(0.5), step.within(0.99)));
-    (chart::times(&[("p50", line(0.5)), ("p99", line(0.99))]), rows.collect())
+fn webhook((endpoint, status): &(Endpoint, Status)) -> Webhook {
+    Webhook {
+        url: endpoint.shown(),
+        state: status.standing.name(),
+        waiting: status.waiting,
+        more_waiting: status.is_behind,
+        oldest: status.oldest.map(|at| at.rfc3339()),
+        answer: status.last.as_ref().map(|(_, answer)| answer.clone()),
+    }
 }

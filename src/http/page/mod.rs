@@ -4,6 +4,7 @@
 
 mod chart;
 mod data;
+mod figures;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use super::Api;
 use super::auth::{self, Shown, Who};
 use super::body::small_json;
 use super::problem::Problem;
+pub(super) use figures::Day;
 
 /// The cookie that holds the token.
 pub(super) const COOKIE: &str = "otp_relay_token";
@@ -105,18 +107,44 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, headers: HeaderMap, bod
     let is_plain =
         !token.is_empty() && token.bytes().all(|octet| octet.is_ascii_graphic() && !b";,\"\\".contains(&octet));
     match auth::by_token(&api, token) {
-        Shown::Token(_) if is_plain => Ok(with_cookie(token, KEPT_S)),
+        Shown::Token(_) if is_plain => Ok(with_cookie(token, KEPT_S, came_by(&api, &headers))),
         Shown::Token(_) | Shown::Nothing | Shown::Nonsense => Err(Problem::wrong_token()),
     }
 }
 
 /// `DELETE /page/session`: signs out.
-pub(super) async fn sign_out() -> Response {
-    with_cookie("", 0)
+pub(super) async fn sign_out(State(api): State<Arc<Api>>, headers: HeaderMap) -> Response {
+    with_cookie("", 0, came_by(&api, &headers))
 }
 
-fn with_cookie(token: &str, age_s: u32) -> Response {
-    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict");
+/// How a browser reaches the page.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// In clear text, at least for the last part of the way, and nobody says otherwise.
+    Clear,
+    /// By TLS to here, or to a proxy.
+    Tls,
+}
+
+/// By TLS where the listener speaks it; else as the browser names the page's origin, or a proxy the scheme. A client that is
+/// wrong about it loses its own cookie, and nothing else: the word of anybody is good enough.
+fn came_by(api: &Api, headers: &HeaderMap) -> Way {
+    if api.settings.load().tls { Way::Tls } else { told_way(headers) }
+}
+
+fn told_way(headers: &HeaderMap) -> Way {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let scheme = text("x-forwarded-proto").split(',').next().unwrap_or_default().trim();
+    let is_tls = text("origin").starts_with("https://") || scheme.eq_ignore_ascii_case("https");
+    if is_tls { Way::Tls } else { Way::Clear }
+}
+
+fn with_cookie(token: &str, age_s: u32, way: Way) -> Response {
+    let secure = match way {
+        Way::Clear => "",
+        Way::Tls => "; Secure",
+    };
+    let cookie = format!("{COOKIE}={token}; Path=/; Max-Age={age_s}; HttpOnly; SameSite=Strict{secure}");
     let mut response = StatusCode::NO_CONTENT.into_response();
     if let Ok(cookie) = HeaderValue::from_str(&cookie) {
         response.headers_mut().insert(header::SET_COOKIE, cookie);
@@ -127,6 +155,22 @@ fn with_cookie(token: &str, age_s: u32) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_cookie_stays_on_encrypted_ways() {
+        let check = |name: &'static str, value: &str, expected: Way| {
+            let headers = [(HeaderName::from_static(name), value.parse().unwrap())].into_iter().collect();
+            assert_eq!(told_way(&headers), expected, "{name}: {value}");
+        };
+        check("origin", "https://relay.example.com", Way::Tls);
+        check("origin", "http://127.0.0.1:8587", Way::Clear);
+        check("origin", "null", Way::Clear);
+        check("x-forwarded-proto", "HTTPS, http", Way::Tls);
+        check("x-forwarded-proto", "http, https", Way::Clear);
+        assert_eq!(told_way(&HeaderMap::new()), Way::Clear);
+        let set = |way| with_cookie("t", 9, way).headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
+        assert!(set(Way::Tls).ends_with("; SameSite=Strict; Secure") && set(Way::Clear).ends_with("; SameSite=Strict"));
+    }
 
     #[test]
     fn the_page_is_small_and_has_nothing_inline() {

@@ -57,16 +57,29 @@ function showAll(all) {
   fill("lanes", all.lanes.map((lane) => row(lane.lane, lane.entries, make("td", { class: lane.at_risk ? "bad" : "" }, String(lane.at_risk)), seconds(lane.oldest_s))));
   by("state").textContent = (all.able_to_store ? "" : "New mail cannot be stored. ") + all.sessions + " sessions with mail hosts.";
   by("state").className = all.able_to_store ? "quiet" : "bad";
-  fill("providers", all.providers.length ? all.providers.map((one) => row(one.name, one.delivered, ms(one.p50_ms), ms(one.p95_ms), make("td", { class: one.refused ? "bad" : "" }, String(one.refused)))) : [row("none yet", "–", "–", "–", "–")]);
+  fill("providers", all.providers.length ? all.providers.map((one) => row(one.name, one.delivered, ms(one.p50_ms), ms(one.p95_ms), make("td", { class: one.refused ? "bad" : "" }, String(one.refused)), one.failed, one.sessions, seconds(one.greylisted_s))) : [row("none yet", "–", "–", "–", "–", "–", "–", "–")]);
   fill("refusals", all.refusals.map((one) => make("li", null,
     make("p", null, make("strong", null, one.provider), " refused " + one.count + " times in 24 h: " + one.meaning),
-    make("p", null, make("code", null, one.reply)), make("p", { class: "quiet" }, (causes.get(one.cause) || {}).mend || ""))));
+    one.reply ? make("p", null, make("code", null, one.reply)) : null, make("p", { class: "quiet" }, (causes.get(one.cause) || {}).mend || ""))));
   const findings = all.findings || [];
   by("looked").textContent = all.findings === null ? "DNS was not looked at yet." : (findings.length ? "" : "Nothing is wrong. ") + "Looked at " + clock(all.looked_at) + "; once a day, otp-relay check at any time.";
   fill("findings", findings.map((one) => make("li", null,
     make("p", null, make("strong", { class: one.severity === "error" ? "bad" : one.severity === "warning" ? "warn" : "" }, one.severity), " " + one.check + ", " + one.subject + ": " + one.text),
     one.mend ? make("p", null, one.mend) : null, one.records.length ? make("pre", null, one.records.join("\n")) : null)));
   fill("hosts", all.smart_hosts.length ? all.smart_hosts.map(([name, state]) => make("li", null, name + ": " + state)) : [make("li", { class: "quiet" }, "None is configured.")]);
+  showWebhooks(all.webhooks);
+}
+
+// Those that are behind, with why; one line says how many keep up.
+function showWebhooks(webhooks) {
+  const behind = webhooks.filter((one) => one.waiting > 0 || one.more_waiting || one.state !== "well");
+  const keepUp = webhooks.length - behind.length;
+  const rest = webhooks.length === 0 ? "None is configured." : keepUp === 0 ? "" : keepUp + " of " + webhooks.length + " have all events.";
+  fill("webhooks", behind.map((one) => make("li", null,
+    make("p", null, make("strong", { class: one.state === "well" ? "warn" : "bad" }, one.state === "gone" ? "gone" : "behind"), " " + one.url),
+    make("p", null, (one.more_waiting ? "more than " : "") + one.waiting + " events wait" + (one.oldest ? ", the oldest since " + clock(one.oldest) : "")),
+    one.answer ? make("p", null, "last answer: ", make("code", null, one.answer)) : null,
+    one.state === "gone" ? make("p", { class: "quiet" }, "It answered 410; after a reload it is posted to again.") : null)).concat(rest ? [make("li", { class: "quiet" }, rest)] : []));
 }
 
 async function showSuppressed() {
@@ -106,7 +119,6 @@ function follow() {
   stream.onerror = () => say("The connection to the relay is lost; trying again.");
   const kinds = ["accepted", "queued", "attempted", "deferred", "greylisted", "at_risk", "delivered", "failed", "expired", "superseded", "cancelled", "bounced", "complained", "verified", "missed", "message"];
   kinds.forEach((kind) => stream.addEventListener(kind, soon));
-  setInterval(soon, 60000);
 }
 
 function timeline(message) {
@@ -158,3 +170,5 @@ by("sign-in").addEventListener("submit", async (event) => {
 });
 by("out").addEventListener("click", async () => { try { await ask("/page/session", { method: "DELETE" }); } finally { signedOut(); } });
 refresh();
+// Ages and the chart move on also where nothing happens.
+setInterval(() => { if (stream) soon(); }, 60000);

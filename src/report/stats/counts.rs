@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
+use crate::policy::action::{Blame, Finality, action};
 
 /// A delivery is in time with so much of the life left, or with `LEFT_SHARE` of a shorter life.
 const LEFT: Duration = Duration::from_secs(25);
@@ -66,6 +67,9 @@ pub struct Counts {
     /// Failed, by cause.
     #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub failed: BTreeMap<String, u64>,
+    /// Attempts that were refused for what the sender is or does, by cause: an entry can have several.
+    #[serde(rename = "b", default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub blames_sender: BTreeMap<String, u64>,
     /// Expired.
     #[serde(rename = "e", default, skip_serializing_if = "is_zero")]
     pub expired: u64,
@@ -97,12 +101,14 @@ impl Counts {
     /// Counts an event of one entry; an acceptance as one.
     pub fn add(&mut self, event: &Event) {
         let head = &event.head;
+        if let Some(cause) = blames_sender(event) {
+            *self.blames_sender.entry(cause.name().to_owned()).or_default() += 1;
+        }
         match event.kind() {
             Kind::Accepted => self.accepted += 1,
             Kind::Delivered => {
                 self.delivered += 1;
-                let in_time = is_in_time(head.time, head.since_accepted, head.expires_at);
-                *(if in_time { &mut self.in_time } else { &mut self.late }) += 1;
+                *(if is_in_time(event) { &mut self.in_time } else { &mut self.late }) += 1;
                 self.to_delivered.add(head.since_accepted);
             }
             Kind::Failed => {
@@ -130,6 +136,9 @@ impl Counts {
         for (cause, count) in &other.failed {
             *self.failed.entry(cause.clone()).or_default() += count;
         }
+        for (cause, count) in &other.blames_sender {
+            *self.blames_sender.entry(cause.clone()).or_default() += count;
+        }
         self.expired += other.expired;
         self.superseded += other.superseded;
         self.cancelled += other.cancelled;
@@ -140,7 +149,27 @@ impl Counts {
     }
 }
 
-fn is_in_time(at: Timestamp, since_accepted: Duration, expires_at: Timestamp) -> bool {
+impl Counts {
+    /// Entries that came too late for their code, or not at all.
+    pub fn missed(&self) -> u64 {
+        self.late + self.expired + self.failed.values().sum::<u64>()
+    }
+}
+
+/// Whether a delivery left enough of the life to use the code; no other event does.
+pub fn is_in_time(event: &Event) -> bool {
+    let head = &event.head;
+    event.kind() == Kind::Delivered && leaves_enough(head.time, head.since_accepted, head.expires_at)
+}
+
+/// Why an attempt was refused, where that is for what the sender is or does.
+pub fn blames_sender(event: &Event) -> Option<Cause> {
+    let finality = [(Kind::Deferred, Finality::Temporary), (Kind::Failed, Finality::Final)];
+    let (_, finality) = finality.into_iter().find(|(kind, _)| *kind == event.kind())?;
+    event.cause().filter(|cause| action(*cause, finality).blame == Blame::Relay)
+}
+
+fn leaves_enough(at: Timestamp, since_accepted: Duration, expires_at: Timestamp) -> bool {
     let life = expires_at.since(at.minus(since_accepted));
     expires_at.since(at) >= LEFT.min(life.mul_f64(LEFT_SHARE))
 }
@@ -154,7 +183,7 @@ mod tests {
         let check = |life: u64, took: u64, expected: bool| {
             let accepted = Timestamp::from_millis(1_795_255_200_000);
             let span = Duration::from_secs;
-            let is = is_in_time(accepted.plus(span(took)), span(took), accepted.plus(span(life)));
+            let is = leaves_enough(accepted.plus(span(took)), span(took), accepted.plus(span(life)));
             assert_eq!(is, expected, "{took} of {life} s");
         };
         check(600, 575, true);

@@ -144,6 +144,12 @@ impl Statistics {
         shared.answer(asked).map_err(|error| tracing::warn!(%error, "the statistics cannot be read")).ok()
     }
 
+    /// The same by whole hours, which is less to read.
+    pub fn hourly(&self, asked: &Asked) -> Option<Answer> {
+        let read = self.shared.as_ref()?.read(Resolution::Hours, asked);
+        read.map_err(|error| tracing::warn!(%error, "the statistics cannot be read")).ok().map(|(answer, _)| answer)
+    }
+
     /// Counts what was committed and ends the thread.
     pub fn close(&self) {
         let Some(shared) = &self.shared else { return };

@@ -7,7 +7,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::counts::Counts;
+use super::counts::{Counts, blames_sender};
 use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::mail::address::Mailbox;
@@ -23,7 +23,7 @@ const NAME_KEPT_FOR: u64 = 30 * 86_400;
 /// How fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Resolution {
-    /// For a day.
+    /// For a day, and two hours more: what is compared with the same hour of yesterday is then there.
     Minutes,
     /// For thirty days.
     Hours,
@@ -41,7 +41,7 @@ impl Resolution {
     /// How long steps are kept.
     pub fn kept_for(self) -> Duration {
         match self {
-            Self::Minutes => Duration::from_secs(86_400),
+            Self::Minutes => Duration::from_secs(26 * 3600),
             Self::Hours => Duration::from_secs(30 * 86_400),
         }
     }
@@ -130,11 +130,12 @@ pub struct Who {
 impl Who {
     /// The entries that an event is about; none where it does not count.
     pub fn of(event: &Event) -> Vec<Self> {
+        let is_refused = blames_sender(event).is_some();
         // What the relay writes itself has no sender.
-        if event.head.from.is_none() || !counts(event.kind()) {
+        if event.head.from.is_none() || !(counts(event.kind()) || is_refused) {
             return Vec::new();
         }
-        let host = event.destination().filter(|_| event.kind().is_end());
+        let host = event.destination().filter(|_| event.kind().is_end() || is_refused);
         let first = Self {
             minute: Resolution::Minutes.step(event.head.time),
             user: event.head.user.clone(),

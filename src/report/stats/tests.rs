@@ -83,6 +83,15 @@ fn entries_count_once_by_each_of_their_names_also_over_a_restart() {
         statistics.close();
         statistics = scene.statistics();
     }
+    let blocked = Attempted {
+        destination: Some("mx1.mail.example.com".into()),
+        cause: Some(Cause::ReputationBlocked),
+        ..Attempted::default()
+    };
+    let deferred = Happened::Deferred { attempted: blocked, next_attempt_at: None };
+    scene.commit(head("shop", START, None, "a@one.test"), deferred);
+    let refused = scene.ask(&statistics, By::Provider, None).groups["example.com"].total.clone();
+    assert_eq!((refused.accepted, refused.blames_sender["reputation_blocked"], refused.missed()), (1, 1, 0));
     let failed = Attempted { cause: Some(Cause::BadMailbox), ..Attempted::default() };
     scene.commit(head("bank", START, None, "b@one.test"), Happened::Failed(failed));
     let (all, own) = (scene.ask(&statistics, By::User, None), scene.ask(&statistics, By::User, Some("bank")));

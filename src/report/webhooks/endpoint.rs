@@ -114,6 +114,12 @@ impl Endpoint {
         key
     }
 
+    /// The URL for metrics and the page: without what may be a secret, its query.
+    pub fn shown(&self) -> Arc<str> {
+        let url = self.target.url.split('?').next().unwrap_or_default();
+        url.replace(['"', '\\', '\n'], "_").into()
+    }
+
     /// Whether it is told of an event.
     pub fn wants(&self, event: &Event) -> bool {
         let is_asked = self.events.is_empty() || self.events.contains(&event.kind());
