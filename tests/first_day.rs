@@ -107,6 +107,9 @@ fn the_whole_zone_is_printed() {
     }
     assert!(is_zone(&checked), "{checked}");
     assert!(checked.lines().last().unwrap().starts_with("; ok: "), "{checked}");
+    // Nothing else, on demand.
+    let zone = out(folder.path(), &["check", "--offline", "--zone"]);
+    assert!(is_zone(&zone) && checked.contains(&format!("\n{zone}\n")), "{zone}");
     let again = run(folder.path(), &["dkim", "generate", "app.test", "otp1"]);
     let told = String::from_utf8(again.stderr).unwrap();
     assert!(again.status.code() == Some(1) && told.contains("otp-relay dkim record app.test"), "{told}");

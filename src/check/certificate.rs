@@ -1,5 +1,6 @@
 //! The certificate for clients: whether they believe it, for the relay's name, and for how long.
 
+use std::path::Path;
 use std::time::Duration;
 
 use tokio_rustls::rustls::pki_types::CertificateDer;
@@ -23,9 +24,17 @@ pub fn ends_at(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
 }
 
-/// The configured one; the one that the relay makes for itself is trusted by file, or not at all.
+/// The configured ones; the one that the relay makes for itself is trusted by file, or not at all.
 pub(super) fn look(look: &Look<'_>) {
-    let Some((certificate, private_key)) = look.config.certificate.files() else { return };
+    if let Some((certificate, private_key)) = look.config.certificate.files() {
+        of_files(look, certificate, private_key, Some(&look.config.hostname));
+    }
+    // For which name a client asks that gets one of these is not known here.
+    look.config.certificates.iter().for_each(|pair| of_files(look, &pair.certificate, &pair.private_key, None));
+}
+
+/// A chain and its key; whether the chain leads to an authority is looked at where there is a name to judge it for.
+fn of_files(look: &Look<'_>, certificate: &Path, private_key: &Path, name: Option<&str>) {
     let subject = certificate.display().to_string();
     let add = |severity, text: String, mend: &str| {
         look.add(Finding::new(severity, Check::Certificate, &subject, text).mend(mend));
@@ -36,19 +45,17 @@ pub(super) fn look(look: &Look<'_>) {
     let Ok(chain) = read_certificates(certificate) else { return };
     let now = look.clock.wall();
     let left = chain.first().and_then(ends_at).map(|end| end.since(now));
-    let roots = Roots::load(look.config.delivery.ca_file.as_deref());
-    let judged =
-        roots.map_err(|error| error.to_string()).and_then(|roots| roots.verify(&chain, &look.config.hostname, now));
     if left == Some(Duration::ZERO) {
         return add(
             Severity::Error,
             "it has ended, and clients do not believe it".into(),
-            "get a new one, and send SIGHUP",
+            "get a new one; the relay takes it on when the file changes",
         );
     }
-    if let Err(text) = judged {
-        let text =
-            format!("clients that know the usual authorities do not believe it for {}: {text}", look.config.hostname);
+    let roots = Roots::load(look.config.delivery.ca_file.as_deref()).map_err(|error| error.to_string());
+    let judged = name.map(|name| (name, roots.and_then(|roots| roots.verify(&chain, name, now))));
+    if let Some((name, Err(text))) = judged {
+        let text = format!("clients that know the usual authorities do not believe it for {name}: {text}");
         add(
             Severity::Error,
             text,
@@ -57,7 +64,7 @@ pub(super) fn look(look: &Look<'_>) {
     }
     if let Some(left) = left.filter(|left| *left < EARLY) {
         let text = format!("it ends in {} days", left.as_secs() / DAY_S);
-        add(Severity::Warning, text, "have it renewed, and SIGHUP sent to the relay then");
+        add(Severity::Warning, text, "have it renewed; the relay takes it on when the file changes");
     }
 }
 

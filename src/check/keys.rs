@@ -18,6 +18,8 @@ use crate::mail::message::Content;
 
 /// Authoritative servers that are asked.
 const SERVERS_MAX: usize = 8;
+/// Keys are changed after half a year, as M3AAWG advises.
+const OLD: Duration = Duration::from_secs(183 * 86_400);
 /// For how long the test signature holds.
 const LIFE: Duration = Duration::from_secs(600);
 
@@ -36,6 +38,12 @@ pub(super) async fn look(look: &Look<'_>) {
 
 async fn of_key(look: &Look<'_>, key: &Key) {
     let name = format!("{}._domainkey.{}", key.selector(), key.domain());
+    let age = key.made_at().map(|made_at| look.clock.wall().since(made_at));
+    if let Some(age) = age.filter(|age| *age > OLD) {
+        let text = format!("the key is {} days old", age.as_secs() / 86_400);
+        let mend = format!("change it with `otp-relay dkim rotate {}`", key.domain());
+        look.add(Finding::new(Severity::Note, Check::Dkim, &name, text).mend(mend));
+    }
     let (published, servers) = tokio::join!(look.ask(&name, Kind::Txt), servers(look, key.domain()));
     let Some(published) = published else { return };
     let add = |severity, text: String, mend: &str| {

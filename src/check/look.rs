@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -42,6 +42,8 @@ pub struct Look<'a> {
     /// Domains whose trouble is told by itself.
     told: Mutex<BTreeSet<String>>,
     answered: AtomicUsize,
+    /// Somebody said what time it is.
+    knows_time: AtomicBool,
 }
 
 impl std::fmt::Debug for Look<'_> {
@@ -71,6 +73,7 @@ impl<'a> Look<'a> {
             unanswered: Mutex::default(),
             told: Mutex::default(),
             answered: AtomicUsize::new(0),
+            knows_time: AtomicBool::new(false),
         }
     }
 
@@ -163,6 +166,16 @@ impl<'a> Look<'a> {
             })
         };
         self.unanswered.lock().clone().into_iter().filter(|(name, _)| !is_told(name)).collect()
+    }
+
+    /// Somebody said what time it is.
+    pub(super) fn was_told_time(&self) {
+        self.knows_time.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether anybody did.
+    pub(super) fn knows_time(&self) -> bool {
+        self.knows_time.load(Ordering::Relaxed)
     }
 
     /// Whether everything was answered.

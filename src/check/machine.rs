@@ -48,6 +48,11 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
         let text = format!("others may look into the data folder (mode {:04o})", meta.mode() & 0o7777);
         add(Severity::Warning, text, "run `chmod 700` on it; the relay does so at its start");
     }
+    let own = nix::unistd::geteuid();
+    if !own.is_root() && meta.uid() != own.as_raw() {
+        let text = format!("the data folder belongs to another user ({})", meta.uid());
+        add(Severity::Warning, text, "run the check as the user of the service, or give the folder to that user");
+    }
     if let Ok(system) = statfs(folder) {
         if let Some((name, what)) = short_lived(system.filesystem_type()) {
             add(

@@ -4,6 +4,8 @@
 
 mod blocklists;
 mod certificate;
+mod clock;
+mod demands;
 mod dmarc;
 mod domains;
 mod finding;
@@ -19,6 +21,7 @@ mod spf;
 mod talk;
 #[cfg(test)]
 mod testing;
+mod webhooks;
 pub mod world;
 
 use std::time::Duration;
@@ -73,6 +76,8 @@ pub async fn online(look: &Look<'_>, extent: Extent) -> Vec<Finding> {
         let outward = look.until(deadline, Check::Port25, outward);
         tokio::join!(outward, of_dns(look, deadline), beside(look, extent, deadline));
     }
+    clock::untold(look);
+    demands::look(look);
     look.findings()
 }
 
@@ -100,6 +105,7 @@ async fn beside(look: &Look<'_>, extent: Extent, deadline: std::time::Instant) {
         look.until(deadline, Check::DataFolder, machine::look(look)),
         look.until(deadline, Check::Relaying, relaying::look(look)),
         look.until(deadline, Check::SmartHost, smart_hosts::look(look)),
+        look.until(deadline, Check::Webhook, webhooks::look(look)),
         look.until(deadline, Check::BounceDomain, domains::bounces(look)),
         look.until(deadline, Check::Blocklist, blocklists::look(look, extent.blocklists)),
     );

@@ -4,9 +4,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use futures_util::future::join_all;
-use mail_parser::DateTime;
 
 use super::Probe;
+use super::clock;
 use super::finding::{Check, Finding};
 use super::look::Look;
 use super::talk::Talk;
@@ -23,8 +23,6 @@ const GREETED: [&str; 2] = ["gmail.com", "outlook.com"];
 /// Whom `--probe` asks.
 const PROBED: [&str; 8] =
     ["gmail.com", "outlook.com", "yahoo.com", "icloud.com", "gmx.de", "web.de", "t-online.de", "orange.fr"];
-/// How far the clock may be from a provider's, in seconds, before it matters, and before signatures fail.
-const SKEW: (u64, u64) = (5, 60);
 
 /// From where: the family, and the address where one is configured.
 #[derive(Debug, Clone, Copy)]
@@ -135,7 +133,9 @@ async fn greet(look: &Look<'_>, from: From, host: &Host, address: IpAddr, probe:
         Ok(talk) => talk,
         Err(why) => return Heard { seen: None, is_reached: false, why },
     };
-    skew(look, host, &talk.banner);
+    if let Some(seconds) = date_in(&talk.banner.text) {
+        clock::compare(look, &host.name, seconds);
+    }
     let Some(ehlo) = talk.ehlo.clone() else {
         refused(look, from, host, Stage::Banner, &talk.banner);
         talk.quit().await;
@@ -200,24 +200,11 @@ fn between(look: &Look<'_>, host: &Host, ehlo: &Reply) {
     );
 }
 
-/// Compares the clock with the date in a banner.
-fn skew(look: &Look<'_>, host: &Host, banner: &Reply) {
-    let Some(theirs) = date_in(&banner.text) else { return };
-    let ours = look.clock.wall().as_secs();
-    let apart = ours.abs_diff(theirs);
-    if apart > SKEW.0 && !look.has(Check::Clock, Severity::Error) && !look.has(Check::Clock, Severity::Warning) {
-        let severity = if apart > SKEW.1 { Severity::Error } else { Severity::Warning };
-        let text = format!("the clock is {apart} s from that of {}", host.name);
-        look.add(Finding::new(severity, Check::Clock, "", text).mend("install chrony, or turn on systemd-timesyncd"));
-    }
-}
-
 /// The date that some hosts say in their banner, in seconds since 1970.
 fn date_in(banner: &str) -> Option<u64> {
     let days = ["Mon, ", "Tue, ", "Wed, ", "Thu, ", "Fri, ", "Sat, ", "Sun, "];
     let at = days.iter().filter_map(|day| banner.find(day)).min()?;
-    let date = DateTime::parse_rfc822(&banner[at..])?;
-    u64::try_from(date.to_timestamp()).ok()
+    clock::seconds_in(&banner[at..])
 }
 
 #[cfg(test)]

@@ -21,7 +21,8 @@ pub(super) async fn look(look: &Look<'_>) {
             trusted(look, listener, network);
         }
     }
-    if let Some(address) = look.config.http.address.filter(|address| !is_own(address.ip())) {
+    let http = &look.config.http;
+    if let Some(address) = http.address.filter(|address| !http.tls && !is_own(address.ip())) {
         let text = "the HTTP API answers other machines in clear text, so that tokens and codes can be read on the way";
         let mend = "set http.address to a loopback address, and put a proxy with TLS in front of it";
         look.add(Finding::new(Severity::Warning, Check::Relaying, address.to_string(), text).mend(mend));

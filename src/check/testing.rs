@@ -46,6 +46,7 @@ pub(super) struct World {
     pub(super) source: &'static str,
     pub(super) delivery: &'static str,
     pub(super) listener: &'static str,
+    pub(super) webhook: Option<&'static str>,
     pub(super) tls: String,
     pub(super) ca_file: Option<String>,
 }
@@ -66,6 +67,7 @@ impl World {
             source: "198.17.100.7",
             delivery: "",
             listener: "",
+            webhook: None,
             tls: String::new(),
             ca_file: None,
         };
@@ -144,10 +146,15 @@ impl World {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("k"), pem()).unwrap();
         let ca_file = self.ca_file.as_ref().map(|file| format!("ca_file = \"{file}\"\n")).unwrap_or_default();
+        let secret = folder.path().join("w");
+        std::fs::write(&secret, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        std::fs::set_permissions(&secret, std::os::unix::fs::PermissionsExt::from_mode(0o600)).unwrap();
+        let webhook = self.webhook.map(|url| format!("[[webhook]]\nurl = \"{url}\"\nsecret_file = \"w\"\n"));
+        let webhook = webhook.unwrap_or_default();
         let text = format!(
             "hostname = \"relay.app.test\"\n[[user]]\nname = \"shop\"\nsenders = [{}]\n[[listener]]\naddress = \"127.0.0.1:2525\"\n{}\n[tls]\n{}\n\
              [delivery]\nsource_addresses = [\"{}\"]\n{}\n{ca_file}\n\
-             [[dkim]]\ndomain = \"app.test\"\nselector = \"otp1\"\nprivate_key = \"k\"\n",
+             [[dkim]]\ndomain = \"app.test\"\nselector = \"otp1\"\nprivate_key = \"k\"\n{webhook}",
             self.senders, self.listener, self.tls, self.source, self.delivery
         );
         let (config, findings) = Config::from_text(&text, folder.path(), None);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::client::{Client, wait_for};
 use super::exit::Exit;
 use super::zone::{self, Sight};
-use super::{config_file, read_config, say};
+use super::{complain, config_file, read_config, say};
 use crate::base::clock::{Clock, SystemClock};
 use crate::check::world::RealNames;
 use crate::check::{self, Blocklists, Check, Extent, Finding, Look, Probe};
@@ -22,6 +22,8 @@ use crate::relay::{acme, preflight};
 
 /// How long the running relay may take to tell.
 const RELAY_MAX: Duration = Duration::from_secs(2);
+/// How long the addresses of the relay's own name may take: the rest of five seconds.
+const LOOK_UP_MAX: Duration = Duration::from_millis(400);
 
 /// Options of `check`.
 #[derive(Debug, clap::Args)]
@@ -32,6 +34,9 @@ pub(super) struct Options {
     /// One JSON object: the findings, each with what to publish, and how many there are
     #[arg(long)]
     json: bool,
+    /// Print only what has to be in DNS, as lines to paste into zone files
+    #[arg(long, conflicts_with_all = ["json", "probe", "blocklists"])]
+    zone: bool,
     /// Ask eight big providers what they say to MAIL FROM; no recipient is named
     #[arg(long, conflicts_with = "offline")]
     probe: bool,
@@ -45,6 +50,9 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let (config, of_file) = read_config(file)?;
     let path = config_file(file);
     let mut found = of_configuration(&of_file, path.as_deref());
+    if options.zone {
+        return Ok(zone_only(config.as_ref(), &found, options));
+    }
     if let Some(config) = config.as_ref().filter(|_| !options.offline) {
         found.extend(online(config, options)?);
     }
@@ -56,7 +64,11 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     } else {
         found.iter().for_each(|finding| say(&format!("; {}", finding.line())));
         let records = config.as_ref().map(|config| records(config, options)).unwrap_or_default();
-        records.iter().for_each(|line| say(line));
+        if !records.is_empty() {
+            say("");
+            records.iter().for_each(|line| say(line));
+            say("");
+        }
         let shown = path.as_deref().map_or_else(|| "the defaults".to_owned(), |path| path.display().to_string());
         say(&if is_good {
             format!("; ok: {shown}: no errors, {warnings} warnings")
@@ -65,6 +77,26 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         });
     }
     Ok(if is_good { ExitCode::SUCCESS } else { Exit::Failed.into() })
+}
+
+/// Only the lines of the zone; a configuration with errors is told on standard error, for its zone would lack something.
+fn zone_only(config: Option<&Config>, found: &[Finding], options: &Options) -> ExitCode {
+    let errors = found.iter().filter(|finding| finding.severity == Severity::Error);
+    let errors: Vec<String> = errors.map(Finding::line).collect();
+    match config.filter(|_| errors.is_empty()) {
+        Some(config) => {
+            let records = records(config, options);
+            records.iter().for_each(|line| say(line));
+            if records.is_empty() {
+                complain("the configuration names no domain, so there is nothing to publish");
+            }
+            ExitCode::SUCCESS
+        }
+        None => {
+            errors.iter().for_each(|line| complain(line));
+            Exit::Failed.into()
+        }
+    }
 }
 
 /// What the file says, in its order, those without a line last.
@@ -104,40 +136,47 @@ fn online(config: &Config, options: &Options) -> anyhow::Result<Vec<Finding>> {
     })
 }
 
-/// What providers refused in the last 24 hours, as the running relay tells; nothing where none runs.
+/// What providers refused in the last 24 hours, as the running relay tells; a note where none runs.
 async fn refusals(config: &Config) -> Vec<Finding> {
     let asked = async { Client::of_operator(config)?.get("/page/data").await };
     let data = match tokio::time::timeout(RELAY_MAX, asked).await {
         Ok(Ok(data)) => data,
-        Ok(Err(_)) | Err(_) => return Vec::new(),
+        Ok(Err(_)) | Err(_) => {
+            let text = "no running relay answers here, so what providers refused in the last 24 h was not looked at";
+            let mend = "run the check where the relay runs, with its configuration";
+            return vec![Finding::new(Severity::Note, Check::Refusals, "", text).mend(mend)];
+        }
     };
     let all = data["all"]["refusals"].as_array().cloned().unwrap_or_default();
+    let causes = data["causes"].as_array().cloned().unwrap_or_default();
     let finding = |refusal: &serde_json::Value| {
         let told = |name: &str| refusal[name].as_str().unwrap_or_default().to_owned();
-        let text = format!(
-            "it refused the relay {} times in the last 24 h: {} (the last reply: {})",
-            refusal["count"],
-            told("meaning").trim_end_matches('.'),
-            told("reply")
-        );
-        let mend = "mend what is found above, then see `otp-relay explain` for the reply and `otp-relay check --probe`";
+        let (count, meaning, reply) = (&refusal["count"], told("meaning"), told("reply"));
+        // What was said before a restart is not known any more.
+        let reply = if reply.is_empty() { reply } else { format!(" (the last reply: {reply})") };
+        let meaning = meaning.trim_end_matches('.');
+        let text = format!("it refused the relay {count} times in the last 24 h: {meaning}{reply}");
+        let mend =
+            causes.iter().find(|cause| cause["name"] == refusal["cause"]).and_then(|cause| cause["mend"].as_str());
+        let mend = mend.unwrap_or("mend what is found above").trim_end_matches('.').to_owned();
         Finding::new(Severity::Warning, Check::Refusals, told("provider"), text).mend(mend)
     };
     all.iter().map(finding).collect()
 }
 
-/// What has to be in DNS, between empty lines; nothing where the configuration names no domain.
+/// What has to be in DNS; nothing where the configuration names no domain.
 fn records(config: &Config, options: &Options) -> Vec<String> {
     let mut sight = Sight::new(&config.hostname, &config.delivery.source_addresses);
     if let (false, Some(name)) = (options.offline, sight.to_resolve().map(str::to_owned)) {
         let published = wait_for(async {
             let dns = HickoryDns::new(&Settings { dnssec: Dnssec::Off, ..config.resolver.clone() })?;
-            let (ipv4, ipv6) = tokio::join!(dns.ipv4(&name), dns.ipv6(&name));
+            let both = async { tokio::join!(dns.ipv4(&name), dns.ipv6(&name)) };
+            let Ok((ipv4, ipv6)) = tokio::time::timeout(LOOK_UP_MAX, both).await else { return Ok(Vec::new()) };
             Ok([ipv4, ipv6].into_iter().filter_map(Result::ok).flat_map(|found| found.records).collect())
         });
         sight = sight.with(published.unwrap_or_default());
     }
     let mut lines = zone::of_config(config, &sight);
     lines.extend(acme::Folder::of(&config.data_dir).records());
-    if lines.is_empty() { lines } else { [vec![String::new()], lines, vec![String::new()]].concat() }
+    lines
 }
