@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# `otp-relay check` before some forty zones, each broken in one way: BIND serves them from two servers, unbound asks for them,
+# `otp-relay check` before nearly fifty zones, each broken in one way: BIND serves them from two servers, unbound asks for them,
 # and hosts that play two big providers stand at the end of the way out. Each check finds what is wrong and nothing else.
-# checkdmarc, pyspf and dkimpy look at the same records and do not disagree.
+# checkdmarc, pyspf and dkimpy look at the same records and do not disagree; named-checkzone takes the zone that is printed.
 #   usage: check-zones.sh path/to/otp-relay
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 
-need bind9 unbound iproute2
+need bind9 bind9-utils unbound iproute2 openssl
 venv checkdmarc pyspf dnspython dkimpy cryptography
 # BIND listens only at addresses that an interface has.
 for address in 127.0.30.1 127.0.30.2; do ip address add "$address/32" dev lo 2>/dev/null || true; done
@@ -55,6 +55,15 @@ CONFIG
 start unbound unbound -d -c "$work/unbound.conf"
 port_answers() { (exec 3<>"/dev/tcp/$1/53") 2>/dev/null; }
 for address in 127.0.30.1 127.0.30.2 127.0.30.3; do wait_for 15 "a name server at $address" port_answers $address; done
+openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 3 -subj /CN=ca.test -keyout "$work/ca.key" -out "$work/ca.pem" 2>/dev/null
+openssl req -new -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -subj /CN=app.test -keyout "$work/app.key" -out "$work/app.csr" 2>/dev/null
+printf 'subjectAltName=IP:127.0.30.26\n' >"$work/app.ext"
+openssl x509 -req -in "$work/app.csr" -CA "$work/ca.pem" -CAkey "$work/ca.key" -CAcreateserial -days 2 -extfile "$work/app.ext" -out "$work/app.pem" 2>/dev/null
+echo "whsec_$(head -c 32 /dev/urandom | base64)" >"$work/w.secret"
+chmod 600 "$work/w.secret"
+start apps "$python" "$here/check_zones.py" apps "$work"
+wait_for 10 "the apps behind webhooks" grep -qs '^[0-9]* [0-9]*$' "$work/apps.log"
+read -r app_port late_port <"$work/apps.log"
 start_printing hosts mx_port "$python" "$here/check_zones.py" hosts
-"$python" "$here/check_zones.py" look "$relay" "$work" "$mx_port" || fail "each finding and no other" "see above"
+"$python" "$here/check_zones.py" look "$relay" "$work" "$mx_port" "$app_port" "$late_port" || fail "each finding and no other" "see above"
 shown=$("$python" "$here/check_zones.py" count)

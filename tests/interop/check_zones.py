@@ -1,11 +1,14 @@
 """The zones of check-zones.sh, each broken in one way, and what `check` has to find of it."""
 
+import http.server
 import json
 import os
 import socket
 import socketserver
+import ssl
 import subprocess
 import sys
+import threading
 import time
 
 import dns.resolver
@@ -17,9 +20,10 @@ OTHER_KEY = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
 class Case:
     """A zone: `edit` changes its records, `config` the relay's configuration; `finds` is (check, severity)."""
 
-    def __init__(self, name, finds, edit=None, config="", senders=None, lacking=(), host=None):
+    def __init__(self, name, finds, edit=None, config="", senders=None, lacking=(), host=None, webhook=None, authority=None):
         self.name, self.finds, self.edit, self.config = name, finds, edit, config
         self.senders, self.lacking, self.host = senders, lacking, host
+        self.webhook, self.authority = webhook, authority
 
 
 def drop(*keys):
@@ -101,6 +105,10 @@ CASES = [
     Case("another-host", ("middlebox", "error"), host="another"),
     Case("port-closed", ("port-25", "error"), host="closed"),
     Case("clock", ("clock", "error"), host="clock"),
+    Case("webhook-sound", None, webhook="https://127.0.30.26:{tls}/hook", authority="ca.pem"),
+    Case("webhook-closed", ("webhook", "error"), webhook="http://127.0.30.26:1/hook"),
+    Case("webhook-untrusted", ("webhook", "error"), webhook="https://127.0.30.26:{tls}/hook"),
+    Case("webhook-clock", ("clock", "warning"), webhook="https://127.0.30.26:{late}/hook", authority="ca.pem"),
 ]
 for number, case in enumerate(CASES, 1):
     case.number, case.zone, case.ip = number, f"z{number}.test", f"127.0.40.{number}"
@@ -194,6 +202,37 @@ class Host(socketserver.StreamRequestHandler):
 CASES_BY_ZONE = {f"bounce.{case.zone}": case.name for case in CASES}
 
 
+class App(http.server.BaseHTTPRequestHandler):
+    """The app behind a webhook; `late` seconds behind the time."""
+    late = 0
+
+    def do_HEAD(self):
+        self.send_response(405)
+        self.end_headers()
+
+    def date_time_string(self, timestamp=None):
+        return super().date_time_string(time.time() - self.late)
+
+    def log_message(self, *_):
+        pass
+
+
+class LateApp(App):
+    late = 20
+
+
+def apps(work):
+    """Prints the ports of two web servers with TLS: one that is right, one whose clock is not."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{work}/app.pem", f"{work}/app.key")
+    servers = [http.server.ThreadingHTTPServer(("127.0.30.26", 0), handler) for handler in (App, LateApp)]
+    for server in servers:
+        server.socket = context.wrap_socket(server.socket, server_side=True, do_handshake_on_connect=False)
+    print(*(server.server_address[1] for server in servers), flush=True)
+    threading.Thread(target=servers[1].serve_forever, daemon=True).start()
+    servers[0].serve_forever()
+
+
 def hosts():
     socketserver.ThreadingTCPServer.allow_reuse_address = True
     server = socketserver.ThreadingTCPServer(("127.0.30.25", 0), Host)
@@ -201,11 +240,17 @@ def hosts():
     server.serve_forever()
 
 
-def configure(case, work, port):
+def configure(case, work, port, app_ports):
     settings = dict(part.split("=", 1) for part in case.config.format(zone=case.zone).split("\n") if part)
     hostname = settings.pop("hostname", f"relay.{case.zone}")
     senders = (case.senders or "*@{zone}").format(zone=case.zone)
     more = "".join(f'{name} = "{value}"\n' for name, value in settings.items())
+    if case.authority:
+        more += f'ca_file = "{work}/{case.authority}"\n'
+    webhook = ""
+    if case.webhook:
+        url = case.webhook.format(tls=app_ports[0], late=app_ports[1])
+        webhook = f'[[webhook]]\nurl = "{url}"\nsecret_file = "{work}/w.secret"\n'
     path = f"{work}/{case.zone}.toml"
     with open(path, "w") as file:
         file.write(f"""hostname = "{hostname}"
@@ -224,7 +269,7 @@ dnssec = false
 port = {port}
 allow_private_destinations = true
 source_addresses = ["{case.ip}"]
-{more}[[dkim]]
+{more}{webhook}[[dkim]]
 domain = "{case.zone}"
 selector = "otp1"
 private_key = "{work}/{case.zone}/keys/{key_file(work, case)}"
@@ -274,8 +319,9 @@ def opinions(case, work, found):
         holds = dkim.verify(signed, dnsfunc=look_up)
     except Exception:
         holds = False
-    is_ours = ("dkim", "error") in ours and case.name not in ("dkim-one-server", "dkim-none", "dkim-testing", "dkim-twice")
-    if holds == is_ours:
+    is_ours = ("dkim", "error") in ours and case.name not in ("dkim-one-server", "dkim-none", "dkim-testing")
+    # Of two records a verifier takes whichever comes first (RFC 6376 section 3.6.2.2 leaves it open), so it has no opinion.
+    if holds == is_ours and case.name != "dkim-twice":
         wrong.append(f"dkimpy says that the signature {'holds' if holds else 'does not hold'}")
     return wrong
 
@@ -288,13 +334,25 @@ def pkcs1(pem):
     return key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
 
 
-def look(relay, work, port):
+def pasted(relay, work, path, case):
+    """What `check --zone` prints, within a zone file: a sentence if named-checkzone does not take it."""
+    printed = subprocess.run([relay, "check", "--zone", "-c", path], capture_output=True, text=True)
+    with open(f"{work}/pasted.zone", "w") as file:
+        file.write(f"$TTL 60\n@ SOA ns1 admin 1 3600 600 86400 5\n@ NS ns1\nns1 A 127.0.30.1\n@ MX 10 ns1\n{printed.stdout}")
+    command = ["named-checkzone", "-i", "local", case.zone, f"{work}/pasted.zone"]
+    taken = subprocess.run(command, capture_output=True, text=True)
+    if printed.returncode or "_domainkey" not in printed.stdout or taken.returncode or "ignoring" in taken.stdout:
+        return f"what is printed to be pasted is not taken: {taken.stdout[:300]} {printed.stderr[:200]}"
+    return None
+
+
+def look(relay, work, port, *app_ports):
     resolver = dns.resolver.Resolver(configure=False)
     resolver.nameservers = [RESOLVER]
     dns.resolver.default_resolver = resolver
     failed = 0
     for case in CASES:
-        path, since = configure(case, work, port), time.monotonic()
+        path, since = configure(case, work, port, app_ports), time.monotonic()
         done = subprocess.run([relay, "check", "--json", "-c", path], capture_output=True, text=True)
         took = time.monotonic() - since
         report = json.loads(done.stdout)
@@ -304,6 +362,8 @@ def look(relay, work, port):
         seen = [(f["check"], f["severity"]) for f in of_zone]
         expected = [case.finds] if case.finds else []
         wrong = opinions(case, work, found)
+        if case.name in ("sound", "spf-missing", "dkim-missing", "dmarc-missing"):
+            wrong += [told for told in [pasted(relay, work, path, case)] if told]
         is_good = seen == expected and not wrong and took < 5.5
         failed += not is_good
         print(f"{'ok' if is_good else 'WRONG'}: {case.name}: {seen} in {took:.1f} s" + (f"; {wrong}" if wrong else ""))
@@ -316,4 +376,4 @@ def look(relay, work, port):
 
 if __name__ == "__main__":
     command, arguments = sys.argv[1], sys.argv[2:]
-    {"prepare": prepare, "hosts": hosts, "look": look, "count": lambda: print(len(CASES))}[command](*arguments)
+    {"prepare": prepare, "hosts": hosts, "apps": apps, "look": look, "count": lambda: print(len(CASES))}[command](*arguments)

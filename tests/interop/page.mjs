@@ -9,6 +9,7 @@ let failed = 0;
 function check(holds, what) { console.log((holds ? "ok: " : "WRONG: ") + what); failed += holds ? 0 : 1; }
 
 for (const [width, scheme] of [[360, "light"], [360, "dark"], [1280, "light"], [1280, "dark"]]) {
+  const began = Date.now();
   const context = await browser.createBrowserContext();
   const page = await context.newPage();
   const elsewhere = [], complaints = [];
@@ -29,7 +30,10 @@ for (const [width, scheme] of [[360, "light"], [360, "dark"], [1280, "light"], [
   await page.keyboard.type("user3@example.net");
   await page.keyboard.press("Enter");
   await page.waitForFunction(() => /250/.test(document.querySelector("#found .timeline")?.textContent || ""), { timeout: 5000 });
-  check(true, `${width} ${scheme}: a code is found with its reply in two actions`);
+  const tookMs = Date.now() - began;
+  check(tookMs < 10000, `${width} ${scheme}: a code is found with its reply in two actions behind the sign-in, ${tookMs} ms after the page was opened`);
+  check(await page.evaluate(() => /127\.0\.0\.1:1\/hook/.test(document.querySelector("#webhooks").textContent) && !/secret/.test(document.body.textContent)), `${width} ${scheme}: a webhook that is behind is told, without its query`);
+  check(await page.evaluate(() => [...document.querySelectorAll("#page h2")].map((one) => one.textContent.split(",")[0]).join("|")) === "Codes in time|Now|Providers|Find a code|Findings|Suppressed today|Smart hosts|Webhooks", `${width} ${scheme}: the parts are in their order`);
   check(await page.evaluate(() => document.documentElement.scrollWidth <= innerWidth), `${width} ${scheme}: nothing is wider than the window`);
   await page.evaluate(axe);
   const { violations } = await page.evaluate(() => axe.run(document, { runOnly: ["wcag2a", "wcag2aa", "wcag21aa", "best-practice"] }));

@@ -15,9 +15,11 @@ start_dns "example.net MX 10 mx.example.net" "mx.example.net A 127.0.0.1" "late.
 start_sink sink
 {
   base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  printf '[[webhook]]\nurl = "http://127.0.0.1:1/hook?key=secret"\nsecret_file = "w.secret"\n'
   printf '[[user]]\nname = "shop"\nsenders = ["*@app.test"]\n%s\n' "$dkim_config"
 } >"$work/relay.toml"
-chmod 600 "$work/relay.toml"
+echo "whsec_$(head -c 32 /dev/urandom | base64)" >"$work/w.secret"
+chmod 600 "$work/relay.toml" "$work/w.secret"
 start_relay
 wait_for 10 "the token" test -s "$work/data/api.token"
 token=$(cat "$work/data/api.token")
@@ -41,7 +43,31 @@ cookie="Cookie: otp_relay_token=$token"
 [ "$(status -H "$cookie" "http://127.0.0.1:$http_port/v1/suppressions")" = 200 ] || fail "the cookie to read" "no"
 [ "$(status -H "$cookie" -X DELETE "http://127.0.0.1:$http_port/v1/suppressions/bob@example.net")" = 401 ] || fail 401 "a change by the cookie alone"
 ok "the cookie reads, and changes nothing without the page's header"
+# A browser that came by TLS keeps the cookie on such ways.
+sign_in() { curl -sS -o /dev/null -D - -H 'X-OTP-Page: 1' -H 'Content-Type: application/json' "http://127.0.0.1:$http_port/page/session" -d "{\"token\":\"$token\"}" "$@"; }
+grep -qi 'set-cookie: .*; secure' <<<"$(sign_in -H 'X-Forwarded-Proto: https')" || fail "a cookie with Secure behind a proxy with TLS" "none"
+grep -qi 'set-cookie: .*; secure' <<<"$(sign_in -H 'Origin: https://relay.app.test')" || fail "a cookie with Secure for a page by https" "none"
+grep -qi 'set-cookie: .*; secure' <<<"$(sign_in)" && fail "a cookie without Secure in clear text" "Secure"
+ok "the cookie has Secure where the page came by TLS"
+# The same code by the command.
+since=$(date +%s%N)
+"$relay" trace user3@example.net -c "$work/relay.toml" >"$work/trace.txt" || fail "a code found by the command" "$(cat "$work/trace.txt")"
+took=$(($(date +%s%N) - since))
+grep -q ' 250' "$work/trace.txt" || fail "the reply in the timeline" "$(head -n 20 "$work/trace.txt")"
+[ "$took" -lt 10000000000 ] || fail "10 s" "$took ns"
+ok "otp-relay trace finds the same code in $((took / 1000000)) ms"
 size=0
 for path in / /page/page.css /page/page.js /page/data; do size=$((size + $(api $path | wc -c))); done
 [ "$size" -lt 153600 ] || fail "150 KB" "$size"
 ok "the page has $size bytes in all"
+# A restart forgets no figure.
+figures() { api /page/data | jq -c '.all | [.hour, (.chart_rows | map(.[1:])), (.providers | map([.name, .delivered, .p50_ms, .p95_ms]))]'; }
+# The picture of the day is drawn anew every 30 s.
+sleep 31
+before=$(figures)
+stop relay || true
+start_relay
+after=$(figures)
+[ "$(jq -c '.[0].in_time > 8' <<<"$before")" = true ] || fail "codes in the figures" "$before"
+[ "$before" = "$after" ] || fail "the figures of before the restart: $before" "$after"
+ok "after a restart the figures are those of before: $(jq -c '.[0]' <<<"$after")"
