@@ -8,7 +8,7 @@ set -euo pipefail
 
 need prometheus prometheus-alertmanager openssl curl e2fsprogs
 cleanup() {
-  stop relay KILL 2>/dev/null || true
+  [ -z "${pids[relay]:-}" ] || stop relay KILL 2>/dev/null || true
   umount "$work/disk" 2>/dev/null || umount -l "$work/disk" 2>/dev/null || true
 }
 mkdir "$work/disk"
