@@ -1,6 +1,7 @@
-//! Byte streams, whatever carries them: TCP, TLS over it, or a pipe in simulation. And what counts as one address, and who
-//! gives way when there is no place for one more connection.
+//! Byte streams, whatever carries them: TCP, TLS over it, or a pipe in simulation. The HTTP client (`http`). And what counts as
+//! one address, and who gives way when there is no place for one more connection.
 
+pub(crate) mod http;
 pub mod own_addresses;
 pub mod own_faults;
 pub mod places;

@@ -6,24 +6,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, ensure};
+use anyhow::{Context as _, anyhow, ensure};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
 use hyper::{Method, Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
-use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 use zeroize::Zeroizing;
 
 use super::exit::{Exit, OrExit as _};
 use super::{read_config, secret};
 use crate::base::files::faults::{Use, explain};
 use crate::config::Config;
-use crate::net::BoxStream;
+use crate::net::http::{self, Session};
+use crate::net::{BoxStream, TcpNetwork};
 use crate::relay::data_dir::self_signed_files;
 use crate::tls;
 use crate::tls::verify::Roots;
@@ -129,16 +126,15 @@ impl Client {
         Ok(Self { authority, transport, token: read_token(&config.token_file())? })
     }
 
-    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Response<Incoming>> {
-        let connecting = tokio::time::timeout(CONNECT_TIMEOUT, TcpStream::connect(&self.authority));
+    async fn send(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Answer> {
         let unreachable = || format!("no relay answers at {}; is `otp-relay serve` running?", self.authority);
-        let stream = connecting.await.with_context(unreachable).or_exit(Exit::Unreachable)?;
+        let connecting = async { http::connect(&TcpNetwork, tokio::net::lookup_host(&self.authority).await?).await };
+        let stream = tokio::time::timeout(CONNECT_TIMEOUT, connecting).await;
+        let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)?;
         let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)?;
         let stream = tokio::time::timeout(CONNECT_TIMEOUT, self.encrypted(stream)).await;
         let stream = stream.with_context(unreachable).or_exit(Exit::Unreachable)??;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await?;
-        // It ends with the answer; what goes wrong shows there.
-        tokio::spawn(connection);
+        let mut session = Session::new(stream).await?;
         let body = body.map(Value::to_string).unwrap_or_default();
         let mut request = Request::builder().method(method).uri(path).header("Host", &self.authority);
         if !self.token.is_empty() {
@@ -148,22 +144,21 @@ impl Client {
             .header("Content-Type", "application/json")
             .body(Full::new(Bytes::from(body)))
             .context("the token or the address has characters that no request can carry")?;
-        let answer = tokio::time::timeout(ANSWER_TIMEOUT, sender.send_request(request)).await;
+        let answer = tokio::time::timeout(ANSWER_TIMEOUT, session.ask(request)).await;
         let answer = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
         let response = answer.context("the relay does not answer").or_exit(Exit::Unreachable)?;
-        if response.status().is_success() { Ok(response) } else { Err(refusal(response).await) }
+        let answer = Answer { response, session };
+        if answer.response.status().is_success() { Ok(answer) } else { Err(refusal(answer).await) }
     }
 
     /// The stream as the relay speaks on it; no token leaves over one whose certificate is another's.
-    async fn encrypted(&self, stream: TcpStream) -> anyhow::Result<BoxStream> {
+    async fn encrypted(&self, stream: BoxStream) -> anyhow::Result<BoxStream> {
         let host = self.authority.rsplit_once(':').map_or(&*self.authority, |(host, _)| host);
-        let host = host.trim_matches(['[', ']']).to_owned();
-        let name = ServerName::try_from(host).context("--url names no host that a certificate could be for")?;
         let fails = "the TLS handshake with the relay fails; does it have tls = true in [http]?";
         match &self.transport {
-            Transport::Clear => Ok(Box::new(stream)),
+            Transport::Clear => Ok(stream),
             Transport::Own(file) => {
-                let stream = tls::opportunistic_connector()?.connect(name, stream).await;
+                let stream = http::encrypt(&tls::opportunistic_connector()?, host, stream).await;
                 let stream = stream.context(fails).or_exit(Exit::Unreachable)?;
                 let own = tls::read_certificates(file)?;
                 let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
@@ -177,7 +172,7 @@ impl Client {
             }
             Transport::Verified => {
                 let connector = TlsConnector::from(Arc::new(Roots::load(None)?.client_config()?));
-                let stream = connector.connect(name, stream).await;
+                let stream = http::encrypt(&connector, host, stream).await;
                 Ok(Box::new(stream.context("the relay's certificate is not trusted").or_exit(Exit::Unreachable)?))
             }
         }
@@ -190,19 +185,16 @@ impl Client {
         path: &str,
         body: Option<&Value>,
     ) -> anyhow::Result<(StatusCode, Value)> {
-        let response = self.send(method, path, body).await?;
-        let status = response.status();
-        let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
-        let body = body.context("the relay's answer does not come")??.to_bytes();
+        let answer = self.send(method, path, body).await?;
+        let status = answer.response.status();
+        let body = answer.body().await?;
         let json = serde_json::from_slice(&body).context("what answers is no relay")?;
         Ok((status, json))
     }
 
     /// Asks for a text.
     pub(super) async fn text(&self, path: &str) -> anyhow::Result<Bytes> {
-        let response = self.send(Method::GET, path, None).await?;
-        let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
-        Ok(body.context("the relay's answer does not come")??.to_bytes())
+        self.send(Method::GET, path, None).await?.body().await
     }
 
     /// Asks for JSON.
@@ -212,16 +204,29 @@ impl Client {
 
     /// A stream of events.
     pub(super) async fn follow(&self, path: &str) -> anyhow::Result<Stream> {
-        let response = self.send(Method::GET, path, None).await?;
-        Ok(Stream { body: response.into_body(), received: Vec::new() })
+        let Answer { response, session } = self.send(Method::GET, path, None).await?;
+        Ok(Stream { body: response.into_body(), received: Vec::new(), _session: session })
+    }
+}
+
+/// An answer whose body is still to come.
+struct Answer {
+    response: Response<Incoming>,
+    session: Session,
+}
+
+impl Answer {
+    async fn body(self) -> anyhow::Result<Bytes> {
+        // A backup has no bound here that it does not have at the relay.
+        let body = tokio::time::timeout(ANSWER_TIMEOUT, http::body(self.response.into_body(), usize::MAX)).await;
+        body.context("the relay's answer does not come")?.map_err(|error| anyhow!(error))
     }
 }
 
 /// What a relay says instead of yes.
-async fn refusal(response: Response<Incoming>) -> anyhow::Error {
-    let status = response.status();
-    let body = tokio::time::timeout(ANSWER_TIMEOUT, response.into_body().collect()).await;
-    let body = body.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+async fn refusal(answer: Answer) -> anyhow::Error {
+    let status = answer.response.status();
+    let body = answer.body().await.unwrap_or_default();
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let exit = match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Exit::NotAllowed,
@@ -235,10 +240,10 @@ async fn refusal(response: Response<Incoming>) -> anyhow::Error {
 }
 
 /// Server-sent events.
-#[derive(Debug)]
 pub(super) struct Stream {
     body: Incoming,
     received: Vec<u8>,
+    _session: Session,
 }
 
 impl Stream {

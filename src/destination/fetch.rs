@@ -2,31 +2,26 @@
 //! redirect and goes to no private address.
 
 use std::future::Future;
-use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::header::{CONTENT_TYPE, HOST, HeaderValue, USER_AGENT};
+use http_body_util::Full;
+use hyper::header::{CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::mta_sts::POLICY_LEN_MAX;
 use super::public::is_public;
 use super::resolver::Dns;
-use crate::net::{BoxStream, Network};
+use crate::net::{BoxStream, Network, http};
 use crate::tls::wording;
 
 /// How long all of it may take.
 const TIMEOUT: Duration = Duration::from_secs(3);
-/// Addresses of a web server that are tried.
-const ADDRESSES_MAX: usize = 4;
-/// Octets of the answer's head.
-const HEAD_LEN_MAX: usize = 16 << 10;
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
@@ -88,48 +83,29 @@ impl Fetch for HttpsFetch {
 
 impl HttpsFetch {
     async fn get(&self, host: String) -> Result<Bytes, FetchError> {
-        let name = ServerName::try_from(host.clone()).map_err(|_| FetchError::NoAddress(host.clone()))?;
+        let failed = |error: &io::Error| FetchError::Connection(wording::of_stream(error));
         let stream = self.connect(&host).await?;
-        let stream =
-            self.tls.connect(name, stream).await.map_err(|error| FetchError::Connection(wording::of_stream(&error)))?;
+        let stream = http::encrypt(&self.tls, &host, stream).await.map_err(|error| failed(&error))?;
+        let request = Request::get("/.well-known/mta-sts.txt").header(HOST, host).header(USER_AGENT, http::USER_AGENT);
+        let request = request.body(Full::default()).map_err(|error| FetchError::Answer(error.to_string()))?;
         let answer = |error: hyper::Error| FetchError::Answer(error.to_string());
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(HEAD_LEN_MAX)
-            .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-            .await
-            .map_err(answer)?;
-        let request = Request::get("/.well-known/mta-sts.txt")
-            .header(HOST, HeaderValue::from_str(&host).map_err(|error| FetchError::Answer(error.to_string()))?)
-            .header(USER_AGENT, concat!("otp-relay/", env!("CARGO_PKG_VERSION")))
-            .body(Empty::new())
-            .map_err(|error| FetchError::Answer(error.to_string()))?;
-        let mut asking = pin!(async { text(sender.send_request(request).await.map_err(answer)?).await });
-        tokio::select! {
-            biased;
-            found = &mut asking => found,
-            // Polled beside, never spawned. What came before it ended, or why it ended, is with the request.
-            _ = connection => asking.await,
-        }
+        let mut session = http::Session::new(stream).await.map_err(answer)?;
+        text(session.ask(request).await.map_err(answer)?).await
     }
 
     async fn connect(&self, host: &str) -> Result<BoxStream, FetchError> {
         let (ipv4, ipv6) = tokio::join!(self.dns.ipv4(host), self.dns.ipv6(host));
-        let mut addresses = Vec::new();
-        for found in [ipv4, ipv6].into_iter().flatten() {
-            addresses.extend(found.records);
-        }
+        let mut addresses: Vec<IpAddr> = [ipv4, ipv6].into_iter().flatten().flat_map(|found| found.records).collect();
         if addresses.is_empty() {
             return Err(FetchError::NoAddress(host.to_owned()));
         }
         addresses.retain(|address| self.allow_private || is_public(*address));
-        let mut last = FetchError::Private(host.to_owned());
-        for address in addresses.into_iter().take(ADDRESSES_MAX) {
-            match self.network.connect(SocketAddr::new(address, self.port), None).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = FetchError::Connection(error.to_string()),
-            }
+        if addresses.is_empty() {
+            return Err(FetchError::Private(host.to_owned()));
         }
-        Err(last)
+        let addresses = addresses.into_iter().map(|address| SocketAddr::new(address, self.port));
+        let connected = http::connect(&*self.network, addresses).await;
+        connected.map_err(|error| FetchError::Connection(error.to_string()))
     }
 }
 
@@ -142,6 +118,6 @@ async fn text(response: Response<hyper::body::Incoming>) -> Result<Bytes, FetchE
     if !kind.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("text/plain") {
         return Err(FetchError::Type);
     }
-    let body = Limited::new(response.into_body(), POLICY_LEN_MAX).collect().await;
-    body.map(http_body_util::Collected::to_bytes).map_err(|error| FetchError::Answer(error.to_string()))
+    let body = http::body(response.into_body(), POLICY_LEN_MAX).await;
+    body.map_err(|error| FetchError::Answer(error.to_string()))
 }

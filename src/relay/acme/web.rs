@@ -7,23 +7,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full};
 use hyper::{Request, Response, header};
-use hyper_util::rt::TokioIo;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use crate::destination::resolver::Dns;
-use crate::net::{BoxStream, Network};
+use crate::net::{Network, http};
 
 /// How long one request may take.
 const TIMEOUT: Duration = Duration::from_secs(30);
-/// Octets of an answer, and of its head.
+/// Octets of an answer's body.
 const ANSWER_LEN_MAX: usize = 1 << 20;
-const HEAD_LEN_MAX: usize = 16 << 10;
-/// Addresses of a CA that are tried.
-const ADDRESSES_MAX: usize = 4;
 const HTTPS: u16 = 443;
 
 /// What makes requests.
@@ -57,45 +52,25 @@ impl Web {
         Ok(serde_json::from_slice(&body.to_bytes())?)
     }
 
-    async fn ask(&self, mut request: Request<BodyWrapper<Bytes>>) -> Result<Response<Full<Bytes>>, Error> {
-        let uri = request.uri().clone();
+    async fn ask(&self, request: Request<BodyWrapper<Bytes>>) -> Result<Response<Full<Bytes>>, Error> {
+        let (mut head, body) = request.into_parts();
+        let uri = std::mem::take(&mut head.uri);
         let host = uri.host().filter(|_| uri.scheme_str() == Some("https")).ok_or(Error::Str("no https address"))?;
         let authority = uri.authority().ok_or(Error::Str("no host in an address"))?.as_str();
-        request.headers_mut().insert(header::HOST, authority.parse().map_err(other)?);
+        head.headers.insert(header::HOST, authority.parse().map_err(other)?);
         // To a server itself only the path is named.
-        let path = uri.path_and_query().map_or("/", |path| path.as_str()).to_owned();
-        *request.uri_mut() = path.parse()?;
-        let stream = self.connect(host, uri.port_u16().unwrap_or(HTTPS)).await?;
-        let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(other)?;
-        let stream = self.tls.connect(name, stream).await.map_err(other)?;
-        let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
-            .max_buf_size(HEAD_LEN_MAX)
-            .handshake(TokioIo::new(stream))
-            .await
-            .map_err(other)?;
-        let asking = async {
-            let (parts, body) = sender.send_request(request).await.map_err(other)?.into_parts();
-            let body = Limited::new(body, ANSWER_LEN_MAX).collect().await.map_err(Error::Other)?;
-            Ok(Response::from_parts(parts, Full::new(body.to_bytes())))
-        };
-        let mut asking = std::pin::pin!(asking);
-        tokio::select! {
-            biased;
-            answer = &mut asking => answer,
-            // What came before it ended, or why it ended, is with the request.
-            _ = connection => asking.await,
-        }
-    }
-
-    async fn connect(&self, host: &str, port: u16) -> Result<BoxStream, Error> {
-        let mut last = Error::Other(format!("DNS has no address for {host}").into());
-        for address in self.addresses(host).await.into_iter().take(ADDRESSES_MAX) {
-            match self.network.connect(SocketAddr::new(address, port), None).await {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Error::Other(format!("{host} [{address}]: {error}").into()),
-            }
-        }
-        Err(last)
+        head.uri = uri.path_and_query().map_or("/", |path| path.as_str()).parse()?;
+        let body = body.collect().await.map_err(other)?.to_bytes();
+        let port = uri.port_u16().unwrap_or(HTTPS);
+        let addresses = self.addresses(host).await.into_iter().map(|address| SocketAddr::new(address, port));
+        let stream = http::connect(&*self.network, addresses).await;
+        let stream = stream.map_err(|error| Error::Other(format!("{host}: {error}").into()))?;
+        let stream = http::encrypt(&self.tls, host, stream).await.map_err(other)?;
+        let mut session = http::Session::new(stream).await.map_err(other)?;
+        let answer = session.ask(Request::from_parts(head, Full::new(body))).await.map_err(other)?;
+        let (head, body) = answer.into_parts();
+        let body = http::body(body, ANSWER_LEN_MAX).await.map_err(Error::Other)?;
+        Ok(Response::from_parts(head, Full::new(body)))
     }
 
     async fn addresses(&self, host: &str) -> Vec<IpAddr> {

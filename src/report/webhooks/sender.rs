@@ -1,32 +1,26 @@
 //! One post over HTTP/1.1: bounded in time and size, to the address that the configuration names and to no other. A redirect
 //! is not followed.
 
-use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::client::conn::http1::SendRequest;
+use http_body_util::Full;
 use hyper::header::{CONTENT_TYPE, HOST, RETRY_AFTER, USER_AGENT};
 use hyper::{HeaderMap, Request, StatusCode};
-use hyper_util::rt::TokioIo;
 use parking_lot::Mutex;
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::endpoint::{Endpoint, Format, Target};
 use super::signature;
 use crate::base::clock::Timestamp;
-use crate::net::{BoxStream, Network, TcpNetwork};
+use crate::net::TcpNetwork;
+use crate::net::http::{self, Session};
 use crate::tls::wording;
 
 /// How long one try may take.
 pub(super) const TIMEOUT: Duration = Duration::from_secs(15);
-/// Addresses of a host that are tried.
-const ADDRESSES_MAX: usize = 4;
-/// Octets of the answer's head; of its body.
-const HEAD_LEN_MAX: usize = 16 << 10;
+/// Octets of the answer's body.
 const ANSWER_LEN_MAX: usize = 64 << 10;
 
 /// What came of a try.
@@ -67,8 +61,6 @@ pub(super) struct Post {
     /// What it says.
     pub(super) body: Bytes,
 }
-
-type Session = SendRequest<Full<Bytes>>;
 
 /// Posts to one endpoint, over sessions that are kept.
 pub(super) struct Sender {
@@ -113,7 +105,7 @@ impl Sender {
         let (seconds, target) = (now.as_secs().to_string(), &endpoint.target);
         let mut request = Request::post(&*target.path)
             .header(HOST, &target.authority)
-            .header(USER_AGENT, concat!("otp-relay/", env!("CARGO_PKG_VERSION")))
+            .header(USER_AGENT, http::USER_AGENT)
             .header(CONTENT_TYPE, "application/json");
         let names: &[&str] = match endpoint.format {
             Format::Events => &["webhook"],
@@ -126,48 +118,27 @@ impl Sender {
                 .header(format!("{name}-signature"), &signature);
         }
         let request = request.body(Full::new(post.body.clone())).map_err(|error| error.to_string())?;
-        let response = session.send_request(request).await.map_err(|error| error.to_string())?;
+        let response = session.ask(request).await.map_err(|error| error.to_string())?;
         let tried = Tried { answer: Ok(response.status().as_u16()), retry_after: retry_after(response.headers(), now) };
         // What the answer says is of no use, but the session is, once it was read.
-        if Limited::new(response.into_body(), ANSWER_LEN_MAX).collect().await.is_ok() && session.ready().await.is_ok() {
+        if http::body(response.into_body(), ANSWER_LEN_MAX).await.is_ok() && session.is_ready().await {
             self.idle.lock().push(session);
         }
         Ok(tried)
     }
 
     async fn connect(&self, target: &Target) -> Result<Session, String> {
-        let stream = reach(target).await?;
-        let stream: BoxStream = if target.is_tls {
-            let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-            Box::new(self.tls.connect(name, stream).await.map_err(|error| wording::of_stream(&error))?)
+        let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
+        let addresses = found.map_err(|error| format!("{} has no address: {error}", target.host))?;
+        let stream = http::connect(&TcpNetwork, addresses).await.map_err(|error| error.to_string())?;
+        let session = if target.is_tls {
+            let stream = http::encrypt(&self.tls, &target.host, stream).await;
+            Session::new(stream.map_err(|error| wording::of_stream(&error))?).await
         } else {
-            stream
+            Session::new(stream).await
         };
-        let mut http = hyper::client::conn::http1::Builder::new();
-        let (session, connection) =
-            http.max_buf_size(HEAD_LEN_MAX).handshake(TokioIo::new(stream)).await.map_err(|error| error.to_string())?;
-        // It ends with the session.
-        tokio::spawn(connection);
-        Ok(session)
+        session.map_err(|error| error.to_string())
     }
-}
-
-async fn reach(target: &Target) -> Result<BoxStream, String> {
-    let addresses: Vec<SocketAddr> = match target.host.parse::<IpAddr>() {
-        Ok(ip) => vec![SocketAddr::new(ip, target.port)],
-        Err(_) => {
-            let found = tokio::net::lookup_host((target.host.as_str(), target.port)).await;
-            found.map_err(|error| format!("{} has no address: {error}", target.host))?.collect()
-        }
-    };
-    let mut last = format!("{} has no address", target.host);
-    for address in addresses.into_iter().take(ADDRESSES_MAX) {
-        match TcpNetwork.connect(address, None).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => last = format!("{address}: {error}"),
-        }
-    }
-    Err(last)
 }
 
 /// Seconds, or a date (RFC 9110 section 10.2.3).
