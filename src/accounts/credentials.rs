@@ -18,6 +18,7 @@ use parking_lot::Mutex;
 use tokio::sync::{Semaphore, watch};
 
 use super::user::{TRUSTED, User, token_hash};
+use crate::base::bounded::Bounded;
 use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
 
 /// Rounds for new hashes, and for users that do not exist where no user has any.
@@ -155,7 +156,7 @@ pub struct Credentials {
     salt_key: hmac::Key,
     /// Hashes what is remembered; new in each process.
     memory_key: hmac::Key,
-    remembered: Mutex<HashMap<[u8; KEY_LEN], Instant>>,
+    remembered: Mutex<Bounded<[u8; KEY_LEN], Instant, REMEMBERED_MAX>>,
     running: Arc<Semaphore>,
     waiting: Semaphore,
     random: SystemRandom,
@@ -214,7 +215,7 @@ impl Credentials {
     pub fn reconfigure(&self, accounts: HashMap<String, Account>) {
         self.examples.store(Arc::new(examples(&accounts)));
         self.accounts.store(Arc::new(accounts));
-        self.remembered.lock().clear();
+        *self.remembered.lock() = Bounded::default();
         self.changes.send_replace(());
     }
 
@@ -378,13 +379,7 @@ impl Credentials {
     }
 
     fn remember(&self, fingerprint: [u8; KEY_LEN], now: Instant) {
-        let mut remembered = self.remembered.lock();
-        if remembered.len() >= REMEMBERED_MAX {
-            remembered.retain(|_, until| *until > now);
-        }
-        if remembered.len() < REMEMBERED_MAX {
-            remembered.insert(fingerprint, now + REMEMBERED);
-        }
+        self.remembered.lock().insert(fingerprint, now + REMEMBERED, |until| *until <= now);
     }
 }
 

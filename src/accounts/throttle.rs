@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use crate::base::bounded::Bounded;
 use crate::net::network;
 
 /// The first refusal waits this long; each further one twice as long as the one before.
@@ -36,7 +37,7 @@ const TURN_WAIT: Duration = Duration::from_secs(60);
 #[derive(Debug, Default)]
 pub(crate) struct Throttle {
     hasher: RandomState,
-    failures: Mutex<HashMap<u64, Failures>>,
+    failures: Mutex<Bounded<u64, Failures, ENTRIES_MAX>>,
     /// Who may ask for a check, so that no address keeps those of others from it.
     pub(crate) checks: Turns,
     /// Who waits out the time of a refusal.
@@ -102,17 +103,14 @@ impl Throttle {
     pub(crate) fn refused(&self, address: IpAddr, user: &str, now: Instant) -> Duration {
         let keys = [self.hasher.hash_one(network(address)), self.hasher.hash_one(("user", user))];
         let mut failures = self.failures.lock();
-        if failures.len() + keys.len() > ENTRIES_MAX {
-            failures.retain(|_, entry| now - entry.last < MEMORY);
-        }
+        let is_over = |entry: &Failures| now - entry.last >= MEMORY;
         let mut worst = 0;
         for key in keys {
-            if failures.len() >= ENTRIES_MAX && !failures.contains_key(&key) {
+            let Some(entry) = failures.entry(key, is_over, || Failures { count: 0, last: now }) else {
                 // The table is full of fresh failures: an attack. Everyone who fails waits longest.
                 return DELAY_MAX;
-            }
-            let entry = failures.entry(key).or_insert(Failures { count: 0, last: now });
-            if now - entry.last >= MEMORY {
+            };
+            if is_over(entry) {
                 entry.count = 0;
             }
             *entry = Failures { count: entry.count.saturating_add(1), last: now };

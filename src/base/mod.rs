@@ -1,5 +1,6 @@
-//! The ground floor: the clock, small files, text, lanes, and shares of what is bounded. It knows nobody above.
+//! The ground floor: the clock, small files, text, lanes, a map with a bound, and shares of what is bounded. It knows nobody above.
 
+pub(crate) mod bounded;
 pub mod clock;
 pub mod files;
 pub mod format;

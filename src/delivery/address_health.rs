@@ -1,12 +1,12 @@
 //! Addresses that did not answer lately: they are asked last, until they have had time to recover.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
 use super::backoff::{Backoff, Terms};
+use crate::base::bounded::Bounded;
 
 /// How long an address is asked last after it failed. Then anybody may ask it first again.
 static TERMS: Terms = Terms {
@@ -35,7 +35,7 @@ pub(super) struct AddressHealth {
 
 #[derive(Debug, Default)]
 struct Known {
-    failing: HashMap<IpAddr, Backoff<Instant>>,
+    failing: Bounded<IpAddr, Backoff<Instant>, ADDRESSES_MAX>,
     no_ipv6_until: Option<Instant>,
 }
 
@@ -43,15 +43,11 @@ impl AddressHealth {
     /// The address did not answer, or not in time.
     pub(super) fn failed(&self, address: IpAddr, now: Instant) {
         let failing = &mut self.known.lock().failing;
-        if failing.len() >= ADDRESSES_MAX && !failing.contains_key(&address) {
-            failing.retain(|_, backoff| is_resting(backoff, now));
-            if failing.len() >= ADDRESSES_MAX {
-                return;
-            }
-        }
-        let backoff = failing.entry(address).or_insert_with(|| Backoff::new(&TERMS));
+        let backoff = failing.entry(address, |backoff| !is_resting(backoff, now), || Backoff::new(&TERMS));
         // Several attempts that failed together are one failure.
-        if backoff.enter(now).is_ok() {
+        if let Some(backoff) = backoff
+            && backoff.enter(now).is_ok()
+        {
             backoff.failed(now);
         }
     }

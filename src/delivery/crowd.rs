@@ -2,10 +2,10 @@
 //! with the destination is there. The entry waits for that session, until its next attempt would be due at most, and the
 //! number of sessions goes to what is there.
 
-use std::collections::HashMap;
 use std::time::Instant;
 
 use super::judged::Judged;
+use crate::base::bounded::Bounded;
 use crate::event::cause::Cause;
 use crate::mail::id::EntryId;
 use crate::smtp::client_session::{Fault, Stage};
@@ -17,7 +17,7 @@ const WAITING_MAX: usize = 1_000;
 /// The entries of one destination that were turned away.
 #[derive(Debug, Default)]
 pub(super) struct Crowd {
-    waiting: HashMap<EntryId, Instant>,
+    waiting: Bounded<EntryId, Instant, WAITING_MAX>,
 }
 
 /// Whether an entry that was turned away waits for a session that is there.
@@ -41,13 +41,10 @@ impl Crowd {
             self.waiting.remove(&entry);
             return Waits::No;
         }
-        if self.waiting.len() >= WAITING_MAX {
-            self.waiting.retain(|_, until| *until > now);
-        }
-        if planned <= now || self.waiting.len() >= WAITING_MAX {
+        if planned <= now || !self.waiting.has_room_for(&entry, |until| *until <= now) {
             return Waits::No;
         }
-        self.waiting.insert(entry, planned);
+        self.waiting.insert(entry, planned, |_| false);
         Waits::Until(planned)
     }
 

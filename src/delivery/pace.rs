@@ -1,13 +1,13 @@
 //! How long hosts take for what they say: a host that needed long is waited for at once the next time, instead of asking
 //! another beside it.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use tokio::sync::mpsc::UnboundedSender;
 
+use crate::base::bounded::Bounded;
 use crate::smtp::client_session::{COMMAND_PATIENCE, GREETING_PATIENCE, REPLY_TIMEOUT, Stage};
 
 /// What takes less is not worth remembering; also how long an address that took the connection has to come to a session
@@ -25,7 +25,7 @@ const STAGES: usize = 7;
 /// What is known of hosts.
 #[derive(Debug, Default)]
 pub(super) struct Paces {
-    known: Mutex<HashMap<Arc<str>, Pace>>,
+    known: Mutex<Bounded<Arc<str>, Pace, HOSTS_MAX>>,
 }
 
 #[derive(Debug)]
@@ -57,14 +57,9 @@ impl Paces {
         if took < NOTABLE {
             return;
         }
-        if known.len() >= HOSTS_MAX {
-            known.retain(|_, pace| pace.until > now);
-        }
-        if known.len() < HOSTS_MAX {
-            let mut needs = [Duration::ZERO; STAGES];
-            needs[index] = took;
-            known.insert(host.clone(), Pace { needs, until: now + KEPT });
-        }
+        let mut needs = [Duration::ZERO; STAGES];
+        needs[index] = took;
+        known.insert(host.clone(), Pace { needs, until: now + KEPT }, |pace| pace.until <= now);
     }
 
     /// How long a host is waited for at a stage before it counts as slow.

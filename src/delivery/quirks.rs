@@ -1,12 +1,12 @@
 //! What mail hosts offer and do not support, as they showed it: it is left out for a while, then tried again.
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
+use crate::base::bounded::Bounded;
 use crate::smtp::client_session::Suspicion;
 use crate::smtp::extension::{Feature, Features};
 
@@ -26,9 +26,9 @@ const HOSTS_MAX: usize = 10_000;
 /// What is known of the hosts at their addresses, and of their names.
 #[derive(Debug, Default)]
 pub(super) struct Quirks {
-    hosts: Mutex<HashMap<(Arc<str>, SocketAddr), Known>>,
+    hosts: Mutex<Bounded<(Arc<str>, SocketAddr), Known, HOSTS_MAX>>,
     /// By name and port: when a session with TLS last came about, at any address.
-    tls_worked: Mutex<HashMap<(Arc<str>, u16), Instant>>,
+    tls_worked: Mutex<Bounded<(Arc<str>, u16), Instant, HOSTS_MAX>>,
 }
 
 #[derive(Debug)]
@@ -57,10 +57,10 @@ impl Known {
         Self { avoided: Vec::new(), tls_failed: None, told_at: None, used_at: now }
     }
 
-    fn is_of_use(&self, now: Instant) -> bool {
-        self.avoided.iter().any(|(_, until)| now < *until)
-            || self.tls_failed.as_ref().is_some_and(|(until, _)| now < *until)
-            || self.told_at.is_some_and(|at| now < at + TOLD_EVERY)
+    fn is_over(&self, now: Instant) -> bool {
+        self.avoided.iter().all(|(_, until)| *until <= now)
+            && self.tls_failed.as_ref().is_none_or(|(until, _)| *until <= now)
+            && self.told_at.is_none_or(|at| at + TOLD_EVERY <= now)
     }
 }
 
@@ -117,10 +117,7 @@ impl Quirks {
         self.try_tls_again(host, address);
         let key = (host.clone(), address.port());
         let mut worked = self.tls_worked.lock();
-        if worked.len() >= HOSTS_MAX && !worked.contains_key(&key) {
-            make_room(&mut worked, |at| now < *at + TLS_WORKED_FOR, |at| *at);
-        }
-        worked.insert(key, now);
+        *worked.entry_before_oldest(key, |at| *at + TLS_WORKED_FOR <= now, |at| *at, || now) = now;
     }
 
     /// The next session begins with TLS, whatever became of it.
@@ -144,25 +141,11 @@ impl Quirks {
     fn with<T>(&self, host: &Arc<str>, address: SocketAddr, now: Instant, change: impl FnOnce(&mut Known) -> T) -> T {
         let key = (host.clone(), address);
         let mut hosts = self.hosts.lock();
-        if hosts.len() >= HOSTS_MAX && !hosts.contains_key(&key) {
-            make_room(&mut hosts, |known| known.is_of_use(now), |known| known.used_at);
-        }
-        let known = hosts.entry(key).or_insert_with(|| Known::new(now));
+        let is_over = |known: &Known| known.is_over(now);
+        let known = hosts.entry_before_oldest(key, is_over, |known| known.used_at, || Known::new(now));
         known.used_at = now;
         change(known)
     }
-}
-
-/// Forgets what is of no use any more, and if that is too little, the eighth that was used longest ago.
-fn make_room<K, V>(known: &mut HashMap<K, V>, is_of_use: impl Fn(&V) -> bool, used_at: impl Fn(&V) -> Instant) {
-    known.retain(|_, value| is_of_use(value));
-    if known.len() < HOSTS_MAX {
-        return;
-    }
-    let mut times: Vec<Instant> = known.values().map(&used_at).collect();
-    let (_, oldest_kept, _) = times.select_nth_unstable(HOSTS_MAX / 8);
-    let oldest_kept = *oldest_kept;
-    known.retain(|_, value| used_at(value) > oldest_kept);
 }
 
 #[cfg(test)]

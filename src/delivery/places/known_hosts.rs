@@ -1,8 +1,9 @@
 //! Hosts that are known to take mail, by their registrable domain.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+
+use crate::base::bounded::Bounded;
 
 /// How long a domain is known whose hosts took mail.
 pub(super) const KNOWN_FOR: Duration = Duration::from_secs(24 * 3600);
@@ -12,7 +13,7 @@ const KNOWN_MAX: usize = 10_000;
 /// When hosts of each last took mail.
 #[derive(Debug, Default)]
 pub(super) struct KnownHosts {
-    took_mail_at: HashMap<Arc<str>, Instant>,
+    took_mail_at: Bounded<Arc<str>, Instant, KNOWN_MAX>,
 }
 
 impl KnownHosts {
@@ -23,15 +24,6 @@ impl KnownHosts {
 
     /// They took mail.
     pub(super) fn took_mail(&mut self, hosts: Arc<str>, now: Instant) {
-        if let Some(at) = self.took_mail_at.get_mut(&hosts) {
-            *at = now;
-            return;
-        }
-        if self.took_mail_at.len() >= KNOWN_MAX {
-            self.took_mail_at.retain(|_, at| now.saturating_duration_since(*at) < KNOWN_FOR);
-        }
-        if self.took_mail_at.len() < KNOWN_MAX {
-            self.took_mail_at.insert(hosts, now);
-        }
+        self.took_mail_at.insert(hosts, now, |at| now.saturating_duration_since(*at) >= KNOWN_FOR);
     }
 }
