@@ -7,14 +7,14 @@
 #![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
 
 use std::convert::Infallible;
-use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Extension, State};
-use axum::http::{HeaderMap, HeaderValue, header};
-use axum::response::{IntoResponse, Response};
+use axum::http::{HeaderMap, header};
+use axum::response::IntoResponse;
+use axum::response::sse::{Event, KeepAlive, Sse};
+use futures_util::{StreamExt as _, stream};
 use serde::Deserialize;
 use tokio::sync::watch;
 use utoipa::IntoParams;
@@ -26,15 +26,15 @@ use super::problem::Problem;
 use super::refusals::Refusals;
 use super::refused::Origin;
 use super::seats::Seat;
-use crate::event::Event;
+use crate::event;
 use crate::event::json::EventJson;
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::journal::Read;
 use crate::mail::id::MessageId;
 use crate::report::reasons::Reason;
 
-/// Events sent in one piece.
-const PIECE_MAX: usize = 64;
+/// Events read at once.
+const READ_MAX: usize = 64;
 /// How often a quiet stream shows that it lives.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -59,7 +59,7 @@ pub(super) async fn follow(
     who: Who,
     headers: HeaderMap,
     query: Asked<Which>,
-) -> Result<Response, Problem> {
+) -> Result<impl IntoResponse, Problem> {
     let only = asked(query)?.message.as_deref().map(id).transpose()?;
     if let Some(message) = only {
         api.known(&who, message, Need::State).await?;
@@ -74,12 +74,9 @@ pub(super) async fn follow(
     };
     let (watch, users) = (happened.watch(), api.parts.credentials.watch());
     let follower = Follower { api, origin, who, only, at, has_missed, watch, users, is_over: false, _seat: seat };
-    let pieces = futures_util::stream::unfold(follower, Follower::next);
-    let mut response = Body::from_stream(pieces).into_response();
-    let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    Ok(response)
+    let events = stream::unfold(follower, Follower::next).flat_map(stream::iter).map(Ok::<_, Infallible>);
+    let events = Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT));
+    Ok(([(header::CACHE_CONTROL, "no-store")], events))
 }
 
 impl Api {
@@ -111,12 +108,12 @@ struct Follower {
 }
 
 impl Follower {
-    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+    async fn next(mut self) -> Option<(Vec<Event>, Self)> {
         if self.is_over {
             return None;
         }
         if std::mem::take(&mut self.has_missed) {
-            return Some((Ok(missed()), self));
+            return Some((vec![last("missed", MISSED)], self));
         }
         loop {
             self.users.borrow_and_update();
@@ -124,17 +121,17 @@ impl Follower {
                 return Some(self.bye(Reason::LoginEnded, "this token is not valid any more"));
             }
             self.watch.borrow_and_update();
-            match self.api.parts.queue.journal().events_after(self.at, PIECE_MAX).await {
+            match self.api.parts.queue.journal().events_after(self.at, READ_MAX).await {
                 Ok(Read { has_missed: true, .. }) => {
                     self.is_over = true;
                     self.api.stream_ended(self.origin, &self.who.name(), Reason::TooSlow, MISSED);
-                    return Some((Ok(missed()), self));
+                    return Some((vec![last("missed", MISSED)], self));
                 }
                 Ok(Read { at, events, .. }) if at > self.at => {
-                    let piece = self.piece(&events);
+                    let asked: Vec<_> = events.iter().filter_map(|(at, event)| self.asked(*at, event)).collect();
                     self.at = at;
-                    if !piece.is_empty() {
-                        return Some((Ok(piece.into()), self));
+                    if !asked.is_empty() {
+                        return Some((asked, self));
                     }
                 }
                 Ok(_) if self.has_seen_all().await => return None,
@@ -145,7 +142,7 @@ impl Follower {
                         _ = self.watch.changed() => {}
                         _ = self.users.changed() => {}
                         () = self.api.closing.cancelled() => return Some(self.bye(Reason::ShuttingDown, "shutting down")),
-                        () = tokio::time::sleep(HEARTBEAT) => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
+                        () = tokio::time::sleep(HEARTBEAT) => {}
                     }
                 }
             }
@@ -153,10 +150,10 @@ impl Follower {
     }
 
     /// The last event.
-    fn bye(mut self, reason: Reason, text: &str) -> (Result<Bytes, Infallible>, Self) {
+    fn bye(mut self, reason: Reason, text: &str) -> (Vec<Event>, Self) {
         self.is_over = true;
         self.api.stream_ended(self.origin, &self.who.name(), reason, text);
-        (Ok(format!("event: bye\ndata: {{\"reason\":\"{text}\"}}\n\n").into()), self)
+        (vec![last("bye", text)], self)
     }
 
     /// Whether the one message has ended and nothing of it is still to come.
@@ -168,21 +165,15 @@ impl Follower {
         self.api.parts.queue.flush().await.is_ok() && self.api.parts.queue.happened().newest() == self.at
     }
 
-    fn piece(&self, events: &[(Cursor, Arc<Event>)]) -> String {
-        let mut piece = String::new();
-        for (at, event) in events {
-            let is_asked = self.only.is_none_or(|id| id == event.head.id);
-            if is_asked && self.who.may_see(&event.head.user) {
-                let json = serde_json::to_string(&EventJson::alone(event)).unwrap_or_default();
-                let (number, name) = (at.number(), event.kind().name());
-                // Writing to a String cannot fail.
-                let _ = write!(piece, "id: {number}\nevent: {name}\ndata: {json}\n\n");
-            }
-        }
-        piece
+    /// An event, if it is asked for and may be seen.
+    fn asked(&self, at: Cursor, event: &event::Event) -> Option<Event> {
+        let is_asked = self.only.is_none_or(|id| id == event.head.id) && self.who.may_see(&event.head.user);
+        let json = is_asked.then(|| serde_json::to_string(&EventJson::alone(event)).unwrap_or_default())?;
+        Some(Event::default().id(at.number().to_string()).event(event.kind().name()).data(json))
     }
 }
 
-fn missed() -> Bytes {
-    format!("event: missed\ndata: {{\"reason\":\"{MISSED}\"}}\n\n").into()
+/// Why the stream ends, or that something is not in it.
+fn last(name: &str, reason: &str) -> Event {
+    Event::default().event(name).data(serde_json::json!({ "reason": reason }).to_string())
 }

@@ -5,10 +5,10 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::body::{Body, Bytes};
 use axum::extract::{Path, State};
 use axum::http::HeaderMap;
-use axum::response::{IntoResponse as _, Response};
+use axum::response::Response;
+use axum::response::sse::{Event, KeepAlive, Sse};
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
 use super::super::mail::Mail;
@@ -46,22 +46,22 @@ pub(super) async fn follow(
     let watch = web.inbox.watch();
     let at = last.unwrap_or(newest);
     let follower = Follower { web, to, at, ready: VecDeque::new(), watch, has_begun: false, _seat: seat };
-    let pieces = futures_util::stream::unfold(follower, Follower::next);
-    Ok(typed("text/event-stream", Body::from_stream(pieces).into_response()))
+    let events = futures_util::stream::unfold(follower, Follower::next);
+    Ok(typed("text/event-stream", Sse::new(events).keep_alive(KeepAlive::new().interval(HEARTBEAT))))
 }
 
 impl Follower {
-    async fn next(mut self) -> Option<(Result<Bytes, Infallible>, Self)> {
+    async fn next(mut self) -> Option<(Result<Event, Infallible>, Self)> {
         if !self.has_begun {
             // The head goes at once, so that whoever sends mail next knows that it is heard.
             self.has_begun = true;
-            return Some((Ok(Bytes::from_static(b": begun\n\n")), self));
+            return Some((Ok(Event::default().comment("begun")), self));
         }
         loop {
             if let Some(mail) = self.ready.pop_front() {
                 self.at = mail.number;
                 let json = serde_json::to_string(&short(&mail)).unwrap_or_default();
-                return Some((Ok(format!("id: {}\nevent: mail\ndata: {json}\n\n", mail.id()).into()), self));
+                return Some((Ok(Event::default().id(mail.id()).event("mail").data(json)), self));
             }
             self.watch.borrow_and_update();
             let mails = match &self.to {
@@ -76,7 +76,6 @@ impl Follower {
             tokio::select! {
                 changed = self.watch.changed() => if changed.is_err() { return None },
                 () = closing.cancelled() => return None,
-                () = tokio::time::sleep(HEARTBEAT) => return Some((Ok(Bytes::from_static(b":\n\n")), self)),
             }
         }
     }
