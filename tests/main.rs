@@ -22,7 +22,6 @@ mod http;
 mod ledger;
 mod malice;
 mod options;
-mod queue;
 mod sandbox;
 mod sealing;
 mod service;

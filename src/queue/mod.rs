@@ -17,6 +17,10 @@ mod risk;
 mod schedule;
 mod settlement;
 mod slots;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
 mod timers;
 
 use std::sync::Arc;

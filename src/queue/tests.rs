@@ -3,98 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::accounts::supersede::Supersede;
-use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::base::shares::Sharing;
-use otp_relay::event::{Attempted, Event, Kind, Sink, Suppress};
-use otp_relay::ledger::embedded::journal::JournalError;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::ledger::entry::LostClaim;
-use otp_relay::ledger::entry::{LEASE, Message, SignedContent, State};
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::mail::id::{EntryId, IdSource};
-use otp_relay::mail::message::Content;
-use otp_relay::queue::claim::{NotReleased, Settlement};
-use otp_relay::queue::inspect::Filter;
-use otp_relay::queue::{AppendError, Consequences, Ending, Offers, Queue, Settings, Storage};
-use parking_lot::Mutex;
-
-const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
-const LIFE: Duration = Duration::from_secs(600);
-
-/// Remembers what it is told.
-#[derive(Default)]
-struct Witness {
-    events: Mutex<Vec<Kind>>,
-}
-
-impl Sink for Witness {
-    fn emit(&self, event: Event) {
-        self.events.lock().push(event.kind());
-    }
-}
-
-struct Bench {
-    queue: Arc<Queue>,
-    store: MemoryStore,
-    clock: Arc<ManualClock>,
-    witness: Arc<Witness>,
-    offers: Mutex<Offers>,
-    ids: IdSource,
-}
-
-impl Bench {
-    fn new() -> Self {
-        Self::on(MemoryStore::default(), Arc::new(ManualClock::new(START)))
-    }
-
-    fn on(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
-        let witness = Arc::new(Witness::default());
-        let settings = Settings { entries_max: 3, deliver_at_most_once: true, supersede: Supersede::ByKey };
-        let (stored, entail) = (Box::new(store.clone()), Box::new(|_: &Ending| Consequences::default()));
-        let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), witness.clone(), entail, 1).unwrap();
-        let offers = Mutex::new(queue.take_offers().unwrap());
-        tokio::spawn(queue.clone().run_timers());
-        Self { queue, store, clock, witness, offers, ids: IdSource::new() }
-    }
-
-    async fn accept(&self, recipients: usize) -> Result<EntryId, AppendError> {
-        self.accept_under(None, recipients).await
-    }
-
-    /// With a key under which it can be superseded.
-    async fn accept_under(&self, key: Option<&str>, recipients: usize) -> Result<EntryId, AppendError> {
-        let now = self.clock.now();
-        let reverse_path = key.map_or(ReversePath::NULL, |_| ReversePath::parse("<otp@app.test>").unwrap());
-        let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
-        let envelope = Envelope {
-            reverse_path,
-            parameters: MailParameters::default(),
-            recipients: (0..recipients).map(mailbox).collect(),
-        };
-        let message = Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE));
-        let message = Arc::new(Message { key: key.map(Arc::from), ..message });
-        let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let mut pending = self.queue.append(&message, content.clone(), Vec::new(), None, true)?;
-        let stored = self.queue.stored(&mut pending).await;
-        if let Err(error) = stored {
-            self.queue.abandon(&message, &mut pending);
-            return Err(error);
-        }
-        drop(self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, Default::default()));
-        Ok(EntryId { message: message.id, index: 0 })
-    }
-
-    fn offers(&self) -> Vec<EntryId> {
-        let offers = self.offers.lock();
-        std::iter::from_fn(|| offers.try_next()).map(|offer| offer.entry).collect()
-    }
-
-    fn events(&self) -> Vec<Kind> {
-        std::mem::take(&mut self.witness.events.lock())
-    }
-}
+use super::AppendError;
+use super::claim::{NotReleased, Settlement};
+use super::inspect::Filter;
+use super::testing::{Bench, LIFE};
+use crate::base::clock::{Clock as _, ManualClock, Timestamp};
+use crate::base::shares::Sharing;
+use crate::event::{Attempted, Kind, Suppress};
+use crate::ledger::embedded::journal::JournalError;
+use crate::ledger::entry::{LEASE, LostClaim, State};
+use crate::mail::id::EntryId;
 
 fn delivered() -> Settlement {
     Settlement::Delivered { attempted: Attempted::default(), notifies: false }
