@@ -258,3 +258,6 @@ fn is_about_message(failure: &Failure) -> bool {
 fn is_down(cause: Cause) -> bool {
     matches!(cause, Cause::Unreachable | Cause::DnsFailure | Cause::ConnectionLost)
 }
+
+#[cfg(test)]
+mod tests;

@@ -479,3 +479,6 @@ fn accepted(receipt: &Receipt) -> Reply {
     };
     Reply::new(250, code, text)
 }
+
+#[cfg(test)]
+mod tests;

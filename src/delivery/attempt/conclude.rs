@@ -158,3 +158,29 @@ pub(super) fn waits_for_session(at: At<'_>, claim: &Claim, candidates: &Candidat
     }
     waits != Waits::No
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn not_delivered(stage: Stage, fault: Fault) -> End {
+        End::NotDelivered { judged: Failure { stage, fault }.into(), from: Peer::default(), at: Timestamp::default() }
+    }
+
+    #[test]
+    fn others_are_asked_where_they_may_do_better_and_never_once_the_content_was_sent() {
+        let reply = |code, text: &'static str| Fault::Reply(Reply::plain(code, text));
+        let check = |stage, fault: Fault, expected| {
+            assert_eq!(not_delivered(stage, fault.clone()).asks_others(), expected, "{stage:?} {fault:?}");
+        };
+        check(Stage::Ehlo, Fault::Timeout, true);
+        check(Stage::Rcpt, Fault::Closed, true);
+        check(Stage::Banner, reply(421, "too busy"), true);
+        check(Stage::Rcpt, reply(450, "Greylisted"), false);
+        check(Stage::Rcpt, reply(550, "no such user"), false);
+        check(Stage::Content, Fault::Closed, false);
+        check(Stage::Content, reply(451, "try again"), false);
+        assert!(End::Nobody.asks_others());
+        assert!(!End::GaveWay.asks_others() && !End::NotNoted(Peer::default()).asks_others());
+    }
+}
