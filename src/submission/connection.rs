@@ -61,8 +61,8 @@ impl Shared {
     }
 }
 
-/// Whose a connection is.
-pub(super) struct Whose {
+/// A client with its place: who connected, where to, and what it may take.
+pub(super) struct Identified {
     /// The client's address.
     pub(super) address: SocketAddr,
     /// Where it connected to.
@@ -109,18 +109,18 @@ struct About {
 }
 
 /// The connection is over, by whatever reason.
-struct Over;
+struct Closed;
 
 impl Connection {
     /// Serves a client until it is done.
     pub(super) async fn serve(
         shared: Arc<Shared>,
         stream: BoxStream,
-        whose: Whose,
+        client: Identified,
         settings: Arc<SessionSettings>,
         acceptor: Option<TlsAcceptor>,
     ) {
-        let Whose { address, listener, peer, place, portion } = whose;
+        let Identified { address, listener, peer, place, portion } = client;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
         let needs_login = peer.access == Access::AuthenticationRequired;
         let trusted = if needs_login { None } else { shared.credentials.trusted() };
@@ -141,11 +141,11 @@ impl Connection {
             patience: DNS_WAIT,
             about: About::default(),
         };
-        // Over is not a failure: it says that there is nothing more to do.
+        // An end is no failure: it says that there is nothing more to do.
         let _ = connection.converse().await;
     }
 
-    async fn converse(&mut self) -> Result<(), Over> {
+    async fn converse(&mut self) -> Result<(), Closed> {
         let mut buffer = vec![0; READ_LEN];
         let mut step = Step::Read;
         loop {
@@ -190,7 +190,7 @@ impl Connection {
     }
 
     /// A password that was right lately is right at once; any other is checked.
-    async fn check_password(&mut self, user: &str, password: &str) -> Result<Step, Over> {
+    async fn check_password(&mut self, user: &str, password: &str) -> Result<Step, Closed> {
         let shared = self.shared.clone();
         let now = shared.clock.instant();
         if let Some(known) = shared.credentials.remembered(user, password, now) {
@@ -239,7 +239,7 @@ impl Connection {
     }
 
     /// Tells of an end without a reply.
-    fn broken_off(&self, stage: Stage, reason: Reason, text: &str) {
+    fn report_end(&self, stage: Stage, reason: Reason, text: &str) {
         let (recipient, more_recipients) =
             if self.session.left_undone().is_some() { self.session.meant_for() } else { (None, 0) };
         self.shared.refusals.tell(&Refused {
@@ -258,17 +258,17 @@ impl Connection {
     }
 
     /// The client is gone, which is worth a line only where it leaves something undone.
-    fn gone(&self) -> Over {
+    fn client_left(&self) -> Closed {
         // It asked for TLS, and it is its turn to speak. Some look at the certificate only now.
         if self.is_silent {
             let fault = Fault::ClosedAtCertificate;
-            self.broken_off(Stage::Tls, Reason::of_handshake(fault), &fault.text());
+            self.report_end(Stage::Tls, Reason::of_handshake(fault), &fault.text());
         }
         if let Some(phase) = self.session.left_undone() {
             let text = "the client closed the connection in the middle of a message";
-            self.broken_off(Stage::Smtp(phase), Reason::Closed, text);
+            self.report_end(Stage::Smtp(phase), Reason::Closed, text);
         }
-        Over
+        Closed
     }
 
     /// The reply to what intake refuses.
@@ -278,7 +278,7 @@ impl Connection {
     }
 
     /// Sends what is to be said, then reads until the session wants something else.
-    async fn read(&mut self, buffer: &mut [u8]) -> Result<Step, Over> {
+    async fn read(&mut self, buffer: &mut [u8]) -> Result<Step, Closed> {
         loop {
             self.flush().await?;
             let (deadline, what) = self.session.deadline();
@@ -286,7 +286,7 @@ impl Connection {
             let event = tokio::select! {
                 biased;
                 read = self.stream.read(buffer) => match read {
-                    Ok(0) | Err(_) => return Err(self.gone()),
+                    Ok(0) | Err(_) => return Err(self.client_left()),
                     Ok(len) => {
                         self.is_silent = false;
                         Event::Received(&buffer[..len])
@@ -305,7 +305,7 @@ impl Connection {
         }
     }
 
-    async fn flush(&mut self) -> Result<(), Over> {
+    async fn flush(&mut self) -> Result<(), Closed> {
         let output = self.session.take_output();
         if output.is_empty() {
             return Ok(());
@@ -316,17 +316,17 @@ impl Connection {
         };
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(_)) => Err(self.gone()),
+            Ok(Err(_)) => Err(self.client_left()),
             Err(_) => {
                 let stage = Stage::Smtp(self.session.left_undone().unwrap_or(Phase::Command));
-                self.broken_off(stage, Reason::Timeout, "the client does not read what it is told");
-                Err(Over)
+                self.report_end(stage, Reason::Timeout, "the client does not read what it is told");
+                Err(Closed)
             }
         }
     }
 
-    async fn encrypt(&mut self) -> Result<(), Over> {
-        let acceptor = self.acceptor.clone().ok_or(Over)?;
+    async fn encrypt(&mut self) -> Result<(), Closed> {
+        let acceptor = self.acceptor.clone().ok_or(Closed)?;
         let (closed, _) = tokio::io::duplex(1);
         let stream = std::mem::replace(&mut self.stream, Box::new(closed));
         match handshake::accept(&acceptor, stream, HANDSHAKE_TIMEOUT).await {
@@ -336,13 +336,13 @@ impl Connection {
                 Ok(())
             }
             Err(fault) => {
-                self.broken_off(Stage::Tls, Reason::of_handshake(fault), &fault.text());
-                Err(Over)
+                self.report_end(Stage::Tls, Reason::of_handshake(fault), &fault.text());
+                Err(Closed)
             }
         }
     }
 
-    async fn authenticated(&mut self, name: &str, checked: Checked) -> Result<Step, Over> {
+    async fn authenticated(&mut self, name: &str, checked: Checked) -> Result<Step, Closed> {
         let address = self.peer.ip();
         let result = match checked {
             Checked::Accepted(login) => {
@@ -400,7 +400,7 @@ impl Connection {
         Ok(())
     }
 
-    async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Over> {
+    async fn check_recipient(&mut self, recipient: &Recipient) -> Result<Step, Closed> {
         let Some(Login { user, .. }) = &self.login else {
             return Ok(self.handle(Event::Checked(Err(reply::AUTHENTICATION_REQUIRED))));
         };
@@ -440,17 +440,17 @@ impl Connection {
         }
     }
 
-    async fn close(&mut self) -> Result<(), Over> {
+    async fn close(&mut self) -> Result<(), Closed> {
         self.flush().await?;
         // The client may be gone already.
         let _ = tokio::time::timeout(DRAIN_TIMEOUT, self.stream.shutdown()).await;
-        Err(Over)
+        Err(Closed)
     }
 
-    async fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Over> {
+    async fn drain(&mut self, buffer: &mut [u8]) -> Result<(), Closed> {
         self.flush().await?;
         let drain = async {
-            self.stream.shutdown().await.map_err(|_| Over)?;
+            self.stream.shutdown().await.map_err(|_| Closed)?;
             let mut left = DRAIN_LEN;
             while left > 0 {
                 match self.stream.read(buffer).await {
@@ -458,9 +458,9 @@ impl Connection {
                     Ok(len) => left = left.saturating_sub(len),
                 }
             }
-            Err(Over)
+            Err(Closed)
         };
-        tokio::time::timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Err(Over))
+        tokio::time::timeout(DRAIN_TIMEOUT, drain).await.unwrap_or(Err(Closed))
     }
 }
 

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, HANDSHAKE_TIMEOUT, Shared, Whose, share_in_use};
+use super::connection::{Connection, HANDSHAKE_TIMEOUT, Shared, Identified, share_in_use};
 use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use crate::accounts::credentials::Credentials;
 use crate::accounts::throttle::Throttle;
@@ -264,8 +264,8 @@ impl Submission {
         let portion = live.sharing.of(live.limits.connections_max);
         let peer = Peer { access: Access::Trusted, encrypted: false, loopback: true };
         let session = Arc::new(SessionSettings { starttls: false, ..live.session.clone() });
-        let whose = Whose { address: NOBODY, listener: NOBODY, peer, place, portion };
-        Connection::serve(self.shared.clone(), stream, whose, session, None).await;
+        let identified = Identified { address: NOBODY, listener: NOBODY, peer, place, portion };
+        Connection::serve(self.shared.clone(), stream, identified, session, None).await;
     }
 
     async fn client(&self, stream: TcpStream, address: SocketAddr, listener: &ListenerSettings) {
@@ -331,8 +331,8 @@ impl Submission {
         let starttls = listener.tls == ListenerTls::StartTls;
         let session = Arc::new(SessionSettings { starttls, ..live.session.clone() });
         let acceptor = starttls.then(|| (*acceptor).clone());
-        let whose = Whose { address: client.address, listener: listener.address, peer, place, portion };
-        Connection::serve(self.shared.clone(), boxed, whose, session, acceptor).await;
+        let identified = Identified { address: client.address, listener: listener.address, peer, place, portion };
+        Connection::serve(self.shared.clone(), boxed, identified, session, acceptor).await;
     }
 
     /// Tells of a connection that does not come to a session.
