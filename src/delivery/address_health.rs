@@ -30,11 +30,11 @@ const ADDRESSES_MAX: usize = 10_000;
 /// What is known of addresses.
 #[derive(Debug, Default)]
 pub(super) struct AddressHealth {
-    known: Mutex<Known>,
+    known: Mutex<Records>,
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Records {
     failing: Bounded<IpAddr, Backoff<Instant>, ADDRESSES_MAX>,
     no_ipv6_until: Option<Instant>,
 }

@@ -11,9 +11,9 @@ use parking_lot::Mutex;
 use super::caller::Caller;
 use super::environment::Environment;
 use super::next_hop::NextHop;
-use super::sessions::{Placed, Taken};
+use super::sessions::{Assigned, Placed};
 use super::settle::Ended;
-use super::site::{Look, Site};
+use super::site::{Probe, Site};
 use super::sites::{Begin, Beginning, Begins, Start};
 use super::worker::Worker;
 use crate::destination::route::{Route, RouteError};
@@ -96,7 +96,7 @@ impl Dispatcher {
             };
             match begin {
                 Begin::Session(start) => self.begin(start),
-                Begin::Looks(site) => self.look_after(site),
+                Begin::Probes(site) => self.probe_while_down(site),
             }
             drop(on_its_way);
         }
@@ -138,9 +138,9 @@ impl Dispatcher {
     }
 
     /// A message for this recipient is about to come.
-    pub(super) fn expect(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+    pub(super) fn prewarm(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
         if self.offers.get().is_some() {
-            guarded(|| self.prewarm(reverse_path, recipient));
+            guarded(|| self.prewarm_for(reverse_path, recipient));
         }
     }
 
@@ -159,7 +159,7 @@ impl Dispatcher {
     }
 
     /// A message for this recipient is about to come: finds the route and opens a session, unless one is at hand.
-    fn prewarm(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
+    fn prewarm_for(self: &Arc<Self>, reverse_path: &ReversePath, recipient: &Mailbox) {
         if self.env.tasks.is_draining() {
             return;
         }
@@ -186,7 +186,7 @@ impl Dispatcher {
 
     /// Gives an entry whose route is known to the site that it leads to.
     fn place(self: &Arc<Self>, offer: &Offer, route: &Arc<Route>, hop: &NextHop) {
-        let taken = Taken { entry: offer.entry, lane: offer.lane };
+        let taken = Assigned { entry: offer.entry, lane: offer.lane };
         let site = loop {
             let site = self.env.sites.site(route, hop);
             let now = self.env.clock.instant();
@@ -292,23 +292,23 @@ impl Dispatcher {
     }
 
     /// Looks now and then whether a site is back, while somebody waits for it.
-    fn look_after(self: &Arc<Self>, site: Arc<Site>) {
+    fn probe_while_down(self: &Arc<Self>, site: Arc<Site>) {
         let env = self.env.clone();
         self.env.tasks.spawn(async move {
-            while let Some(at) = site.next_look_at(env.clock.instant()) {
+            while let Some(at) = site.next_probe_at(env.clock.instant()) {
                 if env.tasks.sleep_until(at).await.is_err() {
                     return;
                 }
                 let (route, now) = (env.next_part(&site).await, env.clock.instant());
                 let mut taking = env.sites.taking(&site, &route);
-                match site.look(|entry| env.queue.is_live(entry.message), now, || taking.take()) {
-                    Look::Open(caller) => {
+                match site.probe(|entry| env.queue.is_live(entry.message), now, || taking.take()) {
+                    Probe::Open(caller) => {
                         for start in taking.starts(|| Beginning::Prewarm(caller.clone())) {
                             Worker::run(env.clone(), start).await;
                         }
                     }
-                    Look::Later => {}
-                    Look::NoMore => return,
+                    Probe::Later => {}
+                    Probe::NoMore => return,
                 }
             }
         });

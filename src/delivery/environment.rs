@@ -15,7 +15,7 @@ use super::limits::LearnedLimits;
 use super::next_hop::NextHop;
 use super::next_hops::NextHops;
 use super::settings::Settings;
-use super::site::{Others, Site};
+use super::site::{OtherSessions, Site};
 use super::sites::Sites;
 use super::smart_host::SmartHosts;
 use super::tasks::Tasks;
@@ -120,12 +120,12 @@ impl Environment {
             return false;
         }
         match site.turned_away() {
-            Others::None => return false,
-            Others::NewlyCapped => {
+            OtherSessions::None => return false,
+            OtherSessions::NewlyCapped => {
                 let until = self.clock.instant() + CAP_SPAN;
                 self.sites.allow_at(site, until, LearnedLimits::forget_cap);
             }
-            Others::Capped => {}
+            OtherSessions::Capped => {}
         }
         true
     }

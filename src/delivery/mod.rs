@@ -152,8 +152,8 @@ impl Delivery {
     }
 
     /// A message with this reverse-path to this recipient is about to come: what can be done ahead, may be.
-    pub fn expect(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
-        self.dispatcher.expect(reverse_path, recipient);
+    pub fn prewarm(&self, reverse_path: &ReversePath, recipient: &Mailbox) {
+        self.dispatcher.prewarm(reverse_path, recipient);
     }
 
     /// Ends: no new attempts; those under way get `patience`, then they are put off.

@@ -1,5 +1,5 @@
 //! Not asking again and again where nobody answers: after some failures in a row a destination counts as down. Then
-//! attempts end before they begin, one connection now and then looks whether it is back, and whoever waited for that is
+//! attempts end before they begin, one connection now and then probes whether it is back, and whoever waited for that is
 //! called at once.
 
 use std::collections::HashSet;
@@ -11,14 +11,14 @@ use super::caller::Caller;
 use crate::mail::id::EntryId;
 use crate::smtp::client_session::Failure;
 
-/// When a destination counts as down, and the pauses before each look whether it is back.
+/// When a destination counts as down, and the pauses before each probe whether it is back.
 static TERMS: Terms = Terms {
     failures_max: 3,
     pauses: &[Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(10)],
     trial: Duration::ZERO,
     behind_trial: Duration::ZERO,
 };
-/// How long after each other the looks are while there are addresses that were not asked, and how many at most.
+/// How long after each other the probes are while there are addresses that were not asked, and how many at most.
 const LOOKS_AT_OTHERS: (Duration, u32) = (Duration::from_secs(2), 100);
 /// Entries remembered as waiting at most; others keep to their own times.
 const WAITING_MAX: usize = 10_000;
@@ -40,12 +40,12 @@ pub(super) struct Down {
     pub(super) last: Option<(Arc<str>, Failure)>,
     /// For whom that was.
     pub(super) caller: Caller,
-    looks_at_others: u32,
+    probes_at_others: u32,
 }
 
-/// What the next look is for.
+/// What the next probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Looks {
+pub(super) enum NextProbe {
     /// Addresses that were not asked.
     AtOthers,
     /// All were asked, and perhaps one is back.
@@ -72,7 +72,7 @@ impl Outage {
         }
         let change = self.backoff.failed(now);
         if change == Change::News {
-            self.down = Some(Down { last, caller: caller.clone(), looks_at_others: 0 });
+            self.down = Some(Down { last, caller: caller.clone(), probes_at_others: 0 });
         }
         change
     }
@@ -91,22 +91,24 @@ impl Outage {
         std::mem::take(&mut self.waiting).into_iter().collect()
     }
 
-    /// When the next look is due; none if the destination does not count as down. A look that was made has not helped then.
-    pub(super) fn next_look_at(&mut self, looks: Looks, now: Instant) -> Option<Instant> {
+    /// When the next probe is due; none if the destination does not count as down. A probe that was made has not helped then.
+    pub(super) fn next_probe_at(&mut self, next: NextProbe, now: Instant) -> Option<Instant> {
         if self.backoff.is_on_trial() {
             self.backoff.failed(now);
         }
         let (pause, most) = LOOKS_AT_OTHERS;
-        if let Some(down) = self.down.as_mut().filter(|down| looks == Looks::AtOthers && down.looks_at_others < most) {
-            down.looks_at_others += 1;
+        if let Some(down) =
+            self.down.as_mut().filter(|down| next == NextProbe::AtOthers && down.probes_at_others < most)
+        {
+            down.probes_at_others += 1;
             self.backoff.no_later_than(now + pause);
         }
         self.backoff.until()
     }
 
-    /// Looks whether the destination is back, if it counts as down and any of those who wait is still there, as `is_there`
-    /// knows. If none is, nobody looks any more, and the next attempt finds out by itself. For whom the session is to be.
-    pub(super) fn look(&mut self, is_there: impl FnMut(&EntryId) -> bool, now: Instant) -> Option<Caller> {
+    /// Probes whether the destination is back, if it counts as down and any of those who wait is still there, as `is_there`
+    /// knows. If none is, nobody probes any more, and the next attempt finds out by itself. For whom the session is to be.
+    pub(super) fn probe(&mut self, is_there: impl FnMut(&EntryId) -> bool, now: Instant) -> Option<Caller> {
         let caller = self.down.as_ref()?.caller.clone();
         self.waiting.retain(is_there);
         if self.waiting.is_empty() {
@@ -152,24 +154,24 @@ mod tests {
         let mut now = start;
         let pauses: Vec<u64> = (0..4)
             .map(|_| {
-                let next = outage.next_look_at(Looks::Again, now).unwrap();
-                assert!(outage.look(|_| true, next).is_some());
+                let next = outage.next_probe_at(NextProbe::Again, now).unwrap();
+                assert!(outage.probe(|_| true, next).is_some());
                 (next - std::mem::replace(&mut now, next)).as_secs()
             })
             .collect();
         assert_eq!(pauses, [2, 5, 10, 10]);
         let pauses: Vec<u64> = (0..101)
             .map(|_| {
-                let next = outage.next_look_at(Looks::AtOthers, now).unwrap();
-                assert!(outage.look(|_| true, next).is_some());
+                let next = outage.next_probe_at(NextProbe::AtOthers, now).unwrap();
+                assert!(outage.probe(|_| true, next).is_some());
                 (next - std::mem::replace(&mut now, next)).as_secs()
             })
             .collect();
         assert!(pauses[..100].iter().all(|pause| *pause == 2), "{pauses:?}");
         assert_eq!(pauses[100], 10, "and no more than that");
-        assert!(!is_down_after(&mut outage, now), "a look that failed is no news");
+        assert!(!is_down_after(&mut outage, now), "a probe that failed is no news");
         assert_eq!(outage.answered(), [entry(1)]);
-        assert!(outage.down().is_none() && outage.next_look_at(Looks::Again, now).is_none());
+        assert!(outage.down().is_none() && outage.next_probe_at(NextProbe::Again, now).is_none());
     }
 
     #[test]
@@ -177,9 +179,9 @@ mod tests {
         let (mut outage, start) = (Outage::default(), SystemClock::default().instant());
         let _: Vec<bool> = (0..3).map(|_| is_down_after(&mut outage, start)).collect();
         outage.wait(entry(1));
-        assert!(outage.look(|_| true, start).is_some());
-        assert!(outage.look(|_| false, start).is_none());
-        assert!(outage.down().is_none(), "the next attempt looks itself");
+        assert!(outage.probe(|_| true, start).is_some());
+        assert!(outage.probe(|_| false, start).is_none());
+        assert!(outage.down().is_none(), "the next attempt finds out itself");
         assert!(is_down_after(&mut outage, start), "and one failure is enough");
     }
 }

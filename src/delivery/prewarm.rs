@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::caller::Caller;
 use super::candidates::Candidates;
 use super::environment::Environment;
-use super::places::Held;
+use super::places::HeldPlace;
 use super::race::{Advance, Race};
 use super::site::Site;
 use super::transact::Connection;
@@ -28,7 +28,7 @@ pub(super) enum Prewarmed {
 
 /// A session up to the point before MAIL, for nobody yet. While the hosts are slow and an entry waits, the race goes on
 /// as that entry's.
-pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Caller, held: &Held) -> Prewarmed {
+pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Caller, held: &HeldPlace) -> Prewarmed {
     let Ok(Some(route)) = env.route_at(site, caller.domain()).await else { return Prewarmed::Nobody };
     let mut candidates = Candidates::new(&route, caller, site.hop.clone(), &env.dialer);
     if site.hop.smart_host().is_none() {

@@ -26,13 +26,13 @@ const HOSTS_MAX: usize = 10_000;
 /// What is known of the hosts at their addresses, and of their names.
 #[derive(Debug, Default)]
 pub(super) struct Quirks {
-    hosts: Mutex<Bounded<(Arc<str>, SocketAddr), Known, HOSTS_MAX>>,
+    hosts: Mutex<Bounded<(Arc<str>, SocketAddr), HostQuirks, HOSTS_MAX>>,
     /// By name and port: when a session with TLS last came about, at any address.
     tls_worked: Mutex<Bounded<(Arc<str>, u16), Instant, HOSTS_MAX>>,
 }
 
 #[derive(Debug)]
-struct Known {
+struct HostQuirks {
     /// Until when each is left out.
     avoided: Vec<(Feature, Instant)>,
     /// Until when, and why.
@@ -52,7 +52,7 @@ pub(super) enum TlsHistory {
     Failed(Arc<str>),
 }
 
-impl Known {
+impl HostQuirks {
     fn new(now: Instant) -> Self {
         Self { avoided: Vec::new(), tls_failed: None, told_at: None, used_at: now }
     }
@@ -138,11 +138,17 @@ impl Quirks {
         })
     }
 
-    fn with<T>(&self, host: &Arc<str>, address: SocketAddr, now: Instant, change: impl FnOnce(&mut Known) -> T) -> T {
+    fn with<T>(
+        &self,
+        host: &Arc<str>,
+        address: SocketAddr,
+        now: Instant,
+        change: impl FnOnce(&mut HostQuirks) -> T,
+    ) -> T {
         let key = (host.clone(), address);
         let mut hosts = self.hosts.lock();
-        let is_over = |known: &Known| known.is_over(now);
-        let known = hosts.entry_before_oldest(key, is_over, |known| known.used_at, || Known::new(now));
+        let is_over = |known: &HostQuirks| known.is_over(now);
+        let known = hosts.entry_before_oldest(key, is_over, |known| known.used_at, || HostQuirks::new(now));
         known.used_at = now;
         change(known)
     }

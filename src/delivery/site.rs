@@ -13,8 +13,8 @@ use super::caller::Caller;
 use super::crowd::Crowd;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
-use super::outage::{Looks, Outage};
-use super::sessions::{Placed, Sessions, Taken};
+use super::outage::{NextProbe, Outage};
+use super::sessions::{Assigned, Placed, Sessions};
 use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::mail::id::EntryId;
@@ -38,8 +38,8 @@ struct State {
     sessions: Sessions,
 }
 
-/// Whether to look if a destination is back.
-pub(super) enum Look {
+/// Whether a destination is probed now.
+pub(super) enum Probe {
     /// Open a session, for this one.
     Open(Caller),
     /// There is no room for one.
@@ -50,7 +50,7 @@ pub(super) enum Look {
 
 /// Whether there are other sessions than the one that was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Others {
+pub(super) enum OtherSessions {
     /// No other.
     None,
     /// As many are taken from now on, which is news.
@@ -76,7 +76,7 @@ impl Site {
     /// Hands an entry to an idle session, or finds it another way.
     pub(super) fn place(
         &self,
-        taken: Taken,
+        taken: Assigned,
         expires_at: Timestamp,
         route: &Arc<Route>,
         now: Instant,
@@ -114,16 +114,16 @@ impl Site {
         (!self.is_down() && sessions.prepare(take_connection)).then_some(caller)
     }
 
-    /// Begins to open a session to look whether it is back, while somebody waits for that.
-    pub(super) fn look(
+    /// Begins to open a session that shows whether it is back, while somebody waits for that.
+    pub(super) fn probe(
         &self,
         is_there: impl FnMut(&EntryId) -> bool,
         now: Instant,
         take_connection: impl FnOnce() -> bool,
-    ) -> Look {
+    ) -> Probe {
         let sessions = &mut self.state.lock().sessions;
-        let Some(caller) = self.outage.lock().look(is_there, now) else { return Look::NoMore };
-        if sessions.prepare_look(take_connection) { Look::Open(caller) } else { Look::Later }
+        let Some(caller) = self.outage.lock().probe(is_there, now) else { return Probe::NoMore };
+        if sessions.prepare_probe(take_connection) { Probe::Open(caller) } else { Probe::Later }
     }
 
     /// Does something with its sessions, under their lock.
@@ -172,18 +172,18 @@ impl Site {
     }
 
     /// A connection was turned away. If other sessions are there, as many are taken from now on.
-    pub(super) fn turned_away(&self) -> Others {
+    pub(super) fn turned_away(&self) -> OtherSessions {
         self.sessions(|sessions| match sessions.others() {
-            0 => Others::None,
-            others if sessions.limits.turned_away(others) => Others::NewlyCapped,
-            _ => Others::Capped,
+            0 => OtherSessions::None,
+            others if sessions.limits.turned_away(others) => OtherSessions::NewlyCapped,
+            _ => OtherSessions::Capped,
         })
     }
 
-    /// When the next look is due whether it is back; none if it does not count as down.
-    pub(super) fn next_look_at(&self, now: Instant) -> Option<Instant> {
-        let looks = if self.asked(|asked| asked.has_unasked()) { Looks::AtOthers } else { Looks::Again };
-        self.outage(|outage| outage.next_look_at(looks, now))
+    /// When the next probe is due; none if it does not count as down.
+    pub(super) fn next_probe_at(&self, now: Instant) -> Option<Instant> {
+        let next = if self.asked(|asked| asked.has_unasked()) { NextProbe::AtOthers } else { NextProbe::Again };
+        self.outage(|outage| outage.next_probe_at(next, now))
     }
 
     /// Notes that it waits for a place; whether that is news.

@@ -16,8 +16,8 @@ use tokio_util::task::task_tracker::TaskTrackerToken;
 use super::caller::Caller;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
-use super::places::{Applicant, Beside, Held, Places, Tenure};
-use super::sessions::Taken;
+use super::places::{Applicant, Beside, HeldPlace, Places, Tenure};
+use super::sessions::Assigned;
 use super::settings::Settings;
 use super::site::Site;
 use super::tasks::Tasks;
@@ -35,7 +35,7 @@ const PRESS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Beginning {
     /// An entry, whose attempt opens the connection.
-    Entry(Taken),
+    Entry(Assigned),
     /// Nothing yet: the connection is opened before there is an entry, as this caller would.
     Prewarm(Caller),
 }
@@ -53,7 +53,7 @@ pub(super) struct Start {
 pub(super) enum Begin {
     Session(Start),
     /// Looks now and then whether a site is back that counts as down.
-    Looks(Arc<Site>),
+    Probes(Arc<Site>),
 }
 
 /// The same on its way. It counts as a task until it has become one.
@@ -149,7 +149,7 @@ impl Sites {
 
     /// Has somebody look whether a site is back that counts as down.
     pub(super) fn look_after(&self, site: &Arc<Site>) {
-        self.begin(Begin::Looks(site.clone()));
+        self.begin(Begin::Probes(site.clone()));
     }
 
     /// Starts a session for an entry that waits for one, if there may be one more; whether there was. If there is no
@@ -204,7 +204,7 @@ impl Sites {
     }
 
     /// Whether sites wait that are short of what this session holds.
-    pub(super) fn are_short_of(&self, held: &Held) -> bool {
+    pub(super) fn are_short_of(&self, held: &HeldPlace) -> bool {
         self.waiting_groups() > 0 && {
             let holders = held.holders();
             self.waiting.iter().any(|waiting| holders.iter().any(|holder| waiting.lock().contains(holder)))

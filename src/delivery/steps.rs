@@ -24,11 +24,11 @@ const RESULT_LEN_MAX: usize = 300;
 #[derive(Debug, Clone)]
 pub(super) struct Steps {
     since: Instant,
-    taken: Arc<Mutex<Vec<Taken>>>,
+    taken: Arc<Mutex<Vec<TimedStep>>>,
 }
 
 #[derive(Debug)]
-struct Taken {
+struct TimedStep {
     at: Instant,
     stage: &'static str,
     host: Arc<str>,
@@ -54,7 +54,7 @@ impl Steps {
         let mut taken = self.taken.lock();
         if taken.len() < STEPS_MAX {
             let ms = u32::try_from(ms).unwrap_or(u32::MAX);
-            taken.push(Taken { at: now, stage: stage.name(), host: host.clone(), ms, result });
+            taken.push(TimedStep { at: now, stage: stage.name(), host: host.clone(), ms, result });
         }
     }
 
@@ -66,7 +66,7 @@ impl Steps {
         let (took, from) = if was_known { (Duration::ZERO, ", from memory") } else { (asked.took, "") };
         let ms = u32::try_from(took.as_millis()).unwrap_or(u32::MAX);
         let result = format!("{}{from}", hosts.join(", "));
-        self.taken.lock().push(Taken { at: self.since, stage: DNS, host: route.domain.clone(), ms, result });
+        self.taken.lock().push(TimedStep { at: self.since, stage: DNS, host: route.domain.clone(), ms, result });
     }
 
     /// Takes over what another has taken down.
@@ -108,7 +108,7 @@ impl Steps {
         let mut taken = std::mem::take(&mut *self.taken.lock());
         // What DNS said comes first.
         taken.sort_by_key(|taken| (taken.stage != DNS, taken.at));
-        let step = |Taken { stage, host, ms, result, .. }: Taken| {
+        let step = |TimedStep { stage, host, ms, result, .. }: TimedStep| {
             // Half a code would not be known for one.
             let masked = mask.apply(&result);
             let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();

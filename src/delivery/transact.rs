@@ -10,7 +10,7 @@ use zeroize::Zeroize as _;
 use super::fallback::{Unopened, describe};
 use super::framing::framed;
 use super::pace::{News, Pulse};
-use super::places::Held;
+use super::places::HeldPlace;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
 use super::wire::{Heard, Wire};
@@ -49,7 +49,7 @@ pub(super) struct Connection {
     /// It was there before there was an entry for it.
     has_rested: bool,
     /// Its place, while it carries an entry.
-    held: Option<Held>,
+    held: Option<HeldPlace>,
     /// How it came about, if that was ahead of its first entry, for whose trace it is.
     opening: Option<Steps>,
     /// The race that it is in, if it is in one.
@@ -292,7 +292,7 @@ impl Connection {
         framing: Framing,
         content: &SignedContent,
         steps: &mut Steps,
-        held: &Held,
+        held: &HeldPlace,
     ) -> Outcome {
         self.held = Some(held.clone());
         let outcome = self.finish_held(framing, content, steps).await;
@@ -410,7 +410,7 @@ impl Connection {
     }
 }
 
-async fn has_to_go(held: Option<&Held>) {
+async fn has_to_go(held: Option<&HeldPlace>) {
     match held {
         Some(held) => held.gives_way().await,
         None => std::future::pending().await,

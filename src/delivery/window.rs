@@ -24,7 +24,7 @@ pub(super) struct Window {
     most: usize,
     size: f64,
     /// Messages that were taken lately.
-    taken: VecDeque<Taken>,
+    taken: VecDeque<TookMail>,
     /// When the host last said that it was too much.
     overloaded_at: Option<Instant>,
     /// The reductions of the last minute, each by another domain.
@@ -34,7 +34,7 @@ pub(super) struct Window {
 }
 
 #[derive(Debug)]
-struct Taken {
+struct TookMail {
     domain: Arc<str>,
     began: Instant,
     ended: Instant,
@@ -80,7 +80,7 @@ impl Window {
         if self.taken.len() == TAKEN_MAX {
             self.taken.pop_front();
         }
-        self.taken.push_back(Taken { domain: domain.clone(), began, ended: now });
+        self.taken.push_back(TookMail { domain: domain.clone(), began, ended: now });
         // While it was too much for the host at the same time, this says nothing.
         let is_clean = self.overloaded_at.is_none_or(|at| at < began);
         if is_full && is_clean {

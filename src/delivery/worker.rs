@@ -7,10 +7,10 @@ use tokio::sync::oneshot;
 
 use super::attempt::{self, At};
 use super::environment::Environment;
-use super::places::{Held, Tenure};
+use super::places::{HeldPlace, Tenure};
 use super::prewarm::{self, Prewarmed};
 use super::race::Race;
-use super::sessions::{Next, Sessions, Taken};
+use super::sessions::{Assigned, Next, Sessions};
 use super::site::Site;
 use super::sites::{Beginning, Start};
 use super::transact::Connection;
@@ -23,7 +23,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(20);
 /// How a session's rest ended.
 enum Rested {
     /// An entry came; the session still stands, unless it ended at the same moment.
-    Entry(Taken, Option<Box<Connection>>),
+    Entry(Assigned, Option<Box<Connection>>),
     /// It is still there, and has been asked.
     Probed(Box<Connection>),
     /// The host ended it.
@@ -40,7 +40,7 @@ pub(super) struct Worker {
     site: Arc<Site>,
     /// Among all sessions. It is given back before the site is asked whether it needs another.
     tenure: Option<Tenure>,
-    held: Held,
+    held: HeldPlace,
     connection: Option<Box<Connection>>,
     /// The lane of the entry in work.
     busy: Option<Lane>,
@@ -87,7 +87,7 @@ impl Worker {
     }
 
     /// The first entry, and the race that was begun before it came.
-    async fn begin(&mut self, beginning: Beginning) -> (Option<Taken>, Option<Race>) {
+    async fn begin(&mut self, beginning: Beginning) -> (Option<Assigned>, Option<Race>) {
         let caller = match beginning {
             Beginning::Entry(taken) => return (Some(taken), None),
             Beginning::Prewarm(caller) => caller,
@@ -104,7 +104,7 @@ impl Worker {
     }
 
     /// The next entry, at once or after a rest of this session.
-    async fn rest(&mut self, mut resting: Box<Connection>) -> Option<Taken> {
+    async fn rest(&mut self, mut resting: Box<Connection>) -> Option<Assigned> {
         let since = self.env.clock.instant();
         loop {
             let promise = match self.next_or_idle() {
@@ -158,7 +158,7 @@ impl Worker {
     async fn wait_idle(
         &self,
         mut idle: Box<Connection>,
-        mut promise: oneshot::Receiver<Taken>,
+        mut promise: oneshot::Receiver<Assigned>,
         rest: Duration,
     ) -> Rested {
         let rested = tokio::select! {
@@ -190,7 +190,7 @@ impl Worker {
         }
     }
 
-    fn not_opened(&mut self) -> Option<Taken> {
+    fn not_opened(&mut self) -> Option<Assigned> {
         self.is_opening = false;
         let next = self.site.sessions(Sessions::not_opened);
         self.took(next)
@@ -205,13 +205,13 @@ impl Worker {
         next
     }
 
-    fn next_or_leave(&mut self) -> Option<Taken> {
+    fn next_or_leave(&mut self) -> Option<Assigned> {
         let finished = self.busy.take();
         let next = self.site.sessions(|sessions| sessions.next_or_leave(finished));
         self.took(next)
     }
 
-    fn next_or_replace(&mut self) -> Option<Taken> {
+    fn next_or_replace(&mut self) -> Option<Assigned> {
         let next = self.next_or_leave();
         if next.is_none() {
             self.env.sites.replace(&self.site);
@@ -219,7 +219,7 @@ impl Worker {
         next
     }
 
-    fn took(&mut self, next: Option<Taken>) -> Option<Taken> {
+    fn took(&mut self, next: Option<Assigned>) -> Option<Assigned> {
         self.busy = next.map(|next| next.lane);
         self.has_left = next.is_none();
         next

@@ -150,7 +150,7 @@ pub(super) async fn submit(
     let checked = check_recipients(&api.parts.door, &[&draft]).await;
     checked.into_iter().collect::<Result<(), _>>()?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
-    draft.recipients.iter().for_each(|mailbox| api.parts.delivery.expect(&draft.reverse_path(), mailbox));
+    draft.recipients.iter().for_each(|mailbox| api.parts.delivery.prewarm(&draft.reverse_path(), mailbox));
     let submitted = api.parts.door.submit(&draft.user, draft.submission(), draft.options.clone(), None).await;
     let receipt = submitted.map_err(|refusal| draft.refused(refusal))?;
     api.parts.delivery.take_up(receipt.offered);

@@ -130,7 +130,7 @@ impl Api {
             return Err((index, problem));
         }
         for (draft, _) in drafts.iter().zip(&checked).filter(|(_, result)| result.is_ok()) {
-            draft.recipients.iter().for_each(|mailbox| self.parts.delivery.expect(&draft.reverse_path(), mailbox));
+            draft.recipients.iter().for_each(|mailbox| self.parts.delivery.prewarm(&draft.reverse_path(), mailbox));
         }
         let mut steps = Vec::with_capacity(drafts.len());
         for (index, (draft, result)) in drafts.iter().zip(checked).enumerate() {

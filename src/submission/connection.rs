@@ -408,7 +408,7 @@ impl Connection {
         if let (Some(reverse_path), RecipientCheck::Done(Ok(())) | RecipientCheck::NeedsDns) =
             (&self.reverse_path, &checked)
         {
-            self.shared.delivery.expect(reverse_path, &recipient.mailbox);
+            self.shared.delivery.prewarm(reverse_path, &recipient.mailbox);
         }
         let result = match checked {
             RecipientCheck::Done(result) => result,

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, HANDSHAKE_TIMEOUT, Shared, Identified, share_in_use};
+use super::connection::{Connection, HANDSHAKE_TIMEOUT, Identified, Shared, share_in_use};
 use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use crate::accounts::credentials::Credentials;
 use crate::accounts::throttle::Throttle;

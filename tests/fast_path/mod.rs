@@ -152,7 +152,7 @@ async fn a_session_is_begun_when_the_recipient_is_named() {
     for (chunking, expected) in [(false, ROUND_TRIP * 2), (true, ROUND_TRIP)] {
         let world = World::new(&[(MX2, Mood::Serves(Manner { chunking, ..GOOD }))]);
         let (sender, recipient) = ("<otp@app.test>", "a@one.test");
-        world.life.delivery.expect(&ReversePath::parse(sender).unwrap(), &Mailbox::parse(recipient).unwrap());
+        world.life.delivery.prewarm(&ReversePath::parse(sender).unwrap(), &Mailbox::parse(recipient).unwrap());
         tokio::time::sleep(ROUND_TRIP * 4).await;
         let cost = world.cost(recipient).await;
         assert!(cost <= expected + Duration::from_millis(2), "{cost:?}");
@@ -164,7 +164,7 @@ async fn a_session_is_begun_when_the_recipient_is_named() {
 async fn a_code_takes_the_session_that_is_being_opened() {
     let world = World::new(&[(MX2, Mood::Serves(GOOD))]);
     let recipient = "a@one.test";
-    world.life.delivery.expect(&ReversePath::parse("<otp@app.test>").unwrap(), &Mailbox::parse(recipient).unwrap());
+    world.life.delivery.prewarm(&ReversePath::parse("<otp@app.test>").unwrap(), &Mailbox::parse(recipient).unwrap());
     tokio::time::sleep(ROUND_TRIP).await;
     // The banner is there; EHLO, the commands and the content are to come.
     let cost = world.cost(recipient).await;

@@ -89,7 +89,7 @@ async fn a_slow_session_that_was_begun_ahead_is_the_codes_own() {
     for stages in [SLOW[0], SLOW[1], SLOW[3]] {
         let world = World::new(&[(MX2, slow(stages, false))]);
         let sender = ReversePath::parse("<otp@app.test>").unwrap();
-        world.life.delivery.expect(&sender, &Mailbox::parse("a@one.test").unwrap());
+        world.life.delivery.prewarm(&sender, &Mailbox::parse("a@one.test").unwrap());
         tokio::time::sleep(SECOND).await;
         let cost = world.cost_within_life("a@one.test").await.unwrap();
         assert!(cost <= span(stages) - SECOND + ROUND_TRIP * 6, "{cost:?} where {stages:?}");

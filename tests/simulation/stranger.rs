@@ -300,7 +300,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
     if allowed.is_err() {
         return;
     }
-    life.delivery.expect(&reverse_path, &mailbox);
+    life.delivery.prewarm(&reverse_path, &mailbox);
     let field = code.honest.map_or_else(String::new, |number| format!("X-Number: {number}\r\n"));
     let submission = Submission {
         envelope: Envelope {

@@ -24,10 +24,10 @@ use super::judged::Judged;
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
 use super::peer::Peer;
-use super::places::Held;
+use super::places::HeldPlace;
 use super::planning::{fails_over, planned_after};
 use super::race::{Advance, LOOK, Race, Runner};
-use super::sessions::Taken;
+use super::sessions::Assigned;
 use super::site::Site;
 use super::transact::Connection;
 use crate::base::clock::Timestamp;
@@ -58,7 +58,7 @@ pub(super) struct At<'a> {
     pub(super) env: &'a Arc<Environment>,
     pub(super) site: &'a Arc<Site>,
     /// The place of its session.
-    pub(super) held: &'a Held,
+    pub(super) held: &'a HeldPlace,
 }
 
 /// An attempt under way.
@@ -104,7 +104,7 @@ enum Then {
 
 /// Tries to deliver one entry, on the connection that is there, in a race that was begun before it came, or on a new
 /// connection; leaves the connection for the next.
-pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, begun: Option<Race>, taken: Taken) {
+pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, begun: Option<Race>, taken: Assigned) {
     let At { env, site, .. } = at;
     let Some(mut claimed) = Claimed::new(env, site, taken) else { return };
     let is_at_hand = connection.is_some() || begun.is_some();

@@ -34,12 +34,12 @@ pub(super) struct Places {
 /// A session's place, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Tenure {
-    held: Held,
+    held: HeldPlace,
 }
 
 /// What a session says of itself to the places.
 #[derive(Debug, Clone)]
-pub(super) struct Held {
+pub(super) struct HeldPlace {
     places: Arc<Places>,
     id: u64,
     leaves: CancellationToken,
@@ -63,7 +63,7 @@ impl Places {
     pub(super) fn take(self: &Arc<Self>, applicant: &Applicant, now: Instant) -> Result<Tenure, Full> {
         let leaves = CancellationToken::new();
         let id = self.table.lock().take(applicant, leaves.clone(), now)?;
-        Ok(Tenure { held: Held { places: self.clone(), id, leaves } })
+        Ok(Tenure { held: HeldPlace { places: self.clone(), id, leaves } })
     }
 
     /// Whether the hosts are known to take mail.
@@ -103,7 +103,7 @@ impl Drop for Beside {
 
 impl Tenure {
     /// To be told what the session does.
-    pub(super) fn held(&self) -> &Held {
+    pub(super) fn held(&self) -> &HeldPlace {
         &self.held
     }
 }
@@ -114,7 +114,7 @@ impl Drop for Tenure {
     }
 }
 
-impl Held {
+impl HeldPlace {
     /// It begins to carry an entry. If it was to go while it had none, it stays: the entry came first.
     pub(super) fn works(&mut self, now: Instant) {
         if self.leaves.is_cancelled() {

@@ -302,7 +302,7 @@ impl Api {
         let draft = wanted.draft(self, &slot.code).map_err(|problem| (None, problem))?;
         let checked = check_recipients(door, &[&draft]).await;
         checked.into_iter().collect::<Result<(), _>>().map_err(|problem| (None, problem))?;
-        self.parts.delivery.expect(&draft.reverse_path(), &wanted.to.mailbox);
+        self.parts.delivery.prewarm(&draft.reverse_path(), &wanted.to.mailbox);
         let submitted = door.submit_code(slot, &draft.user, draft.submission(), draft.options.clone()).await;
         let receipt = submitted.map_err(|refusal| (Some(refusal.clone()), draft.refused(refusal)))?;
         self.parts.delivery.take_up(receipt.offered);
