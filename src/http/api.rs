@@ -35,12 +35,12 @@ const WAIT_MAX: Duration = Duration::from_secs(30);
 /// What JSON and the envelope may take beyond twice the message.
 const BODY_SLACK: usize = 64 << 10;
 /// A message as far as it is known: in the queue, in the traces, or in both.
-pub(super) struct Known {
+pub(super) struct MessageStatus {
     pub(super) snapshot: Option<Snapshot>,
     pub(super) trace: Option<Arc<Trace>>,
 }
 
-impl Known {
+impl MessageStatus {
     fn user(&self) -> Option<&str> {
         let live = self.snapshot.as_ref().map(|snapshot| &*snapshot.message.user);
         live.or_else(|| self.trace.as_ref().map(|trace| &*trace.user))
@@ -66,17 +66,17 @@ pub(super) enum Need {
 
 impl Api {
     /// What is known of a message, by somebody who may see it.
-    pub(super) async fn known(&self, who: &Who, id: MessageId, need: Need) -> Result<Known, Problem> {
+    pub(super) async fn known(&self, who: &Who, id: MessageId, need: Need) -> Result<MessageStatus, Problem> {
         let snapshot = self.parts.queue.message(id);
         let lives = |live: &Snapshot| live.entries.iter().all(|entry| entry.state.is_some());
         let known = if need == Need::State && snapshot.as_ref().is_some_and(lives) {
-            Known { snapshot, trace: None }
+            MessageStatus { snapshot, trace: None }
         } else {
             // Whoever has left the queue has its end among the events.
             self.caught_up(&snapshot).await?;
             let traces = self.parts.traces.clone();
             let trace = tokio::task::spawn_blocking(move || traces.get(id)).await.unwrap_or_default();
-            Known { snapshot, trace }
+            MessageStatus { snapshot, trace }
         };
         if known.user().is_some_and(|user| who.may_see(user)) { Ok(known) } else { Err(Problem::unknown_message()) }
     }
@@ -235,7 +235,7 @@ pub(super) async fn show(
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Which {
+pub(super) struct CancelQuery {
     recipient: Option<String>,
     key: Option<String>,
 }
@@ -316,14 +316,14 @@ pub(super) async fn cancel(
 }
 
 /// `DELETE /v1/messages?key=` or `?recipient=`, or both: what is live of them.
-#[utoipa::path(delete, path = "/v1/messages", tag = "messages", params(Which),
+#[utoipa::path(delete, path = "/v1/messages", tag = "messages", params(CancelQuery),
     responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel_many(
     State(api): State<Arc<Api>>,
     who: Who,
-    query: Asked<Which>,
+    query: Asked<CancelQuery>,
 ) -> Result<Json<CancelledJson>, Problem> {
-    let Which { recipient, key } = asked(query)?;
+    let CancelQuery { recipient, key } = asked(query)?;
     if recipient.is_none() && key.is_none() {
         return Err(Problem::invalid("say which: /v1/messages?key=KEY or ?recipient=ADDRESS"));
     }

@@ -44,21 +44,21 @@ const MISSED: &str = "events were lost that were not read in time";
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Which {
+pub(super) struct EventsQuery {
     message: Option<String>,
 }
 
 /// `GET /v1/events`: all events from now on, or behind `Last-Event-ID`. With `?message=ID`, those of one message, from
 /// the first that is still there to its last end; then the stream ends.
 #[utoipa::path(get, path = "/v1/events", tag = "events",
-    params(Which, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that was read")),
+    params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that was read")),
     responses((status = 200, description = "server-sent events, each with an event as `data`", body = String, content_type = "text/event-stream"), Refusals))]
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
     Extension(origin): Extension<Origin>,
     who: Who,
     headers: HeaderMap,
-    query: Asked<Which>,
+    query: Asked<EventsQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     let only = asked(query)?.message.as_deref().map(id).transpose()?;
     if let Some(message) = only {

@@ -38,7 +38,7 @@ const CLOCK_SLACK: Duration = Duration::from_secs(3600);
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Which {
+pub(super) struct MessagesQuery {
     /// An address of a recipient.
     recipient: Option<String>,
     /// A state of an entry.
@@ -89,8 +89,8 @@ fn time(text: &str) -> Option<Timestamp> {
     Timestamp::from_rfc3339(&text).or_else(in_seconds)
 }
 
-fn understood(which: Which) -> Result<(Search, Option<MessageId>), Problem> {
-    let Which { recipient, state, tag, since, after, limit } = which;
+fn understood(which: MessagesQuery) -> Result<(Search, Option<MessageId>), Problem> {
+    let MessagesQuery { recipient, state, tag, since, after, limit } = which;
     let limit = limit.unwrap_or(LIMIT_DEFAULT);
     if !(1..=LIMIT_MAX).contains(&limit) {
         return Err(Problem::invalid("limit: 1 to 100"));
@@ -111,12 +111,12 @@ struct Chunk {
 }
 
 /// Messages in pages, the newest first.
-#[utoipa::path(get, path = "/v1/messages", tag = "messages", params(Which),
+#[utoipa::path(get, path = "/v1/messages", tag = "messages", params(MessagesQuery),
     responses((status = 200, description = "a page", body = MessagesJson), Refusals))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     who: Who,
-    query: Asked<Which>,
+    query: Asked<MessagesQuery>,
 ) -> Result<Json<MessagesJson>, Problem> {
     let (search, after) = understood(asked(query)?)?;
     // What cannot be written down is told where it is asked for by its id.

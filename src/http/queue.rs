@@ -34,7 +34,7 @@ const RETRY_PAUSE: Duration = Duration::from_secs(60);
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
-pub(super) struct Which {
+pub(super) struct QueueQuery {
     state: Option<String>,
     destination: Option<String>,
     limit: Option<usize>,
@@ -45,14 +45,14 @@ fn domain(text: &str) -> Result<String, Problem> {
 }
 
 /// `GET /v1/queue?state=&destination=&limit=`: the oldest first.
-#[utoipa::path(get, path = "/v1/queue", tag = "queue", params(Which),
+#[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery),
     responses((status = 200, description = "what is live, the oldest first", body = QueueJson), Refusals))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     who: Who,
-    query: Asked<Which>,
+    query: Asked<QueueQuery>,
 ) -> Result<Json<QueueJson>, Problem> {
-    let Which { state, destination, limit } = asked(query)?;
+    let QueueQuery { state, destination, limit } = asked(query)?;
     let state = state.as_deref().map(|name| match name {
         "queued" => Ok(EntryState::Queued),
         "sending" => Ok(EntryState::Sending),

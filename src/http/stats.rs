@@ -26,7 +26,7 @@ const SPAN_MAX: Duration = Duration::from_secs(31 * 86_400);
 /// What is asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Which {
+pub(super) struct StatsQuery {
     from: Option<String>,
     to: Option<String>,
     by: Option<String>,
@@ -38,9 +38,9 @@ pub(super) struct Which {
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
     who: Who,
-    query: Query<Which>,
+    query: Query<StatsQuery>,
 ) -> Result<Json<StatsJson>, Problem> {
-    let Which { from, to, by } = asked(query)?;
+    let StatsQuery { from, to, by } = asked(query)?;
     let to = to.as_deref().map_or(Ok(api.parts.clock.wall()), |text| time("to", text))?;
     let from = from.as_deref().map_or(Ok(to.minus(SPAN_DEFAULT)), |text| time("from", text))?;
     if from > to || to.since(from) > SPAN_MAX {

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::super::Api;
-use super::super::api::{Known, Need, Segment, id};
+use super::super::api::{MessageStatus, Need, Segment, id};
 use super::super::auth::Who;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
@@ -317,7 +317,7 @@ impl Stand {
 }
 
 /// Of the entry that stands worst.
-fn last_event(known: &Known) -> &'static str {
+fn last_event(known: &MessageStatus) -> &'static str {
     let mut stands: BTreeMap<u16, Stand> = BTreeMap::new();
     for event in known.trace.iter().flat_map(|trace| &trace.events) {
         if let (Some(index), Some(stand)) = (event.head.entry, Stand::after(event.kind(), event.cause())) {
