@@ -72,7 +72,7 @@ enum Command {
     Send(send::Options),
     /// Tell what happened to a message, or to the latest of a recipient
     Trace(trace::Options),
-    /// Look into the running relay's queue, and steer it
+    /// Inspect and control the running relay's queue
     Queue(queue::Options),
     /// Show what was sent where: sent, waiting, failed, how long it took, the last refusal
     Destinations(destinations::Options),

@@ -1,4 +1,4 @@
-//! `queue`: what is in it, and how to steer it.
+//! `queue`: inspects it, and cancels and retries what is in it.
 
 use std::path::Path;
 use std::process::ExitCode;

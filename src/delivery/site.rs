@@ -165,7 +165,7 @@ impl Site {
         })
     }
 
-    /// It was too much for the host, at an attempt for this caller that began at `began`.
+    /// The host was overloaded at an attempt for this caller that began at `began`.
     pub(super) fn overloaded(&self, caller: &Caller, began: Instant, now: Instant) {
         let domain = caller.registrable_domain();
         self.limits(|limits| limits.window.overloaded(&domain, began, now));

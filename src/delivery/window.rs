@@ -13,7 +13,7 @@ use crate::smtp::reply::{EnhancedCode, Reply};
 
 /// Sessions at once with a destination of which nothing is known.
 const FIRST: f64 = 4.0;
-/// How long what was taken speaks for the host, and how long one domain's word that it was too much is the last.
+/// How long what was taken speaks for the host, and how long one domain's word that it was overloaded is the last.
 const SPAN: Duration = Duration::from_secs(60);
 /// Messages taken that are remembered.
 const TAKEN_MAX: usize = 512;
@@ -25,7 +25,7 @@ pub(super) struct Window {
     size: f64,
     /// Messages that were taken lately.
     taken: VecDeque<TookMail>,
-    /// When the host last said that it was too much.
+    /// When the host last said that it was overloaded.
     overloaded_at: Option<Instant>,
     /// The reductions of the last minute, each by another domain.
     reduced: Vec<(Arc<str>, Instant)>,
@@ -81,7 +81,7 @@ impl Window {
             self.taken.pop_front();
         }
         self.taken.push_back(TookMail { domain: domain.clone(), began, ended: now });
-        // While it was too much for the host at the same time, this says nothing.
+        // While the host was overloaded at the same time, this says nothing.
         let is_clean = self.overloaded_at.is_none_or(|at| at < began);
         if is_full && is_clean {
             let was_good = self.good.as_ref().is_some_and(|(good, by)| self.size < *good && by != domain);
@@ -91,7 +91,7 @@ impl Window {
         self.sessions_max() > before
     }
 
-    /// The host said that it was too much, at an attempt for a registrable domain that began at `began`. What began before
+    /// The host said that it was overloaded, at an attempt for a registrable domain that began at `began`. What began before
     /// the last reduction says nothing new.
     pub(super) fn overloaded(&mut self, domain: &Arc<str>, began: Instant, now: Instant) {
         self.overloaded_at = Some(now);
@@ -140,7 +140,7 @@ impl Window {
     }
 }
 
-/// Whether a failure says that it was too much for the host, or that we are: what is about one recipient says nothing of
+/// Whether a failure says that the host was overloaded, or that we are: what is about one recipient says nothing of
 /// others.
 pub(super) fn is_overload(Judged { failure, verdict }: &Judged) -> bool {
     match &failure.fault {

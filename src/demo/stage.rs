@@ -177,7 +177,7 @@ fn say_other_port(error: anyhow::Error) -> anyhow::Error {
     error.context("another sandbox may be running; --smtp 127.0.0.1:0 and --http 127.0.0.1:0 take free ports")
 }
 
-/// The relay's configuration: as without a file, for made-up names, without what protects strangers from an app.
+/// The relay's configuration: as without a file, for made-up names, without what protects recipients from an app.
 fn config(data_dir: &Path, settings: &Settings) -> anyhow::Result<Config> {
     let text = format!(
         "hostname = \"{HOSTNAME}\"\n[[listener]]\naddress = \"{}\"\ntls = \"none\"\n[http]\naddress = \"{}\"\n[queue]\nseal = false\n\

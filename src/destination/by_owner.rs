@@ -91,12 +91,12 @@ mod tests {
             map.insert(format!("honest{number}.example"), 0);
         }
         for number in 1..100 {
-            map.insert(format!("s{number}.stranger.example"), number);
+            map.insert(format!("s{number}.attacker.example"), number);
             map.shrink(10, |worth| *worth);
         }
         assert_eq!(map.len(), 10);
         assert!((0..5).all(|number| map.get(&format!("honest{number}.example")).is_some()));
-        assert!(map.get("s99.stranger.example").is_some() && map.get("s1.stranger.example").is_none());
+        assert!(map.get("s99.attacker.example").is_some() && map.get("s1.attacker.example").is_none());
         assert_eq!(map.shrink(10, |worth| *worth), None);
     }
 

@@ -334,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_read() {
+    fn options_are_read() {
         let check =
             |require_tls, head: &str, expected| assert_eq!(TlsOption::of(require_tls, head.as_bytes()), expected);
         check(false, "From: a\r\n", TlsOption::None);

@@ -268,7 +268,7 @@ fn complete(name: &str) -> Result<Name, DnsError> {
 }
 
 fn picked<T>(answers: &[Record], kind: RecordType, pick: impl Fn(&RData) -> Option<T>) -> Result<Records<T>, DnsError> {
-    // A CNAME on the way that holds for less ends the validity of the whole.
+    // A CNAME on the way with a shorter TTL ends the validity of the whole.
     let ttl = answers.iter().map(|record| record.ttl).min().unwrap_or(0);
     let records: Vec<T> = answers.iter().filter_map(|record| pick(&record.data)).collect();
     if records.is_empty() {

@@ -1,4 +1,4 @@
-//! The HTTP API: apps submit and ask, people look and steer. HTTP/1.1, in clear text at loopback or behind a proxy, or over TLS.
+//! The HTTP API: apps submit and ask, people inspect and control. HTTP/1.1, in clear text at loopback or behind a proxy, or over TLS.
 //!
 //! It knows mail only through the door, the queue's inspection and the traces; everything it takes or gives is a type
 //! of `wire`. Nothing of a request is written to the log.

@@ -1,4 +1,4 @@
-//! The live queue, for those who steer it.
+//! The live queue, for those who control it.
 
 #![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
 

@@ -178,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_are_read_and_removed() {
+    fn options_are_read_and_removed() {
         let (options, rest) = taken(
             "From: a@b.example\r\nX-OTP-Life: 300\r\nx-otp-lane : Reset\r\nX-OTP-Key:\r\n login:42\r\nSubject: x\r\n\
              X-OTP-Idempotency-Key: 7f3a\r\nX-OTP-Tag: signup\r\n",
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn wishes_that_cannot_be_granted_are_refused() {
+    fn options_that_cannot_be_granted_are_refused() {
         for head in [
             "X-OTP-Life: 4\r\n",
             "X-OTP-Life: 86401\r\n",

@@ -193,7 +193,7 @@ pub enum Refused {
 pub enum Stored {
     /// It is not.
     No,
-    /// Nobody knows. The ledger takes it back before it says that it is well again.
+    /// Nobody knows. The ledger undoes it before it says that it is well again.
     Unknown,
 }
 

@@ -161,7 +161,7 @@ impl Suppression {
         self.bounces
     }
 
-    /// What a clock wrote that was ahead holds for as long as it was meant to, from now on.
+    /// What a clock wrote that was ahead is valid for as long as it was meant to be, from now on.
     pub(crate) fn taken_up(self, now: Timestamp) -> Self {
         let ahead = self.since.since(now);
         Self { since: self.since.minus(ahead), until: self.until.map(|until| until.minus(ahead)), ..self }

@@ -1,4 +1,4 @@
-//! Looking into the queue and steering it, for the people and apps that ask: what is there, take this back, try that
+//! Inspection and control of the queue, for the people and apps that ask: what is there, cancel this, try that
 //! now. However much there is, others have the queue in between.
 
 use std::ops::ControlFlow;

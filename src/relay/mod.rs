@@ -293,7 +293,7 @@ impl Relay {
         tokio::spawn(self.queue.clone().run_timers());
         let (door, refusals) = (self.door.clone(), self.refusals.clone());
         let draining = || self.draining.clone();
-        let keeper_clock = clock.clone();
+        let upkeep_clock = clock.clone();
         tokio::spawn(while_running(draining(), watch_clock(clock, self.queue.clone())));
         let verifying = self.door.clone();
         tokio::spawn(while_running(draining(), async move { verifying.run_verifications().await }));
@@ -310,8 +310,8 @@ impl Relay {
         if dns_is == DnsIs::Real {
             let (config, changed) = self.kept.clone();
             let (upkeep, keys) = (self.upkeep.clone(), self.rotations.in_force());
-            let keeper = upkeep::Keeper { upkeep, clock: keeper_clock, config, keys, changed };
-            tokio::spawn(while_running(draining(), keeper.run()));
+            let task = upkeep::UpkeepTask { upkeep, clock: upkeep_clock, config, keys, changed };
+            tokio::spawn(while_running(draining(), task.run()));
         }
         if let Some(acme) = acme {
             let (shown, by) = (self.certificate.clone(), self.submission.clone());

@@ -23,7 +23,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const LOOKS: u32 = 24;
 
 /// Looks on and on.
-pub(super) struct Keeper {
+pub(super) struct UpkeepTask {
     pub(super) upkeep: Arc<Upkeep>,
     pub(super) clock: Arc<dyn Clock>,
     /// The configuration in force.
@@ -34,7 +34,7 @@ pub(super) struct Keeper {
     pub(super) changed: Arc<Notify>,
 }
 
-impl Keeper {
+impl UpkeepTask {
     /// Until the relay stops.
     pub(super) async fn run(self) {
         let mut look = 0;

@@ -18,6 +18,6 @@ mod replies;
 mod shared_limits;
 mod silent_zone;
 mod smuggling;
-mod strangers;
+mod unknown_clients;
 mod users;
 mod world;

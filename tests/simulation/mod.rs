@@ -10,9 +10,9 @@
 mod laws;
 mod network;
 
+mod attacker;
 mod nodes;
 mod reader;
-mod stranger;
 
 use std::collections::HashMap;
 use std::net::IpAddr;

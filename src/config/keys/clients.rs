@@ -317,7 +317,7 @@ pub(in crate::config) fn submission() -> Table<Config> {
             at!(Config: submission.session.message_size_max),
             Size(16 << 10, 64 << 20),
             Live,
-            "Octets of one message; 16KiB to 64MiB.",
+            "Bytes of one message; 16KiB to 64MiB.",
         ),
         key(
             "recipients_max",

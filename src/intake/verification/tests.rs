@@ -1,4 +1,4 @@
-//! Verifications over a real queue and a store in memory: races, crashes at every step, and strangers.
+//! Verifications over a real queue and a store in memory: races, crashes at every step, and attackers.
 
 use std::collections::HashSet;
 
@@ -349,11 +349,11 @@ async fn what_is_not_right_is_told_alike_by_address() {
 
 /// Whoever sits at the form can name the victim, ask for codes and guess: the victim's own session goes on.
 #[tokio::test]
-async fn a_stranger_at_the_form_does_not_hold_the_victim_up() {
+async fn an_attacker_at_the_form_does_not_hold_the_victim_up() {
     let world = World::new();
     let (mine, code, message) = world.send("victim@example.test", Some("mine")).await;
     world.deliver(message);
-    // Three sessions of the stranger's, spellings of the address, and all checks of each.
+    // Three sessions of the attacker's, spellings of the address, and all checks of each.
     for (session, to) in [("a", "victim@example.test"), ("b", "victim+1@example.test"), ("c", "VICTIM@example.test")] {
         let (theirs, other, _) = world.send(to, Some(session)).await;
         for _ in 0..9 {

@@ -148,7 +148,7 @@ impl Journal {
 
     /// As [`Journal::commit`], for callers that do something else meanwhile. Without `at_once` it happens when others
     /// are committed too, soon anyway, or when [`Journal::finish`] is called, whichever comes first: a caller that is
-    /// busy for a while spares everybody a sync.
+    /// busy for a while saves everybody a sync.
     pub fn begin_commit(&self, lane: Lane, changes: Vec<Change>, at_once: bool) -> PendingCommit {
         let (answer, receiver) = oneshot::channel();
         let undo = undoing(&changes);
@@ -330,7 +330,7 @@ impl Lagging {
 #[derive(Debug)]
 pub struct PendingCommit {
     answer: oneshot::Receiver<Result<(), JournalError>>,
-    /// What takes it back.
+    /// What undoes it.
     pub(crate) undo: Vec<Change>,
     has_failed: bool,
 }

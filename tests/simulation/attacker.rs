@@ -55,7 +55,7 @@ const KNOWN: [&str; 9] = [
     "greyc2.test",
     "victim.test",
 ];
-/// Codes of everybody else, and of the stranger, in the two minutes after that.
+/// Codes of everybody else, and of the attacker, in the two minutes after that.
 const HONEST_CODES: u64 = 24;
 const STRANGER_CODES: u64 = 56;
 const CALM_MS: u64 = 30_000;
@@ -78,7 +78,7 @@ struct Code {
     honest: Option<u64>,
 }
 
-/// The honest codes of a seed, and those of the stranger if there is one, by time.
+/// The honest codes of a seed, and those of the attacker if there is one, by time.
 fn codes(seed: u64, mood: Mood) -> Vec<Code> {
     let mut random = Random::new(seed);
     let (mut honest, mut strange) = (random.fork(), random.fork());
@@ -367,7 +367,7 @@ fn holds(seed: u64, sessions: usize) -> Result<(), String> {
     let [without, with] = [Mood::Calm, Mood::Stranger].map(run);
     let lost = [&without, &with].map(|delays| delays.values().filter(|delay| delay.is_none()).count());
     if lost != [0, 0] {
-        return Err(format!("{} honest codes were lost, {} without the stranger", lost[1], lost[0]));
+        return Err(format!("{} honest codes were lost, {} without the attacker", lost[1], lost[0]));
     }
     let p50 = [median(&without), median(&with)];
     if p50[1] > p50[0] + p50[0] / 10 {
@@ -384,7 +384,7 @@ fn holds(seed: u64, sessions: usize) -> Result<(), String> {
 }
 
 #[test]
-fn everybody_elses_codes_arrive_as_without_a_stranger() {
+fn everybody_elses_codes_arrive_as_without_an_attacker() {
     let (first, count) = match number("SEED") {
         Some(seed) => (seed, 1),
         None => (number("FIRST_SEED").unwrap_or(0), number("SEEDS").unwrap_or(SEEDS_DEFAULT)),

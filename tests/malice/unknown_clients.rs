@@ -72,34 +72,34 @@ const RELAY_SPELLINGS: &[&str] = &[
 ];
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nothing_is_relayed_for_strangers() {
+async fn nothing_is_relayed_for_unknown_clients() {
     let bench = Bench::new().await;
     for greeting in ["EHLO relay.test", "EHLO localhost", "EHLO [127.0.0.1]", "HELO app.test", "NOOP"] {
         for sender in
             ["<otp@app.test>", "<>", "<postmaster@relay.test>", "<@relay.test:otp@app.test>", "<otp@app.test> AUTH=<>"]
         {
-            let mut stranger = Client::connect_only("127.0.0.1", bench.address).await;
-            stranger.hear().await;
-            stranger.say(greeting).await;
-            let reply = stranger.say(&format!("MAIL FROM:{sender}")).await;
+            let mut client = Client::connect_only("127.0.0.1", bench.address).await;
+            client.hear().await;
+            client.say(greeting).await;
+            let reply = client.say(&format!("MAIL FROM:{sender}")).await;
             assert!(reply.starts_with("530 5.7.0") || greeting == "NOOP" && reply.starts_with("503 5.5.1"), "{reply}");
         }
     }
     for recipients in RELAY_SPELLINGS.chunks(10) {
-        let mut stranger = Client::connect(bench.address).await;
+        let mut client = Client::connect(bench.address).await;
         for recipient in recipients {
-            let reply = stranger.say(&format!("RCPT TO:{recipient}")).await;
+            let reply = client.say(&format!("RCPT TO:{recipient}")).await;
             assert!(reply.starts_with('5'), "{recipient}: {reply}");
         }
-        assert!(stranger.say("DATA").await.starts_with("503"));
+        assert!(client.say("DATA").await.starts_with("503"));
     }
     // All at once, as if everything would be answered with yes.
-    let mut stranger = Client::connect(bench.address).await;
+    let mut client = Client::connect(bench.address).await;
     let all =
         format!("MAIL FROM:<otp@app.test>\r\nRCPT TO:<a@example.test>\r\nDATA\r\n{}\r\n.\r\nQUIT\r\n", mail("one"));
-    stranger.send(all.as_bytes()).await;
+    client.send(all.as_bytes()).await;
     loop {
-        let reply = stranger.hear().await;
+        let reply = client.hear().await;
         if reply.is_empty() {
             break;
         }
