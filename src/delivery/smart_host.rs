@@ -28,14 +28,13 @@ static TERMS: Terms = Terms {
 };
 /// Random octets of a nonce.
 const NONCE_LEN: usize = 18;
-/// How much of what a message took longer than the one before is still expected of the next: a bad moment counts for a
-/// while.
+/// Decay, a message, of how long the slowest recent one took: 7/8.
 const FADING: (u32, u32) = (7, 8);
 
 /// How a session with a smart host is encrypted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Tls {
-    /// With the host that is named, as its certificate says; or not at all is there a session.
+    /// Required, with a certificate valid for the configured name.
     Verify,
     /// As `Verify`, before the first reply (RFC 8314) rather than by STARTTLS.
     Implicit,

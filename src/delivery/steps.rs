@@ -109,7 +109,7 @@ impl Steps {
         // What DNS said comes first.
         taken.sort_by_key(|taken| (taken.stage != DNS, taken.at));
         let step = |TimedStep { stage, host, ms, result, .. }: TimedStep| {
-            // Half a code would not be known for one.
+            // Mask before truncating: a cut code would not match.
             let masked = mask.apply(&result);
             let result = masked[..masked.floor_char_boundary(RESULT_LEN_MAX)].into();
             Step { stage: stage.into(), host, ms, result }

@@ -103,7 +103,7 @@ impl Api {
     }
 }
 
-/// What stands in the place of a name in a path. What is no text is the name of nothing.
+/// A path segment; 404 unless it is UTF-8.
 pub(super) struct Segment(pub(super) String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Segment {

@@ -66,7 +66,7 @@ fn ended_by_crlf(head: Bytes) -> Bytes {
     wiped(ended)
 }
 
-/// Octets that are overwritten when the last who has them, or a part of them, lets go.
+/// `Bytes` that are zeroed when the last clone or slice of them is dropped.
 pub fn wiped(octets: impl AsRef<[u8]> + AsMut<[u8]> + Send + 'static) -> Bytes {
     Bytes::from_owner(Wiped(octets))
 }

@@ -13,8 +13,8 @@ use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::greylist::step::Reason;
 
-/// A smart host is not handed anything that has less than this to live, or less than this share of its whole life,
-/// whichever is less: from there it still has to go on to the recipient.
+/// Least life left for a hand-over to a smart host, from which mail still has to go on: the smaller of this span and this
+/// share of the whole life.
 const NEED: Duration = Duration::from_secs(10);
 const NEED_SHARE: f64 = 0.3;
 /// So many times what it took lately is what it may take now.

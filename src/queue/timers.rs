@@ -32,7 +32,7 @@ impl Queue {
         }
     }
 
-    /// Ends what turned out at start to have no future.
+    /// Ends entries found at start to be expired, superseded or of unknown outcome.
     pub(super) fn end_doomed(&self) {
         let now = self.clock.now();
         while self.apply(Patience::Wait, |schedule, effects| schedule.end_doomed(TURN_MAX, now, effects)) {}

@@ -25,7 +25,7 @@ const OPEN_FOR: Duration = Duration::from_secs(86_400);
 const CONFIRMED: u16 = 2;
 /// Shorter waits than this are no proof that early attempts begin the wait anew.
 const RESTART_MIN: Duration = Duration::from_secs(20);
-/// A wait is in vain if it was refused so often, and so long after another such one: an outage does not count twice.
+/// A wait is in vain after so many refusals; at most one in such a span is, so that an outage counts once.
 const VAIN: (u16, Duration) = (3, Duration::from_secs(1800));
 /// After so many waits in vain what was refused is not tried again.
 const VAIN_MAX: u16 = 2;

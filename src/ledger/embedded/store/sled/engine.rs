@@ -79,7 +79,7 @@ impl Open {
         for folder in [Some(path), path.parent()].into_iter().flatten() {
             File::open(folder).and_then(|folder| folder.sync_all()).map_err(|e| io_error(&e))?;
         }
-        // A word of another run of the machine, or of a closing, must not be there from the first write on.
+        // Replace the marker before the first write: it must not say "closed" or name an earlier boot.
         let state = path.join(STATE);
         let run = run_of_machine().unwrap_or_default();
         files::replace(&state, run.as_bytes()).or_else(|_| files::destroy(&state)).map_err(|e| io_error(&e))?;
@@ -173,7 +173,7 @@ impl Filling {
 impl Drop for OnDisk {
     fn drop(&mut self) {
         if !self.is_spoiled && self.file.sync_data().is_ok() {
-            // Without the word the next start knows less of the file's end, and nothing is lost.
+            // Best effort: without the marker the next start treats the tail as possibly torn.
             let _ = files::replace(&self.path.join(STATE), CLOSED.as_bytes());
         }
     }
@@ -300,9 +300,9 @@ fn remove_lone_settings(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Has the engine count more looks at a page from which was read, so that its cache keeps its bound.
-pub(crate) fn touch_page(db: &Db, key: &[u8], looks: usize) -> Result<(), sled::Error> {
-    (0..looks).try_for_each(|_| db.get(key).map(drop))
+/// Touches the page of a key that was read, until sled's access counter lets its cache evict it.
+pub(crate) fn touch_page(db: &Db, key: &[u8], touches: usize) -> Result<(), sled::Error> {
+    (0..touches).try_for_each(|_| db.get(key).map(drop))
 }
 
 pub(crate) fn engine_error(error: sled::Error) -> StoreError {

@@ -12,7 +12,7 @@ use super::engine::{engine_error, guarded, io_error, open_patiently, remove_snap
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::store::StoreError;
 
-/// How long a crash may set the engine back.
+/// Pause between flushes in the background: a crash may lose what was written in it, in milliseconds.
 const FLUSH_PAUSE_MS: u64 = 1000;
 const CACHE_LEN: u64 = 2 << 20;
 /// How often a page is looked at for each row that was read from it.

@@ -20,7 +20,7 @@ use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::store::StoreError;
 use crate::mail::id::MessageId;
 
-/// How long a crash may set the engine back.
+/// Pause between flushes in the background: a crash may lose what was written in it, in milliseconds.
 const FLUSH_PAUSE_MS: u64 = 1000;
 const CACHE_LEN: u64 = 4 << 20;
 /// Traces removed in one go.
