@@ -4,6 +4,8 @@
 pub mod cause;
 pub mod json;
 pub mod stored;
+#[cfg(test)]
+mod testing;
 
 use std::borrow::Cow;
 use std::sync::Arc;

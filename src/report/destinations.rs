@@ -184,7 +184,6 @@ impl Listener for Destinations {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head};
     use crate::mail::address::Mailbox;
     use crate::mail::id::{IdSource, MessageId};
@@ -204,20 +203,9 @@ mod tests {
         fn hear(&mut self, kind: Kind, id: MessageId, domain: &str, ms: u64) {
             self.now = self.now.plus(Duration::from_millis(1));
             let head = Head {
-                time: self.now,
-                id,
-                entry: Some(0),
-                user: "shop".into(),
-                lane: Lane::Otp,
-                tag: None,
-                from: None,
-                traceparent: None,
-                verification: None,
-                message_id: None,
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
-                attempt: 1,
-                expires_at: self.now,
                 since_accepted: Duration::from_millis(ms),
+                ..Head::sample(id, self.now)
             };
             let attempted = Attempted {
                 destination: Some("mx.example.com".into()),

@@ -337,28 +337,15 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head};
-    use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
 
     fn event() -> Event {
         let time = Timestamp::from_millis(1_795_255_200_042);
         let head = Head {
-            time,
-            id: IdSource::with_random(|| 0).next(time),
-            entry: Some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
-            recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
             attempt: 2,
-            expires_at: time.plus(Duration::from_secs(600)),
             since_accepted: Duration::from_millis(12),
+            ..Head::sample(IdSource::with_random(|| 0).next(time), time)
         };
         let attempted = Attempted {
             destination: Some("mx.example.com".into()),

@@ -491,7 +491,6 @@ mod tests {
 
     use super::*;
     use crate::base::clock::{SystemClock, Timestamp};
-    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head, Step};
     use crate::mail::id::IdSource;
 
@@ -502,20 +501,11 @@ mod tests {
     fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
         let time = SystemClock::default().now();
         let head = Head {
-            time,
-            id,
             entry: (kind != Kind::Accepted).then_some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
             recipient: Some(Mailbox::parse(recipient).unwrap()),
-            attempt: 1,
             expires_at: *EXPIRES_AT,
             since_accepted: Duration::from_millis(12),
+            ..Head::sample(id, time)
         };
         let step = Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() };
         let attempted =

@@ -323,22 +323,7 @@ mod tests {
 
     #[test]
     fn a_trace_does_not_grow_for_ever() {
-        let head = Head {
-            time: Timestamp::from_millis(1_795_255_200_000),
-            id: MessageId::from_bytes([0; 16]),
-            entry: Some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
-            recipient: Some(Mailbox::parse("alice@example.com").unwrap()),
-            attempt: 1,
-            expires_at: Timestamp::from_millis(1_795_255_800_000),
-            since_accepted: std::time::Duration::ZERO,
-        };
+        let head = Head::sample(MessageId::from_bytes([0; 16]), Timestamp::from_millis(1_795_255_200_000));
         let step = Step { stage: "RCPT".into(), host: "mx".into(), ms: 3, result: "250 ok".into() };
         let attempted = Attempted { steps: Some(Arc::new([step])), ..Attempted::default() };
         let event = |kind| Arc::new(Event { head: head.clone(), what: Happened::of(kind, attempted.clone(), None) });

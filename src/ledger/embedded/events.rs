@@ -239,28 +239,12 @@ impl Latest {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::lane::Lane;
     use crate::event::{Happened, Head};
     use crate::mail::id::MessageId;
 
     fn event(number: u32) -> Arc<Event> {
         let time = Timestamp::from_millis(1_795_255_200_000);
-        let head = Head {
-            time,
-            id: MessageId::from_bytes([0; 16]),
-            entry: None,
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            recipient: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
-            attempt: number,
-            expires_at: time,
-            since_accepted: Duration::ZERO,
-        };
+        let head = Head { attempt: number, ..Head::sample(MessageId::from_bytes([0; 16]), time) };
         Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 

@@ -12,20 +12,14 @@ const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
 fn head(user: &str, at: Timestamp, tag: Option<&str>, recipient: &str) -> Head {
     Head {
-        time: at,
-        id: MessageId::from_bytes([7; 16]),
         entry: None,
         user: user.into(),
-        lane: Lane::Otp,
         tag: tag.map(Arc::from),
         recipient: Some(Mailbox::parse(recipient).unwrap()),
         from: Some(Mailbox::parse("otp@app.test").unwrap()),
-        traceparent: None,
-        verification: None,
-        message_id: None,
         attempt: 0,
-        expires_at: at.plus(Duration::from_secs(600)),
         since_accepted: Duration::from_millis(200),
+        ..Head::sample(MessageId::from_bytes([7; 16]), at)
     }
 }
 

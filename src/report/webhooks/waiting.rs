@@ -228,29 +228,13 @@ impl Waiting {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::base::lane::Lane;
     use crate::event::{Happened, Head};
 
     const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
     const KEY: Key = [1; 8];
 
     fn event(message: u8, attempt: u32) -> Arc<Event> {
-        let head = Head {
-            time: START,
-            id: MessageId::from_bytes([message; 16]),
-            entry: Some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            recipient: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
-            attempt,
-            expires_at: START,
-            since_accepted: Duration::ZERO,
-        };
+        let head = Head { attempt, ..Head::sample(MessageId::from_bytes([message; 16]), START) };
         Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 

@@ -258,32 +258,14 @@ impl Writing {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
     use crate::base::clock::Timestamp;
-    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head};
     use crate::mail::id::MessageId;
 
     fn event(number: u32) -> Event {
         let time = Timestamp::from_millis(1_795_255_200_000);
-        let head = Head {
-            time,
-            id: MessageId::from_bytes([0; 16]),
-            entry: Some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            recipient: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            message_id: None,
-            attempt: number,
-            expires_at: time,
-            since_accepted: Duration::ZERO,
-        };
+        let head = Head { attempt: number, ..Head::sample(MessageId::from_bytes([0; 16]), time) };
         let attempted = Attempted { note: Some("n".repeat(200).into()), ..Attempted::default() };
         Event { head, what: Happened::Failed(attempted) }
     }
