@@ -24,6 +24,9 @@ const FAILING_PAUSE: Duration = Duration::from_millis(100);
 const READ_MAX: usize = 256;
 /// How often what waits is written down.
 const WRITE_PAUSE: Duration = Duration::from_millis(500);
+/// The same while it fails: nothing is taken then that a crash could make be posted again, and what is not written down is read
+/// again.
+const FAILING_WRITE_PAUSE: Duration = Duration::from_secs(5);
 /// How often that is made sure of, so that its events may go.
 const SYNC_PAUSE: Duration = Duration::from_secs(10);
 
@@ -63,6 +66,8 @@ pub(super) struct Task {
     status: Status,
     written_at: Instant,
     synced_at: Instant,
+    /// Whether something was written since.
+    is_unsynced: bool,
     /// While it fails.
     rest_until: Option<Instant>,
     is_stopping: bool,
@@ -102,6 +107,7 @@ impl Task {
             status: Status::default(),
             written_at: now,
             synced_at: now,
+            is_unsynced: false,
             rest_until: None,
             is_stopping: false,
         }
@@ -127,7 +133,8 @@ impl Task {
                 self.write_if_due(Duration::ZERO, Duration::ZERO);
                 return;
             }
-            self.write_if_due(WRITE_PAUSE, SYNC_PAUSE);
+            let is_well = self.status.standing == Standing::Well;
+            self.write_if_due(if is_well { WRITE_PAUSE } else { FAILING_WRITE_PAUSE }, SYNC_PAUSE);
             let pause = self.pause();
             tokio::select! {
                 biased;
@@ -137,7 +144,8 @@ impl Task {
                         self.tried(number, &tried);
                     }
                 }
-                _ = news.changed(), if !has_more => {}
+                // One that fails is posted to at its own pace, and reads what is new with its next try: a commit does not wake it.
+                _ = news.changed(), if is_well && !has_more => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
@@ -262,7 +270,7 @@ impl Task {
             self.written_at = now;
             self.try_to(Self::write);
         }
-        if now >= self.synced_at + sync_pause {
+        if self.is_unsynced && now >= self.synced_at + sync_pause {
             self.synced_at = now;
             self.try_to(Self::confirm);
         }
@@ -284,12 +292,14 @@ impl Task {
                 return Err(error);
             }
             self.written = self.at;
+            self.is_unsynced = true;
         }
         Ok(())
     }
 
     fn confirm(&mut self) -> Result<(), StoreError> {
         self.shared.rows.sync()?;
+        self.is_unsynced = false;
         self.confirmation.confirm(self.written);
         Ok(())
     }
