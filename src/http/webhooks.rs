@@ -97,7 +97,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<W
 /// What is to be posted again.
 #[derive(Debug, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = WebhookReplay)]
+#[schema(as = WebhookReplay, examples(json!({"since": "2026-11-21T10:00:00Z"})))]
 pub(super) struct Replay {
     /// Events from this time on.
     since: Option<String>,

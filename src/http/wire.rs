@@ -23,6 +23,7 @@ use crate::report::trace::Trace;
 /// The body of `POST /v1/messages`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"from": "Shop <otp@app.test>", "to": "alice@example.test", "otp": {"code": "481516", "app": "Shop"}})))]
 pub(super) struct NewMessage {
     pub(super) from: String,
     pub(super) to: OneOrMany,

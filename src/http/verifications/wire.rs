@@ -12,6 +12,7 @@ use crate::intake::verification::{Secrecy, State, View};
 /// The body of `POST /v1/verifications`.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
+#[schema(examples(json!({"from": "otp@app.test", "to": "alice@example.test", "app": "Shop", "purpose": "login"})))]
 pub(super) struct NewVerification {
     pub(super) to: String,
     pub(super) from: Option<String>,
@@ -52,7 +53,7 @@ impl From<AlphabetWord> for Alphabet {
 /// The body of a check.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = Check)]
+#[schema(as = Check, examples(json!({"code": "481516"})))]
 pub(super) struct Code {
     pub(super) code: String,
 }
@@ -60,7 +61,7 @@ pub(super) struct Code {
 /// The body of a check by address.
 #[derive(Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-#[schema(as = CheckByAddress)]
+#[schema(as = CheckByAddress, examples(json!({"to": "alice@example.test", "purpose": "login", "code": "481516"})))]
 pub(super) struct ByAddress {
     pub(super) to: String,
     pub(super) purpose: Option<String>,
