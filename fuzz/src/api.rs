@@ -41,7 +41,19 @@ pub struct Bench {
 }
 
 /// One for all inputs.
-pub static BENCH: LazyLock<Bench> = LazyLock::new(|| {
+pub static BENCH: LazyLock<Bench> = LazyLock::new(|| bench(Beside::Nothing));
+
+/// One that answers the sandbox's own paths too.
+pub static SANDBOX: LazyLock<Bench> = LazyLock::new(|| bench(Beside::Sandbox));
+
+/// What is answered beside the API's own paths.
+#[derive(PartialEq, Eq)]
+enum Beside {
+    Nothing,
+    Sandbox,
+}
+
+fn bench(beside: Beside) -> Bench {
     let folder = tempfile::tempdir().expect("a folder");
     let relay = Relay::new();
     let account = Account { user: user(), password: None, token: Some(TokenHash::of("shop-token")) };
@@ -63,7 +75,7 @@ pub static BENCH: LazyLock<Bench> = LazyLock::new(|| {
         traces,
         stats,
         webhooks,
-        beside: None,
+        beside: (beside == Beside::Sandbox).then(otp_relay::demo::paths_alone),
         metrics: Arc::default(),
         ends: Arc::default(),
         destinations: Arc::default(),
@@ -80,7 +92,7 @@ pub static BENCH: LazyLock<Bench> = LazyLock::new(|| {
     let api =
         Api::new(parts, Settings { message_size_max: SIZE_MAX, recipients_max: RECIPIENTS_MAX, ..Settings::default() });
     Bench { runtime: runtime(), relay, api, _folder: folder }
-});
+}
 
 /// What the API says to what comes over a connection.
 pub async fn converse(api: &Arc<Api>, request: &[u8]) -> Vec<u8> {
@@ -106,6 +118,18 @@ pub fn taken_apart(answer: &[u8]) -> Option<(u16, String, Vec<u8>)> {
     Some((status, content_type.to_owned(), answer[end + 4..].to_vec()))
 }
 
+/// Asks with a body; returns status and body of the answer, which is JSON, or a problem.
+pub fn asked(bench: &Bench, line: &str, token: &str, body: &[u8]) -> (u16, Value) {
+    let length = body.len();
+    let head = format!(
+        "{line} HTTP/1.1\r\nHost: relay\r\nAuthorization: Bearer {token}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    let answer = bench.runtime.block_on(converse(&bench.api, &[head.as_bytes(), body].concat()));
+    let (status, content_type, json) = taken_apart(&answer).expect("every request is answered");
+    let expected = if status < 400 { "application/json" } else { "application/problem+json" };
+    assert_eq!(content_type, expected, "{line}: {status}");
+    (status, serde_json::from_slice(&json).expect("an answer is JSON"))
+}
 
 /// Gives a body to a compatible door and checks what comes of it; `ids` reads the ids of the messages out of an answer's head
 /// and body.

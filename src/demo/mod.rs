@@ -20,10 +20,13 @@ mod zone;
 use std::io::IsTerminal as _;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
+use crate::base::clock::FastClock;
 use crate::base::units;
 use crate::relay::data_dir::{keep_files_private, raise_file_limit};
 use crate::report::log::{self, EventLog, Output};
@@ -120,6 +123,13 @@ pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
         stage.clear().await;
         result.map(|()| ExitCode::SUCCESS)
     })
+}
+
+/// The sandbox's own paths without a relay behind them, for whoever tries out what can be asked there.
+#[doc(hidden)]
+pub fn paths_alone() -> axum::Router {
+    let clock = Arc::new(FastClock::new(1));
+    web::router(web::Web::new(Arc::default(), Arc::default(), clock, CancellationToken::new()))
 }
 
 /// Tells what happens, where somebody looks: a program that reads the first line only would soon hold everything up.
