@@ -166,6 +166,7 @@ mod tests {
         let head = Head {
             time,
             id: MessageId::from_bytes([id; 16]),
+            message_id: None,
             entry: Some(0),
             user: "shop".into(),
             lane: Lane::Otp,
