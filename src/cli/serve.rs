@@ -98,17 +98,17 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     if let Some(address) = relay.http_address() {
         tracing::info!(%address, tls, "listening for HTTP");
     }
-    let mut manager = Manager::default();
+    let mut manager = Manager::of_environment();
     manager.ready(relay.queue().depth(), None);
     loop {
-        match tokio::time::timeout(Manager::pause(), signals.next()).await {
+        match tokio::time::timeout(manager.pause(), signals.next()).await {
             Ok(Asked::Reload) => {
                 manager.reloading();
                 let note = reload(&relay, path);
                 manager.ready(relay.queue().depth(), Some(note));
             }
             Ok(Asked::Stop) => break,
-            Err(_) => manager.tell(relay.queue().depth(), relay.queue().storage_busy_for()),
+            Err(_) => manager.tell(relay.queue().depth(), relay.queue().storage_activity()),
         }
     }
     manager.stopping();

@@ -37,7 +37,7 @@ use crate::base::shares::{Portion, Sharing};
 use crate::event::{Attempted, Event, Happened, Head, Sink};
 use crate::greylist::table::Greylists;
 use crate::ledger::embedded::events::Events;
-use crate::ledger::embedded::journal::{Journal, JournalError};
+use crate::ledger::embedded::journal::{Activity, Journal, JournalError};
 use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
 use crate::ledger::entry::{LEASE, LostClaim};
 use crate::mail::id::EntryId;
@@ -282,9 +282,9 @@ impl Queue {
         self.journal.fault()
     }
 
-    /// How long the storage thread has been at one batch of commits.
-    pub fn storage_busy_for(&self) -> Duration {
-        self.journal.busy_for(self.clock.instant())
+    /// What the storage thread is at.
+    pub fn storage_activity(&self) -> Activity {
+        self.journal.activity(self.clock.instant())
     }
 
     /// Offers no more entries. Claims that are held can still be settled.

@@ -92,6 +92,17 @@ pub struct Journal {
     events: Arc<Events>,
 }
 
+/// What the storage thread is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activity {
+    /// It waits for work.
+    Rests,
+    /// It has been at one batch of commits, or at housekeeping, for so long.
+    Works(Duration),
+    /// It is gone: nothing is stored any more until the relay starts anew.
+    Panicked,
+}
+
 /// What can be seen of the store from outside.
 #[derive(Debug, Default)]
 struct Health {
@@ -280,9 +291,16 @@ impl Journal {
         self.health.fault.lock().clone()
     }
 
-    /// How long the storage thread has been at one batch of commits: a disk that hangs shows here.
-    pub fn busy_for(&self, now: Instant) -> Duration {
-        self.health.busy_since.lock().map_or(Duration::ZERO, |since| now.saturating_duration_since(since))
+    /// What the storage thread is at: a disk that hangs shows here.
+    pub fn activity(&self, now: Instant) -> Activity {
+        // While the journal runs, the thread ends by a panic only.
+        if self.thread.lock().as_ref().is_some_and(JoinHandle::is_finished) {
+            return Activity::Panicked;
+        }
+        match *self.health.busy_since.lock() {
+            Some(since) => Activity::Works(now.saturating_duration_since(since)),
+            None => Activity::Rests,
+        }
     }
 
     fn push(&self, lane: Lane, job: Job, haste: Haste) {
@@ -389,15 +407,17 @@ impl StorageThread {
                 Waited::Batch(batch) => {
                     *self.health.busy_since.lock() = Some(self.clock.instant());
                     self.work(batch);
-                    *self.health.busy_since.lock() = None;
                     self.note_tending();
                     self.housekeep(HOUSEKEEPING_PATIENCE);
+                    *self.health.busy_since.lock() = None;
                 }
                 Waited::Nothing => {
+                    *self.health.busy_since.lock() = Some(self.clock.instant());
                     if self.revive_at.is_some_and(|at| at <= self.clock.instant()) {
                         self.revive();
                     }
                     self.housekeep(Duration::ZERO);
+                    *self.health.busy_since.lock() = None;
                 }
                 Waited::Closed => {
                     self.retry_at = None;
