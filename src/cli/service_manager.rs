@@ -13,9 +13,12 @@ const STATUS_PAUSE: Duration = Duration::from_secs(10);
 /// A commit that takes longer than this means that the disk hangs.
 const HANGS_FROM: Duration = Duration::from_secs(10);
 
+/// Brings words to the service manager.
+type Notify = dyn Fn(&[NotifyState<'_>]);
+
 /// The service manager; without one, nobody is told.
 pub(super) struct Manager {
-    notify: Box<dyn Fn(&[NotifyState<'_>])>,
+    notify: Box<Notify>,
     /// After how long without a word it takes the relay for dead; none where it does not watch.
     watchdog: Option<Duration>,
     /// What is worth knowing beside the queue.
@@ -50,7 +53,7 @@ impl Manager {
         Self::new(Box::new(notify), sd_notify::watchdog_enabled())
     }
 
-    fn new(notify: Box<dyn Fn(&[NotifyState<'_>])>, watchdog: Option<Duration>) -> Self {
+    fn new(notify: Box<Notify>, watchdog: Option<Duration>) -> Self {
         Self { notify, watchdog, note: None, told: String::new(), storage: Storage::Works }
     }
 

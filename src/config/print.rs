@@ -26,10 +26,10 @@ pub fn commented() -> String {
     text
 }
 
-/// relay.toml(5), in the language of man pages.
-pub fn manual() -> String {
+/// relay.toml(5), in the language of man pages, with a date like 2026-11-28.
+pub fn manual(date: &str) -> String {
     let mut text = format!(
-        ".TH relay.toml 5 \"\" \"otp-relay {}\"\n.SH NAME\nrelay.toml \\- configuration of otp\\-relay\n.SH DESCRIPTION\n",
+        ".TH relay.toml 5 \"{date}\" \"otp-relay {}\"\n.SH NAME\nrelay.toml \\- configuration of otp\\-relay\n.SH DESCRIPTION\n",
         env!("CARGO_PKG_VERSION")
     );
     for paragraph in HEAD.split('\n').filter(|paragraph| !paragraph.is_empty()) {
@@ -40,7 +40,9 @@ pub fn manual() -> String {
         text.push_str(&format!(".SH {}\n{}\n", escaped(&heading), escaped(section.help)));
         let is_live = section.reload == Some(Reload::Live);
         for key in &section.keys {
-            let (help, value) = (escaped(&about(key, is_live)), escaped(&key.value));
+            // A hash is one long word: it may go on in the next line behind these.
+            let value = escaped(&key.value).replace('$', "$\\:").replace("=:", "=:\\:");
+            let help = escaped(&about(key, is_live));
             text.push_str(&format!(".TP\n.B {}\n{help}\n.br\n.I {} = {value}\n", escaped(key.name), escaped(key.name)));
         }
     }
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn the_manual_has_every_key() {
-        let page = manual();
+        let page = manual("2026-11-28");
         for key in keys::all().iter().flat_map(|section| &section.keys) {
             assert!(page.contains(&format!("\n.B {}\n", key.name)), "{}", key.name);
         }
