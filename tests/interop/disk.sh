@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The data folder's disk hangs, fills up, and breaks. New mail is refused with a reply that says to come back, what was
-# accepted leaves all the same, and the relay goes on by itself where the disk does.
+# accepted leaves all the same, and the relay goes on by itself where the disk does. A service manager that watches is told of
+# the disk that hangs, and is given no reason to kill the relay.
 #   usage: disk.sh path/to/otp-relay
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
@@ -25,7 +26,9 @@ listener_options=$'tls = "none"\nauth = "trusted"\ntrusted_networks = ["127.0.0.
 base_config |
   sed -e "s|^data_dir = .*|data_dir = \"$work/disk/data\"|" -e "s|^address = \"off\"|address = \"127.0.0.1:$http_port\"|" |
   cat - <(printf '[[user]]\nname = "trusted"\nsenders = ["*@app.test"]\n') >"$work/relay.toml"
-start_relay
+start notify "$python" "$here/notify_socket.py" "$work/notify"
+wait_for 10 "the notify socket" grep -qs listening "$work/notify.log"
+NOTIFY_SOCKET=$work/notify WATCHDOG_USEC=2000000 start_relay
 
 submitted=0
 # reply_to_one: submits a message; what was said to it is in `$reply`.
@@ -75,11 +78,21 @@ with smtp_client.Client($smtp_port) as client:
     client.data(b'From: otp@app.test\r\n\r\nx\r\n')"
 sleep 3
 kill -0 "${pids[slow]}" || fail "no 250 while the disk hangs" "the client is done"
+wait_for 30 "STATUS to say that the disk hangs" grep -q '^STATUS=.*; the disk hangs for [0-9]* s' "$work/notify.log"
+pings() { grep -c '^WATCHDOG=1' "$work/notify.log"; }
+before=$(pings)
+pinged() { [ "$(pings)" -gt $((before + 2)) ]; }
+wait_for 10 "the watchdog to be pinged while the disk hangs" pinged
+grep -q '"level":"error","message":"the disk hangs: ' "$work/relay.log" || fail "an error in the log" "$(tail -n 3 "$work/relay.log")"
+told=$(grep '^STATUS=' "$work/notify.log" | tail -n 1)
 fsfreeze -u "$work/disk"
 wait "${pids[slow]}" || fail "a 250 when the disk goes on" "$(cat "$work/slow.log")"
 unset 'pids[slow]'
 wait_for 15 "the message that waited" have_arrived 7
 ok "a disk that hangs: 5 accepted messages left meanwhile, a new one got its 250 when the disk went on"
+goes_on() { ! grep '^STATUS=' "$work/notify.log" | tail -n 1 | grep -q hangs; }
+wait_for 10 "STATUS without it" goes_on
+ok "the service manager heard $told, and WATCHDOG=1 all the time"
 
 # A full disk.
 hold 5

@@ -1,23 +1,41 @@
 #!/bin/bash
-# The packages: two equal builds, the list of what the program is made of, dpkg -i, upgrade and purge in a fresh chroot, lintian, rpm,
-# the unit's exposure, the pages; and restarts behind a socket that the service manager holds, under load.
-# RELAY has to be static: target/static/x86_64-unknown-linux-gnu/release/otp-relay, as packaging/build makes it.
-# No systemd runs as process 1 here: what starts the unit is not shown, but the socket's protocol is.
+# The packages: two builds in two folders are equal, the list of what the program is made of, the pages, lintian, .rpm, the unit's
+# exposure; a fresh Debian 12 by debootstrap in which dpkg installs, upgrades, removes and purges the .deb and the program runs; and
+# restarts behind a socket that the service manager holds, under load.
+#
+#   packages.sh RELAY [RELAY]
+#
+# RELAY has to be static: target/static/x86_64-unknown-linux-gnu/release/otp-relay, as packaging/build makes it. The second one is that
+# of another build of the same commit, in another folder. BUILD=1 has the script build both itself, in clones, which takes long.
+# No systemd runs as process 1 here, and no container: what starts the unit or the image is not shown, but the socket's protocol is.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-need lintian debootstrap rpm mandoc file binutils
+need lintian debootstrap rpm mandoc man-db file binutils git
 top=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
-packages=$top/target/packages
 
 # Times in packages are those of one moment, whatever is committed meanwhile.
 SOURCE_DATE_EPOCH=$(git -C "$top" log -1 --format=%ct)
 export SOURCE_DATE_EPOCH
-"$top/packaging/build" "$relay" >"$work/build1.log" 2>&1
-cp "$packages/SHA256SUMS" "$work/first"
-"$top/packaging/build" "$relay" >"$work/build2.log" 2>&1
-cmp "$work/first" "$packages/SHA256SUMS" || fail "two equal sets of packages" "$(diff "$work/first" "$packages/SHA256SUMS" | head -n 4)"
-ok "packing twice gives the same octets: $(wc -l <"$work/first") files"
+# pack FOLDER [RELAY]: in a clone of the commit.
+pack() {
+  git clone -q "$top" "$work/$1"
+  (cd "$work/$1" && packaging/build "${@:2}") >"$work/$1.log" 2>&1
+}
+if [ -n "${BUILD:-}" ]; then
+  pack one
+  pack a-longer-name
+else
+  pack one "$relay"
+  pack a-longer-name "${2:-$relay}"
+fi
+packages=$work/one/target/packages
+cmp "$packages/SHA256SUMS" "$work/a-longer-name/target/packages/SHA256SUMS" ||
+  fail "two equal sets of packages" "$(diff "$packages/SHA256SUMS" "$work/a-longer-name/target/packages/SHA256SUMS" | head -n 4)"
+of="packings of one program"
+[ -z "${BUILD:-}${2:-}" ] || of="builds in two folders"
+ok "two $of are equal octet by octet: $(wc -l <"$packages/SHA256SUMS") files"
+rm -rf "$work/a-longer-name"
 
 size=$(stat -c %s "$packages/otp-relay")
 file "$packages/otp-relay" | grep -Eq 'static.*stripped' || fail "a static, stripped program" "$(file "$packages/otp-relay")"
@@ -28,12 +46,13 @@ ok "static and stripped, $((size >> 20)) MiB; .dep-v0 lists $listed packages"
 exposure=$(systemd-analyze security --offline=true "$top/packaging/otp-relay.service" 2>/dev/null | sed -n 's/.*Overall exposure level for otp-relay.service: \([0-9.]*\).*/\1/p')
 awk -v is="$exposure" 'BEGIN { exit !(is != "" && is <= 2.0) }' || fail "an exposure of at most 2.0" "$exposure"
 ok "systemd-analyze security: exposure $exposure"
-systemd-analyze verify "$top/packaging/otp-relay.socket" >"$work/verify.log" 2>&1 || true
 
 for page in "$packages"/man/*; do
-  mandoc -Tlint -Werror "$page" >>"$work/mandoc.log" 2>&1 || { grep -q ERROR "$work/mandoc.log" && fail "pages that mandoc reads" "$(grep ERROR "$work/mandoc.log" | head -n 3)"; }
+  mandoc -Tlint -W error "$page" >"$work/mandoc.log" 2>&1 || fail "pages without errors" "$(head -n 3 "$work/mandoc.log")"
+  MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l "$page" 2>"$work/man.log" >/dev/null
+  [ ! -s "$work/man.log" ] || fail "pages that groff sets without a warning" "$(head -n 2 "$work/man.log")"
 done
-ok "mandoc reads $(ls "$packages/man" | wc -l) pages"
+ok "mandoc and groff read $(ls "$packages/man" | wc -l) pages: one for each command, and relay.toml(5)"
 
 deb=$packages/otp-relay_${version}_amd64.deb
 lintian --tag-display-limit 0 "$deb" >"$work/lintian.log" 2>&1 || true
@@ -45,28 +64,60 @@ grep -qx /usr/bin/otp-relay "$work/rpm.log" || fail "the program in the .rpm" "$
 rpm -qpc "$packages/otp-relay-$version-1.x86_64.rpm" | grep -qx /etc/otp-relay/relay.toml || fail "the configuration as one of the .rpm" "none"
 ok ".rpm: $(wc -l <"$work/rpm.log") files"
 
+# --- A machine
 root=$work/chroot
 debootstrap --variant=minbase bookworm "$root" "${DEBIAN_MIRROR:-http://deb.debian.org/debian}" >"$work/debootstrap.log" 2>&1
+inside() { chroot "$root" "$@"; }
+left() { (cd "$root" && find etc var/lib usr lib opt srv -path '*otp-relay*' ! -path 'var/lib/dpkg/*' | sort); }
 cp "$deb" "$root/tmp/relay.deb"
-chroot "$root" dpkg -i /tmp/relay.deb >"$work/dpkg.log" 2>&1
-chroot "$root" /usr/bin/otp-relay check --offline -c /etc/otp-relay/relay.toml >"$work/check.log" 2>&1 || fail "a configuration without errors" "$(tail -n 3 "$work/check.log")"
-[ "$(chroot "$root" stat -c '%U:%G %a' /etc/otp-relay/relay.toml)" = "root:otp-relay 640" ] || fail "root:otp-relay 640" "$(chroot "$root" stat -c '%U:%G %a' /etc/otp-relay/relay.toml)"
-ok "dpkg -i in a fresh chroot: user, configuration and program are there"
+inside dpkg -i /tmp/relay.deb >"$work/dpkg.log" 2>&1
+inside otp-relay check --offline -c /etc/otp-relay/relay.toml >"$work/check.log" 2>&1 || fail "a configuration without errors" "$(tail -n 3 "$work/check.log")"
+mode=$(inside stat -c '%U:%G %a' /etc/otp-relay/relay.toml)
+[ "$mode" = "root:otp-relay 640" ] || fail "root:otp-relay 640" "$mode"
+for unit in sockets.target.wants/otp-relay.socket multi-user.target.wants/otp-relay.service; do
+  [ -L "$root/etc/systemd/system/$unit" ] || fail "that $unit is enabled" "it is not"
+done
+ok "dpkg -i in a fresh Debian 12: $(inside otp-relay --version), user, configuration and enabled units are there"
+inside timeout 120 otp-relay demo --once >"$work/demo.log" 2>&1 || fail "the demo, once through" "$(tail -n 3 "$work/demo.log")"
+[ "$(grep -c 'verified against the published key' "$work/demo.log")" = 2 ] || fail "two signatures in the demo" "$(tail -n 8 "$work/demo.log")"
+ok "demo --once: $(grep '^The code arrived' "$work/demo.log")"
+# Names of /etc/hosts and of users are looked up by the C library, which is linked in.
+inside setpriv --reuid otp-relay --regid otp-relay --clear-groups sh -c \
+  'otp-relay check --offline -c /etc/otp-relay/relay.toml && cd /tmp && otp-relay completions bash | bash -n && otp-relay user hash --generate' \
+  >>"$work/check.log" 2>&1 || fail "that the relay's user can read the configuration" "$(tail -n 3 "$work/check.log")"
+ok "the user otp-relay reads the configuration; others do not"
+inside setpriv --reuid nobody --regid nogroup --clear-groups cat /etc/otp-relay/relay.toml >>"$work/check.log" 2>&1 && fail "that nobody else reads it" "nobody does"
+
+# --- The next version, whose configuration differs, too
 echo '# changed by the operator' >>"$root/etc/otp-relay/relay.toml"
-# The next version, whose configuration differs, too.
+mkdir -p "$root/etc/otp-relay/certs" "$root/var/lib/otp-relay/queue"
+echo key >"$root/etc/otp-relay/certs/of-the-operator.pem"
+inside deb-systemd-helper disable otp-relay.socket >>"$work/dpkg.log" 2>&1
 mkdir "$work/next"
 dpkg-deb -R "$deb" "$work/next"
 sed -i "s/^Version: .*/Version: $version+1/" "$work/next/DEBIAN/control"
 echo '# of the next version' >>"$work/next/etc/otp-relay/relay.toml"
 dpkg-deb --root-owner-group -b "$work/next" "$root/tmp/next.deb" >/dev/null
-chroot "$root" dpkg -i --force-confold /tmp/next.deb >>"$work/dpkg.log" 2>&1
+inside dpkg -i --force-confold /tmp/next.deb >>"$work/dpkg.log" 2>&1
 grep -q 'changed by the operator' "$root/etc/otp-relay/relay.toml" || fail "the operator's configuration" "another"
-ok "an upgrade keeps the operator's configuration"
-mkdir -p "$root/var/lib/otp-relay/queue"
-chroot "$root" dpkg --purge otp-relay >>"$work/dpkg.log" 2>&1
-left=$(find "$root/etc/otp-relay" "$root/var/lib/otp-relay" "$root/usr/bin/otp-relay" "$root/lib/systemd/system/otp-relay.service" 2>/dev/null | head -n 3)
-[ -z "$left" ] || fail "nothing after a purge" "$left"
-ok "purge leaves nothing"
+[ ! -L "$root/etc/systemd/system/sockets.target.wants/otp-relay.socket" ] || fail "that what was disabled stays so" "it is enabled"
+[ "$(inside dpkg-query -W -f '${Version}' otp-relay)" = "$version+1" ] || fail "the next version" "$(inside dpkg-query -W otp-relay)"
+ok "an upgrade keeps the operator's configuration, and disabled what was disabled"
+inside dpkg --remove otp-relay >"$work/remove.log" 2>&1
+[ ! -e "$root/usr/bin/otp-relay" ] && [ -d "$root/var/lib/otp-relay/queue" ] || fail "that the program goes and the data stays" "$(left | head -n 3)"
+grep -q 'dpkg --purge otp-relay takes them away' "$work/remove.log" || fail "that it says what stays" "$(cat "$work/remove.log")"
+inside dpkg -i /tmp/next.deb >>"$work/dpkg.log" 2>&1
+grep -q 'changed by the operator' "$root/etc/otp-relay/relay.toml" || fail "the configuration after a remove" "another"
+ok "remove leaves configuration and data, and says so; installed again, it goes on with them"
+inside dpkg --purge otp-relay >"$work/purge.log" 2>&1
+[ "$(left)" = $'etc/otp-relay\netc/otp-relay/certs\netc/otp-relay/certs/of-the-operator.pem' ] || fail "only the operator's own file after a purge" "$(left | head -n 5)"
+grep -q 'what is not of the package stays in /etc/otp-relay' "$work/purge.log" && grep -q 'the user otp-relay stays' "$work/purge.log" ||
+  fail "that it says what stays" "$(cat "$work/purge.log")"
+rm -rf "$root/etc/otp-relay"
+inside dpkg -i /tmp/relay.deb >>"$work/dpkg.log" 2>&1
+inside dpkg --purge otp-relay >"$work/purge.log" 2>&1
+[ -z "$(left)" ] || fail "nothing after a purge" "$(left | head -n 5)"
+ok "purge leaves nothing of its own, and says that the operator's files and the user stay"
 
 "$python" "$here/restarts.py" "$packages/otp-relay" "${RESTARTS:-200}" "$work" >"$work/restarts.log" 2>&1 || fail "no refused connection" "$(tail -n 3 "$work/restarts.log")"
 ok "$(tail -n 1 "$work/restarts.log")"

@@ -15,7 +15,7 @@ import threading
 import time
 
 PORT = 2597
-PATIENCE = 30
+PATIENCE = 120
 
 
 class Clients(threading.Thread):
@@ -59,15 +59,14 @@ def main():
     listening.listen(1024)
     notified = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     notified.bind(os.path.join(folder, "notify"))
-    notified.settimeout(PATIENCE)
+    notified.settimeout(1)
     log = open(os.path.join(folder, "relay.log"), "ab")
     clients = [Clients() for _ in range(8)]
     for client in clients:
         client.start()
     for number in range(rounds):
         child = start(relay, config, listening, os.path.join(folder, "notify"), log)
-        while b"READY=1" not in notified.recv(4096):
-            pass
+        wait_until_ready(notified, child, number)
         # It serves for a moment, under load.
         time.sleep(0.05)
         child.send_signal(signal.SIGTERM)
@@ -76,6 +75,7 @@ def main():
             sys.exit(f"round {number}: status {status}")
     # The last one serves who still waits.
     child = start(relay, config, listening, os.path.join(folder, "notify"), log)
+    wait_until_ready(notified, child, rounds)
     for client in clients:
         client.is_over = True
     for client in clients:
@@ -88,6 +88,17 @@ def main():
         sys.exit(f"{len(faults)} of {done} connections failed: {faults[:3]}")
     longest = max(client.longest for client in clients)
     print(f"{rounds} restarts, {done} connections, none refused; the longest waited {longest:.2f} s for its banner")
+
+
+def wait_until_ready(notified, child, number):
+    end = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if b"READY=1" in notified.recv(4096):
+                return
+        except socket.timeout:
+            if child.poll() is not None or time.monotonic() > end:
+                sys.exit(f"round {number}: not ready, status {child.poll()}")
 
 
 def start(relay, config, listening, notify, log):
