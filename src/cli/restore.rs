@@ -9,6 +9,7 @@ use super::say;
 use crate::base::clock::{Clock as _, SystemClock};
 use crate::base::files;
 use crate::base::files::faults::{Use, explain};
+use crate::base::files::owner::Owner;
 use crate::ledger::embedded::key_ring::{KeyRing, Sealing};
 use crate::ledger::embedded::store::sled::SledStore;
 use crate::ledger::embedded::store::{Change, Row, Store as _, Table};
@@ -17,6 +18,9 @@ use crate::relay::data_dir::{DataDir, keep_files_private};
 
 /// Rows that are stored at once.
 const ROWS_AT_ONCE: usize = 500;
+/// The modes of folders that are made: whoever may read a file has to come to it; the data folder is the relay's alone.
+const OPEN: u32 = 0o750;
+const CLOSED: u32 = 0o700;
 
 /// Options of `restore`.
 #[derive(Debug, clap::Args)]
@@ -37,9 +41,18 @@ pub(super) fn run(configuration: Option<&Path>, options: &Options) -> anyhow::Re
     if !options.force {
         refuse_to_overwrite(&backup)?;
     }
+    // Before the data folder, which may be below that of the configuration.
+    if let Some(file) = backup.files.first() {
+        make_folders_of(&file.path, OPEN, file.owner.as_ref())?;
+    }
+    make_folders_of(&backup.data_dir, OPEN, backup.data_owner.as_ref())?;
+    let is_new = !backup.data_dir.exists();
     let folder = DataDir::open(&backup.data_dir)?;
+    if let Some(owner) = backup.data_owner.as_ref().filter(|_| is_new) {
+        give(&backup.data_dir, owner)?;
+    }
     for file in &backup.files {
-        write(file)?;
+        write(file, &backup.data_dir)?;
     }
     let rows = backup.rows.len();
     store(&folder, backup.rows)?;
@@ -64,12 +77,32 @@ fn refuse_to_overwrite(backup: &Backup) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(file: &Unpacked) -> anyhow::Result<()> {
-    let folder = file.path.parent().unwrap_or(Path::new("/"));
-    fs::create_dir_all(folder)
-        .and_then(|()| files::replace(&file.path, &file.octets))
+fn write(file: &Unpacked, data_dir: &Path) -> anyhow::Result<()> {
+    let mode = if file.path.starts_with(data_dir) { CLOSED } else { OPEN };
+    make_folders_of(&file.path, mode, file.owner.as_ref())?;
+    files::replace(&file.path, &file.octets)
         .and_then(|()| fs::set_permissions(&file.path, Permissions::from_mode(file.mode)))
+        .and_then(|()| file.owner.as_ref().map_or(Ok(()), |owner| give(&file.path, owner)))
         .map_err(|error| anyhow::anyhow!(explain(&file.path, Use::Write, &error)))
+}
+
+/// Makes those that are missing above a path, from the outermost on.
+fn make_folders_of(path: &Path, mode: u32, owner: Option<&Owner>) -> anyhow::Result<()> {
+    let missing: Vec<&Path> = path.ancestors().skip(1).take_while(|folder| !folder.exists()).collect();
+    let make = |folder: &Path| {
+        fs::create_dir(folder)?;
+        fs::set_permissions(folder, Permissions::from_mode(mode))?;
+        owner.map_or(Ok(()), |owner| give(folder, owner))
+    };
+    for folder in missing.into_iter().rev() {
+        make(folder).map_err(|error| anyhow::anyhow!(explain(folder, Use::Write, &error)))?;
+    }
+    Ok(())
+}
+
+/// Only root can.
+fn give(path: &Path, owner: &Owner) -> std::io::Result<()> {
+    if nix::unistd::geteuid().is_root() { owner.take(path) } else { Ok(()) }
 }
 
 fn store(folder: &DataDir, rows: Vec<(Table, Row)>) -> anyhow::Result<()> {
@@ -87,16 +120,16 @@ fn store(folder: &DataDir, rows: Vec<(Table, Row)>) -> anyhow::Result<()> {
 fn hand_over(data_dir: &Path) -> anyhow::Result<()> {
     let owner = fs::metadata(data_dir)?;
     if nix::unistd::geteuid().is_root() && owner.uid() != 0 {
-        give(data_dir, (owner.uid(), owner.gid()))?;
+        give_all(data_dir, (owner.uid(), owner.gid()))?;
     }
     Ok(())
 }
 
-fn give(path: &Path, owner: (u32, u32)) -> std::io::Result<()> {
+fn give_all(path: &Path, owner: (u32, u32)) -> std::io::Result<()> {
     lchown(path, Some(owner.0), Some(owner.1))?;
     if path.is_dir() && !path.is_symlink() {
         for entry in fs::read_dir(path)? {
-            give(&entry?.path(), owner)?;
+            give_all(&entry?.path(), owner)?;
         }
     }
     Ok(())

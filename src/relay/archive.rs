@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Timestamp;
 use crate::base::files::faults::{Use, absolute, explain};
+use crate::base::files::owner::Owner;
 use crate::base::format::{self, FORMAT};
 use crate::config::Config;
 use crate::ledger::embedded::store::{Row, Table};
@@ -40,6 +41,9 @@ pub struct About {
     version: String,
     /// Where the configuration was.
     pub configuration: PathBuf,
+    /// Whose the data folder was; none where it has no name.
+    #[serde(default)]
+    data_owner: Option<Owner>,
 }
 
 /// A stored row; key and value in base64.
@@ -71,10 +75,11 @@ pub fn lines(rows: &[(Table, Row)]) -> String {
 pub fn pack(config: &Config, file: &Path, rows: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
     let mut packing = Packing { tar: tar::Builder::new(Vec::new()), now };
     let configuration = absolute(file);
-    let about = About { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), configuration };
-    packing.add(ABOUT, 0o600, &serde_json::to_vec_pretty(&about)?)?;
+    let data_owner = fs::metadata(&config.data_dir).ok().and_then(|metadata| Owner::of(&metadata));
+    let about = About { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), configuration, data_owner };
+    packing.add(ABOUT, 0o600, None, &serde_json::to_vec_pretty(&about)?)?;
     packing.add_file(CONFIGURATION, file)?;
-    packing.add(ROWS, 0o600, rows)?;
+    packing.add(ROWS, 0o600, None, rows)?;
     for (name, path) in files(config, file) {
         packing.add_file(&name, &path)?;
     }
@@ -125,12 +130,19 @@ impl Packing {
         let metadata = fs::metadata(path).map_err(told)?;
         ensure!(metadata.len() <= FILE_LEN_MAX, "{} is longer than {} MiB", path.display(), FILE_LEN_MAX >> 20);
         let octets = zeroize::Zeroizing::new(fs::read(path).map_err(told)?);
-        self.add(name, metadata.permissions().mode() & 0o777, &octets)
+        self.add(name, metadata.permissions().mode() & 0o777, Owner::of(&metadata), &octets)
     }
 
-    fn add(&mut self, name: &str, mode: u32, octets: &[u8]) -> anyhow::Result<()> {
+    fn add(&mut self, name: &str, mode: u32, owner: Option<Owner>, octets: &[u8]) -> anyhow::Result<()> {
         let mut header = tar::Header::new_gnu();
         header.set_mode(mode);
+        // A name that is too long for the archive is none.
+        if let Some(Owner { user, group }) = owner
+            && header.set_username(&user).is_ok()
+            && header.set_groupname(&group).is_err()
+        {
+            header.set_username("")?;
+        }
         header.set_mtime(self.now.as_secs());
         header.set_size(octets.len() as u64);
         self.tar.append_data(&mut header, name, octets).with_context(|| format!("{name} cannot be packed"))
@@ -144,6 +156,8 @@ pub struct Unpacked {
     pub path: PathBuf,
     /// With which mode.
     pub mode: u32,
+    /// Whose it was.
+    pub owner: Option<Owner>,
     /// What is in it.
     pub octets: zeroize::Zeroizing<Vec<u8>>,
 }
@@ -153,6 +167,8 @@ pub struct Unpacked {
 pub struct Backup {
     /// Where the data folder is to be.
     pub data_dir: PathBuf,
+    /// Whose it was.
+    pub data_owner: Option<Owner>,
     /// The configuration and all other files.
     pub files: Vec<Unpacked>,
     /// Rows for the database.
@@ -166,16 +182,16 @@ pub struct Backup {
 pub fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Result<Backup> {
     let mut members = read(archive)?;
     let mut take = |name: &str| members.remove(name).with_context(|| format!("this is no backup: it has no {name}"));
-    let about: About = serde_json::from_slice(&take(ABOUT)?.1).context("this is no backup")?;
+    let about: About = serde_json::from_slice(&take(ABOUT)?.octets).context("this is no backup")?;
     format::check(Some(about.format.to_string().as_bytes())).map_err(|newer| anyhow::anyhow!("the backup: {newer}"))?;
-    let (mode, configuration) = take(CONFIGURATION)?;
-    let rows = rows(&take(ROWS)?.1)?;
-    let text = std::str::from_utf8(&configuration).context("the configuration is no text")?.to_owned();
+    let configuration = take(CONFIGURATION)?;
+    let rows = rows(&take(ROWS)?.octets)?;
+    let text = std::str::from_utf8(&configuration.octets).context("the configuration is no text")?.to_owned();
     let target = absolute(file.unwrap_or(&about.configuration));
     let data_dir = absolute(&Config::data_dir_of(&text, &target));
     let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
-    let mut files = vec![Unpacked { path: target, mode, octets: configuration }];
-    for (name, (mode, octets)) in members {
+    let mut files = vec![Unpacked { path: target, ..configuration }];
+    for (name, file) in members {
         let (below, rest) = name.split_once('/').unwrap_or_default();
         let path = match below {
             DATA => data_dir.join(rest),
@@ -184,12 +200,13 @@ pub fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Result<Bac
             ROOT if text.contains(&format!("\"/{rest}\"")) => Path::new("/").join(rest),
             _ => bail!("the backup has a file {name}, which its configuration does not name"),
         };
-        files.push(Unpacked { path, mode, octets });
+        files.push(Unpacked { path, ..file });
     }
-    Ok(Backup { data_dir, files, rows })
+    Ok(Backup { data_dir, data_owner: about.data_owner, files, rows })
 }
 
-type Members = BTreeMap<String, (u32, zeroize::Zeroizing<Vec<u8>>)>;
+/// Files by their names in the archive.
+type Members = BTreeMap<String, Unpacked>;
 
 fn read(archive: impl io::Read) -> anyhow::Result<Members> {
     let mut members = Members::new();
@@ -208,8 +225,12 @@ fn read(archive: impl io::Read) -> anyhow::Result<Members> {
         );
         let mut octets = zeroize::Zeroizing::new(Vec::with_capacity(usize::try_from(entry.size()).unwrap_or(0)));
         entry.read_to_end(&mut octets).with_context(|| format!("{name} is cut off"))?;
-        let mode = entry.header().mode().unwrap_or(0o600) & 0o777;
-        members.insert(name, (mode, octets));
+        let header = entry.header();
+        let mode = header.mode().unwrap_or(0o600) & 0o777;
+        let named = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(str::to_owned);
+        let user = named(header.username().ok().flatten());
+        let owner = user.zip(named(header.groupname().ok().flatten())).map(|(user, group)| Owner { user, group });
+        members.insert(name, Unpacked { path, mode, owner, octets });
     }
     Ok(members)
 }
