@@ -1,14 +1,21 @@
 //! Commands that look after the data folder: verify, backup, restore, erase, and the change of DKIM keys.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::process::Command;
 
 use crate::support::client::{Client, mail};
-use crate::support::fake_mx::FakeMx;
-use crate::support::{copy_folder, start_relay_from};
-use otp_relay::event::Kind;
+use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::{copy_folder, start_relay, start_relay_from};
+use otp_relay::event::{Kind, stored};
+use otp_relay::ledger::cursor::Cursor;
+use otp_relay::ledger::embedded::key_ring::KeyRing;
+use otp_relay::ledger::embedded::store::sled::{SledStore, verify};
+use otp_relay::ledger::embedded::store::{Store as _, Table};
+use otp_relay::relay::Relay;
+use otp_relay::report::trace::decode;
 
 /// What a command came to: status, standard output, standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -28,8 +35,8 @@ fn folder_of_0_1(folder: &Path) -> std::path::PathBuf {
 }
 
 /// Every octet of every file, by name.
-fn octets(folder: &Path) -> std::collections::BTreeMap<std::path::PathBuf, Vec<u8>> {
-    let mut found = std::collections::BTreeMap::new();
+fn octets(folder: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
+    let mut found = BTreeMap::new();
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -151,32 +158,100 @@ async fn a_backup_comes_back_on_an_empty_machine() {
     relay.shut_down().await;
 }
 
+/// What a data folder that no relay uses says of anybody, by the kind of record; but for what counts against too many codes, which
+/// is kept for its time.
+fn decoded(data: &Path) -> BTreeMap<&'static str, String> {
+    let mut said: BTreeMap<&'static str, String> = BTreeMap::new();
+    let mut ring = KeyRing::look(&data.join("keys")).unwrap().0;
+    for (table, (key, value)) in verify::queue(&data.join("queue"), &mut ring).unwrap().side {
+        let kind = match table {
+            Table::Suppression => "suppression",
+            Table::Greylist => "greylist",
+            Table::Verification => "verification",
+            Table::Idempotency | Table::Meta => "else",
+            Table::Budget => continue,
+        };
+        *said.entry(kind).or_default() += &(String::from_utf8_lossy(&key) + String::from_utf8_lossy(&value));
+    }
+    let mut store = SledStore::open(&data.join("queue"), ring).unwrap();
+    store.open_events(Cursor::default()).unwrap();
+    let mut at = Cursor::default();
+    loop {
+        let (events, next) = store.events(at).unwrap();
+        if events.is_empty() {
+            break;
+        }
+        for (_, event) in &events {
+            let mut octets = Vec::new();
+            stored::write(event, usize::MAX, &mut octets);
+            *said.entry("events").or_default() += &String::from_utf8_lossy(&octets);
+        }
+        at = next;
+    }
+    let traces = said.entry("traces").or_default();
+    verify::traces(&data.join("traces"), |value| {
+        assert!(decode(value).is_some());
+        *traces += &String::from_utf8_lossy(value);
+    })
+    .unwrap();
+    for (path, octets) in octets(data) {
+        if !["queue", "traces", "keys"].iter().any(|folder| path.starts_with(data.join(folder))) {
+            *said.entry("files").or_default() += &String::from_utf8_lossy(&octets);
+        }
+    }
+    said
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_is_erased_from_everything() {
     let folder = tempfile::tempdir().unwrap();
+    let data = folder.path().join("data");
     let mx = FakeMx::start(&["PIPELINING"]).await;
     let (file, _) = configuration(folder.path(), mx.address);
-    let (relay, mut events) = crate::support::start_relay(folder.path(), mx.address, "");
+    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut client = Client::connect(relay.addresses()[0]).await;
     for recipient in ["alice@example.test", "bob@example.test"] {
         assert!(client.submit(&[recipient], &mail("code")).await.starts_with("250"));
         events.next(Kind::Delivered).await;
     }
-    let url = format!("http://{}", relay.http_address().unwrap());
-    let token = folder.path().join("data/api.token");
-    let at = |line: &[&str]| {
+    // Alice is greylisted once more, and then nobody waits for her code any longer.
+    mx.trick("RCPT", Trick::Say("450 4.7.1 Greylisted, please try again in 300 seconds"), 1);
+    let reply = client.submit(&["alice@example.test"], &mail("code")).await;
+    assert!(reply.starts_with("250"));
+    let waiting = events.next(Kind::Greylisted).await.entry().unwrap().to_string();
+    let token = data.join("api.token");
+    let at = |relay: &Relay, line: &[&str]| {
+        let url = format!("http://{}", relay.http_address().unwrap());
         words(&[line, &["--url", &url, "--token-file", text_of(&token), "-c", text_of(&file)]].concat())
     };
-    assert_eq!(command(at(&["suppression", "add", "alice@example.test"])).await.0, 0);
-    let (status, out, err) = command(at(&["recipient", "erase", "Alice@example.test"])).await;
+    assert_eq!(command(at(&relay, &["queue", "cancel", &waiting])).await.0, 0);
+    events.next(Kind::Cancelled).await;
+    assert_eq!(command(at(&relay, &["suppression", "add", "alice@example.test"])).await.0, 0);
+    // The folder as it is on disk now: a stop would take old events away.
+    let image = |name: &str| {
+        let copy = folder.path().join(name);
+        copy_folder(&data, &copy);
+        decoded(&copy)
+    };
+    let before = image("before");
+    for kind in ["suppression", "greylist", "events", "traces"] {
+        assert!(before[kind].contains("alice@example.test"), "{kind}: {before:?}");
+    }
+
+    let (status, out, err) = command(at(&relay, &["recipient", "erase", "Alice@example.test"])).await;
     assert_eq!(status, 0, "{out}{err}");
-    assert!(out.contains("is erased from 1 traces and ") && out.ends_with("it is no longer suppressed\n"), "{out}");
-    let (status, _, _) = command(at(&["trace", "alice@example.test"])).await;
+    assert!(out.contains("is erased from 2 traces and ") && out.ends_with("it is no longer suppressed\n"), "{out}");
+    let (status, _, _) = command(at(&relay, &["trace", "alice@example.test"])).await;
     assert_eq!(status, 3, "nothing is found");
-    assert_eq!(command(at(&["trace", "bob@example.test"])).await.0, 0);
-    let (_, out, _) = command(at(&["suppression", "list"])).await;
-    assert!(!out.contains("alice"), "{out}");
+    assert_eq!(command(at(&relay, &["trace", "bob@example.test"])).await.0, 0);
+    let after = image("after");
     relay.shut_down().await;
+    for (kind, said) in after.iter().chain(&decoded(&data)) {
+        assert!(!said.to_lowercase().contains("alice"), "{kind}: {said}");
+    }
+    for kind in ["events", "traces"] {
+        assert!(after[kind].contains("bob@example.test"), "{kind} of others stay");
+    }
 }
 
 /// The first look finds no name server that shows the records, so nothing changes; asked again, the same keys are named.

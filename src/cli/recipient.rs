@@ -15,8 +15,8 @@ pub(super) type Options = Asking<Command>;
 /// Subcommands of `recipient`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Take an address out of traces, events, statistics and suppression. What is still in the queue goes on and is traced:
-    /// cancel it first
+    /// Take an address out of traces, events, statistics, suppression and greylisting waits. What is still in the queue goes on
+    /// and is traced: cancel it first
     Erase {
         /// alice@example.com
         address: String,

@@ -131,6 +131,17 @@ impl Greylists {
         }
     }
 
+    /// Forgets who waits, or waited, for a recipient (`Mailbox::plain_key`). Returns what is to be stored.
+    pub fn forget(&self, recipient: &str) -> Vec<RowChange> {
+        let mut changes = Vec::new();
+        self.0.lock().waits.retain(|key, _| {
+            let is_kept = key.split('\n').nth(1) != Some(recipient);
+            changes.extend((!is_kept).then(|| row::<Wait>(&format!("w{key}"), None)));
+            is_kept
+        });
+        changes
+    }
+
     /// The host that makes a triplet wait, or did.
     pub fn greylister(&self, triplet: &Triplet) -> Option<(Arc<str>, IpAddr)> {
         let by = self.0.lock().waits.get(&triplet.key)?.by.clone()?;

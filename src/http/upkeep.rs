@@ -61,7 +61,7 @@ fn line(table: &'static str, (key, value): &Row) -> String {
     serde_json::to_string(&row).unwrap_or_default() + "\n"
 }
 
-/// `DELETE /v1/recipients/{address}`: takes a person out of traces, events, statistics and suppression.
+/// `DELETE /v1/recipients/{address}`: takes a person out of traces, events, statistics, suppression and greylisting waits.
 #[utoipa::path(delete, path = "/v1/recipients/{address}", tag = "upkeep",
     params(("address" = String, Path, description = "an address")),
     responses((status = 200, description = "what was erased", body = ErasedJson), Refusals))]
@@ -79,6 +79,7 @@ pub(super) async fn erase(
     parts.reporter.caught_up().await;
     let suppression = parts.door.unsuppress(&plain).await?;
     parts.door.erase_verifications(&plain).await?;
+    parts.queue.forget_waits(&plain).await.map_err(|_| Problem::cannot_store("greylisting waits are left of it"))?;
     parts.destinations.forget_reply(&mailbox.domain_key());
     let events =
         parts.queue.journal().erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;

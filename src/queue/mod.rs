@@ -202,6 +202,15 @@ impl Queue {
         Ok(self.journal.commit(Lane::Otp, changes).await?)
     }
 
+    /// Forgets at which hosts a recipient (`Mailbox::plain_key`) is greylisted, or was.
+    ///
+    /// # Errors
+    /// When that could not be stored.
+    pub async fn forget_waits(&self, recipient: &str) -> Result<(), AppendError> {
+        let changed = |(key, value)| Change::Side(Table::Greylist, key, value);
+        self.store_side(self.greylists.forget(recipient).into_iter().map(changed).collect()).await
+    }
+
     /// Takes an entry for an attempt. It stays claimed until the claim is settled or dropped, or its lease ends.
     ///
     /// # Errors
