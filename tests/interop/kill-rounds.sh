@@ -37,7 +37,7 @@ start reader "$python" "$here/events_reader.py" follow "$http_port" "$work/token
 for round in $(seq "$rounds"); do
   start_relay
   start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$round" "$acknowledged"
-  wait_for 20 "the first 250 of round $round" has_begun "$round"
+  wait_for 60 "the first 250 of round $round" has_begun "$round"
   milliseconds=$((200 + SRANDOM % 1801))
   sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
   stop relay KILL || true

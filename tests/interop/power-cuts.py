@@ -41,7 +41,7 @@ SECTOR = 512
 # Between a remote 250 and the event that tells of it.
 SLACK_S = 0.25
 # How long nothing comes before a reader has read all.
-QUIET_S = 0.25
+QUIET_S = 3
 # Between the start of a relay and the last word on what had ended before.
 ENDING_S = 0.3
 
@@ -59,7 +59,8 @@ def load(port, count, path):
                     # Most wait in the queue for ever, some are delivered at once.
                     domain = "example.test" if number % 4 == 0 else "silent.test"
                     name = f"{connection}-{number}"
-                    life = (86400, 7200, 900)[number % 3]
+                    # Longer than all that follows takes.
+                    life = (86400, 14400, 7200)[number % 3]
                     client.envelope("otp@app.test", [f"{name}@{domain}"])
                     head = f"From: otp@app.test\r\nSubject: {name}\r\nX-OTP-Life: {life}\r\n\r\n"
                     text = client.data(head.encode() + b"0123456789abcdef\r\n" * (number % 7 * 60 + 1))
@@ -315,7 +316,7 @@ def queue_of(folder, relay, patience_s):
                         log.seek(0)
                         return None, set(), log.read(), []
                     time.sleep(0.01)
-            events = events_of(int(port), token)
+            events = events_of(int(port), token, time.time())
         finally:
             process.kill()
             process.wait()
@@ -326,11 +327,14 @@ def queue_of(folder, relay, patience_s):
     return {message["id"] for message in messages}, unknown, "".join(complaints), events
 
 
-def events_of(port, token):
-    """All events that there are, until for a moment there are no more."""
+def events_of(port, token, looked_at):
+    """All events up to the first that came after a look at the queue, or until for a moment there are no more."""
     events = []
     try:
-        events.extend(event for event in events_reader.stream(port, token, 0, QUIET_S) if event[0])
+        for number, data in events_reader.stream(port, token, 0, QUIET_S):
+            if number and timestamp_of(data) > looked_at:
+                break
+            events += [(number, data)] if number else []
     except TimeoutError:
         pass
     return events
@@ -354,14 +358,17 @@ def misread(events, before, found, known):
     return faults
 
 
+def timestamp_of(event):
+    return datetime.datetime.fromisoformat(event["time"].rstrip("Z") + "+00:00").timestamp()
+
+
 def delivered_at(log):
     times = {}
     for line in log.read_text(encoding="utf-8").splitlines():
         if '"delivered"' in line and line.startswith("{"):
             entry = json.loads(line)
             if entry.get("event") == "delivered":
-                stamp = entry["time"].rstrip("Z") + "+00:00"
-                times[entry["id"].split("-")[0]] = datetime.datetime.fromisoformat(stamp).timestamp()
+                times[entry["id"].split("-")[0]] = timestamp_of(entry)
     return times
 
 

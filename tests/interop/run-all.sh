@@ -8,7 +8,7 @@ here=$(cd "$(dirname "$0")" && pwd)
 set_of=${2:-all} rounds=${3:-20}
 short=(first-day postfix-mx routed-addresses silent-zone sloppy-hosts clients byte-exact lifecycle kill-rounds)
 all=("${short[@]}" check-zones alerts page applications tls-policy greylisting smart-host overload clock disk power-cuts spam-score acme dkim-rotation
-  backup journal webhooks stats verifications hooks sdks api sandbox)
+  backup journal webhooks backlog stats verifications hooks sdks api sandbox)
 case $set_of in
   short) scripts=("${short[@]}") rounds=${3:-5} ;;
   all) scripts=("${all[@]}") ;;
