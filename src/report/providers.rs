@@ -158,27 +158,12 @@ mod tests {
     use super::super::exposition::Format;
     use super::*;
     use crate::base::clock::Timestamp;
-    use crate::base::lane::Lane;
     use crate::event::{Attempted, Happened, Head};
 
     fn event(id: u8, kind: Kind, cause: Option<Cause>, seconds: u64) -> Arc<Event> {
         let time = Timestamp::from_millis(1_795_255_200_000);
-        let head = Head {
-            time,
-            id: MessageId::from_bytes([id; 16]),
-            message_id: None,
-            entry: Some(0),
-            user: "shop".into(),
-            lane: Lane::Otp,
-            tag: None,
-            from: None,
-            traceparent: None,
-            verification: None,
-            recipient: None,
-            attempt: 1,
-            expires_at: time,
-            since_accepted: Duration::from_secs(seconds),
-        };
+        let since_accepted = Duration::from_secs(seconds);
+        let head = Head { since_accepted, ..Head::sample(MessageId::from_bytes([id; 16]), time) };
         let destination = Some("mx1.mail.example.com".into());
         let attempted = Attempted { destination, cause, reply: Some("550 no".into()), ..Attempted::default() };
         Arc::new(Event { head, what: Happened::of(kind, attempted, None) })

@@ -1,6 +1,5 @@
 use super::*;
 use crate::base::clock::ManualClock;
-use crate::base::lane::Lane;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Happened, Head, NoSink};
 use crate::ledger::embedded::store::memory::MemoryStore;
