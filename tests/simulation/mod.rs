@@ -12,6 +12,7 @@ mod network;
 
 mod attacker;
 mod nodes;
+mod one_node;
 mod reader;
 
 use std::collections::HashMap;

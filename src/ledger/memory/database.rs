@@ -181,6 +181,16 @@ impl Database {
         self.0.disk.lock().allowed.get(&entry).copied()
     }
 
+    /// Entries that an epoch ended after it was revoked; for laws.
+    pub fn ended_by_the_revoked(&self) -> Vec<EntryId> {
+        let disk = self.0.disk.lock();
+        let revoked_at = |epoch| disk.state.nodes.get(&epoch)?.revoked_at;
+        let ended = disk.state.ended.iter();
+        let late =
+            ended.filter(|(_, end)| end.by.and_then(|(epoch, _)| revoked_at(epoch)).is_some_and(|at| at < end.at));
+        late.map(|(id, _)| *id).collect()
+    }
+
     pub(super) fn next_epoch(&self) -> Epoch {
         let mut disk = self.0.disk.lock();
         disk.next_epoch += 1;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::ledger::FRESH;
-use otp_relay::ledger::accept::{KeyHash, NewMessage};
+use otp_relay::ledger::accept::{Accepted, KeyHash, NewMessage};
 use otp_relay::ledger::attempt::Epoch;
 use otp_relay::ledger::heartbeat::Timing;
 use otp_relay::ledger::memory::{Database, Replication};
@@ -46,6 +46,8 @@ struct Known {
     acknowledged: BTreeMap<MessageId, (u16, usize)>,
     keys: HashMap<KeyHash, Vec<MessageId>>,
     budgets: HashMap<KeyHash, u32>,
+    /// Entries that took a slot, by their place in the order, and when that was acknowledged.
+    slots: HashMap<KeyHash, Vec<(u64, EntryId, Timestamp)>>,
     sendings: Vec<Sending>,
     /// Cancelled or superseded: no node remembers them.
     taken_away: BTreeSet<EntryId>,
@@ -88,8 +90,12 @@ impl Laws {
         self.terms.replication == Replication::Synchronous || !known.has_failed_over
     }
 
-    pub fn acknowledged(&self, new: &NewMessage, place: usize) {
-        let mut known = self.known.lock();
+    pub fn acknowledged(&self, new: &NewMessage, accepted: &Accepted, place: usize) {
+        let (mut known, now) = (self.known.lock(), self.clock.now());
+        for (index, slot) in &new.slots {
+            let entry = EntryId { message: new.message.id, index: *index };
+            known.slots.entry(*slot).or_default().push((accepted.sequence, entry, now));
+        }
         let count = u16::try_from(new.message.envelope.recipients.len()).unwrap();
         known.acknowledged.insert(new.message.id, (count, place));
         if let Some((key, _)) = new.idempotency {
@@ -192,6 +198,7 @@ impl Laws {
         let database = &self.database;
         let known = self.known.lock();
         assert_eq!(database.owners(), [], "something is left");
+        assert_eq!(database.ended_by_the_revoked(), [], "what is revoked has ended something");
         let mut ends: HashMap<EntryId, Vec<Timestamp>> = HashMap::new();
         for event in database.events().iter().filter(|event| event.kind().is_end()) {
             ends.entry(event.entry().unwrap()).or_default().push(event.head.time);
@@ -210,9 +217,24 @@ impl Laws {
             }
         }
         if self.is_synchronous(&known) {
+            self.check_slots(&known);
             assert!(known.keys.values().all(|taken| taken.len() == 1), "a key was taken twice");
             assert!(known.budgets.values().all(|taken| *taken <= BUDGET_MOST), "a budget was exceeded");
             self.check_repeats(&known);
+        }
+    }
+
+    /// Whoever is told that a newer one has the slot knows that the older ones have ended.
+    fn check_slots(&self, known: &Known) {
+        let ended_at = self.database.ends();
+        for holders in known.slots.values() {
+            for (sequence, entry, told_at) in holders {
+                let older = holders.iter().filter(|(other, id, _)| other < sequence && id.message != entry.message);
+                for (_, older, _) in older {
+                    let has_ended = ended_at.get(older).is_some_and(|at| at <= told_at);
+                    assert!(has_ended, "{older} lived on when {entry} had its slot");
+                }
+            }
         }
     }
 

@@ -85,7 +85,7 @@ impl Owner {
 
     pub async fn accept(&self, new: NewMessage, laws: &Laws) {
         let Ok(accepted) = self.inner.owned.accept(new.clone()).await else { return };
-        laws.acknowledged(&new, self.inner.place);
+        laws.acknowledged(&new, &accepted, self.inner.place);
         laws.taken_away(accepted.superseded.iter().map(|(id, _)| *id));
     }
 

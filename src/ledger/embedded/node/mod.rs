@@ -19,6 +19,7 @@ use tokio::sync::mpsc;
 use super::journal::Journal;
 use super::store::{self, Change, Store, StoreError};
 use crate::base::clock::{Clock, Timestamp};
+use crate::base::lane::Lane;
 use crate::ledger::accept::KeyHash;
 use crate::ledger::attempt::{Epoch, Held, NodeName, Notice};
 use crate::ledger::cursor::Cursor;
@@ -97,7 +98,7 @@ impl Node {
     /// Takes up what the store holds, with a storage thread. All that lives is ours, and comes as the first notices.
     ///
     /// # Errors
-    /// When the store cannot be read, or the new epoch not be written.
+    /// When the store cannot be read.
     pub async fn open(store: Box<dyn Store>, clock: Arc<dyn Clock>, settings: Settings) -> Result<Self, StoreError> {
         Self::take_up(store, clock, settings, Commits::OnAThread).await
     }
@@ -130,14 +131,15 @@ impl Node {
                 tracing::error!(record = name, "a stored record cannot be read and was set aside; the rest is served");
             }
         })?;
-        let me = Epoch(found.last_epoch.0 + 1);
-        // No number is given twice: it is on disk before anybody hears of it.
-        store.recover()?;
-        store.commit(&[&[rows::epoch_row(me)]])?;
+        // No number is given twice, also where a disk that is full does not keep it.
+        let me = Epoch(now.as_millis().max(found.last_epoch.0 + 1));
         let journal = match commits {
             Commits::OnAThread => Journal::start(store, clock.clone())?,
             Commits::Inline => Journal::inline(store, clock.clone())?,
         };
+        if let Err(error) = journal.commit(Lane::Otp, vec![rows::epoch_row(me)]).await {
+            tracing::warn!(%error, "the node's epoch cannot be written yet");
+        }
         let row = NodeRow { id: 0, name: name.clone(), egress: egress.clone(), beat: 1, revoked_at: None };
         found.state.nodes.insert(me, row);
         let leftovers = found.give_to(me, delivery, now);
