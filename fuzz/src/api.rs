@@ -80,7 +80,6 @@ fn bench(beside: Beside) -> Bench {
         ends: Arc::default(),
         destinations: Arc::default(),
         providers: Arc::default(),
-        recent: Arc::default(),
         upkeep: Arc::default(),
         refusals: Refusals::new(relay.clock.clone(), settings.recipients.clone()),
         log: Output::new(std::io::sink()),
