@@ -11,13 +11,13 @@ pub mod embedded;
 pub mod entry;
 pub mod filter;
 pub mod heartbeat;
-pub mod listing;
+pub(crate) mod listing;
 pub mod memory;
 pub mod read;
 pub mod rules;
 pub mod suppression;
 mod tables;
-pub mod time;
+pub(crate) mod time;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -68,6 +68,9 @@ pub enum LedgerError {
     #[error("the ledger failed: {0}")]
     Fault(String),
 }
+
+/// Events that were read, each with its place, and the place behind the last that was looked at.
+pub type EventsRead = (Vec<(Cursor, Arc<Event>)>, Cursor);
 
 /// What became of a look or a change.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
@@ -120,7 +123,7 @@ pub trait Ledger: Send + Sync {
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>>;
 
     /// Events of all nodes in an order in which nothing is ever inserted before what was read.
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Arc<Event>)>, Cursor)>;
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, EventsRead>;
 
     /// Rows of a shared table changed since a version.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;

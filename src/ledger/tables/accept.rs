@@ -148,7 +148,7 @@ impl State {
         let has_place = |places: &Vec<Place>| places.iter().any(|place| place.entry.message == id);
         let budgets = self.budgets.iter().filter(|(_, places)| has_place(places)).map(|(key, _)| *key);
         let budgets: Vec<KeyHash> = budgets.collect();
-        self.forget_claims(&message, keys.into_iter(), budgets.into_iter());
+        self.forget_claims(&message, keys, budgets.into_iter());
     }
 
     fn forget_claims(
