@@ -6,7 +6,7 @@
 
 pub mod accounts;
 pub mod base;
-pub mod check;
+pub(crate) mod check;
 pub mod cli;
 pub mod config;
 pub mod delivery;

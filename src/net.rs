@@ -2,8 +2,8 @@
 //! one address, and who gives way when there is no place for one more connection.
 
 pub(crate) mod http;
-pub mod own_addresses;
-pub mod own_faults;
+pub(crate) mod own_addresses;
+pub(crate) mod own_faults;
 pub mod places;
 
 use std::future::Future;

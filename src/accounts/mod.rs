@@ -2,5 +2,5 @@
 
 pub mod credentials;
 pub mod supersede;
-pub mod throttle;
+pub(crate) mod throttle;
 pub mod user;

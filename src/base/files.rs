@@ -1,7 +1,7 @@
 //! Small files that a power cut leaves whole: each is the old one or the new one. Readable by their owner only.
 
-pub mod faults;
-pub mod owner;
+pub(crate) mod faults;
+pub(crate) mod owner;
 
 use crate::base::clock::Timestamp;
 use std::ffi::OsString;
@@ -19,7 +19,7 @@ const OVERWRITTEN_MAX: usize = 4096;
 ///
 /// # Errors
 /// When it cannot be written; then the old one is still there.
-pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     let old = OpenOptions::new().write(true).open(path);
     let unfinished = unfinished(path);
     // One that a crash left may have another mode.
@@ -37,7 +37,7 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
 ///
 /// # Errors
 /// When it is not known to be gone.
-pub fn destroy(path: &Path) -> io::Result<()> {
+pub(crate) fn destroy(path: &Path) -> io::Result<()> {
     match OpenOptions::new().write(true).open(path) {
         Ok(file) => {
             overwrite(file)?;
@@ -54,12 +54,12 @@ pub fn destroy(path: &Path) -> io::Result<()> {
 ///
 /// # Errors
 /// When they cannot be.
-pub fn sync_folder(folder: &Path) -> io::Result<()> {
+pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
 /// Whether a file of this name was about to become another.
-pub fn is_unfinished(path: &Path) -> bool {
+pub(crate) fn is_unfinished(path: &Path) -> bool {
     path.as_os_str().as_encoded_bytes().ends_with(UNFINISHED.as_bytes())
 }
 
@@ -88,7 +88,7 @@ fn sync_folder_of(path: &Path) -> io::Result<()> {
 }
 
 /// When a file was last written; none if it cannot be told.
-pub fn written_at(path: &Path) -> Option<Timestamp> {
+pub(crate) fn written_at(path: &Path) -> Option<Timestamp> {
     let modified = fs::metadata(path).ok()?.modified().ok()?;
     let since = modified.duration_since(std::time::UNIX_EPOCH).ok()?;
     Some(Timestamp::from_millis(u64::try_from(since.as_millis()).ok()?))

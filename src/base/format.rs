@@ -4,9 +4,9 @@
 //! Whoever changes a stored form adds one here, keeps what reads the form before, and a folder of it under `tests/data`.
 
 /// What is written now.
-pub const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 2;
 /// What carries no number.
-pub const FIRST: u32 = 1;
+pub(crate) const FIRST: u32 = 1;
 
 /// Something that a newer program wrote.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -17,12 +17,12 @@ pub const FIRST: u32 = 1;
 pub struct Newer(pub u32);
 
 /// The number in this text, a line of its own; none where it is no number.
-pub fn parse(text: &[u8]) -> Option<u32> {
+pub(crate) fn parse(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.trim_end().parse().ok()
 }
 
 /// As it is written.
-pub fn text() -> String {
+pub(crate) fn text() -> String {
     format!("{FORMAT}\n")
 }
 
@@ -30,7 +30,7 @@ pub fn text() -> String {
 ///
 /// # Errors
 /// Where it is newer, or no number at all: only what is not understood is newer than everything.
-pub fn check(found: Option<&[u8]>) -> Result<u32, Newer> {
+pub(crate) fn check(found: Option<&[u8]>) -> Result<u32, Newer> {
     let number = found.map_or(Some(FIRST), parse).unwrap_or(u32::MAX);
     if number <= FORMAT { Ok(number) } else { Err(Newer(number)) }
 }

@@ -2,11 +2,11 @@
 
 pub(crate) mod bounded;
 pub mod clock;
-pub mod files;
-pub mod format;
+pub(crate) mod files;
+pub(crate) mod format;
 pub mod lane;
 pub mod rate;
 pub mod shares;
-pub mod telemetry;
+pub(crate) mod telemetry;
 pub mod text;
-pub mod units;
+pub(crate) mod units;

@@ -5,29 +5,29 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Upper bounds of the buckets, in seconds.
-pub const BOUNDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+pub(crate) const BOUNDS: [f64; 13] = [0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
 /// One synced commit of the queue.
-pub static COMMIT: Timer = Timer::new();
+pub(crate) static COMMIT: Timer = Timer::new();
 /// The signatures of one message.
-pub static SIGN: Timer = Timer::new();
+pub(crate) static SIGN: Timer = Timer::new();
 /// One question to the resolver.
-pub static DNS: Timer = Timer::new();
+pub(crate) static DNS: Timer = Timer::new();
 /// One connection to a mail host.
-pub static CONNECT: Timer = Timer::new();
+pub(crate) static CONNECT: Timer = Timer::new();
 /// Questions to the resolver that nobody answered.
-pub static DNS_FAILURES: AtomicU64 = AtomicU64::new(0);
+pub(crate) static DNS_FAILURES: AtomicU64 = AtomicU64::new(0);
 
 /// Versions of TLS, and who vouched for a host.
-pub const TLS_VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "other"];
+pub(crate) const TLS_VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "other"];
 /// See above.
-pub const VERIFIED_BY: [&str; 4] = ["nobody", "dane", "mta-sts", "authorities"];
+pub(crate) const VERIFIED_BY: [&str; 4] = ["nobody", "dane", "mta-sts", "authorities"];
 static TLS_SESSIONS: [[AtomicU64; VERIFIED_BY.len()]; TLS_VERSIONS.len()] =
     [const { [const { AtomicU64::new(0) }; VERIFIED_BY.len()] }; TLS_VERSIONS.len()];
 
 /// A distribution of times.
 #[derive(Debug)]
-pub struct Timer {
+pub(crate) struct Timer {
     /// Each counts what its bound, and not the one before, holds.
     buckets: [AtomicU64; BOUNDS.len()],
     above: AtomicU64,
@@ -41,14 +41,14 @@ impl Timer {
     }
 
     /// Counts one.
-    pub fn add(&self, span: Duration) {
+    pub(crate) fn add(&self, span: Duration) {
         let at = BOUNDS.iter().position(|bound| span.as_secs_f64() <= *bound);
         at.map_or(&self.above, |at| &self.buckets[at]).fetch_add(1, Ordering::Relaxed);
         self.sum_us.fetch_add(u64::try_from(span.as_micros()).unwrap_or(u64::MAX), Ordering::Relaxed);
     }
 
     /// How many there are up to each bound, in all, and their sum in seconds.
-    pub fn read(&self) -> ([u64; BOUNDS.len()], u64, f64) {
+    pub(crate) fn read(&self) -> ([u64; BOUNDS.len()], u64, f64) {
         let mut sum = 0;
         let up_to = std::array::from_fn(|at| {
             sum += self.buckets[at].load(Ordering::Relaxed);
@@ -60,7 +60,7 @@ impl Timer {
 }
 
 /// Counts a session with a mail host; `suite` begins with the version, `verified` says in words who vouched for the host.
-pub fn add_tls_session(suite: &str, verified: &str) {
+pub(crate) fn add_tls_session(suite: &str, verified: &str) {
     let version = TLS_VERSIONS.iter().position(|version| suite.starts_with(version)).unwrap_or(TLS_VERSIONS.len() - 1);
     let words = verified.to_ascii_lowercase();
     let by = if words.contains("dane") {
@@ -76,7 +76,7 @@ pub fn add_tls_session(suite: &str, verified: &str) {
 }
 
 /// All of them: version, who vouched, how many.
-pub fn tls_sessions() -> impl Iterator<Item = (&'static str, &'static str, u64)> {
+pub(crate) fn tls_sessions() -> impl Iterator<Item = (&'static str, &'static str, u64)> {
     TLS_VERSIONS.into_iter().zip(&TLS_SESSIONS).flat_map(|(version, counts)| {
         VERIFIED_BY.into_iter().zip(counts).map(move |(by, count)| (version, by, count.load(Ordering::Relaxed)))
     })

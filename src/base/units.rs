@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::rate::Rate;
 
 /// `250ms`, `60s`, `10m`, `2h`, `7d`.
-pub fn duration(text: &str) -> Option<Duration> {
+pub(crate) fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = split(text)?;
     let milliseconds = match unit {
         "ms" => 1,
@@ -19,7 +19,7 @@ pub fn duration(text: &str) -> Option<Duration> {
 }
 
 /// `1048576`, `64KiB`, `1MiB`, `2GiB`; octets.
-pub fn size(text: &str) -> Option<u64> {
+pub(crate) fn size(text: &str) -> Option<u64> {
     let (number, unit) = split(text)?;
     let octets = match unit {
         "" | "B" => 1,
@@ -32,7 +32,7 @@ pub fn size(text: &str) -> Option<u64> {
 }
 
 /// Reads a rate; the number before the unit of time may be left out.
-pub fn rate(text: &str) -> Option<Rate> {
+pub(crate) fn rate(text: &str) -> Option<Rate> {
     let (count, span) = text.split_once('/')?;
     let count = count.trim().parse().ok().filter(|count| *count > 0)?;
     let span = span.trim();
@@ -41,14 +41,14 @@ pub fn rate(text: &str) -> Option<Rate> {
 }
 
 /// The reverse of [`rate`].
-pub fn rate_text(rate: Rate) -> String {
+pub(crate) fn rate_text(rate: Rate) -> String {
     let span = duration_text(rate.span);
     let single = span.strip_prefix('1').filter(|unit| unit.starts_with(|c: char| c.is_ascii_alphabetic()));
     format!("{}/{}", rate.count, single.unwrap_or(&span))
 }
 
 /// The reverse of [`size`], in the largest unit that is exact.
-pub fn size_text(octets: u64) -> String {
+pub(crate) fn size_text(octets: u64) -> String {
     [(1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")]
         .into_iter()
         .find(|(unit, _)| octets >= *unit && octets.is_multiple_of(*unit))
@@ -63,7 +63,7 @@ fn split(text: &str) -> Option<(u64, &str)> {
 }
 
 /// The reverse of [`duration`], in the largest unit that is exact.
-pub fn duration_text(span: Duration) -> String {
+pub(crate) fn duration_text(span: Duration) -> String {
     let milliseconds = span.as_millis();
     [(86_400_000, "d"), (3_600_000, "h"), (60_000, "m"), (1000, "s")]
         .into_iter()

@@ -18,7 +18,7 @@ const EARLY: Duration = Duration::from_secs(14 * 86_400);
 const DAY_S: u64 = 86_400;
 
 /// When a certificate ends; none if it cannot be read.
-pub fn ends_at(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
+pub(crate) fn ends_at(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
     Some(Timestamp::from_millis(seconds.saturating_mul(1000)))

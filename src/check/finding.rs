@@ -7,7 +7,7 @@ use crate::config::findings::Severity;
 
 /// What is looked at: a closed set, whose names programs rely on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Check {
+pub(crate) enum Check {
     /// The file.
     Configuration,
     /// The name in EHLO leads to every source address.
@@ -60,7 +60,7 @@ pub enum Check {
 
 impl Check {
     /// As in `--json` and in metrics.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Configuration => "configuration",
             Self::EhloName => "ehlo-name",
@@ -92,7 +92,7 @@ impl Check {
 
 /// One thing to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Finding {
+pub(crate) struct Finding {
     /// What was looked at.
     #[serde(serialize_with = "named")]
     pub check: Check,
@@ -119,24 +119,24 @@ fn ranked<S: serde::Serializer>(severity: &Severity, serializer: S) -> Result<S:
 
 impl Finding {
     /// Without a way to mend it yet.
-    pub fn new(severity: Severity, check: Check, subject: impl Into<String>, text: impl Into<String>) -> Self {
+    pub(crate) fn new(severity: Severity, check: Check, subject: impl Into<String>, text: impl Into<String>) -> Self {
         let (mend, records) = (String::new(), Vec::new());
         Self { check, severity, subject: subject.into(), text: text.into(), mend, records }
     }
 
     /// How to mend it.
-    pub fn mend(self, mend: impl Into<String>) -> Self {
+    pub(crate) fn mend(self, mend: impl Into<String>) -> Self {
         Self { mend: mend.into(), ..self }
     }
 
     /// What to publish.
-    pub fn record(mut self, line: impl Into<String>) -> Self {
+    pub(crate) fn record(mut self, line: impl Into<String>) -> Self {
         self.records.push(line.into());
         self
     }
 
     /// For people, in a line.
-    pub fn line(&self) -> String {
+    pub(crate) fn line(&self) -> String {
         let mut line = self.severity.name().to_owned();
         if self.check != Check::Configuration && !self.subject.is_empty() {
             line.push_str(&format!(": {}: {}", self.check.name(), self.subject));

@@ -23,7 +23,7 @@ use crate::net::own_addresses::by_default_route;
 const DOMAINS_MAX: usize = 100;
 
 /// One run of the checks.
-pub struct Look<'a> {
+pub(crate) struct Look<'a> {
     pub(super) config: &'a Config,
     pub(super) names: &'a dyn Names,
     pub(super) network: &'a dyn Network,
@@ -54,7 +54,12 @@ impl std::fmt::Debug for Look<'_> {
 
 impl<'a> Look<'a> {
     /// For this configuration, by these means.
-    pub fn new(config: &'a Config, names: &'a dyn Names, network: &'a dyn Network, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(
+        config: &'a Config,
+        names: &'a dyn Names,
+        network: &'a dyn Network,
+        clock: Arc<dyn Clock>,
+    ) -> Self {
         let configured = &config.delivery.source_addresses;
         let own = if configured.is_empty() { by_default_route() } else { configured.clone() };
         let patterns = config.sender_domains().into_iter().filter(|sender| !sender.is_below);
@@ -82,7 +87,7 @@ impl<'a> Look<'a> {
     }
 
     /// Everything found so far, the worst first.
-    pub fn findings(&self) -> Vec<Finding> {
+    pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = self.found.lock().clone();
         found.sort_by(|a, b| (b.severity, a.check, &a.subject).cmp(&(a.severity, b.check, &b.subject)));
         found

@@ -22,13 +22,12 @@ mod talk;
 #[cfg(test)]
 mod testing;
 mod webhooks;
-pub mod world;
+pub(crate) mod world;
 
 use std::time::Duration;
 
-pub use certificate::ends_at;
-pub use finding::{Check, Finding};
-pub use look::Look;
+pub(crate) use finding::{Check, Finding};
+pub(crate) use look::Look;
 
 /// How long everything takes together, with what is left to print it.
 const TIME_MAX: Duration = Duration::from_millis(4_500);
@@ -37,7 +36,7 @@ const OUTWARD_MAX: Duration = Duration::from_millis(2_200);
 
 /// What is looked at beside what always is.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Extent {
+pub(crate) struct Extent {
     /// Whether the big providers are asked what they say to MAIL FROM.
     pub probe: Probe,
     /// Whether block lists are asked for the own addresses.
@@ -46,7 +45,7 @@ pub struct Extent {
 
 /// `--probe`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Probe {
+pub(crate) enum Probe {
     /// Two providers, up to EHLO.
     #[default]
     Greeting,
@@ -56,7 +55,7 @@ pub enum Probe {
 
 /// `--blocklists`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Blocklists {
+pub(crate) enum Blocklists {
     /// They are not asked.
     #[default]
     Leave,
@@ -65,7 +64,7 @@ pub enum Blocklists {
 }
 
 /// Everything that can be seen from outside and on this machine, in the order of the checks.
-pub async fn online(look: &Look<'_>, extent: Extent) -> Vec<Finding> {
+pub(crate) async fn online(look: &Look<'_>, extent: Extent) -> Vec<Finding> {
     let deadline = look.clock.instant() + TIME_MAX;
     let outward = outward::look(look, extent.probe);
     if look.lacks_public_source() {
@@ -82,7 +81,7 @@ pub async fn online(look: &Look<'_>, extent: Extent) -> Vec<Finding> {
 }
 
 /// What DNS has to say, which is asked again daily.
-pub async fn dns(look: &Look<'_>) -> Vec<Finding> {
+pub(crate) async fn dns(look: &Look<'_>) -> Vec<Finding> {
     of_dns(look, look.clock.instant() + TIME_MAX).await;
     look.findings()
 }

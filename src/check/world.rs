@@ -24,7 +24,7 @@ const DNS_PORT: u16 = 53;
 
 /// A type of records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Kind {
+pub(crate) enum Kind {
     /// IPv4 addresses.
     A,
     /// IPv6 addresses.
@@ -47,7 +47,7 @@ pub enum Kind {
 
 /// What SPF says of an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Spf {
+pub(crate) enum Spf {
     /// It may send.
     Pass,
     /// Another result, in the words of RFC 7208.
@@ -86,12 +86,12 @@ async fn ask_plainly(server: SocketAddr, name: &str, kind: Kind) -> Result<Vec<S
 }
 
 /// Records under way.
-pub type Asked<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, DnsError>> + Send + 'a>>;
+pub(crate) type Asked<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, DnsError>> + Send + 'a>>;
 /// A verdict under way.
-pub type Judged<'a> = Pin<Box<dyn Future<Output = Spf> + Send + 'a>>;
+pub(crate) type Judged<'a> = Pin<Box<dyn Future<Output = Spf> + Send + 'a>>;
 
 /// Whom the checks ask.
-pub trait Names: Send + Sync {
+pub(crate) trait Names: Send + Sync {
     /// The records of a name, as the configured resolver has them.
     fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> Asked<'a>;
     /// The same of one authoritative server.
@@ -105,7 +105,7 @@ pub trait Names: Send + Sync {
 }
 
 /// The real DNS.
-pub struct RealNames {
+pub(crate) struct RealNames {
     resolver: TokioResolver,
     settings: Settings,
     clock: Arc<dyn Clock>,
@@ -124,7 +124,7 @@ impl RealNames {
     ///
     /// # Errors
     /// When there is no name server to ask.
-    pub fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, NetError> {
+    pub(crate) fn new(settings: &Settings, clock: Arc<dyn Clock>) -> Result<Self, NetError> {
         let resolver = resolver::resolver(settings)?;
         let (took, servers) = (Mutex::default(), Mutex::default());
         Ok(Self { resolver, settings: settings.clone(), clock, took, servers })

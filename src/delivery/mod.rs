@@ -42,7 +42,7 @@ pub mod smart_host;
 mod steps;
 mod tasks;
 mod transact;
-pub mod trial;
+pub(crate) mod trial;
 mod waiting_sites;
 mod window;
 mod wire;

@@ -26,7 +26,7 @@ const TIME_MAX: Duration = Duration::from_secs(4);
 ///
 /// # Errors
 /// What went wrong, in a sentence.
-pub async fn try_out(
+pub(crate) async fn try_out(
     host: &SmartHost,
     address: SocketAddr,
     (hostname, ca_file): (&str, Option<&Path>),

@@ -14,7 +14,7 @@ const ADDRESSES_MAX: usize = 4;
 
 /// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Server {
+pub(crate) struct Server {
     /// As its NS record names it.
     pub name: String,
     /// Where it is.
@@ -25,7 +25,7 @@ pub struct Server {
 ///
 /// # Errors
 /// When they cannot be found.
-pub async fn servers(settings: &Settings, domain: &str) -> Result<Vec<Server>, DnsError> {
+pub(crate) async fn servers(settings: &Settings, domain: &str) -> Result<Vec<Server>, DnsError> {
     let resolver = resolver(settings).map_err(|error| DnsError::Failed(error.to_string()))?;
     let mut zone = domain;
     let names = loop {
@@ -62,7 +62,7 @@ async fn names(resolver: &TokioResolver, zone: &str) -> Result<Vec<Name>, DnsErr
 ///
 /// # Errors
 /// That it shows none, or that none of its addresses answers.
-pub async fn texts(server: &Server, name: &str) -> Result<Vec<String>, DnsError> {
+pub(crate) async fn texts(server: &Server, name: &str) -> Result<Vec<String>, DnsError> {
     let mut asked = Name::from_ascii(name).map_err(|_| DnsError::BadName)?;
     asked.set_fqdn(true);
     let mut last = DnsError::Timeout;
@@ -80,7 +80,7 @@ pub async fn texts(server: &Server, name: &str) -> Result<Vec<String>, DnsError>
 
 /// Whether all servers of the domain's zone show these records: names below the domain, and texts. Which server has not is
 /// told in the log.
-pub async fn sight(settings: &Settings, domain: &str, records: &[(String, String)]) -> Sight {
+pub(crate) async fn sight(settings: &Settings, domain: &str, records: &[(String, String)]) -> Sight {
     let servers = match servers(settings, domain).await {
         Ok(servers) if !servers.is_empty() => servers,
         Ok(_) => return Sight::Unknown,

@@ -50,7 +50,7 @@ pub enum FetchError {
 }
 
 /// A policy being fetched.
-pub type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
+pub(crate) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
 
 /// What fetches policies.
 pub trait Fetch: Send + Sync {
@@ -59,7 +59,7 @@ pub trait Fetch: Send + Sync {
 }
 
 /// Fetches from web servers.
-pub struct HttpsFetch {
+pub(crate) struct HttpsFetch {
     /// Who knows their addresses.
     pub dns: Arc<dyn Dns>,
     /// How they are connected to.

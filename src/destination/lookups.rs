@@ -15,16 +15,16 @@ use crate::base::clock::Clock;
 /// Look-ups at once.
 const LOOKUPS_MAX: usize = 200;
 /// Sockets that they have open: each asks two name servers at once.
-pub const SOCKETS_MAX: usize = 2 * LOOKUPS_MAX;
+pub(crate) const SOCKETS_MAX: usize = 2 * LOOKUPS_MAX;
 /// Policies fetched at once.
-pub const FETCHES_MAX: usize = 64;
+pub(crate) const FETCHES_MAX: usize = 64;
 /// How long a fetch waits for its turn.
 const FETCH_WAIT: Duration = Duration::from_secs(3);
 /// An error that took longer than this is somebody's silence, of which the resolver tells.
 const SLOW: Duration = Duration::from_secs(1);
 
 /// DNS with so many look-ups at once.
-pub struct BoundedDns {
+pub(crate) struct BoundedDns {
     dns: Arc<dyn Dns>,
     clock: Arc<dyn Clock>,
     turns: Turns,
@@ -38,7 +38,7 @@ impl std::fmt::Debug for BoundedDns {
 
 impl BoundedDns {
     /// In front of `dns`.
-    pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>) -> Self {
         Self { turns: Turns::new(LOOKUPS_MAX, clock.clone()), dns, clock }
     }
 
@@ -99,7 +99,7 @@ impl Dns for BoundedDns {
 }
 
 /// Fetches with so many at once.
-pub struct BoundedFetch {
+pub(crate) struct BoundedFetch {
     fetch: Arc<dyn Fetch>,
     turns: Turns,
 }
@@ -112,7 +112,7 @@ impl std::fmt::Debug for BoundedFetch {
 
 impl BoundedFetch {
     /// In front of `fetch`.
-    pub fn new(fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn new(fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
         Self { fetch, turns: Turns::new(FETCHES_MAX, clock) }
     }
 }

@@ -10,7 +10,7 @@ use std::hash::Hash;
 
 /// What is known of whoever asks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub(crate) enum Standing {
     /// It has served well lately.
     Known,
     /// Nothing is known.
@@ -33,7 +33,7 @@ impl Standing {
 
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Full {
+pub(crate) enum Full {
     /// None is free.
     Places,
     /// None of what is free is for this holder: its index among those that were named.
@@ -42,7 +42,7 @@ pub enum Full {
 
 /// Places and who holds them.
 #[derive(Debug)]
-pub struct Shares<K> {
+pub(crate) struct Shares<K> {
     all: usize,
     /// Of these, those for holders that are known.
     kept: usize,
@@ -54,27 +54,27 @@ pub struct Shares<K> {
 
 impl<K: Eq + Hash + Clone> Shares<K> {
     /// So many places, a third of them kept for those that are known.
-    pub fn new(all: usize) -> Self {
+    pub(crate) fn new(all: usize) -> Self {
         Self { kept: all / 3, ..Self::without_kept(all) }
     }
 
     /// So many places, none of them kept.
-    pub fn without_kept(all: usize) -> Self {
+    pub(crate) fn without_kept(all: usize) -> Self {
         Self { all, kept: 0, used: 0, used_unknown: 0, held: HashMap::new() }
     }
 
     /// Places taken.
-    pub fn used(&self) -> usize {
+    pub(crate) fn used(&self) -> usize {
         self.used
     }
 
     /// Places kept for those that are known.
-    pub fn kept(&self) -> usize {
+    pub(crate) fn kept(&self) -> usize {
         self.kept
     }
 
     /// Places free for one of this standing.
-    pub fn free(&self, standing: Standing) -> usize {
+    pub(crate) fn free(&self, standing: Standing) -> usize {
         let free = self.all.saturating_sub(self.used);
         match standing {
             Standing::Known => free,
@@ -83,12 +83,12 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     }
 
     /// Places that a holder has.
-    pub fn held(&self, holder: &K) -> usize {
+    pub(crate) fn held(&self, holder: &K) -> usize {
         self.held.get(holder).copied().unwrap_or(0)
     }
 
     /// The most that one of these holders has.
-    pub fn held_most(&self, holders: &[K]) -> usize {
+    pub(crate) fn held_most(&self, holders: &[K]) -> usize {
         holders.iter().map(|holder| self.held(holder)).max().unwrap_or(0)
     }
 
@@ -96,7 +96,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     ///
     /// # Errors
     /// Why there is none.
-    pub fn take(&mut self, holders: &[K], standing: Standing) -> Result<(), Full> {
+    pub(crate) fn take(&mut self, holders: &[K], standing: Standing) -> Result<(), Full> {
         let free = self.free(standing);
         if free == 0 {
             return Err(Full::Places);
@@ -111,19 +111,19 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     }
 
     /// Gives a place back, with the holders and the standing that it has by now.
-    pub fn give_back(&mut self, holders: &[K], standing: Standing) {
+    pub(crate) fn give_back(&mut self, holders: &[K], standing: Standing) {
         self.used -= 1;
         self.used_unknown -= usize::from(standing != Standing::Known);
         holders.iter().for_each(|holder| self.remove(holder));
     }
 
     /// A place of one that was not known counts as one of the known from now on.
-    pub fn became_known(&mut self) {
+    pub(crate) fn became_known(&mut self) {
         self.used_unknown -= 1;
     }
 
     /// A place counts for another holder in place of this one.
-    pub fn moved(&mut self, from: &K, to: &K) {
+    pub(crate) fn moved(&mut self, from: &K, to: &K) {
         self.remove(from);
         self.add(to);
     }

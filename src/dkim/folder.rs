@@ -21,29 +21,29 @@ const DOMAINS_MAX: usize = 1000;
 
 /// The folder.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 /// Keys, and since when they have signed.
 type Former = (Timestamp, Arc<[Key]>);
 
 impl Folder {
     /// That of a data folder.
-    pub fn of(data_dir: &Path) -> Self {
+    pub(crate) fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("dkim"))
     }
 
     /// Where it is.
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 
     /// Where a key is, as those are named that the relay makes.
-    pub fn key_file(&self, domain: &str, selector: &str) -> PathBuf {
+    pub(crate) fn key_file(&self, domain: &str, selector: &str) -> PathBuf {
         self.0.join(format!("{domain}.{selector}.pem"))
     }
 
     /// All changes under way or made, in the order of their domains; and sentences about those that cannot be read.
-    pub fn rotations(&self) -> (Vec<Rotation>, Vec<String>) {
+    pub(crate) fn rotations(&self) -> (Vec<Rotation>, Vec<String>) {
         let (mut rotations, mut faults) = (Vec::new(), Vec::new());
         let entries = fs::read_dir(&self.0).into_iter().flatten().filter_map(Result::ok);
         let states = entries.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|end| end == STATE));
@@ -61,7 +61,7 @@ impl Folder {
     ///
     /// # Errors
     /// Why it cannot be read.
-    pub fn rotation(&self, domain: &str) -> Result<Rotation, String> {
+    pub(crate) fn rotation(&self, domain: &str) -> Result<Rotation, String> {
         let path = self.state_file(domain);
         if path.exists() { read(&path) } else { Ok(Rotation::new(domain)) }
     }
@@ -70,7 +70,7 @@ impl Folder {
     ///
     /// # Errors
     /// When that cannot be made durable.
-    pub fn store(&self, rotation: &Rotation) -> io::Result<()> {
+    pub(crate) fn store(&self, rotation: &Rotation) -> io::Result<()> {
         fs::create_dir_all(&self.0)?;
         files::replace(&self.state_file(&rotation.domain), rotation.to_json().as_bytes())
     }
@@ -79,7 +79,7 @@ impl Folder {
     ///
     /// # Errors
     /// What the system says.
-    pub fn hand_over(&self) -> io::Result<()> {
+    pub(crate) fn hand_over(&self) -> io::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(());
         }
@@ -93,7 +93,7 @@ impl Folder {
 
     /// Puts the keys of changes in the place of those of their domains. Returns sentences about what cannot be used; there,
     /// all stays as it was.
-    pub fn overlay(&self, keys: &mut Keys) -> Vec<String> {
+    pub(crate) fn overlay(&self, keys: &mut Keys) -> Vec<String> {
         let (rotations, mut faults) = self.rotations();
         for rotation in &rotations {
             match self.generations(rotation, keys.of(&rotation.domain)) {
@@ -108,7 +108,7 @@ impl Folder {
     ///
     /// # Errors
     /// Why a key cannot be read.
-    pub fn records(&self, domain: &str, selectors: &[String]) -> Result<Vec<(String, String)>, String> {
+    pub(crate) fn records(&self, domain: &str, selectors: &[String]) -> Result<Vec<(String, String)>, String> {
         let keys = self.keys(domain, selectors)?;
         Ok(keys.iter().map(|key| (key.selector().to_owned(), key.record().to_owned())).collect())
     }

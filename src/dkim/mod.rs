@@ -3,10 +3,10 @@
 //! Signatures are a function of key, content and [`Terms`], which are stored with the message, so one recovered after a
 //! restart gets the same bytes again and need not be stored with them.
 
-pub mod folder;
-pub mod pool;
+pub(crate) mod folder;
+pub(crate) mod pool;
 pub mod record;
-pub mod rotation;
+pub(crate) mod rotation;
 pub mod verify;
 
 use std::collections::HashMap;

@@ -12,15 +12,13 @@ use crate::base::clock::Timestamp;
 
 const DAY: Duration = Duration::from_secs(86_400);
 /// How long all authoritative servers have shown the next records before they are relied on: caches of older denials end.
-pub const SHOWN_FOR: Duration = DAY;
+pub(crate) const SHOWN_FOR: Duration = DAY;
 /// How long the private keys of before are kept: the longest life.
-pub const KEPT_FOR: Duration = DAY;
+pub(crate) const KEPT_FOR: Duration = DAY;
 /// How long the records of before have to stay in DNS.
-pub const RECORDS_FOR: Duration = Duration::from_secs(7 * 86_400);
+pub(crate) const RECORDS_FOR: Duration = Duration::from_secs(7 * 86_400);
 /// How long they are listed as removable.
 const LISTED_FOR: Duration = Duration::from_secs(90 * 86_400);
-/// After how long keys are due to be changed.
-pub const DUE_AFTER: Duration = Duration::from_secs(182 * 86_400);
 /// How long ahead the change is written down: what is being accepted at the moment counts as before it.
 const NOTICE: Duration = Duration::from_secs(60);
 /// Version of the stored form.
@@ -28,7 +26,7 @@ const VERSION: u8 = 1;
 
 /// How far a domain's rotation is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Rotation {
+pub(crate) struct Rotation {
     version: u8,
     /// In lower case, A-labels.
     pub domain: String,
@@ -45,7 +43,7 @@ pub struct Rotation {
 
 /// Keys to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Next {
+pub(crate) struct Next {
     /// Under which names they are published.
     pub selectors: Vec<String>,
     /// When they were made.
@@ -57,7 +55,7 @@ pub struct Next {
 
 /// Keys that sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Active {
+pub(crate) struct Active {
     /// Under which names they are published.
     pub selectors: Vec<String>,
     /// They sign what is accepted from then on.
@@ -66,7 +64,7 @@ pub struct Active {
 
 /// Keys that sign nothing new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Retired {
+pub(crate) struct Retired {
     /// Under which names they were published.
     pub selectors: Vec<String>,
     /// From when on they signed; none: they were those of the configuration.
@@ -84,14 +82,14 @@ pub struct Retired {
 
 impl Retired {
     /// From when on its records may go.
-    pub fn removable_at(&self) -> Timestamp {
+    pub(crate) fn removable_at(&self) -> Timestamp {
         self.until.plus(RECORDS_FOR)
     }
 }
 
 /// What the authoritative servers show of the next records, all of them together.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sight {
+pub(crate) enum Sight {
     /// Each server has all of them.
     Shown,
     /// At least one answered that it has not.
@@ -102,7 +100,7 @@ pub enum Sight {
 
 /// What a step comes to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Effect {
+pub(crate) enum Effect {
     /// All servers show the next records, for the first time or again.
     Seen {
         /// When the keys will sign if that stays so.
@@ -124,11 +122,11 @@ pub enum Effect {
 /// Why no next keys are begun.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("keys that were made before still wait for their records to be seen")]
-pub struct UnderWay;
+pub(crate) struct UnderWay;
 
 impl Rotation {
     /// Nothing has happened yet.
-    pub fn new(domain: &str) -> Self {
+    pub(crate) fn new(domain: &str) -> Self {
         Self { version: VERSION, domain: domain.to_owned(), next: None, active: None, retired: Vec::new() }
     }
 
@@ -136,7 +134,7 @@ impl Rotation {
     ///
     /// # Errors
     /// Why it cannot be used, in a sentence.
-    pub fn from_json(text: &str) -> Result<Self, String> {
+    pub(crate) fn from_json(text: &str) -> Result<Self, String> {
         let rotation: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if rotation.version > VERSION {
             return Err(format!("it has version {}, which a newer otp-relay wrote", rotation.version));
@@ -145,7 +143,7 @@ impl Rotation {
     }
 
     /// As it is stored.
-    pub fn to_json(&self) -> String {
+    pub(crate) fn to_json(&self) -> String {
         // It has no maps and nothing else that could fail.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"
     }
@@ -154,7 +152,7 @@ impl Rotation {
     ///
     /// # Errors
     /// When others wait already.
-    pub fn begin(&mut self, selectors: Vec<String>, now: Timestamp) -> Result<(), UnderWay> {
+    pub(crate) fn begin(&mut self, selectors: Vec<String>, now: Timestamp) -> Result<(), UnderWay> {
         if self.next.is_some() {
             return Err(UnderWay);
         }
@@ -162,13 +160,8 @@ impl Rotation {
         Ok(())
     }
 
-    /// Whether the servers have to be asked.
-    pub fn waits(&self) -> bool {
-        self.next.is_some()
-    }
-
     /// One look. `sight` is of the next records, `configured` the selectors that the configuration names.
-    pub fn step(&mut self, sight: Sight, configured: &[String], now: Timestamp) -> Vec<Effect> {
+    pub(crate) fn step(&mut self, sight: Sight, configured: &[String], now: Timestamp) -> Vec<Effect> {
         let mut effects = Vec::new();
         self.look_at_next(sight, configured, now, &mut effects);
         for retired in &mut self.retired {

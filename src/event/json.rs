@@ -18,7 +18,7 @@ use crate::mail::id::EntryId;
 /// An event as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
-pub struct EventJson {
+pub(crate) struct EventJson {
     /// [`Kind::name`].
     pub event: Cow<'static, str>,
     /// RFC 3339, by the wall clock, as all times here.
@@ -80,7 +80,7 @@ pub struct EventJson {
 
 impl EventJson {
     /// An event that stands by itself, as in the log and the feed: without steps.
-    pub fn alone(event: &Event) -> Self {
+    pub(crate) fn alone(event: &Event) -> Self {
         let Event { head, what } = event;
         let attempted = what.attempted().cloned().unwrap_or_default();
         Self {
@@ -110,7 +110,7 @@ impl EventJson {
     }
 
     /// An event beside its message, which says what all of them have in common: with the steps.
-    pub fn of_message(event: &Event) -> Self {
+    pub(crate) fn of_message(event: &Event) -> Self {
         Self {
             id: None,
             user: None,
@@ -124,7 +124,7 @@ impl EventJson {
     }
 
     /// The event again, of a message of which `head` tells. None if it is not known what happened, or when.
-    pub fn read(self, head: Head) -> Option<Event> {
+    pub(crate) fn read(self, head: Head) -> Option<Event> {
         let attempted = Attempted {
             destination: self.destination,
             cause: self.cause.as_deref().and_then(Cause::by_name),

@@ -2,7 +2,7 @@
 //! lines and the rest. An event never holds a subject, a body, a code or a password.
 
 pub mod cause;
-pub mod json;
+pub(crate) mod json;
 pub mod stored;
 #[cfg(test)]
 mod testing;

@@ -4,6 +4,6 @@
 pub mod facts;
 mod learned;
 pub mod pending;
-pub mod retry;
+pub(crate) mod retry;
 pub mod step;
 pub mod table;

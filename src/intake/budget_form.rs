@@ -77,7 +77,7 @@ pub(super) fn prepare() {
 }
 
 /// The budget form of an address.
-pub fn budget_form(mailbox: &Mailbox) -> String {
+pub(crate) fn budget_form(mailbox: &Mailbox) -> String {
     form_of(&mailbox.plain_local_part(), &mailbox.domain_key())
 }
 

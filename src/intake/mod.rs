@@ -1,10 +1,10 @@
 //! Intake: the one way into the queue, for SMTP and HTTP alike. It asks who may send what to whom, completes and signs
 //! what comes, and stores it.
 
-pub mod aftermath;
+pub(crate) mod aftermath;
 mod buckets;
 pub mod budget;
-pub mod budget_form;
+pub(crate) mod budget_form;
 mod budget_table;
 pub mod door;
 mod dsn;
@@ -12,13 +12,13 @@ pub mod idempotency;
 mod notices;
 mod opened;
 pub mod options;
-pub mod refusal;
+pub(crate) mod refusal;
 mod settings;
-pub mod stamp;
+pub(crate) mod stamp;
 pub mod suppression;
 mod terms;
 mod unsigned;
-pub mod verification;
+pub(crate) mod verification;
 
 use crate::ledger::embedded::store::{Row, Table};
 

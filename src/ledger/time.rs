@@ -24,7 +24,7 @@ struct Sample {
 
 /// Ledger time.
 #[derive(Clone, Debug)]
-pub struct LedgerTime {
+pub(crate) struct LedgerTime {
     samples: VecDeque<Sample>,
     /// It showed `shown` at `at`.
     at: Instant,
@@ -33,14 +33,14 @@ pub struct LedgerTime {
 
 /// How far ledger time was from where it was believed to be, if by more than a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Jump {
+pub(crate) struct Jump {
     /// Milliseconds; negative: back.
     pub by_ms: i64,
 }
 
 impl LedgerTime {
     /// From the answer of the joining on.
-    pub fn begin(sent: Instant, answered: Instant, shown: Timestamp) -> Self {
+    pub(crate) fn begin(sent: Instant, answered: Instant, shown: Timestamp) -> Self {
         let way = answered.saturating_duration_since(sent);
         let mut this = Self { samples: VecDeque::new(), at: sent + way / 2, shown };
         this.samples.push_back(Sample { answered, way, middle: this.at, shown });
@@ -48,7 +48,7 @@ impl LedgerTime {
     }
 
     /// Another answer. Says so where the ledger's clock was set.
-    pub fn sample(&mut self, sent: Instant, answered: Instant, shown: Timestamp) -> Option<Jump> {
+    pub(crate) fn sample(&mut self, sent: Instant, answered: Instant, shown: Timestamp) -> Option<Jump> {
         let way = answered.saturating_duration_since(sent);
         let middle = sent + way / 2;
         let believed = self.now(middle);
@@ -75,7 +75,7 @@ impl LedgerTime {
     }
 
     /// What the ledger shows at `now`.
-    pub fn now(&self, now: Instant) -> Timestamp {
+    pub(crate) fn now(&self, now: Instant) -> Timestamp {
         let passed = now.saturating_duration_since(self.at);
         let straight = self.shown.plus(passed);
         let best = self.samples.iter().min_by_key(|sample| sample.way);

@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::message::{Content, Field, fields, wiped};
 
 /// Octets of a line without its CRLF.
-pub const LINE_LEN_MAX: usize = 998;
+pub(crate) const LINE_LEN_MAX: usize = 998;
 /// Octets of a line of what is encoded here.
 const ENCODED_LINE_LEN: usize = 76;
 /// Multiparts in one another.
@@ -18,7 +18,7 @@ const DEPTH_MAX: usize = 16;
 
 /// A long line that stays as it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LongLine {
+pub(crate) struct LongLine {
     /// From 1, header section included.
     pub number: usize,
     /// Why nothing is done about it.
@@ -26,7 +26,7 @@ pub struct LongLine {
 }
 
 /// The first long line of content, if there is one.
-pub fn first(content: &[u8]) -> Option<usize> {
+pub(crate) fn first(content: &[u8]) -> Option<usize> {
     let mut start = 0;
     for (index, end) in memchr_iter(b'\n', content).chain([content.len()]).enumerate() {
         if content[start..end].len() > LINE_LEN_MAX && without_cr(&content[start..end]).len() > LINE_LEN_MAX {
@@ -41,7 +41,7 @@ pub fn first(content: &[u8]) -> Option<usize> {
 ///
 /// # Errors
 /// The first line that cannot be shortened without changing what the message says.
-pub fn shortened(content: &Bytes) -> Result<Bytes, LongLine> {
+pub(crate) fn shortened(content: &Bytes) -> Result<Bytes, LongLine> {
     let mut output = Vec::with_capacity(content.len() + content.len() / 8);
     entity(content, 1, 0, &mut output)?;
     Ok(wiped(output))
@@ -186,7 +186,7 @@ fn without_end(line: &[u8]) -> &[u8] {
 }
 
 /// Text as quoted-printable; its line ends stay.
-pub fn quoted_printable(text: &[u8], output: &mut Vec<u8>) {
+pub(crate) fn quoted_printable(text: &[u8], output: &mut Vec<u8>) {
     for line in lines(text) {
         let content = without_end(line);
         let mut column = 0;

@@ -6,7 +6,7 @@
 /// The registrable part of a domain: the public suffix and one label more (`example.co.uk` of `mx1.mail.example.co.uk`).
 /// `domain` is in the form of [`super::address::domain_key`]. What has no such part (a public suffix itself, a single
 /// label, an address literal) is returned whole.
-pub fn registrable_domain(domain: &str) -> &str {
+pub(crate) fn registrable_domain(domain: &str) -> &str {
     let name = domain.strip_suffix('.').unwrap_or(domain);
     let is_literal = name.starts_with('[') || name.parse::<std::net::IpAddr>().is_ok();
     if is_literal { domain } else { psl::domain_str(name).unwrap_or(name) }

@@ -13,7 +13,7 @@ const OWN_HOSTS: &str = ".sandbox";
 
 /// What a word asks for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Asks {
+pub(crate) enum Asks {
     /// 451 until so long after the first try.
     Greylisted,
     /// 421 so many times.
@@ -66,7 +66,7 @@ const WORDS: [(&str, Asks); 15] = [
 
 /// A word with what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Trial {
+pub(crate) struct Trial {
     /// What is asked for.
     pub asks: Asks,
     /// For how long, as in `greylisted-30s`.
@@ -77,7 +77,7 @@ pub struct Trial {
 
 impl Trial {
     /// What a local part asks for; none: nothing out of the ordinary.
-    pub fn of(local_part: &str) -> Option<Self> {
+    pub(crate) fn of(local_part: &str) -> Option<Self> {
         let mut words = local_part.split(['-', '.', '+']);
         let first = words.next()?;
         let (_, asks) = *WORDS.iter().find(|(word, _)| word.eq_ignore_ascii_case(first))?;
@@ -90,7 +90,7 @@ impl Trial {
     }
 
     /// What the host of this domain does, if the domain is one that an address has for itself.
-    pub fn of_domain(domain: &str) -> Option<Self> {
+    pub(crate) fn of_domain(domain: &str) -> Option<Self> {
         let label = domain.strip_suffix(OWN_HOSTS).filter(|label| !label.contains('.'))?;
         Self::of(label)
     }

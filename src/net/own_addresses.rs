@@ -3,7 +3,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, UdpSocket};
 
 /// The source addresses of the default routes, IPv4 first. No packet is sent for it.
-pub fn by_default_route() -> Vec<IpAddr> {
+pub(crate) fn by_default_route() -> Vec<IpAddr> {
     // Documentation's addresses (RFC 5737, RFC 3849): they have no route of their own anywhere.
     let targets = [IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)), IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1))];
     targets.into_iter().filter_map(source_towards).collect()
@@ -17,7 +17,7 @@ fn source_towards(target: IpAddr) -> Option<IpAddr> {
 }
 
 /// The name under which an address has its PTR record (RFC 1035 section 3.5, RFC 3596 section 2.5).
-pub fn reverse_name(address: IpAddr) -> String {
+pub(crate) fn reverse_name(address: IpAddr) -> String {
     match address {
         IpAddr::V4(address) => {
             let [a, b, c, d] = address.octets();

@@ -7,7 +7,7 @@ use nix::errno::Errno;
 
 /// What this machine lacks or forbids, for people; none if the error is about the other end or the way there. `source` is
 /// the address that was chosen to send from.
-pub fn own_fault(error: &io::Error, source: Option<IpAddr>) -> Option<String> {
+pub(crate) fn own_fault(error: &io::Error, source: Option<IpAddr>) -> Option<String> {
     let errno = Errno::from_raw(error.raw_os_error()?);
     let what = match (errno, source) {
         (Errno::EMFILE | Errno::ENFILE, _) => "has no free file descriptors".to_owned(),
@@ -23,7 +23,7 @@ pub fn own_fault(error: &io::Error, source: Option<IpAddr>) -> Option<String> {
 }
 
 /// Those of some addresses that this machine does not have.
-pub fn missing(addresses: &[IpAddr]) -> Vec<IpAddr> {
+pub(crate) fn missing(addresses: &[IpAddr]) -> Vec<IpAddr> {
     let is_missing = |address: &IpAddr| {
         UdpSocket::bind((*address, 0)).is_err_and(|error| error.kind() == io::ErrorKind::AddrNotAvailable)
     };

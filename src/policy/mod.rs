@@ -5,7 +5,7 @@ pub mod cause;
 pub mod failover;
 pub mod hint;
 pub mod next;
-pub mod parties;
+pub(crate) mod parties;
 mod parts;
 mod rules;
 mod spelling;

@@ -10,7 +10,7 @@ mod ending;
 mod index;
 pub mod inspect;
 mod offers;
-pub mod order;
+pub(crate) mod order;
 mod outbox;
 pub mod owned;
 mod risk;

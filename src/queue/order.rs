@@ -9,43 +9,43 @@ use crate::mail::id::EntryId;
 
 /// Entries that could be sent now, if there were a free slot.
 #[derive(Debug, Default)]
-pub struct ReadyList {
+pub(crate) struct ReadyList {
     waiting: PerLane<BTreeSet<(Timestamp, EntryId)>>,
     turn: Turn,
 }
 
 impl ReadyList {
     /// Adds an entry.
-    pub fn insert(&mut self, lane: Lane, expires_at: Timestamp, entry: EntryId) {
+    pub(crate) fn insert(&mut self, lane: Lane, expires_at: Timestamp, entry: EntryId) {
         self.waiting[lane].insert((expires_at, entry));
     }
 
     /// Takes the entry that goes next.
-    pub fn pop(&mut self) -> Option<(Lane, EntryId)> {
+    pub(crate) fn pop(&mut self) -> Option<(Lane, EntryId)> {
         let waiting = &self.waiting;
         let lane = self.turn.next(|lane| !waiting[lane].is_empty())?;
         self.waiting[lane].pop_first().map(|(_, entry)| (lane, entry))
     }
 
     /// Takes the entry that goes next of a lane that sessions are kept for.
-    pub fn pop_reserved(&mut self) -> Option<(Lane, EntryId)> {
+    pub(crate) fn pop_reserved(&mut self) -> Option<(Lane, EntryId)> {
         let waiting = LANES.into_iter().filter(|lane| lane.rules().has_reserved_sessions);
         let mut entries = waiting.filter_map(|lane| Some((lane, self.waiting[lane].pop_first()?.1)));
         entries.next()
     }
 
     /// The most urgent lane that waits.
-    pub fn most_urgent(&self) -> Option<Lane> {
+    pub(crate) fn most_urgent(&self) -> Option<Lane> {
         LANES.into_iter().find(|lane| !self.waiting[*lane].is_empty())
     }
 
     /// Entries waiting.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting.iter().map(BTreeSet::len).sum()
     }
 
     /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.iter().all(BTreeSet::is_empty)
     }
 }

@@ -36,7 +36,7 @@ const DATA: &str = "data";
 
 /// What an archive says of itself.
 #[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct About {
+pub(crate) struct About {
     format: u32,
     version: String,
     /// Where the configuration was.
@@ -57,7 +57,7 @@ struct RowJson {
 const TABLES: [(&str, Table); 2] = [("suppression", Table::Suppression), ("greylist", Table::Greylist)];
 
 /// Rows as an archive has them, a JSON object a line.
-pub fn lines(rows: &[(Table, Row)]) -> String {
+pub(crate) fn lines(rows: &[(Table, Row)]) -> String {
     let mut text = String::new();
     for (table, (key, value)) in rows {
         let Some((name, _)) = TABLES.iter().find(|(_, known)| known == table) else { continue };
@@ -72,7 +72,7 @@ pub fn lines(rows: &[(Table, Row)]) -> String {
 ///
 /// # Errors
 /// Which file cannot be read.
-pub fn pack(config: &Config, file: &Path, rows: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
+pub(crate) fn pack(config: &Config, file: &Path, rows: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
     let mut packing = Packing { tar: tar::Builder::new(Vec::new()), now };
     let configuration = absolute(file);
     let data_owner = fs::metadata(&config.data_dir).ok().and_then(|metadata| Owner::of(&metadata));
@@ -151,7 +151,7 @@ impl Packing {
 
 /// A file to be written.
 #[derive(Debug)]
-pub struct Unpacked {
+pub(crate) struct Unpacked {
     /// Where.
     pub path: PathBuf,
     /// With which mode.
@@ -164,7 +164,7 @@ pub struct Unpacked {
 
 /// An archive that was read as a whole.
 #[derive(Debug)]
-pub struct Backup {
+pub(crate) struct Backup {
     /// Where the data folder is to be.
     pub data_dir: PathBuf,
     /// Whose it was.
@@ -179,7 +179,7 @@ pub struct Backup {
 ///
 /// # Errors
 /// When it is no backup, a newer program made it, or it has something else in it.
-pub fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Result<Backup> {
+pub(crate) fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Result<Backup> {
     let mut members = read(archive)?;
     let mut take = |name: &str| members.remove(name).with_context(|| format!("this is no backup: it has no {name}"));
     let about: About = serde_json::from_slice(&take(ABOUT)?.octets).context("this is no backup")?;

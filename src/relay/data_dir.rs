@@ -30,7 +30,7 @@ const WRITTEN: [&str; 9] =
 
 /// A data folder that is ours.
 #[derive(Debug)]
-pub struct DataDir {
+pub(crate) struct DataDir {
     path: PathBuf,
     /// Held as long as the folder is used.
     _lock: File,
@@ -41,7 +41,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When another process has it, or it cannot be written.
-    pub fn open(path: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         let told = |error: io::Error| in_data_dir(path, &error);
         fs::create_dir_all(path).map_err(told)?;
@@ -61,37 +61,37 @@ impl DataDir {
     }
 
     /// Where the queue is.
-    pub fn queue(&self) -> PathBuf {
+    pub(crate) fn queue(&self) -> PathBuf {
         self.path.join("queue")
     }
 
     /// Where the keys of sealed content are.
-    pub fn keys(&self) -> PathBuf {
+    pub(crate) fn keys(&self) -> PathBuf {
         self.path.join("keys")
     }
 
     /// Where the keys of codes' digests are.
-    pub fn code_keys(&self) -> PathBuf {
+    pub(crate) fn code_keys(&self) -> PathBuf {
         self.path.join("code-keys")
     }
 
     /// Where the traces are.
-    pub fn traces(&self) -> PathBuf {
+    pub(crate) fn traces(&self) -> PathBuf {
         self.path.join("traces")
     }
 
     /// Where posts to webhooks are that were not taken yet.
-    pub fn webhooks(&self) -> PathBuf {
+    pub(crate) fn webhooks(&self) -> PathBuf {
         self.path.join("webhooks")
     }
 
     /// Where the statistics are.
-    pub fn stats(&self) -> PathBuf {
+    pub(crate) fn stats(&self) -> PathBuf {
         self.path.join("stats")
     }
 
     /// Where MTA-STS policies are.
-    pub fn policies(&self) -> PathBuf {
+    pub(crate) fn policies(&self) -> PathBuf {
         self.path.join("mta-sts")
     }
 
@@ -99,7 +99,7 @@ impl DataDir {
     ///
     /// # Errors
     /// When they cannot be read or made.
-    pub fn secret(&self) -> anyhow::Result<Vec<u8>> {
+    pub(crate) fn secret(&self) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join("secret");
         let known = fs::read(&path).ok().filter(|bytes| bytes.len() == SECRET_LEN);
         match known {
@@ -114,12 +114,12 @@ impl DataDir {
     }
 
     /// Secrets that are replaced daily.
-    pub fn rotating_secrets(&self, now: Timestamp) -> FileSecrets {
+    pub(crate) fn rotating_secrets(&self, now: Timestamp) -> FileSecrets {
         FileSecrets::new(self.path.join("daily-secrets"), latest_day(now))
     }
 
     /// Where the made-up certificate and its key are.
-    pub fn self_signed(&self) -> (PathBuf, PathBuf) {
+    pub(crate) fn self_signed(&self) -> (PathBuf, PathBuf) {
         self_signed_files(&self.path)
     }
 }
@@ -136,7 +136,7 @@ const FORMAT_FILE: &str = "format";
 ///
 /// # Errors
 /// When a newer program wrote it, or it cannot be read.
-pub fn format_of(path: &Path) -> anyhow::Result<Option<u32>> {
+pub(crate) fn format_of(path: &Path) -> anyhow::Result<Option<u32>> {
     let newer = |newer: Newer| anyhow::anyhow!("the data folder {} cannot be used: {newer}", path.display());
     match fs::read(path.join(FORMAT_FILE)) {
         Ok(text) => Ok(Some(format::check(Some(&text)).map_err(newer)?)),
@@ -197,7 +197,7 @@ fn foreign_inside(path: &Path) -> io::Result<Option<String>> {
 ///
 /// # Errors
 /// Why it cannot be used.
-pub fn look(path: &Path) -> io::Result<Option<String>> {
+pub(crate) fn look(path: &Path) -> io::Result<Option<String>> {
     let told = |errno: Errno| in_data_dir(path, &errno.into());
     if path.exists() {
         if !path.is_dir() {
@@ -220,7 +220,7 @@ pub fn look(path: &Path) -> io::Result<Option<String>> {
 }
 
 /// Whether another process uses the folder.
-pub fn is_in_use(path: &Path) -> bool {
+pub(crate) fn is_in_use(path: &Path) -> bool {
     let lock = File::open(path.join("lock")).map(|file| file.try_lock());
     matches!(lock, Ok(Err(TryLockError::WouldBlock)))
 }
@@ -229,7 +229,7 @@ pub fn is_in_use(path: &Path) -> bool {
 ///
 /// # Errors
 /// When the file cannot be read or made.
-pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
+pub(crate) fn token(path: &Path) -> anyhow::Result<TokenHash> {
     let shown = path.display();
     let token = match fs::read_to_string(path) {
         Ok(text) => zeroize::Zeroizing::new(text),
@@ -255,7 +255,7 @@ pub fn token(path: &Path) -> anyhow::Result<TokenHash> {
 ///
 /// # Errors
 /// When the operating system gives no random numbers.
-pub fn new_token() -> anyhow::Result<String> {
+pub(crate) fn new_token() -> anyhow::Result<String> {
     use base64::Engine as _;
     let mut bytes = [0; TOKEN_LEN];
     fill_random(&mut bytes)?;
@@ -269,12 +269,12 @@ fn private_file(path: &Path) -> io::Result<File> {
 }
 
 /// Files made from now on, by whatever library, are readable by their owner only.
-pub fn keep_files_private() {
+pub(crate) fn keep_files_private() {
     nix::sys::stat::umask(nix::sys::stat::Mode::from_bits_truncate(0o077));
 }
 
 /// Raises the limit of open files as far as the system allows; returns it.
-pub fn raise_file_limit() -> Option<u64> {
+pub(crate) fn raise_file_limit() -> Option<u64> {
     use nix::sys::resource::{Resource, getrlimit, setrlimit};
     let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).ok()?;
     if soft < hard && setrlimit(Resource::RLIMIT_NOFILE, hard, hard).is_ok() {
@@ -285,7 +285,7 @@ pub fn raise_file_limit() -> Option<u64> {
 
 /// Keeps the memory of this process, which holds codes and keys, out of core dumps and from other processes of the same
 /// user.
-pub fn keep_memory_private() {
+pub(crate) fn keep_memory_private() {
     use nix::sys::resource::{Resource, setrlimit};
     let limited = setrlimit(Resource::RLIMIT_CORE, 0, 0);
     // A limit does not hold back a dump that the system pipes to a program.

@@ -19,16 +19,16 @@ use crate::dkim::{Key, Keys, record};
 use crate::smtp::sasl::ScramVerifier;
 
 /// The user's name.
-pub const USER: &str = "app";
+pub(crate) const USER: &str = "app";
 /// The selector of the RSA key; the Ed25519 key has `-ed25519` behind it.
-pub const SELECTOR: &str = "otp1";
+pub(crate) const SELECTOR: &str = "otp1";
 /// Characters of a made-up password: all that cannot be mistaken for another.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const PASSWORD_LEN: usize = 26;
 
 /// What was made up just now, to be shown once.
 #[derive(Debug, Clone)]
-pub struct Generated {
+pub(crate) struct Generated {
     /// The user's password, if the user is new.
     pub password: Option<String>,
     /// The TXT records of the DKIM keys.
@@ -39,7 +39,7 @@ pub struct Generated {
 ///
 /// # Errors
 /// When the data folder cannot be written.
-pub fn complete(config: &mut Config) -> anyhow::Result<Option<Generated>> {
+pub(crate) fn complete(config: &mut Config) -> anyhow::Result<Option<Generated>> {
     fs::create_dir_all(&config.data_dir).map_err(|error| in_data_dir(&config.data_dir, &error))?;
     let (hash, password) = password_hash(&config.data_dir.join("app.password-hash"))?;
     let senders = Senders::Patterns(vec![format!("*@{}", config.hostname)]);
@@ -67,7 +67,7 @@ fn password_hash(path: &Path) -> anyhow::Result<(PasswordHash, Option<String>)> 
 ///
 /// # Errors
 /// When the operating system gives no random numbers.
-pub fn new_password() -> anyhow::Result<(String, ScramVerifier)> {
+pub(crate) fn new_password() -> anyhow::Result<(String, ScramVerifier)> {
     let mut bytes = [0; PASSWORD_LEN];
     fill_random(&mut bytes)?;
     let password: String = bytes.iter().map(|byte| char::from(ALPHABET[usize::from(byte % 32)])).collect();
@@ -79,7 +79,7 @@ pub fn new_password() -> anyhow::Result<(String, ScramVerifier)> {
 ///
 /// # Errors
 /// When the operating system gives no random numbers.
-pub fn hash_password(password: &str) -> anyhow::Result<ScramVerifier> {
+pub(crate) fn hash_password(password: &str) -> anyhow::Result<ScramVerifier> {
     let mut salt = [0; SALT_LEN];
     fill_random(&mut salt)?;
     Ok(ScramVerifier::derive(password, &salt, SCRAM_ITERATIONS))
@@ -99,7 +99,7 @@ fn dkim_keys(data_dir: &Path, domain: &str) -> anyhow::Result<(Keys, Vec<String>
 
 /// A key file.
 #[derive(Debug, Clone)]
-pub struct KeyFile {
+pub(crate) struct KeyFile {
     /// Its selector.
     pub selector: String,
     /// Where it is.
@@ -108,7 +108,7 @@ pub struct KeyFile {
 
 /// What to do about a key file that exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IfThere {
+pub(crate) enum IfThere {
     /// Leave it as it is.
     Keep,
     /// Say so and stop.
@@ -119,7 +119,12 @@ pub enum IfThere {
 ///
 /// # Errors
 /// When a file cannot be written, or is there already and must not be.
-pub fn generate_keys(folder: &Path, domain: &str, selector: &str, if_there: IfThere) -> anyhow::Result<Vec<KeyFile>> {
+pub(crate) fn generate_keys(
+    folder: &Path,
+    domain: &str,
+    selector: &str,
+    if_there: IfThere,
+) -> anyhow::Result<Vec<KeyFile>> {
     let told = |path: &Path, error: io::Error| io::Error::new(error.kind(), explain(path, Use::Write, &error));
     fs::create_dir_all(folder).map_err(|error| told(folder, error))?;
     let file = |selector: String| KeyFile { path: folder.join(format!("{domain}.{selector}.pem")), selector };

@@ -1,18 +1,18 @@
 //! Wiring: builds the relay from its parts and owns the order in which they start, change and stop.
 
-pub mod acme;
-pub mod archive;
+pub(crate) mod acme;
+pub(crate) mod archive;
 pub mod builder;
 mod certificate;
-pub mod data_dir;
-pub mod first_run;
+pub(crate) mod data_dir;
+pub(crate) mod first_run;
 mod given;
-pub mod preflight;
-pub mod random;
+pub(crate) mod preflight;
+pub(crate) mod random;
 mod rotating_secret;
 mod rotation;
 mod upkeep;
-pub mod verify;
+pub(crate) mod verify;
 mod wall_clock;
 
 use std::net::SocketAddr;

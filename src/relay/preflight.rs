@@ -16,7 +16,7 @@ use crate::submission::listener;
 const RESERVE: usize = 128;
 
 /// What there is to say, in the words of a start that fails; called on a runtime.
-pub fn look(config: &Config) -> Vec<Finding> {
+pub(crate) fn look(config: &Config) -> Vec<Finding> {
     let mut found = Vec::new();
     let mut add = |severity, check, text: String| found.push(Finding::new(severity, check, "", text));
     match data_dir::look(&config.data_dir) {
@@ -48,7 +48,7 @@ fn look_at_addresses(config: &Config, add: &mut impl FnMut(Severity, Check, Stri
 }
 
 /// Where a process may open fewer files than the configuration lets it need: each connection takes one.
-pub fn too_few_files(limit: u64, config: &Config) -> Option<String> {
+pub(crate) fn too_few_files(limit: u64, config: &Config) -> Option<String> {
     let clients = config.submission.limits.connections_max;
     let api = config.http.address.map_or(0, |_| http::CONNECTIONS_MAX);
     let hosts = config.delivery.descriptors_max();

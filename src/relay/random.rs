@@ -6,7 +6,7 @@ use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 ///
 /// # Errors
 /// When the operating system gives no random numbers.
-pub fn random_number() -> anyhow::Result<u64> {
+pub(crate) fn random_number() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     fill_random(&mut bytes)?;
     Ok(u64::from_be_bytes(bytes))
@@ -16,6 +16,6 @@ pub fn random_number() -> anyhow::Result<u64> {
 ///
 /// # Errors
 /// When it gives none.
-pub fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
+pub(crate) fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
     SystemRandom::new().fill(bytes).map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))
 }

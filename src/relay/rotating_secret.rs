@@ -14,7 +14,7 @@ const KEPT: usize = 2;
 
 /// The secrets of today and yesterday; what is older is overwritten.
 #[derive(Debug)]
-pub struct FileSecrets {
+pub(crate) struct FileSecrets {
     path: PathBuf,
     known: Mutex<BTreeMap<u64, [u8; 32]>>,
 }
@@ -22,7 +22,7 @@ pub struct FileSecrets {
 impl FileSecrets {
     /// Reads the file, if there is one. Days behind `latest` are dropped: a clock that was ahead made their secrets, and
     /// they would stand in the way of those of the days until then.
-    pub fn new(path: PathBuf, latest: u64) -> Self {
+    pub(crate) fn new(path: PathBuf, latest: u64) -> Self {
         let mut known = std::fs::read(&path).map(|octets| decode(&octets)).unwrap_or_default();
         let read = known.len();
         known.retain(|day, _| *day <= latest);

@@ -18,7 +18,7 @@ use crate::{greylist, intake, tls};
 
 /// What was found, a sentence a line.
 #[derive(Debug, Default)]
-pub struct Report {
+pub(crate) struct Report {
     /// What is there.
     pub found: Vec<String>,
     /// What is wrong.
@@ -29,7 +29,7 @@ pub struct Report {
 ///
 /// # Errors
 /// When it is none, a relay uses it, or a newer program wrote it.
-pub fn look(path: &Path) -> anyhow::Result<Report> {
+pub(crate) fn look(path: &Path) -> anyhow::Result<Report> {
     let shown = path.display();
     fs::read_dir(path).map_err(|error| anyhow::anyhow!(explain(path, Use::Read, &error)))?;
     if is_in_use(path) {
@@ -49,7 +49,7 @@ pub fn look(path: &Path) -> anyhow::Result<Report> {
 ///
 /// # Errors
 /// As [`look`].
-pub fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> {
+pub(crate) fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> {
     let queue = path.join("queue");
     if !queue.exists() {
         return Ok(Vec::new());

@@ -15,11 +15,11 @@ use crate::mail::id::EntryId;
 
 /// Domains with a row of their own. Beyond, the one that was quiet longest and has nothing waiting goes; if each has,
 /// further ones share a row.
-pub const ROWS_MAX: usize = 1000;
+pub(crate) const ROWS_MAX: usize = 1000;
 /// Entries that are told apart while they wait; further ones are not counted as waiting.
 const WAITING_MAX: usize = 500_000;
 /// The row of those for whom there is none.
-pub const OTHERS: &str = "*";
+pub(crate) const OTHERS: &str = "*";
 /// Four for each doubling of the milliseconds, up to a day.
 const BUCKETS: usize = 4 * 27;
 

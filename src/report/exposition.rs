@@ -38,10 +38,10 @@ pub enum Type {
 }
 
 /// One value that explains a bucket: the message behind it, its value, when in seconds.
-pub type Exemplar = (String, f64, f64);
+pub(crate) type Exemplar = (String, f64, f64);
 
 /// Series in one answer at most: whoever scrapes keeps each of them for weeks.
-pub const SERIES_MAX: usize = 2000;
+pub(crate) const SERIES_MAX: usize = 2000;
 
 /// The text so far.
 #[derive(Debug)]

@@ -57,7 +57,7 @@ pub(super) fn name(field: &str) -> String {
 
 /// Sends messages to the journal.
 #[derive(Debug)]
-pub struct Journal {
+pub(crate) struct Journal {
     socket: UnixDatagram,
 }
 
@@ -66,7 +66,7 @@ impl Journal {
     ///
     /// # Errors
     /// What the system says.
-    pub fn connect() -> io::Result<Self> {
+    pub(crate) fn connect() -> io::Result<Self> {
         Self::connect_to(Path::new(SOCKET))
     }
 

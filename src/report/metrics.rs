@@ -160,7 +160,7 @@ impl Counters {
 }
 
 /// A family with a number for each lane.
-pub fn by_lane(out: &mut Exposition, (name, of_type, help): (&str, Type, &str), number: impl Fn(Lane) -> u64) {
+pub(crate) fn by_lane(out: &mut Exposition, (name, of_type, help): (&str, Type, &str), number: impl Fn(Lane) -> u64) {
     out.family(name, of_type, help);
     for lane in LANES {
         out.sample(&[("lane", lane.name())], number(lane));

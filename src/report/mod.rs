@@ -3,21 +3,21 @@
 //! that cannot keep up it skips events, and says so. Traces have a thread and a place of their own and miss nothing.
 
 mod addresses;
-pub mod completion;
-pub mod destinations;
-pub mod exposition;
-pub mod journald;
+pub(crate) mod completion;
+pub(crate) mod destinations;
+pub(crate) mod exposition;
+pub(crate) mod journald;
 pub mod log;
-pub mod metrics;
-pub mod output;
-pub mod providers;
-pub mod reasons;
-pub mod recipients;
+pub(crate) mod metrics;
+pub(crate) mod output;
+pub(crate) mod providers;
+pub(crate) mod reasons;
+pub(crate) mod recipients;
 pub mod refusals;
 pub mod stats;
 pub mod trace;
 mod trace_form;
-pub mod upkeep;
+pub(crate) mod upkeep;
 pub mod webhooks;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use parking_lot::{Condvar, Mutex};
 use tracing_subscriber::fmt::MakeWriter;
 
 /// Octets that may wait to be written.
-pub const WAITING_LEN_MAX: usize = 4 << 20;
+pub(crate) const WAITING_LEN_MAX: usize = 4 << 20;
 /// How long lines are gathered before they are written in one go.
 const GATHERING: Duration = Duration::from_millis(20);
 /// Octets that are worth writing at once.
@@ -197,7 +197,7 @@ const BROKEN_PIPE_STATUS: i32 = 141;
 
 /// One line on standard output, for people who wait for it. Where nobody reads any more, the program ends as `cat` does,
 /// without a word.
-pub fn say(line: &str) {
+pub(crate) fn say(line: &str) {
     if let Err(error) = writeln!(io::stdout().lock(), "{line}") {
         if error.kind() != io::ErrorKind::BrokenPipe {
             complain(&format!("otp-relay: standard output: {error}"));
@@ -208,7 +208,7 @@ pub fn say(line: &str) {
 }
 
 /// One line on standard error, for people who need to know.
-pub fn complain(line: &str) {
+pub(crate) fn complain(line: &str) {
     // There is nowhere else to say it.
     let _ = writeln!(io::stderr().lock(), "{line}");
 }

@@ -17,9 +17,9 @@ use super::{TlsError, provider, server_config, unusable};
 use crate::base::clock::Timestamp;
 
 /// The protocol that only a CA asks for.
-pub const ALPN: &[u8] = b"acme-tls/1";
+pub(crate) const ALPN: &[u8] = b"acme-tls/1";
 /// Where most people get theirs.
-pub const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
+pub(crate) const LETS_ENCRYPT: &str = "https://acme-v02.api.letsencrypt.org/directory";
 /// The first wait after a failure, and the longest.
 const FIRST_WAIT: Duration = Duration::from_secs(120);
 const WAIT_MAX: Duration = Duration::from_secs(3600);
@@ -81,7 +81,7 @@ impl Challenge {
 
 /// When a certificate is to be renewed: somewhere in the window that the CA suggests (RFC 9773), else behind two thirds of its
 /// life. `jitter` is from 0 to 1, and the same for one certificate.
-pub fn renewal_at(validity: &Range<Timestamp>, window: Option<&Range<Timestamp>>, jitter: f64) -> Timestamp {
+pub(crate) fn renewal_at(validity: &Range<Timestamp>, window: Option<&Range<Timestamp>>, jitter: f64) -> Timestamp {
     let part_of = |span: Duration| span.mul_f64(jitter.clamp(0.0, 1.0));
     match window {
         Some(window) => window.start.plus(part_of(window.end.since(window.start))).min(validity.end),
@@ -93,13 +93,13 @@ pub fn renewal_at(validity: &Range<Timestamp>, window: Option<&Range<Timestamp>>
 }
 
 /// How long to wait after so many failures one after the other, from 1 on.
-pub fn wait_after(failures: u32, jitter: f64) -> Duration {
+pub(crate) fn wait_after(failures: u32, jitter: f64) -> Duration {
     let doubled = FIRST_WAIT.saturating_mul(1 << failures.saturating_sub(1).min(10)).min(WAIT_MAX);
     doubled.mul_f64(0.75 + jitter.clamp(0.0, 1.0) / 2.0)
 }
 
 /// A number from 0 to 1 that a certificate always has.
-pub fn jitter_of(certificate: &[u8]) -> f64 {
+pub(crate) fn jitter_of(certificate: &[u8]) -> f64 {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
     let first: [u8; 4] = digest.as_ref()[..4].try_into().unwrap_or_default();
     f64::from(u32::from_be_bytes(first)) / f64::from(u32::MAX)
@@ -109,7 +109,7 @@ pub fn jitter_of(certificate: &[u8]) -> f64 {
 ///
 /// # Errors
 /// When a certificate cannot be made.
-pub fn answering(answers: &[(String, Vec<u8>)]) -> Result<Arc<ServerConfig>, TlsError> {
+pub(crate) fn answering(answers: &[(String, Vec<u8>)]) -> Result<Arc<ServerConfig>, TlsError> {
     let made = answers.iter().map(|(name, digest)| Ok((name.to_ascii_lowercase(), answer(name, digest)?)));
     let mut config = server_config(Arc::new(Answers(made.collect::<Result<_, TlsError>>()?)))?;
     config.alpn_protocols = vec![ALPN.to_vec()];

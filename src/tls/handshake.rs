@@ -71,7 +71,7 @@ impl Fault {
 ///
 /// # Errors
 /// Why there is no session.
-pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     stream: S,
     timeout: Duration,
@@ -99,7 +99,7 @@ pub async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 ///
 /// # Errors
 /// Why there is no session.
-pub async fn accept_or_answer<S: AsyncRead + AsyncWrite + Unpin>(
+pub(crate) async fn accept_or_answer<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     answer: Arc<ServerConfig>,
     stream: S,
@@ -181,7 +181,7 @@ fn of_incompatible(incompatible: &PeerIncompatible, start: &[u8]) -> Fault {
 
 /// A stream whose first octets are kept.
 #[derive(Debug)]
-pub struct Watched<S> {
+pub(crate) struct Watched<S> {
     stream: S,
     start: [u8; START_LEN],
     seen: usize,

@@ -1,12 +1,12 @@
 //! TLS on both sides, over rustls with one crypto provider: the acceptor for clients, the connector for mail hosts,
 //! certificates made where none are configured, and judging those of others.
 
-pub mod acme;
-pub mod handshake;
+pub(crate) mod acme;
+pub(crate) mod handshake;
 pub mod self_signed;
-pub mod validity;
+pub(crate) mod validity;
 pub mod verify;
-pub mod wording;
+pub(crate) mod wording;
 
 use std::fs;
 use std::io;

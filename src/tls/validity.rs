@@ -10,7 +10,7 @@ use super::{TlsError, read_certificates};
 use crate::base::clock::Timestamp;
 
 /// The validity of a certificate; none if it cannot be read.
-pub fn of(certificate: &CertificateDer<'_>) -> Option<Range<Timestamp>> {
+pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Range<Timestamp>> {
     let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
     let at = |time: x509_parser::time::ASN1Time| {
         let seconds = u64::try_from(time.timestamp()).unwrap_or(0);
@@ -24,7 +24,7 @@ pub fn of(certificate: &CertificateDer<'_>) -> Option<Range<Timestamp>> {
 ///
 /// # Errors
 /// When the file cannot be read.
-pub fn end_of(chain: &Path) -> Result<Option<Timestamp>, TlsError> {
+pub(crate) fn end_of(chain: &Path) -> Result<Option<Timestamp>, TlsError> {
     Ok(read_certificates(chain)?.iter().filter_map(of).map(|validity| validity.end).min())
 }
 

@@ -5,13 +5,13 @@ use std::io;
 use tokio_rustls::rustls::{AlertDescription, CertificateError, Error, InvalidMessage, PeerIncompatible};
 
 /// What went wrong between this machine and a host, by what ended the stream.
-pub fn of_stream(error: &io::Error) -> String {
+pub(crate) fn of_stream(error: &io::Error) -> String {
     let of_tls = error.get_ref().and_then(|inner| inner.downcast_ref());
     of_tls.map_or_else(|| error.to_string(), of_host)
 }
 
 /// What went wrong in a session with a host.
-pub fn of_host(error: &Error) -> String {
+pub(crate) fn of_host(error: &Error) -> String {
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told in the library's words")]
     let words = match error {
         Error::AlertReceived(alert) => return of_alert(*alert),

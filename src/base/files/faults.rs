@@ -9,7 +9,7 @@ use nix::unistd::{AccessFlags, Group, Uid, User, access, geteuid};
 
 /// What is to be done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Use {
+pub(crate) enum Use {
     /// Reading it.
     Read,
     /// Writing it, or making files in it.
@@ -17,7 +17,7 @@ pub enum Use {
 }
 
 /// Why this cannot be done, and how to mend it, in one line that names the whole path.
-pub fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
+pub(crate) fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
     let path = absolute(path);
     let shown = path.display();
     #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told in the system's words")]
@@ -34,13 +34,13 @@ pub fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
 }
 
 /// The path from the root on.
-pub fn absolute(path: &Path) -> PathBuf {
+pub(crate) fn absolute(path: &Path) -> PathBuf {
     let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
     std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
 }
 
 /// Whose a file or folder is, if it is not this process's own: how to get it, or the `whole` in which it lies, or as whom to run.
-pub fn foreign(path: &Path, whole: &Path) -> Option<String> {
+pub(crate) fn foreign(path: &Path, whole: &Path) -> Option<String> {
     let (path, whole) = (&absolute(path), absolute(whole));
     let (owner, me) = (fs::symlink_metadata(path).ok()?.uid(), geteuid());
     (owner != me.as_raw()).then(|| {
@@ -54,7 +54,7 @@ pub fn foreign(path: &Path, whole: &Path) -> Option<String> {
 }
 
 /// A name for a user.
-pub fn user_name(uid: Uid) -> String {
+pub(crate) fn user_name(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }
 
@@ -94,20 +94,20 @@ fn culprit(path: &Path, wanted: Use) -> PathBuf {
 }
 
 /// A path as one argument of a command that people paste into a shell; bare where nothing in it needs quotes.
-pub fn quoted(path: &Path) -> String {
+pub(crate) fn quoted(path: &Path) -> String {
     let text = path.to_string_lossy();
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+:@%,".contains(c);
     if text.chars().all(is_plain) { text.into_owned() } else { format!("'{}'", text.replace('\'', "'\\''")) }
 }
 
 /// Whether a PEM file holds a key that only a passphrase opens (PKCS #8, or the older form with `Proc-Type`).
-pub fn is_encrypted_key(pem: &[u8]) -> bool {
+pub(crate) fn is_encrypted_key(pem: &[u8]) -> bool {
     let holds = |needle: &[u8]| pem.windows(needle.len()).any(|part| part == needle);
     holds(b"-----BEGIN ENCRYPTED PRIVATE KEY-----") || holds(b"Proc-Type: 4,ENCRYPTED")
 }
 
 /// How to open such a key for a program that has nobody to ask.
-pub fn decrypting(path: &Path) -> String {
+pub(crate) fn decrypting(path: &Path) -> String {
     let path = absolute(path);
     let (from, to) = (quoted(&path), quoted(&path.with_extension("open.pem")));
     format!(

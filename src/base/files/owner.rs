@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 /// A user and a group, by their names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Owner {
+pub(crate) struct Owner {
     /// The user.
     pub user: String,
     /// The group.
@@ -19,7 +19,7 @@ pub struct Owner {
 
 impl Owner {
     /// Whose a file is; none where the system has no names for that.
-    pub fn of(metadata: &Metadata) -> Option<Self> {
+    pub(crate) fn of(metadata: &Metadata) -> Option<Self> {
         let user = User::from_uid(Uid::from_raw(metadata.uid())).ok()??.name;
         let group = Group::from_gid(Gid::from_raw(metadata.gid())).ok()??.name;
         Some(Self { user, group })
@@ -29,7 +29,7 @@ impl Owner {
     ///
     /// # Errors
     /// When the system refuses.
-    pub fn take(&self, path: &Path) -> io::Result<()> {
+    pub(crate) fn take(&self, path: &Path) -> io::Result<()> {
         let user = User::from_name(&self.user).ok().flatten();
         let group = Group::from_name(&self.group).ok().flatten();
         let (Some(user), Some(group)) = (user, group) else { return Ok(()) };

@@ -8,9 +8,9 @@ use zeroize::Zeroizing;
 use crate::intake::refusal::Refusal;
 
 /// Characters of a code.
-pub const LENGTHS: (usize, usize) = (6, 10);
+pub(crate) const LENGTHS: (usize, usize) = (6, 10);
 /// Those of one of letters: each tells less than two digits do.
-pub const LETTERS_MIN: usize = 8;
+pub(crate) const LETTERS_MIN: usize = 8;
 /// Consonants, so that no word comes about; without Y, which some read as a vowel.
 const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 const DIGITS: &[u8; 10] = b"0123456789";

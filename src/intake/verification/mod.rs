@@ -5,7 +5,7 @@
 
 mod asked;
 mod checks;
-pub mod code;
+pub(crate) mod code;
 mod guesses;
 mod rows;
 mod state;
@@ -15,10 +15,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub use self::asked::{CheckError, Checked, Limits, Plan, Refused, Request, Secrecy, Slot, View, Which};
+pub(crate) use self::asked::{CheckError, Checked, Limits, Plan, Refused, Request, Secrecy, Slot, View, Which};
 pub(super) use self::rows::reads;
 use self::state::{Again, Fate, Verification};
-pub use self::state::{Answer, Key, State};
+pub(crate) use self::state::{Key, State};
 use self::table::Table;
 use super::budget_form::budget_form;
 use super::refusal::Refusal;
@@ -37,7 +37,7 @@ use tokio::sync::{Notify, OwnedMutexGuard};
 /// Live verifications of a user and recipient.
 const LIVE_OF_RECIPIENT_MAX: usize = 4;
 /// The lives that a code can have.
-pub const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
+pub(crate) const LIFE: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(1800));
 /// By how much a code's key outlasts it: its message begins to live a little later than it.
 const KEY_SLACK: Duration = Duration::from_secs(10);
 /// For how long to leave what could not be done.

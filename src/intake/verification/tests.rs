@@ -4,6 +4,7 @@ use std::collections::HashSet;
 
 use super::checks::NOTHING;
 use super::code::Alphabet;
+use super::state::Answer;
 use super::*;
 use crate::accounts::user::User;
 use crate::base::clock::ManualClock;

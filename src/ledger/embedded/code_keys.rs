@@ -12,7 +12,7 @@ use super::seal::{Bucket, BucketKey};
 use crate::base::clock::Timestamp;
 
 /// Octets of a digest.
-pub const DIGEST_LEN: usize = 32;
+pub(crate) const DIGEST_LEN: usize = 32;
 
 /// HMAC-SHA-256 of a code with whose it is.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -18,7 +18,7 @@ use crate::event::Event;
 use crate::ledger::cursor::Cursor;
 
 /// Events in memory.
-pub const IN_MEMORY_MAX: usize = 8192;
+pub(crate) const IN_MEMORY_MAX: usize = 8192;
 /// How long events are kept that every reader has confirmed.
 const KEPT_FOR: Duration = Duration::from_secs(300);
 /// How many of those are kept at most.

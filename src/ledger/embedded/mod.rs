@@ -1,8 +1,8 @@
 //! The ledger of one node: a storage thread over an embedded engine, the events that were committed, and the keys that
 //! content is sealed under.
 
-pub mod code_keys;
-pub mod events;
+pub(crate) mod code_keys;
+pub(crate) mod events;
 mod inbox;
 pub mod journal;
 pub mod key_ring;

@@ -43,22 +43,22 @@ const RECORDS: &str = "records";
 
 /// `data_dir/acme`.
 #[derive(Debug, Clone)]
-pub struct Folder(PathBuf);
+pub(crate) struct Folder(PathBuf);
 
 impl Folder {
     /// That of a data folder.
-    pub fn of(data_dir: &Path) -> Self {
+    pub(crate) fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("acme"))
     }
 
     /// The certificate with its key, in one file, so that both change at once.
-    pub fn pair(&self) -> Pair {
+    pub(crate) fn pair(&self) -> Pair {
         let path = self.0.join(CERTIFICATE);
         Pair { certificate: path.clone(), private_key: path }
     }
 
     /// The records that dns-persist-01 needs, as far as they are known: the account has to be made first.
-    pub fn records(&self) -> Vec<String> {
+    pub(crate) fn records(&self) -> Vec<String> {
         let text = fs::read_to_string(self.0.join(RECORDS)).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }

@@ -157,13 +157,13 @@ impl Counts {
 }
 
 /// Whether a delivery left enough of the life to use the code; no other event does.
-pub fn is_in_time(event: &Event) -> bool {
+pub(crate) fn is_in_time(event: &Event) -> bool {
     let head = &event.head;
     event.kind() == Kind::Delivered && leaves_enough(head.time, head.since_accepted, head.expires_at)
 }
 
 /// Why an attempt was refused, where that is for what the sender is or does.
-pub fn blames_sender(event: &Event) -> Option<Cause> {
+pub(crate) fn blames_sender(event: &Event) -> Option<Cause> {
     let finality = [(Kind::Deferred, Finality::Temporary), (Kind::Failed, Finality::Final)];
     let (_, finality) = finality.into_iter().find(|(kind, _)| *kind == event.kind())?;
     event.cause().filter(|cause| action(*cause, finality).blame == Blame::Relay)

@@ -2,8 +2,8 @@
 //! thirty. A reader of events whose counts are committed with its place among them, so that each event counts once, also over
 //! crashes.
 
-pub mod counts;
-pub mod table;
+pub(crate) mod counts;
+pub(crate) mod table;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;

@@ -14,9 +14,9 @@ use crate::mail::address::Mailbox;
 use crate::mail::registrable::registrable_domain;
 
 /// Destinations, tags and providers with a name of their own.
-pub const NAMES_MAX: usize = 200;
+pub(crate) const NAMES_MAX: usize = 200;
 /// The name of the rest.
-pub const OTHER: &str = "other";
+pub(crate) const OTHER: &str = "other";
 /// How long a name is kept that is not seen any more: as long as the hours.
 const NAME_KEPT_FOR: u64 = 30 * 86_400;
 
@@ -75,7 +75,7 @@ pub enum By {
 }
 
 /// All of them.
-pub const BYS: [By; 5] = [By::Lane, By::User, By::Tag, By::Provider, By::Destination];
+pub(crate) const BYS: [By; 5] = [By::Lane, By::User, By::Tag, By::Provider, By::Destination];
 
 impl By {
     /// As in the API.
@@ -101,7 +101,7 @@ impl By {
 }
 
 /// What a row's key begins with, from a step on.
-pub fn row_prefix(resolution: Resolution, by: By, step: u64) -> Vec<u8> {
+pub(crate) fn row_prefix(resolution: Resolution, by: By, step: u64) -> Vec<u8> {
     [&[resolution.letter(), by.letter()][..], &step.to_be_bytes()].concat()
 }
 
@@ -110,7 +110,7 @@ fn row_key(resolution: Resolution, by: By, step: u64, (user, name): (&str, &str)
 }
 
 /// Step, user and name of a row's key.
-pub fn parts(key: &[u8]) -> Option<(u64, &str, &str)> {
+pub(crate) fn parts(key: &[u8]) -> Option<(u64, &str, &str)> {
     let step = u64::from_be_bytes(key.get(2..10)?.try_into().ok()?);
     let (user, name) = std::str::from_utf8(key.get(10..)?).ok()?.split_once('\0')?;
     Some((step, user, name))
@@ -118,7 +118,7 @@ pub fn parts(key: &[u8]) -> Option<(u64, &str, &str)> {
 
 /// What the rows of one entry have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Who {
+pub(crate) struct Who {
     minute: u64,
     user: Arc<str>,
     lane: &'static str,
@@ -129,7 +129,7 @@ pub struct Who {
 
 impl Who {
     /// The entries that an event is about; none where it does not count.
-    pub fn of(event: &Event) -> Vec<Self> {
+    pub(crate) fn of(event: &Event) -> Vec<Self> {
         let is_refused = blames_sender(event).is_some();
         // What the relay writes itself has no sender.
         if event.head.from.is_none() || !(counts(event.kind()) || is_refused) {
@@ -153,7 +153,7 @@ impl Who {
     }
 
     /// The keys of its rows, with names that `names` admits.
-    pub fn keys(&self, names: &mut Names) -> Vec<Vec<u8>> {
+    pub(crate) fn keys(&self, names: &mut Names) -> Vec<Vec<u8>> {
         let mut keys = Vec::with_capacity(2 * BYS.len());
         for by in BYS {
             let name: Option<Arc<str>> = match by {
@@ -178,12 +178,12 @@ fn counts(kind: Kind) -> bool {
 }
 
 /// By provider an entry counts as accepted when it ends: its host is not known before.
-pub fn is_by_provider(key: &[u8]) -> bool {
+pub(crate) fn is_by_provider(key: &[u8]) -> bool {
     key.get(1) == Some(&By::Provider.letter())
 }
 
 /// Adds to a row what entries came to, `ended` of which ended.
-pub fn add_to_row(key: &[u8], row: &mut Counts, counts: &Counts) {
+pub(crate) fn add_to_row(key: &[u8], row: &mut Counts, counts: &Counts) {
     row.merge(counts);
     if is_by_provider(key) {
         let ended = counts.delivered + counts.failed.values().sum::<u64>();
@@ -193,7 +193,7 @@ pub fn add_to_row(key: &[u8], row: &mut Counts, counts: &Counts) {
 
 /// The names that have rows of their own.
 #[derive(Debug, Default)]
-pub struct Names {
+pub(crate) struct Names {
     seen: HashMap<(By, Arc<str>), u64>,
     /// Which have to be stored.
     changed: Vec<(By, Arc<str>)>,
@@ -201,7 +201,7 @@ pub struct Names {
 
 impl Names {
     /// What is stored of one.
-    pub fn restore(&mut self, key: &[u8], value: &[u8]) {
+    pub(crate) fn restore(&mut self, key: &[u8], value: &[u8]) {
         let by = key.get(1).and_then(|letter| BYS.into_iter().find(|by| by.letter() == *letter));
         let name = key.get(2..).and_then(|name| std::str::from_utf8(name).ok());
         let seen = value.try_into().ok().map(u64::from_be_bytes);
@@ -235,7 +235,7 @@ impl Names {
     }
 
     /// The rows of names that changed.
-    pub fn changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
+    pub(crate) fn changes(&mut self) -> Vec<(Vec<u8>, Option<Vec<u8>>)> {
         let row = |key: (By, Arc<str>)| {
             let seen = self.seen.get(&key).map(|seen| seen.to_be_bytes().to_vec());
             ([&[b'n', key.0.letter()][..], key.1.as_bytes()].concat(), seen)

@@ -18,7 +18,7 @@ struct Plain {
 }
 
 /// The body of a post.
-pub fn body(format: Format, event: &Event) -> Vec<u8> {
+pub(crate) fn body(format: Format, event: &Event) -> Vec<u8> {
     let written = match format {
         Format::Events => serde_json::to_vec(&Plain {
             kind: format!("message.{}", event.kind().name()),
@@ -64,7 +64,7 @@ fn email_kind(event: &Event) -> &'static str {
 }
 
 /// A post that tells of nothing, to try an endpoint.
-pub fn test(format: Format, now: String) -> Vec<u8> {
+pub(crate) fn test(format: Format, now: String) -> Vec<u8> {
     let kind = match format {
         Format::Events => "webhook.test",
         Format::Emails => "email.test",

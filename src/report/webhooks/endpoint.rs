@@ -15,7 +15,7 @@ const SECRET_LEN: std::ops::RangeInclusive<usize> = 16..=512;
 /// What a secret begins with.
 const SECRET_PREFIX: &str = "whsec_";
 /// Secrets that sign at once, while one is being changed.
-pub const SECRETS_MAX: usize = 2;
+pub(crate) const SECRETS_MAX: usize = 2;
 
 /// What a post says.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -103,7 +103,7 @@ pub struct Endpoint {
 }
 
 /// What tells one endpoint from the others in the store.
-pub type Key = [u8; 8];
+pub(crate) type Key = [u8; 8];
 
 impl Endpoint {
     /// A name of a fixed length.
@@ -129,7 +129,7 @@ impl Endpoint {
 }
 
 /// Whether a format can tell of such an event.
-pub fn has_form(format: Format, kind: Kind) -> bool {
+pub(crate) fn has_form(format: Format, kind: Kind) -> bool {
     match format {
         Format::Events => true,
         Format::Emails => match kind {
@@ -141,7 +141,7 @@ pub fn has_form(format: Format, kind: Kind) -> bool {
 }
 
 /// The kind of this name, for the configuration.
-pub fn kind(name: &str) -> Option<Kind> {
+pub(crate) fn kind(name: &str) -> Option<Kind> {
     KINDS.into_iter().find(|kind| kind.name() == name)
 }
 

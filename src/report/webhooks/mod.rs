@@ -4,8 +4,8 @@
 //! posts that were not taken yet are rows in a database beside the queue's, committed together with its place: a crash
 //! repeats what was posted a moment before, with the same id, and loses nothing. All of it works on a thread of its own.
 
-pub mod body;
-pub mod endpoint;
+pub(crate) mod body;
+pub(crate) mod endpoint;
 mod sender;
 mod signature;
 mod task;
