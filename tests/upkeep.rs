@@ -168,7 +168,7 @@ fn decoded(data: &Path) -> BTreeMap<&'static str, String> {
             Table::Suppression => "suppression",
             Table::Greylist => "greylist",
             Table::Verification => "verification",
-            Table::Idempotency | Table::Meta => "else",
+            Table::Idempotency | Table::Meta | Table::Ledger => "else",
             Table::Budget => continue,
         };
         *said.entry(kind).or_default() += &(String::from_utf8_lossy(&key) + String::from_utf8_lossy(&value));
