@@ -93,7 +93,7 @@ inside setpriv --reuid nobody --regid nogroup --clear-groups cat /etc/otp-relay/
 echo '# changed by the operator' >>"$root/etc/otp-relay/relay.toml"
 mkdir -p "$root/etc/otp-relay/certs" "$root/var/lib/otp-relay/queue"
 echo key >"$root/etc/otp-relay/certs/of-the-operator.pem"
-inside deb-systemd-helper disable otp-relay.socket >>"$work/dpkg.log" 2>&1
+systemctl --root="$root" disable otp-relay.socket >>"$work/dpkg.log" 2>&1
 mkdir "$work/next"
 dpkg-deb -R "$deb" "$work/next"
 sed -i "s/^Version: .*/Version: $version+1/" "$work/next/DEBIAN/control"
