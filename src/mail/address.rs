@@ -40,7 +40,6 @@ pub enum AddressError {
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Mailbox {
     text: Arc<str>,
-    at: usize,
 }
 
 impl Mailbox {
@@ -57,7 +56,7 @@ impl Mailbox {
         if !is_domain_or_literal(domain) {
             return Err(AddressError::Domain);
         }
-        Ok(Self { text: text.into(), at })
+        Ok(Self { text: text.into() })
     }
 
     /// The whole address as written.
@@ -65,14 +64,19 @@ impl Mailbox {
         &self.text
     }
 
+    /// Where the `@` is that divides it: no domain has one.
+    fn at(&self) -> usize {
+        memchr::memrchr(b'@', self.text.as_bytes()).unwrap_or_default()
+    }
+
     /// The part before the last `@`, quotes included.
     pub fn local_part(&self) -> &str {
-        &self.text[..self.at]
+        &self.text[..self.at()]
     }
 
     /// The domain as written: letters, an internationalized name, or an address literal in brackets.
     pub fn domain(&self) -> &str {
-        &self.text[self.at + 1..]
+        &self.text[self.at() + 1..]
     }
 
     /// The domain in the form in which domains are compared and looked up: lower case, A-labels.

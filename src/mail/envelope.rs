@@ -34,7 +34,7 @@ pub struct MailParameters {
     pub ret: Option<Ret>,
     /// `ENVID=` as sent, in xtext (RFC 3461 section 4.4).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub envid: Option<String>,
+    pub envid: Option<Box<str>>,
     /// `BY=` (RFC 2852).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub deliver_by: Option<DeliverBy>,
@@ -87,7 +87,7 @@ pub struct Recipient {
     pub notify: Option<Notify>,
     /// `ORCPT=` as sent: address type, semicolon, xtext (RFC 3461 section 4.2).
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub orcpt: Option<String>,
+    pub orcpt: Option<Box<str>>,
 }
 
 impl Recipient {

@@ -1,12 +1,13 @@
 //! Where the live entries of a recipient, a domain or a user are, without a look at all others.
 //!
 //! An address is kept as a number: half of it of the domain, half of the whole address, so that one tree serves for both.
-//! Two addresses can have one number, and so can two users, so whoever finds an entry here compares what it says. Numbers are
-//! as short as keeps that rare, since each entry has two of them.
+//! Two addresses can have one number, so whoever finds an entry here compares what it says. Numbers are as short as keeps that
+//! rare, since each entry has one.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::hash::{BuildHasher as _, RandomState};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use crate::ledger::filter::Filter;
 use crate::mail::address::Mailbox;
@@ -20,14 +21,11 @@ const LAST: EntryId = EntryId { message: MessageId::from_bytes([u8::MAX; 16]), i
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct AddressNumber([u8; 6]);
 
-/// The number of a user.
-type UserNumber = u32;
-
 /// The places of live entries.
 #[derive(Debug, Default)]
 pub(super) struct Index {
     by_address: BTreeSet<(AddressNumber, EntryId)>,
-    by_user: BTreeSet<(UserNumber, MessageId)>,
+    by_user: HashMap<Arc<str>, BTreeSet<MessageId>>,
     /// Nobody outside can tell which addresses share a number.
     numbers: RandomState,
 }
@@ -50,12 +48,16 @@ impl Index {
         self.by_address.remove(&(self.address(&mailbox.plain_key()), id));
     }
 
-    pub(super) fn add_message(&mut self, user: &str, id: MessageId) {
-        self.by_user.insert((self.user(user), id));
+    pub(super) fn add_message(&mut self, user: &Arc<str>, id: MessageId) {
+        self.by_user.entry(user.clone()).or_default().insert(id);
     }
 
     pub(super) fn remove_message(&mut self, user: &str, id: MessageId) {
-        self.by_user.remove(&(self.user(user), id));
+        let Some(messages) = self.by_user.get_mut(user) else { return };
+        messages.remove(&id);
+        if messages.is_empty() {
+            self.by_user.remove(user);
+        }
     }
 
     /// Entries that a filter may cover, at most so many, where it names a recipient or a domain.
@@ -79,13 +81,7 @@ impl Index {
 
     /// Live messages of a user, behind one of them, the oldest first.
     pub(super) fn of_user(&self, user: &str, behind: Bound<MessageId>) -> impl Iterator<Item = MessageId> {
-        let number = self.user(user);
-        let from = match behind {
-            Bound::Excluded(id) => Bound::Excluded((number, id)),
-            Bound::Included(id) => Bound::Included((number, id)),
-            Bound::Unbounded => Bound::Included((number, FIRST.message)),
-        };
-        self.by_user.range((from, Bound::Included((number, LAST.message)))).map(|(_, id)| *id)
+        self.by_user.get(user).into_iter().flat_map(move |messages| messages.range((behind, Bound::Unbounded))).copied()
     }
 
     /// Of an address in its plain form.
@@ -106,21 +102,15 @@ impl Index {
         let [a, b, c, ..] = self.numbers.hash_one(text).to_be_bytes();
         [a, b, c]
     }
-
-    fn user(&self, name: &str) -> UserNumber {
-        let [a, b, c, d, ..] = self.numbers.hash_one(name).to_be_bytes();
-        UserNumber::from_be_bytes([a, b, c, d])
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Each entry has one place of either kind.
+    /// Each entry has one.
     #[test]
     fn places_are_small() {
         assert_eq!(size_of::<(AddressNumber, EntryId)>(), 24);
-        assert_eq!(size_of::<(UserNumber, MessageId)>(), 20);
     }
 }

@@ -19,9 +19,9 @@ use crate::mail::id::{EntryId, MessageId};
 use std::collections::BTreeMap;
 
 /// Entries that are looked at before others may have the queue.
-const PAGE: usize = 256;
+const PAGE: usize = 64;
 /// Messages that are copied before others may have the queue.
-const SNAPSHOTS: usize = 64;
+const SNAPSHOTS: usize = 32;
 
 /// The live entries of a lane.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,7 +101,8 @@ impl Queue {
             entries += page.len();
             ids.extend(page.into_iter().map(|id| id.message));
             ids.dedup();
-            if known.is_some() && ids.len() >= limit { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            let is_all = known.is_some_and(|known| ids.len() >= limit || entries >= known);
+            if is_all { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
         });
         // Those of a domain come by their addresses.
         ids.sort_unstable();

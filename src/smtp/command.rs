@@ -185,7 +185,7 @@ fn mail_parameter(mail: &mut Mail, keyword: &str, value: Option<&str>) -> Result
         ("SMTPUTF8", None) => parameters.smtputf8 = true,
         ("REQUIRETLS", None) => parameters.require_tls = true,
         ("RET", Some(value)) => parameters.ret = Some(ret(value)?),
-        ("ENVID", Some(value)) => parameters.envid = Some(xtext(value)?),
+        ("ENVID", Some(value)) => parameters.envid = Some(xtext(value)?.into()),
         ("BY", Some(value)) => parameters.deliver_by = Some(deliver_by(value)?),
         ("MT-PRIORITY", Some(value)) => parameters.priority = Some(priority(value)?),
         // RFC 4954 section 5: who authenticated elsewhere. Nothing here trusts it, and it goes nowhere.
@@ -247,7 +247,7 @@ fn rcpt(arguments: &str) -> Result<Recipient, CommandError> {
         once(&mut seen, &keyword)?;
         match (keyword.as_str(), value) {
             ("NOTIFY", Some(value)) => recipient.notify = Some(notify(value)?),
-            ("ORCPT", Some(value)) => recipient.orcpt = Some(orcpt(value)?),
+            ("ORCPT", Some(value)) => recipient.orcpt = Some(orcpt(value)?.into()),
             _ => return Err(CommandError::UnknownParameter),
         }
     }

@@ -31,7 +31,7 @@ impl Told<'_> {
     pub(super) fn status_fields(&self, message: &Message, step: Step) -> Vec<(&'static str, String)> {
         let recipient = self.recipient;
         let mut fields: Vec<_> =
-            recipient.orcpt.clone().map(|orcpt| ("Original-Recipient", orcpt)).into_iter().collect();
+            recipient.orcpt.as_deref().map(|orcpt| ("Original-Recipient", orcpt.to_owned())).into_iter().collect();
         let address = match recipient.mailbox.to_ascii() {
             Some(address) => format!("rfc822; {address}"),
             None => format!("utf-8; {}", recipient.mailbox),

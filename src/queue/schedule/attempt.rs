@@ -194,7 +194,7 @@ impl Schedule {
 
     /// Writes state and progress back; content that no attempt needs soon leaves memory.
     fn put_back(&mut self, hold: &Hold, state: State) {
-        self.timers.remove(&(hold.lease.ends_at, hold.id, Timer::Lease));
+        self.timers.remove(hold.lease.ends_at, hold.id, Timer::Lease);
         let Some(held) = self.held.get_mut(&hold.id.message) else { return };
         let entry = &mut held.entries[usize::from(hold.id.index)];
         entry.progress = hold.progress.clone();

@@ -169,7 +169,7 @@ impl Schedule {
             let was_due = std::mem::replace(&mut entry.progress.next_attempt_at, now);
             entry.turn(Some(State::Queued), &mut self.counts);
             effects.offer(*id, held.message.clone());
-            self.timers.remove(&(was_due, *id, Timer::Due));
+            self.timers.remove(was_due, *id, Timer::Due);
             retried.entries.push(*id);
         }
         retried

@@ -13,15 +13,10 @@ impl Schedule {
     /// Fires the timers that are due, at most so many; returns when the next one is.
     pub(in crate::queue) fn fire(&mut self, most: usize, now: Timestamp, effects: &mut Effects) -> Option<Timestamp> {
         for _ in 0..most {
-            match self.timers.first() {
-                Some((at, _, _)) if *at <= now => {}
-                _ => break,
-            }
-            if let Some((_, id, timer)) = self.timers.pop_first() {
-                self.fire_one(id, timer, now, effects);
-            }
+            let Some((id, timer)) = self.timers.pop_due(now) else { break };
+            self.fire_one(id, timer, now, effects);
         }
-        self.looks_at = self.timers.first().map(|(at, _, _)| *at);
+        self.looks_at = self.timers.first_at();
         self.looks_at
     }
 
@@ -43,7 +38,7 @@ impl Schedule {
             (Timer::Lease, State::Sending) => {
                 let Some(lease) = entry.progress.lease else { return };
                 if lease.ends_at > now {
-                    self.timers.insert((lease.ends_at, id, Timer::Lease));
+                    self.timers.insert(lease.ends_at, id, Timer::Lease);
                     return;
                 }
                 entry.progress.lease = None;

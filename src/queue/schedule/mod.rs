@@ -10,8 +10,9 @@ mod fire;
 mod owned;
 #[cfg(test)]
 mod tests;
+mod timers;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 
 use super::effects::Effects;
@@ -29,6 +30,7 @@ pub(super) use accept::Common;
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
 pub use find::{Cancelled, EntrySnapshot, Retried, Snapshot};
+use timers::{Timer, Timers};
 
 /// Ended entries, of messages with live ones, whose end is remembered for a notification.
 const OUTCOMES_MAX: usize = 100_000;
@@ -66,19 +68,6 @@ impl Depth {
             State::Deferred => &mut self.deferred,
         }
     }
-}
-
-/// What a timer is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Timer {
-    /// The next attempt.
-    Due,
-    /// The end of life.
-    Expiry,
-    /// The end of a lease.
-    Lease,
-    /// The time of `BY=;N`.
-    Late,
 }
 
 /// The live part of one message.
@@ -143,7 +132,7 @@ impl Entry {
 pub(super) struct Schedule {
     /// By age.
     held: BTreeMap<MessageId, Held>,
-    timers: BTreeSet<(Timestamp, EntryId, Timer)>,
+    timers: Timers,
     /// When the timers are looked at next; that of the first may be gone by then.
     looks_at: Option<Timestamp>,
     index: Index,
@@ -228,7 +217,7 @@ impl Schedule {
     }
 
     fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer, effects: &mut Effects) {
-        self.timers.insert((at, entry, timer));
+        self.timers.insert(at, entry, timer);
         if self.looks_at.is_none_or(|looks_at| at < looks_at) {
             self.looks_at = Some(at);
             effects.wakes = true;
@@ -246,13 +235,13 @@ impl Schedule {
     /// Drops all that points to an entry.
     fn forget(&mut self, id: EntryId, message: &Message, progress: &Progress) {
         self.index.remove_entry(&message.recipient(id.index).mailbox, id);
-        self.timers.remove(&(message.expires_at, id, Timer::Expiry));
+        self.timers.remove(message.expires_at, id, Timer::Expiry);
         if let Some(late_at) = message.late_at() {
-            self.timers.remove(&(late_at, id, Timer::Late));
+            self.timers.remove(late_at, id, Timer::Late);
         }
-        self.timers.remove(&(progress.next_attempt_at, id, Timer::Due));
+        self.timers.remove(progress.next_attempt_at, id, Timer::Due);
         if let Some(lease) = progress.lease {
-            self.timers.remove(&(lease.ends_at, id, Timer::Lease));
+            self.timers.remove(lease.ends_at, id, Timer::Lease);
         }
         for slot in slots(self.supersede, message, id.index) {
             if self.slots.get(&slot) == Some(&id) {

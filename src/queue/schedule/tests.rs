@@ -231,8 +231,7 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
     let mut message = Message::clone(&held.message);
     message.envelope.parameters.deliver_by = Some(by);
     held.message = Arc::new(message);
-    let late = (world.now.plus(Duration::from_secs(60)), first(id), Timer::Late);
-    world.schedule.timers.insert(late);
+    world.schedule.timers.insert(world.now.plus(Duration::from_secs(60)), first(id), Timer::Late);
     let mut hold = world.claim(first(id)).unwrap();
     world.schedule.note_content(&mut hold).unwrap();
     world.effects = Effects::default();
