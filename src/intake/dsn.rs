@@ -191,7 +191,8 @@ impl<'a> Report<'a> {
     fn status_fields(&self, hostname: &str) -> String {
         let message = &self.ending.message;
         let mut fields = vec![("Reporting-MTA", format!("dns; {hostname}"))];
-        fields.extend(message.envelope.parameters.envid.as_deref().map(|envid| ("Original-Envelope-Id", decoded(envid))));
+        fields
+            .extend(message.envelope.parameters.envid.as_deref().map(|envid| ("Original-Envelope-Id", decoded(envid))));
         fields.push(("Arrival-Date", self.step.wall(message.accepted_at).rfc5322()));
         for told in &self.told {
             fields.push(("", String::new()));

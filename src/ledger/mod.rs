@@ -26,7 +26,6 @@ use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use crate::base::clock::Timestamp;
-use crate::event::Event;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 use accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
@@ -34,7 +33,7 @@ use attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use cursor::Cursor;
 use filter::Filter;
 use listing::{Cancelled, Listing};
-use read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
 
 /// How long an entry may be attempted without a gate after it was accepted or gated.
 pub const FRESH: Duration = Duration::from_millis(250);
@@ -68,9 +67,6 @@ pub enum LedgerError {
     #[error("the ledger failed: {0}")]
     Fault(String),
 }
-
-/// Events that were read, each with its place, and the place behind the last that was looked at.
-pub type EventsRead = (Vec<(Cursor, Arc<Event>)>, Cursor);
 
 /// What became of a look or a change.
 pub type Answer<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
@@ -123,7 +119,7 @@ pub trait Ledger: Send + Sync {
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>>;
 
     /// Events of all nodes in an order in which nothing is ever inserted before what was read.
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, EventsRead>;
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents>;
 
     /// Rows of a shared table changed since a version.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;

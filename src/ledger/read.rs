@@ -7,6 +7,7 @@ use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Event, Kind};
 use crate::ledger::attempt::{Epoch, NodeName};
+use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
 use crate::mail::id::MessageId;
 
@@ -18,6 +19,9 @@ pub struct Page {
     /// Messages at most.
     pub most: usize,
 }
+
+/// Events, each with its place, and the place up to which that is.
+pub type ReadEvents = (Vec<(Cursor, Arc<Event>)>, Cursor);
 
 /// What became of a message, as its events tell it.
 #[derive(Clone, Debug, PartialEq, Eq)]

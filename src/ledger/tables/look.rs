@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use super::state::{EntryRow, MessageRow, Signal, State, Touched};
 use crate::base::clock::Timestamp;
-use crate::event::{Attempted, Event, Kind};
+use crate::event::{Attempted, Kind};
 use crate::ledger::accept::MayHaveArrived;
 use crate::ledger::attempt::Epoch;
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::State as EntryState;
 use crate::ledger::filter::Filter;
 use crate::ledger::listing::{Cancelled, EntrySnapshot, Listing, Snapshot};
-use crate::ledger::read::{MessageStatus, Page};
+use crate::ledger::read::{MessageStatus, Page, ReadEvents};
 use crate::mail::id::{EntryId, MessageId};
 
 fn state_of(row: &EntryRow) -> EntryState {
@@ -95,7 +95,7 @@ impl State {
         MessageStatus::of(message, self.events.iter().map(Arc::as_ref).filter(|event| event.head.id == id))
     }
 
-    pub(in crate::ledger) fn events(&self, after: Cursor, most: usize) -> (Vec<(Cursor, Arc<Event>)>, Cursor) {
+    pub(in crate::ledger) fn events(&self, after: Cursor, most: usize) -> ReadEvents {
         let from = usize::try_from(after.number()).unwrap_or(usize::MAX).min(self.events.len());
         let some = self.events[from..].iter().take(most);
         let some: Vec<_> = (1..).map(|number| after.plus(number)).zip(some.cloned()).collect();

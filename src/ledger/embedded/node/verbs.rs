@@ -10,7 +10,6 @@ use tokio::sync::mpsc;
 use super::{Inner, Node};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
-use crate::event::Event;
 use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
@@ -18,7 +17,7 @@ use crate::ledger::embedded::journal::JournalError;
 use crate::ledger::embedded::store::Change;
 use crate::ledger::filter::Filter;
 use crate::ledger::listing::{Cancelled, Listing};
-use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
 use crate::ledger::rules::Standing;
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::State;
@@ -117,7 +116,7 @@ impl Inner {
         self.journal.content(lane, message).await.map_err(fault)
     }
 
-    async fn events(&self, after: Cursor, most: usize) -> Result<(Vec<(Cursor, Arc<Event>)>, Cursor), LedgerError> {
+    async fn events(&self, after: Cursor, most: usize) -> Result<ReadEvents, LedgerError> {
         drop(self.tables().ok_or(LedgerError::Unavailable)?);
         let mut read = self.journal.events_after(after, most).await.map_err(fault)?;
         // More come at once from the store.
@@ -212,7 +211,7 @@ impl Ledger for Node {
         })
     }
 
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Arc<Event>)>, Cursor)> {
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents> {
         Box::pin(self.0.events(after, most))
     }
 

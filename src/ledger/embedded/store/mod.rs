@@ -11,6 +11,7 @@ use crate::base::format::Newer;
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::{Message, Progress};
+pub use crate::ledger::read::ReadEvents;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -70,9 +71,6 @@ pub struct HeldEvents {
     /// The next event gets the number behind this place.
     pub newest: Cursor,
 }
-
-/// Events that were read, each with its place, and the place up to which there are no others.
-pub type ReadEvents = (Vec<(Cursor, Arc<Event>)>, Cursor);
 
 /// Why the engine did not do it.
 #[derive(Debug, thiserror::Error)]

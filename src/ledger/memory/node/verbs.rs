@@ -9,14 +9,13 @@ use tokio::sync::mpsc;
 use super::super::database::Unanswered;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
-use crate::event::Event;
 use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused, Stored};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
 use crate::ledger::filter::Filter;
 use crate::ledger::listing::{Cancelled, Listing};
-use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::State;
 use crate::ledger::{Answer, Ledger, LedgerError};
@@ -250,7 +249,7 @@ impl Ledger for Node {
         Box::pin(self.inner.look(move |state, _| state.lookup(message)))
     }
 
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, (Vec<(Cursor, Arc<Event>)>, Cursor)> {
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents> {
         Box::pin(self.inner.look(move |state, _| state.events(after, most)))
     }
 
