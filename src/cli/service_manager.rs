@@ -148,9 +148,9 @@ mod tests {
     /// A manager, and what it has heard since it was last asked.
     fn manager(watchdog: Option<Duration>) -> (Manager, impl Fn() -> String) {
         let heard = Arc::new(Mutex::new(Vec::new()));
-        let ears = heard.clone();
+        let sink = heard.clone();
         let notify = move |states: &[NotifyState<'_>]| {
-            ears.lock().unwrap().extend(states.iter().map(ToString::to_string));
+            sink.lock().unwrap().extend(states.iter().map(ToString::to_string));
         };
         let heard = move || std::mem::take(&mut *heard.lock().unwrap()).join("|");
         (Manager::new(Box::new(notify), watchdog), heard)
