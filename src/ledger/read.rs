@@ -11,9 +11,6 @@ use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
 use crate::mail::id::MessageId;
 
-/// Events that were read, each with its place, and the place up to which there are no others.
-pub type ReadEvents = (Vec<(Cursor, Arc<Event>)>, Cursor);
-
 /// A part of a long list, by the age of messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Page {
