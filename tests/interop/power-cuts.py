@@ -41,7 +41,7 @@ SECTOR = 512
 # Between a remote 250 and the event that tells of it.
 SLACK_S = 0.25
 # How long nothing comes before a reader has read all.
-QUIET_S = 3
+QUIET_S = 20
 # Between the start of a relay and the last word on what had ended before.
 ENDING_S = 0.3
 
