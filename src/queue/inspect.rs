@@ -254,6 +254,7 @@ mod tests {
     /// The work between two moments at which others may have the queue, not the time it takes.
     #[test]
     fn the_queue_is_looked_through_in_pages() {
+        const REST: usize = PAGE / 2 + 1;
         let pages = |queue: &Queue| {
             let mut pages = Vec::new();
             queue.pages(&Filter::default(), |_, page| {
@@ -263,21 +264,21 @@ mod tests {
             pages
         };
         assert_eq!(pages(&queue_of(0, 1)), [0]);
-        let queue = queue_of(2 * PAGE + 100, 1);
-        assert_eq!(pages(&queue), [PAGE, PAGE, 100]);
+        let queue = queue_of(2 * PAGE + REST, 1);
+        assert_eq!(pages(&queue), [PAGE, PAGE, REST]);
         assert_eq!(pages(&queue_of(10, PAGE / 4)), [PAGE, PAGE, PAGE / 2]);
         let listing = queue.list(&Filter::default(), PAGE + 1);
-        assert_eq!((listing.messages.len(), listing.entries), (PAGE + 1, 2 * PAGE + 100));
-        assert_eq!(queue.depth().messages, 2 * PAGE + 100);
+        assert_eq!((listing.messages.len(), listing.entries), (PAGE + 1, 2 * PAGE + REST));
+        assert_eq!(queue.depth().messages, 2 * PAGE + REST);
         let newest = queue.newest(&Filter::default(), None, PAGE);
         let rest = queue.newest(&Filter::default(), newest.last().copied(), usize::MAX);
-        assert_eq!((newest.len(), rest.len()), (PAGE, PAGE + 100));
+        assert_eq!((newest.len(), rest.len()), (PAGE, PAGE + REST));
         assert!([newest, rest].concat().is_sorted_by(|a, b| a > b));
         let some = queue.list(&Filter::default(), usize::MAX).messages;
         let one = Filter::of_message(some[PAGE].message.id);
         assert_eq!(queue.list(&one, 9).entries, 1);
         assert_eq!(queue.cancel(&one, Timestamp::from_millis(1)).len(), 1);
-        assert_eq!(queue.cancel(&Filter::default(), Timestamp::from_millis(1)).len(), 2 * PAGE + 99);
+        assert_eq!(queue.cancel(&Filter::default(), Timestamp::from_millis(1)).len(), 2 * PAGE + REST - 1);
         assert_eq!(pages(&queue), [0]);
     }
 }
