@@ -235,13 +235,11 @@ async fn a_recipient_is_erased_from_everything() {
     };
     // Traces come to the disk a moment later than what they tell of.
     let kinds = ["suppression", "greylist", "events", "traces"];
-    let names = (0..).map(|number| format!("before{number}"));
-    let are_there = |name: String| {
-        let before = image(&name);
+    let are_there = |number: u32| {
+        let before = image(&format!("before{number}"));
         kinds.iter().all(|kind| before.get(kind).is_some_and(|said| said.contains("alice@example.test")))
     };
-    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(20);
-    let is_all_there = names.take_while(|_| std::time::Instant::now() < deadline).any(are_there);
+    let is_all_there = (0..500).any(are_there);
     assert!(is_all_there, "{kinds:?}: {:?}", image("last"));
 
     let (status, out, err) = command(at(&relay, &["recipient", "erase", "Alice@example.test"])).await;
