@@ -2,26 +2,27 @@
 //! is believed; and what time they have. A server is asked for its head at `/`, and is told nothing of mail.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::join_all;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use http_body_util::Full;
+use hyper::Request;
+use hyper::header::{CONNECTION, DATE, HOST, USER_AGENT};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::rustls::pki_types::ServerName;
 
 use super::clock;
 use super::finding::{Check, Finding};
 use super::look::Look;
 use crate::config::findings::Severity;
-use crate::net::BoxStream;
+use crate::net::http::{self, Session};
+use crate::net::{BoxStream, Stream};
 use crate::report::webhooks::endpoint::Target;
 use crate::tls::verify::Roots;
 use crate::tls::wording;
 
 /// How long finding the address, the connection, the handshake and the answer may take, each.
 const STEP_MAX: Duration = Duration::from_millis(1_000);
-/// Octets of an answer that are looked at.
-const HEAD_LEN_MAX: usize = 8 << 10;
 /// Addresses of a host that are tried.
 const ADDRESSES_MAX: usize = 2;
 
@@ -45,18 +46,14 @@ async fn of_server(look: &Look<'_>, target: &Target, check: Check, mend: &str) {
     // The path and the query of a webhook may be secret.
     let subject = format!("{}:{}", target.host, target.port);
     match reach(look, target, check).await {
-        Ok(Some(head)) => {
-            if let Some(seconds) = date_in(&head) {
-                clock::compare(look, &target.host, seconds);
-            }
-        }
+        Ok(Some(seconds)) => clock::compare(look, &target.host, seconds),
         Ok(None) => {}
         Err(text) => look.add(Finding::new(Severity::Error, check, subject, text).mend(mend)),
     }
 }
 
-/// The head of an answer, where it came by TLS.
-async fn reach(look: &Look<'_>, target: &Target, check: Check) -> Result<Option<String>, String> {
+/// The time of an answer, in seconds since 1970, where it came by TLS.
+async fn reach(look: &Look<'_>, target: &Target, check: Check) -> Result<Option<u64>, String> {
     let addresses = addresses(look, target, check).await?;
     let mut last = "its name has no address".to_owned();
     for address in addresses.into_iter().take(ADDRESSES_MAX) {
@@ -83,47 +80,28 @@ async fn addresses(look: &Look<'_>, target: &Target, check: Check) -> Result<Vec
     Ok(found.map(|address| address.ip()).collect())
 }
 
-async fn asked(look: &Look<'_>, target: &Target, stream: BoxStream, check: Check) -> Result<Option<String>, String> {
+async fn asked(look: &Look<'_>, target: &Target, stream: BoxStream, check: Check) -> Result<Option<u64>, String> {
     let own = look.config.acme.ca_file.as_deref().filter(|_| check != Check::Webhook);
     let roots = Roots::load(own.or(look.config.delivery.ca_file.as_deref())).map_err(|error| error.to_string())?;
     let config = roots.client_config().map_err(|error| error.to_string())?;
-    let name = ServerName::try_from(target.host.clone()).map_err(|error| error.to_string())?;
-    let connecting =
-        tokio::time::timeout(STEP_MAX, TlsConnector::from(std::sync::Arc::new(config)).connect(name, stream));
+    let tls = TlsConnector::from(Arc::new(config));
+    let connecting = tokio::time::timeout(STEP_MAX, http::encrypt(&tls, &target.host, stream));
     let stream = connecting.await.map_err(|_| "the TLS handshake does not end in time".to_owned())?;
-    let mut stream = stream.map_err(|error| format!("no TLS session: {}", wording::of_stream(&error)))?;
-    let head = async {
-        let agent = concat!("otp-relay/", env!("CARGO_PKG_VERSION"));
-        let authority = &target.authority;
-        let request =
-            format!("HEAD / HTTP/1.1\r\nHost: {authority}\r\nUser-Agent: {agent}\r\nConnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await?;
-        stream.flush().await?;
-        let (mut head, mut buffer) = (Vec::new(), [0; 1024]);
-        while head.len() < HEAD_LEN_MAX && !head.windows(4).any(|end| end == b"\r\n\r\n") {
-            let count = stream.read(&mut buffer).await?;
-            if count == 0 {
-                break;
-            }
-            head.extend_from_slice(&buffer[..count]);
-        }
-        Ok(head)
-    };
+    let stream = stream.map_err(|error| format!("no TLS session: {}", wording::of_stream(&error)))?;
     // Whoever takes posts need not answer this.
-    let head = in_time(head).await.unwrap_or_default();
-    Ok(Some(String::from_utf8_lossy(&head).into_owned()))
+    Ok(tokio::time::timeout(STEP_MAX, date(target, stream)).await.ok().flatten())
+}
+
+async fn date(target: &Target, stream: impl Stream + 'static) -> Option<u64> {
+    let request = Request::head("/").header(HOST, &*target.authority).header(USER_AGENT, http::USER_AGENT);
+    let request = request.header(CONNECTION, "close").body(Full::default()).ok()?;
+    let answer = Session::new(stream).await.ok()?.ask(request).await.ok()?;
+    clock::seconds_in(answer.headers().get(DATE)?.to_str().ok()?.trim())
 }
 
 async fn in_time<T>(work: impl Future<Output = std::io::Result<T>>) -> Result<T, String> {
     let done = tokio::time::timeout(STEP_MAX, work).await;
     done.map_err(|_| "it does not answer in time".to_owned())?.map_err(|error| error.to_string())
-}
-
-/// The field Date of an answer, in seconds since 1970.
-fn date_in(head: &str) -> Option<u64> {
-    let fields = head.lines().skip(1).filter_map(|line| line.split_once(':'));
-    let mut dates = fields.filter(|(name, _)| name.eq_ignore_ascii_case("date"));
-    clock::seconds_in(dates.next()?.1.trim())
 }
 
 #[cfg(test)]
@@ -145,13 +123,5 @@ mod tests {
         world.webhook = Some("https://203.1.113.80:8443/hook");
         let silent = told(&world).await;
         assert!(silent.len() == 1 && silent[0].text.contains("TLS"), "{silent:?}");
-    }
-
-    #[test]
-    fn the_date_of_an_answer_is_read() {
-        let head = "HTTP/1.1 405 Method Not Allowed\r\nServer: x\r\ndate: Sat, 21 Nov 2026 10:00:00 GMT\r\n\r\n";
-        assert_eq!(date_in(head), Some(1_795_255_200));
-        assert_eq!(date_in("HTTP/1.1 200 OK\r\n\r\n"), None);
-        assert_eq!(date_in(""), None);
     }
 }
