@@ -56,14 +56,14 @@ impl TlsOption {
             smtputf8: self.has(2),
             require_tls: self.has(3),
             ret: Some(Ret::Headers),
-            envid: Some("id+2B1".to_owned()),
+            envid: Some("id+2B1".into()),
             priority: Some(4),
             ..MailParameters::default()
         };
         let recipient = Recipient {
             mailbox: mailbox(if self.has(2) { "müller@bücher.example" } else { "user@bücher.example" }),
             notify: Some(Notify { failure: true, ..Notify::default() }),
-            orcpt: Some("rfc822;user@example.net".to_owned()),
+            orcpt: Some("rfc822;user@example.net".into()),
         };
         Transaction {
             reverse_path: ReversePath((!self.has(4)).then(|| mailbox("otp@shop.example"))),
