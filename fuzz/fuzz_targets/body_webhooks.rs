@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay_fuzz::api::{BENCH, asked};
+use otp_relay_fuzz::api::{BENCH, asked_of_thread};
 use otp_relay_fuzz::choice;
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ fuzz_target!(|input: &[u8]| {
         0 => ("POST /v1/webhooks/replay", json!({"replayed": 0})),
         _ => ("POST /v1/webhooks/test", json!({"tested": []})),
     };
-    let (status, answer) = asked(&BENCH, line, "operator-token", body);
+    let (status, answer) = asked_of_thread(&BENCH, line, "operator-token", body);
     if status < 300 {
         assert_eq!(answer, nothing);
         let asked: Value = serde_json::from_slice(body).expect("what is taken is JSON");

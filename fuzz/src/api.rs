@@ -117,6 +117,18 @@ pub fn taken_apart(answer: &[u8]) -> Option<(u16, String, Vec<u8>)> {
     Some((status, content_type.to_owned(), answer[end + 4..].to_vec()))
 }
 
+/// As [`asked`], of what a thread of its own answers: simulated time stands still meanwhile, which else goes on when nobody of the
+/// runtime has anything to do.
+pub fn asked_of_thread(bench: &Bench, line: &str, token: &str, body: &[u8]) -> (u16, Value) {
+    let (over, until_over) = std::sync::mpsc::channel::<()>();
+    // Time is not set forward while a task blocks.
+    let blocking = bench.runtime.spawn_blocking(move || drop(until_over.recv()));
+    let answer = asked(bench, line, token, body);
+    drop(over);
+    bench.runtime.block_on(blocking).expect("it ends");
+    answer
+}
+
 /// Asks with a body; returns status and body of the answer, which is JSON, or a problem.
 pub fn asked(bench: &Bench, line: &str, token: &str, body: &[u8]) -> (u16, Value) {
     let length = body.len();
