@@ -207,7 +207,7 @@ impl Signals {
     }
 }
 
-/// What a relay without a configuration file has made up, said once.
+/// What a relay without a configuration file has generated, said once.
 fn introduce(config: &Config, generated: &Generated) {
     let address = config.listeners.first().map(|listener| listener.address.to_string()).unwrap_or_default();
     say("No configuration file was found, so this relay starts with safe defaults. Made up, and shown only now:\n");

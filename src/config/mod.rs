@@ -109,7 +109,7 @@ pub struct Certificate {
 }
 
 impl Certificate {
-    /// Both files; none: a certificate is made up.
+    /// Both files; none: a certificate is generated.
     pub fn files(&self) -> Option<(&Path, &Path)> {
         self.chain.as_deref().zip(self.private_key.as_deref())
     }

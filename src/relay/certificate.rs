@@ -1,4 +1,4 @@
-//! The certificates shown to clients: the configured one, the one that a CA gave, or one made up and kept in the data folder;
+//! The certificates shown to clients: the configured one, the one that a CA gave, or one generated and kept in the data folder;
 //! and more of them by name. Which it is stands in the log, with the fingerprint that clients can be given. Files are watched.
 
 use std::fs;
@@ -25,7 +25,7 @@ const LOOK: Duration = Duration::from_secs(5);
 
 /// What is shown, and where the made-up one is kept.
 pub(super) struct Certificate {
-    made_up: Pair,
+    generated: Pair,
     clock: Arc<dyn Clock>,
     /// Held while the acceptor is changed.
     shown: Mutex<Shown>,
@@ -36,7 +36,7 @@ pub(super) struct Certificate {
 #[derive(Default)]
 struct Shown {
     /// For whom the made-up one is; none where another is shown.
-    made_up_for: Option<String>,
+    generated_for: Option<String>,
     /// The one that a CA gives; until it does, the made-up one is shown.
     of_ca: Option<Pair>,
     hostname: String,
@@ -69,7 +69,7 @@ impl Certificate {
         clock: Arc<dyn Clock>,
         upkeep: Arc<Upkeep>,
     ) -> Self {
-        Self { made_up: Pair { certificate, private_key }, clock, shown: Mutex::default(), upkeep }
+        Self { generated: Pair { certificate, private_key }, clock, shown: Mutex::default(), upkeep }
     }
 
     /// The acceptor for this configuration.
@@ -94,16 +94,16 @@ impl Certificate {
         next.seen = next.files().into_iter().map(|path| (path.clone(), State::of(&path))).collect();
         let given = next.of_ca.as_ref().filter(|pair| pair.certificate.exists());
         let chosen = next.configured.as_ref().or(given).cloned();
-        next.made_up_for = chosen.is_none().then(|| next.hostname.clone());
+        next.generated_for = chosen.is_none().then(|| next.hostname.clone());
         let default = match chosen {
             Some(pair) => pair,
             None => {
                 self.make_up(&next.hostname)?;
-                self.made_up.clone()
+                self.generated.clone()
             }
         };
         let acceptor = tls::acceptor_of(&default, &next.more)?;
-        for pair in std::iter::once(&default).filter(|pair| **pair != self.made_up).chain(&next.more) {
+        for pair in std::iter::once(&default).filter(|pair| **pair != self.generated).chain(&next.more) {
             let (file, until) = (absolute(&pair.certificate), validity::end_of(&pair.certificate)?);
             let (sha256, until) = (print_of(&pair.certificate)?, until.map(Timestamp::rfc3339));
             tracing::info!(file = %file.display(), sha256, until, "the certificate for clients");
@@ -117,7 +117,7 @@ impl Certificate {
     }
 
     fn make_up(&self, hostname: &str) -> Result<(), TlsError> {
-        let Pair { certificate, private_key } = &self.made_up;
+        let Pair { certificate, private_key } = &self.generated;
         let outcome = self_signed::ensure(certificate, private_key, hostname, self.clock.wall())?;
         let (file, sha256) = (absolute(certificate), print_of(certificate)?);
         let (file, names) = (file.display(), self_signed::names(hostname).join(", "));
@@ -154,8 +154,8 @@ impl Certificate {
     pub(super) fn renewed(&self) -> Option<TlsAcceptor> {
         let mut shown = self.shown.lock();
         let seen: Vec<_> = shown.files().into_iter().map(|path| (path.clone(), State::of(&path))).collect();
-        let is_over = shown.made_up_for.as_deref().is_some_and(|hostname| {
-            let Pair { certificate, private_key } = &self.made_up;
+        let is_over = shown.generated_for.as_deref().is_some_and(|hostname| {
+            let Pair { certificate, private_key } = &self.generated;
             !self_signed::is_kept(certificate, private_key, hostname, self.clock.wall())
         });
         if seen == shown.seen && !is_over {
@@ -233,7 +233,7 @@ mod tests {
 
     /// Until a CA gives one, the made-up one is shown.
     #[test]
-    fn what_a_ca_gives_takes_the_place_of_the_made_up_one() {
+    fn what_a_ca_gives_takes_the_place_of_the_generated_one() {
         let folder = tempfile::tempdir().unwrap();
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_000_000_000)));
         let certificate =
@@ -243,15 +243,15 @@ mod tests {
         let config = config.unwrap_or_else(|| panic!("{findings}"));
         certificate.acceptor(&config).unwrap();
         let end = |certificate: &Certificate| certificate.upkeep.state().certificates[0].1;
-        let of_made_up = end(&certificate);
+        let of_generated = end(&certificate);
         fs::create_dir_all(folder.path().join("data/acme")).unwrap();
         made(folder.path(), "relay.test", "data/acme/certificate.pem");
         assert!(certificate.renewed().is_some());
-        assert_ne!(end(&certificate), of_made_up);
+        assert_ne!(end(&certificate), of_generated);
     }
 
     #[test]
-    fn the_made_up_one_is_replaced_before_it_ends() {
+    fn the_generated_one_is_replaced_before_it_ends() {
         let folder = tempfile::tempdir().unwrap();
         let files = (folder.path().join("c.pem"), folder.path().join("c.key"));
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_000_000_000)));

@@ -26,7 +26,7 @@ pub(crate) const SELECTOR: &str = "otp1";
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 const PASSWORD_LEN: usize = 26;
 
-/// What was made up just now, to be shown once.
+/// What was generated just now, to be shown once.
 #[derive(Debug, Clone)]
 pub(crate) struct Generated {
     /// The user's password, if the user is new.
