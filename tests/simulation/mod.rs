@@ -1,12 +1,13 @@
 //! The production queue, plan, sessions and workers in simulated time, against a made-up network in which mail hosts
 //! greylist, refuse, stall, drop, vanish, are slow or take one connection, a disk that is full, fails a commit of which it
 //! keeps a part, or cannot be read, and crashes of the relay at any moment. One number decides everything; a run that
-//! breaks a law prints it, and `SEED=n cargo test --test simulation` plays it again.
+//! breaks a law prints it, and `SEED=n cargo test --test relay simulation::laws` plays it again.
 //!
 //! `SEEDS=n` sets how many numbers are tried, `FIRST_SEED=n` from which on.
 
 #![allow(clippy::wildcard_enum_match_arm, reason = "a law names the events it is about")]
 
+mod drawn;
 mod laws;
 mod network;
 

@@ -7,20 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::event::{Attempted, Event, Happened, Suppress};
+use otp_relay::event::{Attempted, Event, Suppress};
 use otp_relay::ledger::Ledger;
-use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::ledger::accept::KeyHash;
 use otp_relay::ledger::attempt::Target;
 use otp_relay::ledger::cursor::Cursor;
 use otp_relay::ledger::embedded::node::{Node, Settings};
 use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::ledger::entry::Message;
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::{EntryId, IdSource, MessageId};
-use otp_relay::mail::message::Content;
 use otp_relay::queue::Offer;
 use otp_relay::queue::claim::Settlement;
 use otp_relay::queue::owned::Owned;
@@ -28,14 +24,12 @@ use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use super::drawn::{BUDGET_MOST, LIFE_MAX, message};
 use super::number;
 use crate::support::random::Random;
 
 const SEEDS_DEFAULT: u64 = 150;
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
-const LIFE_MAX: Duration = Duration::from_secs(40);
-const KEYS: u64 = 4;
-const BUDGET_MOST: u32 = 6;
 
 #[derive(Default)]
 struct Known {
@@ -213,7 +207,7 @@ impl World {
     }
 
     async fn submit(&mut self) {
-        let new = self.message();
+        let new = message(&mut self.random, &self.ids, self.clock.now());
         if self.life.owned.accept(new.clone()).await.is_err() {
             return;
         }
@@ -226,36 +220,6 @@ impl World {
         for ask in &new.budgets {
             *known.budgets.entry(ask.key).or_default() += u32::from(count);
         }
-    }
-
-    fn message(&mut self) -> NewMessage {
-        let now = self.clock.now();
-        let count = self.random.below(3) + 1;
-        let recipient = |number: u64| Recipient::new(Mailbox::parse(&format!("user{number}@d.test")).unwrap());
-        let envelope = Envelope {
-            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
-            parameters: MailParameters::default(),
-            recipients: (0..count).map(recipient).collect(),
-        };
-        let life = Duration::from_millis(5000 + self.random.below(LIFE_MAX.as_millis() as u64 - 5000));
-        let message = Arc::new(Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(life)));
-        let event = Event { head: message.head(now), what: Happened::Accepted { note: None, others: Arc::default() } };
-        let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
-        let hash = |of, name: u64| KeyHash::of(&[1; 32], of, &name.to_be_bytes());
-        let mut new = NewMessage::plain(message, content, event);
-        if self.random.below(3) == 0 {
-            let once = hash(KeyOf::Idempotency, self.random.below(KEYS));
-            new.idempotency = Some((once, Digest { day: 1, octets: [1; 32] }));
-        }
-        if self.random.below(3) == 0 {
-            let key = hash(KeyOf::Budget, self.random.below(KEYS));
-            let (entries, span) = ((0..).zip(0..count).map(|(index, _)| index).collect(), Duration::from_secs(86_400));
-            new.budgets.push(BudgetAsk { key, entries, most: BUDGET_MOST, span, is_repeatable: true });
-        }
-        if self.random.below(3) == 0 {
-            new.slots.push((0, hash(KeyOf::Slot, self.random.below(KEYS))));
-        }
-        new
     }
 
     /// All is well from now on, until all that lives has ended.

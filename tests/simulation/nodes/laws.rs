@@ -15,7 +15,8 @@ use otp_relay::ledger::rules::Delivery;
 use otp_relay::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
-use super::{BUDGET_MOST, LEASE, STILL_MAX, Terms};
+use super::super::drawn::BUDGET_MOST;
+use super::{LEASE, STILL_MAX, Terms};
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);

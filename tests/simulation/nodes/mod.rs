@@ -1,5 +1,5 @@
-//! One to four nodes, each the queue's half above the seam, on one ledger in memory, in simulated time: requests and answers are lost or late, nodes are cut off,
-//! crash, stand still, have clocks that are hours off and run 0.5 % too fast or too slow; the database goes away, and comes
+//! One to four nodes, each the queue's half above the seam, on one ledger in memory, in simulated time: requests and answers
+//! are lost or late, nodes are cut off, crash, stand still, have clocks that are hours off and run 0.5 % too fast or too slow; the database goes away, and comes
 //! back without its last commits where its replication is asynchronous. One number decides everything; a run that breaks a
 //! law prints it, and `NODES_SEED=n cargo test --test relay simulation::nodes`
 //! plays it again.
@@ -13,18 +13,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::base::clock::{Clock, ManualClock, Step, Timestamp};
-use otp_relay::event::{Event, Happened};
-use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
 use otp_relay::ledger::attempt::Target;
-use otp_relay::ledger::entry::Message;
 use otp_relay::ledger::filter::Filter;
 use otp_relay::ledger::memory::{Database, Faults, Replication};
 use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::mail::id::IdSource;
-use otp_relay::mail::message::Content;
 
+use super::drawn::{LIFE_MAX, message};
 use super::number;
 use crate::support::random::Random;
 use laws::Laws;
@@ -36,9 +31,6 @@ const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const LEASE: Duration = Duration::from_millis(1200);
 /// How long a process stands still, at most.
 const STILL_MAX: Duration = Duration::from_secs(4);
-const LIFE_MAX: Duration = Duration::from_secs(40);
-const KEYS: u64 = 4;
-const BUDGET_MOST: u32 = 6;
 
 /// What a seed decides beforehand.
 #[derive(Clone, Copy, Debug)]
@@ -184,41 +176,10 @@ impl World {
     }
 
     async fn submit(&mut self) {
-        let new = self.message();
+        let new = message(&mut self.random, &self.ids, self.clock.now());
         let place = self.random.index(self.owners.len());
         let Some(owner) = &self.owners[place] else { return };
         owner.accept(new, &self.laws).await;
-    }
-
-    fn message(&mut self) -> NewMessage {
-        let now = self.clock.now();
-        let count = self.random.below(3) + 1;
-        let recipient =
-            |number: u64| Recipient::new(Mailbox::parse(&format!("user{number}@d{}.test", number % 2)).unwrap());
-        let envelope = Envelope {
-            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
-            parameters: MailParameters::default(),
-            recipients: (0..count).map(recipient).collect(),
-        };
-        let life = Duration::from_millis(5000 + self.random.below(LIFE_MAX.as_millis() as u64 - 5000));
-        let message = Arc::new(Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(life)));
-        let event = Event { head: message.head(now), what: Happened::Accepted { note: None, others: Arc::default() } };
-        let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
-        let hash = |of, name: u64| KeyHash::of(&[1; 32], of, &name.to_be_bytes());
-        let mut new = NewMessage::plain(message, content, event);
-        if self.random.below(3) == 0 {
-            let once = hash(KeyOf::Idempotency, self.random.below(KEYS));
-            new.idempotency = Some((once, Digest { day: 1, octets: [1; 32] }));
-        }
-        if self.random.below(3) == 0 {
-            let key = hash(KeyOf::Budget, self.random.below(KEYS));
-            let (entries, span) = ((0..).zip(0..count).map(|(index, _)| index).collect(), Duration::from_secs(86_400));
-            new.budgets.push(BudgetAsk { key, entries, most: BUDGET_MOST, span, is_repeatable: true });
-        }
-        if self.random.below(3) == 0 {
-            new.slots.push((0, hash(KeyOf::Slot, self.random.below(KEYS))));
-        }
-        new
     }
 
     async fn cancel(&mut self) {
