@@ -369,7 +369,7 @@ mod tests {
 
     const DAY: Duration = Duration::from_secs(86_400);
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_policy_is_fetched_once_for_an_id() {
         let place = Place::new();
         assert_eq!(place.mode().await, None);
@@ -382,7 +382,7 @@ mod tests {
         assert_eq!((place.mode().await, place.fetched()), (Some(Mode::Testing), 2));
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_policy_stays_in_force_when_nobody_announces_or_serves_it_any_more() {
         let place = Place::new();
         place.world.set(Some("1"), Some("enforce"));
@@ -402,7 +402,7 @@ mod tests {
         assert_eq!(place.mode().await, None);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn policies_are_kept_fresh() {
         let place = Place::new();
         place.world.set(Some("1"), Some("enforce"));
@@ -419,7 +419,7 @@ mod tests {
         assert_eq!(fs::read_dir(place.folder.path().join("mta-sts")).unwrap().count(), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn many_new_policies_do_not_push_out_those_of_busy_domains() {
         let place = Place::new();
         place.world.set(Some("1"), Some("enforce"));
@@ -450,7 +450,7 @@ mod tests {
     }
 
     /// As version 0.1 wrote it.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_policy_of_version_0_1_is_read() {
         let place = Place::new();
         let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
@@ -462,7 +462,7 @@ mod tests {
     }
 
     /// A clock that was ahead by a year does not make a policy hold for a year.
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_policy_fetched_by_a_clock_that_was_ahead_holds_no_longer_than_it_says() {
         let place = Place::new();
         let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
@@ -476,7 +476,7 @@ mod tests {
         assert!(again.of("example").await.is_none());
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn files_are_private_and_damaged_ones_passed_over() {
         let place = Place::new();
         place.world.set(Some("1"), Some("enforce"));

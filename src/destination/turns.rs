@@ -257,7 +257,7 @@ mod tests {
         turns.0.state.lock().shares.used()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn zones_that_have_answered_come_first_and_silent_ones_last() {
         let turns = turns(3);
         turns.take("www.good.test").await.ok().unwrap().end(Ended::Found);
@@ -277,7 +277,7 @@ mod tests {
         assert_eq!(used(&turns), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_zone_has_its_share_and_what_nobody_waits_for_goes_to_the_next() {
         let turns = turns(30);
         let many: Vec<_> = (0..1000).map(|number| begin(&turns, &format!("{number}.zone.test"))).collect();
@@ -296,7 +296,7 @@ mod tests {
         assert_eq!(used(&turns), 0);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn those_that_wait_are_bounded() {
         let turns = turns(3);
         let held = turns.take("zone.test").await.ok().unwrap();

@@ -70,7 +70,7 @@ fn router(table: &Arc<Table>, allow_private: bool) -> (Router, Arc<ManualClock>)
     (Router::new(table.clone(), clock.clone(), allow_private), clock)
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn hosts_come_by_preference() {
     let table = Arc::new(Table::default());
     table.set("example.com", "MX", Ok(&["20 b.example.com", "10 z.example.com", "10 a.example.com"]));
@@ -87,7 +87,7 @@ async fn hosts_come_by_preference() {
     assert_eq!(route.name().as_ref(), "a.example.com");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn more_hosts_and_addresses_are_kept_than_one_attempt_tries() {
     let table = Arc::new(Table::default());
     let of = async |hosts: usize, addresses: usize| {
@@ -131,7 +131,7 @@ async fn passed_on(table: &Arc<Table>, hosts: usize, look_ups: usize) -> Vec<Res
     found
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn hosts_beyond_those_of_a_route_have_their_turn() {
     let table = Arc::new(Table::default());
     (1..=50).for_each(|number| table.set(&format!("mx{number:02}.test"), "A", Ok(&["93.184.215.1"])));
@@ -142,7 +142,7 @@ async fn hosts_beyond_those_of_a_route_have_their_turn() {
     assert!(found.iter().all(|names| names[..16] == found[0][..16]), "the most preferred ones always");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn hosts_without_addresses_do_not_hide_those_behind_them() {
     let one = async |number: usize, look_ups| {
         let table = Arc::new(Table::default());
@@ -158,7 +158,7 @@ async fn hosts_without_addresses_do_not_hide_those_behind_them() {
     assert!(none(99).await.unwrap_err().is_temporary());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn addresses_beyond_those_of_a_route_have_their_turn() {
     let table = Arc::new(Table::default());
     // What is not used does not count.
@@ -178,7 +178,7 @@ async fn addresses_beyond_those_of_a_route_have_their_turn() {
     assert_eq!(seen.len(), 60);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_host_that_is_named_twice_is_one_host() {
     let table = Arc::new(Table::default());
     table.set("example.com", "MX", Ok(&["30 a.example.com", "20 b.example.com", "10 a.example.com"]));
@@ -189,7 +189,7 @@ async fn a_host_that_is_named_twice_is_one_host() {
     assert_eq!(hosts, [(10, "a.example.com"), (20, "b.example.com")]);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_host_that_was_named_may_be_private() {
     let table = Arc::new(Table::default());
     table.set("smtp.example.com", "A", Ok(&["10.0.0.1"]));
@@ -203,7 +203,7 @@ async fn a_host_that_was_named_may_be_private() {
     assert_eq!(router.route_to(Sought::Host("gone.example.com")).await, Err(RouteError::NoHost));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn domains_without_mx_and_without_mail() {
     let table = Arc::new(Table::default());
     table.set("implicit.example", "A", Ok(&["93.184.215.1"]));
@@ -224,7 +224,7 @@ async fn domains_without_mx_and_without_mail() {
     assert!(router.route("lame.example").await.unwrap_err().is_temporary());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_known_is_not_asked_again_and_outlives_trouble() {
     let table = Arc::new(Table::default());
     table.set("example.com", "MX", Ok(&["10 a.example.com"]));
@@ -248,7 +248,7 @@ async fn what_is_known_is_not_asked_again_and_outlives_trouble() {
 
 type Row<'a> = (&'a str, &'static str, Result<&'a [&'a str], DnsError>);
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn tlsa_records_are_looked_for_at_the_end_of_aliases_first() {
     let digest = |octet: &str| format!("3 1 1 {}", octet.repeat(32));
     let of = async |rows: &[Row]| {

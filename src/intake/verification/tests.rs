@@ -130,7 +130,7 @@ fn wrong(code: &str) -> String {
     format!("{other}{}", &code[1..])
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_code_is_right_once() {
     let world = World::new();
     let (id, code, message) = world.send("alice@example.test", None).await;
@@ -185,7 +185,7 @@ async fn a_thousand_races_of_thirty_two_checks() {
 }
 
 /// A crash at any moment: what was answered is on disk, so that no check comes back, and no code is right twice.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_check_is_spent_on_disk_before_its_answer() {
     for kill in 0..20 {
         let mut world = World::new();
@@ -211,7 +211,7 @@ async fn a_check_is_spent_on_disk_before_its_answer() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_cannot_be_stored_is_not_answered_and_can_be_asked_again() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
@@ -230,7 +230,7 @@ async fn what_cannot_be_stored_is_not_answered_and_can_be_asked_again() {
     assert_eq!(answers.iter().filter(|valid| **valid).count(), 1, "{answers:?}");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_repeat_of_a_check_gets_its_answer_for_two_minutes() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
@@ -253,7 +253,7 @@ async fn a_repeat_of_a_check_gets_its_answer_for_two_minutes() {
     }
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_new_code_voids_what_has_not_left_and_stands_beside_what_may_have_arrived() {
     let world = World::new();
     let (id, first, message) = world.send("alice@example.test", None).await;
@@ -273,7 +273,7 @@ async fn a_new_code_voids_what_has_not_left_and_stands_beside_what_may_have_arri
     assert!(!next.queue.is_live(next.view(&id).message.unwrap()), "what is still queued is of no use");
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn sends_are_spaced_and_bounded() {
     let world = World::new();
     let (id, ..) = world.send("alice@example.test", None).await;
@@ -296,7 +296,7 @@ async fn sends_are_spaced_and_bounded() {
     assert!(matches!(world.plan("bob@example.test", None), Err(Refused::Sends(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn where_nothing_can_arrive_it_is_over() {
     let world = World::new();
     let (id, code, message) = world.send("alice@example.test", None).await;
@@ -311,7 +311,7 @@ async fn where_nothing_can_arrive_it_is_over() {
     assert_eq!(world.after_crash().view(&id).state, State::Undeliverable);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn one_that_is_withdrawn_stays_so() {
     let world = World::new();
     let (id, code, message) = world.send("alice@example.test", None).await;
@@ -322,7 +322,7 @@ async fn one_that_is_withdrawn_stays_so() {
     assert_eq!(world.after_crash().view(&id).state, State::Cancelled);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_address_with_a_tag_is_another_one() {
     let world = World::new();
     let (_, code, _) = world.send("bob@example.test", None).await;
@@ -336,7 +336,7 @@ async fn an_address_with_a_tag_is_another_one() {
     assert!(world.check_at("bob@Example.TEST", None, &code).await.unwrap().valid);
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_not_right_is_told_alike_by_address() {
     let world = World::new();
     let (_, code, _) = world.send("alice@example.test", None).await;
@@ -349,7 +349,7 @@ async fn what_is_not_right_is_told_alike_by_address() {
 }
 
 /// Whoever sits at the form can name the victim, ask for codes and guess: the victim's own session goes on.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn an_attacker_at_the_form_does_not_hold_the_victim_up() {
     let world = World::new();
     let (mine, code, message) = world.send("victim@example.test", Some("mine")).await;
@@ -386,7 +386,7 @@ async fn an_attacker_at_the_form_does_not_hold_the_victim_up() {
     assert!(matches!(world.plan("other@example.test", None), Ok(Plan::Send(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn four_at_once_are_enough_for_a_recipient() {
     let world = World::new();
     let mut ids = HashSet::new();
@@ -399,7 +399,7 @@ async fn four_at_once_are_enough_for_a_recipient() {
     assert!(matches!(world.plan("alice@example.test", Some("e")), Ok(Plan::Send(_))));
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn what_is_final_goes_after_a_day_and_its_rows_with_it() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
@@ -428,7 +428,7 @@ async fn what_is_final_goes_after_a_day_and_its_rows_with_it() {
     assert!(rows.iter().all(|(key, _)| key.first() == Some(&b'e')), "{} rows", rows.len());
 }
 
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn a_person_is_forgotten_once_it_is_final() {
     let world = World::new();
     let (theirs, code, _) = world.send("alice@Example.test", None).await;
@@ -444,7 +444,7 @@ async fn a_person_is_forgotten_once_it_is_final() {
 }
 
 /// Neither the code nor what was typed is in what is stored.
-#[tokio::test]
+#[tokio::test(start_paused = true)]
 async fn no_code_is_stored() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
