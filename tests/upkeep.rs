@@ -28,9 +28,10 @@ fn text_of(path: &Path) -> &str {
     path.to_str().unwrap()
 }
 
-fn folder_of_0_1(folder: &Path) -> std::path::PathBuf {
+/// A copy of what this version left.
+fn folder_of(version: &str, folder: &Path) -> std::path::PathBuf {
     let data = folder.join("data");
-    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/0.1/data"), &data);
+    copy_folder(&Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data").join(version).join("data"), &data);
     data
 }
 
@@ -49,25 +50,34 @@ fn octets(folder: &Path) -> BTreeMap<std::path::PathBuf, Vec<u8>> {
 }
 
 #[test]
-fn a_folder_of_version_0_1_is_verified_and_stays_as_it_is() {
-    let folder = tempfile::tempdir().unwrap();
-    let data = folder_of_0_1(folder.path());
-    let before = octets(&data);
-    let (status, out, err) = run(&["data", "verify", text_of(&data)]);
-    assert_eq!((status, err.as_str()), (0, ""), "{out}");
-    for line in
-        ["format 1", "queue: format 1, 10 messages, 10 entries that were tried", "suppression: 4 rows", "traces: 20"]
-    {
-        assert!(out.lines().any(|found| found == line), "{line} is missing in {out}");
+fn a_folder_of_each_version_is_verified_and_stays_as_it_is() {
+    let of_0_1 =
+        ["format 1", "queue: format 1, 10 messages, 10 entries that were tried", "suppression: 4 rows", "traces: 20"];
+    let of_0_2 = [
+        "format 2",
+        "queue: format 2, 10 messages, 10 entries that were tried",
+        "suppression: 3 rows",
+        "verification: 2 rows",
+        "changes of DKIM keys: 1",
+    ];
+    for (version, expected) in [("0.1", &of_0_1[..]), ("0.2", &of_0_2[..])] {
+        let folder = tempfile::tempdir().unwrap();
+        let data = folder_of(version, folder.path());
+        let before = octets(&data);
+        let (status, out, err) = run(&["data", "verify", text_of(&data)]);
+        assert_eq!((status, err.as_str()), (0, ""), "{out}");
+        for line in expected {
+            assert!(out.lines().any(|found| found == *line), "{line} is missing in {out}");
+        }
+        assert!(out.ends_with("everything can be read\n"), "{out}");
+        assert_eq!(octets(&data), before);
     }
-    assert!(out.ends_with("everything can be read\n"), "{out}");
-    assert_eq!(octets(&data), before);
 }
 
 #[test]
 fn damage_and_newer_folders_are_told() {
     let folder = tempfile::tempdir().unwrap();
-    let data = folder_of_0_1(folder.path());
+    let data = folder_of("0.1", folder.path());
     let database = data.join("queue/db");
     let mut octets = fs::read(&database).unwrap();
     let middle = octets.iter().rposition(|octet| *octet != 0).unwrap() / 2;
