@@ -90,7 +90,7 @@ pub enum Refusal {
         /// So many entries.
         entries_max: usize,
     },
-    /// The disk is full.
+    /// The disk is full, or a write failed and it is left alone for a moment.
     DiskFull,
     /// The user has as much of `queue.entries_max` as it may have beside others.
     Share(Portion),
@@ -197,7 +197,7 @@ impl Refusal {
                 let text = format!("the queue is full (queue.entries_max = {entries_max}), try again later");
                 Reply::new(452, EnhancedCode(4, 3, 1), text)
             }
-            Self::DiskFull => Reply::new(452, EnhancedCode(4, 3, 1), "the disk is full, try again later"),
+            Self::DiskFull => Reply::new(452, EnhancedCode(4, 3, 1), "the disk is full or fails, try again later"),
             Self::Internal => reply::INTERNAL_ERROR,
             Self::ShuttingDown => reply::SHUTTING_DOWN,
         }

@@ -171,7 +171,7 @@ reasons! {
     Rate "rate" by "user.rate",
     /// No place in the queue.
     QueueFull "queue_full" by "queue.entries_max",
-    /// No place on the disk.
+    /// No place on the disk, or it fails.
     DiskFull "disk_full",
     /// Too large.
     Size "size" by "submission.message_size_max",

@@ -56,14 +56,14 @@ async fn what_there_was_no_room_for_costs_nothing_of_a_rate() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_full_disk_says_so_and_is_told() {
+async fn a_disk_that_takes_nothing_says_so_and_is_told() {
     let store = MemoryStore::default();
     let bench = Bench::on(Environment { store: Some(store.clone()), ..Environment::default() }, "", "").await;
     let mut client = bench.client("127.0.0.90", TRUSTING).await;
     assert!(client.submit(&["alice@example.test"], &mail("1")).await.starts_with("250"));
     store.set_failing(true);
     let reply = client.submit(&["bob@example.test"], &mail("2")).await;
-    assert_eq!(reply, "452 4.3.1 the disk is full, try again later");
+    assert_eq!(reply, "452 4.3.1 the disk is full or fails, try again later");
     assert_eq!(bench.http.post("/v1/messages", code("carol@example.test")).await.status, 503);
     assert!(counts(&bench, 1, "door=\"smtp\",stage=\"content\",reason=\"disk_full\"").await);
     assert!(counts(&bench, 1, "door=\"http\",stage=\"messages\",reason=\"disk_full\"").await);
@@ -73,7 +73,7 @@ async fn a_full_disk_says_so_and_is_told() {
     expect(
         &lines,
         &json!({"peer": "127.0.0.90", "door": "smtp", "stage": "content", "code": 452, "reason": "disk_full",
-            "recipient": "b***b@example.test", "text": "the disk is full, try again later"}),
+            "recipient": "b***b@example.test", "text": "the disk is full or fails, try again later"}),
     );
     expect(&lines, &json!({"door": "http", "user": "shop", "code": 503, "reason": "disk_full"}));
 }
