@@ -234,6 +234,26 @@ async fn only_who_has_a_token_is_heard() {
     bench.relay.shut_down().await;
 }
 
+/// A client that sends all of its request before it reads, as most do, hears why it was refused; also of a request that nobody reads.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_refusal_is_heard_behind_a_long_request() {
+    let bench = Bench::new().await;
+    let nobody = Http { token: String::new(), ..bench.shop.clone() };
+    let long = "x".repeat(24 << 20);
+    for (http, path, status) in [
+        (&nobody, "/v1/messages", 401),
+        (&bench.shop, "/v1/messages", 413),
+        (&bench.shop, "/emails/batch", 413),
+        (&bench.shop, "/v2", 404),
+        (&bench.shop, "/v1/queue/retry", 413),
+    ] {
+        assert_eq!(http.ask("POST", path, "", &long).await.status, status, "{path}");
+        let fields = format!("X-Long: {long}\r\n");
+        assert_eq!(http.ask("POST", path, &fields, "{}").await.status, 431, "{path}");
+    }
+    bench.relay.shut_down().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn users_see_their_own_and_the_operator_everything() {
     let mut bench = Bench::new().await;

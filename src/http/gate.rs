@@ -6,7 +6,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::http::{HeaderValue, Request, Uri, header};
 use axum::response::{IntoResponse as _, Response};
-use hyper::body::Incoming;
+use hyper::body::{Body as _, Incoming};
 use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
@@ -62,6 +62,7 @@ impl Caller {
     /// Answers one request, and tells where it is refused.
     pub(super) async fn answer(&self, mut request: Request<Incoming>) -> Result<Response, Infallible> {
         *self.phase.lock() = Phase::Answer;
+        let has_body = !request.body().is_end_stream();
         tidy(&mut request);
         let (endpoint, shape) = (Endpoint::of(request.uri().path()), Shape::of(request.uri().path()));
         request.extensions_mut().insert(self.origin);
@@ -82,7 +83,7 @@ impl Caller {
         if is_refused && endpoint != Endpoint::Health {
             self.api.refused(self.origin, endpoint, asker.as_deref(), &response);
         }
-        *self.phase.lock() = Phase::Rest;
+        *self.phase.lock() = if is_refused && has_body { Phase::Refused } else { Phase::Rest };
         Ok(response)
     }
 

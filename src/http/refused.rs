@@ -48,8 +48,10 @@ impl Api {
             _ if error.is_parse_too_large() => (Some(431), Reason::Head, "the head of the request is too long"),
             _ if error.is_parse() => (Some(400), Reason::Syntax, "what came is no HTTP/1.1"),
             Phase::Head if is_late => (None, Reason::TooSlow, "no whole head of a request in time"),
-            Phase::Answer | Phase::Rest if is_late => (None, Reason::TooSlow, "the client does not read the answer"),
-            Phase::Head | Phase::Answer | Phase::Rest => return,
+            Phase::Answer | Phase::Rest | Phase::Refused if is_late => {
+                (None, Reason::TooSlow, "the client does not read the answer")
+            }
+            Phase::Head | Phase::Answer | Phase::Rest | Phase::Refused => return,
         };
         self.broken_off(origin, Stage::Http(Endpoint::Head), (code, reason), text);
     }
