@@ -28,20 +28,21 @@ pub fn commented() -> String {
 
 /// relay.toml(5), in the language of man pages, with a date like 2026-11-28.
 pub fn manual(date: &str) -> String {
+    let paragraphs = HEAD.split('\n').filter(|paragraph| !paragraph.is_empty());
+    // No line is spread to the right edge: a long value cannot be.
     let mut text = format!(
-        ".TH relay.toml 5 \"{date}\" \"otp-relay {}\"\n.SH NAME\nrelay.toml \\- configuration of otp\\-relay\n.SH DESCRIPTION\n",
-        env!("CARGO_PKG_VERSION")
+        ".TH relay.toml 5 \"{date}\" \"otp-relay {}\"\n.ad l\n.SH NAME\nrelay.toml \\- configuration of otp\\-relay\n\
+         .SH DESCRIPTION\n{}\n",
+        env!("CARGO_PKG_VERSION"),
+        paragraphs.map(escaped).collect::<Vec<_>>().join("\n.PP\n")
     );
-    for paragraph in HEAD.split('\n').filter(|paragraph| !paragraph.is_empty()) {
-        text.push_str(&format!("{}\n.PP\n", escaped(paragraph)));
-    }
     for section in keys::all() {
         let heading = if section.heading.is_empty() { "TOP OF THE FILE".to_owned() } else { section.heading.clone() };
         text.push_str(&format!(".SH {}\n{}\n", escaped(&heading), escaped(section.help)));
         let is_live = section.reload == Some(Reload::Live);
         for key in &section.keys {
-            // A hash is one long word: it may go on in the next line behind these.
-            let value = escaped(&key.value).replace('$', "$\\:").replace("=:", "=:\\:");
+            // A quote of a macro's line would be taken for one around its words.
+            let value = breakable(&escaped(&key.value)).replace('"', "\\(dq");
             let help = escaped(&about(key, is_live));
             text.push_str(&format!(".TP\n.B {}\n{help}\n.br\n.I {} = {value}\n", escaped(key.name), escaped(key.name)));
         }
@@ -53,6 +54,22 @@ pub fn manual(date: &str) -> String {
 fn escaped(text: &str) -> String {
     let text = text.replace('\\', "\\e").replace('-', "\\-");
     if text.starts_with(['.', '\'']) { format!("\\&{text}") } else { text }
+}
+
+/// A hash is one long word: it may go on in the next line behind `$` and `=:`, and after so many letters and digits.
+fn breakable(text: &str) -> String {
+    const RUN_MAX: usize = 32;
+    let mut broken = String::with_capacity(text.len());
+    let mut run = 0;
+    for letter in text.chars() {
+        broken.push(letter);
+        run = if letter.is_ascii_alphanumeric() { run + 1 } else { 0 };
+        if run == RUN_MAX || letter == '$' || broken.ends_with("=:") {
+            broken.push_str("\\:");
+            run = 0;
+        }
+    }
+    broken
 }
 
 fn described(section: &Described) -> String {
@@ -139,6 +156,11 @@ mod tests {
             assert!(page.contains(&format!("\n.B {}\n", key.name)), "{}", key.name);
         }
         assert_eq!(escaped(".a-b\\"), "\\&.a\\-b\\e");
+        // A value is shown with its quotes, as it has to be written.
+        assert!(page.contains("\n.I hostname = \\(dqrelay.example.com\\(dq\n"), "{page}");
+        assert!(page.lines().filter(|line| line.starts_with(".I ")).all(|line| !line.contains('"')));
+        assert_eq!(breakable("$a=:b"), "$\\:a=:\\:b");
+        assert_eq!(breakable(&"f".repeat(64)), format!("{0}\\:{0}\\:", "f".repeat(32)));
     }
 
     #[test]

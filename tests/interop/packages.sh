@@ -11,7 +11,7 @@
 # podman, with the network of the machine; Docker and the compose file are not tried.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-need lintian debootstrap rpm mandoc man-db file binutils git podman crun buildah netcat-openbsd
+need lintian debootstrap rpm mandoc man-db groff-base file binutils git podman crun buildah netcat-openbsd
 top=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 
@@ -51,6 +51,7 @@ ok "systemd-analyze security: exposure $exposure"
 for page in "$packages"/man/*; do
   mandoc -Tlint -W error "$page" >"$work/mandoc.log" 2>&1 || fail "pages without errors" "$(head -n 3 "$work/mandoc.log")"
   MANWIDTH=80 LC_ALL=C.UTF-8 man --warnings -E UTF-8 -l "$page" 2>"$work/man.log" >/dev/null
+  groff -Tutf8 -ww -man "$page" 2>>"$work/man.log" >/dev/null
   [ ! -s "$work/man.log" ] || fail "pages that groff sets without a warning" "$(head -n 2 "$work/man.log")"
 done
 ok "mandoc and groff read $(ls "$packages/man" | wc -l) pages: one for each command, and relay.toml(5)"
