@@ -7,11 +7,12 @@
 #
 # RELAY has to be static: target/static/x86_64-unknown-linux-gnu/release/otp-relay, as packaging/build makes it. The second one is that
 # of another build of the same commit, in another folder. BUILD=1 has the script build both itself, in clones, which takes long.
-# No systemd runs as process 1 here: what starts the unit is not shown, but the socket's protocol is. The image is built and run by
-# podman, with the network of the machine; Docker and the compose file are not tried.
+# No systemd runs as process 1 here: what starts the unit is not shown, but the socket's protocol is. podman builds the image and
+# podman-compose runs it by the compose file; docker-compose reads that file, but no daemon of Docker runs it.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
-need lintian debootstrap rpm mandoc man-db groff-base file binutils git podman crun buildah netcat-openbsd
+need lintian debootstrap rpm mandoc man-db groff-base file binutils git podman crun buildah netcat-openbsd \
+  containernetworking-plugins podman-compose docker-compose curl
 top=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 
@@ -121,46 +122,55 @@ inside dpkg --purge otp-relay >"$work/purge.log" 2>&1
 [ -z "$(left)" ] || fail "nothing after a purge" "$(left | head -n 5)"
 ok "purge leaves nothing of its own, and says that the operator's files and the user stay"
 
-# --- The image: podman in a mount namespace of its own, since it wants the second form of control groups and nothing else.
+# --- The image and the compose file, by podman in a mount namespace of its own, since it wants the second form of control groups and
+# nothing else. Without systemd nothing asks for the health by itself: podman is told to, once.
 tar -xf "$packages/otp-relay-image.tar" -C "$work"
 smtp_port=$(free_port) http_port=$(free_port)
-mkdir -p "$work/container/data"
-chown 65532:65532 "$work/container/data"
-cat >"$work/container/relay.toml" <<TOML
-hostname = "relay.app.test"
-[[listener]]
-address = "127.0.0.1:$smtp_port"
-[http]
-address = "127.0.0.1:$http_port"
-TOML
-chmod 644 "$work/container/relay.toml"
+compose=$work/image/compose.yaml
+sed -i "s/127.0.0.1:587:/127.0.0.1:$smtp_port:/; s/127.0.0.1:8587:/127.0.0.1:$http_port:/" "$compose"
+printf '%s\n' 'services:' '  otp-relay:' '    ulimits:' '      nofile: 20000' '      nproc: 1024' >"$work/image/here.yaml"
+printf '%s\n' 'hostname = "relay.app.test"' '[[listener]]' 'address = "0.0.0.0:587"' '[http]' 'address = "0.0.0.0:8587"' >"$work/image/relay.toml"
+mkdir "$work/container"
+docker-compose -f "$compose" config --quiet >"$work/compose.log" 2>&1 || fail "a compose file that docker-compose takes" "$(tail -n 3 "$work/compose.log")"
 cat >"$work/container/run" <<'SH'
 set -euo pipefail
 umount -R /sys/fs/cgroup 2>/dev/null || true
 mount -t cgroup2 none /sys/fs/cgroup
-pod() { podman --root "$work/container/root" --runroot "$work/container/runs" --storage-driver vfs --cgroup-manager cgroupfs --events-backend file --runtime crun "$@"; }
+options="--root $work/container/root --runroot $work/container/runs --storage-driver vfs --cgroup-manager cgroupfs --events-backend file --runtime crun"
+pod() { podman $options "$@"; }
 pod build --format docker --isolation chroot -t otp-relay "$work/image" >"$work/image.log" 2>&1
-pod run --name relay --read-only --user 65532:65532 --cap-drop all --security-opt no-new-privileges --network host --no-healthcheck \
-  --ulimit nofile=20000:20000 --ulimit nproc=1024:1024 --cgroups=disabled --detach --pidfile "$work/container/pid" \
-  -v "$work/container/relay.toml:/etc/otp-relay/relay.toml:ro" -v "$work/container/data:/var/lib/otp-relay" otp-relay >>"$work/image.log" 2>&1
-trap 'kill -9 "$(cat "$work/container/pid")" 2>/dev/null || true' EXIT
-for _ in $(seq 300); do pod exec relay /usr/bin/otp-relay healthz -c /etc/otp-relay/relay.toml >"$work/container/health" 2>&1 && break; sleep 0.1; done
-grep -E '^(Uid|CapEff|CapPrm|NoNewPrivs):' "/proc/$(cat "$work/container/pid")/status" | tr -s '\t\n' '  ' >"$work/container/status"
-awk '$2 == "/" { print $4 }' "/proc/$(cat "$work/container/pid")/mounts" | cut -d , -f 1 >"$work/container/mount"
+relay=image_otp-relay_1
+undo() {
+  pod rm -f -t 1 "$relay" || true
+  pod volume rm image_data || true
+  pod network rm image_default || true
+}
+trap 'undo >>"$work/image.log" 2>&1' EXIT
+(cd "$work/image" && podman-compose --podman-args "$options" --podman-run-args "--cgroups=disabled --health-interval=disable" \
+  -f compose.yaml -f here.yaml up -d) >>"$work/image.log" 2>&1
+for _ in $(seq 300); do pod healthcheck run "$relay" >>"$work/image.log" 2>&1 && break; sleep 0.1; done
+pod inspect -f '{{.State.Health.Status}}' "$relay" >"$work/container/health"
+pid=$(pod inspect -f '{{.State.Pid}}' "$relay")
+grep -E '^(Uid|CapEff|CapPrm|NoNewPrivs):' "/proc/$pid/status" | tr -s '\t\n' '  ' >"$work/container/status"
+awk '$2 == "/" { print $4 }' "/proc/$pid/mounts" | cut -d , -f 1 >"$work/container/mount"
+stat -c '%u:%g %a' "/proc/$pid/root/var/lib/otp-relay" >"$work/container/owner"
 echo QUIT | timeout 10 nc -q 5 127.0.0.1 "$smtp_port" >"$work/container/banner" || true
-pod stop -t 20 relay >>"$work/image.log" 2>&1
-pod wait relay >"$work/container/exit" 2>>"$work/image.log"
-pod logs relay >"$work/relay.log" 2>&1
+curl -s -m 10 "http://127.0.0.1:$http_port/readyz" >"$work/container/ready" || true
+pod stop -t 30 "$relay" >>"$work/image.log" 2>&1
+pod wait "$relay" >"$work/container/exit" 2>>"$work/image.log"
+pod logs "$relay" >"$work/relay.log" 2>&1
 SH
 export work smtp_port http_port
 unshare -m bash "$work/container/run" >"$work/container.log" 2>&1 || fail "an image that runs" "$(tail -n 3 "$work/container.log" "$work/image.log")"
-[ "$(cat "$work/container/health")" = ready ] || fail "ready" "$(cat "$work/container/health")"
+[ "$(cat "$work/container/health")" = healthy ] || fail "a healthy container" "$(cat "$work/container/health")"
 [[ $(cat "$work/container/status") == "Uid: 65532 65532 65532 65532 CapPrm: 0000000000000000 CapEff: 0000000000000000 NoNewPrivs: 1"* ]] ||
   fail "user 65532 without capabilities" "$(cat "$work/container/status")"
 [ "$(cat "$work/container/mount")" = ro ] || fail "a read-only root" "$(cat "$work/container/mount")"
-grep -q '^220 relay.app.test' "$work/container/banner" || fail "a banner" "$(cat "$work/container/banner")"
+[ "$(cat "$work/container/owner")" = "65532:65532 700" ] || fail "a volume of the relay's user" "$(cat "$work/container/owner")"
+grep -q '^220 relay.app.test' "$work/container/banner" || fail "a banner at port 587 of the container" "$(cat "$work/container/banner")"
+[ "$(cat "$work/container/ready")" = ready ] || fail "ready over HTTP" "$(cat "$work/container/ready")"
 [ "$(cat "$work/container/exit")" = 0 ] || fail "exit status 0 after SIGTERM" "$(cat "$work/container/exit")"
-ok "the image by podman, FROM scratch: healthz is ready, user 65532, no capabilities, read-only root, ends with 0"
+ok "the image FROM scratch by podman-compose, as compose.yaml says: HEALTHCHECK is healthy, user 65532, a new volume, port 587, no capabilities, read-only root, ends with 0"
 
 "$python" "$here/restarts.py" "$packages/otp-relay" "${RESTARTS:-200}" "$work" >"$work/restarts.log" 2>&1 || fail "no refused connection" "$(tail -n 3 "$work/restarts.log")"
 ok "$(tail -n 1 "$work/restarts.log")"
