@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
-use crate::support::{Events, start_relay_by};
+use crate::support::{Events, pass, start_relay_by};
 use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::event::Kind;
 use otp_relay::relay::Relay;
@@ -61,15 +61,13 @@ async fn retries_and_ends_come_at_their_time_and_are_told_by_the_wall_clock() {
         assert!(is_about(deferred.head.time, START) && is_about(deferred.head.expires_at, START.plus(10 * MINUTE)));
 
         clock.set_wall_clock(step_ms);
-        clock.advance(2 * MINUTE);
-        relay.queue().look_at_timers();
+        pass(&relay, &clock, 2 * MINUTE);
         let deferred = events.next(Kind::Deferred).await;
         assert_eq!(deferred.head.attempt, 2, "{step_ms}");
         assert!(is_about(deferred.head.time, moved(START.plus(2 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
         assert!(is_about(deferred.head.expires_at, moved(START.plus(10 * MINUTE), step_ms)), "{step_ms}: {deferred:?}");
 
-        clock.advance(8 * MINUTE);
-        relay.queue().look_at_timers();
+        pass(&relay, &clock, 8 * MINUTE);
         let end = events.next_end().await;
         assert_eq!(end.kind(), Kind::Expired, "{step_ms}");
         relay.shut_down().await;
@@ -113,8 +111,7 @@ async fn a_life_begun_by_a_clock_that_was_ahead_is_no_longer() {
     let (relay, mut events) = world.start(&clock);
     let deferred = events.next(Kind::Deferred).await;
     assert!(is_about(deferred.head.expires_at, START.plus(10 * MINUTE)), "{deferred:?}");
-    clock.advance(11 * MINUTE);
-    relay.queue().look_at_timers();
+    pass(&relay, &clock, 11 * MINUTE);
     assert_eq!(events.next_end().await.kind(), Kind::Expired);
     relay.shut_down().await;
 }

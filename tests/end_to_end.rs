@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
-use crate::support::{copy_folder, start_relay};
+use crate::support::{copy_folder, manual_clock, pass, start_relay, start_relay_by};
 use otp_relay::event::Kind;
 use otp_relay::event::cause::Cause;
 
@@ -14,6 +14,8 @@ const CHUNKING: &[&str] = &["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8"];
 fn text(content: &[u8]) -> String {
     String::from_utf8(content.to_vec()).unwrap()
 }
+
+const MINUTE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_arrives_as_it_was_sent() {
@@ -47,7 +49,8 @@ async fn a_message_arrives_as_it_was_sent() {
 async fn the_next_host_is_tried_where_that_can_help() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(PIPELINING).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     mx.trick("RCPT TO:<alice", Trick::Say("452 4.3.1 Insufficient system storage"), 1);
     app.submit(&["alice@twins.test"], &mail("one")).await;
@@ -56,6 +59,7 @@ async fn the_next_host_is_tried_where_that_can_help() {
     mx.trick("RCPT TO:<bob", Trick::Say("451 4.7.1 Greylisted"), 1);
     app.submit(&["bob@twins.test"], &mail("two")).await;
     events.next(Kind::Greylisted).await;
+    pass(&relay, &clock, MINUTE);
     assert_eq!(events.next(Kind::Delivered).await.head.attempt, 2);
     relay.shut_down().await;
 }
@@ -178,7 +182,8 @@ async fn what_is_refused_for_now_is_tried_again() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(PIPELINING).await;
     mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     let reply = app.say("MAIL FROM:<otp@app.test> BY=60;R").await;
     assert!(reply.starts_with("250"), "{reply}");
@@ -188,6 +193,7 @@ async fn what_is_refused_for_now_is_tried_again() {
     let deferred = events.next(Kind::Greylisted).await;
     let pause = deferred.next_attempt_at().unwrap().since(deferred.head.time);
     assert!((Duration::from_secs(1)..Duration::from_millis(1610)).contains(&pause), "the first step: {pause:?}");
+    pass(&relay, &clock, pause);
     let delivered = events.next(Kind::Delivered).await;
     assert_eq!(delivered.head.attempt, 2);
     let content = text(&mx.received()[0].content);
@@ -229,15 +235,18 @@ async fn signatures_are_the_same_after_a_crash() {
     std::fs::write(folder.path().join("key.pem"), pem).unwrap();
     let mx = FakeMx::start(PIPELINING).await;
     mx.trick("content", Trick::Say("451 4.3.0 try again"), 1);
-    let (relay, mut events) = start_relay(&folder.path().join("first"), mx.address, key);
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), &folder.path().join("first"), mx.address, key);
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;
     events.next(Kind::Deferred).await;
     relay.queue().flush().await.unwrap();
     copy_folder(&folder.path().join("first"), &folder.path().join("second"));
+    pass(&relay, &clock, MINUTE);
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
-    let (second, mut events) = start_relay(&folder.path().join("second"), mx.address, key);
+    let (second, mut events) = start_relay_by(clock.clone(), &folder.path().join("second"), mx.address, key);
+    pass(&second, &clock, MINUTE);
     events.next(Kind::Delivered).await;
     second.shut_down().await;
     let received = mx.received();
@@ -252,7 +261,8 @@ async fn a_lost_final_reply_is_told_as_it_is() {
         let mx = FakeMx::start(PIPELINING).await;
         mx.trick("content", Trick::Close, 1);
         let more = format!("[otp]\ndeliver_at_most_once = {at_most_once}\n");
-        let (relay, mut events) = start_relay(folder.path(), mx.address, &more);
+        let clock = manual_clock();
+        let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, &more);
         let mut app = Client::connect(relay.addresses()[0]).await;
         app.submit(&["alice@example.test"], &mail("one")).await;
         if at_most_once == "true" {
@@ -264,6 +274,7 @@ async fn a_lost_final_reply_is_told_as_it_is() {
         } else {
             let deferred = events.next(Kind::Deferred).await;
             assert_eq!((deferred.cause(), deferred.may_have_arrived()), (Some(Cause::OutcomeUnknown), true));
+            pass(&relay, &clock, MINUTE);
             events.next(Kind::Delivered).await;
         }
         assert_eq!(mx.received().len(), expected);
@@ -343,11 +354,13 @@ async fn a_host_that_refuses_everybody_is_tried_again() {
     let mx = FakeMx::start(PIPELINING).await;
     // Twice: the session that is opened while the app still sends, and the attempt.
     mx.trick("banner", Trick::Say("554 5.3.2 not today"), 2);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;
     let deferred = events.next(Kind::Deferred).await;
     assert_eq!(deferred.reply(), Some("554 5.3.2 not today"));
+    pass(&relay, &clock, MINUTE);
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
 }
@@ -367,7 +380,9 @@ async fn a_draining_relay_takes_no_new_mail_and_keeps_the_old() {
     stopping.await.unwrap();
     assert!(tokio::net::TcpStream::connect(address).await.is_err());
     let after = FakeMx::start(PIPELINING).await;
-    let (second, mut events) = start_relay(folder.path(), after.address, "");
+    let clock = manual_clock();
+    let (second, mut events) = start_relay_by(clock.clone(), folder.path(), after.address, "");
+    pass(&second, &clock, MINUTE);
     assert_eq!(events.next_end().await.kind(), Kind::Delivered);
     second.shut_down().await;
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
-use crate::support::{Events, start_relay};
+use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::queue::inspect::Filter;
@@ -20,7 +20,8 @@ fn mail(subject: &str) -> String {
 async fn a_retry_begins_with_the_host_that_made_it_wait() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(PIPELINING).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     // The first choice is silent for a moment, so the second one begins the wait.
     mx.trick("banner", Trick::Close, 1);
@@ -28,6 +29,7 @@ async fn a_retry_begins_with_the_host_that_made_it_wait() {
     app.submit(&["bob@twins.test"], &mail("one")).await;
     let deferred = events.next(Kind::Greylisted).await;
     assert_eq!(deferred.destination(), Some("mx2.test"));
+    pass(&relay, &clock, Duration::from_secs(60));
     let delivered = events.next(Kind::Delivered).await;
     assert_eq!((delivered.head.attempt, delivered.destination()), (2, Some("mx2.test")));
     let steps = delivered.steps().unwrap();

@@ -1,10 +1,12 @@
 //! What an app can option for, and what it is told: one story for each option and each documented reply.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Received, Trick};
-use crate::support::{Events, start_relay};
+use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
+use otp_relay::base::clock::ManualClock;
 use otp_relay::event::cause::Cause;
 use otp_relay::event::{Event, Kind};
 use otp_relay::relay::Relay;
@@ -16,6 +18,7 @@ struct Scene {
     _folder: tempfile::TempDir,
     mx: FakeMx,
     relay: Relay,
+    clock: Arc<ManualClock>,
     events: Events,
     app: Client,
 }
@@ -25,9 +28,10 @@ impl Scene {
         let folder = tempfile::tempdir().unwrap();
         let mx = FakeMx::start(EXTENSIONS).await;
         // What stands first belongs to the user `trusted`.
-        let (relay, events) = start_relay(folder.path(), mx.address, &format!("{user}\n{more}"));
+        let clock = manual_clock();
+        let (relay, events) = start_relay_by(clock.clone(), folder.path(), mx.address, &format!("{user}\n{more}"));
         let app = Client::connect(relay.addresses()[0]).await;
-        Self { _folder: folder, mx, relay, events, app }
+        Self { _folder: folder, mx, relay, clock, events, app }
     }
 
     async fn new() -> Self {
@@ -157,6 +161,7 @@ async fn a_newer_code_takes_the_place_of_an_older_one() {
     let superseded = scene.events.next(Kind::Superseded).await;
     assert_eq!((superseded.head.id, superseded.may_have_arrived()), (first.head.id, false));
     assert!(superseded.note().unwrap().contains(&second.head.id.to_string()));
+    pass(&scene.relay, &scene.clock, Duration::from_secs(60));
     let delivered =
         [scene.events.next(Kind::Delivered).await.head.id, scene.events.next(Kind::Delivered).await.head.id];
     assert!(delivered.contains(&second.head.id) && delivered.contains(&other.head.id));
@@ -312,6 +317,8 @@ async fn who_asked_for_a_time_is_told_once_when_it_is_over() {
     let reply = scene.app.say(&format!("{}\r\n.", mail("one"))).await;
     assert!(reply.starts_with("250 2.0.0"), "{reply}");
     let accepted = scene.events.next(Kind::Accepted).await;
+    scene.events.next(Kind::Greylisted).await;
+    pass(&scene.relay, &scene.clock, Duration::from_secs(5));
     let late = scene.events.next(Kind::AtRisk).await;
     assert_eq!(
         (late.head.id, late.head.since_accepted.as_secs(), late.cause()),
@@ -343,6 +350,7 @@ async fn an_entry_at_risk_is_told_once() {
     let accepted = scene.accepted("alice@example.test", "X-OTP-Life: 6\r\n").await;
     let at_risk = scene.events.next(Kind::AtRisk).await;
     assert_eq!(at_risk.head.id, accepted.head.id);
+    pass(&scene.relay, &scene.clock, Duration::from_secs(6));
     let end = scene.events.next_end().await;
     assert_eq!(end.kind(), Kind::Expired);
     scene.relay.shut_down().await;

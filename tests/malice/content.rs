@@ -2,6 +2,7 @@
 //! business, lines that are too long, bodies that are packed.
 
 use std::io::Write as _;
+use std::time::Duration;
 
 use mail_parser::MessageParser;
 use otp_relay::accounts::user::token_hash;
@@ -12,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
-use crate::support::start_relay;
+use crate::support::{manual_clock, pass, start_relay, start_relay_by};
 
 /// A host of the last century.
 const HOST: &[&str] = &["PIPELINING"];
@@ -184,7 +185,9 @@ async fn signatures_are_the_same_after_a_restart() {
     let ends = deferred.head.expires_at.as_secs() + 86_400;
     relay.shut_down().await;
     let carried = format!("{key}[[smart_host]]\naddress = \"127.0.0.1:{}\"\ntls = \"none\"\n", mx.address.port());
-    let (relay, mut events) = start_relay(folder.path(), mx.address, &carried);
+    let clock = manual_clock();
+    let (relay, mut events) = start_relay_by(clock.clone(), folder.path(), mx.address, &carried);
+    pass(&relay, &clock, Duration::from_secs(60));
     events.next(Kind::Delivered).await;
     relay.shut_down().await;
     let received = mx.received();

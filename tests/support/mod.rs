@@ -16,7 +16,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::Clock;
+use otp_relay::base::clock::{Clock, ManualClock, SystemClock};
 use otp_relay::config::Config;
 use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use otp_relay::event::{Event, Kind, Sink};
@@ -141,6 +141,17 @@ pub fn start_relay_with(folder: &Path, mx: SocketAddr, more: &str, delivery: &st
 pub fn start_relay_by(clock: Arc<dyn Clock>, folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
     let environment = Environment { dns: Some(Arc::new(TableDns)), clock, ..Environment::default() };
     start_relay_delivering(environment, folder, mx, more, "")
+}
+
+/// A clock that goes on from now, and further where a test lets time [`pass`].
+pub fn manual_clock() -> Arc<ManualClock> {
+    Arc::new(ManualClock::new(SystemClock::default().now()))
+}
+
+/// Lets time pass for a relay that goes by this clock: retries and ends come that are due by then.
+pub fn pass(relay: &Relay, clock: &ManualClock, span: Duration) {
+    clock.advance(span);
+    relay.queue().look_at_timers();
 }
 
 /// As `start_relay_with`, in another environment, whose events and log are replaced; `delivery` is added to the section of that name.
