@@ -34,7 +34,7 @@ use crate::support::in_memory::{Bounds, Life, NEXT_ID};
 use crate::support::random::Random;
 
 /// `.ci/run simulation` tries many more.
-const SEEDS_DEFAULT: u64 = 6;
+const SEEDS_DEFAULT: u64 = 4;
 /// Few sessions in all, so that few codes can want all of them.
 const SESSIONS_MAX: usize = 24;
 const LIFE: Duration = Duration::from_secs(120);

@@ -42,7 +42,7 @@ use network::SimulatedNetwork;
 use reader::Reader;
 
 /// `.ci/run simulation` tries many more.
-const SEEDS_DEFAULT: u64 = 60;
+const SEEDS_DEFAULT: u64 = 30;
 /// The longest life of a message.
 const LIFE_MAX_S: u64 = 904;
 /// Sessions with one destination, few enough that entries wait.

@@ -28,7 +28,7 @@ use super::drawn::{BUDGET_MOST, LIFE_MAX, message};
 use super::number;
 use crate::support::random::Random;
 
-const SEEDS_DEFAULT: u64 = 150;
+const SEEDS_DEFAULT: u64 = 60;
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
 #[derive(Default)]
