@@ -1,7 +1,8 @@
 #!/bin/bash
 # Certificates by ACME from pebble (Debian), the CA that Let's Encrypt has for tests: issue by http-01 and tls-alpn-01, with nonces
 # that the CA refuses, renewal, and a CA that is down. Then certificates from files: taken on without a signal, chosen by SNI.
-# pebble 2.4 offers neither dns-persist-01 nor renewal information: what is said of those is tested in the crate only.
+# pebble 2.4 offers neither dns-persist-01 nor renewal information; acme2certifier (PyPI) does, and does not say again which certificate
+# an order replaces, as it must.
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 need pebble openssl curl
@@ -74,7 +75,7 @@ is_of_ca() { issuer | grep -q Pebble; }
 has_line() { grep -q "$2" "$work/$1.log"; }
 gauge() { curl -s "http://127.0.0.1:$http/metrics" | sed -n 's/^otp_relay_tls_certificate_expires_timestamp_seconds{.*} //p'; }
 
-pebble-challtestsrv -defaultIPv4 127.0.0.1 -defaultIPv6 "" -dns01 127.0.0.1:8053 -http01 "" -https01 "" -tlsalpn01 "" \
+pebble-challtestsrv -defaultIPv4 127.0.0.1 -defaultIPv6 "" -dns01 127.0.0.1:8053,127.0.0.75:53 -http01 "" -https01 "" -tlsalpn01 "" \
   -management 127.0.0.1:8055 >"$work/dns.log" 2>&1 &
 pids[dns]=$!
 
@@ -148,3 +149,56 @@ made relay.app.test "$certs/a"
 for _ in $(seq 100); do renewed && break; sleep 0.1; done
 renewed || fail "the new file within 10 s, without a signal" "the old one"
 ok "a certificate file is taken on within 10 s of its change"
+stop relay
+
+# --- Another CA: acme2certifier, which has dns-persist-01 and renewal information.
+venv acme2certifier
+mkdir -p "$work/ca/issued"
+openssl req -x509 -newkey rsa:2048 -nodes -days 2 -subj "/CN=second authority" -addext "keyUsage=critical,keyCertSign,cRLSign" \
+  -keyout "$work/ca/key.pem" -out "$work/ca/certificate.pem" 2>/dev/null
+cat >"$work/ca/settings" <<CONF
+[DEFAULT]
+dns_server_list: ["127.0.0.75"]
+debug: False
+[CAhandler]
+handler_module: acme2certifier.cahandlers.openssl_ca_handler
+issuing_ca_key: $work/ca/key.pem
+issuing_ca_cert: $work/ca/certificate.pem
+issuing_ca_crl: $work/ca/crl.pem
+cert_validity_days: 1
+cert_save_path: $work/ca/issued
+[DBhandler]
+handler: wsgi
+dbfile: $work/ca/database
+[Directory]
+caaidentities: ["ca.test"]
+[Challenge]
+dns_persist_01_support: True
+[Renewalinfo]
+# A certificate lives for a day; it is to be renewed after 26 s, within 4 s.
+renewalthreshold_pctg: 0.03
+renewal_window_duration: 4
+retry_after_timeout: 5
+CONF
+stop pebble
+start second-ca "$python" "$here/acme_ca.py" "$work/ca/settings" "$ca" "$certs/web.pem" "$certs/web.key"
+wait_for "the second CA" curl -skf -o /dev/null "https://127.0.0.1:$ca/directory"
+config persist dns-persist-01
+sed -i "s|/dir\"|/directory\"|" "$work/persist/relay.toml"
+start_relay persist
+has_record() { "$relay" check --offline -c "$work/persist/relay.toml" 2>/dev/null | grep -q '^_validation-persist.relay.app.test. 3600 IN TXT "ca.test; accounturi='; }
+wait_for "the record" has_record
+is_of_second() { issuer | grep -q "second authority"; }
+is_of_second && fail "no certificate without the records" "$(issuer)"
+ok "dns-persist-01: the account is made, and check prints the records"
+stop relay
+"$relay" check --offline -c "$work/persist/relay.toml" 2>/dev/null | sed -n 's/^\(_validation-persist[^ ]*\) 3600 IN TXT "\(.*\)"$/{"host": "\1", "value": "\2"}/p' >"$work/records"
+while read -r record; do curl -sf -d "$record" http://127.0.0.1:8055/set-txt || fail "a record in DNS" "$record"; done <"$work/records"
+start_relay persist
+wait_for "a certificate by dns-persist-01" is_of_second
+ok "dns-persist-01: issued, the records being there: $(issuer)"
+first=$(serial)
+wait_for "a renewal when the CA suggests it" renewed
+is_of_second || fail "a certificate of the CA" "$(issuer)"
+ok "renewal information: renewed within the time that the CA suggested, hours before two thirds of its life"
+stop relay

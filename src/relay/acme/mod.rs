@@ -200,12 +200,7 @@ impl Acme {
 
     /// Key and chain.
     async fn order(&self, account: &Account, current: Option<&Current>) -> anyhow::Result<(String, String)> {
-        let names: Vec<Identifier> = self.settings.domains.iter().cloned().map(Identifier::Dns).collect();
-        let replaced = current.filter(|_| self.window.is_some());
-        let replaced = replaced.and_then(|current| CertificateIdentifier::try_from(&current.own).ok());
-        let order = NewOrder::new(&names);
-        let order = if let Some(id) = replaced { order.replaces(id.into_owned()) } else { order };
-        let mut order = account.new_order(&order).await?;
+        let mut order = self.new_order(account, current).await?;
         let waiting = self.begin_challenges(&mut order).await?;
         let retries = RetryPolicy::new().timeout(ORDER_TIMEOUT);
         let ready = async {
@@ -235,6 +230,26 @@ impl Acme {
         let key = order.finalize().await?;
         let chain = order.poll_certificate(&retries).await?;
         Ok((key, chain))
+    }
+
+    /// An order that names the certificate it replaces (RFC 9773), where the CA says when to renew. One that does not take that name, or
+    /// answers without it, as it must not, gets another order: else no renewal would come about with it.
+    async fn new_order(&self, account: &Account, current: Option<&Current>) -> anyhow::Result<Order> {
+        let names: Vec<Identifier> = self.settings.domains.iter().cloned().map(Identifier::Dns).collect();
+        let replaced = current.filter(|_| self.window.is_some());
+        if let Some(id) = replaced.and_then(|current| CertificateIdentifier::try_from(&current.own).ok()) {
+            match account.new_order(&NewOrder::new(&names).replaces(id.into_owned())).await {
+                Ok(order) => return Ok(order),
+                Err(error) => {
+                    let error = anyhow::Error::from(error);
+                    if is_bad_nonce(&error) {
+                        return Err(error);
+                    }
+                    tracing::debug!(error = format!("{error:#}"), "an order that names no certificate, then");
+                }
+            }
+        }
+        Ok(account.new_order(&NewOrder::new(&names)).await?)
     }
 
     /// What has to be served while the CA looks.
