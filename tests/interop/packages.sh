@@ -12,7 +12,7 @@
 set -euo pipefail
 . "$(dirname "$0")/lib.sh"
 need lintian debootstrap rpm mandoc man-db groff-base file binutils git podman crun buildah netcat-openbsd \
-  containernetworking-plugins podman-compose docker-compose curl
+  containernetworking-plugins podman-compose docker-compose curl zsh fish systemd
 top=$(cd "$here/../.." && pwd)
 version=$(sed -n 's/^version = "\(.*\)"/\1/p' "$top/Cargo.toml" | head -n 1)
 
@@ -47,7 +47,12 @@ ok "static and stripped, $((size >> 20)) MiB; .dep-v0 lists $listed packages"
 
 exposure=$(systemd-analyze security --offline=true "$top/packaging/otp-relay.service" 2>/dev/null | sed -n 's/.*Overall exposure level for otp-relay.service: \([0-9.]*\).*/\1/p')
 awk -v is="$exposure" 'BEGIN { exit !(is != "" && is <= 2.0) }' || fail "an exposure of at most 2.0" "$exposure"
-ok "systemd-analyze security: exposure $exposure"
+mkdir "$work/units"
+sed "s|/usr/bin/otp-relay|$packages/otp-relay|" "$top/packaging/otp-relay.service" >"$work/units/otp-relay.service"
+cp "$top/packaging/otp-relay.socket" "$work/units/"
+systemd-analyze verify --man=no "$work/units/otp-relay.service" "$work/units/otp-relay.socket" >"$work/verify.log" 2>&1 && [ ! -s "$work/verify.log" ] ||
+  fail "units without a complaint of systemd-analyze verify" "$(head -n 3 "$work/verify.log")"
+ok "systemd-analyze verify has nothing to say of unit and socket; security: exposure $exposure"
 
 for page in "$packages"/man/*; do
   mandoc -Tlint -W error "$page" >"$work/mandoc.log" 2>&1 || fail "pages without errors" "$(head -n 3 "$work/mandoc.log")"
@@ -56,6 +61,14 @@ for page in "$packages"/man/*; do
   [ ! -s "$work/man.log" ] || fail "pages that groff sets without a warning" "$(head -n 2 "$work/man.log")"
 done
 ok "mandoc and groff read $(ls "$packages/man" | wc -l) pages: one for each command, and relay.toml(5)"
+
+for shell in bash zsh fish; do
+  "$packages/otp-relay" completions "$shell" >"$work/completions.$shell"
+  "$shell" -n "$work/completions.$shell" 2>"$work/completions.log" || fail "completions that $shell reads" "$(head -n 2 "$work/completions.log")"
+done
+offered=$(fish -c "source $work/completions.fish; complete -C 'otp-relay dk'")
+[[ $offered == dkim* ]] || fail "dkim behind dk" "$offered"
+ok "completions: bash, zsh and fish read theirs; fish offers ${offered%%$'\t'*} behind dk"
 
 deb=$packages/otp-relay_${version}_amd64.deb
 lintian --tag-display-limit 0 "$deb" >"$work/lintian.log" 2>&1 || true
