@@ -135,6 +135,21 @@ inside dpkg --purge otp-relay >"$work/purge.log" 2>&1
 [ -z "$(left)" ] || fail "nothing after a purge" "$(left | head -n 5)"
 ok "purge leaves nothing of its own, and says that the operator's files and the user stay"
 
+# The .rpm in the same machine, by the rpm of this one: there is nothing that it depends on but /bin/sh and useradd.
+rpm=(rpm --root "$root" --nodeps) package=$packages/otp-relay-$version-1.x86_64.rpm
+rpm --root "$root" --initdb
+"${rpm[@]}" -i "$package" >"$work/rpm.log" 2>&1
+"${rpm[@]}" -V otp-relay >>"$work/rpm.log" 2>&1 || fail "files as the .rpm has them" "$(tail -n 3 "$work/rpm.log")"
+inside otp-relay check --offline -c /etc/otp-relay/relay.toml >"$work/check.log" 2>&1 || fail "a configuration without errors" "$(tail -n 3 "$work/check.log")"
+mode=$(inside stat -c '%U:%G %a' /etc/otp-relay/relay.toml)
+[ "$mode" = "root:otp-relay 640" ] || fail "root:otp-relay 640" "$mode"
+echo '# changed by the operator' >>"$root/etc/otp-relay/relay.toml"
+"${rpm[@]}" -U --force "$package" >>"$work/rpm.log" 2>&1
+grep -q 'changed by the operator' "$root/etc/otp-relay/relay.toml" || fail "the operator's configuration" "another"
+"${rpm[@]}" -e otp-relay >>"$work/rpm.log" 2>&1
+[ "$(left)" = $'etc/otp-relay\netc/otp-relay/relay.toml.rpmsave' ] || fail "only the operator's configuration after a removal" "$(left | head -n 5)"
+ok ".rpm: installed by rpm into the same machine, verified, installed again with the operator's configuration kept, removed"
+
 # --- The image and the compose file, by podman in a mount namespace of its own, since it wants the second form of control groups and
 # nothing else. Without systemd nothing asks for the health by itself: podman is told to, once.
 tar -xf "$packages/otp-relay-image.tar" -C "$work"
