@@ -4,26 +4,28 @@
 
 #![cfg_attr(test, allow(clippy::wildcard_enum_match_arm, reason = "tests name the one case they expect"))]
 
-pub mod accounts;
-pub mod base;
+pub(crate) mod accounts;
+pub(crate) mod base;
 pub(crate) mod check;
 pub mod cli;
-pub mod config;
-pub mod delivery;
-pub mod demo;
-pub mod destination;
-pub mod dkim;
-pub mod event;
-pub mod greylist;
-pub mod http;
-pub mod intake;
-pub mod ledger;
-pub mod mail;
-pub mod net;
-pub mod policy;
-pub mod queue;
-pub mod relay;
-pub mod report;
-pub mod smtp;
-pub mod submission;
-pub mod tls;
+pub(crate) mod config;
+pub(crate) mod delivery;
+pub(crate) mod demo;
+pub(crate) mod destination;
+pub(crate) mod dkim;
+pub(crate) mod event;
+pub(crate) mod greylist;
+pub(crate) mod http;
+pub(crate) mod intake;
+pub(crate) mod ledger;
+pub(crate) mod mail;
+pub(crate) mod net;
+pub(crate) mod policy;
+pub(crate) mod queue;
+pub(crate) mod relay;
+pub(crate) mod report;
+pub(crate) mod smtp;
+pub(crate) mod submission;
+#[doc(hidden)]
+pub mod testing;
+pub(crate) mod tls;

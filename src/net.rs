@@ -33,7 +33,7 @@ pub trait Network: Send + Sync {
 
 /// TCP.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct TcpNetwork;
+pub(crate) struct TcpNetwork;
 
 impl Network for TcpNetwork {
     fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> Connecting<'_> {
@@ -53,7 +53,7 @@ impl Network for TcpNetwork {
 }
 
 /// What limits and delays count as one address: one customer commonly has a whole IPv6 /64.
-pub fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,
         IpAddr::V6(ip) => IpAddr::V6((ip.to_bits() & !u128::from(u64::MAX)).into()),

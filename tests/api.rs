@@ -7,9 +7,9 @@ use crate::support::fake_mx::FakeMx;
 use crate::support::http::{Answer, Http};
 use crate::support::{Events, start_relay, start_relay_from};
 use mail_parser::{MessageParser, MimeHeaders as _};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -79,7 +79,7 @@ async fn a_message_has_all_that_a_mail_can_have() {
     assert_eq!(read.attachment(0).unwrap().attachment_name(), Some("a.csv"));
     assert_eq!(read.attachment(0).unwrap().contents(), b"a,b\n1,2\n");
     // It ended: the trace knows it still, under either form of its id.
-    let id: otp_relay::mail::id::MessageId = json["id"].as_str().unwrap().parse().unwrap();
+    let id: otp_relay::testing::mail::id::MessageId = json["id"].as_str().unwrap().parse().unwrap();
     for id in [id.to_string(), id.uuid()] {
         let message = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
         assert_eq!((&message["traceparent"], &message["from"]), (&json!(TRACEPARENT), &json!("otp@shop.test")));
@@ -253,13 +253,13 @@ async fn everything_can_go_over_tls() {
     );
     let (relay, _events) = start_relay_from(folder.path(), &text);
     let address = relay.http_address().unwrap();
-    let connector = otp_relay::tls::opportunistic_connector().unwrap();
+    let connector = otp_relay::testing::tls::opportunistic_connector().unwrap();
     let ask = async |request: String| {
         let stream = TcpStream::connect(address).await.unwrap();
         let name = tokio_rustls::rustls::pki_types::ServerName::try_from("relay.test").unwrap();
         let mut stream = connector.connect(name, stream).await.unwrap();
         let shown = stream.get_ref().1.peer_certificates().unwrap()[0].clone();
-        let own = otp_relay::tls::read_certificates(&folder.path().join("data/self-signed.pem")).unwrap();
+        let own = otp_relay::testing::tls::read_certificates(&folder.path().join("data/self-signed.pem")).unwrap();
         assert_eq!(shown, own[0]);
         stream.write_all(request.as_bytes()).await.unwrap();
         let mut answer = Vec::new();

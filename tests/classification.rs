@@ -9,11 +9,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::LazyLock;
 
-use otp_relay::event::Suppress;
-use otp_relay::event::cause::Cause;
-use otp_relay::policy::cause::{Verdict, of_reply};
-use otp_relay::smtp::client_session::Stage;
-use otp_relay::smtp::reply::{EnhancedCode, Reply};
+use otp_relay::testing::event::Suppress;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::policy::cause::{Verdict, of_reply};
+use otp_relay::testing::smtp::client_session::Stage;
+use otp_relay::testing::smtp::reply::{EnhancedCode, Reply};
 
 const REPLIES: &str = include_str!("data/smtp-replies.tsv");
 const MORE_REPLIES: &str = include_str!("data/smtp-replies-2.tsv");

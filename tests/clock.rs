@@ -8,9 +8,9 @@ use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
 use crate::support::{Events, pass, start_relay_by};
-use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::json;
 
 /// 2026-11-21T10:00:00Z.

@@ -5,8 +5,8 @@ use std::process::{Command, Stdio};
 
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::{Events, start_relay};
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::Value;
 
 /// A relay, and a configuration file that leads to it.

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-use otp_relay::config::Config;
-use otp_relay::config::findings::Severity;
-use otp_relay::relay::{Environment, Relay};
-use otp_relay::report::log::Output;
+use otp_relay::testing::config::Config;
+use otp_relay::testing::config::findings::Severity;
+use otp_relay::testing::relay::{Environment, Relay};
+use otp_relay::testing::report::log::Output;
 
 const TEXT: &str = include_str!("../config/relay.toml");
 
@@ -46,7 +46,7 @@ fn files_that_others_can_read_are_named() {
         path
     };
     set(folder.path(), 0o755);
-    let key = write("o'key.pem", &otp_relay::dkim::record::generate_ed25519().unwrap());
+    let key = write("o'key.pem", &otp_relay::testing::dkim::record::generate_ed25519().unwrap());
     let password = write("password", "secret\n");
     let token = write("token", &"t".repeat(43));
     let hash = "0".repeat(64);
@@ -131,14 +131,14 @@ fn what_is_commented_out_is_the_default() {
 /// The file that comes with the relay is what the table of keys prints; `otp-relay config > config/relay.toml` mends it.
 #[test]
 fn the_committed_file_is_what_the_table_prints() {
-    assert!(TEXT == otp_relay::config::commented(), "config/relay.toml is not what `otp-relay config` prints");
+    assert!(TEXT == otp_relay::testing::config::commented(), "config/relay.toml is not what `otp-relay config` prints");
 }
 
 /// Settings in force are a configuration that comes to the same, and hold no secret.
 #[test]
 fn what_is_in_force_can_be_read_again() {
     let folder = tempfile::tempdir().unwrap();
-    std::fs::write(folder.path().join("k"), otp_relay::dkim::record::generate_ed25519().unwrap()).unwrap();
+    std::fs::write(folder.path().join("k"), otp_relay::testing::dkim::record::generate_ed25519().unwrap()).unwrap();
     std::fs::write(folder.path().join("p"), "pencil").unwrap();
     let hash = "2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae";
     let text = format!(

@@ -7,15 +7,15 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
-use otp_relay::ledger::embedded::key_ring::{KeyRing, Sealing};
-use otp_relay::ledger::embedded::store::sled::SledStore;
-use otp_relay::ledger::embedded::store::{Change, Found, Store as _};
-use otp_relay::ledger::entry::Message;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::mail::id::{EntryId, IdSource, MessageId};
-use otp_relay::mail::message::Content;
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::ledger::embedded::key_ring::{KeyRing, Sealing};
+use otp_relay::testing::ledger::embedded::store::sled::SledStore;
+use otp_relay::testing::ledger::embedded::store::{Change, Found, Store as _};
+use otp_relay::testing::ledger::entry::Message;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::mail::id::{EntryId, IdSource, MessageId};
+use otp_relay::testing::mail::message::Content;
 
 use crate::support::copy_folder;
 use crate::support::random::Random;

@@ -9,10 +9,10 @@ use crate::support::client::{Client, mail};
 use crate::support::fake_mx::FakeMx;
 use crate::support::http::Http;
 use crate::support::{Events, copy_folder, start_relay_by};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::base::clock::{ManualClock, Timestamp};
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::base::clock::{ManualClock, Timestamp};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 /// What is said of the folder of a version beside it.

@@ -4,9 +4,9 @@ use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::{Answer, Http};
 use crate::support::{Events, start_relay};
 use mail_parser::{MessageParser, MimeHeaders as _};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];

@@ -5,8 +5,8 @@ use std::time::Duration;
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::{copy_folder, manual_clock, pass, start_relay, start_relay_by};
-use otp_relay::event::Kind;
-use otp_relay::event::cause::Cause;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::event::cause::Cause;
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];
 const CHUNKING: &[&str] = &["PIPELINING", "CHUNKING", "8BITMIME", "SMTPUTF8"];
@@ -229,7 +229,7 @@ async fn an_acknowledged_message_survives_a_crash() {
 #[tokio::test(flavor = "multi_thread")]
 async fn signatures_are_the_same_after_a_crash() {
     let folder = tempfile::tempdir().unwrap();
-    let pem = otp_relay::dkim::record::generate_rsa().unwrap();
+    let pem = otp_relay::testing::dkim::record::generate_rsa().unwrap();
     let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"otp\"\nprivate_key = \"../key.pem\"\n";
     std::fs::create_dir(folder.path().join("first")).unwrap();
     std::fs::write(folder.path().join("key.pem"), pem).unwrap();

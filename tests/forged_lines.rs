@@ -10,9 +10,9 @@ mod support;
 use std::io::{self, Write};
 use std::sync::{Arc, Mutex};
 
-use otp_relay::base::text::is_deceptive;
-use otp_relay::event::Kind;
-use otp_relay::report::log::{self, Output};
+use otp_relay::testing::base::text::is_deceptive;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::report::log::{self, Output};
 
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};

@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
-use otp_relay::event::cause::Cause;
-use otp_relay::event::{Event, Kind};
-use otp_relay::queue::inspect::Filter;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::queue::inspect::Filter;
 
 const PIPELINING: &[&str] = &["PIPELINING"];
 

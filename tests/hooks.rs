@@ -3,9 +3,9 @@
 use aws_lc_rs::hmac::{self, HMAC_SHA256};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 use crate::support::fake_mx::FakeMx;

@@ -6,10 +6,10 @@ use std::path::Path;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
 use crate::support::{Events, start_relay};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::event::cause::Cause;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];

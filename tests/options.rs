@@ -6,10 +6,10 @@ use std::time::Duration;
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Received, Trick};
 use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
-use otp_relay::base::clock::ManualClock;
-use otp_relay::event::cause::Cause;
-use otp_relay::event::{Event, Kind};
-use otp_relay::relay::Relay;
+use otp_relay::testing::base::clock::ManualClock;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::relay::Relay;
 
 const EXTENSIONS: &[&str] = &["PIPELINING", "8BITMIME"];
 

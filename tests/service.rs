@@ -80,7 +80,7 @@ fn configuration(smtp: SocketAddr, http: SocketAddr, hostname: &str, more: &str)
 }
 
 fn user(name: &str, token: &str) -> String {
-    let hash = otp_relay::accounts::user::token_hash(token);
+    let hash = otp_relay::testing::accounts::user::token_hash(token);
     format!("[[user]]\nname = \"{name}\"\nsenders = [\"*@app.test\"]\ntoken_hash = \"{hash}\"\n")
 }
 
@@ -227,5 +227,5 @@ fn the_configuration_is_printed() {
     {
         assert!(out.contains(part), "{part} is missing in {out}");
     }
-    assert!(!out.contains(&otp_relay::accounts::user::token_hash("first")));
+    assert!(!out.contains(&otp_relay::testing::accounts::user::token_hash("first")));
 }

@@ -11,7 +11,7 @@ use crate::support::http::Http;
 use crate::support::process::{Process, free_port};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
-use otp_relay::demo::dns::{self, Answer};
+use otp_relay::testing::demo::dns::{self, Answer};
 use tokio::net::TcpStream;
 
 /// At `trace` each makes more than a thousand octets of lines; the pipe of a process holds 64 KiB.

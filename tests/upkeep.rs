@@ -9,13 +9,13 @@ use std::process::Command;
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::{copy_folder, start_relay, start_relay_from};
-use otp_relay::event::{Kind, stored};
-use otp_relay::ledger::cursor::Cursor;
-use otp_relay::ledger::embedded::key_ring::KeyRing;
-use otp_relay::ledger::embedded::store::sled::{SledStore, verify};
-use otp_relay::ledger::embedded::store::{Store as _, Table};
-use otp_relay::relay::Relay;
-use otp_relay::report::trace::decode;
+use otp_relay::testing::event::{Kind, stored};
+use otp_relay::testing::ledger::cursor::Cursor;
+use otp_relay::testing::ledger::embedded::key_ring::KeyRing;
+use otp_relay::testing::ledger::embedded::store::sled::{SledStore, verify};
+use otp_relay::testing::ledger::embedded::store::{Store as _, Table};
+use otp_relay::testing::relay::Relay;
+use otp_relay::testing::report::trace::decode;
 
 /// What a command came to: status, standard output, standard error.
 fn run(arguments: &[&str]) -> (i32, String, String) {
@@ -94,7 +94,7 @@ fn damage_and_newer_folders_are_told() {
 
 /// A relay in a folder with its configuration file, whose API and DKIM key are of use to the commands.
 fn configuration(folder: &Path, mx: std::net::SocketAddr) -> (std::path::PathBuf, String) {
-    let pem = otp_relay::dkim::record::generate_ed25519().unwrap();
+    let pem = otp_relay::testing::dkim::record::generate_ed25519().unwrap();
     fs::create_dir_all(folder.join("certs")).unwrap();
     fs::write(folder.join("certs/k.pem"), pem).unwrap();
     fs::set_permissions(folder.join("certs/k.pem"), fs::Permissions::from_mode(0o600)).unwrap();

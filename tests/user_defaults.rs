@@ -6,10 +6,10 @@ use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
 use crate::support::{Events, copy_folder, start_relay};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::config::Config;
-use otp_relay::event::{Event, Kind};
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::config::Config;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const HOST: &[&str] = &["PIPELINING", "8BITMIME"];

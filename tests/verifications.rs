@@ -5,9 +5,9 @@ use std::time::Duration;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::{Answer, Http};
 use crate::support::{Events, start_relay};
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SIZE 10000000"];

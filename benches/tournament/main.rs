@@ -15,7 +15,7 @@ mod world;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
+use otp_relay::testing::base::clock::Timestamp;
 
 use random::Random;
 use senders::{ALL, Make, Refused, Sender};

@@ -2,14 +2,14 @@
 
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
-use otp_relay::greylist::facts::Facts;
-use otp_relay::greylist::pending::{Refusal, Wait};
-use otp_relay::greylist::step::History;
-use otp_relay::policy::cause::of_reply;
-use otp_relay::policy::next::{Next, believable, decide};
-use otp_relay::smtp::client_session::Stage;
-use otp_relay::smtp::reply::Reply;
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::greylist::facts::Facts;
+use otp_relay::testing::greylist::pending::{Refusal, Wait};
+use otp_relay::testing::greylist::step::History;
+use otp_relay::testing::policy::cause::of_reply;
+use otp_relay::testing::policy::next::{Next, believable, decide};
+use otp_relay::testing::smtp::client_session::Stage;
+use otp_relay::testing::smtp::reply::Reply;
 
 use crate::random::Random;
 use crate::world::Destination;

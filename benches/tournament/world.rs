@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::LazyLock;
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
-use otp_relay::smtp::client_session::Stage;
-use otp_relay::smtp::reply::{Reply, parse_reply};
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::smtp::client_session::Stage;
+use otp_relay::testing::smtp::reply::{Reply, parse_reply};
 
 use crate::random::Random;
 

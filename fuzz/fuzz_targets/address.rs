@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::intake::suppression::suppression_key;
-use otp_relay::mail::address::{
+use otp_relay::testing::base::text::is_deceptive;
+use otp_relay::testing::intake::suppression::suppression_key;
+use otp_relay::testing::mail::address::{
     AddressError, Mailbox, PATH_MAX, ReversePath, domain_key, domain_pattern_covers, parse_path, pattern_covers,
 };
-use otp_relay::base::text::is_deceptive;
 use otp_relay_fuzz::command::check_mailbox;
 
 fn check_domain(text: &str) {

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::smtp::data::line_fault;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::smtp::data::line_fault;
 use otp_relay_fuzz::api::{BENCH, SIZE_MAX, STAMP_MAX, asked};
 use otp_relay_fuzz::choice;
 use serde_json::Value;
@@ -18,11 +18,9 @@ fn names(answer: &Value) -> Vec<&str> {
 
 fuzz_target!(|input: &[u8]| {
     let (bits, body) = choice(input);
-    let line = [
-        "POST /v1/verifications",
-        "POST /v1/verifications/check",
-        "POST /v1/verifications/vrf_0123456789abcdef/check",
-    ][usize::from(bits % 3)];
+    let line =
+        ["POST /v1/verifications", "POST /v1/verifications/check", "POST /v1/verifications/vrf_0123456789abcdef/check"]
+            [usize::from(bits % 3)];
     let relay = &BENCH.relay;
     let (status, answer) = asked(&BENCH, line, "shop-token", body);
     match (status, bits % 3) {

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::smtp::command::Command;
+use otp_relay::testing::smtp::command::Command;
 use otp_relay_fuzz::command::{check_mailbox, mailbox, print};
 
 fuzz_target!(|line: &[u8]| {

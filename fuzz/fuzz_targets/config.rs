@@ -8,9 +8,9 @@ use std::sync::LazyLock;
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::config::Config;
-use otp_relay::config::findings::Severity;
-use otp_relay::mail::address::{Mailbox, domain_key};
+use otp_relay::testing::config::Config;
+use otp_relay::testing::config::findings::Severity;
+use otp_relay::testing::mail::address::{Mailbox, domain_key};
 use tempfile::TempDir;
 
 const PASSWORD: &str = "Tr0ub4dor&3";

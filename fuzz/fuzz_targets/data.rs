@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::smtp::data::{DataDecoder, Decoded, final_dot, line_fault, needs_stuffing, stuff};
-use otp_relay::smtp::line::LineFault;
+use otp_relay::testing::smtp::data::{DataDecoder, Decoded, final_dot, line_fault, needs_stuffing, stuff};
+use otp_relay::testing::smtp::line::LineFault;
 use otp_relay_fuzz::{choice, pieces};
 
 fn decode(input: &[u8], seed: u8) -> (Decoded, Vec<u8>) {

@@ -8,11 +8,11 @@ use bytes::Bytes;
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::ResolverConfig;
 use libfuzzer_sys::fuzz_target;
-use otp_relay::base::clock::Timestamp;
-use otp_relay::destination::resolver;
-use otp_relay::dkim::{Key, SenderField, Terms, record, verify};
-use otp_relay::mail::message::{Content, without_space_before_colons};
-use otp_relay::smtp::data::line_fault;
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::destination::resolver;
+use otp_relay::testing::dkim::{Key, SenderField, Terms, record, verify};
+use otp_relay::testing::mail::message::{Content, without_space_before_colons};
+use otp_relay::testing::smtp::data::line_fault;
 use tokio::runtime::{Builder, Runtime};
 
 struct Bench {

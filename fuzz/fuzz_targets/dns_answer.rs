@@ -12,17 +12,17 @@ use hickory_resolver::proto::dnssec::Proof;
 use hickory_resolver::proto::op::Message;
 use hickory_resolver::proto::rr::{Name, RData, Record, RecordType};
 use libfuzzer_sys::fuzz_target;
-use otp_relay::base::clock::{Clock, ManualClock};
-use otp_relay::destination::dane::Tlsa;
-use otp_relay::destination::demand::{Demand, Strictness, TlsOption};
-use otp_relay::destination::mta_sts::announced_id;
-use otp_relay::destination::mx::Router;
-use otp_relay::destination::public::is_public;
-use otp_relay::destination::resolver::{
+use otp_relay::testing::base::clock::{Clock, ManualClock};
+use otp_relay::testing::destination::dane::Tlsa;
+use otp_relay::testing::destination::demand::{Demand, Strictness, TlsOption};
+use otp_relay::testing::destination::mta_sts::announced_id;
+use otp_relay::testing::destination::mx::Router;
+use otp_relay::testing::destination::public::is_public;
+use otp_relay::testing::destination::resolver::{
     Answer, Dns, DnsError, MxRecord, Records, read_ipv4, read_ipv6, read_mx, read_tlsa, read_txt,
 };
-use otp_relay::destination::route::{Route, RouteError};
-use otp_relay::destination::tlsa::TlsaRecord;
+use otp_relay::testing::destination::route::{Route, RouteError};
+use otp_relay::testing::destination::tlsa::TlsaRecord;
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, runtime};
 use tokio::runtime::Runtime;

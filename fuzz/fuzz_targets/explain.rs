@@ -5,14 +5,14 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::base::clock::Timestamp;
-use otp_relay::policy::cause::of_reply;
-use otp_relay::greylist::facts::Facts;
-use otp_relay::policy::hint;
-use otp_relay::policy::next::{Next, next};
-use otp_relay::greylist::step::History;
-use otp_relay::smtp::client_session::Stage;
-use otp_relay::smtp::reply::{Severity, parse_reply};
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::greylist::facts::Facts;
+use otp_relay::testing::greylist::step::History;
+use otp_relay::testing::policy::cause::of_reply;
+use otp_relay::testing::policy::hint;
+use otp_relay::testing::policy::next::{Next, next};
+use otp_relay::testing::smtp::client_session::Stage;
+use otp_relay::testing::smtp::reply::{Severity, parse_reply};
 use otp_relay_fuzz::choice;
 
 const STAGES: [Stage; 5] = [Stage::Rcpt, Stage::Banner, Stage::Ehlo, Stage::Mail, Stage::Content];

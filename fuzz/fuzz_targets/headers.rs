@@ -3,8 +3,8 @@
 
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
-use otp_relay::mail::message::{Content, fields};
-use otp_relay::smtp::data::line_fault;
+use otp_relay::testing::mail::message::{Content, fields};
+use otp_relay::testing::smtp::data::line_fault;
 
 fuzz_target!(|input: &[u8]| {
     let Content { head, body } = Content::split(Bytes::copy_from_slice(input));

@@ -6,7 +6,7 @@ use axum::http::{HeaderMap, HeaderValue};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
-use otp_relay::http::{HookKind, HookSecrets, is_proved};
+use otp_relay::testing::http::{HookKind, HookSecrets, is_proved};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::NOW;
 
@@ -51,7 +51,8 @@ fuzz_target!(|input: &[u8]| {
             }
             HookKind::Logto => return,
             HookKind::Zitadel => {
-                let hex: String = mac(&format!("{time}.")).as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
+                let hex: String =
+                    mac(&format!("{time}.")).as_ref().iter().map(|octet| format!("{octet:02x}")).collect();
                 format!("t={time},v1=00,v1={hex}")
             }
         };

@@ -3,8 +3,8 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::http::{HookKind, asked_of};
-use otp_relay::intake::options;
+use otp_relay::testing::http::{HookKind, asked_of};
+use otp_relay::testing::intake::options;
 use otp_relay_fuzz::choice;
 
 fuzz_target!(|input: &[u8]| {
@@ -15,7 +15,9 @@ fuzz_target!(|input: &[u8]| {
     for (to, code, link, tag) in asked {
         assert!(!to.as_str().contains(char::is_control) && to.as_str().contains('@'));
         let is_printable = |code: &String| {
-            (1..=64).contains(&code.len()) && code.chars().all(|c| c == ' ' || c.is_ascii_graphic()) && code.trim() == code
+            (1..=64).contains(&code.len())
+                && code.chars().all(|c| c == ' ' || c.is_ascii_graphic())
+                && code.trim() == code
         };
         assert!(code.as_ref().is_none_or(is_printable), "{code:?}");
         let is_link = |link: &String| {

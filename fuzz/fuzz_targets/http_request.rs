@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use libfuzzer_sys::fuzz_target;
 use mail_parser::MessageParser;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::intake::options::LIFE;
-use otp_relay::ledger::entry::Message;
-use otp_relay::mail::address::Mailbox;
-use otp_relay::mail::id::MessageId;
-use otp_relay::smtp::data::line_fault;
+use otp_relay::testing::intake::options::LIFE;
+use otp_relay::testing::ledger::entry::Message;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::mail::address::Mailbox;
+use otp_relay::testing::mail::id::MessageId;
+use otp_relay::testing::smtp::data::line_fault;
 use otp_relay_fuzz::api::{BENCH, Bench, RECIPIENTS_MAX, SECRET, SIZE_MAX, STAMP_MAX, converse, taken_apart};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::user;
@@ -49,7 +49,10 @@ fn check_problem(status: u16, problem: &[u8], request: &[u8], may_quote: bool) {
     let detail = problem["detail"].as_str().expect("a problem has a detail");
     assert!(!detail.is_empty() && !detail.contains(char::is_control), "{detail:?}");
     let body: Value = serde_json::from_slice(request).unwrap_or_default();
-    let in_addresses = ["to", "cc", "bcc", "reply_to", "from"].iter().flat_map(|name| texts(&body, name)).any(|text| text.contains(SECRET));
+    let in_addresses = ["to", "cc", "bcc", "reply_to", "from"]
+        .iter()
+        .flat_map(|name| texts(&body, name))
+        .any(|text| text.contains(SECRET));
     assert!(may_quote || in_addresses || !detail.contains(SECRET), "{detail}");
 }
 
@@ -77,7 +80,8 @@ fn check_accepted(message: &Message, content: &[u8], body: &Value) {
     let recipients: Vec<&Mailbox> = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox).collect();
     assert!((1..=RECIPIENTS_MAX).contains(&recipients.len()));
     for recipient in &recipients {
-        let named = ["to", "cc", "bcc"].iter().flat_map(|name| texts(body, name)).any(|to| to.contains(recipient.as_str()));
+        let named =
+            ["to", "cc", "bcc"].iter().flat_map(|name| texts(body, name)).any(|to| to.contains(recipient.as_str()));
         assert!(named, "{recipient}");
     }
 

@@ -9,12 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use libfuzzer_sys::fuzz_target;
 use mail_parser::{DateTime, HeaderValue, MessageParser};
-use otp_relay::intake::options::{LIFE, Options};
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::mail::message::{Content, fields};
-use otp_relay::smtp::data::line_fault;
-use otp_relay::smtp::server_session::{Protocol, Submission};
+use otp_relay::testing::intake::options::{LIFE, Options};
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::mail::message::{Content, fields};
+use otp_relay::testing::smtp::data::line_fault;
+use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use otp_relay_fuzz::relay::{NOW, Relay, runtime, user};
 use tokio::runtime::Runtime;
 

@@ -3,10 +3,10 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::base::clock::Timestamp;
-use otp_relay::destination::dane::{self, usable};
-use otp_relay::destination::mta_sts::{Mode, POLICY_LEN_MAX, Policy, announced_id};
-use otp_relay::destination::tlsa::TlsaRecord;
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::destination::dane::{self, usable};
+use otp_relay::testing::destination::mta_sts::{Mode, POLICY_LEN_MAX, Policy, announced_id};
+use otp_relay::testing::destination::tlsa::TlsaRecord;
 use otp_relay_fuzz::choice;
 
 fuzz_target!(|input: &[u8]| {

@@ -2,7 +2,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::submission::proxy_header::{HEADER_MAX, Progress, parse};
+use otp_relay::testing::submission::proxy_header::{HEADER_MAX, Progress, parse};
 
 fuzz_target!(|input: &[u8]| {
     let mut read = 0;

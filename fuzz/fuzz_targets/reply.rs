@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::smtp::reply::{REPLY_LINE_MAX, Reply, ReplyReader, parse_reply};
+use otp_relay::testing::smtp::reply::{REPLY_LINE_MAX, Reply, ReplyReader, parse_reply};
 use otp_relay_fuzz::{choice, pieces};
 
 /// Written, and read again; none if it is long.

@@ -3,7 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::smtp::sasl::{Exchange, MECHANISMS, PASSWORD_MAX, Progress, USER_MAX};
+use otp_relay::testing::smtp::sasl::{Exchange, MECHANISMS, PASSWORD_MAX, Progress, USER_MAX};
 use otp_relay_fuzz::{choice, scram};
 
 /// An answer that stands for a right proof.

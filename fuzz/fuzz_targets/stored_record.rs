@@ -5,16 +5,18 @@
 use std::time::Duration;
 
 use libfuzzer_sys::fuzz_target;
-use otp_relay::base::rate::Rate;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::id::MessageId;
-use otp_relay::greylist::pending::{Greylister, Refusal};
-use otp_relay::ledger::entry::{Message, Progress};
-use otp_relay::greylist::table::Triplet;
-use otp_relay::ledger::embedded::store::sled::record::{decode_progress, encode_progress, read_message, write_message};
-use otp_relay::queue::inspect::Filter;
-use otp_relay::ledger::embedded::store::{Found, Table};
-use otp_relay::report::trace::{decode, encode};
+use otp_relay::testing::base::rate::Rate;
+use otp_relay::testing::greylist::pending::{Greylister, Refusal};
+use otp_relay::testing::greylist::table::Triplet;
+use otp_relay::testing::ledger::embedded::store::sled::record::{
+    decode_progress, encode_progress, read_message, write_message,
+};
+use otp_relay::testing::ledger::embedded::store::{Found, Table};
+use otp_relay::testing::ledger::entry::{Message, Progress};
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::id::MessageId;
+use otp_relay::testing::queue::inspect::Filter;
+use otp_relay::testing::report::trace::{decode, encode};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, Relay, user};
 

@@ -6,16 +6,16 @@ use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
 use mail_parser::MessageParser;
-use otp_relay::accounts::credentials::{Account, Credentials, TokenHash};
-use otp_relay::http::{Api, Parts, Settings};
-use otp_relay::mail::id::MessageId;
-use otp_relay::report::log::{EventLog, Format, Output};
-use otp_relay::report::refusals::Refusals;
-use otp_relay::report::stats::Statistics;
-use otp_relay::report::webhooks::Webhooks;
-use otp_relay::report::trace::{Limits, Traces};
-use otp_relay::report::{Reporter, log};
-use otp_relay::smtp::data::line_fault;
+use otp_relay::testing::accounts::credentials::{Account, Credentials, TokenHash};
+use otp_relay::testing::http::{Api, Parts, Settings};
+use otp_relay::testing::mail::id::MessageId;
+use otp_relay::testing::report::log::{EventLog, Format, Output};
+use otp_relay::testing::report::refusals::Refusals;
+use otp_relay::testing::report::stats::Statistics;
+use otp_relay::testing::report::trace::{Limits, Traces};
+use otp_relay::testing::report::webhooks::Webhooks;
+use otp_relay::testing::report::{Reporter, log};
+use otp_relay::testing::smtp::data::line_fault;
 use serde_json::Value;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex};
@@ -64,7 +64,7 @@ fn bench(beside: Beside) -> Bench {
     let traces = Traces::start(folder.path(), limits, relay.clock.clone()).expect("a folder");
     traces.follow(&relay.queue);
     let stats = Statistics::start(&folder.path().join("stats"), relay.clock.clone(), &relay.queue).expect("a thread");
-    let tls = otp_relay::tls::opportunistic_connector().expect("a connector");
+    let tls = otp_relay::testing::tls::opportunistic_connector().expect("a connector");
     let hooks = folder.path().join("webhooks");
     let webhooks = Webhooks::start(&hooks, Vec::new(), &relay.queue, relay.clock.clone(), tls).expect("a thread");
     let parts = Parts {
@@ -75,7 +75,7 @@ fn bench(beside: Beside) -> Bench {
         traces,
         stats,
         webhooks,
-        beside: (beside == Beside::Sandbox).then(otp_relay::demo::paths_alone),
+        beside: (beside == Beside::Sandbox).then(otp_relay::testing::demo::paths_alone),
         metrics: Arc::default(),
         ends: Arc::default(),
         destinations: Arc::default(),
@@ -147,12 +147,14 @@ pub fn asked(bench: &Bench, line: &str, token: &str, body: &[u8]) -> (u16, Value
 pub fn at_door(path: &str, token: &str, body: &[u8], ids: impl Fn(&str, &Value) -> Vec<String>) {
     let Bench { runtime, relay, api, .. } = &*BENCH;
     let length = body.len();
-    let head = format!("POST {path} HTTP/1.1\r\nHost: relay\r\n{token}Connection: close\r\nContent-Length: {length}\r\n\r\n");
+    let head =
+        format!("POST {path} HTTP/1.1\r\nHost: relay\r\n{token}Connection: close\r\nContent-Length: {length}\r\n\r\n");
     let answer = runtime.block_on(converse(api, &[head.as_bytes(), body].concat()));
     let (status, content_type, json) = taken_apart(&answer).expect("every request is answered");
     assert!([200, 202, 400, 403, 413, 422, 429].contains(&status), "{status}");
     assert!(json.is_empty() || content_type == "application/json", "{content_type}");
-    let json: Value = if json.is_empty() { Value::Null } else { serde_json::from_slice(&json).expect("an answer is JSON") };
+    let json: Value =
+        if json.is_empty() { Value::Null } else { serde_json::from_slice(&json).expect("an answer is JSON") };
     let end = answer.windows(4).position(|octets| octets == b"\r\n\r\n").expect("a head");
     let head = String::from_utf8_lossy(&answer[..end]).into_owned();
     for id in ids(&head, &json) {
@@ -169,7 +171,8 @@ pub fn at_door(path: &str, token: &str, body: &[u8], ids: impl Fn(&str, &Value) 
         assert!(user().may_send_as(sender, |_| false));
         assert!((1..=RECIPIENTS_MAX).contains(&message.envelope.recipients.len()));
         let read = MessageParser::default().parse(&content).expect("it can be read");
-        let count = |name: &str| read.headers().iter().filter(|header| header.name().eq_ignore_ascii_case(name)).count();
+        let count =
+            |name: &str| read.headers().iter().filter(|header| header.name().eq_ignore_ascii_case(name)).count();
         for single in ["From", "To", "Subject", "Message-ID", "Date", "MIME-Version"] {
             assert_eq!(count(single), 1, "{single}");
         }

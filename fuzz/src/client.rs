@@ -2,15 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock as _, SystemClock};
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
-use otp_relay::smtp::client_session::{
+use otp_relay::testing::base::clock::{Clock as _, SystemClock};
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{DeliverBy, DeliverByMode, MailParameters, Notify, Recipient, Ret};
+use otp_relay::testing::smtp::client_session::{
     Bdat, ClientSession, ClientSettings, EightBit, Event, Framing, StartTls, Step, Transaction, Trust,
 };
-use otp_relay::smtp::data::line_fault;
-use otp_relay::smtp::extension::{Feature, Features};
-use otp_relay::smtp::reply::{Reply, ReplyReader, Severity};
+use otp_relay::testing::smtp::data::line_fault;
+use otp_relay::testing::smtp::extension::{Feature, Features};
+use otp_relay::testing::smtp::reply::{Reply, ReplyReader, Severity};
 
 use crate::{Mark, parts, pieces};
 

@@ -2,9 +2,9 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::mail::address::{AddressError, Mailbox, domain_key};
-use otp_relay::mail::envelope::{DeliverByMode, Ret};
-use otp_relay::smtp::command::{Command, Mail};
+use otp_relay::testing::mail::address::{AddressError, Mailbox, domain_key};
+use otp_relay::testing::mail::envelope::{DeliverByMode, Ret};
+use otp_relay::testing::smtp::command::{Command, Mail};
 
 /// A line that means this command.
 pub fn print(command: &Command) -> String {

@@ -5,22 +5,22 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::relay::builder::{Builder, Core};
-use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::config::Config;
-use otp_relay::delivery::Delivery;
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::intake::budget::Limits;
-use otp_relay::intake::door::{self, Door};
-use otp_relay::intake::idempotency::RotatingSecrets;
-use otp_relay::base::rate::Rate;
-use otp_relay::accounts::user::{Senders, User};
-use otp_relay::mail::id::{IdSource, MessageId};
-use otp_relay::ledger::entry::Message;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::queue::inspect::Filter;
-use otp_relay::ledger::embedded::store::{Found, Store};
-use otp_relay::queue::Queue;
+use otp_relay::testing::accounts::user::{Senders, User};
+use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::testing::base::rate::Rate;
+use otp_relay::testing::config::Config;
+use otp_relay::testing::delivery::Delivery;
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::intake::budget::Limits;
+use otp_relay::testing::intake::door::{self, Door};
+use otp_relay::testing::intake::idempotency::RotatingSecrets;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::ledger::embedded::store::{Found, Store};
+use otp_relay::testing::ledger::entry::Message;
+use otp_relay::testing::mail::id::{IdSource, MessageId};
+use otp_relay::testing::queue::Queue;
+use otp_relay::testing::queue::inspect::Filter;
+use otp_relay::testing::relay::builder::{Builder, Core};
 use tokio::runtime::Runtime;
 
 /// When the relay's time stands still.
@@ -137,15 +137,27 @@ impl Default for Relay {
 struct Stored(Vec<Found>);
 
 impl Store for Stored {
-    fn commit(&mut self, _: &[&[otp_relay::ledger::embedded::store::Change]]) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
+    fn commit(
+        &mut self,
+        _: &[&[otp_relay::testing::ledger::embedded::store::Change]],
+    ) -> Result<(), otp_relay::testing::ledger::embedded::store::StoreError> {
         Ok(())
     }
 
-    fn content(&mut self, _: MessageId) -> Result<Option<otp_relay::mail::message::Content>, otp_relay::ledger::embedded::store::StoreError> {
+    fn content(
+        &mut self,
+        _: MessageId,
+    ) -> Result<
+        Option<otp_relay::testing::mail::message::Content>,
+        otp_relay::testing::ledger::embedded::store::StoreError,
+    > {
         Ok(None)
     }
 
-    fn scan(&mut self, visit: &mut dyn FnMut(Found)) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
+    fn scan(
+        &mut self,
+        visit: &mut dyn FnMut(Found),
+    ) -> Result<(), otp_relay::testing::ledger::embedded::store::StoreError> {
         self.0.drain(..).for_each(visit);
         Ok(())
     }
@@ -154,7 +166,7 @@ impl Store for Stored {
         true
     }
 
-    fn recover(&mut self) -> Result<(), otp_relay::ledger::embedded::store::StoreError> {
+    fn recover(&mut self) -> Result<(), otp_relay::testing::ledger::embedded::store::StoreError> {
         Ok(())
     }
 }

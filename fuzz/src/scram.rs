@@ -7,7 +7,7 @@ use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::{hmac, pbkdf2};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::smtp::sasl::ScramVerifier;
+use otp_relay::testing::smtp::sasl::ScramVerifier;
 
 /// The password behind [`verifier`].
 pub const PASSWORD: &str = "pencil";

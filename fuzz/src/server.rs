@@ -4,12 +4,12 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock as _, SystemClock};
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::smtp::client_name::{NAME_LEN_MAX, received_from};
-use otp_relay::smtp::data::line_fault;
-use otp_relay::smtp::reply::{self, EnhancedCode, Reply, parse_reply};
-use otp_relay::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
+use otp_relay::testing::base::clock::{Clock as _, SystemClock};
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::smtp::client_name::{NAME_LEN_MAX, received_from};
+use otp_relay::testing::smtp::data::line_fault;
+use otp_relay::testing::smtp::reply::{self, EnhancedCode, Reply, parse_reply};
+use otp_relay::testing::smtp::server_session::{Access, Event, Peer, ServerSession, SessionSettings, Step, Submission};
 
 use crate::{Mark, parts, pieces, scram};
 

@@ -22,9 +22,9 @@ use crate::base::bounded::Bounded;
 use crate::smtp::sasl::{KEY_LEN, ScramVerifier};
 
 /// Rounds for new hashes, and for users that do not exist where no user has any.
-pub const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("not zero");
+pub(crate) const SCRAM_ITERATIONS: NonZeroU32 = NonZeroU32::new(100_000).expect("not zero");
 /// Octets of a salt.
-pub const SALT_LEN: usize = 16;
+pub(crate) const SALT_LEN: usize = 16;
 /// How long a password that was right need not be checked again.
 const REMEMBERED: Duration = Duration::from_secs(300);
 /// Passwords remembered at most.
@@ -194,12 +194,12 @@ impl Credentials {
 
     /// The same with another rule of who is let in.
     #[must_use]
-    pub fn admitting(self, admits: Admits) -> Self {
+    pub(crate) fn admitting(self, admits: Admits) -> Self {
         Self { admits, ..self }
     }
 
     /// Who is let in.
-    pub fn admits(&self) -> Admits {
+    pub(crate) fn admits(&self) -> Admits {
         self.admits
     }
 
@@ -212,7 +212,7 @@ impl Credentials {
     }
 
     /// Takes new users; what was remembered is forgotten.
-    pub fn reconfigure(&self, accounts: HashMap<String, Account>) {
+    pub(crate) fn reconfigure(&self, accounts: HashMap<String, Account>) {
         self.examples.store(Arc::new(examples(&accounts)));
         self.accounts.store(Arc::new(accounts));
         *self.remembered.lock() = Bounded::default();
@@ -237,7 +237,7 @@ impl Credentials {
     }
 
     /// The user of a login as it is now; none: it was removed, or what it logged in by is not its own any more.
-    pub fn renewed(&self, login: &Login) -> Option<Arc<User>> {
+    pub(crate) fn renewed(&self, login: &Login) -> Option<Arc<User>> {
         let accounts = self.accounts.load();
         let account = accounts.get(&*login.user.name)?;
         let holds = match &login.by {
@@ -261,7 +261,7 @@ impl Credentials {
     }
 
     /// Who is there by this token. All are compared, whichever it is.
-    pub fn login_by_token(&self, token: &TokenHash) -> Option<Login> {
+    pub(crate) fn login_by_token(&self, token: &TokenHash) -> Option<Login> {
         if let Some(anybody) = self.anybody() {
             return Some(anybody);
         }
@@ -307,7 +307,7 @@ impl Credentials {
 
     /// What SCRAM needs of a user. One that does not exist, or cannot do SCRAM, gets a salt that is always the same and
     /// keys that no password fits.
-    pub fn scram_verifier(&self, name: &str) -> ScramVerifier {
+    pub(crate) fn scram_verifier(&self, name: &str) -> ScramVerifier {
         match self.accounts.load().get(name).and_then(|account| account.password.clone()) {
             Some(PasswordHash::Scram(verifier)) => verifier,
             Some(PasswordHash::Argon2(_)) | None => self.made_up_verifier(name),

@@ -45,7 +45,7 @@ pub struct Defaults {
 
 /// The supersession key that makes a message take the place of any other of its user to the same recipient: keys are
 /// compared together with user and recipient, so one and the same will do for all.
-pub const KEY_OF_RECIPIENT: &str = "recipient";
+pub(crate) const KEY_OF_RECIPIENT: &str = "recipient";
 
 /// Whom a user may send as.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,7 +57,7 @@ pub enum Senders {
 }
 
 /// What a message without an option gets where nothing else is configured.
-pub const DEFAULT_LIFE: Duration = Duration::from_secs(600);
+pub(crate) const DEFAULT_LIFE: Duration = Duration::from_secs(600);
 
 impl User {
     /// A user with the defaults, which may send as nobody yet.

@@ -69,7 +69,7 @@ impl Timestamp {
     }
 
     /// Reads what [`Timestamp::rfc3339`] wrote.
-    pub fn from_rfc3339(text: &str) -> Option<Self> {
+    pub(crate) fn from_rfc3339(text: &str) -> Option<Self> {
         let is_ours = text.len() == 24 && text.is_ascii() && text.ends_with('Z');
         let number = |at: std::ops::Range<usize>| text.get(at)?.parse::<u16>().ok();
         let small = |at| number(at).and_then(|number| u8::try_from(number).ok());
@@ -81,7 +81,7 @@ impl Timestamp {
     }
 
     /// `Sat, 21 Nov 2026 10:00:00 +0000` (RFC 5322 section 3.3).
-    pub fn rfc5322(self) -> String {
+    pub(crate) fn rfc5322(self) -> String {
         const DAYS: [&str; 7] = ["Mon", "Tue", "Wed", "Thu", "Fri", "Sat", "Sun"];
         const MONTHS: [&str; 12] = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
         let (date, _) = self.parts();
@@ -126,7 +126,8 @@ impl Step {
     pub const NONE: Self = Self { ahead_ms: 0 };
 
     /// The wall clock is ahead by so many milliseconds, or behind where it is negative.
-    pub const fn ahead_by_millis(ahead_ms: i64) -> Self {
+    #[cfg(test)]
+    pub(crate) const fn ahead_by_millis(ahead_ms: i64) -> Self {
         Self { ahead_ms }
     }
 
@@ -136,7 +137,7 @@ impl Step {
     }
 
     /// How far `later` has been set from this one, in words for the operator; none if it has not.
-    pub fn change_to(self, later: Self) -> Option<String> {
+    pub(crate) fn change_to(self, later: Self) -> Option<String> {
         let ahead_ms = later.ahead_ms.saturating_sub(self.ahead_ms);
         let direction = if ahead_ms < 0 { "back" } else { "forward" };
         (ahead_ms != 0)
@@ -278,12 +279,12 @@ impl Clock for ManualClock {
 }
 
 /// The furthest that a [`FastClock`] is moved forward in one go.
-pub const ADVANCE_MAX: Duration = Duration::from_secs(86_400);
+pub(crate) const ADVANCE_MAX: Duration = Duration::from_secs(86_400);
 
 /// The machine's clocks, with a relay's time that runs faster than the wall clock and can be moved forward: lives, waits and
 /// windows pass sooner, while what is shown or signed keeps the time of the wall clock.
 #[derive(Debug)]
-pub struct FastClock {
+pub(crate) struct FastClock {
     machine: SystemClock,
     rate: u32,
     ahead_ms: AtomicU64,
@@ -291,12 +292,12 @@ pub struct FastClock {
 
 impl FastClock {
     /// A clock by which so many seconds pass in one of the machine's.
-    pub fn new(rate: u32) -> Self {
+    pub(crate) fn new(rate: u32) -> Self {
         Self { machine: SystemClock::default(), rate: rate.max(1), ahead_ms: AtomicU64::new(0) }
     }
 
     /// Moves the relay's time forward, by [`ADVANCE_MAX`] at most. Whoever sleeps has to be woken.
-    pub fn advance(&self, span: Duration) {
+    pub(crate) fn advance(&self, span: Duration) {
         let span = u64::try_from(span.min(ADVANCE_MAX).as_millis()).unwrap_or(0);
         self.ahead_ms.fetch_add(span, Ordering::Relaxed);
     }

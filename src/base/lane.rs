@@ -34,13 +34,13 @@ pub struct LaneRules {
     /// How often it is passed over while it waits before it goes once.
     passed_over_max: u32,
     /// The least MT-PRIORITY that asks for it (RFC 6710).
-    pub priority_min: i8,
+    pub(crate) priority_min: i8,
     /// Whether some of a destination's sessions are kept for it.
-    pub has_reserved_sessions: bool,
+    pub(crate) has_reserved_sessions: bool,
     /// Whether `otp.supersede = "same-recipient"` concerns it.
-    pub is_superseded_by_recipient: bool,
+    pub(crate) is_superseded_by_recipient: bool,
     /// Messages a recipient may get beyond the budget of the others.
-    pub budget_bonus: u32,
+    pub(crate) budget_bonus: u32,
 }
 
 /// All lanes, the most urgent first. A new lane is a variant of [`Lane`], a row here and a line in [`Lane::rules`].
@@ -88,7 +88,7 @@ pub const LANES: [Lane; COUNT] = {
 };
 
 /// The lanes by their names.
-pub const NAMED: [(&str, Lane); COUNT] = {
+pub(crate) const NAMED: [(&str, Lane); COUNT] = {
     let (mut named, mut next) = ([("", Lane::Otp); COUNT], 0);
     while next < COUNT {
         named[next] = (TABLE[next].name, TABLE[next].lane);
@@ -109,12 +109,12 @@ impl Lane {
     }
 
     /// The most urgent lane that a priority is enough for (RFC 6710).
-    pub fn of_priority(priority: i8) -> Self {
+    pub(crate) fn of_priority(priority: i8) -> Self {
         LANES.into_iter().find(|lane| lane.rules().priority_min <= priority).unwrap_or(Self::Notice)
     }
 
     /// Of those that are not more urgent than this one, the one with the largest budget.
-    pub fn with_most_budget(self) -> Self {
+    pub(crate) fn with_most_budget(self) -> Self {
         LANES.into_iter().filter(|lane| *lane >= self).max_by_key(|lane| lane.rules().budget_bonus).unwrap_or(self)
     }
 
@@ -129,11 +129,11 @@ impl Lane {
 
 /// One of something for each lane.
 #[derive(Debug, Clone, Default)]
-pub struct PerLane<T>([T; COUNT]);
+pub(crate) struct PerLane<T>([T; COUNT]);
 
 impl<T> PerLane<T> {
     /// From the most urgent lane on.
-    pub fn iter(&self) -> impl Iterator<Item = &T> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &T> {
         self.0.iter()
     }
 }
@@ -173,13 +173,13 @@ impl FromStr for Lane {
 
 /// Decides which lane goes next, and remembers who was passed over.
 #[derive(Debug, Clone, Default)]
-pub struct Turn {
+pub(crate) struct Turn {
     passed_over: PerLane<u32>,
 }
 
 impl Turn {
     /// The lane to take from, given which have something waiting; none if none has.
-    pub fn next(&mut self, is_waiting: impl Fn(Lane) -> bool) -> Option<Lane> {
+    pub(crate) fn next(&mut self, is_waiting: impl Fn(Lane) -> bool) -> Option<Lane> {
         let impatient = |lane: &Lane| self.passed_over[*lane] >= lane.rules().passed_over_max;
         let waiting = || LANES.into_iter().filter(|lane| is_waiting(*lane));
         let chosen = waiting().find(impatient).or_else(|| waiting().next())?;
@@ -193,7 +193,7 @@ impl Turn {
 
 /// First in, first out within a lane; [`Turn`] between them.
 #[derive(Debug)]
-pub struct Lanes<T> {
+pub(crate) struct Lanes<T> {
     waiting: PerLane<VecDeque<T>>,
     turn: Turn,
 }
@@ -206,31 +206,31 @@ impl<T> Default for Lanes<T> {
 
 impl<T> Lanes<T> {
     /// Puts an item at the end of its lane.
-    pub fn push(&mut self, lane: Lane, item: T) {
+    pub(crate) fn push(&mut self, lane: Lane, item: T) {
         self.waiting[lane].push_back(item);
     }
 
     /// Takes the item whose turn it is.
-    pub fn pop(&mut self) -> Option<T> {
+    pub(crate) fn pop(&mut self) -> Option<T> {
         let waiting = &self.waiting;
         let lane = self.turn.next(|lane| !waiting[lane].is_empty())?;
         self.waiting[lane].pop_front()
     }
 
     /// Items in all lanes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.waiting.iter().map(VecDeque::len).sum()
     }
 
     /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.waiting.iter().all(VecDeque::is_empty)
     }
 }
 
 /// [`Lanes`] between threads. Pushing never waits: whoever pushes is bounded elsewhere.
 #[derive(Debug)]
-pub struct LaneQueue<T> {
+pub(crate) struct LaneQueue<T> {
     inner: Mutex<Inner<T>>,
     arrived: Condvar,
 }
@@ -252,7 +252,7 @@ impl<T> LaneQueue<T> {
     ///
     /// # Errors
     /// The item, after [`LaneQueue::close`].
-    pub fn push(&self, lane: Lane, item: T) -> Result<(), T> {
+    pub(crate) fn push(&self, lane: Lane, item: T) -> Result<(), T> {
         let mut inner = self.inner.lock();
         if inner.closed {
             return Err(item);
@@ -264,7 +264,7 @@ impl<T> LaneQueue<T> {
     }
 
     /// Waits for an item; none when the queue is closed. What was pushed before closing is still handed out.
-    pub fn wait(&self) -> Option<T> {
+    pub(crate) fn wait(&self) -> Option<T> {
         let mut inner = self.inner.lock();
         loop {
             if let Some(item) = inner.lanes.pop() {
@@ -278,17 +278,12 @@ impl<T> LaneQueue<T> {
     }
 
     /// Items waiting.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.inner.lock().lanes.len()
     }
 
-    /// Whether nothing waits.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
     /// Lets nothing more in and wakes all who wait.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.inner.lock().closed = true;
         self.arrived.notify_all();
     }

@@ -13,7 +13,7 @@ pub struct Rate {
 
 impl Rate {
     /// The same span with as many as it takes for everything that `other` allows, if that is more.
-    pub fn allowing(self, other: Self) -> Self {
+    pub(crate) fn allowing(self, other: Self) -> Self {
         let windows = self.span.as_millis().div_ceil(other.span.as_millis().max(1)).max(1);
         let needed = u128::from(other.count).saturating_mul(windows);
         Self { count: self.count.max(u32::try_from(needed).unwrap_or(u32::MAX)), ..self }

@@ -24,7 +24,7 @@ pub struct Portion {
 
 /// Why a user gets no more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beyond {
+pub(crate) enum Beyond {
     /// All of it is in use.
     Whole,
     /// The user holds its share already.
@@ -49,7 +49,7 @@ impl Sharing {
 
 /// Who holds how much of one whole. Asking costs one look into a table, however much is held.
 #[derive(Debug, Default)]
-pub struct Shares {
+pub(crate) struct Shares {
     total: usize,
     by_user: HashMap<Arc<str>, usize>,
 }
@@ -59,7 +59,7 @@ impl Shares {
     ///
     /// # Errors
     /// Why it gets nothing.
-    pub fn take(&mut self, user: &Arc<str>, count: usize, portion: Portion) -> Result<(), Beyond> {
+    pub(crate) fn take(&mut self, user: &Arc<str>, count: usize, portion: Portion) -> Result<(), Beyond> {
         if self.total + count > portion.whole {
             return Err(Beyond::Whole);
         }
@@ -71,7 +71,7 @@ impl Shares {
     }
 
     /// Counts what cannot be refused.
-    pub fn add(&mut self, user: &Arc<str>, count: usize) {
+    pub(crate) fn add(&mut self, user: &Arc<str>, count: usize) {
         if count == 0 {
             return;
         }
@@ -83,7 +83,7 @@ impl Shares {
     }
 
     /// Gives back `count` of what a user holds.
-    pub fn give_back(&mut self, user: &str, count: usize) {
+    pub(crate) fn give_back(&mut self, user: &str, count: usize) {
         let Some(held) = self.by_user.get_mut(user) else { return };
         let count = count.min(*held);
         *held -= count;
@@ -94,7 +94,7 @@ impl Shares {
     }
 
     /// What a user holds.
-    pub fn of(&self, user: &str) -> usize {
+    pub(crate) fn of(&self, user: &str) -> usize {
         self.by_user.get(user).copied().unwrap_or(0)
     }
 }

@@ -8,13 +8,13 @@ pub fn is_deceptive(character: char) -> bool {
 }
 
 /// The text with a blank for each of them.
-pub fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> String {
     text.chars().map(|c| if is_deceptive(c) { ' ' } else { c }).collect()
 }
 
 /// Somebody else's text as one argument of a command that people paste into a shell: in single quotes, and behind `--` where it
 /// would pass for an option.
-pub fn shell_argument(text: &str) -> String {
+pub(crate) fn shell_argument(text: &str) -> String {
     let quoted = format!("'{}'", one_line(text).replace('\'', "'\\''"));
     if text.starts_with('-') { format!("-- {quoted}") } else { quoted }
 }

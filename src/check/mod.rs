@@ -38,9 +38,9 @@ const OUTWARD_MAX: Duration = Duration::from_millis(2_200);
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Extent {
     /// Whether the big providers are asked what they say to MAIL FROM.
-    pub probe: Probe,
+    pub(crate) probe: Probe,
     /// Whether block lists are asked for the own addresses.
-    pub blocklists: Blocklists,
+    pub(crate) blocklists: Blocklists,
 }
 
 /// `--probe`.

@@ -38,10 +38,11 @@ use file::{Section, Source};
 use findings::{Findings, Severity};
 use sections::InForce;
 
-pub use print::{commented, manual};
+pub use print::commented;
+pub(crate) use print::manual;
 
 /// Where a file is looked for when none is named.
-pub const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
+pub(crate) const DEFAULT_FILES: [&str; 2] = ["config/relay.toml", "/etc/otp-relay/relay.toml"];
 /// Where a configuration below this folder keeps its data.
 const SYSTEM_CONFIGURATION: &str = "/etc";
 /// What systemd gives the service by `LoadCredential=`.
@@ -65,7 +66,7 @@ pub struct Config {
     /// What is shown to clients that ask for another name.
     pub certificates: Vec<Pair>,
     /// How a certificate is got from a CA.
-    pub acme: acme::Settings,
+    pub(crate) acme: acme::Settings,
     /// Users by name.
     pub accounts: HashMap<String, Account>,
     /// How clients are served.
@@ -73,13 +74,13 @@ pub struct Config {
     /// What is taken in.
     pub intake: intake::door::Settings,
     /// The DKIM keys of the file, read.
-    pub configured_keys: Keys,
+    pub(crate) configured_keys: Keys,
     /// The DKIM keys that sign: those, and over them those of changes in the data folder.
     pub keys: Keys,
     /// How entries are kept.
     pub queue: queue::Settings,
     /// Whether new content is sealed.
-    pub seal: Sealing,
+    pub(crate) seal: Sealing,
     /// How long traces are kept.
     pub trace_retention: Duration,
     /// How DNS is asked.
@@ -147,7 +148,7 @@ impl Default for Config {
 
 /// A domain from which somebody may send.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-pub struct SenderDomain {
+pub(crate) struct SenderDomain {
     /// In lower case, A-labels.
     pub domain: String,
     /// Whether it is every domain below it that is meant, not itself.
@@ -162,7 +163,7 @@ impl std::fmt::Display for SenderDomain {
 
 impl Config {
     /// The domains that the users' patterns name, without repeats. A user that may send as anybody names none.
-    pub fn sender_domains(&self) -> Vec<SenderDomain> {
+    pub(crate) fn sender_domains(&self) -> Vec<SenderDomain> {
         let patterns = self.accounts.values().filter_map(|account| match &account.user.senders {
             Senders::Patterns(patterns) => Some(patterns),
             Senders::SigningDomains => None,
@@ -187,7 +188,7 @@ impl Config {
     }
 
     /// The defaults, for a relay that is started without a file in this folder.
-    pub fn without_file(folder: &Path) -> (Option<Self>, Findings) {
+    pub(crate) fn without_file(folder: &Path) -> (Option<Self>, Findings) {
         Self::from_text("", folder, None)
     }
 
@@ -203,7 +204,7 @@ impl Config {
     }
 
     /// Where a file says that data is kept, also where it names files that are not there.
-    pub fn data_dir_of(text: &str, path: &Path) -> PathBuf {
+    pub(crate) fn data_dir_of(text: &str, path: &Path) -> PathBuf {
         let source = Source::new(text, path.parent().unwrap_or(Path::new("")), variable);
         let table: toml::Table = text.parse().unwrap_or_default();
         let named = table.get("data_dir").and_then(toml::Value::as_str).map(|named| source.path(named));
@@ -211,7 +212,7 @@ impl Config {
     }
 
     /// Signs with these keys, and over them those of changes in the data folder. Returns sentences about what cannot be used.
-    pub fn sign_with(&mut self, keys: Keys) -> Vec<String> {
+    pub(crate) fn sign_with(&mut self, keys: Keys) -> Vec<String> {
         self.configured_keys = keys.clone();
         self.keys = keys;
         Folder::of(&self.data_dir).overlay(&mut self.keys)
@@ -223,7 +224,7 @@ impl Config {
     }
 
     /// Where the operator's token is.
-    pub fn token_file(&self) -> PathBuf {
+    pub(crate) fn token_file(&self) -> PathBuf {
         self.data_dir.join(&self.http.token_file)
     }
 

@@ -27,7 +27,7 @@ pub fn commented() -> String {
 }
 
 /// relay.toml(5), in the language of man pages, with a date like 2026-11-28.
-pub fn manual(date: &str) -> String {
+pub(crate) fn manual(date: &str) -> String {
     let paragraphs = HEAD.split('\n').filter(|paragraph| !paragraph.is_empty());
     // No line is spread to the right edge: a long value cannot be.
     let mut text = format!(

@@ -25,7 +25,7 @@ pub enum Answer {
 }
 
 /// Answers for a name in lower case without final dot; none: the name does not exist.
-pub type Lookup = dyn Fn(&str) -> Option<Vec<Answer>> + Send + Sync;
+pub(crate) type Lookup = dyn Fn(&str) -> Option<Vec<Answer>> + Send + Sync;
 
 /// Binds and serves until the task is dropped; returns where.
 ///

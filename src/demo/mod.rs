@@ -43,7 +43,7 @@ const RATE_MAX: u32 = 3600;
 
 /// Options of `demo`.
 #[derive(Debug, clap::Args)]
-pub struct Options {
+pub(crate) struct Options {
     /// Where SMTP is taken [default: 127.0.0.1:1025; with --once a free port]
     #[arg(long, value_name = "ADDR")]
     smtp: Option<SocketAddr>,
@@ -82,7 +82,7 @@ impl Options {
 ///
 /// # Errors
 /// When it cannot be set up.
-pub fn run(options: &Options) -> anyhow::Result<ExitCode> {
+pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     keep_files_private();
     raise_file_limit();
     // Lines of the log would disturb the story; those from warn on go to standard error.

@@ -140,7 +140,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// Whether it is the message that asks for too much, rather than something that may pass.
-    pub fn is_final(&self) -> bool {
+    pub(crate) fn is_final(&self) -> bool {
         matches!(self, Self::NotVouchedFor | Self::Forbidden)
     }
 }
@@ -188,7 +188,7 @@ impl Demand {
     }
 
     /// The name that a host is asked for in the handshake: with DANE that at which its records are (RFC 7672 section 8.1).
-    pub fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
+    pub(crate) fn server_name<'a>(&'a self, host: &'a str) -> &'a str {
         match self {
             Self::Dane { base, .. } => base,
             Self::Clear | Self::Opportunistic | Self::Tested { .. } | Self::Encrypted | Self::Named(_) => host,
@@ -196,12 +196,12 @@ impl Demand {
     }
 
     /// Whether a session in clear text will do.
-    pub fn allows_clear_text(&self) -> bool {
+    pub(crate) fn allows_clear_text(&self) -> bool {
         matches!(self, Self::Clear | Self::Opportunistic | Self::Tested { .. })
     }
 
     /// Whether judging a chain of certificates can mean checking their signatures.
-    pub fn checks_signatures(&self) -> bool {
+    pub(crate) fn checks_signatures(&self) -> bool {
         match self {
             Self::Clear | Self::Opportunistic | Self::Encrypted | Self::Tested { is_named: false } => false,
             Self::Tested { is_named: true } | Self::Named(_) | Self::Dane { .. } => true,
@@ -213,7 +213,7 @@ impl Demand {
     ///
     /// # Errors
     /// Why it does not.
-    pub fn judge(
+    pub(crate) fn judge(
         &self,
         host: &str,
         chain: Option<&[CertificateDer<'_>]>,

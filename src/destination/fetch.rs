@@ -69,7 +69,7 @@ pub(crate) struct HttpsFetch {
     /// 443.
     pub port: u16,
     /// Whether they may be at private and loopback addresses.
-    pub allow_private: bool,
+    pub(crate) allow_private: bool,
 }
 
 impl Fetch for HttpsFetch {

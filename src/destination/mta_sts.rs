@@ -44,7 +44,7 @@ pub struct Policy {
     /// How strict it is.
     pub mode: Mode,
     /// How long it is in force after it was fetched.
-    pub max_age: Duration,
+    pub(crate) max_age: Duration,
     /// Names of mail hosts in lower case and A-labels; `*.` in front stands for exactly one label.
     hosts: Vec<String>,
 }
@@ -162,7 +162,7 @@ pub fn announced_id(records: &[String]) -> Option<&str> {
 
 /// A policy that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Fetched {
+pub(crate) struct Fetched {
     /// The id that was announced then.
     pub id: String,
     /// The policy.
@@ -173,7 +173,7 @@ pub struct Fetched {
 
 impl Fetched {
     /// Whether it is in force, whatever is announced now (section 3.3): DNS can be made to say that there is none.
-    pub fn is_in_force(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_in_force(&self, now: Timestamp) -> bool {
         now < self.at.plus(self.policy.max_age)
     }
 }

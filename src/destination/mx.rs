@@ -15,7 +15,7 @@ use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
 use self::hosts::{Asking, FOUND_TTL, Finder, LookedUp, TROUBLE_TTL, Terms};
-pub use self::routes::Sought;
+pub(crate) use self::routes::Sought;
 use self::routes::{ByKind, Cache, Cached};
 use super::policies::Policies;
 use super::resolver::Dns;
@@ -67,7 +67,7 @@ impl Router {
 
     /// The same with another rule for the names that recipients are routed by.
     #[must_use]
-    pub fn routing_by(self, route_by: RouteBy) -> Self {
+    pub(crate) fn routing_by(self, route_by: RouteBy) -> Self {
         Self { route_by, ..self }
     }
 
@@ -78,7 +78,7 @@ impl Router {
 
     /// The same with MTA-STS.
     #[must_use]
-    pub fn with_policies(self, policies: Arc<Policies>) -> Self {
+    pub(crate) fn with_policies(self, policies: Arc<Policies>) -> Self {
         Self { policies: Some(policies), ..self }
     }
 
@@ -96,7 +96,7 @@ impl Router {
     }
 
     /// What is remembered of a domain or a host and still holds.
-    pub fn remembered_to(&self, sought: Sought<'_>) -> Option<Found> {
+    pub(crate) fn remembered_to(&self, sought: Sought<'_>) -> Option<Found> {
         let now = self.clock.now();
         let cache = self.cache.lock();
         let cached = cache.get(sought).filter(|cached| cached.valid_until > now)?;
@@ -107,7 +107,7 @@ impl Router {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn route_to(&self, sought: Sought<'_>) -> Found {
+    pub(crate) async fn route_to(&self, sought: Sought<'_>) -> Found {
         if let Some(found) = self.remembered_to(sought) {
             return found;
         }
@@ -124,7 +124,7 @@ impl Router {
 
     /// Nobody takes mail at the hosts and addresses of a route that is one part of many: the next look-up finds the next
     /// part. Where nothing can be remembered of it, the first part is all there is.
-    pub fn pass_on(&self, sought: Sought<'_>, route: &Route) {
+    pub(crate) fn pass_on(&self, sought: Sought<'_>, route: &Route) {
         if route.part.of <= 1 {
             return;
         }

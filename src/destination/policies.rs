@@ -216,7 +216,7 @@ impl Policies {
     }
 
     /// Fetches policies anew before they end, for as long as it is polled.
-    pub async fn keep_fresh(&self) {
+    pub(crate) async fn keep_fresh(&self) {
         loop {
             tokio::time::sleep(ROUND).await;
             self.freshen().await;

@@ -108,7 +108,7 @@ pub enum Denial {
 
 impl DnsError {
     /// Whether the answer is that there is none, rather than that something is broken.
-    pub fn is_answer(&self) -> bool {
+    pub(crate) fn is_answer(&self) -> bool {
         self.denial().is_some()
     }
 
@@ -189,7 +189,7 @@ impl HickoryDns {
     ///
     /// # Errors
     /// When the resolver does not answer at all, so that nothing can be said.
-    pub async fn validates(&self) -> Result<bool, DnsError> {
+    pub(crate) async fn validates(&self) -> Result<bool, DnsError> {
         match self.dnssec {
             Dnssec::Off => Ok(false),
             Dnssec::On => Ok(true),
@@ -201,7 +201,7 @@ impl HickoryDns {
     }
 
     /// Says at start if the resolver does not carry DNSSEC, and asks again from time to time. Once it does, it is held to it.
-    pub async fn keep_probing(&self) {
+    pub(crate) async fn keep_probing(&self) {
         if self.dnssec != Dnssec::Auto {
             return;
         }
@@ -291,7 +291,7 @@ fn is_secure(answers: &[Record], kind: RecordType) -> bool {
 ///
 /// # Errors
 /// Why it cannot be used.
-pub fn trust_anchors(path: &Path) -> Result<TrustAnchors, String> {
+pub(crate) fn trust_anchors(path: &Path) -> Result<TrustAnchors, String> {
     let anchors = TrustAnchors::from_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
     if anchors.is_empty() { Err(format!("{}: no DNSKEY record", path.display())) } else { Ok(anchors) }
 }
@@ -339,7 +339,7 @@ pub fn read_txt(answers: &[Record]) -> Result<Records<String>, DnsError> {
 ///
 /// # Errors
 /// That there are no addresses, or no aliases, or that the answer is forged.
-pub fn read_alias(answers: &[Record], kind: RecordType, host: &Name) -> Result<Records<String>, DnsError> {
+pub(crate) fn read_alias(answers: &[Record], kind: RecordType, host: &Name) -> Result<Records<String>, DnsError> {
     let found = picked(answers, kind, RData::ip_addr)?;
     let end = answers.iter().rfind(|record| record.record_type() == kind).map(|record| &record.name);
     let end = end.filter(|end| *end != host).ok_or(DnsError::NoRecords)?;

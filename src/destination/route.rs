@@ -39,7 +39,7 @@ pub struct Part {
 
 impl Part {
     /// All.
-    pub const WHOLE: Self = Self { number: 0, of: 1 };
+    pub(crate) const WHOLE: Self = Self { number: 0, of: 1 };
 }
 
 /// A look-up that led to a route.
@@ -88,7 +88,7 @@ pub struct Host {
     /// What DNS says of its certificates, if DNSSEC vouches for its name and its addresses.
     pub tlsa: Tlsa,
     /// The name at which the TLSA records are: its own, or the one that its CNAMEs lead to.
-    pub tlsa_base: Arc<str>,
+    pub(crate) tlsa_base: Arc<str>,
 }
 
 impl Host {
@@ -120,7 +120,7 @@ pub enum RouteError {
 
 impl RouteError {
     /// Whether asking again later can help.
-    pub fn is_temporary(&self) -> bool {
+    pub(crate) fn is_temporary(&self) -> bool {
         matches!(self, Self::Trouble(_))
     }
 }

@@ -24,7 +24,7 @@ impl SmartHostDomains {
     }
 
     /// Whether all mail for a domain (as `domain_key` writes it) begins with a smart host.
-    pub fn take_all(&self, domain: &str) -> bool {
+    pub(crate) fn take_all(&self, domain: &str) -> bool {
         self.0.load().always.iter().any(|pattern| domain_pattern_covers(pattern, domain))
     }
 

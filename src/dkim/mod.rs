@@ -128,12 +128,12 @@ impl Key {
     }
 
     /// The same, with the age of its file.
-    pub fn of_file(self, path: &std::path::Path) -> Self {
+    pub(crate) fn of_file(self, path: &std::path::Path) -> Self {
         Self { made_at: crate::base::files::written_at(path), ..self }
     }
 
     /// When its file was written; none where it is not known.
-    pub fn made_at(&self) -> Option<Timestamp> {
+    pub(crate) fn made_at(&self) -> Option<Timestamp> {
         self.made_at
     }
 
@@ -153,7 +153,7 @@ impl Key {
     }
 
     /// `rsa` or `ed25519`.
-    pub fn algorithm(&self) -> &'static str {
+    pub(crate) fn algorithm(&self) -> &'static str {
         match self.signer {
             Signer::Rsa(_) => "rsa",
             Signer::Ed25519(_) => "ed25519",
@@ -326,7 +326,7 @@ impl Keys {
     ///
     /// # Errors
     /// When one of them cannot be used.
-    pub fn everywhere(pems: Vec<(String, Zeroizing<String>)>) -> Result<Self, KeyError> {
+    pub(crate) fn everywhere(pems: Vec<(String, Zeroizing<String>)>) -> Result<Self, KeyError> {
         for (selector, pem) in &pems {
             Key::from_pem("localhost", selector, pem)?;
         }
@@ -355,7 +355,7 @@ impl Keys {
     }
 
     /// The keys that sign what was accepted at this time of the wall clock: the same for a retry as at first.
-    pub fn of_acceptance(&self, domain: &str, accepted_at: Timestamp) -> Option<Arc<[Key]>> {
+    pub(crate) fn of_acceptance(&self, domain: &str, accepted_at: Timestamp) -> Option<Arc<[Key]>> {
         let Some(generations) = self.by_domain.get(domain) else { return self.of(domain) };
         let then = generations.iter().rfind(|generation| generation.since <= accepted_at);
         then.or(generations.first()).map(|generation| generation.keys.clone())
@@ -364,7 +364,7 @@ impl Keys {
     /// The domain whose keys sign for mail from this one (in lower case, A-labels): itself, or the nearest above it that
     /// has a key, with which receivers find it aligned unless its DMARC record says `adkim=s` (RFC 7489 section 3.1.1). A
     /// name of one label is above everybody's and signs for nobody else.
-    pub fn signing_domain<'a>(&self, domain: &'a str) -> Option<&'a str> {
+    pub(crate) fn signing_domain<'a>(&self, domain: &'a str) -> Option<&'a str> {
         let is_fit = |name: &&str| self.by_domain.contains_key(*name) && (*name == domain || name.contains('.'));
         let mut names = std::iter::successors(Some(domain), |name| name.split_once('.').map(|(_, parent)| parent));
         names.find(is_fit).or_else(|| self.everywhere.is_some().then_some(domain))
@@ -382,7 +382,7 @@ impl Keys {
 }
 
 /// One DKIM-Signature field for each key.
-pub fn signatures(keys: &[Key], content: &Content, terms: Terms) -> Bytes {
+pub(crate) fn signatures(keys: &[Key], content: &Content, terms: Terms) -> Bytes {
     let mut all = String::new();
     for key in keys {
         all.extend(key.sign(content, terms));

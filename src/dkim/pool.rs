@@ -52,7 +52,7 @@ impl SigningPool {
     }
 
     /// Whether the next signature has to wait for others.
-    pub fn is_busy(&self) -> bool {
+    pub(crate) fn is_busy(&self) -> bool {
         self.jobs.as_ref().is_some_and(|jobs| jobs.len() >= self.threads.len())
     }
 

@@ -62,7 +62,7 @@ fn public_key(pem: &str) -> Result<(&'static str, Vec<u8>), KeyError> {
 }
 
 /// The record as a line for a zone file.
-pub fn zone_line(domain: &str, selector: &str, record: &str) -> String {
+pub(crate) fn zone_line(domain: &str, selector: &str, record: &str) -> String {
     format!("{selector}._domainkey.{domain}. 3600 IN TXT{}", strings(record))
 }
 

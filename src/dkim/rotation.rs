@@ -35,29 +35,29 @@ pub(crate) struct Rotation {
     pub next: Option<Next>,
     /// The keys of the last change; none: those of the configuration sign.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub active: Option<Active>,
+    pub(crate) active: Option<Active>,
     /// Those of before, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub retired: Vec<Retired>,
+    pub(crate) retired: Vec<Retired>,
 }
 
 /// Keys to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Next {
     /// Under which names they are published.
-    pub selectors: Vec<String>,
+    pub(crate) selectors: Vec<String>,
     /// When they were made.
-    pub made_at: Timestamp,
+    pub(crate) made_at: Timestamp,
     /// Since when all servers have shown them without one that was seen not to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seen_since: Option<Timestamp>,
+    pub(crate) seen_since: Option<Timestamp>,
 }
 
 /// Keys that sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Active {
     /// Under which names they are published.
-    pub selectors: Vec<String>,
+    pub(crate) selectors: Vec<String>,
     /// They sign what is accepted from then on.
     pub since: Timestamp,
 }
@@ -66,7 +66,7 @@ pub(crate) struct Active {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Retired {
     /// Under which names they were published.
-    pub selectors: Vec<String>,
+    pub(crate) selectors: Vec<String>,
     /// From when on they signed; none: they were those of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
@@ -74,7 +74,7 @@ pub(crate) struct Retired {
     pub until: Timestamp,
     /// Whether the private keys are gone.
     #[serde(default)]
-    pub is_destroyed: bool,
+    pub(crate) is_destroyed: bool,
     /// Whether it was told that the records may go.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     is_told: bool,

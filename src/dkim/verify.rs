@@ -63,7 +63,7 @@ pub async fn verify_against(resolver: TokioResolver, message: &[u8], record: &st
 }
 
 /// As [`verify`]; a record that `record` has for a selector, under whatever domain, is not looked up.
-pub async fn verify_knowing(
+pub(crate) async fn verify_knowing(
     resolver: TokioResolver,
     message: &[u8],
     record: impl Fn(&str) -> Option<String>,

@@ -54,7 +54,7 @@ pub enum Kind {
 }
 
 /// All kinds, in their order.
-pub const KINDS: [Kind; 14] = [
+pub(crate) const KINDS: [Kind; 14] = [
     Kind::Accepted,
     Kind::Queued,
     Kind::Attempted,
@@ -161,7 +161,7 @@ impl Head {
 }
 
 /// The Message-ID field of a message to which the relay gave it, and whose author is its reverse-path.
-pub fn usual_message_id(id: MessageId, from: Option<&Mailbox>) -> Option<String> {
+pub(crate) fn usual_message_id(id: MessageId, from: Option<&Mailbox>) -> Option<String> {
     from.map(|from| id.header_field(&from.domain_key()))
 }
 

@@ -11,7 +11,7 @@ use super::facts::{is_plausible, is_recent};
 use crate::base::clock::Timestamp;
 
 /// A wait is remembered for so long after its last refusal: longer than most programs remember a first attempt.
-pub const WAIT_KEPT: Duration = Duration::from_secs(2 * 86_400);
+pub(crate) const WAIT_KEPT: Duration = Duration::from_secs(2 * 86_400);
 
 /// The host that makes a triplet wait. The wait is over only there.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,7 +28,7 @@ pub struct Wait {
     /// When it was refused first.
     pub first_refused_at: Timestamp,
     /// When it was refused last.
-    pub last_refused_at: Timestamp,
+    pub(crate) last_refused_at: Timestamp,
     /// How often it was.
     pub refusals: u16,
     /// The wait that the first refusal asked for.
@@ -36,7 +36,7 @@ pub struct Wait {
     pub asked: Option<Duration>,
     /// When it passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub passed_at: Option<Timestamp>,
+    pub(crate) passed_at: Option<Timestamp>,
     /// Who makes it wait.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub by: Option<Greylister>,
@@ -65,12 +65,12 @@ impl Wait {
     }
 
     /// As [`is_plausible`](super::facts::Facts::is_plausible).
-    pub fn is_plausible(&self) -> bool {
+    pub(crate) fn is_plausible(&self) -> bool {
         self.asked.is_none_or(is_plausible)
     }
 
     /// Whether it is worth keeping.
-    pub fn is_current(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_current(&self, now: Timestamp) -> bool {
         is_recent(self.last_refused_at.max(self.passed_at.unwrap_or_default()), WAIT_KEPT, now)
     }
 }

@@ -74,7 +74,7 @@ impl Reason {
     }
 
     /// Whether it may be too late for whoever waits for the code.
-    pub fn is_tight(self) -> bool {
+    pub(crate) fn is_tight(self) -> bool {
         matches!(self, Self::LastChance | Self::Late | Self::End)
     }
 }

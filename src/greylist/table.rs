@@ -28,7 +28,7 @@ const KNOWN_FOR: Duration = Duration::from_secs(12 * 3600);
 /// Longer names of destinations are cut, and told apart by a hash.
 const NAME_LEN_MAX: usize = 200;
 /// Key and value of a stored row.
-pub type Row = (Box<[u8]>, Box<[u8]>);
+pub(crate) type Row = (Box<[u8]>, Box<[u8]>);
 /// A row is written, or removed.
 pub type RowChange = (Box<[u8]>, Option<Box<[u8]>>);
 /// Version of the rows.
@@ -156,7 +156,7 @@ impl Greylists {
     }
 
     /// Whether a triplet has passed lately: then it is known, whatever it is refused for now.
-    pub fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
+    pub(crate) fn has_passed(&self, triplet: &Triplet, now: Timestamp) -> bool {
         let memory = self.0.lock();
         let wait = memory.waits.get(&triplet.key).filter(|wait| wait.is_current(now));
         let passed_at = wait.and_then(|wait| wait.passed_at);

@@ -75,19 +75,20 @@ use crate::report::webhooks::Webhooks;
 use crate::tls::handshake;
 use gate::Caller;
 use guard::Guarded;
-pub use hooks::{Asked as HookAsked, Hook, Kind as HookKind, Secrets as HookSecrets, asked_of, is_proved};
+pub(crate) use hooks::Hook;
+pub use hooks::{Kind as HookKind, Secrets as HookSecrets, asked_of, is_proved};
 use problem::Problem;
 use refused::Origin;
 use seats::{Bounds, Seats, Turns};
-pub use shape::Shape;
-pub use template::Templates;
+pub(crate) use shape::Shape;
+pub(crate) use template::Templates;
 
 /// Connections that showed a valid token last. Each carries one request at a time.
 const CONNECTIONS: Bounds = Bounds { users: 256, user: 256, operator: 48 };
 /// Connections that nobody with a token can take: what checks health comes in by these.
 const CONNECTIONS_KEPT: usize = 16;
 /// Connections in all.
-pub const CONNECTIONS_MAX: usize = CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT;
+pub(crate) const CONNECTIONS_MAX: usize = CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT;
 /// The same as limits; of those without a token one gives way to whoever comes.
 const PLACES: Limits = Limits { connections_max: CONNECTIONS_MAX, connections_per_address_max: usize::MAX };
 /// Connections where anybody is let in, and what of them may follow events, or wait for an end.
@@ -142,7 +143,7 @@ pub struct Settings {
 }
 
 /// The port of the API where nothing else is configured.
-pub const PORT: u16 = 8587;
+pub(crate) const PORT: u16 = 8587;
 
 impl Default for Settings {
     fn default() -> Self {
@@ -259,7 +260,7 @@ impl Api {
     }
 
     /// Changes the settings.
-    pub fn reconfigure(&self, settings: Settings) {
+    pub(crate) fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }
 

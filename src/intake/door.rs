@@ -10,12 +10,13 @@ use super::aftermath::Aftermath;
 use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
-pub use super::idempotency::InWork;
+pub(crate) use super::idempotency::InWork;
 use super::idempotency::{self, Asked, Reservation, RotatingSecrets};
 use super::opened::{Opened, opened};
 use super::options::Options;
 use super::refusal::Refusal;
-pub use super::settings::{BUDGET, BUDGET_TOTAL, Learning, Settings};
+pub use super::settings::{BUDGET, Settings};
+pub(crate) use super::settings::{BUDGET_TOTAL, Learning};
 use super::stamp::{self, Trace};
 use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
@@ -94,14 +95,14 @@ pub struct Receipt {
     /// Where this one repeats a message that was taken before, how that one stands; then this one is not sent.
     pub repeat_of: Option<&'static str>,
     /// Whether it asked for a more urgent lane than its user may have.
-    pub is_lowered: bool,
+    pub(crate) is_lowered: bool,
     /// Its entries, for delivery.
     pub offered: Offered,
 }
 
 /// What a submission came to before anything of it is stored.
 #[derive(Debug)]
-pub enum Prepared<'a> {
+pub(crate) enum Prepared<'a> {
     /// It was taken before.
     Repeat(Receipt),
     /// It can be stored.
@@ -143,7 +144,7 @@ impl Door {
     }
 
     /// Changes the settings.
-    pub fn reconfigure(&self, settings: Settings) {
+    pub(crate) fn reconfigure(&self, settings: Settings) {
         self.parts.aftermath.reconfigure(settings);
     }
 
@@ -158,12 +159,12 @@ impl Door {
     }
 
     /// Sends all that is gathered, before the relay stops.
-    pub fn send_digests(&self) {
+    pub(crate) fn send_digests(&self) {
         self.parts.aftermath.send_digests(&self.parts.queue);
     }
 
     /// Lets verifications go that are over. Goes on until it is dropped.
-    pub async fn run_verifications(&self) {
+    pub(crate) async fn run_verifications(&self) {
         let span = || self.settings().verification.recipient_checks.span;
         self.verifications().run(&self.parts.queue, &*self.parts.clock, span).await;
     }
@@ -172,13 +173,13 @@ impl Door {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub async fn erase_verifications(&self, plain: &str) -> Result<(), Refusal> {
+    pub(crate) async fn erase_verifications(&self, plain: &str) -> Result<(), Refusal> {
         let changes = self.verifications().erase(plain, self.parts.clock.now());
         Ok(self.parts.queue.store_side(changes).await?)
     }
 
     /// What codes may be checked, and how often sent.
-    pub fn verification_limits(&self) -> verification::Limits {
+    pub(crate) fn verification_limits(&self) -> verification::Limits {
         self.settings().verification.clone()
     }
 
@@ -333,7 +334,7 @@ impl Door {
     ///
     /// # Errors
     /// As [`Door::submit`].
-    pub async fn submit_code(
+    pub(crate) async fn submit_code(
         &self,
         slot: &Slot,
         user: &User,
@@ -351,7 +352,7 @@ impl Door {
     ///
     /// # Errors
     /// Why it is not taken.
-    pub async fn prepare(
+    pub(crate) async fn prepare(
         &self,
         user: &User,
         submission: Submission,
@@ -492,7 +493,7 @@ impl Door {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub async fn unsuppress(&self, address: &str) -> Result<bool, Refusal> {
+    pub(crate) async fn unsuppress(&self, address: &str) -> Result<bool, Refusal> {
         let Some(change) = self.suppressed().remove(address) else { return Ok(false) };
         self.parts.queue.store_side(vec![change]).await?;
         Ok(true)

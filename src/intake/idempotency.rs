@@ -22,7 +22,7 @@ use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
 /// How long a key is remembered, and the longest window of a user. Secrets last for it: they are kept for two days.
-pub const MEMORY: Duration = Duration::from_secs(86_400);
+pub(crate) const MEMORY: Duration = Duration::from_secs(86_400);
 /// Keys remembered at most; beyond that the oldest go.
 const KEYS_MAX: usize = 500_000;
 /// Mails remembered for windows at most; beyond that those go whose window ends first.
@@ -42,7 +42,7 @@ pub trait RotatingSecrets: Send + Sync {
 }
 
 /// Since 1970, the latest day that it can be: clocks are set by less than an hour every now and then.
-pub fn latest_day(now: Timestamp) -> u64 {
+pub(crate) fn latest_day(now: Timestamp) -> u64 {
     now.plus(AHEAD_MAX).as_secs() / DAY_S
 }
 
@@ -68,7 +68,7 @@ impl std::fmt::Debug for Keys {
 
 /// What is done where the same is being accepted right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum InWork {
+pub(crate) enum InWork {
     /// Its answer is waited for, and given.
     Wait,
     /// It is refused.

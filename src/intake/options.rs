@@ -13,9 +13,9 @@ use crate::mail::message::fields;
 /// The shortest and the longest life a message can have.
 pub const LIFE: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(86_400));
 /// Longest key and idempotency key, in octets.
-pub const KEY_LEN_MAX: usize = 200;
+pub(crate) const KEY_LEN_MAX: usize = 200;
 /// Longest tag, in octets.
-pub const TAG_LEN_MAX: usize = 64;
+pub(crate) const TAG_LEN_MAX: usize = 64;
 
 const PREFIX: &[u8] = b"X-OTP-";
 
@@ -111,7 +111,7 @@ pub(super) fn take(head: Bytes) -> Result<(Options, Bytes), Refusal> {
 }
 
 /// Whether a header field of this name is an option.
-pub fn is_option(name: &[u8]) -> bool {
+pub(crate) fn is_option(name: &[u8]) -> bool {
     name.get(..PREFIX.len()).is_some_and(|start| start.eq_ignore_ascii_case(PREFIX))
 }
 

@@ -102,7 +102,7 @@ pub enum Refusal {
 
 impl Refusal {
     /// When it is worth trying again, where that is known.
-    pub fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Budget { wait, .. } | Self::Rate { wait, .. } => Some(*wait),
             // Always the same, since the true one would tell when others sent.

@@ -48,7 +48,7 @@ pub enum Learning {
 /// What one user may send to one recipient where nothing else is configured.
 pub const BUDGET: Rate = Rate { count: 5, span: Duration::from_secs(600) };
 /// What all users together may.
-pub const BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
+pub(crate) const BUDGET_TOTAL: Rate = Rate { count: 20, span: Duration::from_secs(600) };
 
 impl Default for Settings {
     fn default() -> Self {

@@ -38,7 +38,7 @@ use read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, T
 /// How long an entry may be attempted without a gate after it was accepted or gated.
 pub const FRESH: Duration = Duration::from_millis(250);
 /// Notices that wait for whoever takes them, at most; beyond, they wait in the ledger.
-pub const NOTICES_MAX: usize = 1024;
+pub(crate) const NOTICES_MAX: usize = 1024;
 /// How long a message is known by its idempotency key.
 pub const IDEMPOTENCY_MEMORY: Duration = Duration::from_secs(86_400);
 
@@ -69,7 +69,7 @@ pub enum LedgerError {
 }
 
 /// What became of a look or a change.
-pub type Answer<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
+pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 
 /// Durable truth about accepted mail. Every verb is conditional: it says what became of it, and it may be repeated with the
 /// same arguments after an error. Each call is one item; a ledger gathers what comes meanwhile into one commit.

@@ -10,9 +10,9 @@ use std::sync::Arc;
 use crate::base::text::is_deceptive;
 
 /// Longest local part in octets (RFC 5321 section 4.5.3.1.1).
-pub const LOCAL_PART_MAX: usize = 64;
+pub(crate) const LOCAL_PART_MAX: usize = 64;
 /// Longest domain in octets (RFC 5321 section 4.5.3.1.2).
-pub const DOMAIN_MAX: usize = 255;
+pub(crate) const DOMAIN_MAX: usize = 255;
 /// Longest path in octets, angle brackets included (RFC 5321 section 4.5.3.1.3).
 pub const PATH_MAX: usize = 256;
 
@@ -103,7 +103,7 @@ impl Mailbox {
 
     /// Whether some mail hosts read another address in the local part, and would pass mail on to it: `user%host`,
     /// `host!user`, or an `@` in quotes.
-    pub fn is_routed(&self) -> bool {
+    pub(crate) fn is_routed(&self) -> bool {
         unquoted(self.local_part()).contains(['%', '!', '@'])
     }
 
@@ -131,7 +131,7 @@ impl Mailbox {
     }
 
     /// `a***e`.
-    pub fn masked_local_part(&self) -> String {
+    pub(crate) fn masked_local_part(&self) -> String {
         let local = unquoted(self.local_part());
         let mut characters = local.chars();
         let first = characters.next();
@@ -199,7 +199,7 @@ impl ReversePath {
     }
 
     /// The path that mail leaves with where all mail is to leave with `own`; the null path stays.
-    pub fn sent_as(&self, own: Option<&Mailbox>) -> Self {
+    pub(crate) fn sent_as(&self, own: Option<&Mailbox>) -> Self {
         Self(self.0.as_ref().map(|client| own.unwrap_or(client).clone()))
     }
 }
@@ -303,7 +303,7 @@ fn is_atext(character: char) -> bool {
 }
 
 /// Whether `text` may stand where RFC 5321 says Domain or address-literal.
-pub fn is_domain_or_literal(text: &str) -> bool {
+pub(crate) fn is_domain_or_literal(text: &str) -> bool {
     if text.len() > DOMAIN_MAX {
         return false;
     }

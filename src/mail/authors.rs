@@ -31,7 +31,7 @@ pub struct Authors {
     pub mailboxes: Vec<Mailbox>,
     /// What else a careless program can take for one: addresses in encoded words, in quoted local parts, and in quoted
     /// strings and comments with escapes or comments inside, about whose end programs disagree.
-    pub also_readable: Vec<Mailbox>,
+    pub(crate) also_readable: Vec<Mailbox>,
 }
 
 impl Authors {

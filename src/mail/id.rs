@@ -29,7 +29,7 @@ impl From<MessageId> for Ulid {
 
 impl MessageId {
     /// The 16 bytes by which it sorts.
-    pub fn to_bytes(self) -> [u8; 16] {
+    pub(crate) fn to_bytes(self) -> [u8; 16] {
         self.0
     }
 
@@ -39,7 +39,7 @@ impl MessageId {
     }
 
     /// As the Message-ID field of a mail of this domain.
-    pub fn header_field(self, domain: &str) -> String {
+    pub(crate) fn header_field(self, domain: &str) -> String {
         format!("<{self}@{domain}>")
     }
 

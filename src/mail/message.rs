@@ -67,7 +67,7 @@ fn ended_by_crlf(head: Bytes) -> Bytes {
 }
 
 /// `Bytes` that are zeroed when the last clone or slice of them is dropped.
-pub fn wiped(octets: impl AsRef<[u8]> + AsMut<[u8]> + Send + 'static) -> Bytes {
+pub(crate) fn wiped(octets: impl AsRef<[u8]> + AsMut<[u8]> + Send + 'static) -> Bytes {
     Bytes::from_owner(Wiped(octets))
 }
 
@@ -138,7 +138,7 @@ pub fn without_space_before_colons(head: Bytes) -> Bytes {
 
 /// Who takes a body apart. Of the header fields it reads those that say how: in a malformed date it would lose itself, and take
 /// the fields behind for a part of it.
-pub fn body_parser() -> MessageParser {
+pub(crate) fn body_parser() -> MessageParser {
     MessageParser::new().with_mime_headers().default_header_raw()
 }
 

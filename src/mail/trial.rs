@@ -109,7 +109,7 @@ pub enum RouteBy {
 
 impl RouteBy {
     /// The name that is asked for in DNS, in lower case and A-labels.
-    pub fn name(self, recipient: &Mailbox) -> String {
+    pub(crate) fn name(self, recipient: &Mailbox) -> String {
         match self {
             Self::Domain => recipient.domain_key(),
             Self::Trial => own_domain(recipient).unwrap_or_else(|| recipient.domain_key()),

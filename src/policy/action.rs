@@ -41,7 +41,7 @@ pub struct Action {
     /// Whether another MX host of the destination is tried at once; never after the content was sent.
     pub next_mx: bool,
     /// Whether another route, with another identity, may do better.
-    pub next_route: bool,
+    pub(crate) next_route: bool,
     /// What becomes of the address.
     pub suppress: Suppress,
     /// Who can mend it.

@@ -14,7 +14,7 @@ use crate::smtp::reply::{EnhancedCode, Reply, Severity};
 
 /// Whether there is to be another attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outlook {
+pub(crate) enum Outlook {
     /// Another attempt may succeed.
     Again,
     /// None will.
@@ -50,18 +50,18 @@ impl Verdict {
     }
 
     /// Whether there is to be another attempt.
-    pub fn outlook(&self) -> Outlook {
+    pub(crate) fn outlook(&self) -> Outlook {
         if self.action.retry == Retry::Never { Outlook::Never } else { Outlook::Again }
     }
 }
 
 /// Makes what naming a cause takes, so that no attempt has to wait for it.
-pub fn prepare() {
+pub(crate) fn prepare() {
     rules::prepare();
 }
 
 /// The cause of a failed session or transaction.
-pub fn of_failure(failure: &Failure) -> Verdict {
+pub(crate) fn of_failure(failure: &Failure) -> Verdict {
     let again = |cause| Verdict::of(cause, Finality::Temporary);
     let never = |cause| Verdict::of(cause, Finality::Final);
     match &failure.fault {
@@ -111,7 +111,7 @@ pub fn between(verdict: Verdict, failure: &Failure, parties: &Parties<'_>) -> Ve
 }
 
 /// The cause of having no route.
-pub fn of_route(error: &RouteError) -> Verdict {
+pub(crate) fn of_route(error: &RouteError) -> Verdict {
     match error {
         RouteError::Trouble(_) => Verdict::of(Cause::DnsFailure, Finality::Temporary),
         RouteError::NoSuchDomain | RouteError::NullMx | RouteError::NoHost | RouteError::Private => {
@@ -152,7 +152,7 @@ fn out_of_place(stage: Stage) -> Verdict {
 }
 
 /// Whose fault a refusal is, and by which evidence, in words; none for a reply that is no refusal.
-pub fn fault_of_reply(stage: Stage, reply: &Reply) -> Option<(&'static str, &'static str)> {
+pub(crate) fn fault_of_reply(stage: Stage, reply: &Reply) -> Option<(&'static str, &'static str)> {
     if !reply.is_refusal() {
         return None;
     }
@@ -180,7 +180,7 @@ fn at_fault(cause: Cause) -> &'static str {
 }
 
 /// Whether a reply there is about a message; otherwise the host speaks for itself.
-pub fn concerns_message(stage: Stage) -> bool {
+pub(crate) fn concerns_message(stage: Stage) -> bool {
     matches!(stage, Stage::Mail | Stage::Rcpt | Stage::Data | Stage::Content)
 }
 

@@ -60,11 +60,11 @@ pub struct Candidate {
     /// What it is for.
     pub when: When,
     /// From when on it can be tried; in the past, unless it failed lately.
-    pub ready_at: Timestamp,
+    pub(crate) ready_at: Timestamp,
     /// How long it took lately to take a message, if it is known.
     pub takes: Option<Duration>,
     /// It failed with this entry since the last direct attempt.
-    pub is_tried: bool,
+    pub(crate) is_tried: bool,
 }
 
 /// The life of an entry.
@@ -82,10 +82,10 @@ pub struct Relayed {
     /// The smart host, as `host:port`.
     pub host: Arc<str>,
     /// What called for it.
-    pub called_by: When,
+    pub(crate) called_by: When,
     /// When the direct way is to be tried again if no smart host takes it; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub direct_at: Option<Timestamp>,
+    pub(crate) direct_at: Option<Timestamp>,
     /// The smart hosts that failed since the last direct attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub tried: Vec<Arc<str>>,
@@ -93,7 +93,7 @@ pub struct Relayed {
 
 /// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Choice {
+pub(crate) enum Choice {
     /// The direct way, as planned.
     Direct(Next),
     /// A smart host.
@@ -160,7 +160,7 @@ pub fn at_first(hosts: &[Candidate], now: Timestamp) -> Option<usize> {
 }
 
 /// Decides what follows a direct attempt that did not deliver. `plan` is what the plan says for the direct way.
-pub fn after_direct(
+pub(crate) fn after_direct(
     verdict: &Verdict,
     plan: (Next, Reason),
     life: Life,
@@ -200,7 +200,7 @@ pub fn after_direct(
 /// Decides what follows an attempt by a smart host that did not deliver: the next one in order that the same reason
 /// calls for, then the direct way, and where there is none, the smart hosts again. The candidates include the one that
 /// was tried; `verdict` is what it said of the message or the recipient, and none if it said nothing of them.
-pub fn after_smart_host(
+pub(crate) fn after_smart_host(
     verdict: Option<&Verdict>,
     relayed: &Relayed,
     life: Life,

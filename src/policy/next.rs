@@ -52,7 +52,7 @@ pub fn decide(verdict: Verdict, history: &History, facts: &Facts, now: Timestamp
 
 /// When the first attempt for a message is to be made whose triplet waits already, where an early one would begin the
 /// wait anew; none: at once, because it does no harm, or because the wait ends too late for this message.
-pub fn held_back(history: &History, facts: &Facts, wait: &Wait, now: Timestamp) -> Option<Timestamp> {
+pub(crate) fn held_back(history: &History, facts: &Facts, wait: &Wait, now: Timestamp) -> Option<Timestamp> {
     let pause = quiet_pause(facts, history).filter(|_| wait.passed_at.is_none())?;
     let at = wait.last_refused_at.plus(pause + SPREAD_KNOWN.mul_f64(history.spread));
     (now < at && at <= last_attempt_at(history)).then_some(at)

@@ -69,7 +69,7 @@ pub struct Consequences {
 /// Says what an end entails, or that an entry is at risk. It is given to the queue at its opening and called for one end
 /// after the other, in the order in which they happened, while nothing of the schedule is locked. It must not call the
 /// queue.
-pub type Entail = Box<dyn Fn(&Ending) -> Consequences + Send + Sync>;
+pub(crate) type Entail = Box<dyn Fn(&Ending) -> Consequences + Send + Sync>;
 
 /// How an entry ends.
 #[derive(Debug)]

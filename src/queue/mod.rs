@@ -43,12 +43,14 @@ use crate::ledger::entry::{LEASE, LostClaim};
 use crate::mail::id::EntryId;
 use claim::Claim;
 pub use effects::Offer;
-pub use ending::{Consequences, Ending, Entail, Telling};
+pub(crate) use ending::Entail;
+pub use ending::{Consequences, Ending, Telling};
 use offers::Offering;
-pub use offers::{Offered, Offers};
+pub(crate) use offers::{Offered, Offers};
 use outbox::{Outbox, Patience};
-pub use risk::{Foreknowledge, Risk};
-pub use schedule::Depth;
+pub use risk::Foreknowledge;
+pub(crate) use risk::Risk;
+pub(crate) use schedule::Depth;
 use schedule::{Common, Schedule};
 
 /// What the queue needs to know.

@@ -1,6 +1,6 @@
 //! What is known of a message at its admission.
 
-pub use crate::ledger::accept::Risk;
+pub(crate) use crate::ledger::accept::Risk;
 
 /// What is known of a message at its admission.
 #[derive(Debug, Clone, Copy, Default)]

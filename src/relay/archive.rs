@@ -168,7 +168,7 @@ pub(crate) struct Backup {
     /// Where the data folder is to be.
     pub data_dir: PathBuf,
     /// Whose it was.
-    pub data_owner: Option<Owner>,
+    pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.
     pub files: Vec<Unpacked>,
     /// Rows for the database.

@@ -182,7 +182,7 @@ impl Builder {
 
     /// What digests of codes are made with.
     #[must_use]
-    pub fn code_keys(self, code_keys: CodeKeys) -> Self {
+    pub(crate) fn code_keys(self, code_keys: CodeKeys) -> Self {
         Self { code_keys: Some(code_keys), ..self }
     }
 

@@ -69,11 +69,11 @@ use rotation::Rotations;
 use wall_clock::watch_clock;
 
 /// How long running attempts get when the relay stops.
-pub const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long running HTTP requests get after that.
 const HTTP_PATIENCE: Duration = Duration::from_secs(2);
 /// How long the end waits for lines that are still to be written.
-pub const LOG_PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const LOG_PATIENCE: Duration = Duration::from_secs(1);
 /// HTTPS.
 const POLICY_PORT: u16 = 443;
 

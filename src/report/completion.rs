@@ -16,7 +16,7 @@ pub struct Completions(Mutex<HashMap<MessageId, watch::Sender<usize>>>);
 
 /// One who waits.
 #[derive(Debug)]
-pub struct Waiter<'a> {
+pub(crate) struct Waiter<'a> {
     ends: &'a Completions,
     id: MessageId,
     ended: watch::Receiver<usize>,
@@ -24,7 +24,7 @@ pub struct Waiter<'a> {
 
 impl Completions {
     /// From now on the ends of this message's entries are noticed.
-    pub fn wait_for(&self, id: MessageId) -> Waiter<'_> {
+    pub(crate) fn wait_for(&self, id: MessageId) -> Waiter<'_> {
         let ended = self.0.lock().entry(id).or_default().subscribe();
         Waiter { ends: self, id, ended }
     }
@@ -32,7 +32,7 @@ impl Completions {
 
 impl Waiter<'_> {
     /// Returns when an entry has ended since the last call, or since the beginning.
-    pub async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         if self.ended.changed().await.is_err() {
             // The sender stays in the table as long as there is a waiter.
             std::future::pending().await

@@ -64,7 +64,7 @@ impl Default for Row {
 impl Row {
     /// The time from acceptance to delivery that this share of deliveries kept, at most a fifth too long; none before
     /// the first.
-    pub fn quantile(&self, share: f64) -> Option<Duration> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<Duration> {
         let all: u64 = self.times.iter().map(|count| u64::from(*count)).sum();
         let mut below = 0;
         let bucket = self.times.iter().position(|count| {
@@ -104,7 +104,7 @@ impl Destinations {
     }
 
     /// Forgets what a mail host said last to a domain: it may quote an address.
-    pub fn forget_reply(&self, domain: &str) {
+    pub(crate) fn forget_reply(&self, domain: &str) {
         if let Some(refusal) = self.0.lock().rows.get_mut(domain).and_then(|row| row.last_refusal.as_mut()) {
             refusal.reply = None;
         }

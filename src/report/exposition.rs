@@ -13,7 +13,7 @@ pub enum Format {
 
 impl Format {
     /// What a scraper asks for in `Accept`.
-    pub fn wanted(accept: &str) -> Self {
+    pub(crate) fn wanted(accept: &str) -> Self {
         if accept.contains("application/openmetrics-text") { Self::OpenMetrics } else { Self::Prometheus }
     }
 
@@ -28,7 +28,7 @@ impl Format {
 
 /// What the numbers of a family are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Type {
+pub(crate) enum Type {
     /// Only grows.
     Counter,
     /// Goes up and down.
@@ -61,7 +61,7 @@ impl Exposition {
 
     /// Begins a family; `name` is without `otp_relay_`, that of a counter ends in `_total`. Names of the process itself are
     /// as every other program has them.
-    pub fn family(&mut self, name: &str, of_type: Type, help: &str) -> &mut Self {
+    pub(crate) fn family(&mut self, name: &str, of_type: Type, help: &str) -> &mut Self {
         self.name = if name.starts_with("process_") { name.to_owned() } else { format!("otp_relay_{name}") };
         let (shown, of_type) = match (self.format, of_type) {
             (Format::OpenMetrics, Type::Counter) => (self.name.strip_suffix("_total").unwrap_or(&self.name), "counter"),
@@ -81,7 +81,7 @@ impl Exposition {
     }
 
     /// A distribution: the numbers up to each bound, in all, and the sum.
-    pub fn histogram(
+    pub(crate) fn histogram(
         &mut self,
         labels: &[(&str, &str)],
         buckets: impl Iterator<Item = (f64, u64, Option<Exemplar>)>,

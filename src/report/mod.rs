@@ -52,7 +52,7 @@ pub trait Listener: Send + Sync {
 }
 
 /// Somebody else who hears of events.
-pub struct PassedOn(pub Arc<dyn Sink>);
+pub(crate) struct PassedOn(pub Arc<dyn Sink>);
 
 impl Listener for PassedOn {
     fn on_event(&self, event: &Arc<Event>) {
@@ -91,7 +91,7 @@ impl Reporter {
     }
 
     /// Returns when everything that was committed before has reached the listeners, or after `CATCHING_UP_MAX`.
-    pub async fn caught_up(&self) {
+    pub(crate) async fn caught_up(&self) {
         let newest = self.shared.events.newest();
         let mut passed_on = self.shared.passed_on.subscribe();
         // What holds the thread up must not hold up who asks.

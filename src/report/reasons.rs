@@ -253,7 +253,7 @@ reasons! {
 
 impl Reason {
     /// Of what intake refuses.
-    pub fn of_refusal(refusal: &Refusal) -> Self {
+    pub(crate) fn of_refusal(refusal: &Refusal) -> Self {
         match refusal {
             Refusal::Sender { .. } => Self::Sender,
             Refusal::NoSuchDomain | Refusal::NullMx | Refusal::NoMailHost => Self::Domain,
@@ -303,7 +303,7 @@ impl Reason {
     }
 
     /// Of an answer of the API that says no more.
-    pub fn of_status(status: u16) -> Self {
+    pub(crate) fn of_status(status: u16) -> Self {
         match status {
             400 => Self::Syntax,
             401 => Self::Token,
@@ -324,7 +324,7 @@ impl Reason {
     }
 
     /// Of a handshake that failed.
-    pub fn of_handshake(fault: Fault) -> Self {
+    pub(crate) fn of_handshake(fault: Fault) -> Self {
         match fault {
             Fault::Untrusted(_) | Fault::ClosedAtCertificate | Fault::GaveUpAtCertificate(_) => Self::TlsUntrusted,
             Fault::Version(_) | Fault::NothingInCommon(_) => Self::TlsVersion,

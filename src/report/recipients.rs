@@ -44,7 +44,7 @@ impl Recipients {
     }
 
     /// How much is told.
-    pub fn disclosure(&self) -> Disclosure {
+    pub(crate) fn disclosure(&self) -> Disclosure {
         self.disclosure
     }
 
@@ -59,7 +59,7 @@ impl Recipients {
 
     /// Somebody's words with the addresses in them as they may be told: every one, also those that are not the
     /// recipient's, and the recipient's local part where it stands alone.
-    pub fn tell_in<'a>(&self, text: &'a str, recipient: Option<&Mailbox>, now: Timestamp) -> Cow<'a, str> {
+    pub(crate) fn tell_in<'a>(&self, text: &'a str, recipient: Option<&Mailbox>, now: Timestamp) -> Cow<'a, str> {
         if self.disclosure == Disclosure::Full {
             return Cow::Borrowed(text);
         }

@@ -20,9 +20,9 @@ use crate::net::network;
 use crate::smtp::reply::EnhancedCode;
 
 /// How long the same peer and reason have one line.
-pub const SPAN: Duration = Duration::from_secs(10);
+pub(crate) const SPAN: Duration = Duration::from_secs(10);
 /// Peers and reasons with a span of their own; all others share one for each reason.
-pub const SPANS_MAX: usize = 1000;
+pub(crate) const SPANS_MAX: usize = 1000;
 /// How often spans are looked through for those that are over.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
@@ -106,7 +106,7 @@ impl Refusals {
     }
 
     /// Tells from time to time what was left out.
-    pub async fn tell_what_was_left_out(&self) {
+    pub(crate) async fn tell_what_was_left_out(&self) {
         loop {
             self.news.notified().await;
             while !self.spans.lock().of.is_empty() {
@@ -124,7 +124,7 @@ impl Refusals {
     }
 
     /// The counters, in the text format of Prometheus.
-    pub fn write_metrics(&self, out: &mut Exposition) {
+    pub(crate) fn write_metrics(&self, out: &mut Exposition) {
         let counts = self.counts.lock();
         out.family("refused_total", Type::Counter, "What was refused before it became a message, by reason.");
         for ((door, stage, reason), count) in &*counts {

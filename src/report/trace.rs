@@ -14,7 +14,8 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
-pub use super::trace_form::{Trace, decode, encode};
+pub use super::trace_form::Trace;
+pub use super::trace_form::{decode, encode};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind};
 use crate::ledger::cursor::Cursor;

@@ -47,7 +47,7 @@ pub struct Trace {
     /// What happened, in order.
     pub events: Vec<Arc<Event>>,
     /// Events left out because the trace had become too long.
-    pub left_out: u32,
+    pub(crate) left_out: u32,
     /// The place of the last event that it was told.
     last: Cursor,
     /// Octets, roughly.

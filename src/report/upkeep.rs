@@ -37,7 +37,7 @@ pub struct State {
     /// What DNS says; none: it was not looked at yet.
     pub findings: Option<Vec<Found>>,
     /// When it was looked at.
-    pub looked_at: Option<Timestamp>,
+    pub(crate) looked_at: Option<Timestamp>,
 }
 
 /// The same, for all to see.
@@ -51,7 +51,7 @@ impl Upkeep {
     }
 
     /// Which certificates are shown from now on, by name, and when they end.
-    pub fn set_certificates(&self, certificates: Vec<(String, Timestamp)>) {
+    pub(crate) fn set_certificates(&self, certificates: Vec<(String, Timestamp)>) {
         self.0.rcu(|now| State { certificates: certificates.clone(), ..State::clone(now) });
     }
 

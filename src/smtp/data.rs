@@ -48,7 +48,7 @@ impl DataDecoder {
     }
 
     /// Whether there was more than could be kept.
-    pub fn is_over_limit(&self) -> bool {
+    pub(crate) fn is_over_limit(&self) -> bool {
         self.size > self.size_max
     }
 

@@ -98,32 +98,32 @@ pub struct Extensions {
     /// RFC 3030.
     pub chunking: bool,
     /// RFC 6152.
-    pub eight_bit_mime: bool,
+    pub(crate) eight_bit_mime: bool,
     /// RFC 6531.
     pub smtputf8: bool,
     /// RFC 3207.
     pub starttls: bool,
     /// RFC 3461.
-    pub dsn: bool,
+    pub(crate) dsn: bool,
     /// RFC 8689.
     pub require_tls: bool,
     /// RFC 1870: offered at all.
     pub size: bool,
     /// RFC 1870: the limit in octets, if one is named.
-    pub size_max: Option<u64>,
+    pub(crate) size_max: Option<u64>,
     /// RFC 2852: offered, with the least time accepted.
     pub deliver_by: Option<Duration>,
     /// RFC 6710.
-    pub mt_priority: bool,
+    pub(crate) mt_priority: bool,
     /// RFC 4954: mechanisms in upper case.
     pub auth: Vec<String>,
     /// RFC 9422: transactions per session.
-    pub mail_max: Option<u32>,
+    pub(crate) mail_max: Option<u32>,
 }
 
 impl Extensions {
     /// Reads the reply to EHLO; its first line is the server's name. What is not known is passed over.
-    pub fn from_ehlo(reply: &Reply) -> Self {
+    pub(crate) fn from_ehlo(reply: &Reply) -> Self {
         let mut extensions = Self::default();
         for line in reply.text.split('\n').skip(1) {
             // Some servers write AUTH=LOGIN for clients of the last century.

@@ -4,9 +4,9 @@
 use memchr::memchr2;
 
 /// Longest command line with its CRLF: 512 octets (RFC 5321 section 4.5.3.1.4) and room for every parameter offered.
-pub const COMMAND_LINE_MAX: usize = 4096;
+pub(crate) const COMMAND_LINE_MAX: usize = 4096;
 /// Longest line of a SASL exchange (RFC 4954 section 4).
-pub const AUTH_LINE_MAX: usize = 12_288;
+pub(crate) const AUTH_LINE_MAX: usize = 12_288;
 
 /// How text breaks the rule that lines end in CRLF.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,7 +36,7 @@ impl LineFault {
 
 /// What the start of a buffer holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum NextLine {
+pub(crate) enum NextLine {
     /// A line of this many octets, its CRLF not counted.
     Line(usize),
     /// No line end yet.
@@ -46,7 +46,7 @@ pub enum NextLine {
 }
 
 /// Looks for a line at the start of `buffer`; `limit` counts its CRLF.
-pub fn next_line(buffer: &[u8], limit: usize) -> NextLine {
+pub(crate) fn next_line(buffer: &[u8], limit: usize) -> NextLine {
     let Some(end) = memchr2(b'\r', b'\n', buffer) else {
         return if buffer.len() >= limit { NextLine::Fault(LineFault::TooLong) } else { NextLine::Incomplete };
     };

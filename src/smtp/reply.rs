@@ -11,7 +11,7 @@ use crate::base::text::one_line;
 /// Longest line of a reply that is read.
 pub const REPLY_LINE_MAX: usize = 8 * 1024;
 /// Longest reply that is read, all lines together.
-pub const REPLY_MAX: usize = 64 * 1024;
+pub(crate) const REPLY_MAX: usize = 64 * 1024;
 
 /// Longest text of a reply that is kept: whoever has to say something says it in fewer octets.
 pub const REPLY_KEPT_MAX: usize = 1024;
@@ -159,7 +159,7 @@ pub enum ReplyError {
 
 /// How a server breaks the form of replies (RFC 5321 section 4.2.1), where what it means is clear all the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sloppiness {
+pub(crate) enum Sloppiness {
     /// The lines of one reply carry different codes; that of the last line counts.
     CodesDiffer,
     /// A line carries no code; it is text.
@@ -168,7 +168,7 @@ pub enum Sloppiness {
 
 impl Sloppiness {
     /// For people.
-    pub fn text(self) -> &'static str {
+    pub(crate) fn text(self) -> &'static str {
         match self {
             Self::CodesDiffer => "the lines of a reply carry different codes",
             Self::NoCode => "a line of a reply carries no code",
@@ -202,7 +202,7 @@ impl ReplyReader {
     }
 
     /// Whether another reply has begun, or may have: whole lines without a code in front of it are none.
-    pub fn has_begun(&mut self) -> bool {
+    pub(crate) fn has_begun(&mut self) -> bool {
         while self.lines.code.is_none() {
             let before = self.lines.size;
             let mut ahead = Lines { size: before, ..Lines::default() };
@@ -219,7 +219,7 @@ impl ReplyReader {
     }
 
     /// How the server broke the form of replies last, if it did.
-    pub fn sloppiness(&self) -> Option<Sloppiness> {
+    pub(crate) fn sloppiness(&self) -> Option<Sloppiness> {
         self.sloppiness
     }
 

@@ -16,7 +16,7 @@ pub const USER_MAX: usize = 256;
 /// Longest password.
 pub const PASSWORD_MAX: usize = 1024;
 /// Octets of a SHA-256 key.
-pub const KEY_LEN: usize = 32;
+pub(crate) const KEY_LEN: usize = 32;
 
 /// The mechanisms offered, in the order of EHLO.
 pub const MECHANISMS: [&str; 3] = ["SCRAM-SHA-256", "PLAIN", "LOGIN"];
@@ -29,20 +29,20 @@ pub struct ScramVerifier {
     /// The salt.
     pub salt: Vec<u8>,
     /// `H(ClientKey)`.
-    pub stored_key: [u8; KEY_LEN],
+    pub(crate) stored_key: [u8; KEY_LEN],
     /// Proves the server to the client.
-    pub server_key: [u8; KEY_LEN],
+    pub(crate) server_key: [u8; KEY_LEN],
 }
 
 /// The keys of a SCRAM client (RFC 5802 section 3): whoever has them can log in.
-pub struct ScramKeys {
+pub(crate) struct ScramKeys {
     client: Zeroizing<[u8; KEY_LEN]>,
     server: Zeroizing<[u8; KEY_LEN]>,
 }
 
 impl ScramKeys {
     /// Derives them from a password; costs milliseconds.
-    pub fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
+    pub(crate) fn derive(password: &str, salt: &[u8], iterations: NonZeroU32) -> Self {
         let mut salted = Zeroizing::new([0_u8; KEY_LEN]);
         pbkdf2::derive(pbkdf2::PBKDF2_HMAC_SHA256, iterations, salt, password.as_bytes(), salted.as_mut());
         Self {
@@ -52,7 +52,7 @@ impl ScramKeys {
     }
 
     /// `ClientProof` of an exchange.
-    pub fn proof(&self, auth_message: &[u8]) -> [u8; KEY_LEN] {
+    pub(crate) fn proof(&self, auth_message: &[u8]) -> [u8; KEY_LEN] {
         let mut proof = hmac_sha256(&sha256(self.client.as_ref()), auth_message);
         for (byte, key) in proof.iter_mut().zip(self.client.iter()) {
             *byte ^= key;
@@ -61,7 +61,7 @@ impl ScramKeys {
     }
 
     /// `ServerKey`.
-    pub fn server_key(&self) -> &[u8] {
+    pub(crate) fn server_key(&self) -> &[u8] {
         self.server.as_ref()
     }
 }
@@ -80,7 +80,7 @@ impl ScramVerifier {
     }
 
     /// Whether this password was the one; costs as much as deriving.
-    pub fn is_password(&self, password: &str) -> bool {
+    pub(crate) fn is_password(&self, password: &str) -> bool {
         let derived = Self::derive(password, &self.salt, self.iterations);
         verify_slices_are_equal(&derived.stored_key, &self.stored_key).is_ok()
     }

@@ -157,7 +157,7 @@ pub fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListene
 ///
 /// # Errors
 /// The same.
-pub fn try_out(address: SocketAddr, others: &[SocketAddr]) -> io::Result<()> {
+pub(crate) fn try_out(address: SocketAddr, others: &[SocketAddr]) -> io::Result<()> {
     bound(address, others).map(drop).map_err(|error| told(address, &error))
 }
 
@@ -210,7 +210,7 @@ impl Submission {
     }
 
     /// Changes what can change; sessions under way keep what they have.
-    pub fn reconfigure(&self, settings: LiveSettings, acceptor: TlsAcceptor) {
+    pub(crate) fn reconfigure(&self, settings: LiveSettings, acceptor: TlsAcceptor) {
         self.settings.store(Arc::new(settings));
         self.acceptor.store(Arc::new(acceptor));
     }

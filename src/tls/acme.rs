@@ -29,7 +29,7 @@ const RENEWED_AFTER: u32 = 20;
 
 /// `[acme]`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Settings {
+pub(crate) struct Settings {
     /// Whom the CA may write to.
     pub email: Option<String>,
     /// The CA's directory.
@@ -59,7 +59,7 @@ impl Default for Settings {
 
 /// `acme.challenge`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Challenge {
+pub(crate) enum Challenge {
     /// A web server at port 80.
     Http,
     /// A TLS listener that the CA reaches at port 443.
@@ -70,7 +70,7 @@ pub enum Challenge {
 
 impl Challenge {
     /// As the CA calls it.
-    pub fn name(self) -> &'static str {
+    pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Http => "http-01",
             Self::TlsAlpn => "tls-alpn-01",

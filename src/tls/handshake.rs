@@ -22,7 +22,7 @@ const HANDSHAKE_RECORD: u8 = 22;
 
 /// Why a handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// The client does not believe the certificate; in its words.
     Untrusted(&'static str),
     /// It speaks no version that is spoken here.
@@ -47,7 +47,7 @@ pub enum Fault {
 
 impl Fault {
     /// For people.
-    pub fn text(self) -> String {
+    pub(crate) fn text(self) -> String {
         match self {
             Self::Untrusted(why) => format!("the client does not trust the certificate ({why})"),
             Self::Version(version) => format!("the client speaks {version} only"),

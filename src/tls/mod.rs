@@ -98,7 +98,7 @@ pub fn acceptor(certificate: &Path, private_key: &Path) -> Result<TlsAcceptor, T
 ///
 /// # Errors
 /// Which file is at fault, and how.
-pub fn acceptor_of(default: &Pair, more: &[Pair]) -> Result<TlsAcceptor, TlsError> {
+pub(crate) fn acceptor_of(default: &Pair, more: &[Pair]) -> Result<TlsAcceptor, TlsError> {
     let more = more.iter().map(certified).collect::<Result<_, _>>()?;
     let resolver = BySni { default: certified(default)?, more };
     let mut config = server_config(Arc::new(resolver))?;

@@ -68,7 +68,7 @@ fn as_in_certificates(name: &str) -> Option<String> {
 }
 
 /// Whether clients that trust it take it for each of the names for some time to come, and the key is its own.
-pub fn is_kept(certificate: &Path, private_key: &Path, hostname: &str, now: Timestamp) -> bool {
+pub(crate) fn is_kept(certificate: &Path, private_key: &Path, hostname: &str, now: Timestamp) -> bool {
     let Ok(chain) = read_certificates(certificate) else { return false };
     let Some(own) = chain.first() else { return false };
     let is_good_for = |name: &String| verify::leads_to(own, &chain, &[name], now.plus(EARLY)).is_ok();
@@ -97,13 +97,13 @@ fn date(at: Timestamp) -> Result<OffsetDateTime, TlsError> {
 }
 
 /// Whether a certificate is for this name.
-pub fn is_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
+pub(crate) fn is_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
     let Some(name) = as_in_certificates(name).and_then(|name| name.try_into().ok()) else { return false };
     ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
 }
 
 /// The SHA-256 of a certificate, as `openssl x509 -fingerprint -sha256` writes it.
-pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+pub(crate) fn fingerprint(certificate: &CertificateDer<'_>) -> String {
     let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, certificate);
     digest.as_ref().iter().map(|octet| format!("{octet:02X}")).collect::<Vec<_>>().join(":")
 }

@@ -65,7 +65,7 @@ impl Roots {
     ///
     /// # Errors
     /// When the provider lacks a protocol version.
-    pub fn client_config(&self) -> Result<ClientConfig, TlsError> {
+    pub(crate) fn client_config(&self) -> Result<ClientConfig, TlsError> {
         let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
         let config = config.map_err(unusable)?.dangerous();
         let verifier = Arc::new(ShortChains(self.verifier.clone()));
@@ -120,7 +120,7 @@ impl ServerCertVerifier for ShortChains {
 ///
 /// # Errors
 /// What is wrong, in a few words.
-pub fn leads_to(
+pub(crate) fn leads_to(
     anchor: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],
     names: &[&str],

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use otp_relay::event::Kind;
+use otp_relay::testing::event::Kind;
 
 use crate::fast_path::network::{GOOD, Manner, Mood, TurnsAway};
 use crate::fast_path::{MX1, MX2, ROUND_TRIP, SECOND, World};

@@ -1,6 +1,6 @@
 //! Connections that fail on the relay's own machine are held against nobody.
 
-use otp_relay::event::Kind;
+use otp_relay::testing::event::Kind;
 
 use crate::fast_path::network::{GOOD, Mood};
 use crate::fast_path::{MX1, MX2, SECOND, World};

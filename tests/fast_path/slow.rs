@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use otp_relay::event::cause::Cause;
-use otp_relay::event::{Event, Kind};
-use otp_relay::intake::options::Options;
-use otp_relay::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::intake::options::Options;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 
 use crate::fast_path::network::{GOOD, Manner, Mood};
 use crate::fast_path::{MX1, MX2, ROUND_TRIP, SECOND, World};

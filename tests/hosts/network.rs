@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::net::{BoxStream, Connecting, Network};
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::net::{BoxStream, Connecting, Network};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 use tokio::time::Instant;

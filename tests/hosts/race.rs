@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use otp_relay::base::clock::Clock as _;
-use otp_relay::event::Kind;
-use otp_relay::mail::envelope::MailParameters;
-use otp_relay::queue::inspect::Filter;
+use otp_relay::testing::base::clock::Clock as _;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::mail::envelope::MailParameters;
+use otp_relay::testing::queue::inspect::Filter;
 
 use crate::hosts::network::{Chunking, GOOD, Manner};
 use crate::hosts::{PLAIN, SECOND, World};

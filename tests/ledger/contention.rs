@@ -5,11 +5,11 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::event::Kind;
-use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyOf, NewMessage, Refused, Stored};
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::read::Page;
-use otp_relay::mail::id::{EntryId, MessageId};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyOf, NewMessage, Refused, Stored};
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::read::Page;
+use otp_relay::testing::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
 use super::{Engine, World, attempt, key};

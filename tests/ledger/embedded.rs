@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock, ManualClock};
-use otp_relay::event::Kind;
-use otp_relay::event::cause::Cause;
-use otp_relay::ledger::accept::{KeyOf, KnownWait, NewMessage, Refused, Stored};
-use otp_relay::ledger::attempt::{Lost, Mark, Notice, Settled, Side, Target};
-use otp_relay::ledger::embedded::node::{Node, Settings};
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::ledger::entry::Progress;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::read::{Page, Put, RowChange, Table, Version};
-use otp_relay::ledger::rules::Delivery;
-use otp_relay::ledger::suppression::Bounce;
-use otp_relay::mail::id::{EntryId, IdSource};
+use otp_relay::testing::base::clock::{Clock, ManualClock};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::ledger::accept::{KeyOf, KnownWait, NewMessage, Refused, Stored};
+use otp_relay::testing::ledger::attempt::{Lost, Mark, Notice, Settled, Side, Target};
+use otp_relay::testing::ledger::embedded::node::{Node, Settings};
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::ledger::entry::Progress;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::read::{Page, Put, RowChange, Table, Version};
+use otp_relay::testing::ledger::rules::Delivery;
+use otp_relay::testing::ledger::suppression::Bounce;
+use otp_relay::testing::mail::id::{EntryId, IdSource};
 
 use super::{START, World, attempt, embedded_settings, key};
 

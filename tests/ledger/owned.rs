@@ -3,18 +3,18 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock, ManualClock};
-use otp_relay::event::{Attempted, Kind};
-use otp_relay::ledger::attempt::Target;
-use otp_relay::ledger::embedded::node::Node as OneNode;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::memory::{Faults, Replication};
-use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::id::{EntryId, IdSource};
-use otp_relay::queue::Offer;
-use otp_relay::queue::claim::Settlement;
-use otp_relay::queue::owned::{NotReleased, Owned};
+use otp_relay::testing::base::clock::{Clock, ManualClock};
+use otp_relay::testing::event::{Attempted, Kind};
+use otp_relay::testing::ledger::attempt::Target;
+use otp_relay::testing::ledger::embedded::node::Node as OneNode;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::memory::{Faults, Replication};
+use otp_relay::testing::ledger::rules::Delivery;
+use otp_relay::testing::mail::id::{EntryId, IdSource};
+use otp_relay::testing::queue::Offer;
+use otp_relay::testing::queue::claim::Settlement;
+use otp_relay::testing::queue::owned::{NotReleased, Owned};
 use tokio::sync::mpsc;
 
 use super::cluster::{Cluster, pass};
@@ -24,7 +24,7 @@ struct Queue {
     world: World,
     owned: Arc<Owned>,
     offers: mpsc::UnboundedReceiver<Offer>,
-    node: Arc<otp_relay::ledger::memory::Node>,
+    node: Arc<otp_relay::testing::ledger::memory::Node>,
 }
 
 impl Queue {

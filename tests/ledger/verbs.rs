@@ -2,17 +2,19 @@
 
 use std::time::Duration;
 
-use otp_relay::event::Kind;
-use otp_relay::ledger::IDEMPOTENCY_MEMORY;
-use otp_relay::ledger::accept::{Accepted, KeyOf, KnownWait, MayHaveArrived, NewMessage, Precheck, Refused, Stored};
-use otp_relay::ledger::attempt::{Lost, Mark, Settled, Side, Target};
-use otp_relay::ledger::cursor::Cursor;
-use otp_relay::ledger::entry::State;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::read::{Page, Put, RowChange, Table, Version};
-use otp_relay::ledger::suppression::Bounce;
-use otp_relay::mail::address::Mailbox;
-use otp_relay::mail::id::EntryId;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::ledger::IDEMPOTENCY_MEMORY;
+use otp_relay::testing::ledger::accept::{
+    Accepted, KeyOf, KnownWait, MayHaveArrived, NewMessage, Precheck, Refused, Stored,
+};
+use otp_relay::testing::ledger::attempt::{Lost, Mark, Settled, Side, Target};
+use otp_relay::testing::ledger::cursor::Cursor;
+use otp_relay::testing::ledger::entry::State;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::read::{Page, Put, RowChange, Table, Version};
+use otp_relay::testing::ledger::suppression::Bounce;
+use otp_relay::testing::mail::address::Mailbox;
+use otp_relay::testing::mail::id::EntryId;
 
 use super::{Engine, World, attempt, first, key};
 

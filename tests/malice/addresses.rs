@@ -1,7 +1,7 @@
 //! Addresses that a stranger types into an app's form so that somebody else's are refused.
 
-use otp_relay::event::Kind;
-use otp_relay::event::cause::Cause;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::event::cause::Cause;
 
 use crate::malice::doors::{Doors, letter};
 use crate::support::fake_mx::Trick;

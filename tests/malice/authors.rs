@@ -1,9 +1,9 @@
 //! From fields that two programs read differently, at both doors, and the domains that a key signs for.
 
-use otp_relay::accounts::user::token_hash;
-use otp_relay::dkim::{record, verify};
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::dkim::{record, verify};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 use serde_json::json;
 
 use crate::support::client::Client;
@@ -179,7 +179,7 @@ async fn a_parents_key_signs_and_allows_nothing() {
     let received = mx.received();
     assert_eq!(received.len(), 2);
     let resolver =
-        otp_relay::destination::resolver::build(hickory_resolver::config::ResolverConfig::default()).unwrap();
+        otp_relay::testing::destination::resolver::build(hickory_resolver::config::ResolverConfig::default()).unwrap();
     for message in received {
         let verdicts = verify::verify_against(resolver.clone(), &message.content, &record::txt_record(&pem).unwrap())
             .await

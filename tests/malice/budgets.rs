@@ -1,7 +1,7 @@
 //! A mailbox that somebody floods with codes through an app's login form, by spelling its address in many ways or by asking
 //! several apps.
 
-use otp_relay::event::Kind;
+use otp_relay::testing::event::Kind;
 
 use crate::malice::doors::{Doors, letter};
 

@@ -5,8 +5,8 @@ use std::io::Write as _;
 use std::time::Duration;
 
 use mail_parser::MessageParser;
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
@@ -173,7 +173,7 @@ async fn a_packed_body_is_no_bomb() {
 async fn signatures_are_the_same_after_a_restart() {
     let folder = tempfile::tempdir().unwrap();
     let mx = FakeMx::start(HOST).await;
-    let pem = otp_relay::dkim::record::generate_ed25519().unwrap();
+    let pem = otp_relay::testing::dkim::record::generate_ed25519().unwrap();
     std::fs::write(folder.path().join("key"), &pem).unwrap();
     let key = "[[dkim]]\ndomain = \"app.test\"\nselector = \"s\"\nprivate_key = \"key\"\n";
     let (relay, mut events) = start_relay(folder.path(), mx.address, key);

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use otp_relay::base::clock::{ManualClock, SystemClock, Timestamp};
-use otp_relay::destination::mx::Router;
-use otp_relay::destination::resolver::{Answer, Denial, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
-use otp_relay::destination::route::RouteError;
-use otp_relay::event::Kind;
-use otp_relay::relay::Environment;
+use otp_relay::testing::base::clock::{ManualClock, SystemClock, Timestamp};
+use otp_relay::testing::destination::mx::Router;
+use otp_relay::testing::destination::resolver::{
+    Answer, Denial, Dns, DnsError, HickoryDns, MxRecord, Records, Settings,
+};
+use otp_relay::testing::destination::route::RouteError;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Environment;
 use tokio::net::UdpSocket;
 
 use crate::support::client::{Client, mail};

@@ -1,8 +1,8 @@
 //! A relay with both of its doors open to the same app, and a mail host that answers as it is told.
 
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::{Event, Kind};
-use otp_relay::relay::Relay;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, mail};

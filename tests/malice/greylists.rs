@@ -3,14 +3,14 @@
 
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
-use otp_relay::event::cause::Cause;
-use otp_relay::greylist::pending::Refusal;
-use otp_relay::greylist::step::History;
-use otp_relay::greylist::table::{Greylists, Triplet};
-use otp_relay::policy::action::Finality;
-use otp_relay::policy::cause::Verdict;
-use otp_relay::policy::next::{Next, decide};
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::greylist::pending::Refusal;
+use otp_relay::testing::greylist::step::History;
+use otp_relay::testing::greylist::table::{Greylists, Triplet};
+use otp_relay::testing::policy::action::Finality;
+use otp_relay::testing::policy::cause::Verdict;
+use otp_relay::testing::policy::next::{Next, decide};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 /// Who serves all the domains here.

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use otp_relay::base::clock::SystemClock;
-use otp_relay::destination::mx::Router;
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
-use otp_relay::destination::route::RouteError;
-use otp_relay::event::Kind;
+use otp_relay::testing::base::clock::SystemClock;
+use otp_relay::testing::destination::mx::Router;
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, HickoryDns, MxRecord, Records, Settings};
+use otp_relay::testing::destination::route::RouteError;
+use otp_relay::testing::event::Kind;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
 

@@ -1,7 +1,7 @@
 //! Commands inside of what is no command, and header fields inside of what is no header field.
 
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
 use serde_json::json;
 
 use crate::support::client::{Client, mail};
@@ -149,7 +149,8 @@ async fn no_header_field_by_smtp_parameters() {
     assert!(!told.lines().any(|line| line.to_lowercase().starts_with("x-evil")), "{told}");
     assert!(!told.chars().any(|c| c.is_control() && !matches!(c, '\r' | '\n')), "{told}");
     for line in ["ENVID=a b", "ENVID=a\tb", "ENVID=", "ENVID=a+0d", "AUTH=a=b", "AUTH"] {
-        let refused = otp_relay::smtp::command::Command::parse(format!("MAIL FROM:<otp@app.test> {line}").as_bytes());
+        let refused =
+            otp_relay::testing::smtp::command::Command::parse(format!("MAIL FROM:<otp@app.test> {line}").as_bytes());
         assert!(refused.is_err(), "{line}");
     }
 }

@@ -3,16 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::accounts::user::{Senders, User};
-use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::base::lane::Lane;
-use otp_relay::event::{Kind, NoSink};
-use otp_relay::intake::options::Options;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::relay::Relay;
-use otp_relay::smtp::server_session::{Protocol, Submission};
+use otp_relay::testing::accounts::user::{Senders, User};
+use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::testing::base::lane::Lane;
+use otp_relay::testing::event::{Kind, NoSink};
+use otp_relay::testing::intake::options::Options;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::relay::Relay;
+use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 
 use crate::fast_path::network::{GOOD, Hosts, Manner, Mood};
 use crate::support::client::{Client, mail};

@@ -2,8 +2,8 @@
 
 use std::net::SocketAddr;
 
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::FakeMx;

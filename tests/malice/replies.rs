@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock as _, SystemClock};
-use otp_relay::event::Kind;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{MailParameters, Recipient};
-use otp_relay::smtp::client_session::{
+use otp_relay::testing::base::clock::{Clock as _, SystemClock};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{MailParameters, Recipient};
+use otp_relay::testing::smtp::client_session::{
     Bdat, ClientSession, ClientSettings, EightBit, Event, StartTls, Step, Transaction,
 };
-use otp_relay::smtp::extension::Features;
-use otp_relay::smtp::reply::REPLY_KEPT_MAX;
+use otp_relay::testing::smtp::extension::Features;
+use otp_relay::testing::smtp::reply::REPLY_KEPT_MAX;
 
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};

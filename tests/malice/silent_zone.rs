@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use otp_relay::event::cause::Cause;
-use otp_relay::event::{Event, Kind};
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::event::{Event, Kind};
 
 use crate::malice::world::{Manner, World};
 

@@ -1,8 +1,8 @@
 //! SMTP smuggling: one program takes for the end of a message what another takes for a part of it. Nothing that anybody
 //! could take for an end gets in, and nothing that a lenient receiver could take for one goes out.
 
-use otp_relay::event::Kind;
-use otp_relay::smtp::data::{DataDecoder, Decoded, final_dot, line_fault, stuff};
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::smtp::data::{DataDecoder, Decoded, final_dot, line_fault, stuff};
 use proptest::prelude::*;
 
 use crate::support::client::{Client, mail};

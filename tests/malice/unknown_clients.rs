@@ -6,9 +6,9 @@ use std::num::NonZeroU32;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use futures_util::FutureExt as _;
-use otp_relay::event::Kind;
-use otp_relay::relay::Relay;
-use otp_relay::smtp::sasl::ScramVerifier;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::Relay;
+use otp_relay::testing::smtp::sasl::ScramVerifier;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::FakeMx;

@@ -5,8 +5,8 @@ use std::num::NonZeroU32;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::event::Kind;
-use otp_relay::smtp::sasl::ScramVerifier;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::smtp::sasl::ScramVerifier;
 use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 

@@ -6,17 +6,17 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::accounts::user::{Senders, User};
-use otp_relay::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::base::lane::Lane;
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::event::{Event, Kind, Sink};
-use otp_relay::intake::options::Options;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::net::{BoxStream, Connecting, Network};
-use otp_relay::smtp::server_session::{Protocol, Submission};
+use otp_relay::testing::accounts::user::{Senders, User};
+use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
+use otp_relay::testing::base::lane::Lane;
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::event::{Event, Kind, Sink};
+use otp_relay::testing::intake::options::Options;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::net::{BoxStream, Connecting, Network};
+use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 

@@ -21,11 +21,11 @@ use crate::support::http::Http;
 use crate::support::{Events, PATIENCE, TableDns, start_relay_delivering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
-use otp_relay::accounts::user::token_hash;
-use otp_relay::event::Kind;
-use otp_relay::relay::{Environment, Relay};
-use otp_relay::report::log::{self, Format, Output};
-use otp_relay::smtp::sasl::ScramVerifier;
+use otp_relay::testing::accounts::user::token_hash;
+use otp_relay::testing::event::Kind;
+use otp_relay::testing::relay::{Environment, Relay};
+use otp_relay::testing::report::log::{self, Format, Output};
+use otp_relay::testing::smtp::sasl::ScramVerifier;
 use serde_json::Value;
 use tokio::net::{TcpSocket, TcpStream};
 

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::relay::Environment;
-use otp_relay::smtp::server_session::{Access, Event, Peer, Phase, ServerSession, SessionSettings, Step};
+use otp_relay::testing::relay::Environment;
+use otp_relay::testing::smtp::server_session::{Access, Event, Peer, Phase, ServerSession, SessionSettings, Step};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -210,7 +210,7 @@ async fn connections_that_come_to_nothing_leave_a_line() {
     assert!(distrusting.connect(name(), stream).await.is_err());
     // Some look at the certificate when the handshake is over, and leave.
     let stream = starttls(bench.connect("127.0.0.46", LOGIN).await).await;
-    let mut stream = otp_relay::tls::opportunistic_connector().unwrap().connect(name(), stream).await.unwrap();
+    let mut stream = otp_relay::testing::tls::opportunistic_connector().unwrap().connect(name(), stream).await.unwrap();
     stream.shutdown().await.unwrap();
     let _ = stream.read_to_end(&mut Vec::new()).await;
     let hello = [&[1, 0, 0, 41, 3, 1][..], &[7; 32], &[0, 0, 2, 0, 0x2f, 1, 0]].concat();
@@ -383,6 +383,6 @@ fn a_timeout_says_in_the_middle_of_what() {
 }
 
 fn start() -> Instant {
-    use otp_relay::base::clock::{Clock as _, SystemClock};
+    use otp_relay::testing::base::clock::{Clock as _, SystemClock};
     SystemClock::default().instant()
 }

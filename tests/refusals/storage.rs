@@ -1,7 +1,7 @@
 //! Where there is no room, or the relay stops, at both doors.
 
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::relay::Environment;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::relay::Environment;
 use serde_json::{Value, json};
 
 use crate::support::client::mail;

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::Timestamp;
-use otp_relay::event::{Event, Happened};
-use otp_relay::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
-use otp_relay::ledger::entry::Message;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::mail::id::IdSource;
-use otp_relay::mail::message::Content;
+use otp_relay::testing::base::clock::Timestamp;
+use otp_relay::testing::event::{Event, Happened};
+use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::testing::ledger::entry::Message;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::mail::id::IdSource;
+use otp_relay::testing::mail::message::Content;
 
 use crate::support::random::Random;
 

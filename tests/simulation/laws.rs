@@ -4,12 +4,12 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::event::cause::Cause;
-use otp_relay::event::{Event, Kind, Sink};
-use otp_relay::mail::envelope::Recipient;
-use otp_relay::mail::id::MessageId;
-use otp_relay::queue::inspect::Cancelled;
+use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::testing::event::cause::Cause;
+use otp_relay::testing::event::{Event, Kind, Sink};
+use otp_relay::testing::mail::envelope::Recipient;
+use otp_relay::testing::mail::id::MessageId;
+use otp_relay::testing::queue::inspect::Cancelled;
 use parking_lot::Mutex;
 
 use crate::simulation::{Entries, key};

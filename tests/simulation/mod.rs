@@ -22,17 +22,17 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use otp_relay::accounts::user::{Senders, User};
-use otp_relay::base::clock::{ManualClock, Timestamp};
-use otp_relay::base::lane::LANES;
-use otp_relay::event::Event;
-use otp_relay::intake::options::Options;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::mail::address::{Mailbox, ReversePath};
-use otp_relay::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::mail::id::IdSource;
-use otp_relay::queue::inspect::Filter;
-use otp_relay::smtp::server_session::{Protocol, Submission};
+use otp_relay::testing::accounts::user::{Senders, User};
+use otp_relay::testing::base::clock::{ManualClock, Timestamp};
+use otp_relay::testing::base::lane::LANES;
+use otp_relay::testing::event::Event;
+use otp_relay::testing::intake::options::Options;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
+use otp_relay::testing::mail::id::IdSource;
+use otp_relay::testing::queue::inspect::Filter;
+use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 
 use crate::support::in_memory::{Life, NEXT_ID};
@@ -227,8 +227,8 @@ fn content_in_two_sessions_is_noticed() {
 }
 
 /// Used by the laws: which entry an event is about.
-type Entries<T> = HashMap<(otp_relay::mail::id::MessageId, u16), T>;
+type Entries<T> = HashMap<(otp_relay::testing::mail::id::MessageId, u16), T>;
 
-fn key(event: &Event) -> Option<(otp_relay::mail::id::MessageId, u16)> {
+fn key(event: &Event) -> Option<(otp_relay::testing::mail::id::MessageId, u16)> {
     event.head.entry.map(|index| (event.head.id, index))
 }

@@ -9,11 +9,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock, ManualClock};
-use otp_relay::delivery::smart_host::{SmartHost, Tls};
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::net::{BoxStream, Connecting, Network};
-use otp_relay::policy::failover::When;
+use otp_relay::testing::base::clock::{Clock, ManualClock};
+use otp_relay::testing::delivery::smart_host::{SmartHost, Tls};
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::net::{BoxStream, Connecting, Network};
+use otp_relay::testing::policy::failover::When;
 use parking_lot::Mutex;
 use tokio::io::{
     AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, DuplexStream, ReadBuf, duplex,

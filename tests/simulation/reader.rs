@@ -3,9 +3,9 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use otp_relay::event::{Event, Kind};
-use otp_relay::ledger::cursor::Cursor;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::event::{Event, Kind};
+use otp_relay::testing::ledger::cursor::Cursor;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 
 use crate::simulation::key;
 use crate::simulation::laws::Laws;

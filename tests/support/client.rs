@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use otp_relay::net::BoxStream;
+use otp_relay::testing::net::BoxStream;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpSocket;
 use tokio_rustls::rustls::pki_types::ServerName;
@@ -41,7 +41,7 @@ impl Client {
     pub async fn connect_encrypted(address: SocketAddr) -> Self {
         let mut client = Self::connect(address).await;
         assert!(client.say("STARTTLS").await.starts_with("220"));
-        let connector = otp_relay::tls::opportunistic_connector().unwrap();
+        let connector = otp_relay::testing::tls::opportunistic_connector().unwrap();
         let name = ServerName::try_from("relay.test").unwrap();
         let stream = connector.connect(name, client.stream.into_inner()).await.expect("a handshake");
         let mut client = Self { stream: BufReader::new(Box::new(stream)) };

@@ -6,21 +6,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
-use otp_relay::base::clock::ManualClock;
-use otp_relay::config::Config;
-use otp_relay::delivery::smart_host::SmartHost;
-use otp_relay::delivery::{self, Delivery};
-use otp_relay::destination::resolver::Dns;
-use otp_relay::event::Sink;
-use otp_relay::intake::budget::Limits;
-use otp_relay::intake::door::{self, Door};
-use otp_relay::intake::idempotency::RotatingSecrets;
-use otp_relay::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::mail::id::IdSource;
-use otp_relay::net::Network;
-use otp_relay::queue::Queue;
-use otp_relay::relay::builder::{Builder, Core};
-use otp_relay::tls::verify::Roots;
+use otp_relay::testing::base::clock::ManualClock;
+use otp_relay::testing::config::Config;
+use otp_relay::testing::delivery::smart_host::SmartHost;
+use otp_relay::testing::delivery::{self, Delivery};
+use otp_relay::testing::destination::resolver::Dns;
+use otp_relay::testing::event::Sink;
+use otp_relay::testing::intake::budget::Limits;
+use otp_relay::testing::intake::door::{self, Door};
+use otp_relay::testing::intake::idempotency::RotatingSecrets;
+use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::mail::id::IdSource;
+use otp_relay::testing::net::Network;
+use otp_relay::testing::queue::Queue;
+use otp_relay::testing::relay::builder::{Builder, Core};
+use otp_relay::testing::tls::verify::Roots;
 
 /// Nobody in a made-up network has a certificate.
 static ROOTS: LazyLock<Roots> = LazyLock::new(|| Roots::load(None).unwrap());

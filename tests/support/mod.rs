@@ -16,12 +16,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock, ManualClock, SystemClock};
-use otp_relay::config::Config;
-use otp_relay::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::event::{Event, Kind, Sink};
-use otp_relay::relay::{Environment, Relay};
-use otp_relay::report::log::Output;
+use otp_relay::testing::base::clock::{Clock, ManualClock, SystemClock};
+use otp_relay::testing::config::Config;
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::event::{Event, Kind, Sink};
+use otp_relay::testing::relay::{Environment, Relay};
+use otp_relay::testing::report::log::Output;
 use tokio::sync::mpsc;
 
 /// Longer than anything here takes; reached only when something is broken.

@@ -3,14 +3,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock as _, SystemClock};
-use otp_relay::mail::envelope::Recipient;
-use otp_relay::smtp::client_session::{
+use otp_relay::testing::base::clock::{Clock as _, SystemClock};
+use otp_relay::testing::mail::envelope::Recipient;
+use otp_relay::testing::smtp::client_session::{
     Account, Bdat, ClientSession, ClientSettings, EightBit, Event, Failure, Fault, Framing, Login, StartTls, Step,
     Transaction, Trust,
 };
-use otp_relay::smtp::command::{Command, Mail};
-use otp_relay::smtp::extension::{Feature, Features};
+use otp_relay::testing::smtp::command::{Command, Mail};
+use otp_relay::testing::smtp::extension::{Feature, Features};
 
 use super::Player;
 use super::script::{Act, Script};

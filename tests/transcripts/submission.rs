@@ -4,12 +4,12 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::{Clock as _, SystemClock};
-use otp_relay::mail::envelope::{DeliverByMode, Recipient, Ret};
-use otp_relay::smtp::command::Mail;
-use otp_relay::smtp::reply::{self, EnhancedCode, Reply};
-use otp_relay::smtp::sasl::ScramVerifier;
-use otp_relay::smtp::server_session::{
+use otp_relay::testing::base::clock::{Clock as _, SystemClock};
+use otp_relay::testing::mail::envelope::{DeliverByMode, Recipient, Ret};
+use otp_relay::testing::smtp::command::Mail;
+use otp_relay::testing::smtp::reply::{self, EnhancedCode, Reply};
+use otp_relay::testing::smtp::sasl::ScramVerifier;
+use otp_relay::testing::smtp::server_session::{
     Access, Event, Peer, ServerSession, SessionSettings, Step, Submission as Message,
 };
 

@@ -14,7 +14,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a route is looked for to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sought<'a> {
+pub(crate) enum Sought<'a> {
     /// The hosts that take a domain's mail. The domain is in lower case and A-labels.
     Domain(&'a str),
     /// One host, whatever domains it serves: a name in A-labels or an address. It was named by whoever runs the relay, so its

@@ -26,7 +26,7 @@ pub enum Forecast {
 
 impl Forecast {
     /// When it passes after a wait, if that is known.
-    pub fn passes_at(self, now: Timestamp) -> Option<Timestamp> {
+    pub(crate) fn passes_at(self, now: Timestamp) -> Option<Timestamp> {
         match self {
             Self::After(span) => Some(now.plus(span)),
             Self::Unknown | Self::AtOnce | Self::Waits | Self::Longer(_) => None,
@@ -35,7 +35,7 @@ impl Forecast {
 
     /// Whether it comes too late for a message with this life: behind the last attempt that can still be typed, as the
     /// plan has it.
-    pub fn is_too_late(self, accepted_at: Timestamp, expires_at: Timestamp, now: Timestamp) -> bool {
+    pub(crate) fn is_too_late(self, accepted_at: Timestamp, expires_at: Timestamp, now: Timestamp) -> bool {
         let last = last_attempt(accepted_at, expires_at);
         match self {
             Self::Unknown | Self::AtOnce | Self::Waits => false,

@@ -9,10 +9,10 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::Timestamp;
-pub use forecast::Forecast;
+pub(crate) use forecast::Forecast;
 
 /// What is known of a destination is forgotten when it was not used for so long.
-pub const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
+pub(crate) const FACTS_KEPT: Duration = Duration::from_secs(30 * 86_400);
 /// No observation counts for more.
 const COUNT_MAX: u16 = 2000;
 /// Longer than anything here is remembered.
@@ -98,7 +98,7 @@ pub struct Facts {
 
 impl Facts {
     /// Whether they can have come about: what a damaged record says might not even fit into a sum.
-    pub fn is_plausible(&self) -> bool {
+    pub(crate) fn is_plausible(&self) -> bool {
         let spans =
             [self.refused, self.passed, self.refused_pause, self.passed_pause, self.window_min, self.window_max];
         let passes = [self.agreeing, self.restarts, self.vain, self.hints_kept, self.hints_short, self.hints_long];
@@ -109,12 +109,12 @@ impl Facts {
     }
 
     /// Whether they are worth keeping.
-    pub fn is_current(&self, now: Timestamp) -> bool {
+    pub(crate) fn is_current(&self, now: Timestamp) -> bool {
         is_recent(self.last_seen, FACTS_KEPT, now)
     }
 
     /// When something was last seen.
-    pub fn last_seen(&self) -> Timestamp {
+    pub(crate) fn last_seen(&self) -> Timestamp {
         self.last_seen
     }
 
@@ -124,7 +124,7 @@ impl Facts {
     }
 
     /// Whether what is known of the delay was confirmed often enough to leave out attempts that were always refused.
-    pub fn is_confirmed(&self) -> bool {
+    pub(crate) fn is_confirmed(&self) -> bool {
         self.agreeing >= CONFIRMED
     }
 
@@ -145,12 +145,12 @@ impl Facts {
     }
 
     /// The longest wait that was refused, where several waits were in vain and none ever passed.
-    pub fn refused_in_vain(&self) -> Option<Duration> {
+    pub(crate) fn refused_in_vain(&self) -> Option<Duration> {
         self.refused.filter(|_| self.passed.is_none() && self.vain >= VAIN_MAX)
     }
 
     /// The longest pause between two attempts behind which the second was refused.
-    pub fn refused_pause(&self) -> Option<Duration> {
+    pub(crate) fn refused_pause(&self) -> Option<Duration> {
         self.refused_pause
     }
 

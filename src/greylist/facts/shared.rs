@@ -18,7 +18,11 @@ const LATELY: Duration = Duration::from_secs(7 * 86_400);
 impl Facts {
     /// What counts for a recipient domain: its own facts if they tell anything, else what the other domains behind the same
     /// hosts agree about. With either the shortest wait that passed lately for one of those.
-    pub fn for_domain<'a>(own: Option<&Self>, others: impl Iterator<Item = &'a Self> + Clone, now: Timestamp) -> Self {
+    pub(crate) fn for_domain<'a>(
+        own: Option<&Self>,
+        others: impl Iterator<Item = &'a Self> + Clone,
+        now: Timestamp,
+    ) -> Self {
         let lately = others.clone().filter(|facts| facts.last_pass.is_some_and(|(at, _)| now.since(at) < LATELY));
         let soonest = lately.filter_map(|facts| facts.passed).min();
         let tells = own.filter(|own| own.passed.is_some() || own.refused_in_vain().is_some());
@@ -77,12 +81,12 @@ impl Facts {
     }
 
     /// The shortest wait that passed lately for another domain behind the same hosts.
-    pub fn soonest(&self) -> Option<Duration> {
+    pub(crate) fn soonest(&self) -> Option<Duration> {
         self.soonest
     }
 
     /// Whether other domains were seen to do this, and not the one that it is about.
-    pub fn is_of_others(&self) -> bool {
+    pub(crate) fn is_of_others(&self) -> bool {
         self.is_of_others
     }
 }

@@ -291,7 +291,7 @@ impl Api {
 
 /// A mail that a call asks for, for whoever tries calls out: recipient, code, link and tag.
 #[doc(hidden)]
-pub type Asked = (Mailbox, Option<String>, Option<String>, Arc<str>);
+pub(crate) type Asked = (Mailbox, Option<String>, Option<String>, Arc<str>);
 
 /// What a call asks for; none where it is refused.
 #[doc(hidden)]

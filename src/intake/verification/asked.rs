@@ -23,11 +23,11 @@ pub struct Limits {
     /// Codes sent for one verification in all.
     pub sends: u32,
     /// How long after each code the next may be sent; the last counts for all behind it.
-    pub resend_after: Vec<Duration>,
+    pub(crate) resend_after: Vec<Duration>,
     /// Codes of one verification that can be typed at once.
-    pub live_codes: usize,
+    pub(crate) live_codes: usize,
     /// Wrong checks of a user and recipient.
-    pub recipient_checks: Rate,
+    pub(crate) recipient_checks: Rate,
 }
 
 impl Default for Limits {
@@ -60,14 +60,14 @@ pub struct Request<'a> {
     /// Of how many characters.
     pub length: usize,
     /// Whether nobody may tell what becomes of it.
-    pub secrecy: Secrecy,
+    pub(crate) secrecy: Secrecy,
     /// What tells a repeat of this request.
     pub idempotency_key: Option<&'a str>,
 }
 
 /// How much an answer may tell of the recipient.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Secrecy {
+pub(crate) enum Secrecy {
     /// All.
     Open,
     /// Nothing.
@@ -94,7 +94,7 @@ pub struct View {
     /// The latest message.
     pub message: Option<MessageId>,
     /// Whether nobody may tell more than this.
-    pub secrecy: Secrecy,
+    pub(crate) secrecy: Secrecy,
 }
 
 /// What a request comes to.
@@ -111,7 +111,7 @@ pub struct Slot {
     /// Of which verification.
     pub id: Arc<str>,
     /// Whether it is the first of it.
-    pub is_new: bool,
+    pub(crate) is_new: bool,
     /// The code.
     pub code: Zeroizing<String>,
     pub(super) index: usize,

@@ -98,12 +98,12 @@ impl Verifications {
     }
 
     /// Whether the key of a code of this life is there; otherwise [`Verifications::prepare`] writes a file.
-    pub fn is_prepared(&self, life: Duration, now: Timestamp) -> bool {
+    pub(crate) fn is_prepared(&self, life: Duration, now: Timestamp) -> bool {
         self.keys.is_ready(CodeKeys::bucket(now.plus(life).plus(KEY_SLACK)))
     }
 
     /// Makes the key of a code of this life.
-    pub fn prepare(&self, life: Duration, now: Timestamp) -> std::io::Result<()> {
+    pub(crate) fn prepare(&self, life: Duration, now: Timestamp) -> std::io::Result<()> {
         self.keys.prepare(CodeKeys::bucket(now.plus(life).plus(KEY_SLACK)))
     }
 
@@ -266,7 +266,7 @@ impl Verifications {
     }
 
     /// Whether there is, or was, a verification of this key.
-    pub fn is_known(&self, key: &Key) -> bool {
+    pub(crate) fn is_known(&self, key: &Key) -> bool {
         self.table.lock().latest(key).is_some()
     }
 

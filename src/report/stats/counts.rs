@@ -21,7 +21,7 @@ const LONGEST_MS: f64 = 86_400_000.0 * 30.0;
 /// Times by size: how often each of them came, to a tenth.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct Times(BTreeMap<u16, u32>);
+pub(crate) struct Times(BTreeMap<u16, u32>);
 
 impl Times {
     fn add(&mut self, time: Duration) {
@@ -38,7 +38,7 @@ impl Times {
     }
 
     /// The milliseconds that this share kept, at most a tenth too long; none before the first.
-    pub fn quantile(&self, share: f64) -> Option<u64> {
+    pub(crate) fn quantile(&self, share: f64) -> Option<u64> {
         let all: u64 = self.0.values().map(|count| u64::from(*count)).sum();
         let mut below = 0;
         let (bucket, _) = self.0.iter().find(|(_, count)| {
@@ -69,7 +69,7 @@ pub struct Counts {
     pub failed: BTreeMap<String, u64>,
     /// Attempts that were refused for what the sender is or does, by cause: an entry can have several.
     #[serde(rename = "b", default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub blames_sender: BTreeMap<String, u64>,
+    pub(crate) blames_sender: BTreeMap<String, u64>,
     /// Expired.
     #[serde(rename = "e", default, skip_serializing_if = "is_zero")]
     pub expired: u64,
@@ -87,10 +87,10 @@ pub struct Counts {
     pub verified: u64,
     /// From acceptance to delivery.
     #[serde(rename = "td", default)]
-    pub to_delivered: Times,
+    pub(crate) to_delivered: Times,
     /// From acceptance to verification.
     #[serde(rename = "tv", default)]
-    pub to_verified: Times,
+    pub(crate) to_verified: Times,
 }
 
 fn is_zero(number: &u64) -> bool {
@@ -128,7 +128,7 @@ impl Counts {
     }
 
     /// Adds what was counted elsewhere.
-    pub fn merge(&mut self, other: &Self) {
+    pub(crate) fn merge(&mut self, other: &Self) {
         self.accepted += other.accepted;
         self.delivered += other.delivered;
         self.in_time += other.in_time;

@@ -38,7 +38,7 @@ const CATCHING_UP_MAX: Duration = Duration::from_secs(1);
 /// Events counted in one go.
 const COUNTED_MAX: usize = 512;
 /// Steps of all groups in one answer; with more the steps are hours.
-pub const POINTS_MAX: usize = 20_000;
+pub(crate) const POINTS_MAX: usize = 20_000;
 
 /// What is asked.
 #[derive(Debug, Clone)]
@@ -59,7 +59,7 @@ pub struct Group {
     /// In all steps.
     pub total: Counts,
     /// By the begin of the step; those in which nothing happened are left out.
-    pub series: BTreeMap<u64, Counts>,
+    pub(crate) series: BTreeMap<u64, Counts>,
 }
 
 /// The answer.
@@ -70,7 +70,7 @@ pub struct Answer {
     /// The end of the last.
     pub to: Timestamp,
     /// How fine the steps are.
-    pub resolution: Resolution,
+    pub(crate) resolution: Resolution,
     /// All entries.
     pub total: Counts,
     /// By their names.
@@ -129,7 +129,7 @@ impl Statistics {
     }
 
     /// Returns when the events up to this place are counted; false if that takes too long.
-    pub async fn caught_up(&self, to: Cursor) -> bool {
+    pub(crate) async fn caught_up(&self, to: Cursor) -> bool {
         let Some(shared) = &self.shared else { return false };
         let mut written = shared.written.subscribe();
         shared.state.lock().is_asked = true;
@@ -145,7 +145,7 @@ impl Statistics {
     }
 
     /// The same by whole hours, which is less to read.
-    pub fn hourly(&self, asked: &Asked) -> Option<Answer> {
+    pub(crate) fn hourly(&self, asked: &Asked) -> Option<Answer> {
         let read = self.shared.as_ref()?.read(Resolution::Hours, asked);
         read.map_err(|error| tracing::warn!(%error, "the statistics cannot be read")).ok().map(|(answer, _)| answer)
     }

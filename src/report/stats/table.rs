@@ -22,7 +22,7 @@ const NAME_KEPT_FOR: u64 = 30 * 86_400;
 
 /// How fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Resolution {
+pub(crate) enum Resolution {
     /// For a day, and two hours more: what is compared with the same hour of yesterday is then there.
     Minutes,
     /// For thirty days.
@@ -31,7 +31,7 @@ pub enum Resolution {
 
 impl Resolution {
     /// Seconds of one step.
-    pub fn step_s(self) -> u64 {
+    pub(crate) fn step_s(self) -> u64 {
         match self {
             Self::Minutes => 60,
             Self::Hours => 3600,
@@ -39,7 +39,7 @@ impl Resolution {
     }
 
     /// How long steps are kept.
-    pub fn kept_for(self) -> Duration {
+    pub(crate) fn kept_for(self) -> Duration {
         match self {
             Self::Minutes => Duration::from_secs(26 * 3600),
             Self::Hours => Duration::from_secs(30 * 86_400),
@@ -54,7 +54,7 @@ impl Resolution {
     }
 
     /// Where the step of this time begins, in seconds.
-    pub fn step(self, at: Timestamp) -> u64 {
+    pub(crate) fn step(self, at: Timestamp) -> u64 {
         at.as_secs() / self.step_s() * self.step_s()
     }
 }

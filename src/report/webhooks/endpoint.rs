@@ -33,7 +33,7 @@ pub struct Target {
     /// As it was written.
     pub url: Arc<str>,
     /// Whether by TLS.
-    pub is_tls: bool,
+    pub(crate) is_tls: bool,
     /// A name or an IP address, without brackets.
     pub host: String,
     /// 443 or 80, unless it is named.

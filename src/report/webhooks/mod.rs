@@ -31,11 +31,11 @@ use sender::Sender;
 use task::{Task, cursor_key};
 
 /// Endpoints at most.
-pub const ENDPOINTS_MAX: usize = 16;
+pub(crate) const ENDPOINTS_MAX: usize = 16;
 /// Posts of one endpoint in memory; further events wait where they are committed.
-pub const WAITING_MAX: usize = 10_000;
+pub(crate) const WAITING_MAX: usize = 10_000;
 /// Events replayed with one request.
-pub const REPLAYED_MAX: usize = 10_000;
+pub(crate) const REPLAYED_MAX: usize = 10_000;
 /// How long the end waits for posts that are under way.
 const ENDING_MAX: Duration = Duration::from_secs(2);
 
@@ -68,9 +68,9 @@ pub struct Status {
     /// Posts that wait.
     pub waiting: usize,
     /// Whether more events wait behind these.
-    pub is_behind: bool,
+    pub(crate) is_behind: bool,
     /// Since when the oldest waits.
-    pub oldest: Option<Timestamp>,
+    pub(crate) oldest: Option<Timestamp>,
     /// How it stands.
     pub standing: Standing,
     /// The last answer, or why there was none, and when.
@@ -80,7 +80,7 @@ pub struct Status {
     /// See above.
     pub failed: u64,
     /// See above.
-    pub given_up: u64,
+    pub(crate) given_up: u64,
 }
 
 /// The endpoints by their URL, as the configuration has them.

@@ -343,7 +343,7 @@ impl ClientSession {
     }
 
     /// Whether the output may hold a password: then it is to be wiped once it is sent.
-    pub fn is_logging_in(&self) -> bool {
+    pub(crate) fn is_logging_in(&self) -> bool {
         self.state == State::Auth
     }
 }

@@ -14,24 +14,26 @@ mod suspicion;
 mod talk;
 mod transaction;
 
+pub(crate) use auth::Derivation;
 use auth::Exchange;
-pub use auth::{Account, Derivation, DerivedKeys, Login};
-pub use outcome::{Failure, Fault, Outcome, Requirement, Stage};
-pub use suspicion::Suspicion;
+pub use auth::{Account, Login};
+pub(crate) use outcome::Requirement;
+pub use outcome::{Failure, Fault, Outcome, Stage};
+pub(crate) use suspicion::Suspicion;
 pub use talk::{Bdat, ClientSettings, EightBit, Event, Framing, StartTls, Step, Transaction, Trust};
 
 /// After how long without the banner, or a reply to EHLO or STARTTLS, a host counts as slow; likewise the handshake.
-pub const GREETING_PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const GREETING_PATIENCE: Duration = Duration::from_secs(10);
 /// The same for the replies to MAIL, RCPT, DATA and AUTH.
-pub const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const COMMAND_PATIENCE: Duration = Duration::from_secs(20);
 /// How long each of them may take at most (RFC 5321 section 4.5.3.2).
-pub const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
+pub(crate) const REPLY_TIMEOUT: Duration = Duration::from_secs(300);
 /// Replies remembered for [`ClientSession::take_heard`].
 const HEARD_MAX: usize = 16;
 /// How long the reply to NOOP may take.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long each write may take, and a reply on which nothing depends any more.
-pub const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
+pub(crate) const WRITE_TIMEOUT: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -188,23 +190,18 @@ impl ClientSession {
     }
 
     /// How the server breaks the form of replies, if it does. Such a one is asked one thing at a time.
-    pub fn sloppiness(&self) -> Option<Sloppiness> {
+    pub(crate) fn sloppiness(&self) -> Option<Sloppiness> {
         self.reader.sloppiness()
     }
 
     /// What it said to STARTTLS, if it refused that and the session goes on in clear text.
-    pub fn starttls_refused(&self) -> Option<&Reply> {
+    pub(crate) fn starttls_refused(&self) -> Option<&Reply> {
         self.starttls_refused.as_ref()
     }
 
     /// What the transaction that failed last lets suspect that the server offers and does not support.
     pub fn suspicion(&self) -> Option<Suspicion> {
         self.suspicion
-    }
-
-    /// The name the server gave in its answer to EHLO.
-    pub fn server_name(&self) -> &str {
-        &self.server_name
     }
 
     /// Transactions begun.

@@ -12,7 +12,7 @@ use crate::smtp::reply::{Reply, ReplyError, Severity};
 impl ClientSession {
     /// Whether an extension is offered and to be used. Where the form of replies is not kept, one too many may come, and 354
     /// alone cannot be taken for another one: there it is one command at a time, and no chunk.
-    pub fn may_use(&self, transaction: &Transaction, feature: Feature) -> bool {
+    pub(crate) fn may_use(&self, transaction: &Transaction, feature: Feature) -> bool {
         let keeps_form = self.reader.sloppiness().is_none();
         let is_offered = match feature {
             Feature::Chunking => self.extensions.chunking && keeps_form,

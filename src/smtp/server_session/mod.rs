@@ -147,7 +147,7 @@ impl ServerSession {
     }
 
     /// What a client that goes away leaves undone: a message that was begun.
-    pub fn left_undone(&self) -> Option<Phase> {
+    pub(crate) fn left_undone(&self) -> Option<Phase> {
         match &self.state {
             State::Mail(_)
             | State::Content { .. }
@@ -165,7 +165,7 @@ impl ServerSession {
     }
 
     /// To whom such a message was meant to go: the first recipient, and how many more there are.
-    pub fn meant_for(&self) -> (Option<&Mailbox>, usize) {
+    pub(crate) fn meant_for(&self) -> (Option<&Mailbox>, usize) {
         self.meant_for.as_ref().map_or((None, 0), |(first, more)| (Some(first), *more))
     }
 
@@ -204,7 +204,7 @@ impl ServerSession {
     }
 
     /// Whether [`Event::Draining`] was told.
-    pub fn is_draining(&self) -> bool {
+    pub(crate) fn is_draining(&self) -> bool {
         self.draining.is_some()
     }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::ledger::FRESH;
-use otp_relay::ledger::accept::{Accepted, KeyHash, NewMessage};
-use otp_relay::ledger::attempt::Epoch;
-use otp_relay::ledger::heartbeat::Timing;
-use otp_relay::ledger::memory::{Database, Replication};
-use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::id::{EntryId, MessageId};
+use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::testing::ledger::FRESH;
+use otp_relay::testing::ledger::accept::{Accepted, KeyHash, NewMessage};
+use otp_relay::testing::ledger::attempt::Epoch;
+use otp_relay::testing::ledger::heartbeat::Timing;
+use otp_relay::testing::ledger::memory::{Database, Replication};
+use otp_relay::testing::ledger::rules::Delivery;
+use otp_relay::testing::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
 use super::super::drawn::BUDGET_MOST;

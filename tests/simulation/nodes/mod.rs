@@ -12,12 +12,12 @@ mod owner;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::base::clock::{Clock, ManualClock, Step, Timestamp};
-use otp_relay::ledger::attempt::Target;
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::memory::{Database, Faults, Replication};
-use otp_relay::ledger::rules::Delivery;
-use otp_relay::mail::id::IdSource;
+use otp_relay::testing::base::clock::{Clock, ManualClock, Step, Timestamp};
+use otp_relay::testing::ledger::attempt::Target;
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::memory::{Database, Faults, Replication};
+use otp_relay::testing::ledger::rules::Delivery;
+use otp_relay::testing::mail::id::IdSource;
 
 use super::drawn::{LIFE_MAX, message};
 use super::number;

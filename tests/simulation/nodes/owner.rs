@@ -3,17 +3,17 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::base::clock::Clock;
-use otp_relay::event::{Attempted, Suppress};
-use otp_relay::ledger::Ledger;
-use otp_relay::ledger::accept::NewMessage;
-use otp_relay::ledger::attempt::{Epoch, Target};
-use otp_relay::ledger::filter::Filter;
-use otp_relay::ledger::memory::{Database, Node, Settings};
-use otp_relay::mail::id::EntryId;
-use otp_relay::queue::Offer;
-use otp_relay::queue::claim::Settlement;
-use otp_relay::queue::owned::{Owned, OwnedClaim};
+use otp_relay::testing::base::clock::Clock;
+use otp_relay::testing::event::{Attempted, Suppress};
+use otp_relay::testing::ledger::Ledger;
+use otp_relay::testing::ledger::accept::NewMessage;
+use otp_relay::testing::ledger::attempt::{Epoch, Target};
+use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::memory::{Database, Node, Settings};
+use otp_relay::testing::mail::id::EntryId;
+use otp_relay::testing::queue::Offer;
+use otp_relay::testing::queue::claim::Settlement;
+use otp_relay::testing::queue::owned::{Owned, OwnedClaim};
 use parking_lot::Mutex;
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
