@@ -14,7 +14,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::auth::Who;
+use super::auth::Principal;
 use super::body;
 use super::new_message::{self, Parties, Times};
 use super::problem::Problem;
@@ -66,7 +66,7 @@ pub(super) enum Need {
 
 impl Api {
     /// What is known of a message, by somebody who may see it.
-    pub(super) async fn known(&self, who: &Who, id: MessageId, need: Need) -> Result<MessageStatus, Problem> {
+    pub(super) async fn known(&self, who: &Principal, id: MessageId, need: Need) -> Result<MessageStatus, Problem> {
         let snapshot = self.parts.queue.message(id);
         let lives = |live: &Snapshot| live.entries.iter().all(|entry| entry.state.is_some());
         let known = if need == Need::State && snapshot.as_ref().is_some_and(lives) {
@@ -98,7 +98,7 @@ impl Api {
         }
     }
 
-    pub(super) async fn json(&self, who: &Who, id: MessageId) -> Result<MessageJson, Problem> {
+    pub(super) async fn json(&self, who: &Principal, id: MessageId) -> Result<MessageJson, Problem> {
         self.known(who, id, Need::State).await?.json(&self.parts.door).ok_or_else(Problem::unknown_message)
     }
 }
@@ -133,7 +133,7 @@ pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
     ))]
 pub(super) async fn submit(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -159,7 +159,7 @@ pub(super) async fn submit(
         None => false,
     };
     let status = if is_over { StatusCode::OK } else { StatusCode::ACCEPTED };
-    match api.json(&Who::Operator, receipt.id).await {
+    match api.json(&Principal::Operator, receipt.id).await {
         Ok(json) => Ok((status, Json(json)).into_response()),
         // It was taken all the same: a repeat of something whose trace is gone.
         Err(_) => Ok((status, Json(serde_json::json!({"id": receipt.id.to_string(), "entries": []}))).into_response()),
@@ -168,7 +168,7 @@ pub(super) async fn submit(
 
 async fn draft(
     api: &Api,
-    who: &Who,
+    who: &Principal,
     headers: &HeaderMap,
     new: NewMessage,
     recipients_max: usize,
@@ -202,7 +202,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<&str>, Probl
 }
 
 /// Whether all entries ended in time, while somebody may hear it.
-pub(super) async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<bool, Problem> {
+pub(super) async fn wait_for_end(api: &Api, who: &Principal, id: MessageId) -> Result<bool, Problem> {
     let mut waiter = api.parts.ends.wait_for(id);
     let ended = async {
         while api.parts.queue.is_live(id) {
@@ -223,7 +223,7 @@ pub(super) async fn wait_for_end(api: &Api, who: &Who, id: MessageId) -> Result<
     responses((status = 200, description = "the message and what happened to it", body = MessageJson), Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<Json<MessageJson>, Problem> {
     let known = api.known(&who, id(&text)?, Need::Story).await?;
@@ -258,7 +258,7 @@ impl Api {
     /// Does what looks through the whole queue, on a thread that may take its time: of each user one after the other.
     pub(super) async fn scan<T: Default + Send + 'static>(
         &self,
-        who: &Who,
+        who: &Principal,
         work: impl FnOnce(&Queue) -> T + Send + 'static,
     ) -> T {
         self.scan_as(who.only_user().unwrap_or_else(|| OPERATOR.into()), work).await
@@ -280,7 +280,7 @@ impl Api {
     }
 
     /// Takes back what is live of a message; says how all of it stands.
-    pub(super) async fn cancel_message(&self, who: &Who, id: MessageId) -> Result<CancelledJson, Problem> {
+    pub(super) async fn cancel_message(&self, who: &Principal, id: MessageId) -> Result<CancelledJson, Problem> {
         self.known(who, id, Need::State).await?;
         let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
         let cancelled = self.take_back(who, filter).await?;
@@ -289,7 +289,7 @@ impl Api {
     }
 
     /// Takes back what the filter covers. What was answered holds after a crash too.
-    async fn take_back(&self, who: &Who, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
+    async fn take_back(&self, who: &Principal, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
         let now = self.parts.clock.now();
         let cancelled = self.scan(who, move |queue| queue.cancel(&filter, now)).await;
         if !cancelled.is_empty()
@@ -309,7 +309,7 @@ impl Api {
     responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<Json<CancelledJson>, Problem> {
     api.cancel_message(&who, id(&text)?).await.map(Json)
@@ -320,7 +320,7 @@ pub(super) async fn cancel(
     responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel_many(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     query: Asked<CancelQuery>,
 ) -> Result<Json<CancelledJson>, Problem> {
     let CancelQuery { recipient, key } = asked(query)?;
@@ -339,7 +339,7 @@ pub(super) async fn cancel_many(
     responses((status = 204, description = "noted"), Refusals))]
 pub(super) async fn verified(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<StatusCode, Problem> {
     let id = id(&text)?;

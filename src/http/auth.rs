@@ -19,7 +19,7 @@ const TOKEN_LEN_MAX: usize = 256;
 
 /// Whose token came with a request.
 #[derive(Debug, Clone)]
-pub(super) enum Who {
+pub(super) enum Principal {
     /// The operator: sees and does everything.
     Operator,
     /// A user: sees and does what is its own.
@@ -30,7 +30,7 @@ pub(super) enum Who {
 #[derive(Debug)]
 pub(super) enum Shown {
     /// A valid token.
-    Token(Who),
+    Token(Principal),
     /// No token.
     Nothing,
     /// A token, or something in its place, that is worth nothing.
@@ -41,7 +41,7 @@ pub(super) enum Shown {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Nonsense;
 
-impl Who {
+impl Principal {
     /// Whether a user's messages are this one's business.
     pub(super) fn may_see(&self, user: &str) -> bool {
         match self {
@@ -145,8 +145,8 @@ pub(super) fn by_token(api: &Api, token: &str) -> Shown {
     let (is_operator, login) = (api.parts.operator.is(&hash), api.parts.credentials.login_by_token(&hash));
     let is_operator = is_operator || api.parts.credentials.admits() == Admits::Anybody;
     match login {
-        _ if is_operator => Shown::Token(Who::Operator),
-        Some(login) => Shown::Token(Who::User(login)),
+        _ if is_operator => Shown::Token(Principal::Operator),
+        Some(login) => Shown::Token(Principal::User(login)),
         None => Shown::Nonsense,
     }
 }
@@ -157,7 +157,7 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
 }
 
 /// Who asks, as it was found when the request was let in.
-impl FromRequestParts<Arc<Api>> for Who {
+impl FromRequestParts<Arc<Api>> for Principal {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Problem> {

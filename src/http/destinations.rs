@@ -7,13 +7,13 @@ use axum::extract::State;
 
 use super::Api;
 use super::api::Segment;
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
 use super::wire::{DestinationJson, DestinationsJson};
 use crate::mail::address::domain_key;
 
-fn only_operator(who: &Who) -> Result<(), Problem> {
+fn only_operator(who: &Principal) -> Result<(), Problem> {
     match who.only_user() {
         None => Ok(()),
         Some(_) => Err(Problem::forbidden("what was learned about destinations is the operator's business")),
@@ -23,7 +23,7 @@ fn only_operator(who: &Who) -> Result<(), Problem> {
 /// `GET /v1/destinations`: what was sent to each recipient domain since the start.
 #[utoipa::path(get, path = "/v1/destinations", tag = "destinations",
     responses((status = 200, description = "what was sent to each recipient domain since the start", body = DestinationsJson), Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<DestinationsJson>, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<DestinationsJson>, Problem> {
     only_operator(&who)?;
     // What an answer told of is counted.
     let _ = api.parts.queue.flush().await;
@@ -37,7 +37,7 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<D
     responses((status = 200, description = "who serves it, and how its hosts greylist", body = DestinationJson), Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(domain): Segment,
 ) -> Result<Json<DestinationJson>, Problem> {
     only_operator(&who)?;

@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Asked, Need, asked, id};
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
 use super::refused::Origin;
@@ -56,7 +56,7 @@ pub(super) struct EventsQuery {
 pub(super) async fn follow(
     State(api): State<Arc<Api>>,
     Extension(origin): Extension<Origin>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     query: Asked<EventsQuery>,
 ) -> Result<impl IntoResponse, Problem> {
@@ -96,7 +96,7 @@ impl Api {
 struct Follower {
     api: Arc<Api>,
     origin: Origin,
-    who: Who,
+    who: Principal,
     only: Option<MessageId>,
     at: Cursor,
     /// It has still to be told that events are gone.

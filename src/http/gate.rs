@@ -11,7 +11,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 
-use super::auth::{self, Nonsense, Shown, Who};
+use super::auth::{self, Nonsense, Principal, Shown};
 use super::doors;
 use super::guard::Phase;
 use super::host::Named;
@@ -69,7 +69,7 @@ impl Caller {
         let is_closed = shape.is_some_and(|shape| !self.api.settings.load().doors.contains(&shape));
         let shape = shape.filter(|_| !is_closed);
         let let_in = if is_closed { Err(Problem::unknown_path()) } else { self.let_in(&mut request, shape) };
-        let asker = request.extensions().get::<Who>().map(Who::name);
+        let asker = request.extensions().get::<Principal>().map(Principal::name);
         let response = match let_in {
             Ok(()) => self.router.call(request).await?,
             Err(problem) => refusal(problem),
@@ -113,7 +113,7 @@ impl Caller {
         Err(Problem::unknown_host())
     }
 
-    fn take_place(&self, who: &Who) -> Result<(), Problem> {
+    fn take_place(&self, who: &Principal) -> Result<(), Problem> {
         let bounds = CONNECTIONS.where_admitted(self.api.parts.credentials.admits(), ANYBODYS_CONNECTIONS);
         let (user, portion) = bounds.of(who, self.api.settings.load().sharing);
         self.place.lock().belongs_to(&user, portion).map_err(|_| {

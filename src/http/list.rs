@@ -13,7 +13,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Asked, asked, plain};
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
 use super::wire::{MessageJson, MessagesJson, StateName};
@@ -115,7 +115,7 @@ struct Chunk {
     responses((status = 200, description = "a page", body = MessagesJson), Refusals))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     query: Asked<MessagesQuery>,
 ) -> Result<Json<MessagesJson>, Problem> {
     let (search, after) = understood(asked(query)?)?;
@@ -149,7 +149,7 @@ pub(super) async fn list(
 }
 
 impl Api {
-    async fn chunk(&self, who: &Who, search: &Search, below: Option<MessageId>) -> Chunk {
+    async fn chunk(&self, who: &Principal, search: &Search, below: Option<MessageId>) -> Chunk {
         let filter = Filter { recipient: search.recipient.clone(), user: who.only_user(), ..Filter::default() };
         let (traces, recipient, user) = (self.parts.traces.clone(), search.recipient.clone(), who.only_user());
         let work = move |queue: &crate::queue::Queue| {

@@ -14,7 +14,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Asked, Need, asked};
-use super::auth::Who;
+use super::auth::Principal;
 use super::body::small_json;
 use super::problem::Problem;
 use super::refusals::Refusals;
@@ -49,7 +49,7 @@ fn domain(text: &str) -> Result<String, Problem> {
     responses((status = 200, description = "what is live, the oldest first", body = QueueJson), Refusals))]
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     query: Asked<QueueQuery>,
 ) -> Result<Json<QueueJson>, Problem> {
     let QueueQuery { state, destination, limit } = asked(query)?;
@@ -77,7 +77,7 @@ pub(super) async fn list(
     responses((status = 200, description = "what is tried now", body = RetriedJson), Refusals))]
 pub(super) async fn retry(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<RetriedJson>, Problem> {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use parking_lot::Mutex;
 use tokio::sync::{Mutex as Turn, OwnedMutexGuard};
 
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use crate::accounts::credentials::Admits;
 use crate::base::shares::{Beyond, Portion, Shares, Sharing};
@@ -44,7 +44,7 @@ impl Bounds {
     }
 
     /// Who it is, to those who count, and what it may have.
-    pub(super) fn of(self, who: &Who, sharing: Sharing) -> (Arc<str>, Portion) {
+    pub(super) fn of(self, who: &Principal, sharing: Sharing) -> (Arc<str>, Portion) {
         match who.only_user() {
             Some(user) => (user, self.of_user(sharing)),
             None => {
@@ -77,7 +77,7 @@ impl Seats {
     ///
     /// # Errors
     /// When there is none; `what` says of what.
-    pub(super) fn take(self: &Arc<Self>, who: &Who, sharing: Sharing, what: &str) -> Result<Seat, Problem> {
+    pub(super) fn take(self: &Arc<Self>, who: &Principal, sharing: Sharing, what: &str) -> Result<Seat, Problem> {
         let (user, portion) = self.bounds.of(who, sharing);
         match self.held.lock().take(&user, 1, portion) {
             Ok(()) => Ok(Seat { seats: self.clone(), user }),
@@ -139,9 +139,9 @@ mod tests {
     fn some_is_kept_for_the_operator() {
         let seats = Seats::new(Bounds { users: 4, user: 3, operator: 2 });
         let operator = |count: usize| {
-            (0..count).map(|_| seats.take(&Who::Operator, Sharing::Several, "seats")).collect::<Vec<_>>()
+            (0..count).map(|_| seats.take(&Principal::Operator, Sharing::Several, "seats")).collect::<Vec<_>>()
         };
-        let (_, of_shop) = seats.bounds.of(&Who::Operator, Sharing::Several);
+        let (_, of_shop) = seats.bounds.of(&Principal::Operator, Sharing::Several);
         assert_eq!(of_shop, Portion { whole: 6, share: 3 });
         seats.held.lock().add(&"shop".into(), 4);
         let taken = operator(3);

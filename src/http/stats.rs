@@ -11,7 +11,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::api::{Asked as Query, asked};
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use crate::base::clock::Timestamp;
 use crate::report::stats::counts::{Counts, Times};
@@ -37,7 +37,7 @@ pub(super) struct StatsQuery {
     responses((status = 200, description = "how many entries came to what", body = StatsJson), super::refusals::Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     query: Query<StatsQuery>,
 ) -> Result<Json<StatsJson>, Problem> {
     let StatsQuery { from, to, by } = asked(query)?;

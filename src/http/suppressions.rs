@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Api;
 use super::api::Segment;
-use super::auth::Who;
+use super::auth::Principal;
 use super::body::small_json;
 use super::problem::Problem;
 use super::refusals::Refusals;
@@ -86,7 +86,7 @@ fn address(text: &str) -> Result<String, Problem> {
 /// `GET /v1/suppressions`; the operator only: what hosts said of all users' recipients stands in it.
 #[utoipa::path(get, path = "/v1/suppressions", tag = "suppressions",
     responses((status = 200, description = "addresses that are not sent to", body = ListJson), Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<ListJson>, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<ListJson>, Problem> {
     operator_only(&who, "only the operator sees the list; ask for one address")?;
     let door = &api.parts.door;
     let (entries, count) = door.suppressions().list(api.parts.clock.now(), LIST_MAX);
@@ -98,7 +98,11 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<L
 /// on again.
 #[utoipa::path(get, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
     responses((status = 200, description = "whether it is sent to; for the operator, why not", body = StandingJson), Refusals))]
-pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): Segment) -> Result<Response, Problem> {
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    who: Principal,
+    Segment(text): Segment,
+) -> Result<Response, Problem> {
     let (now, door) = (api.parts.clock.now(), &api.parts.door);
     let suppressions = door.suppressions();
     if operator_only(&who, "").is_ok() {
@@ -118,7 +122,7 @@ pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(text): S
     responses((status = 200, description = "it is not sent to any more", body = SuppressionJson), Refusals))]
 pub(super) async fn put(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
     headers: HeaderMap,
     body: Body,
@@ -138,7 +142,7 @@ pub(super) async fn put(
     responses((status = 204, description = "it is sent to again"), Refusals))]
 pub(super) async fn remove(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<StatusCode, Problem> {
     operator_only(&who, CHANGES)?;
@@ -149,7 +153,7 @@ pub(super) async fn remove(
     }
 }
 
-pub(super) fn operator_only(who: &Who, detail: &'static str) -> Result<(), Problem> {
+pub(super) fn operator_only(who: &Principal, detail: &'static str) -> Result<(), Problem> {
     match who.only_user() {
         None => Ok(()),
         Some(_) => Err(Problem::forbidden(detail)),

@@ -12,7 +12,7 @@ use serde::Serialize;
 
 use super::Api;
 use super::api::Segment;
-use super::auth::Who;
+use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
 use super::suppressions::operator_only;
@@ -44,7 +44,7 @@ pub(super) struct ErasedJson {
 /// `GET /v1/backup`: suppressions and what was learned of destinations, a JSON object a line. Both tables are bounded.
 #[utoipa::path(get, path = "/v1/backup", tag = "upkeep",
     responses((status = 200, description = "stored rows, a JSON object a line", body = String, content_type = "application/x-ndjson"), Refusals))]
-pub(super) async fn rows(State(api): State<Arc<Api>>, who: Who) -> Result<Response, Problem> {
+pub(super) async fn rows(State(api): State<Arc<Api>>, who: Principal) -> Result<Response, Problem> {
     operator_only(&who, "only the operator makes backups")?;
     let parts = &api.parts;
     let mut text = String::new();
@@ -67,7 +67,7 @@ fn line(table: &'static str, (key, value): &Row) -> String {
     responses((status = 200, description = "what was erased", body = ErasedJson), Refusals))]
 pub(super) async fn erase(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<Json<ErasedJson>, Problem> {
     operator_only(&who, "only the operator erases a recipient, for it concerns all users")?;

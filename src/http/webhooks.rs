@@ -12,7 +12,7 @@ use utoipa::ToSchema;
 
 use super::Api;
 use super::api::id;
-use super::auth::Who;
+use super::auth::Principal;
 use super::body::small_json;
 use super::problem::Problem;
 use super::stats::time;
@@ -24,7 +24,7 @@ use crate::report::webhooks::{REPLAYED_MAX, Status, Tested};
 /// How long before an event its message can have been accepted: the longest life, and what a delivery may take beyond it.
 const LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 
-fn only_operator(who: &Who) -> Result<(), Problem> {
+fn only_operator(who: &Principal) -> Result<(), Problem> {
     match who.only_user() {
         None => Ok(()),
         Some(_) => Err(Problem::forbidden("webhooks are the operator's business")),
@@ -88,7 +88,7 @@ impl WebhookJson {
 /// `GET /v1/webhooks`.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
     responses((status = 200, description = "each endpoint and how it stands", body = WebhooksJson), super::refusals::Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Who) -> Result<Json<WebhooksJson>, Problem> {
+pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<WebhooksJson>, Problem> {
     only_operator(&who)?;
     let webhooks = api.parts.webhooks.statuses().into_iter().map(WebhookJson::new).collect();
     Ok(Json(WebhooksJson { webhooks }))
@@ -118,7 +118,7 @@ pub(super) struct ReplayedJson {
     responses((status = 202, description = "how many are posted again", body = ReplayedJson), super::refusals::Refusals))]
 pub(super) async fn replay(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<(StatusCode, Json<ReplayedJson>), Problem> {
@@ -149,7 +149,7 @@ fn known(api: &Api, endpoint: Option<String>) -> Result<Option<Arc<str>>, Proble
 }
 
 /// The events of stored traces from a time on, in their order.
-async fn events_since(api: &Api, who: &Who, since: Timestamp) -> Vec<Arc<Event>> {
+async fn events_since(api: &Api, who: &Principal, since: Timestamp) -> Vec<Arc<Event>> {
     let _ = api.caught_up(&None).await;
     let traces = api.parts.traces.clone();
     let mut events = api
@@ -195,7 +195,7 @@ struct TestedOneJson {
     responses((status = 200, description = "what each answered", body = TestedJson), super::refusals::Refusals))]
 pub(super) async fn test(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<TestedJson>, Problem> {

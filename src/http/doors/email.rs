@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::super::Api;
-use super::super::auth::Who;
+use super::super::auth::Principal;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
@@ -161,7 +161,7 @@ pub(super) enum Outcome {
     responses((status = 200, description = "accepted", body = Accepted), Refusals))]
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, Problem> {
@@ -177,7 +177,7 @@ pub(super) async fn send(
     responses((status = 200, description = "what became of each", body = Vec<Outcome>), Refusals))]
 pub(super) async fn send_batch(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Vec<Outcome>>, Problem> {

@@ -13,7 +13,7 @@ use utoipa::{IntoResponses, ToSchema};
 
 use super::super::Api;
 use super::super::api::{MessageStatus, Need, Segment, id};
-use super::super::auth::Who;
+use super::super::auth::Principal;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
@@ -149,7 +149,7 @@ impl Accepted {
     responses((status = 200, description = "accepted", body = Accepted), Refusals))]
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Accepted>, Problem> {
@@ -184,7 +184,7 @@ struct BatchError {
     responses((status = 200, description = "accepted", body = Batch), Refusals))]
 pub(super) async fn send_batch(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Batch>, Problem> {
@@ -250,7 +250,7 @@ pub(super) struct EmailJson {
     responses((status = 200, description = "how it stands", body = EmailJson), Refusals))]
 pub(super) async fn show(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<Json<EmailJson>, Problem> {
     let id = id(&text)?;
@@ -350,7 +350,7 @@ pub(super) struct Cancelled {
     responses((status = 200, description = "nothing can have arrived", body = Cancelled), Refusals))]
 pub(super) async fn cancel(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(text): Segment,
 ) -> Result<Json<Cancelled>, Problem> {
     let id = id(&text)?;

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
 use super::super::Api;
-use super::super::auth::Who;
+use super::super::auth::Principal;
 use super::super::body;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
@@ -257,7 +257,7 @@ impl Personalization {
     responses((status = 202, description = "accepted", headers(("X-Message-Id" = String, description = "the ids of the messages"))), Refusals))]
 pub(super) async fn send(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {

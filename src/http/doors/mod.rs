@@ -21,7 +21,7 @@ use utoipa::openapi::ComponentsBuilder;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
-use super::auth::Who;
+use super::auth::Principal;
 use super::body;
 use super::compose::Letter;
 use super::compose::attachments::{self, Attachment, Given};
@@ -239,7 +239,7 @@ impl Api {
     }
 
     /// A place for a request that holds several mails: it is read as a whole.
-    fn batch_seat(&self, who: &Who) -> Result<Seat, Problem> {
+    fn batch_seat(&self, who: &Principal) -> Result<Seat, Problem> {
         self.batches.take(who, self.settings.load().sharing, "requests with several mails")
     }
 }
@@ -326,7 +326,7 @@ impl Refused {
 /// Takes the mails of a request, as whoever may send them.
 async fn deliver(
     api: &Api,
-    who: &Who,
+    who: &Principal,
     headers: &HeaderMap,
     mails: Vec<Result<Written, Problem>>,
     together: Together,
@@ -365,7 +365,7 @@ async fn deliver(
 }
 
 /// Takes one mail.
-async fn deliver_one(api: &Api, who: &Who, headers: &HeaderMap, mail: Written) -> Result<Receipt, Problem> {
+async fn deliver_one(api: &Api, who: &Principal, headers: &HeaderMap, mail: Written) -> Result<Receipt, Problem> {
     let outcomes =
         deliver(api, who, headers, vec![Ok(mail)], Together::EachByItself).await.map_err(Refused::into_problem)?;
     outcomes.into_iter().next().unwrap_or_else(|| Err(Problem::too_long()))

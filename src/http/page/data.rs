@@ -5,7 +5,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use super::super::Api;
-use super::super::auth::Who;
+use super::super::auth::Principal;
 use super::figures::{self, Hour, Provider, Refusals};
 use crate::base::lane::LANES;
 use crate::event::cause::Cause;
@@ -73,7 +73,7 @@ struct LaneNow {
     oldest_s: Option<u64>,
 }
 
-pub(super) async fn of(api: &Api, who: &Who) -> Data {
+pub(super) async fn of(api: &Api, who: &Principal) -> Data {
     // What an answer told of is counted.
     api.parts.reporter.caught_up().await;
     let operator = who.only_user().is_none();
@@ -107,7 +107,7 @@ fn meaning(cause: Cause) -> Meaning {
     Meaning { name: cause.name(), meaning: cause.meaning(), mend }
 }
 
-async fn all(api: &Api, who: &Who) -> All {
+async fn all(api: &Api, who: &Principal) -> All {
     let now = api.parts.clock.now();
     let standing = api.scan(who, move |queue| queue.standing(now)).await;
     let lanes = LANES.into_iter().map(|lane| {

@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 
 use super::super::Api;
-use super::super::auth::Who;
+use super::super::auth::Principal;
 use super::chart;
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
@@ -93,7 +93,7 @@ pub(super) struct Figures {
 }
 
 /// Reads them; zeros where the statistics cannot be read, which the log tells.
-pub(super) async fn read(api: &Api, who: &Who) -> Figures {
+pub(super) async fn read(api: &Api, who: &Principal) -> Figures {
     let now = api.parts.clock.wall();
     // What an answer told of is counted.
     api.parts.stats.caught_up(api.parts.queue.happened().newest()).await;

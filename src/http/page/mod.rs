@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Api;
-use super::auth::{self, Shown, Who};
+use super::auth::{self, Principal, Shown};
 use super::body::small_json;
 use super::problem::Problem;
 pub(super) use figures::Day;
@@ -83,7 +83,7 @@ pub(super) async fn icon() -> Response {
 }
 
 /// `GET /page/data`: what the page shows; to a user only who it is, to nobody that they are nobody.
-pub(super) async fn data(State(api): State<Arc<Api>>, who: Result<Who, Problem>) -> Response {
+pub(super) async fn data(State(api): State<Arc<Api>>, who: Result<Principal, Problem>) -> Response {
     let answer = match who {
         Ok(who) => Json(data::of(&api, &who).await).into_response(),
         Err(_) => Json(serde_json::json!({"who": null})).into_response(),

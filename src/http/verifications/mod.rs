@@ -13,7 +13,7 @@ use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
 use super::api::{Segment, idempotency_key};
-use super::auth::Who;
+use super::auth::Principal;
 use super::body;
 use super::compose::people::Person;
 use super::problem::Problem;
@@ -38,7 +38,7 @@ impl Api {
     }
 
     /// How a verification stands, for somebody who may see it.
-    fn view(&self, who: &Who, id: &str) -> Result<View, Problem> {
+    fn view(&self, who: &Principal, id: &str) -> Result<View, Problem> {
         let (door, now) = (&self.parts.door, self.parts.clock.now());
         let user = self.user_of(who, id)?;
         let view = door.verifications().view(&user, id, &door.verification_limits(), now);
@@ -46,7 +46,7 @@ impl Api {
     }
 
     /// Whose a verification is, if this one may see it.
-    fn user_of(&self, who: &Who, id: &str) -> Result<Arc<str>, Problem> {
+    fn user_of(&self, who: &Principal, id: &str) -> Result<Arc<str>, Problem> {
         let key = self.parts.door.verifications().key_of(id).filter(|key| who.may_see(&key.user));
         key.map(|key| key.user).ok_or_else(Problem::unknown_verification)
     }
@@ -55,7 +55,11 @@ impl Api {
 /// `GET /v1/verifications/{id}`.
 #[utoipa::path(get, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
     responses((status = 200, description = "how it stands", body = VerificationJson), super::refusals::Refusals))]
-pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
+pub(super) async fn show(
+    State(api): State<Arc<Api>>,
+    who: Principal,
+    Segment(id): Segment,
+) -> Result<Response, Problem> {
     let view = api.view(&who, &id)?;
     Ok(Json(VerificationJson::new(&api, &view).await).into_response())
 }
@@ -63,7 +67,11 @@ pub(super) async fn show(State(api): State<Arc<Api>>, who: Who, Segment(id): Seg
 /// `DELETE /v1/verifications/{id}`.
 #[utoipa::path(delete, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
     responses((status = 200, description = "how it stands", body = WithdrawnJson), super::refusals::Refusals))]
-pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): Segment) -> Result<Response, Problem> {
+pub(super) async fn cancel(
+    State(api): State<Arc<Api>>,
+    who: Principal,
+    Segment(id): Segment,
+) -> Result<Response, Problem> {
     let user = api.user_of(&who, &id)?;
     let (this, of) = (api.clone(), id.clone());
     let may_still_arrive = api.whole(async move {
@@ -83,7 +91,7 @@ pub(super) async fn cancel(State(api): State<Arc<Api>>, who: Who, Segment(id): S
     responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     Segment(id): Segment,
     headers: HeaderMap,
     body: Body,
@@ -99,7 +107,7 @@ pub(super) async fn check(
     responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check_by_address(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -127,7 +135,7 @@ impl Asked {
     }
 
     /// Whose; the operator asks for whoever has one there.
-    fn user(&self, api: &Api, who: &Who) -> Result<Arc<str>, Problem> {
+    fn user(&self, api: &Api, who: &Principal) -> Result<Arc<str>, Problem> {
         if let Some(user) = who.only_user() {
             return Ok(user);
         }

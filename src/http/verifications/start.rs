@@ -16,7 +16,7 @@ use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Happened};
 use crate::http::Api;
 use crate::http::api::{idempotency_key, wait_for_end};
-use crate::http::auth::Who;
+use crate::http::auth::Principal;
 use crate::http::body;
 use crate::http::compose::Letter;
 use crate::http::compose::fields::Fields;
@@ -67,7 +67,7 @@ struct Own {
     responses((status = 202, description = "a code is on its way", body = VerificationJson), (status = 200, description = "one is pending already", body = VerificationJson), super::super::refusals::Refusals))]
 pub(in crate::http) async fn start(
     State(api): State<Arc<Api>>,
-    who: Who,
+    who: Principal,
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -95,7 +95,7 @@ pub(in crate::http) async fn start(
 }
 
 impl Wanted {
-    fn read(api: &Api, who: &Who, new: NewVerification, headers: &HeaderMap) -> Result<Self, Problem> {
+    fn read(api: &Api, who: &Principal, new: NewVerification, headers: &HeaderMap) -> Result<Self, Problem> {
         let to = Person::parse(&new.to, "to")?;
         let from = sender(who, new.from.as_deref())?;
         let user = who.sender(api, &ReversePath(Some(from.mailbox.clone())))?;
@@ -212,19 +212,19 @@ impl Wanted {
 }
 
 /// Who sends: the app says, or its user has one address only.
-fn sender(who: &Who, from: Option<&str>) -> Result<Person, Problem> {
+fn sender(who: &Principal, from: Option<&str>) -> Result<Person, Problem> {
     if let Some(from) = from {
         return Person::author(from, "from");
     }
     let only = match who {
-        Who::User(login) => match &login.user.senders {
+        Principal::User(login) => match &login.user.senders {
             Senders::Patterns(patterns) => match patterns.as_slice() {
                 [one] => Mailbox::parse(one).ok().filter(|mailbox| mailbox.local_part() != "*"),
                 _ => None,
             },
             Senders::SigningDomains => None,
         },
-        Who::Operator => None,
+        Principal::Operator => None,
     };
     only.map(|mailbox| Person { name: None, mailbox }).ok_or_else(|| {
         Problem::invalid("from: is missing; it may be where the user's senders are one address").at_field("from")

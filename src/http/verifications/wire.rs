@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::http::Api;
-use crate::http::auth::Who;
+use crate::http::auth::Principal;
 use crate::http::wire::{Life, MessageJson, Wait};
 use crate::intake::verification::code::Alphabet;
 use crate::intake::verification::{Secrecy, State, View};
@@ -108,7 +108,7 @@ impl VerificationJson {
         let wall = |at| api.parts.door.wall(at).rfc3339();
         let is_quiet = view.secrecy == Secrecy::Quiet;
         let message = match view.message.filter(|_| !is_quiet) {
-            Some(id) => api.json(&Who::Operator, id).await.ok(),
+            Some(id) => api.json(&Principal::Operator, id).await.ok(),
             None => None,
         };
         let state = if is_quiet && view.state == State::Undeliverable { State::Pending } else { view.state };
