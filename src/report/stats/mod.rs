@@ -22,7 +22,7 @@ use crate::ledger::embedded::store::StoreError;
 use crate::ledger::embedded::store::sled::reader_rows::{ReaderRows, RowChange};
 use crate::queue::Queue;
 use counts::Counts;
-use table::{BYS, By, Names, Resolution, Who, add_to_row, parts, row_prefix};
+use table::{BYS, By, Names, Resolution, RowKey, add_to_row, parts, row_prefix};
 
 /// How long events may wait to be counted, unless somebody asks.
 const PAUSE: Duration = Duration::from_millis(500);
@@ -229,7 +229,7 @@ struct Counting {
     confirmation: Confirmation,
     at: Cursor,
     /// What was counted and is not in the rows yet.
-    counted: HashMap<Who, Counts>,
+    counted: HashMap<RowKey, Counts>,
     /// Rows of the latest steps, as they are stored.
     known: HashMap<Vec<u8>, Counts>,
     names: Names,
@@ -305,7 +305,7 @@ impl Counting {
     }
 
     fn add(&mut self, event: &Event) {
-        for who in Who::of(event) {
+        for who in RowKey::of(event) {
             self.counted.entry(who).or_default().add(event);
         }
     }

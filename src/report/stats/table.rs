@@ -118,7 +118,7 @@ pub(crate) fn parts(key: &[u8]) -> Option<(u64, &str, &str)> {
 
 /// What the rows of one entry have in common.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub(crate) struct Who {
+pub(crate) struct RowKey {
     minute: u64,
     user: Arc<str>,
     lane: &'static str,
@@ -127,7 +127,7 @@ pub(crate) struct Who {
     destination: Option<Arc<str>>,
 }
 
-impl Who {
+impl RowKey {
     /// The entries that an event is about; none where it does not count.
     pub(crate) fn of(event: &Event) -> Vec<Self> {
         let is_refused = blames_sender(event).is_some();
