@@ -241,9 +241,9 @@ pub(super) struct CancelQuery {
 }
 
 /// A query string, or a problem that names its fault.
-pub(super) type Asked<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
+pub(super) type ParsedQuery<T> = Result<Query<T>, axum::extract::rejection::QueryRejection>;
 
-pub(super) fn asked<T>(query: Asked<T>) -> Result<T, Problem> {
+pub(super) fn asked<T>(query: ParsedQuery<T>) -> Result<T, Problem> {
     query.map(|Query(asked)| asked).map_err(|error| Problem::invalid(error.body_text()))
 }
 
@@ -321,7 +321,7 @@ pub(super) async fn cancel(
 pub(super) async fn cancel_many(
     State(api): State<Arc<Api>>,
     who: Principal,
-    query: Asked<CancelQuery>,
+    query: ParsedQuery<CancelQuery>,
 ) -> Result<Json<CancelledJson>, Problem> {
     let CancelQuery { recipient, key } = asked(query)?;
     if recipient.is_none() && key.is_none() {

@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::api::{Asked, Need, asked, id};
+use super::api::{Need, ParsedQuery, asked, id};
 use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
@@ -58,7 +58,7 @@ pub(super) async fn follow(
     Extension(origin): Extension<Origin>,
     who: Principal,
     headers: HeaderMap,
-    query: Asked<EventsQuery>,
+    query: ParsedQuery<EventsQuery>,
 ) -> Result<impl IntoResponse, Problem> {
     let only = asked(query)?.message.as_deref().map(id).transpose()?;
     if let Some(message) = only {

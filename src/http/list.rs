@@ -12,7 +12,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::api::{Asked, asked, plain};
+use super::api::{ParsedQuery, asked, plain};
 use super::auth::Principal;
 use super::problem::Problem;
 use super::refusals::Refusals;
@@ -116,7 +116,7 @@ struct Chunk {
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     who: Principal,
-    query: Asked<MessagesQuery>,
+    query: ParsedQuery<MessagesQuery>,
 ) -> Result<Json<MessagesJson>, Problem> {
     let (search, after) = understood(asked(query)?)?;
     // What cannot be written down is told where it is asked for by its id.

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::api::{Asked, Need, asked};
+use super::api::{Need, ParsedQuery, asked};
 use super::auth::Principal;
 use super::body::small_json;
 use super::problem::Problem;
@@ -50,7 +50,7 @@ fn domain(text: &str) -> Result<String, Problem> {
 pub(super) async fn list(
     State(api): State<Arc<Api>>,
     who: Principal,
-    query: Asked<QueueQuery>,
+    query: ParsedQuery<QueueQuery>,
 ) -> Result<Json<QueueJson>, Problem> {
     let QueueQuery { state, destination, limit } = asked(query)?;
     let state = state.as_deref().map(|name| match name {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
-use super::api::{Asked as Query, asked};
+use super::api::{ParsedQuery as Query, asked};
 use super::auth::Principal;
 use super::problem::Problem;
 use crate::base::clock::Timestamp;
