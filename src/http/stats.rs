@@ -16,7 +16,7 @@ use super::problem::Problem;
 use crate::base::clock::Timestamp;
 use crate::report::stats::counts::{Counts, Times};
 use crate::report::stats::table::{BYS, By};
-use crate::report::stats::{Answer, Asked, Group};
+use crate::report::stats::{Answer, Group, Selection};
 
 /// How far back it goes where nobody says.
 const SPAN_DEFAULT: Duration = Duration::from_secs(3600);
@@ -50,7 +50,7 @@ pub(super) async fn show(
     if by == Some(None) {
         return Err(Problem::invalid("by: lane, user, tag, provider or destination"));
     }
-    let asked = Asked { from, to, by: by.flatten(), user: who.only_user() };
+    let asked = Selection { from, to, by: by.flatten(), user: who.only_user() };
     // What an answer told of is counted, unless it cannot be written down.
     let _ = api.parts.queue.flush().await;
     api.parts.stats.caught_up(api.parts.queue.happened().newest()).await;

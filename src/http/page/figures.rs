@@ -16,7 +16,7 @@ use crate::event::cause::Cause;
 use crate::mail::registrable::registrable_domain;
 use crate::report::stats::counts::Counts;
 use crate::report::stats::table::By;
-use crate::report::stats::{Answer, Asked, Statistics};
+use crate::report::stats::{Answer, Selection, Statistics};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -117,8 +117,8 @@ pub(super) async fn read(api: &Api, who: &Principal) -> Figures {
     Figures { hour, yesterday, picture, providers: rows(api, counts), refusals }
 }
 
-fn of(to: Timestamp, span: Duration, by: Option<By>) -> Asked {
-    Asked { from: to.minus(span), to, by, user: None }
+fn of(to: Timestamp, span: Duration, by: Option<By>) -> Selection {
+    Selection { from: to.minus(span), to, by, user: None }
 }
 
 /// The hour that ends then.

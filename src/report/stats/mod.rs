@@ -42,7 +42,7 @@ pub(crate) const POINTS_MAX: usize = 20_000;
 
 /// What is asked.
 #[derive(Debug, Clone)]
-pub struct Asked {
+pub struct Selection {
     /// From the step of this time on.
     pub from: Timestamp,
     /// Up to the step of this time, which is left out.
@@ -139,13 +139,13 @@ impl Statistics {
     }
 
     /// What was counted; none where it cannot be read.
-    pub fn answer(&self, asked: &Asked) -> Option<Answer> {
+    pub fn answer(&self, asked: &Selection) -> Option<Answer> {
         let shared = self.shared.as_ref()?;
         shared.answer(asked).map_err(|error| tracing::warn!(%error, "the statistics cannot be read")).ok()
     }
 
     /// The same by whole hours, which is less to read.
-    pub(crate) fn hourly(&self, asked: &Asked) -> Option<Answer> {
+    pub(crate) fn hourly(&self, asked: &Selection) -> Option<Answer> {
         let read = self.shared.as_ref()?.read(Resolution::Hours, asked);
         read.map_err(|error| tracing::warn!(%error, "the statistics cannot be read")).ok().map(|(answer, _)| answer)
     }
@@ -170,7 +170,7 @@ impl Drop for Statistics {
 }
 
 impl Shared {
-    fn answer(&self, asked: &Asked) -> Result<Answer, StoreError> {
+    fn answer(&self, asked: &Selection) -> Result<Answer, StoreError> {
         let oldest = self.clock.wall().minus(Resolution::Minutes.kept_for());
         if asked.from >= oldest {
             let (answer, points) = self.read(Resolution::Minutes, asked)?;
@@ -182,7 +182,7 @@ impl Shared {
     }
 
     /// And how many steps that is.
-    fn read(&self, resolution: Resolution, asked: &Asked) -> Result<(Answer, usize), StoreError> {
+    fn read(&self, resolution: Resolution, asked: &Selection) -> Result<(Answer, usize), StoreError> {
         let step_ms = resolution.step_s() * 1000;
         let from = resolution.step(asked.from);
         let to = resolution.step(asked.to.plus(Duration::from_millis(step_ms - 1)));
@@ -206,7 +206,7 @@ impl Shared {
         &self,
         resolution: Resolution,
         (by, from, to): (By, u64, u64),
-        asked: &Asked,
+        asked: &Selection,
         mut visit: impl FnMut(u64, &str, Counts),
     ) -> Result<(), StoreError> {
         let keys = row_prefix(resolution, by, from)..row_prefix(resolution, by, to);

@@ -52,7 +52,7 @@ impl Scene {
         let newest = self.queue.happened().newest();
         assert!(self.runtime.block_on(statistics.caught_up(newest)));
         let (from, to) = (START.minus(Duration::from_secs(600)), START.plus(Duration::from_secs(600)));
-        statistics.answer(&Asked { from, to, by: Some(by), user: user.map(Arc::from) }).unwrap()
+        statistics.answer(&Selection { from, to, by: Some(by), user: user.map(Arc::from) }).unwrap()
     }
 }
 
