@@ -18,7 +18,7 @@ use super::body;
 use super::compose::people::Person;
 use super::problem::Problem;
 use crate::intake::refusal::Refusal;
-use crate::intake::verification::{CheckError, Key, Refused, View, Which};
+use crate::intake::verification::{CheckError, Key, Refused, Selector, View};
 use crate::mail::address::Mailbox;
 use wire::{AnswerJson, ByAddress, Code, VerificationJson, WithdrawnJson};
 
@@ -98,7 +98,7 @@ pub(super) async fn check(
 ) -> Result<Response, Problem> {
     let Code { code } = body::small_json(&headers, body).await?;
     let user = api.user_of(&who.renewed(&api)?, &id)?;
-    checked(&api, user, Asked::Id(id), code, &headers).await
+    checked(&api, user, OwnedSelector::Id(id), code, &headers).await
 }
 
 /// `POST /v1/verifications/check`.
@@ -115,22 +115,22 @@ pub(super) async fn check_by_address(
     let who = who.renewed(&api)?;
     let to = Person::parse(&to, "to")?.mailbox;
     let purpose = purpose.unwrap_or_else(|| PURPOSE.to_owned());
-    let asked = Asked::Address { to, purpose, session };
+    let asked = OwnedSelector::Address { to, purpose, session };
     let user = asked.user(&api, &who)?;
     checked(&api, user, asked, code, &headers).await
 }
 
-/// Which verification somebody asks about.
-enum Asked {
+/// Selector verification somebody asks about.
+enum OwnedSelector {
     Id(String),
     Address { to: Mailbox, purpose: String, session: Option<String> },
 }
 
-impl Asked {
-    fn which(&self) -> Which<'_> {
+impl OwnedSelector {
+    fn which(&self) -> Selector<'_> {
         match self {
-            Self::Id(id) => Which::Id(id),
-            Self::Address { to, purpose, session } => Which::Address(to, purpose, session.as_deref()),
+            Self::Id(id) => Selector::Id(id),
+            Self::Address { to, purpose, session } => Selector::Address(to, purpose, session.as_deref()),
         }
     }
 
@@ -153,7 +153,7 @@ impl Asked {
 async fn checked(
     api: &Arc<Api>,
     user: Arc<str>,
-    asked: Asked,
+    asked: OwnedSelector,
     code: String,
     headers: &HeaderMap,
 ) -> Result<Response, Problem> {

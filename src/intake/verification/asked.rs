@@ -143,7 +143,7 @@ pub enum Refused {
 
 /// Which verification a code is for.
 #[derive(Debug, Clone, Copy)]
-pub enum Which<'a> {
+pub enum Selector<'a> {
     /// Of this id.
     Id(&'a str),
     /// Of this recipient, purpose and session.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::guesses::Whose;
 use super::state::{self, Answer, Answered, Key, State, Verification};
-use super::{CheckError, Checked, KEY_SLACK, Limits, Verifications, Which, code, rows};
+use super::{CheckError, Checked, KEY_SLACK, Limits, Selector, Verifications, code, rows};
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::event::Head;
 use crate::intake::budget_form::budget_form;
@@ -27,7 +27,7 @@ impl Verifications {
     /// Why there is no answer.
     pub async fn check(
         &self,
-        asked: (&str, Which<'_>, &str, Option<&str>),
+        asked: (&str, Selector<'_>, &str, Option<&str>),
         queue: &Queue,
         clock: &dyn Clock,
         limits: &Limits,
@@ -35,14 +35,14 @@ impl Verifications {
         let (user, which, typed, idempotency_key) = asked;
         let code = code::typed(typed).ok_or(CheckError::Malformed)?;
         let key = match which {
-            Which::Id(id) => self.key_of(id).filter(|key| *key.user == *user).ok_or(CheckError::Unknown)?,
-            Which::Address(to, purpose, session) => Key::new(user, to, purpose, session),
+            Selector::Id(id) => self.key_of(id).filter(|key| *key.user == *user).ok_or(CheckError::Unknown)?,
+            Selector::Address(to, purpose, session) => Key::new(user, to, purpose, session),
         };
         let _turn = self.turn(&key).await;
         let moment = Moment { limits, now: clock.now(), step: clock.step() };
         let spent = match which {
-            Which::Id(id) => self.spend(id, &code, idempotency_key, &moment)?.ok_or(CheckError::Unknown)?,
-            Which::Address(to, ..) => self.spend_at(&key, to, &code, idempotency_key, &moment)?,
+            Selector::Id(id) => self.spend(id, &code, idempotency_key, &moment)?.ok_or(CheckError::Unknown)?,
+            Selector::Address(to, ..) => self.spend_at(&key, to, &code, idempotency_key, &moment)?,
         };
         if !spent.changes.is_empty()
             && let Err(error) = queue.store_side(spent.changes).await
@@ -58,8 +58,8 @@ impl Verifications {
         }
         let checked = Checked { answer: spent.answer, approved: spent.approved };
         match which {
-            Which::Id(_) => Ok(checked),
-            Which::Address(..) => told_by_address(checked, spent.blocked),
+            Selector::Id(_) => Ok(checked),
+            Selector::Address(..) => told_by_address(checked, spent.blocked),
         }
     }
 

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::asked::{CheckError, Checked, Limits, Plan, Refused, Request, Secrecy, Slot, View, Which};
+pub(crate) use self::asked::{CheckError, Checked, Limits, Plan, Refused, Request, Secrecy, Selector, Slot, View};
 pub(super) use self::rows::reads;
 use self::state::{Again, Fate, Verification};
 pub(crate) use self::state::{Key, State};

@@ -103,15 +103,15 @@ impl World {
     }
 
     async fn check(&self, id: &str, code: &str) -> Answer {
-        self.checked((Which::Id(id), code, None)).await.unwrap().answer
+        self.checked((Selector::Id(id), code, None)).await.unwrap().answer
     }
 
     async fn check_at(&self, to: &str, session: Option<&str>, code: &str) -> Result<Answer, CheckError> {
         let to = Mailbox::parse(to).unwrap();
-        self.checked((Which::Address(&to, "login", session), code, None)).await.map(|checked| checked.answer)
+        self.checked((Selector::Address(&to, "login", session), code, None)).await.map(|checked| checked.answer)
     }
 
-    async fn checked(&self, (which, code, key): (Which<'_>, &str, Option<&str>)) -> Result<Checked, CheckError> {
+    async fn checked(&self, (which, code, key): (Selector<'_>, &str, Option<&str>)) -> Result<Checked, CheckError> {
         self.all.check(("shop", which, code, key), &self.queue, &*self.clock, &self.limits).await
     }
 
@@ -141,17 +141,17 @@ async fn a_code_is_right_once() {
     let answer = world.check(&id, &wrong(&code)).await;
     assert_eq!((answer.valid, answer.state, answer.checks_left), (false, State::Pending, 4));
     let spaced = format!(" {}-{} ", &code[..3], &code[3..]);
-    let checked = world.checked((Which::Id(&id), &spaced, None)).await.unwrap();
+    let checked = world.checked((Selector::Id(&id), &spaced, None)).await.unwrap();
     assert_eq!((checked.answer.valid, checked.answer.state), (true, State::Approved));
     let (head, since_delivered) = *checked.approved.unwrap();
     assert_eq!((head.id, head.verification.as_deref(), head.tag.as_deref()), (message, Some(&*id), Some("login")));
     assert_eq!((since_delivered, head.since_accepted), (Some(Duration::from_secs(7)), Duration::from_secs(10)));
     let again = world.check(&id, &code).await;
     assert_eq!((again.valid, again.state, again.checks_left), (false, State::Approved, 0));
-    assert!(matches!(world.checked((Which::Id(&id), "abc", None)).await, Err(CheckError::Malformed)));
-    assert!(matches!(world.checked((Which::Id("vrf_x"), &code, None)).await, Err(CheckError::Unknown)));
+    assert!(matches!(world.checked((Selector::Id(&id), "abc", None)).await, Err(CheckError::Malformed)));
+    assert!(matches!(world.checked((Selector::Id("vrf_x"), &code, None)).await, Err(CheckError::Unknown)));
     let theirs =
-        world.all.check(("bank", Which::Id(&id), &code, None), &world.queue, &*world.clock, &world.limits).await;
+        world.all.check(("bank", Selector::Id(&id), &code, None), &world.queue, &*world.clock, &world.limits).await;
     assert!(matches!(theirs, Err(CheckError::Unknown)));
 }
 
@@ -216,14 +216,14 @@ async fn what_cannot_be_stored_is_not_answered_and_can_be_asked_again() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
     world.store.set_failing(true);
-    assert!(matches!(world.checked((Which::Id(&id), &code, None)).await, Err(CheckError::Store(_))));
+    assert!(matches!(world.checked((Selector::Id(&id), &code, None)).await, Err(CheckError::Store(_))));
     assert_eq!(world.view(&id).state, State::Pending);
     world.store.heal();
     let mut answers = Vec::new();
     for _ in 0..3 {
         // The store recovers by itself, with the first that comes after a while.
         world.clock.advance(Duration::from_secs(2));
-        if let Ok(checked) = world.checked((Which::Id(&id), &code, None)).await {
+        if let Ok(checked) = world.checked((Selector::Id(&id), &code, None)).await {
             answers.push(checked.answer.valid);
         }
     }
@@ -234,8 +234,9 @@ async fn what_cannot_be_stored_is_not_answered_and_can_be_asked_again() {
 async fn a_repeat_of_a_check_gets_its_answer_for_two_minutes() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
-    let ask =
-        async |world: &World, code: &str, key| world.checked((Which::Id(&id), code, Some(key))).await.map(|c| c.answer);
+    let ask = async |world: &World, code: &str, key| {
+        world.checked((Selector::Id(&id), code, Some(key))).await.map(|c| c.answer)
+    };
     let first = ask(&world, &wrong(&code), "a").await.unwrap();
     assert_eq!(ask(&world, &wrong(&code), "a").await.unwrap(), first);
     assert_eq!(world.view(&id).checks_left, 4, "spent once");
@@ -249,7 +250,7 @@ async fn a_repeat_of_a_check_gets_its_answer_for_two_minutes() {
     let (_, code, _) = next.send("bob@example.test", None).await;
     let to = Mailbox::parse("bob@example.test").unwrap();
     for _ in 0..2 {
-        assert!(next.checked((Which::Address(&to, "login", None), &code, Some("c"))).await.unwrap().answer.valid);
+        assert!(next.checked((Selector::Address(&to, "login", None), &code, Some("c"))).await.unwrap().answer.valid);
     }
 }
 
@@ -449,7 +450,7 @@ async fn no_code_is_stored() {
     let world = World::new();
     let (id, code, _) = world.send("alice@example.test", None).await;
     let guess = wrong(&code);
-    world.checked((Which::Id(&id), &guess, Some("k"))).await.unwrap();
+    world.checked((Selector::Id(&id), &guess, Some("k"))).await.unwrap();
     let queue = world.after_crash().queue;
     drop(queue);
     let image = format!("{:?}", world.store.image());
