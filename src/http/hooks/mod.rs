@@ -291,11 +291,11 @@ impl Api {
 
 /// A mail that a call asks for, for whoever tries calls out: recipient, code, link and tag.
 #[doc(hidden)]
-pub(crate) type Asked = (Mailbox, Option<String>, Option<String>, Arc<str>);
+pub(crate) type RequestedMail = (Mailbox, Option<String>, Option<String>, Arc<str>);
 
 /// What a call asks for; none where it is refused.
 #[doc(hidden)]
-pub fn asked_of(kind: Kind, body: &[u8]) -> Option<Vec<Asked>> {
+pub fn asked_of(kind: Kind, body: &[u8]) -> Option<Vec<RequestedMail>> {
     let short = |one: Wanted| (one.to, one.code.map(|code| code.to_string()), one.link, one.tag);
     Some(kind.read(body).ok()?.into_iter().map(short).collect())
 }

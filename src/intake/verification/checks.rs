@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guesses::Whose;
+use super::guesses::GuessKey;
 use super::state::{self, Answer, Answered, Key, State, Verification};
 use super::{CheckError, Checked, KEY_SLACK, Limits, Selector, Verifications, code, rows};
 use crate::base::clock::{Clock, Step, Timestamp};
@@ -144,7 +144,7 @@ impl Verifications {
         }
         // As much work as where there is one.
         let _ = self.keys.digest(CodeKeys::bucket(now.plus(KEY_SLACK)), &[&key.user, &key.to], code);
-        let whose: Whose = (key.user.clone(), budget_form(to).into());
+        let whose: GuessKey = (key.user.clone(), budget_form(to).into());
         let mut table = self.table.lock();
         if let Some(wait) = table.guesses.blocked(&whose, now) {
             return Err(CheckError::Guessed(wait));

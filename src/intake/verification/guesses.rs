@@ -13,7 +13,7 @@ use crate::base::rate::Rate;
 const RECIPIENTS_MAX: usize = 100_000;
 
 /// A user and the budget form of an address.
-pub(super) type Whose = (Arc<str>, Arc<str>);
+pub(super) type GuessKey = (Arc<str>, Arc<str>);
 
 #[derive(Debug, Default)]
 struct Counter {
@@ -35,7 +35,7 @@ impl Counter {
 /// All counters.
 #[derive(Debug)]
 pub(super) struct Guesses {
-    counters: HashMap<Whose, Counter>,
+    counters: HashMap<GuessKey, Counter>,
     recipients_max: usize,
 }
 
@@ -47,13 +47,13 @@ impl Default for Guesses {
 
 impl Guesses {
     /// How long no new verification of this recipient starts.
-    pub(super) fn blocked(&self, whose: &Whose, now: Timestamp) -> Option<Duration> {
+    pub(super) fn blocked(&self, whose: &GuessKey, now: Timestamp) -> Option<Duration> {
         let until = self.counters.get(whose)?.blocked_until?;
         (until > now).then(|| until.since(now))
     }
 
     /// Counts a wrong check. While the recipient's are used up, none counts.
-    pub(super) fn wrong(&mut self, whose: &Whose, limit: Rate, now: Timestamp) {
+    pub(super) fn wrong(&mut self, whose: &GuessKey, limit: Rate, now: Timestamp) {
         if !self.counters.contains_key(whose) && !self.has_room(limit.span, now) {
             return;
         }
@@ -78,7 +78,7 @@ impl Guesses {
         self.counters.retain(|_, counter| !counter.is_over(span, now));
         if self.counters.len() >= self.recipients_max {
             // A tenth at once, so that it is not gone through for each.
-            let mut idle: Vec<(Timestamp, Whose)> = self
+            let mut idle: Vec<(Timestamp, GuessKey)> = self
                 .counters
                 .iter()
                 .filter(|(_, counter)| !counter.is_blocked(now))
@@ -107,7 +107,7 @@ mod tests {
         Timestamp::from_millis(1_000_000 + seconds * 1000)
     }
 
-    fn whose(name: &str) -> Whose {
+    fn whose(name: &str) -> GuessKey {
         ("shop".into(), name.into())
     }
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use super::guesses::Whose;
+use super::guesses::GuessKey;
 use super::state::{Answer, Answered, Fate, Key, Send, State, Verification};
 use crate::base::clock::{Step, Timestamp};
 use crate::base::lane::Lane;
@@ -168,7 +168,7 @@ pub(super) fn cancelled(id: &str, at: Timestamp, step: Step) -> Change {
     row(key(END, id), &EndRow { at: step.wall(at) })
 }
 
-pub(super) fn guess((user, form): &Whose, at: Timestamp, step: Step) -> Change {
+pub(super) fn guess((user, form): &GuessKey, at: Timestamp, step: Step) -> Change {
     let value = GuessRow { user: user.clone(), form: form.clone(), at: step.wall(at) };
     row(key(GUESS, &ulid::Ulid::generate().to_string()), &value)
 }
@@ -215,7 +215,7 @@ pub(super) struct Found {
     /// With the times of their wrong checks.
     pub(super) verifications: Vec<Verification>,
     /// In order.
-    pub(super) wrong: Vec<(Timestamp, Whose)>,
+    pub(super) wrong: Vec<(Timestamp, GuessKey)>,
     /// Guesses' rows with their time, to be removed when it is past.
     pub(super) guesses: Vec<(Timestamp, Box<[u8]>)>,
 }

@@ -5,7 +5,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::guesses::{Guesses, Whose};
+use super::guesses::{GuessKey, Guesses};
 use super::rows::{self, Found};
 use super::state::{Fate, Key, Send, State, Verification};
 use super::{LIVE_OF_RECIPIENT_MAX, Limits, Refused};
@@ -25,7 +25,7 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(60);
 pub(super) struct Table {
     all: HashMap<Arc<str>, Verification>,
     latest: HashMap<Key, Arc<str>>,
-    by_recipient: HashMap<Whose, Vec<Arc<str>>>,
+    by_recipient: HashMap<GuessKey, Vec<Arc<str>>>,
     by_request: HashMap<(Arc<str>, Arc<str>), Arc<str>>,
     /// When each has something to do: its end, then its going.
     due: BTreeSet<(Timestamp, Arc<str>)>,
@@ -108,7 +108,7 @@ impl Table {
     }
 
     /// Whether another one of this recipient may begin.
-    pub(super) fn admits(&mut self, whose: &Whose, now: Timestamp) -> Result<(), Refused> {
+    pub(super) fn admits(&mut self, whose: &GuessKey, now: Timestamp) -> Result<(), Refused> {
         if let Some(wait) = self.guesses.blocked(whose, now) {
             return Err(Refused::Guessed(wait));
         }
@@ -183,7 +183,7 @@ impl Table {
         self.held(id)
     }
 
-    pub(super) fn wrong(&mut self, whose: &Whose, limits: &Limits, now: Timestamp) {
+    pub(super) fn wrong(&mut self, whose: &GuessKey, limits: &Limits, now: Timestamp) {
         self.guesses.wrong(whose, limits.recipient_checks, now);
     }
 
@@ -194,7 +194,7 @@ impl Table {
     }
 
     /// Whether one of this recipient began so lately.
-    pub(super) fn began_lately(&self, whose: &Whose, span: Duration, now: Timestamp) -> bool {
+    pub(super) fn began_lately(&self, whose: &GuessKey, span: Duration, now: Timestamp) -> bool {
         let ids = self.by_recipient.get(whose).map(Vec::as_slice).unwrap_or_default();
         ids.iter().filter_map(|id| self.all.get(id)).any(|one| one.created_at.plus(span) > now)
     }
