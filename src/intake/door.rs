@@ -11,7 +11,7 @@ use super::buckets::Buckets;
 use super::budget::{self, Budgets};
 use super::budget_form;
 pub(crate) use super::idempotency::InWork;
-use super::idempotency::{self, Asked, Reservation, RotatingSecrets};
+use super::idempotency::{self, Lookup, Reservation, RotatingSecrets};
 use super::opened::{Opened, opened};
 use super::options::Options;
 use super::refusal::Refusal;
@@ -385,8 +385,8 @@ impl Door {
         let life = now..now.plus(life);
         let key = options.idempotency_key.as_deref();
         let reservation = match self.idempotency.ask(user, key, (&envelope, &content), in_work, now).await? {
-            Some(Asked::Repeat(id)) => return Ok(Prepared::Repeat(self.repeat(id))),
-            Some(Asked::First(reservation)) => Some(reservation),
+            Some(Lookup::Repeat(id)) => return Ok(Prepared::Repeat(self.repeat(id))),
+            Some(Lookup::First(reservation)) => Some(reservation),
             None => None,
         };
         let id = self.parts.aftermath.ids.next(now);

@@ -77,7 +77,7 @@ pub(crate) enum InWork {
 
 /// What a submission turned out to be.
 #[derive(Debug)]
-pub(super) enum Asked<'a> {
+pub(super) enum Lookup<'a> {
     /// It is new; a repeat will be known by this.
     First(Reservation<'a>),
     /// The same was accepted before, as this message.
@@ -106,7 +106,7 @@ impl Keys {
         mail: (&Envelope, &Content),
         in_work: InWork,
         now: Timestamp,
-    ) -> Result<Option<Asked<'_>>, Refusal> {
+    ) -> Result<Option<Lookup<'_>>, Refusal> {
         if let Some(key) = key {
             return self.ask_by_key((&user.name, key), mail, in_work, now).await.map(Some);
         }
@@ -123,13 +123,13 @@ impl Keys {
         mail: (&Envelope, &Content),
         in_work: InWork,
         now: Timestamp,
-    ) -> Result<Asked<'_>, Refusal> {
+    ) -> Result<Lookup<'_>, Refusal> {
         let name: Name = format!("{user}\n{key}").into_bytes().into();
         let today = day_of(now);
         let digest = self.digest(&Sameness::UnderKey, today, now, mail).await.ok_or(Refusal::Internal)?;
         loop {
             match self.by_key.look(std::slice::from_ref(&name), MEMORY, Some(digest), now) {
-                Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
+                Look::Reserved(reservation) => return Ok(Lookup::First(reservation)),
                 Look::Pending(_) if in_work == InWork::Refuse => return Err(Refusal::InWork),
                 // Nothing is ever sent: it ends with the reservation.
                 Look::Pending(mut pending) => _ = pending.changed().await,
@@ -141,7 +141,7 @@ impl Keys {
                         self.digest(&Sameness::UnderKey, day, now, mail).await
                     };
                     let is_same = digest.is_none_or(|digest| record.digest == Some(digest));
-                    return if is_same { Ok(Asked::Repeat(record.id)) } else { Err(Refusal::IdempotencyConflict) };
+                    return if is_same { Ok(Lookup::Repeat(record.id)) } else { Err(Refusal::IdempotencyConflict) };
                 }
             }
         }
@@ -153,7 +153,7 @@ impl Keys {
         mail: (&Envelope, &Content),
         in_work: InWork,
         now: Timestamp,
-    ) -> Result<Asked<'_>, Refusal> {
+    ) -> Result<Lookup<'_>, Refusal> {
         let sameness = Sameness::OfContent(user.into());
         let (today, first_day) = (day_of(now), day_of(now.minus(window)));
         let digest = self.digest(&sameness, today, now, mail).await.ok_or(Refusal::Internal)?;
@@ -164,10 +164,10 @@ impl Keys {
         }
         loop {
             match self.by_content.look(&names, window, None, now) {
-                Look::Reserved(reservation) => return Ok(Asked::First(reservation)),
+                Look::Reserved(reservation) => return Ok(Lookup::First(reservation)),
                 Look::Pending(_) if in_work == InWork::Refuse => return Err(Refusal::InWork),
                 Look::Pending(mut pending) => _ = pending.changed().await,
-                Look::Taken(record) => return Ok(Asked::Repeat(record.id)),
+                Look::Taken(record) => return Ok(Lookup::Repeat(record.id)),
             }
         }
     }
@@ -227,7 +227,7 @@ mod tests {
         keys: &'a Keys,
         (envelope, content): &(Envelope, Content),
         at_s: u64,
-    ) -> Result<Asked<'a>, Refusal> {
+    ) -> Result<Lookup<'a>, Refusal> {
         let user = User::unlimited("shop");
         let asked =
             keys.ask(&user, Some("7f3a"), (envelope, content), InWork::Wait, Timestamp::from_millis(at_s * 1000)).await;
@@ -245,16 +245,16 @@ mod tests {
     #[tokio::test]
     async fn a_repeat_is_known_by_what_stays_the_same_and_for_a_day() {
         let (keys, id) = (keys(), some_id());
-        let Ok(Asked::First(reservation)) = ask(&keys, &mail("x1", "123456"), 0).await else { panic!() };
+        let Ok(Lookup::First(reservation)) = ask(&keys, &mail("x1", "123456"), 0).await else { panic!() };
         let rows = reservation.changes(id);
         reservation.taken(id);
-        assert!(matches!(ask(&keys, &mail("y2", "123456"), 86_399).await, Ok(Asked::Repeat(first)) if first == id));
+        assert!(matches!(ask(&keys, &mail("y2", "123456"), 86_399).await, Ok(Lookup::Repeat(first)) if first == id));
         assert!(matches!(ask(&keys, &mail("y2", "654321"), 1).await, Err(Refusal::IdempotencyConflict)));
         // After a restart too.
         let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
         let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
-        assert!(matches!(ask(&again, &mail("y2", "123456"), 5).await, Ok(Asked::Repeat(first)) if first == id));
-        let Ok(Asked::First(reservation)) = ask(&again, &mail("y2", "123456"), 86_400).await else { panic!() };
+        assert!(matches!(ask(&again, &mail("y2", "123456"), 5).await, Ok(Lookup::Repeat(first)) if first == id));
+        let Ok(Lookup::First(reservation)) = ask(&again, &mail("y2", "123456"), 86_400).await else { panic!() };
         // What is stored anew is not removed.
         assert_eq!(reservation.changes(id).len(), 1);
     }
@@ -262,24 +262,24 @@ mod tests {
     #[tokio::test]
     async fn what_a_clock_took_that_was_ahead_is_not_remembered_for_days() {
         let (keys, id, week) = (keys(), some_id(), 7 * 86_400);
-        let Ok(Asked::First(reservation)) = ask(&keys, &mail("x1", "123456"), week).await else { panic!() };
+        let Ok(Lookup::First(reservation)) = ask(&keys, &mail("x1", "123456"), week).await else { panic!() };
         let rows = reservation.changes(id);
         reservation.taken(id);
         let set_back_a_little = ask(&keys, &mail("x1", "123456"), week - 3600).await;
-        assert!(matches!(set_back_a_little, Ok(Asked::Repeat(_))));
-        assert!(matches!(ask(&keys, &mail("x1", "123456"), 0).await, Ok(Asked::First(_))), "while the relay runs");
+        assert!(matches!(set_back_a_little, Ok(Lookup::Repeat(_))));
+        assert!(matches!(ask(&keys, &mail("x1", "123456"), 0).await, Ok(Lookup::First(_))), "while the relay runs");
         let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
         let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
-        assert!(matches!(ask(&again, &mail("x1", "123456"), 0).await, Ok(Asked::First(_))), "over a restart");
+        assert!(matches!(ask(&again, &mail("x1", "123456"), 0).await, Ok(Lookup::First(_))), "over a restart");
     }
 
     #[tokio::test]
     async fn long_content_is_known_again_too() {
         let (keys, id) = (keys(), some_id());
         let long = |last: &str| mail("x", &format!("{}{last}", "0123456789 ".repeat(10_000)));
-        let Ok(Asked::First(reservation)) = ask(&keys, &long("1"), 0).await else { panic!() };
+        let Ok(Lookup::First(reservation)) = ask(&keys, &long("1"), 0).await else { panic!() };
         reservation.taken(id);
-        assert!(matches!(ask(&keys, &long("1"), 1).await, Ok(Asked::Repeat(_))));
+        assert!(matches!(ask(&keys, &long("1"), 1).await, Ok(Lookup::Repeat(_))));
         assert!(matches!(ask(&keys, &long("2"), 1).await, Err(Refusal::IdempotencyConflict)));
     }
 
@@ -287,24 +287,24 @@ mod tests {
     async fn a_repeat_waits_for_the_first() {
         let (keys, id) = (keys(), some_id());
         let content = mail("x", "123456");
-        let Ok(Asked::First(first)) = ask(&keys, &content, 0).await else { panic!() };
+        let Ok(Lookup::First(first)) = ask(&keys, &content, 0).await else { panic!() };
         let (second, ()) = tokio::join!(ask(&keys, &content, 0), async { first.taken(id) });
-        assert!(matches!(second, Ok(Asked::Repeat(repeated)) if repeated == id));
+        assert!(matches!(second, Ok(Lookup::Repeat(repeated)) if repeated == id));
     }
 
     #[tokio::test]
     async fn a_first_that_fails_leaves_the_key_free() {
         let keys = keys();
         let content = mail("x", "123456");
-        let Ok(Asked::First(first)) = ask(&keys, &content, 0).await else { panic!() };
+        let Ok(Lookup::First(first)) = ask(&keys, &content, 0).await else { panic!() };
         let (second, ()) = tokio::join!(ask(&keys, &content, 0), async { drop(first) });
-        assert!(matches!(second, Ok(Asked::First(_))));
+        assert!(matches!(second, Ok(Lookup::First(_))));
     }
 
     const WINDOW: Duration = Duration::from_secs(30);
 
     /// Of a user with a window, without a key.
-    async fn ask_again<'a>(keys: &'a Keys, mail: &(Envelope, Content), at_s: u64) -> Option<Asked<'a>> {
+    async fn ask_again<'a>(keys: &'a Keys, mail: &(Envelope, Content), at_s: u64) -> Option<Lookup<'a>> {
         let mut user = User::unlimited("shop");
         user.defaults.idempotency_window = WINDOW;
         keys.ask(&user, None, (&mail.0, &mail.1), InWork::Wait, Timestamp::from_millis(at_s * 1000)).await.unwrap()
@@ -316,10 +316,10 @@ mod tests {
         // Also over midnight, when the secret changes.
         for first_at in [1000, 86_390] {
             let keys = keys();
-            let Some(Asked::First(first)) = ask_again(&keys, &mail("x1", "123456"), first_at).await else { panic!() };
+            let Some(Lookup::First(first)) = ask_again(&keys, &mail("x1", "123456"), first_at).await else { panic!() };
             let rows = first.changes(id);
             first.taken(id);
-            let is_repeat = |asked| matches!(asked, Some(Asked::Repeat(first)) if first == id);
+            let is_repeat = |asked| matches!(asked, Some(Lookup::Repeat(first)) if first == id);
             assert!(is_repeat(ask_again(&keys, &mail("y2", "123456"), first_at + 29).await));
             assert!(!is_repeat(ask_again(&keys, &mail("x1", "654321"), first_at + 1).await), "another code");
             assert!(!is_repeat(ask_again(&keys, &mail("y2", "123456"), first_at + 30).await), "the window is over");
@@ -329,7 +329,7 @@ mod tests {
             let again = Keys::new(row(), Arc::new(Secrets), Timestamp::from_millis(first_at * 1000));
             assert!(is_repeat(ask_again(&again, &mail("y2", "123456"), first_at + 29).await));
             let late = Keys::new(row(), Arc::new(Secrets), Timestamp::from_millis(first_at * 1000));
-            let Some(Asked::First(other)) = ask_again(&late, &mail("z3", "777777"), first_at + 30).await else {
+            let Some(Lookup::First(other)) = ask_again(&late, &mail("z3", "777777"), first_at + 30).await else {
                 panic!()
             };
             let removed = Change::Side(Table::Idempotency, name.clone(), None);
@@ -340,9 +340,9 @@ mod tests {
     #[tokio::test]
     async fn a_key_counts_more_than_a_window() {
         let (keys, content, id) = (keys(), mail("x", "123456"), some_id());
-        let Some(Asked::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
+        let Some(Lookup::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
         first.taken(id);
-        let Ok(Asked::First(by_key)) = ask(&keys, &content, 1).await else { panic!("a key of its own makes it new") };
+        let Ok(Lookup::First(by_key)) = ask(&keys, &content, 1).await else { panic!("a key of its own makes it new") };
         by_key.taken(id);
         let user = User::unlimited("shop");
         let now = Timestamp::from_millis(2000);
@@ -355,13 +355,13 @@ mod tests {
     #[tokio::test]
     async fn of_two_at_once_within_a_window_one_waits_for_the_other() {
         let (keys, content, id) = (keys(), mail("x", "123456"), some_id());
-        let Some(Asked::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
+        let Some(Lookup::First(first)) = ask_again(&keys, &content, 0).await else { panic!() };
         let (second, ()) = tokio::join!(ask_again(&keys, &content, 0), async { first.taken(id) });
-        assert!(matches!(second, Some(Asked::Repeat(repeated)) if repeated == id));
+        assert!(matches!(second, Some(Lookup::Repeat(repeated)) if repeated == id));
         let other = mail("x", "654321");
-        let Some(Asked::First(first)) = ask_again(&keys, &other, 0).await else { panic!() };
+        let Some(Lookup::First(first)) = ask_again(&keys, &other, 0).await else { panic!() };
         let (second, ()) = tokio::join!(ask_again(&keys, &other, 0), async { drop(first) });
-        assert!(matches!(second, Some(Asked::First(_))), "the first was refused");
+        assert!(matches!(second, Some(Lookup::First(_))), "the first was refused");
     }
 
     #[tokio::test]
