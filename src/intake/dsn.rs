@@ -67,7 +67,7 @@ pub(super) fn returned_fields(head: &[u8], envelope: &Envelope) -> Option<Arc<st
 }
 
 /// One recipient of the message, and what became of it.
-struct Told<'a> {
+struct RecipientStatus<'a> {
     recipient: &'a Recipient,
     action: Action,
     kind: Kind,
@@ -83,7 +83,7 @@ pub(super) struct Report<'a> {
     ending: &'a Ending,
     sender: &'a Mailbox,
     /// In the order of the recipients.
-    told: Vec<Told<'a>>,
+    told: Vec<RecipientStatus<'a>>,
     /// Recipients beyond those.
     more: usize,
     /// By which its times are told by the wall clock.
@@ -109,12 +109,12 @@ impl<'a> Report<'a> {
             let told = told(ending, *index, outcome, (outcome.reply.as_deref(), outcome.destination.as_deref()));
             Some((*index, told?))
         };
-        let mut told: Vec<(u16, Told<'a>)> =
+        let mut told: Vec<(u16, RecipientStatus<'a>)> =
             own.map(|own| (index, own)).into_iter().chain(others.iter().filter_map(other)).collect();
         told.sort_by_key(|(index, _)| *index);
         let more = told.len().saturating_sub(TOLD_MAX);
         told.truncate(TOLD_MAX);
-        let told: Vec<Told<'a>> = told.into_iter().map(|(_, told)| told).collect();
+        let told: Vec<RecipientStatus<'a>> = told.into_iter().map(|(_, told)| told).collect();
         (!told.is_empty()).then_some(Self { ending, sender, told, more, step })
     }
 
@@ -209,7 +209,7 @@ fn told<'a>(
     index: u16,
     outcome: &Outcome,
     (reply, destination): (Option<&'a str>, Option<&'a str>),
-) -> Option<Told<'a>> {
+) -> Option<RecipientStatus<'a>> {
     let recipient = ending.message.recipient(index);
     let action = action(outcome.kind, ending.is_late, recipient.notify)?;
     // Whoever takes a message and offers DSN takes on the duty to report its arrival.
@@ -217,7 +217,7 @@ fn told<'a>(
         return None;
     }
     let (kind, at) = (outcome.kind, outcome.at);
-    Some(Told { recipient, action, kind, is_late: ending.is_late, reply, destination, at })
+    Some(RecipientStatus { recipient, action, kind, is_late: ending.is_late, reply, destination, at })
 }
 
 /// A mail of the relay's own.

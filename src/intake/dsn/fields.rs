@@ -1,6 +1,6 @@
 //! What is said of one recipient, and how the fields of a status part are written.
 
-use super::{Action, Told};
+use super::{Action, RecipientStatus};
 use crate::base::clock::Step;
 use crate::base::text::one_line;
 use crate::event::Kind;
@@ -10,7 +10,7 @@ use crate::smtp::reply::EnhancedCode;
 /// What is told of a reply, in octets, for no line may be longer than 998 (RFC 5322 section 2.1.1).
 const REPLY_LEN_MAX: usize = 500;
 
-impl Told<'_> {
+impl RecipientStatus<'_> {
     pub(super) fn what(&self) -> &'static str {
         match (self.action, self.kind) {
             (Action::Failed, Kind::Expired) => "expired before it could be delivered, and will not be sent any more",

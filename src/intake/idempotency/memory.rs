@@ -75,7 +75,7 @@ enum Slot {
 }
 
 #[derive(Debug, Default)]
-struct Known {
+struct Slots {
     slots: HashMap<Name, Slot>,
     /// The first is forgotten first.
     order: BTreeSet<(Timestamp, Name)>,
@@ -84,7 +84,7 @@ struct Known {
 /// The names.
 #[derive(Debug)]
 pub(super) struct Memory {
-    known: Mutex<Known>,
+    known: Mutex<Slots>,
     names_max: usize,
 }
 
@@ -102,7 +102,7 @@ pub(super) enum Look<'a> {
 impl Memory {
     /// With what was found at start, but for what cannot have been taken yet.
     pub(super) fn new(records: Vec<(Name, Record)>, names_max: usize, now: Timestamp) -> Self {
-        let mut known = Known::default();
+        let mut known = Slots::default();
         for (name, record) in records.into_iter().filter(|(_, record)| record.at <= now.plus(AHEAD_MAX)) {
             known.order.insert((record.until, name.clone()));
             known.slots.insert(name, Slot::Taken(record));
@@ -154,7 +154,7 @@ impl Reservation<'_> {
     pub(in crate::intake) fn changes(&self, id: MessageId) -> Vec<Change> {
         let mut changes = vec![Change::Side(Table::Idempotency, self.name.clone(), Some(self.record(id).encode()))];
         let mut known = self.memory.known.lock();
-        let is_full = |known: &Known| known.order.len() >= self.memory.names_max;
+        let is_full = |known: &Slots| known.order.len() >= self.memory.names_max;
         while known.order.first().is_some_and(|(until, _)| *until <= self.now || is_full(&known)) {
             let Some((_, name)) = known.order.pop_first() else { break };
             known.slots.remove(&name);

@@ -211,7 +211,7 @@ pub(in crate::intake) fn reads((key, value): &Row) -> bool {
 
 /// What was found at start.
 #[derive(Default)]
-pub(super) struct Found {
+pub(super) struct Restored {
     /// With the times of their wrong checks.
     pub(super) verifications: Vec<Verification>,
     /// In order.
@@ -221,8 +221,8 @@ pub(super) struct Found {
 }
 
 /// Reads all rows; what cannot be read is passed over, and what was written by a clock that was ahead counts from now.
-pub(super) fn read(rows: Vec<Row>, now: Timestamp) -> Found {
-    let mut found = Found::default();
+pub(super) fn read(rows: Vec<Row>, now: Timestamp) -> Restored {
+    let mut found = Restored::default();
     let (mut starts, mut others) = (std::collections::BTreeMap::new(), Vec::new());
     for (key, value) in rows {
         let Some((&VERSION, json)) = value.split_first() else { continue };
