@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::budget_form::budget_form;
 pub use super::budget_table::Limits;
-use super::budget_table::{Place, Table, Taken, Windows, within};
+use super::budget_table::{Booking, Place, Table, Windows, within};
 use super::refusal::Refusal;
 use crate::accounts::user::User;
 use crate::base::clock::Timestamp;
@@ -68,7 +68,7 @@ impl Budgets {
         let Some(windows) = Windows::of(**self.limits.load()) else { return Ok(()) };
         let table = self.table.lock();
         let Some(taken) = table.of(&budget_form(recipient)) else { return Ok(()) };
-        let is_repeatable = |one: &Taken| one.place.is_repeatable && *one.user == *user.name;
+        let is_repeatable = |one: &Booking| one.place.is_repeatable && *one.user == *user.name;
         if within(taken, windows.longest, now).any(is_repeatable) {
             return Ok(());
         }
@@ -115,9 +115,9 @@ struct Asking<'a> {
 }
 
 /// Whether one more may go to a mailbox that has had these.
-fn room(taken: &[Taken], limits: Limits, asking: Asking<'_>) -> Result<(), Refusal> {
+fn room(taken: &[Booking], limits: Limits, asking: Asking<'_>) -> Result<(), Refusal> {
     let Asking { user, lane, before, now } = asking;
-    let is_own = |one: &&Taken| *one.user == *user;
+    let is_own = |one: &&Booking| *one.user == *user;
     if let Some(limit) = limits.own {
         let own: Vec<Timestamp> = within(taken, limit.span, now).filter(is_own).map(|one| one.place.at).collect();
         if let Some(first_to_go) = own.len().checked_sub(most(limit, lane).saturating_sub(before)) {

@@ -28,7 +28,7 @@ pub(super) struct Place {
 
 /// Who has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Taken {
+pub(super) struct Booking {
     pub(super) user: Arc<str>,
     pub(super) place: Place,
 }
@@ -50,7 +50,7 @@ pub(super) struct Windows {
 }
 
 /// The places that are not older than this.
-pub(super) fn within(taken: &[Taken], span: Duration, now: Timestamp) -> impl Iterator<Item = &Taken> {
+pub(super) fn within(taken: &[Booking], span: Duration, now: Timestamp) -> impl Iterator<Item = &Booking> {
     taken.iter().filter(move |one| now.since(one.place.at) < span)
 }
 
@@ -62,8 +62,8 @@ impl Windows {
     }
 
     /// Whether a mailbox has had all that a user may send to it, or all users together.
-    fn are_used_up(&self, taken: &[Taken], user: &str, now: Timestamp) -> bool {
-        let is_full = |limit: Option<Rate>, of: &dyn Fn(&&Taken) -> bool| {
+    fn are_used_up(&self, taken: &[Booking], user: &str, now: Timestamp) -> bool {
+        let is_full = |limit: Option<Rate>, of: &dyn Fn(&&Booking) -> bool| {
             let Some(limit) = limit else { return false };
             let count = within(taken, limit.span, now).filter(of).count();
             count >= usize::try_from(limit.count).unwrap_or(usize::MAX)
@@ -84,7 +84,7 @@ enum Force {
 /// What went to one mailbox, the oldest first.
 #[derive(Debug, Default)]
 struct Account {
-    taken: Vec<Taken>,
+    taken: Vec<Booking>,
     /// Its place in the order in which mailboxes are forgotten.
     rank: Option<(Force, Timestamp)>,
 }
@@ -121,7 +121,7 @@ impl Table {
             }
             let account = table.accounts.entry(form.into()).or_default();
             let places = places.into_iter().map(|place| Place { at: place.at.min(now), ..place });
-            account.taken.extend(places.map(|place| Taken { user: user.clone(), place }));
+            account.taken.extend(places.map(|place| Booking { user: user.clone(), place }));
         }
         let mut forms: Vec<Arc<str>> = table.accounts.keys().cloned().collect();
         forms.sort_unstable();
@@ -139,7 +139,7 @@ impl Table {
     }
 
     /// What went to a mailbox, the oldest first.
-    pub(super) fn of(&self, form: &str) -> Option<&[Taken]> {
+    pub(super) fn of(&self, form: &str) -> Option<&[Booking]> {
         self.accounts.get(form).map(|account| &*account.taken)
     }
 
@@ -152,11 +152,11 @@ impl Table {
         }
         let account = self.accounts.entry(form.into()).or_default();
         let old = account.taken.extract_if(.., |one| place.at.since(one.place.at) >= windows.longest);
-        let mut old: Vec<Taken> = old.collect();
+        let mut old: Vec<Booking> = old.collect();
         // Whoever has newer places keeps a row, which is written anew with the next of them.
         old.retain(|one| account.taken.iter().all(|other| other.user != one.user));
         changes.extend(removals(&old, form));
-        account.taken.push(Taken { user: user.into(), place });
+        account.taken.push(Booking { user: user.into(), place });
         let is_used_up = windows.are_used_up(&account.taken, user, place.at);
         self.file(form, if is_used_up { Force::InForce } else { Force::Idle });
         changes.push(self.row(user, form));
@@ -220,7 +220,7 @@ impl Table {
     }
 }
 
-fn removals(taken: &[Taken], form: &str) -> Vec<Change> {
+fn removals(taken: &[Booking], form: &str) -> Vec<Change> {
     let users: BTreeSet<&str> = taken.iter().map(|one| &*one.user).collect();
     let removal = |user: &str| Change::Side(SideTable::Budget, row_key(user, form).into_bytes().into(), None);
     users.into_iter().map(removal).collect()
