@@ -35,7 +35,7 @@ const ROUND: Duration = Duration::from_secs(3600);
 /// In front of the name of a file that is being written. No domain begins so.
 const UNFINISHED: &str = ".";
 
-struct Known {
+struct CachedPolicy {
     fetched: Fetched,
     policy: Arc<Policy>,
     /// When it was used first and last.
@@ -43,7 +43,7 @@ struct Known {
     used_at: Timestamp,
 }
 
-impl Known {
+impl CachedPolicy {
     /// What a clock wrote that was ahead counts as of now.
     fn taken_up(mut self, now: Timestamp) -> Self {
         for at in [&mut self.fetched.at, &mut self.used_since, &mut self.used_at] {
@@ -74,7 +74,7 @@ struct Stored {
 
 #[derive(Default)]
 struct State {
-    known: ByOwner<Known>,
+    known: ByOwner<CachedPolicy>,
     /// Ids whose policy could not be fetched, and when.
     failed: ByOwner<(String, Timestamp)>,
 }
@@ -199,8 +199,8 @@ impl Policies {
         let forgotten = {
             let mut state = self.state.lock();
             state.failed.remove(domain);
-            state.known.insert(domain.to_owned(), Known { fetched, policy, used_since, used_at });
-            state.known.shrink(POLICIES_MAX, Known::worth)
+            state.known.insert(domain.to_owned(), CachedPolicy { fetched, policy, used_since, used_at });
+            state.known.shrink(POLICIES_MAX, CachedPolicy::worth)
         };
         let folder = self.folder.clone();
         let write = move || {
@@ -229,7 +229,7 @@ impl Policies {
         let (due, over) = {
             let mut state = self.state.lock();
             let over = state.known.retain(|known| known.fetched.is_in_force(now));
-            let is_due = |known: &Known| known.fetched.at.plus(FRESH) <= now && now < known.used_at.plus(LATELY);
+            let is_due = |known: &CachedPolicy| known.fetched.at.plus(FRESH) <= now && now < known.used_at.plus(LATELY);
             let due = state.known.iter().filter(|(_, known)| is_due(known));
             let due: Vec<(String, String)> =
                 due.map(|(domain, known)| (domain.clone(), known.fetched.id.clone())).collect();
@@ -248,7 +248,7 @@ impl Policies {
     }
 }
 
-fn read(path: &Path) -> Result<(String, Known), &'static str> {
+fn read(path: &Path) -> Result<(String, CachedPolicy), &'static str> {
     use std::io::Read as _;
     let mut text = String::new();
     let file = fs::File::open(path).map_err(|_| "it cannot be read")?;
@@ -260,7 +260,7 @@ fn read(path: &Path) -> Result<(String, Known), &'static str> {
     if !is_its_file || domain_key(&stored.domain).as_ref() != Some(&stored.domain) {
         return Err("it is another domain's");
     }
-    let known = Known {
+    let known = CachedPolicy {
         policy: Arc::new(policy.clone()),
         fetched: Fetched { id: stored.id, policy, at: stored.at },
         used_since: stored.used_since,
@@ -435,13 +435,13 @@ mod tests {
         let new = |domain: String| {
             let fetched = fetched();
             let policy = Arc::new(fetched.policy.clone());
-            (domain, Known { fetched, policy, used_since: now, used_at: now })
+            (domain, CachedPolicy { fetched, policy, used_since: now, used_at: now })
         };
         for number in 0..POLICIES_MAX {
             let (domain, known) = new(format!("registered{number}.test"));
             let mut state = place.policies.state.lock();
             state.known.insert(domain, known);
-            state.known.shrink(POLICIES_MAX, Known::worth);
+            state.known.shrink(POLICIES_MAX, CachedPolicy::worth);
         }
         place.policies.keep("one-more.test", fetched(), now.plus(Duration::from_secs(1))).await;
         let known = &place.policies.state.lock().known;
