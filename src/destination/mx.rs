@@ -19,7 +19,7 @@ pub(crate) use self::routes::Sought;
 use self::routes::{ByKind, Cache, Cached};
 use super::policies::Policies;
 use super::resolver::Dns;
-use super::route::{Asked, Route, RouteError};
+use super::route::{DnsLookup, Route, RouteError};
 use crate::base::clock::Clock;
 use crate::mail::address::Mailbox;
 use crate::mail::trial::RouteBy;
@@ -146,7 +146,7 @@ impl Router {
             answer => answer,
         };
         let at = self.clock.now();
-        let asked = |route| Ok(Arc::new(Route { asked: Some(Asked { at, took: at.since(began) }), ..route }));
+        let asked = |route| Ok(Arc::new(Route { asked: Some(DnsLookup { at, took: at.since(began) }), ..route }));
         let (found, ttl) = match answer {
             Ok((route, _)) if route.has_trouble() => (asked(route), TROUBLE_TTL),
             Ok((route, ttl)) => (asked(route), ttl.clamp(FOUND_TTL.0, FOUND_TTL.1)),

@@ -25,7 +25,7 @@ pub struct Route {
     /// The domain's MTA-STS policy.
     pub policy: Option<Arc<Policy>>,
     /// When DNS was asked, and how long it took.
-    pub asked: Option<Asked>,
+    pub asked: Option<DnsLookup>,
 }
 
 /// A part of the hosts and addresses that DNS names, where those are more than a route holds.
@@ -44,7 +44,7 @@ impl Part {
 
 /// A look-up that led to a route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Asked {
+pub struct DnsLookup {
     /// When the answer was there.
     pub at: Timestamp,
     /// How long it took.
