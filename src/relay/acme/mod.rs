@@ -208,7 +208,7 @@ impl Acme {
             order.poll_ready(&retries).await.map_err(anyhow::Error::from)
         };
         let status = match waiting {
-            Waiting::Web(answers) => {
+            ChallengeResponse::Web(answers) => {
                 let address = self.settings.http_address;
                 tokio::select! {
                     biased;
@@ -219,12 +219,12 @@ impl Acme {
                     status = ready => status?,
                 }
             }
-            Waiting::Tls(answers) => {
+            ChallengeResponse::Tls(answers) => {
                 self.parts.submission.answer(Some(answering(&answers)?));
                 let _ending = Answering(&self.parts.submission);
                 ready.await?
             }
-            Waiting::Nothing => ready.await?,
+            ChallengeResponse::Nothing => ready.await?,
         };
         anyhow::ensure!(status == OrderStatus::Ready, "the CA does not believe that the names are ours: {status:?}");
         let key = order.finalize().await?;
@@ -253,7 +253,7 @@ impl Acme {
     }
 
     /// What has to be served while the CA looks.
-    async fn begin_challenges(&self, order: &mut Order) -> anyhow::Result<Waiting> {
+    async fn begin_challenges(&self, order: &mut Order) -> anyhow::Result<ChallengeResponse> {
         let (mut of_web, mut of_tls) = (Vec::new(), Vec::new());
         let mut authorizations = order.authorizations();
         while let Some(authorization) = authorizations.next().await {
@@ -270,9 +270,9 @@ impl Acme {
             of_web.push((challenge.token.clone(), answer.as_str().to_owned()));
         }
         Ok(match self.settings.challenge {
-            Challenge::Http => Waiting::Web(of_web),
-            Challenge::TlsAlpn => Waiting::Tls(of_tls),
-            Challenge::DnsPersist => Waiting::Nothing,
+            Challenge::Http => ChallengeResponse::Web(of_web),
+            Challenge::TlsAlpn => ChallengeResponse::Tls(of_tls),
+            Challenge::DnsPersist => ChallengeResponse::Nothing,
         })
     }
 
@@ -307,7 +307,7 @@ impl Acme {
         match fs::read(&path) {
             Ok(text) => {
                 let text = zeroize::Zeroizing::new(text);
-                let known: Known = serde_json::from_slice(&text)
+                let known: AccountFile = serde_json::from_slice(&text)
                     .with_context(|| format!("{} cannot be read; remove it to make another account", path.display()))?;
                 if known.directory == self.settings.directory {
                     return Ok(builder.from_credentials(known.credentials).await?);
@@ -322,7 +322,7 @@ impl Acme {
         let directory = self.settings.directory.clone();
         let (account, credentials) =
             Account::builder_with_http(Box::new(web.clone())).create(&new, directory.clone(), None).await?;
-        let text = zeroize::Zeroizing::new(serde_json::to_vec(&Known { directory, credentials })?);
+        let text = zeroize::Zeroizing::new(serde_json::to_vec(&AccountFile { directory, credentials })?);
         self.folder.write(ACCOUNT, &text).context("the account cannot be written down")?;
         tracing::info!(account = account.id(), directory = self.settings.directory, "an account was made with the CA");
         self.tell_records(&account, &web).await?;
@@ -359,7 +359,7 @@ struct Current {
 }
 
 /// What is to be served while the CA looks.
-enum Waiting {
+enum ChallengeResponse {
     /// A web server with these answers.
     Web(Vec<(String, String)>),
     /// The listeners, with these digests for these names.
@@ -379,7 +379,7 @@ impl Drop for Answering<'_> {
 
 /// The account file.
 #[derive(serde::Serialize, serde::Deserialize)]
-struct Known {
+struct AccountFile {
     directory: String,
     credentials: AccountCredentials,
 }
