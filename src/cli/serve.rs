@@ -102,12 +102,12 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
     manager.ready(relay.queue().depth(), None);
     loop {
         match tokio::time::timeout(manager.pause(), signals.next()).await {
-            Ok(Asked::Reload) => {
+            Ok(SignalRequest::Reload) => {
                 manager.reloading();
                 let note = reload(&relay, path);
                 manager.ready(relay.queue().depth(), Some(note));
             }
-            Ok(Asked::Stop) => break,
+            Ok(SignalRequest::Stop) => break,
             Err(_) => manager.tell(relay.queue().depth(), relay.queue().storage_activity()),
         }
     }
@@ -149,7 +149,7 @@ fn reloaded(relay: &Relay, path: Option<&Path>) -> anyhow::Result<Vec<String>> {
     relay.reload(config.context("the configuration has errors")?)
 }
 
-enum Asked {
+enum SignalRequest {
     Reload,
     Stop,
 }
@@ -179,13 +179,13 @@ impl Signals {
         })
     }
 
-    async fn next(&mut self) -> Asked {
+    async fn next(&mut self) -> SignalRequest {
         loop {
             let [first, second, third] = &mut self.unused;
             let unused = tokio::select! {
-                _ = self.hangup.recv() => return Asked::Reload,
-                _ = self.terminate.recv() => return Asked::Stop,
-                _ = self.interrupt.recv() => return Asked::Stop,
+                _ = self.hangup.recv() => return SignalRequest::Reload,
+                _ = self.terminate.recv() => return SignalRequest::Stop,
+                _ = self.interrupt.recv() => return SignalRequest::Stop,
                 _ = first.1.recv() => first.0,
                 _ = second.1.recv() => second.0,
                 _ = third.1.recv() => third.0,
@@ -203,7 +203,7 @@ impl Signals {
             }
         };
         let _: Result<(), _> = tokio::time::timeout(TOGETHER, repeated).await;
-        while let Asked::Reload = self.next().await {}
+        while let SignalRequest::Reload = self.next().await {}
     }
 }
 
