@@ -67,7 +67,7 @@ struct Session {
 }
 
 /// What is done with a message.
-enum Taken {
+enum Disposition {
     Reply(Reply),
     /// The connection is closed without a word.
     Gone,
@@ -174,8 +174,8 @@ impl Session {
                 }
                 Step::CheckRecipient(recipient) => Event::Checked(self.check(&recipient.mailbox).await),
                 Step::HandOver(submission) => match self.take(&submission).await {
-                    Taken::Reply(reply) => Event::HandedOver(reply),
-                    Taken::Gone => return Ok(()),
+                    Disposition::Reply(reply) => Event::HandedOver(reply),
+                    Disposition::Gone => return Ok(()),
                 },
                 Step::Close | Step::Drain => {
                     self.say(&mut stream, &session.take_output()).await?;
@@ -265,19 +265,19 @@ impl Session {
         }
     }
 
-    async fn take(&self, submission: &Submission) -> Taken {
+    async fn take(&self, submission: &Submission) -> Disposition {
         let now = self.hosts.clock.now();
         let recipients: Vec<&Mailbox> =
             submission.envelope.recipients.iter().map(|recipient| &recipient.mailbox).collect();
         for recipient in &recipients {
             if let Some(reply) = suffer(self.hosts.faults.of(At::Data, recipient, now)).await {
-                return Taken::Reply(reply);
+                return Disposition::Reply(reply);
             }
         }
         let trials = recipients.iter().map(|recipient| Trial::of(&recipient.plain_local_part()));
         let asks: Vec<Option<Trial>> = trials.collect();
         if asks.iter().flatten().any(|trial| trial.asks == Asks::Spam) {
-            return Taken::Reply(Reply::new(550, EnhancedCode(5, 7, 1), "this looks like spam"));
+            return Disposition::Reply(Reply::new(550, EnhancedCode(5, 7, 1), "this looks like spam"));
         }
         let verdicts = self.hosts.verifier.verdicts(&submission.content).await;
         let mut is_lost = false;
@@ -302,7 +302,7 @@ impl Session {
             };
             self.keep(how, &submission.content);
         }
-        if is_lost { Taken::Gone } else { Taken::Reply(Reply::new(250, EnhancedCode(2, 0, 0), "kept")) }
+        if is_lost { Disposition::Gone } else { Disposition::Reply(Reply::new(250, EnhancedCode(2, 0, 0), "kept")) }
     }
 
     fn keep(&self, how: Arrival, content: &Bytes) {

@@ -24,7 +24,7 @@ const WAIT_MAX: Duration = Duration::from_secs(60);
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
-pub(super) struct Which {
+pub(super) struct CodeQuery {
     to: Option<String>,
     after: Option<String>,
     tag: Option<String>,
@@ -35,7 +35,7 @@ pub(super) struct Which {
 pub(super) async fn show(
     State(web): State<Arc<Web>>,
     headers: HeaderMap,
-    query: Result<Query<Which>, QueryRejection>,
+    query: Result<Query<CodeQuery>, QueryRejection>,
 ) -> Result<Response, Refused> {
     let which = asked(query)?;
     let to = recipient(which.to.as_deref())?;

@@ -42,13 +42,13 @@ pub(super) fn router() -> Router<Arc<Web>> {
 
 /// What is asked for.
 #[derive(Debug, Deserialize)]
-struct Which {
+struct SearchQuery {
     query: Option<String>,
     start: Option<usize>,
     limit: Option<usize>,
 }
 
-type Asked = Result<Query<Which>, QueryRejection>;
+type ParsedQuery = Result<Query<SearchQuery>, QueryRejection>;
 
 /// From the newest on. A message to several recipients arrives once for each, and is shown once.
 fn all(web: &Web) -> Vec<Arc<Mail>> {
@@ -75,13 +75,13 @@ async fn info(State(web): State<Arc<Web>>) -> Json<Value> {
                 "DatabaseSize": 0, "Messages": mails.len(), "Unread": unread, "Tags": {}}))
 }
 
-async fn list(State(web): State<Arc<Web>>, query: Asked) -> Result<Json<Value>, Refused> {
+async fn list(State(web): State<Arc<Web>>, query: ParsedQuery) -> Result<Json<Value>, Refused> {
     let which = asked(query)?;
     let mails = all(&web);
     Ok(Json(summary(&mails, mails.len(), &mails, &which)))
 }
 
-async fn search(State(web): State<Arc<Web>>, query: Asked) -> Result<Json<Value>, Refused> {
+async fn search(State(web): State<Arc<Web>>, query: ParsedQuery) -> Result<Json<Value>, Refused> {
     let which = asked(query)?;
     let mails = all(&web);
     let found = found(&mails, which.query.as_deref())?;
@@ -96,7 +96,7 @@ fn found(mails: &[Arc<Mail>], query: Option<&str>) -> Result<Vec<Arc<Mail>>, Ref
     Ok(mails.iter().filter(|mail| search.finds(mail)).cloned().collect())
 }
 
-fn summary(all: &[Arc<Mail>], count: usize, shown: &[Arc<Mail>], which: &Which) -> Value {
+fn summary(all: &[Arc<Mail>], count: usize, shown: &[Arc<Mail>], which: &SearchQuery) -> Value {
     let (start, limit) = (which.start.unwrap_or(0), which.limit.unwrap_or(LIMIT).min(LIMIT_MAX));
     let unread = |mails: &[Arc<Mail>]| mails.iter().filter(|mail| !mail.was_read()).count();
     let messages: Vec<Value> = shown.iter().skip(start).take(limit).map(|mail| short(mail)).collect();
@@ -236,7 +236,7 @@ async fn part(State(web): State<Arc<Web>>, Path((id, part)): Path<(String, Strin
 }
 
 /// `/view/{id}.txt` and `.html`; `latest` for an id, also of what a query finds.
-async fn view(State(web): State<Arc<Web>>, Path(file): Path<String>, query: Asked) -> Result<Response, Refused> {
+async fn view(State(web): State<Arc<Web>>, Path(file): Path<String>, query: ParsedQuery) -> Result<Response, Refused> {
     let query = asked(query)?.query;
     let Some((id, kind)) = file.rsplit_once('.') else { return Err(missing()) };
     let mail = named(&web, id, query.as_deref())?;
@@ -282,7 +282,7 @@ async fn remove(State(web): State<Arc<Web>>, body: Bytes) -> Result<Response, Re
     Ok(typed(TEXT, "ok").into_response())
 }
 
-async fn remove_found(State(web): State<Arc<Web>>, query: Asked) -> Result<Response, Refused> {
+async fn remove_found(State(web): State<Arc<Web>>, query: ParsedQuery) -> Result<Response, Refused> {
     let mails = found(&all(&web), asked(query)?.query.as_deref())?;
     web.inbox.remove(&with_others(&web, &mails));
     Ok(typed(TEXT, "ok").into_response())

@@ -68,7 +68,7 @@ pub(super) fn sender(mail: &Mail) -> String {
 
 /// Which mails.
 #[derive(Debug, Deserialize)]
-pub(super) struct Which {
+pub(super) struct MessagesQuery {
     to: Option<String>,
     after: Option<String>,
 }
@@ -106,7 +106,7 @@ impl After {
 /// `GET /sandbox/messages[?to=&after=]`: the newest first.
 pub(super) async fn list(
     State(web): State<Arc<Web>>,
-    query: Result<Query<Which>, QueryRejection>,
+    query: Result<Query<MessagesQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
     let which = asked(query)?;
     let after = After::read(&web, which.after.as_deref())?;
@@ -126,7 +126,7 @@ fn chosen(web: &Web, to: Option<&str>) -> Result<Vec<Arc<Mail>>, Refused> {
 /// `DELETE /sandbox/messages[?to=]`.
 pub(super) async fn remove(
     State(web): State<Arc<Web>>,
-    query: Result<Query<Which>, QueryRejection>,
+    query: Result<Query<MessagesQuery>, QueryRejection>,
 ) -> Result<Json<Value>, Refused> {
     let which = asked(query)?;
     let removed = web.inbox.remove(&chosen(&web, which.to.as_deref())?);
