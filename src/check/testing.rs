@@ -12,7 +12,7 @@ use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
 
 use super::finding::Finding;
 use super::look::Look;
-use super::world::{Asked, Judged, Kind, Names, Spf};
+use super::world::{Kind, Names, RecordsFuture, Spf, SpfFuture};
 use crate::base::clock::{ManualClock, Timestamp};
 use crate::config::Config;
 use crate::destination::resolver::DnsError;
@@ -173,11 +173,11 @@ impl World {
 }
 
 impl Names for World {
-    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> Asked<'a> {
+    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> RecordsFuture<'a> {
         Box::pin(async move { self.answer(name, kind) })
     }
 
-    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> Asked<'a> {
+    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> RecordsFuture<'a> {
         Box::pin(async move {
             match self.servers.get(&(server, name.to_owned())) {
                 _ if self.silent.contains(&server) => Err(DnsError::Timeout),
@@ -189,7 +189,7 @@ impl Names for World {
     }
 
     /// Of plain records only: addresses, and `all`.
-    fn spf<'a>(&'a self, address: IpAddr, _: &'a str, domain: &'a str) -> Judged<'a> {
+    fn spf<'a>(&'a self, address: IpAddr, _: &'a str, domain: &'a str) -> SpfFuture<'a> {
         let texts = self.answer(domain, Kind::Txt).unwrap_or_default();
         let own = format!(":{address}");
         let verdict = match texts.iter().find(|text| super::spf::is_spf(text)) {

@@ -86,18 +86,18 @@ async fn ask_plainly(server: SocketAddr, name: &str, kind: Kind) -> Result<Vec<S
 }
 
 /// Records under way.
-pub(crate) type Asked<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, DnsError>> + Send + 'a>>;
+pub(crate) type RecordsFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, DnsError>> + Send + 'a>>;
 /// A verdict under way.
-pub(crate) type Judged<'a> = Pin<Box<dyn Future<Output = Spf> + Send + 'a>>;
+pub(crate) type SpfFuture<'a> = Pin<Box<dyn Future<Output = Spf> + Send + 'a>>;
 
 /// Whom the checks ask.
 pub(crate) trait Names: Send + Sync {
     /// The records of a name, as the configured resolver has them.
-    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> Asked<'a>;
+    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> RecordsFuture<'a>;
     /// The same of one authoritative server.
-    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> Asked<'a>;
+    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> RecordsFuture<'a>;
     /// What a receiver's SPF check says of mail from an address with this name in EHLO and this domain in MAIL FROM.
-    fn spf<'a>(&'a self, address: IpAddr, ehlo: &'a str, domain: &'a str) -> Judged<'a>;
+    fn spf<'a>(&'a self, address: IpAddr, ehlo: &'a str, domain: &'a str) -> SpfFuture<'a>;
     /// Whether the resolver carries DNSSEC.
     fn validates(&self) -> Pin<Box<dyn Future<Output = Result<bool, DnsError>> + Send + '_>>;
     /// How long answers took so far.
@@ -181,7 +181,7 @@ async fn records(resolver: &TokioResolver, name: &str, kind: Kind) -> Result<Vec
 }
 
 impl Names for RealNames {
-    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> Asked<'a> {
+    fn ask<'a>(&'a self, name: &'a str, kind: Kind) -> RecordsFuture<'a> {
         Box::pin(async move {
             let since = self.clock.instant();
             let found = match self.settings.nameservers.first() {
@@ -193,11 +193,11 @@ impl Names for RealNames {
         })
     }
 
-    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> Asked<'a> {
+    fn ask_at<'a>(&'a self, server: IpAddr, name: &'a str, kind: Kind) -> RecordsFuture<'a> {
         Box::pin(async move { records(&self.at(server)?, name, kind).await })
     }
 
-    fn spf<'a>(&'a self, address: IpAddr, ehlo: &'a str, domain: &'a str) -> Judged<'a> {
+    fn spf<'a>(&'a self, address: IpAddr, ehlo: &'a str, domain: &'a str) -> SpfFuture<'a> {
         Box::pin(async move {
             let authenticator = MessageAuthenticator(self.resolver.clone());
             let sender = format!("postmaster@{domain}");
