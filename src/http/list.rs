@@ -20,7 +20,7 @@ use super::wire::{MessageJson, MessagesJson, StateName};
 use crate::base::clock::Timestamp;
 use crate::mail::id::MessageId;
 use crate::queue::inspect::Filter;
-use crate::report::trace::Wanted;
+use crate::report::trace::TraceFilter;
 
 /// Messages of a page.
 const LIMIT_MAX: usize = 100;
@@ -154,7 +154,7 @@ impl Api {
         let (traces, recipient, user) = (self.parts.traces.clone(), search.recipient.clone(), who.only_user());
         let work = move |queue: &crate::queue::Queue| {
             let live = queue.newest(&filter, below, CHUNK);
-            let wanted = Wanted { recipient: recipient.as_deref(), user: user.as_deref(), below };
+            let wanted = TraceFilter { recipient: recipient.as_deref(), user: user.as_deref(), below };
             (live, traces.newest(wanted, CHUNK))
         };
         let (live, (stored, floor)) = self.scan(who, work).await;

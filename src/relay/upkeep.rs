@@ -13,7 +13,7 @@ use crate::check::{self, Look};
 use crate::config::Config;
 use crate::dkim::Keys;
 use crate::net::TcpNetwork;
-use crate::report::upkeep::{Found, State, Upkeep};
+use crate::report::upkeep::{State, Upkeep, UpkeepFinding};
 
 /// How long after the start DNS is looked at: mail comes first.
 const PAUSE: Duration = Duration::from_secs(5);
@@ -51,10 +51,10 @@ impl UpkeepTask {
         }
     }
 
-    async fn dns(&self, config: &Config) -> Option<Vec<Found>> {
+    async fn dns(&self, config: &Config) -> Option<Vec<UpkeepFinding>> {
         let names = RealNames::new(&config.resolver, self.clock.clone()).ok()?;
         let look = Look::new(config, &names, &TcpNetwork, self.clock.clone());
-        let found = check::dns(&look).await.into_iter().map(|finding| Found {
+        let found = check::dns(&look).await.into_iter().map(|finding| UpkeepFinding {
             check: finding.check.name(),
             severity: finding.severity.name(),
             subject: finding.subject,
@@ -65,7 +65,7 @@ impl UpkeepTask {
         Some(found.collect())
     }
 
-    fn tell(&self, config: &Config, dns: Option<Vec<Found>>) {
+    fn tell(&self, config: &Config, dns: Option<Vec<UpkeepFinding>>) {
         let before = self.upkeep.state();
         let keys = config
             .keys

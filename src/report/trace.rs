@@ -70,7 +70,7 @@ pub struct Traces {
 
 /// Which messages are wanted; what is none does not matter.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Wanted<'a> {
+pub struct TraceFilter<'a> {
     /// To this recipient ([`Mailbox::plain_key`]).
     pub recipient: Option<&'a str>,
     /// Of this user.
@@ -79,7 +79,7 @@ pub struct Wanted<'a> {
     pub below: Option<MessageId>,
 }
 
-impl Wanted<'_> {
+impl TraceFilter<'_> {
     fn is_below(&self, id: MessageId) -> bool {
         self.below.is_none_or(|below| id < below)
     }
@@ -237,7 +237,7 @@ impl Traces {
 
     /// Ids of messages that are wanted, the newest first, at most `limit`; and how far down these are all there are, where
     /// there are more.
-    pub fn newest(&self, wanted: Wanted<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
+    pub fn newest(&self, wanted: TraceFilter<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.iter().filter(|trace| wanted.covers(trace)).map(|trace| trace.id);
         let mut found: BTreeSet<MessageId> = in_memory.collect();
@@ -442,7 +442,7 @@ fn erase(records: &Records, plain: &str) -> Result<Vec<MessageId>, StoreError> {
 }
 
 /// Ids of stored messages that are wanted, and where the search stopped, if before the end.
-fn newest_stored(records: &Records, wanted: Wanted<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
+fn newest_stored(records: &Records, wanted: TraceFilter<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
     let mut found = Vec::new();
     if let Some(recipient) = wanted.recipient {
         let all = records.of_recipient(recipient).filter(|(id, _)| wanted.is_below(*id));

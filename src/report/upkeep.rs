@@ -12,7 +12,7 @@ const KEYS_MAX: usize = 100;
 
 /// What was wrong at the last look, as `check` says it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
-pub struct Found {
+pub struct UpkeepFinding {
     /// What was looked at.
     pub check: &'static str,
     /// `error`, `warning` or `note`.
@@ -35,7 +35,7 @@ pub struct State {
     /// Keys by domain and selector, and when they were made.
     pub keys: Vec<(String, String, Timestamp)>,
     /// What DNS says; none: it was not looked at yet.
-    pub findings: Option<Vec<Found>>,
+    pub findings: Option<Vec<UpkeepFinding>>,
     /// When it was looked at.
     pub(crate) looked_at: Option<Timestamp>,
 }

@@ -10,7 +10,7 @@ use super::figures::{self, Hour, Provider, Refusals};
 use crate::base::lane::LANES;
 use crate::event::cause::Cause;
 use crate::policy::action::{Blame, Finality, action};
-use crate::report::upkeep::Found;
+use crate::report::upkeep::UpkeepFinding;
 use crate::report::webhooks::Status;
 use crate::report::webhooks::endpoint::Endpoint;
 
@@ -46,7 +46,7 @@ struct All {
     sessions: usize,
     providers: Vec<Provider>,
     refusals: Vec<Refusals>,
-    findings: Option<Vec<Found>>,
+    findings: Option<Vec<UpkeepFinding>>,
     looked_at: Option<String>,
     smart_hosts: Vec<(Arc<str>, &'static str)>,
     webhooks: Vec<Webhook>,
