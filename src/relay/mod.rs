@@ -5,12 +5,14 @@ pub(crate) mod archive;
 pub mod builder;
 mod certificate;
 pub(crate) mod data_dir;
+mod doors;
 pub(crate) mod first_run;
 mod given;
 pub(crate) mod preflight;
 pub(crate) mod random;
 mod rotating_secret;
 mod rotation;
+mod sinks;
 mod upkeep;
 pub(crate) mod verify;
 mod wall_clock;
@@ -22,12 +24,10 @@ use std::time::Duration;
 use anyhow::Context as _;
 use arc_swap::ArcSwap;
 use parking_lot::Mutex;
-use tokio::net::TcpListener;
 use tokio::sync::Notify;
-use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::credentials::{Admits, Credentials, TokenHash};
+use crate::accounts::credentials::{Admits, Credentials};
 use crate::base::clock::{Clock, SystemClock};
 use crate::config::Config;
 use crate::delivery::Delivery;
@@ -47,25 +47,22 @@ use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::net::{Network, TcpNetwork, own_faults};
 use crate::queue::Queue;
-use crate::report::completion::Completions;
+use crate::report::Reporter;
 use crate::report::destinations::Destinations;
 use crate::report::log::{EventLog, Output};
-use crate::report::metrics::Metrics;
-use crate::report::providers::Providers;
 use crate::report::refusals::Refusals;
 use crate::report::stats::Statistics;
-use crate::report::trace::{Limits, Traces};
+use crate::report::trace::Traces;
 use crate::report::upkeep::Upkeep;
 use crate::report::webhooks::Webhooks;
-use crate::report::{Listener, PassedOn, Reporter};
-use crate::submission::listener::{self, ListenerSettings, Submission};
-use crate::tls::verify::Roots;
+use crate::submission::listener::Submission;
 use acme::Acme;
 use builder::{Builder, Core};
 use certificate::Certificate;
 use data_dir::DataDir;
-use given::Given;
+use doors::Doors;
 use rotation::Rotations;
+use sinks::Sinks;
 use wall_clock::watch_clock;
 
 /// How long running attempts get when the relay stops.
@@ -433,82 +430,6 @@ impl Relay {
 fn warn_of_missing_addresses(config: &Config) {
     for address in own_faults::missing(&config.delivery.source_addresses) {
         tracing::warn!(%address, "this machine does not have this address of delivery.source_addresses");
-    }
-}
-
-/// Listening sockets, bound and not yet served.
-struct Doors {
-    listeners: Vec<(TcpListener, ListenerSettings)>,
-    http: Option<TcpListener>,
-}
-
-impl Doors {
-    fn open(config: &Config) -> anyhow::Result<Self> {
-        let all = config.addresses();
-        let mut given = Given::from_env();
-        let mut bind = |address| given.take(address).unwrap_or_else(|| listener::bind(address, &all));
-        let mut listeners = Vec::new();
-        for settings in &config.listeners {
-            listeners.push((bind(settings.address)?, settings.clone()));
-        }
-        let http = config.http.address.map(bind).transpose()?;
-        given.warn_of_rest();
-        Ok(Self { listeners, http })
-    }
-
-    /// The operator's token.
-    fn operator(&self, config: &Config) -> anyhow::Result<TokenHash> {
-        match self.http {
-            Some(_) => data_dir::token(&config.token_file()),
-            // Nobody can ask.
-            None => Ok(TokenHash::of(&data_dir::new_token()?)),
-        }
-    }
-
-    fn addresses(&self) -> std::io::Result<Vec<SocketAddr>> {
-        self.listeners.iter().map(|(socket, _)| socket.local_addr()).collect()
-    }
-
-    fn http_address(&self) -> std::io::Result<Option<SocketAddr>> {
-        self.http.as_ref().map(TcpListener::local_addr).transpose()
-    }
-}
-
-/// Those who hear of every event.
-struct Sinks {
-    traces: Arc<Traces>,
-    stats: Arc<Statistics>,
-    webhooks: Arc<Webhooks>,
-    metrics: Arc<Metrics>,
-    ends: Arc<Completions>,
-    destinations: Arc<Destinations>,
-    providers: Arc<Providers>,
-}
-
-impl Sinks {
-    fn new(folder: &DataDir, config: &Config, clock: Arc<dyn Clock>, queue: &Arc<Queue>) -> anyhow::Result<Self> {
-        let traces = Traces::start(&folder.traces(), Limits::of(config.trace_retention), clock.clone())?;
-        traces.follow(queue);
-        let stats = Statistics::start(&folder.stats(), clock.clone(), queue)?;
-        let tls = TlsConnector::from(Arc::new(Roots::load(config.delivery.ca_file.as_deref())?.client_config()?));
-        let webhooks = Webhooks::start(&folder.webhooks(), config.webhooks.clone(), queue, clock, tls)?;
-        Ok(Self {
-            traces,
-            stats,
-            webhooks,
-            metrics: Arc::default(),
-            ends: Arc::default(),
-            destinations: Arc::default(),
-            providers: Arc::default(),
-        })
-    }
-
-    /// Those who only take note, in the order in which they hear.
-    fn listeners(&self, also: Option<&Arc<dyn Sink>>) -> Vec<Arc<dyn Listener>> {
-        let also = also.map(|sink| Arc::new(PassedOn(sink.clone())) as Arc<dyn Listener>);
-        let counting: [Arc<dyn Listener>; 3] =
-            [self.metrics.clone(), self.destinations.clone(), self.providers.clone()];
-        counting.into_iter().chain([self.ends.clone() as _]).chain(also).collect()
     }
 }
 
