@@ -11,6 +11,7 @@ pub mod mta_sts;
 pub mod mx;
 pub(crate) mod policies;
 pub mod public;
+mod records;
 pub mod resolver;
 pub mod route;
 pub(crate) mod shares;
