@@ -597,13 +597,13 @@ impl Drop for Pending<'_> {
     }
 }
 
-/// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
 /// What is kept of the Message-ID field.
 fn unusual(message_id: Arc<str>, id: MessageId, envelope: &Envelope) -> Option<Arc<str>> {
     let usual = usual_message_id(id, envelope.reverse_path.mailbox());
     (usual.as_deref() != Some(&*message_id)).then_some(message_id)
 }
 
+/// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
 fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
     if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { settings.tried(recipient) }
 }
