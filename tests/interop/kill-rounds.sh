@@ -22,27 +22,16 @@ if [ "${3:-}" = at-most-once ]; then
   logs=("$work/unknown" "$work/relay.log")
   touch "$work/unknown"
 fi
-acknowledged=$work/acknowledged
-: >"$acknowledged"
-in_round() { grep -c "^$1-" "$acknowledged" || true; }
 taken_up=0
 note_taken_up() {
   local messages
   messages=$(jq -R 'fromjson? | select(.message == "taken up from the queue").messages | tonumber' "$work/relay.log")
   taken_up=$((taken_up + ${messages:-0}))
 }
-has_begun() { [ "$(in_round "$1")" -gt 0 ]; }
 start reader "$python" "$here/events_reader.py" follow "$http_port" "$work/token" "$work/events"
 
 for round in $(seq "$rounds"); do
-  start_relay
-  start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$round" "$acknowledged"
-  wait_for 60 "the first 250 of round $round" has_begun "$round"
-  milliseconds=$((200 + SRANDOM % 1801))
-  sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
-  stop relay KILL || true
-  wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
-  unset 'pids[load]'
+  kill_under_load "$round" 1800
   note_taken_up
   grep '"outcome_unknown"' "$work/relay.log" >>"$work/unknown" || true
   # The other events of the rounds are of no interest unless one fails.

@@ -168,3 +168,21 @@ expect_event() {
   wait_for "$1" "the event: $2" event "$3" >/dev/null
   seen=$(event "$3")
 }
+
+# kill_under_load ROUND MS: starts the relay, sends to it over 16 connections, and kills it 200 ms and up to so many more behind the
+# first 250. What was acknowledged is in `$acknowledged`, a line `ROUND-...` each; `milliseconds` says when it was killed.
+acknowledged=$work/acknowledged
+: >"$acknowledged"
+in_round() { grep -c "^$1-" "$acknowledged" || true; }
+has_begun() { [ "$(in_round "$1")" -gt 0 ]; }
+kill_under_load() {
+  : >"$work/relay.log"
+  start_relay
+  start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$1" "$acknowledged"
+  wait_for 60 "the first 250 of round $1" has_begun "$1"
+  milliseconds=$((200 + SRANDOM % ($2 + 1)))
+  sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
+  stop relay KILL || true
+  wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
+  unset 'pids[load]'
+}

@@ -18,25 +18,11 @@ chmod 600 "$work/token"
   base_config | sed "s|^address = \"off\"|address = \"127.0.0.1:$http_port\"\ntoken_file = \"$work/token\"|"
   printf '%s\n' '[[user]]' 'name = "trusted"' 'senders = ["*@app.test"]'
 } >"$work/relay.toml"
-acknowledged=$work/acknowledged
-: >"$acknowledged"
-in_round() { grep -c "^$1-" "$acknowledged" || true; }
-has_begun() { [ "$(in_round "$1")" -gt 0 ]; }
 ask() { curl -sf -H "Authorization: Bearer $(cat "$work/token")" "http://127.0.0.1:$http_port$1"; }
 is_empty() { [ "$(ask /v1/queue | jq '.messages | length')" = 0 ]; }
 
 began=$(date -u +%Y-%m-%dT%H:%M:%SZ)
-for round in $(seq "$rounds"); do
-  start_relay
-  start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$round" "$acknowledged"
-  wait_for 20 "the first 250 of round $round" has_begun "$round"
-  milliseconds=$((200 + SRANDOM % 1301))
-  sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
-  stop relay KILL || true
-  wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
-  unset 'pids[load]'
-  : >"$work/relay.log"
-done
+for round in $(seq "$rounds"); do kill_under_load "$round" 1300; done
 start_relay
 wait_for 120 "everything to be delivered" is_empty
 seen=$(jq -r '.to[]' "$work/sink/index" | sort -u | wc -l)

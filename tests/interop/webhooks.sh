@@ -119,22 +119,8 @@ ok "410 ends an endpoint until the next reload"
 
 # Killed under load.
 : >"$posts"
-acknowledged=$work/acknowledged
-: >"$acknowledged"
-in_round() { grep -c "^$1-" "$acknowledged" || true; }
-has_begun() { [ "$(in_round "$1")" -gt 0 ]; }
 stop relay KILL || true
-for round in $(seq "$rounds"); do
-  start_relay
-  start load "$python" "$here/kill-rounds.py" load "$smtp_port" "$round" "$acknowledged"
-  wait_for 20 "the first 250 of round $round" has_begun "$round"
-  milliseconds=$((200 + SRANDOM % 1301))
-  sleep "$((milliseconds / 1000)).$(printf %03d $((milliseconds % 1000)))"
-  stop relay KILL || true
-  wait "${pids[load]}" || fail "the load to end with the relay" "$(tail -n 1 "$work/load.log")"
-  unset 'pids[load]'
-  : >"$work/relay.log"
-done
+for round in $(seq "$rounds"); do kill_under_load "$round" 1300; done
 start_relay
 counts=$("$python" "$here/webhooks.py" order "$posts" /events "$acknowledged" 240) || fail "every end to be posted, in order" "$counts"
 ok "$rounds rounds of SIGKILL under load: $counts"
