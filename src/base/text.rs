@@ -1,5 +1,7 @@
 //! Text of unknown senders, on their way to somebody's screen.
 
+use std::borrow::Cow;
+
 /// Whether a character can make a line look like something else: controls (with them the escape sequences of terminals),
 /// line and paragraph separators, and those that turn the direction of writing.
 pub fn is_deceptive(character: char) -> bool {
@@ -8,7 +10,10 @@ pub fn is_deceptive(character: char) -> bool {
 }
 
 /// The text with a blank for each of them.
-pub(crate) fn one_line(text: &str) -> String {
+pub(crate) fn one_line(text: &str) -> Cow<'_, str> {
+    if text.bytes().all(|b| matches!(b, b' '..=b'~')) {
+        return text.into();
+    }
     text.chars().map(|c| if is_deceptive(c) { ' ' } else { c }).collect()
 }
 

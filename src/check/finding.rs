@@ -148,7 +148,7 @@ impl Finding {
         if !self.records.is_empty() {
             line.push_str(&format!(": {}", self.records.join(" | ")));
         }
-        one_line(&line)
+        one_line(&line).into_owned()
     }
 }
 

@@ -64,7 +64,7 @@ impl Findings {
                 (Some(file), Some(line)) => format!("{}: {file}:{line}: {}", finding.severity.name(), finding.text),
                 _ => format!("{}: {}", finding.severity.name(), finding.text),
             })
-            .map(|line| one_line(&line))
+            .map(|line| one_line(&line).into_owned())
             .collect()
     }
 }

@@ -3,6 +3,7 @@
 //! A host chooses what it replies, and an app how long its message is; so the message is gone through once for all replies of an
 //! attempt, and only for the words that they hold.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::sync::Arc;
 
@@ -28,9 +29,8 @@ pub(super) struct Mask {
 }
 
 impl Mask {
-    /// For these replies to an attempt with this content.
-    pub(super) async fn of(replies: impl Iterator<Item = &str>, content: &Arc<SignedContent>) -> Self {
-        let wanted = wanted(replies);
+    /// For replies with these words that look like codes, to an attempt with this content.
+    pub(super) async fn of(wanted: HashSet<String>, content: &Arc<SignedContent>) -> Self {
         if content.len() <= SHORT_LEN {
             return Self::with(wanted, content).0;
         }
@@ -67,21 +67,32 @@ impl Mask {
 
     /// A reply with the subject masked where it is quoted whole, or as far as the reply goes, and every word that looks like a
     /// code and occurs in the subject or the body.
-    pub(super) fn apply(&self, reply: &str) -> String {
+    pub(super) fn apply<'a>(&self, reply: &'a str) -> Cow<'a, str> {
         let Some(subject) = &self.subject else { return self.without_codes(reply) };
         if subject.is_empty() {
-            return MASK.to_owned();
+            return MASK.into();
+        }
+        if !reply.contains(subject.as_str()) {
+            return self.without_end(subject, reply);
         }
         let reply = reply.replace(subject, MASK);
+        self.without_end(subject, &reply).into_owned().into()
+    }
+
+    /// A reply that ends within the subject.
+    fn without_end<'a>(&self, subject: &str, reply: &'a str) -> Cow<'a, str> {
         let ends = (CUT_LEN_MIN..subject.len().min(reply.len() + 1)).rev();
         let cut = ends.into_iter().find(|len| subject.is_char_boundary(*len) && reply.ends_with(&subject[..*len]));
         match cut {
             Some(len) => self.without_codes(&reply[..reply.len() - len]) + MASK,
-            None => self.without_codes(&reply),
+            None => self.without_codes(reply),
         }
     }
 
-    fn without_codes(&self, reply: &str) -> String {
+    fn without_codes<'a>(&self, reply: &'a str) -> Cow<'a, str> {
+        if self.own.is_empty() {
+            return reply.into();
+        }
         let mut masked = String::with_capacity(reply.len());
         let mut rest = reply;
         while let Some(word) = words(rest).next() {
@@ -92,12 +103,12 @@ impl Mask {
             rest = &rest[at + word.len()..];
         }
         masked.push_str(rest);
-        masked
+        masked.into()
     }
 }
 
 /// The words of replies that look like codes.
-fn wanted<'a>(replies: impl Iterator<Item = &'a str>) -> HashSet<String> {
+pub(super) fn like_codes<'a>(replies: impl Iterator<Item = &'a str>) -> HashSet<String> {
     replies.flat_map(words).filter(|word| looks_like_code(word)).map(str::to_owned).collect()
 }
 
@@ -117,7 +128,7 @@ mod tests {
     use crate::mail::message::Content;
 
     fn mask_reply(reply: &str, content: &SignedContent) -> String {
-        Mask::with(wanted([reply].into_iter()), content).0.apply(reply)
+        Mask::with(like_codes([reply].into_iter()), content).0.apply(reply).into_owned()
     }
 
     fn check(reply: &str, body: &str, expected: &str) {
@@ -165,10 +176,10 @@ mod tests {
         let content = Content::split(format!("Subject: 774411 for you\r\n\r\n{body}").into());
         let content = SignedContent { signatures: Default::default(), content };
         let replies: Vec<String> = (0..64).map(|n| format!("550 {n}: 774411 and AB{n}CD no")).collect();
-        let (mask, octets) = Mask::with(wanted(replies.iter().map(String::as_str)), &content);
+        let (mask, octets) = Mask::with(like_codes(replies.iter().map(String::as_str)), &content);
         assert_eq!(octets, "774411 for you".len() + body.len());
-        assert_eq!((mask.own.len(), mask.apply(&replies[7]).as_str()), (1, "550 7: *** and AB7CD no"));
-        let harmless = wanted(["550 no such user here", "421 busy"].into_iter());
+        assert_eq!((mask.own.len(), &*mask.apply(&replies[7])), (1, "550 7: *** and AB7CD no"));
+        let harmless = like_codes(["550 no such user here", "421 busy"].into_iter());
         assert_eq!(Mask::with(harmless, &content).1, 0, "nothing looks like a code");
     }
 
@@ -188,7 +199,7 @@ mod tests {
         let body = format!("{}\r\nYour code is 774411\r\n", "filler line\r\n".repeat(10_000));
         let content = Content::split(format!("Subject: x\r\n\r\n{body}").into());
         let content = Arc::new(SignedContent { signatures: Default::default(), content });
-        let mask = Mask::of(["550 spam 774411"].into_iter(), &content).await;
+        let mask = Mask::of(like_codes(["550 spam 774411"].into_iter()), &content).await;
         assert_eq!(mask.apply("550 spam 774411"), "550 spam ***");
     }
 }

@@ -228,7 +228,7 @@ pub(super) fn content_withheld(now: Timestamp) -> Settlement {
 pub(super) fn waits_for_session(failure: &Failure, mask: &Mask, from: Peer) -> Settlement {
     let mut attempted = from.attempted;
     attempted.reply = match &failure.fault {
-        Fault::Reply(reply) => Some(mask.apply(&reply.to_string()).into()),
+        Fault::Reply(reply) => Some(mask.apply(&reply.line()).into()),
         Fault::Timeout
         | Fault::Closed
         | Fault::Malformed(_)

@@ -1,11 +1,12 @@
 //! What an attempt did, step by step, for its trace.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::mask::Mask;
+use super::mask::{self, Mask};
 use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::event::Step;
@@ -81,7 +82,7 @@ impl Steps {
     /// Takes down the replies that a session has heard.
     pub(super) fn add_heard(&mut self, session: &mut ClientSession, host: &Arc<str>, now: Instant) {
         for (stage, reply) in session.take_heard() {
-            self.add(stage, host, reply.to_string(), now);
+            self.add(stage, host, reply.line(), now);
         }
     }
 
@@ -98,9 +99,10 @@ impl Steps {
         }
     }
 
-    /// The replies among them, and what else there is to be told.
-    pub(super) fn results(&self) -> Vec<String> {
-        self.taken.lock().iter().map(|taken| taken.result.clone()).collect()
+    /// Words of the replies among them, and of another one, that look like codes.
+    pub(super) fn like_codes(&self, last: Option<&str>) -> HashSet<String> {
+        let taken = self.taken.lock();
+        mask::like_codes(taken.iter().map(|taken| taken.result.as_str()).chain(last))
     }
 
     /// The steps of all sessions in the order of time, with what could be words of the message masked in the replies.

@@ -216,7 +216,8 @@ fn without_last_fold(mut field: String) -> String {
 /// The names for `h=` as mail-auth takes them: one that occurs is signed as often as it does, and once more if it is
 /// named twice; one that does not occur is signed as absent.
 fn names_to_sign(head: &[u8], sender: SenderField) -> Vec<String> {
-    let occurs = |name: &str| fields(head).any(|field| field.is(name));
+    let names: Vec<&[u8]> = fields(head).map(|field| field.name).collect();
+    let occurs = |name: &str| names.iter().any(|found| found.eq_ignore_ascii_case(name.as_bytes()));
     let (closed, open) = match sender {
         SenderField::Closed => (Some(SENDER), None),
         SenderField::Open => (None, Some(SENDER).filter(|name| occurs(name))),

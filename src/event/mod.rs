@@ -421,7 +421,8 @@ impl Event {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Step {
     /// Which: `DNS`, `connect`, `banner`, `EHLO`, `STARTTLS`, `MAIL`, `RCPT`, `DATA`, `content`.
-    pub stage: Arc<str>,
+    #[schema(value_type = String)]
+    pub stage: Cow<'static, str>,
     /// The host; of `DNS` the domain that was asked for.
     pub host: Arc<str>,
     /// Milliseconds since the step before, or since the attempt began.

@@ -157,7 +157,7 @@ impl Problem {
         let text = if let Cow::Borrowed(_) = detail { detail.clone() } else { Cow::Borrowed(title) };
         let reason = Reason::of_status(status.as_u16());
         let why = Why { reason, text, recipient: None, more_recipients: 0, field: None, used: None };
-        Self { kind, detail: one_line(&detail), retry_after: None, why: Box::new(why) }
+        Self { kind, detail: one_line(&detail).into_owned(), retry_after: None, why: Box::new(why) }
     }
 
     /// What kind of error it is.

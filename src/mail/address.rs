@@ -81,13 +81,20 @@ impl Mailbox {
 
     /// The domain in the form in which domains are compared and looked up: lower case, A-labels.
     pub fn domain_key(&self) -> String {
-        domain_key(self.domain()).unwrap_or_else(|| self.domain().to_ascii_lowercase())
+        let domain = self.domain();
+        // It was looked at when the address was read; only other letters have another form.
+        let has_another = !domain.is_ascii() || domain.ends_with('.');
+        let key = if has_another { domain_key(domain) } else { None };
+        key.unwrap_or_else(|| domain.to_ascii_lowercase())
     }
 
     /// The address form: the local part without quotes, ASCII letters in lower case, the domain in A-labels. Equal for
     /// what every mail host takes for one address. Letters beyond ASCII stay as they are: some of them have an ASCII
     /// letter for their lower case (KELVIN SIGN has `k`), and nobody may pass for somebody else by them.
     pub fn plain_key(&self) -> String {
+        if self.text.is_ascii() && !self.text.starts_with('"') && !self.text.ends_with('.') {
+            return self.text.to_ascii_lowercase();
+        }
         format!("{}@{}", self.plain_local_part(), self.domain_key())
     }
 

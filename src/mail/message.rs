@@ -32,7 +32,10 @@ impl Content {
     /// The first subject, decoded.
     pub fn subject(&self) -> Option<String> {
         let field = fields(&self.head).find(|field| field.is("Subject"))?;
-        MessageParser::default().parse_headers(field.raw)?.subject().map(str::to_owned)
+        match field.plain_text() {
+            Some(plain) => Some(plain.to_owned()),
+            None => MessageParser::default().parse_headers(field.raw)?.subject().map(str::to_owned),
+        }
     }
 
     /// Octets in all.
@@ -100,6 +103,13 @@ impl<'a> Field<'a> {
     /// Whether the field has this name; case does not count.
     pub fn is(&self, name: &str) -> bool {
         self.name.eq_ignore_ascii_case(name.as_bytes())
+    }
+
+    /// The value trimmed, where nothing has to be decoded: printable ASCII on one line, no encoded word, not empty.
+    fn plain_text(&self) -> Option<&'a str> {
+        let text = std::str::from_utf8(self.value).ok()?.trim_matches(' ');
+        let is_plain = !text.is_empty() && text.bytes().all(|b| matches!(b, b' '..=b'~')) && !text.contains("=?");
+        is_plain.then_some(text)
     }
 
     /// The value unfolded and trimmed; none if it is not UTF-8.
@@ -177,6 +187,26 @@ fn header_section_end(content: &[u8]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What is read without the parser is what the parser reads.
+    #[test]
+    fn a_plain_subject_is_what_the_parser_reads() {
+        for value in [
+            " 481516 is your code",
+            "x",
+            "  a  b  ",
+            " \"quoted\" (c) <a@b.test>",
+            " =?",
+            " a=?b?=",
+            " a: b; c, d\\e",
+            "\tx",
+        ] {
+            let head = format!("Subject:{value}\r\n");
+            let content = Content { head: head.clone().into(), body: Bytes::new() };
+            let parsed = MessageParser::default().parse_headers(head.as_bytes()).unwrap();
+            assert_eq!(content.subject().as_deref(), parsed.subject(), "{value:?}");
+        }
+    }
 
     fn check(content: &str, head: &str, body: &str) {
         let split = Content::split(Bytes::copy_from_slice(content.as_bytes()));

@@ -162,7 +162,7 @@ fn text_line(event: &Event, json: &EventJson) -> String {
     // Writing to a String cannot fail.
     let _ = details(event, json, &mut line);
     // Whatever a peer managed to get into an event cannot start a line of its own.
-    one_line(&line)
+    one_line(&line).into_owned()
 }
 
 fn details(event: &Event, json: &EventJson, line: &mut String) -> fmt::Result {

@@ -2,7 +2,7 @@
 //! 4.2, RFC 2034, RFC 3463).
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use memchr::memchr;
 
@@ -41,7 +41,28 @@ impl EnhancedCode {
 
 impl fmt::Display for EnhancedCode {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{}.{}", self.0, self.1, self.2)
+        self.write_to(f)
+    }
+}
+
+impl EnhancedCode {
+    /// Digit by digit: these are in every reply, and the general way to write numbers takes most of a reply's time.
+    fn write_to(self, out: &mut impl fmt::Write) -> fmt::Result {
+        write_number(out, self.0.into())?;
+        out.write_char('.')?;
+        write_number(out, self.1)?;
+        out.write_char('.')?;
+        write_number(out, self.2)
+    }
+}
+
+fn write_number(out: &mut impl fmt::Write, number: u16) -> fmt::Result {
+    let digit = |place: u16| char::from(b'0' + u8::try_from(number / place % 10).unwrap_or_default());
+    match number {
+        0..10 => out.write_char(digit(1)),
+        10..100 => out.write_char(digit(10)).and_then(|()| out.write_char(digit(1))),
+        100..1000 => [100, 10, 1].into_iter().try_for_each(|place| out.write_char(digit(place))),
+        _ => write!(out, "{number}"),
     }
 }
 
@@ -116,33 +137,62 @@ impl Reply {
 
     /// Writes the reply as it goes over the wire.
     pub fn write_to(&self, out: &mut Vec<u8>) {
+        let out = &mut Octets(out);
         let mut lines = self.text.split('\n').peekable();
         while let Some(line) = lines.next() {
             let separator = if lines.peek().is_some() { '-' } else { ' ' };
             // Writing to a Vec cannot fail.
-            let _ = match self.enhanced {
-                Some(enhanced) => write_line(out, format_args!("{}{separator}{enhanced} {line}\r\n", self.code)),
-                None => write_line(out, format_args!("{}{separator}{line}\r\n", self.code)),
-            };
+            let _ = self.write_line(out, separator, line);
         }
+    }
+
+    fn write_line(&self, out: &mut Octets<'_>, separator: char, line: &str) -> fmt::Result {
+        write_number(out, self.code)?;
+        out.write_char(separator)?;
+        if let Some(enhanced) = self.enhanced {
+            enhanced.write_to(out)?;
+            out.write_char(' ')?;
+        }
+        out.write_str(line)?;
+        out.write_str("\r\n")
+    }
+
+    /// On one line, as it is displayed.
+    pub fn line(&self) -> String {
+        let mut line = String::with_capacity(self.text.len() + "250 2.0.0 ".len());
+        // Writing to a String cannot fail.
+        let _ = self.write_on_one_line(&mut line);
+        line
+    }
+
+    fn write_on_one_line(&self, out: &mut impl fmt::Write) -> fmt::Result {
+        write_number(out, self.code)?;
+        if let Some(enhanced) = self.enhanced {
+            out.write_char(' ')?;
+            enhanced.write_to(out)?;
+        }
+        if self.text.is_empty() {
+            return Ok(());
+        }
+        out.write_char(' ')?;
+        out.write_str(&one_line(&self.text))
     }
 }
 
-fn write_line(out: &mut Vec<u8>, line: fmt::Arguments<'_>) -> std::io::Result<()> {
-    std::io::Write::write_fmt(out, line)
+/// Text written behind octets.
+struct Octets<'a>(&'a mut Vec<u8>);
+
+impl fmt::Write for Octets<'_> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        self.0.extend_from_slice(text.as_bytes());
+        Ok(())
+    }
 }
 
 /// On one line, for people and logs; what could deceive is taken out.
 impl fmt::Display for Reply {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.code)?;
-        if let Some(enhanced) = self.enhanced {
-            write!(f, " {enhanced}")?;
-        }
-        if self.text.is_empty() {
-            return Ok(());
-        }
-        write!(f, " {}", one_line(&self.text))
+        self.write_on_one_line(f)
     }
 }
 

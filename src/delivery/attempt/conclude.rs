@@ -115,7 +115,7 @@ impl Conclusion<'_> {
         if site.succeeded(caller, began, instant) {
             env.sites.start_waiting(site);
         }
-        let settlement = claimed.ended(now).delivered(&mask.apply(&reply.to_string()), from);
+        let settlement = claimed.ended(now).delivered(&mask.apply(&reply.line()), from);
         claimed.settle(settlement, now);
     }
 

@@ -420,9 +420,8 @@ impl<'a> Attempt<'a> {
         if end.asks_others() {
             at.env.asked_in_vain(at.site, &candidates);
         }
-        let last = end.reply(&candidates).map(Reply::to_string);
-        let results = race.steps.results();
-        let mask = Mask::of(results.iter().map(String::as_str).chain(last.as_deref()), &loaded.content).await;
+        let last = end.reply(&candidates).map(Reply::line);
+        let mask = Mask::of(race.steps.like_codes(last.as_deref()), &loaded.content).await;
         let steps = race.steps.finish(&mask);
         Conclusion { at, loaded, candidates, met_slow_hosts, mask, steps, waits }.settle(end);
     }

@@ -89,7 +89,7 @@ pub(super) fn decoded(xtext: &str) -> String {
             }
         }
     }
-    one_line(&String::from_utf8_lossy(&octets))
+    one_line(&String::from_utf8_lossy(&octets)).into_owned()
 }
 
 /// A field in lines that are not too long.
