@@ -81,45 +81,41 @@ pub(crate) struct EventJson {
 impl EventJson {
     /// An event that stands by itself, as in the log and the feed: without steps.
     pub(crate) fn alone(event: &Event) -> Self {
-        let Event { head, what } = event;
-        let attempted = what.attempted().cloned().unwrap_or_default();
+        let head = &event.head;
         Self {
-            event: what.kind().name().into(),
-            time: head.time.rfc3339(),
             id: Some(head.id.to_string()),
-            entry: event.entry().map(|entry| entry.to_string()),
             user: Some(head.user.clone()),
             lane: Some(head.lane.name().into()),
             tag: head.tag.clone(),
             traceparent: head.traceparent.clone(),
-            verification: head.verification.clone(),
-            recipient: head.recipient.as_ref().map(ToString::to_string),
-            destination: what.destination().cloned(),
-            cause: attempted.cause.map(|cause| cause.name().into()),
-            reply: attempted.reply,
-            attempt: head.attempt,
-            next_attempt_at: event.next_attempt_at().map(Timestamp::rfc3339),
-            plan: attempted.plan,
             expires_at: Some(head.expires_at.rfc3339()),
-            ms: millis(head.since_accepted),
-            ms_since_delivered: event.since_delivered().map(millis),
-            may_have_arrived: attempted.may_have_arrived,
-            note: what.note().cloned(),
             steps: None,
+            ..Self::of_message(event)
         }
     }
 
     /// An event beside its message, which says what all of them have in common: with the steps.
     pub(crate) fn of_message(event: &Event) -> Self {
+        let Event { head, what } = event;
+        let attempted = what.attempted();
         Self {
-            id: None,
-            user: None,
-            lane: None,
-            tag: None,
-            traceparent: None,
-            expires_at: None,
+            event: what.kind().name().into(),
+            time: head.time.rfc3339(),
+            entry: event.entry().map(|entry| entry.to_string()),
+            verification: head.verification.clone(),
+            recipient: head.recipient.as_ref().map(ToString::to_string),
+            destination: what.destination().cloned(),
+            cause: event.cause().map(|cause| cause.name().into()),
+            reply: attempted.and_then(|attempted| attempted.reply.clone()),
+            attempt: head.attempt,
+            next_attempt_at: event.next_attempt_at().map(Timestamp::rfc3339),
+            plan: attempted.and_then(|attempted| attempted.plan.clone()),
+            ms: millis(head.since_accepted),
+            ms_since_delivered: event.since_delivered().map(millis),
+            may_have_arrived: event.may_have_arrived(),
+            note: what.note().cloned(),
             steps: event.steps().cloned(),
-            ..Self::alone(event)
+            ..Self::default()
         }
     }
 

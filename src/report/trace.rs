@@ -38,8 +38,10 @@ const SYNC_PAUSE: Duration = Duration::from_secs(10);
 const CATCHING_UP_MAX: Duration = Duration::from_secs(1);
 /// Events folded in one go.
 const FOLDED_MAX: usize = 512;
-/// Traces in memory at most; then they are written, whatever the time.
-const IN_MEMORY_MAX: usize = 8_000;
+/// Traces in memory from which on they are written, whatever the time.
+const WRITTEN_FROM: usize = 1_000;
+/// Traces that are kept where they cannot be written.
+const IN_MEMORY_MAX: usize = 4_000;
 /// Stored traces looked at in one search.
 const LOOKS_MAX: usize = 2_000;
 
@@ -341,7 +343,7 @@ impl Shared {
             if read.at == at {
                 return;
             }
-            if self.memory.lock().held.len() >= IN_MEMORY_MAX {
+            if self.memory.lock().held.len() >= WRITTEN_FROM {
                 self.write();
             }
         }
@@ -394,7 +396,7 @@ impl Shared {
         if self.records.read().is_some() {
             memory.held.retain(|_, held| held.is_new);
         } else {
-            while memory.held.len() > IN_MEMORY_MAX / 2 {
+            while memory.held.len() > IN_MEMORY_MAX {
                 memory.held.pop_first();
             }
         }

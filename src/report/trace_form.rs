@@ -180,7 +180,8 @@ pub fn encode(trace: &Trace) -> Vec<u8> {
         last: trace.last,
         len: trace.len,
     };
-    let mut value = vec![VERSION];
+    let mut value = Vec::with_capacity(trace.len + 512);
+    value.push(VERSION);
     // It has no map with keys that are not text and nothing else that could fail.
     let _ = serde_json::to_writer(&mut value, &stored);
     value
