@@ -10,18 +10,14 @@ mod slow;
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::accounts::user::{Senders, User};
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::testing::base::lane::Lane;
 use otp_relay::testing::event::{Event, Kind, Sink};
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
-use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
-use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 
-use crate::support::in_memory::Life;
+use crate::support::in_memory::{Life, code_to};
 use network::{GOOD, Hosts, Manner, Mood};
 
 const MX1: &str = "192.0.2.1";
@@ -73,23 +69,7 @@ impl World {
     }
 
     async fn submit_with(&self, life: Duration, recipient: &str, options: Options) {
-        let user = User {
-            name: "app".into(),
-            senders: Senders::Patterns(vec!["*@app.test".into()]),
-            lane: Lane::Otp,
-            life,
-            ..User::unlimited("app")
-        };
-        let submission = Submission {
-            envelope: Envelope {
-                reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
-                parameters: MailParameters::default(),
-                recipients: vec![Recipient::new(Mailbox::parse(recipient).unwrap())],
-            },
-            content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
-            client_name: "app.test".into(),
-            protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
-        };
+        let (user, submission) = code_to(recipient, life);
         let receipt = self.life.door.submit(&user, submission, options, None).await.unwrap();
         self.life.delivery.take_up(receipt.offered);
     }

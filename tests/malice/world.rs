@@ -2,25 +2,20 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::accounts::user::{Senders, User};
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::testing::base::lane::Lane;
-use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord};
 use otp_relay::testing::event::{Event, Kind, Sink};
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::testing::mail::address::{Mailbox, ReversePath};
-use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::testing::net::{BoxStream, Connecting, Network};
-use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
-use crate::support::in_memory::Life;
+use crate::support::in_memory::{Addresses, Life, code_to, found};
 
 /// How long each reply takes.
 pub const LATENCY: Duration = Duration::from_millis(50);
@@ -47,25 +42,9 @@ struct Inner {
     clock: Arc<ManualClock>,
     serves: Places,
     /// By name, each in a network of its own.
-    addresses: Mutex<Vec<String>>,
+    addresses: Addresses,
     manners: Mutex<HashMap<String, Manner>>,
     arrived: Mutex<HashMap<String, Timestamp>>,
-}
-
-impl Hosts {
-    fn address(&self, host: &str) -> Ipv4Addr {
-        let mut addresses = self.0.addresses.lock();
-        let number = addresses.iter().position(|known| known == host).unwrap_or_else(|| {
-            addresses.push(host.to_owned());
-            addresses.len() - 1
-        });
-        let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
-        Ipv4Addr::new(192, high, low, 1)
-    }
-}
-
-fn found<T: Send + 'static>(records: Vec<T>) -> Answer<'static, T> {
-    Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
 }
 
 impl Dns for Hosts {
@@ -76,7 +55,7 @@ impl Dns for Hosts {
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        found(vec![self.address(host).into()])
+        found(vec![self.0.addresses.of(host)])
     }
 
     fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
@@ -88,9 +67,7 @@ impl Network for Hosts {
     fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> Connecting<'_> {
         let inner = self.0.clone();
         Box::pin(async move {
-            let IpAddr::V4(ip) = to.ip() else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
-            let [_, high, low, _] = ip.octets();
-            let host = inner.addresses.lock()[usize::from(high) * 256 + usize::from(low)].clone();
+            let (_, host) = inner.addresses.host(to.ip());
             let manner = inner.manners.lock()[&host];
             let (ours, theirs) = duplex(64 << 10);
             // A connection that ends is the relay's business.
@@ -173,7 +150,7 @@ impl World {
         let hosts = Hosts(Arc::new(Inner {
             clock: clock.clone(),
             serves,
-            addresses: Mutex::default(),
+            addresses: Addresses::default(),
             manners: Mutex::default(),
             arrived: Mutex::default(),
         }));
@@ -183,23 +160,7 @@ impl World {
     }
 
     pub async fn submit(&self, recipient: &str) {
-        let user = User {
-            name: "app".into(),
-            senders: Senders::Patterns(vec!["*@app.test".into()]),
-            lane: Lane::Otp,
-            life: Duration::from_secs(600),
-            ..User::unlimited("app")
-        };
-        let submission = Submission {
-            envelope: Envelope {
-                reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
-                parameters: MailParameters::default(),
-                recipients: vec![Recipient::new(Mailbox::parse(recipient).unwrap())],
-            },
-            content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
-            client_name: "app.test".into(),
-            protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
-        };
+        let (user, submission) = code_to(recipient, Duration::from_secs(600));
         self.life.door.submit(&user, submission, Options::default(), None).await.unwrap();
     }
 

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -17,7 +17,7 @@ use std::time::Duration;
 use otp_relay::testing::accounts::user::{Senders, User};
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::testing::base::lane::Lane;
-use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord};
 use otp_relay::testing::event::NoSink;
 use otp_relay::testing::intake::door::{DNS_WAIT, RecipientCheck};
 use otp_relay::testing::intake::options::Options;
@@ -30,7 +30,7 @@ use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
 use crate::simulation::{ALONE, START, number};
-use crate::support::in_memory::{Bounds, Life, NEXT_ID};
+use crate::support::in_memory::{Addresses, Bounds, Life, NEXT_ID, found};
 use crate::support::random::Random;
 
 /// `.ci/run simulation` tries many more.
@@ -142,26 +142,10 @@ struct Town(Arc<Inner>);
 struct Inner {
     clock: Arc<ManualClock>,
     /// Hosts by name, each in a network of its own.
-    addresses: Mutex<Vec<String>>,
+    addresses: Addresses,
     first_named: Mutex<HashMap<String, Timestamp>>,
     /// Honest codes, by number.
     arrived: Mutex<HashMap<u64, Timestamp>>,
-}
-
-impl Town {
-    fn address(&self, host: &str) -> Ipv4Addr {
-        let mut addresses = self.0.addresses.lock();
-        let number = addresses.iter().position(|known| known == host).unwrap_or_else(|| {
-            addresses.push(host.to_owned());
-            addresses.len() - 1
-        });
-        let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
-        Ipv4Addr::new(192, high, low, 1)
-    }
-}
-
-fn found<T: Send + 'static>(records: Vec<T>) -> Answer<'static, T> {
-    Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
 }
 
 impl Dns for Town {
@@ -181,7 +165,7 @@ impl Dns for Town {
     }
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
-        found(vec![self.address(host).into()])
+        found(vec![self.0.addresses.of(host)])
     }
 
     fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
@@ -193,11 +177,9 @@ impl Network for Town {
     fn connect(&self, to: SocketAddr, _: Option<IpAddr>) -> Connecting<'_> {
         let inner = self.0.clone();
         Box::pin(async move {
-            let IpAddr::V4(ip) = to.ip() else { return Err(io::ErrorKind::NetworkUnreachable.into()) };
-            let [_, high, low, _] = ip.octets();
-            let host = inner.addresses.lock()[usize::from(high) * 256 + usize::from(low)].clone();
+            let (number, host) = inner.addresses.host(to.ip());
             let is_evil = host.contains("evil");
-            if is_evil && low % 8 == 0 {
+            if is_evil && number % 8 == 0 {
                 std::future::pending::<()>().await;
             }
             let (ours, theirs) = duplex(64 << 10);

@@ -2,25 +2,32 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
+use otp_relay::testing::accounts::user::{Senders, User};
 use otp_relay::testing::base::clock::ManualClock;
+use otp_relay::testing::base::lane::Lane;
 use otp_relay::testing::config::Config;
 use otp_relay::testing::delivery::smart_host::SmartHost;
 use otp_relay::testing::delivery::{self, Delivery};
-use otp_relay::testing::destination::resolver::Dns;
+use otp_relay::testing::destination::resolver::{Answer, Dns, Records};
 use otp_relay::testing::event::Sink;
 use otp_relay::testing::intake::budget::Limits;
 use otp_relay::testing::intake::door::{self, Door};
 use otp_relay::testing::intake::idempotency::RotatingSecrets;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::mail::address::{Mailbox, ReversePath};
+use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::testing::mail::id::IdSource;
 use otp_relay::testing::net::Network;
 use otp_relay::testing::queue::Queue;
 use otp_relay::testing::relay::builder::{Builder, Core};
+use otp_relay::testing::smtp::server_session::{Protocol, Submission};
 use otp_relay::testing::tls::verify::Roots;
+use parking_lot::Mutex;
 
 /// Nobody in a made-up network has a certificate.
 static ROOTS: LazyLock<Roots> = LazyLock::new(|| Roots::load(None).unwrap());
@@ -35,6 +42,53 @@ pub struct Life {
     pub delivery: Arc<Delivery>,
     timers: tokio::task::JoinHandle<()>,
     digests: tokio::task::JoinHandle<()>,
+}
+
+/// Addresses of made-up hosts, each in a network of its own.
+#[derive(Default)]
+pub struct Addresses(Mutex<Vec<String>>);
+
+impl Addresses {
+    /// The address of a host.
+    pub fn of(&self, host: &str) -> IpAddr {
+        let mut names = self.0.lock();
+        let number = names.iter().position(|known| known == host).unwrap_or_else(|| {
+            names.push(host.to_owned());
+            names.len() - 1
+        });
+        let [.., high, low] = u32::try_from(number).unwrap().to_be_bytes();
+        Ipv4Addr::new(192, high, low, 1).into()
+    }
+
+    /// The number and the name of the host at an address.
+    pub fn host(&self, address: IpAddr) -> (usize, String) {
+        let IpAddr::V4(address) = address else { panic!("{address} was given to nobody") };
+        let [_, high, low, _] = address.octets();
+        let number = usize::from(high) * 256 + usize::from(low);
+        (number, self.0.lock()[number].clone())
+    }
+}
+
+/// These records, for an hour.
+pub fn found<T: Send + 'static>(records: Vec<T>) -> Answer<'static, T> {
+    Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(3600), secure: false }) })
+}
+
+/// A code for one recipient, and the app that sends it.
+pub fn code_to(recipient: &str, life: Duration) -> (User, Submission) {
+    let senders = Senders::Patterns(vec!["*@app.test".into()]);
+    let user = User { senders, lane: Lane::Otp, life, ..User::unlimited("app") };
+    let submission = Submission {
+        envelope: Envelope {
+            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
+            parameters: MailParameters::default(),
+            recipients: vec![Recipient::new(Mailbox::parse(recipient).unwrap())],
+        },
+        content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
+        client_name: "app.test".into(),
+        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
+    };
+    (user, submission)
 }
 
 /// How many sessions there may be, and how often content may go.
