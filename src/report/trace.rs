@@ -24,7 +24,7 @@ use crate::ledger::embedded::store::StoreError;
 use crate::ledger::embedded::store::sled::engine::guarded;
 pub use crate::ledger::embedded::store::sled::traces::Limits;
 use crate::ledger::embedded::store::sled::traces::{Records, Stored};
-use crate::mail::address::Mailbox;
+
 use crate::mail::id::MessageId;
 use crate::queue::Queue;
 
@@ -73,7 +73,7 @@ pub struct Traces {
 /// Which messages are wanted; what is none does not matter.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct TraceFilter<'a> {
-    /// To this recipient ([`Mailbox::plain_key`]).
+    /// To this recipient ([`plain_key`](crate::mail::address::Mailbox::plain_key)).
     pub recipient: Option<&'a str>,
     /// Of this user.
     pub user: Option<&'a str>,
@@ -172,26 +172,7 @@ impl Traces {
         self.shared.stored(|records| Ok(get(records, id))).flatten().map(Arc::new)
     }
 
-    /// The newest messages to a recipient ([`Mailbox::plain_key`]), at most `limit`; where a user is named, of its own only.
-    pub fn of_recipient(&self, plain: &str, user: Option<&str>, limit: usize) -> Vec<Arc<Trace>> {
-        let is_to = |trace: &Trace| {
-            let same = |mailbox: &Mailbox| mailbox.plain_key() == plain;
-            user.is_none_or(|user| *trace.user == *user)
-                && trace.events.iter().any(|event| event.head.recipient.as_ref().is_some_and(same))
-        };
-        let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
-        let in_memory = held.into_iter().rev().filter(|trace| is_to(trace)).take(limit);
-        let mut found: BTreeMap<MessageId, Arc<Trace>> = in_memory.map(|trace| (trace.id, trace)).collect();
-        let stored = self.shared.stored(|records| Ok(ids_of_recipient(records, plain, user, limit)));
-        for id in stored.unwrap_or_default() {
-            if !found.contains_key(&id) {
-                found.extend(self.get(id).map(|trace| (id, trace)));
-            }
-        }
-        found.into_values().rev().take(limit).collect()
-    }
-
-    /// Forgets what is kept of a recipient ([`Mailbox::plain_key`]): whole traces where the message had no other, else what
+    /// Forgets what is kept of a recipient, named as in [`TraceFilter`]: whole traces where the message had no other, else what
     /// happened to this one. Returns of how many messages.
     pub fn erase(&self, plain: &str) -> usize {
         let mut ids: BTreeSet<MessageId> = BTreeSet::new();
@@ -416,18 +397,6 @@ fn get(records: &Records, id: MessageId) -> Option<Trace> {
     decode(&records.get(id)?)
 }
 
-/// Messages to a recipient, the newest first; where a user is named, of its own only.
-fn ids_of_recipient(records: &Records, plain: &str, user: Option<&str>, limit: usize) -> Vec<MessageId> {
-    let is_asked = |id: MessageId, of: Option<&str>| match (user, of) {
-        (None, _) => true,
-        (Some(user), Some(of)) => user == of,
-        // Version 0.1 wrote no user beside the recipient.
-        (Some(user), None) => get(records, id).is_some_and(|trace| *trace.user == *user),
-    };
-    let found = records.of_recipient(plain).filter(|(id, of)| is_asked(*id, of.as_deref()));
-    found.map(|(id, _)| id).take(limit).collect()
-}
-
 /// Forgets what is stored of a recipient; whose messages those were.
 fn erase(records: &Records, plain: &str) -> Result<Vec<MessageId>, StoreError> {
     let ids: Vec<MessageId> = records.of_recipient(plain).map(|(id, _)| id).collect();
@@ -495,11 +464,18 @@ mod tests {
     use super::*;
     use crate::base::clock::{SystemClock, Timestamp};
     use crate::event::{Attempted, Happened, Head, Step};
+    use crate::mail::address::Mailbox;
     use crate::mail::id::IdSource;
 
     /// The same for all events of a message.
     static EXPIRES_AT: LazyLock<Timestamp> =
         LazyLock::new(|| SystemClock::default().now().plus(Duration::from_secs(600)));
+
+    /// The traces of messages to a recipient, the newest first.
+    fn of_recipient(traces: &Traces, plain: &str) -> Vec<Arc<Trace>> {
+        let wanted = TraceFilter { recipient: Some(plain), ..TraceFilter::default() };
+        traces.newest(wanted, 9).0.into_iter().filter_map(|id| traces.get(id)).collect()
+    }
 
     fn event(kind: Kind, id: MessageId, recipient: &str) -> Arc<Event> {
         let time = SystemClock::default().now();
@@ -541,7 +517,7 @@ mod tests {
         }
         let before = traces.get(id).unwrap();
         assert_eq!(before.events.len(), 3);
-        assert_eq!(traces.of_recipient("alice@example.com", None, 5).len(), 1);
+        assert_eq!(of_recipient(&traces, "alice@example.com").len(), 1);
         traces.close();
         let traces = open(folder.path(), Limits::of(WEEK));
         assert_eq!(traces.get(id).unwrap(), before);
@@ -551,8 +527,8 @@ mod tests {
         traces.shared.folded.send_replace(stored.unwrap());
         traces.tell(&event(Kind::Verified, id, "alice@example.com"));
         assert_eq!(traces.get(id).unwrap().events.len(), 4);
-        assert_eq!(traces.of_recipient("alice@example.com", None, 5)[0].events.len(), 4);
-        assert!(traces.of_recipient("alice@example.co", None, 5).is_empty());
+        assert_eq!(of_recipient(&traces, "alice@example.com")[0].events.len(), 4);
+        assert!(of_recipient(&traces, "alice@example.co").is_empty());
         traces.close();
     }
 
@@ -572,8 +548,8 @@ mod tests {
         traces.tell(&event(Kind::Accepted, new, alice));
         assert_eq!((traces.erase(alice), traces.erase(alice)), (3, 0));
         assert!(traces.get(alone).is_none() && traces.get(new).is_none());
-        assert!(traces.of_recipient(alice, None, 9).is_empty());
-        assert_eq!(traces.of_recipient(bob, None, 9)[0].events.len(), 1);
+        assert!(of_recipient(&traces, alice).is_empty());
+        assert_eq!(of_recipient(&traces, bob)[0].events.len(), 1);
         traces.close();
     }
 
@@ -618,8 +594,7 @@ mod tests {
         traces.close();
         let traces = open(folder.path(), limits);
         assert!(traces.get(old).is_none());
-        let kept: Vec<MessageId> =
-            traces.of_recipient("alice@example.com", None, 9).iter().map(|trace| trace.id).collect();
+        let kept: Vec<MessageId> = of_recipient(&traces, "alice@example.com").iter().map(|trace| trace.id).collect();
         assert_eq!(kept, [young[4], young[3], young[2]]);
         traces.close();
     }
