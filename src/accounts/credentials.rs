@@ -105,7 +105,7 @@ impl TokenHash {
     }
 }
 
-/// Who is there, and by what. It holds while the configuration says the same: see [`Credentials::renewed`].
+/// Who is there, and by what. It holds while the configuration says the same: see `Credentials::renewed`.
 #[derive(Debug, Clone)]
 pub struct Login {
     /// Who, as it was at the time.

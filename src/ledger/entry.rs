@@ -70,7 +70,7 @@ pub struct Message {
     /// The verification whose code it carries.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub verification: Option<Arc<str>>,
-    /// Its Message-ID field, as [`Head`] has it.
+    /// Its Message-ID field, as `Head` has it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub message_id: Option<Arc<str>>,
 }

@@ -60,7 +60,7 @@ impl MessageId {
         is_hex.then(|| u128::from_str_radix(&hex, 16).ok()).flatten().map(|bits| Self(bits.to_be_bytes()))
     }
 
-    /// The reverse of [`MessageId::to_bytes`].
+    /// The reverse of `MessageId::to_bytes`.
     pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }

@@ -93,7 +93,7 @@ pub(crate) fn of_failure(failure: &Failure) -> Verdict {
     }
 }
 
-/// The verdict of [`of_failure`] on the same failure, where it is known who sends to whom: a refusal that names our sender
+/// The verdict of `of_failure` on the same failure, where it is known who sends to whom: a refusal that names our sender
 /// or its domain says nothing of the recipient.
 pub fn between(verdict: Verdict, failure: &Failure, parties: &Parties<'_>) -> Verdict {
     match &failure.fault {

@@ -385,7 +385,7 @@ impl Relay {
         self.queue.stop();
     }
 
-    /// Stops: clients are told to come back, running attempts get [`PATIENCE`], then the queue is written down and
+    /// Stops: clients are told to come back, running attempts get `PATIENCE`, then the queue is written down and
     /// closed. The HTTP API answers until then.
     pub async fn shut_down(self) {
         self.shut_down_shared().await;
