@@ -40,8 +40,8 @@ use crate::mail::message::Content;
 const TOUCHES_IN_SCAN: usize = 4;
 /// A file shorter than this is never written anew.
 const GIVE_BACK_MIN: u64 = 64 << 20;
-/// Rows that are copied at most while the relay runs; more would keep commits waiting.
-const COPIED_AT_REST_MAX: usize = 20_000;
+/// Rows that are copied at most; more would keep a start, or commits, waiting.
+const COPIED_MAX: usize = 20_000;
 /// Between two looks whether there is space to be given back.
 const GIVE_BACK_PAUSE: Duration = Duration::from_secs(3600);
 /// Below this much free space no new message is taken; what is stored can still be updated and removed.
@@ -75,15 +75,15 @@ impl SledStore {
             ring,
             events: EventRows::default(),
         };
-        store.try_to_give_back(usize::MAX);
+        store.try_to_give_back();
         if store.open.is_none() {
             store.open = Some(Open::new(path)?);
         }
         Ok(store)
     }
 
-    fn try_to_give_back(&mut self, rows_max: usize) {
-        if let Err(error) = self.give_back(GIVE_BACK_MIN, rows_max) {
+    fn try_to_give_back(&mut self) {
+        if let Err(error) = self.give_back(GIVE_BACK_MIN, COPIED_MAX) {
             tracing::warn!(%error, "the queue's file cannot be written anew; it stays as long as it is");
         }
     }
@@ -230,7 +230,7 @@ impl Store for SledStore {
         self.ring.housekeep(now);
         if self.ring.is_at_rest() && self.gave_back_at.plus(GIVE_BACK_PAUSE) <= now {
             self.gave_back_at = now;
-            self.try_to_give_back(COPIED_AT_REST_MAX);
+            self.try_to_give_back();
         }
     }
 }
