@@ -1,6 +1,7 @@
 //! Small files that a power cut leaves whole: each is the old one or the new one. Readable by their owner only.
 
 pub(crate) mod faults;
+pub(crate) mod locks;
 pub(crate) mod owner;
 
 use crate::base::clock::Timestamp;

@@ -4,7 +4,6 @@ use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use nix::errno::Errno;
@@ -16,6 +15,7 @@ use crate::accounts::credentials::TokenHash;
 use crate::base::clock::Timestamp;
 use crate::base::files;
 use crate::base::files::faults::{Use, absolute, explain, foreign};
+use crate::base::files::locks::wait_for_lock;
 use crate::base::format::{self, FORMAT, Newer};
 use crate::intake::idempotency::latest_day;
 
@@ -24,10 +24,6 @@ pub(super) const SELF_SIGNED: &str = "self-signed.pem";
 const SECRET_LEN: usize = 32;
 /// Octets of a token before it is written down.
 const TOKEN_LEN: usize = 32;
-
-/// How long to wait for the folder's lock, and between two looks.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 
 /// What is written in the folder all the time.
 const WRITTEN: [&str; 9] =
@@ -53,16 +49,11 @@ impl DataDir {
         look_for_foreign(path)?;
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(told)?;
         let lock = private_file(&path.join("lock")).map_err(told)?;
-        match lock_patiently(&lock) {
-            Ok(()) => {
-                take_on_format(path)?;
-                Ok(Self { path: path.to_owned(), _lock: lock })
-            }
-            Err(TryLockError::WouldBlock) => {
-                bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir")
-            }
-            Err(TryLockError::Error(error)) => Err(error).context(format!("{shown}/lock cannot be locked")),
+        if !wait_for_lock(&lock).with_context(|| format!("{shown}/lock cannot be locked"))? {
+            bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir");
         }
+        take_on_format(path)?;
+        Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
     /// Where the queue is.
@@ -224,21 +215,6 @@ pub(crate) fn look(path: &Path) -> io::Result<Option<String>> {
     access(nearest, AccessFlags::W_OK | AccessFlags::X_OK).map(|()| None).map_err(told)
 }
 
-/// Takes the lock. Where it was just given back, a process that was being started meanwhile may hold it a moment longer: it has
-/// all open files of its parent until its program runs.
-fn lock_patiently(lock: &File) -> Result<(), TryLockError> {
-    let mut patience = LOCK_PATIENCE;
-    loop {
-        match lock.try_lock() {
-            Err(TryLockError::WouldBlock) if !patience.is_zero() => {
-                std::thread::sleep(LOCK_PAUSE);
-                patience = patience.saturating_sub(LOCK_PAUSE);
-            }
-            result => return result,
-        }
-    }
-}
-
 /// Whether another process uses the folder.
 pub(crate) fn is_in_use(path: &Path) -> bool {
     let lock = File::open(path.join("lock")).map(|file| file.try_lock());
@@ -335,16 +311,6 @@ mod tests {
         assert_eq!(format_of(folder.path()).unwrap(), Some(format::FIRST));
         drop(DataDir::open(folder.path()).unwrap());
         assert_eq!(format_of(folder.path()).unwrap(), Some(FORMAT));
-    }
-
-    #[test]
-    fn a_lock_that_is_being_given_back_is_waited_for() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().to_owned();
-        let former = DataDir::open(&path).unwrap();
-        let next = std::thread::spawn(move || DataDir::open(&path).map(drop));
-        drop(former);
-        next.join().unwrap().unwrap();
     }
 
     #[test]

@@ -4,17 +4,17 @@
 //! no page of them reaches a quarter of a segment, where sled moves it to a file of its own that is never synced. After an
 //! error all further writes fail until the database is opened again.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions};
 use std::io;
 use std::panic::AssertUnwindSafe;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db};
 
 use super::record::{FORMAT_ROW, side_key};
 use crate::base::files;
+use crate::base::files::locks::{patiently, wait_for_lock};
 use crate::base::format::{self, FORMAT};
 use crate::ledger::embedded::store::{StoreError, Table};
 
@@ -24,9 +24,6 @@ const STATE: &str = "state";
 const CLOSED: &str = "closed";
 /// Octets from which on a batch is full.
 pub(super) const BATCH_LEN: usize = 256 << 10;
-/// How long to wait for the engine's lock, and between two looks.
-const LOCK_PATIENCE: Duration = Duration::from_millis(500);
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
 const CACHE_LEN: u64 = 4 << 20;
 /// How often a page is looked at after something was read from it. The engine lets go of pages beyond its cache only when
 /// it has counted 64 looks at those of one of its 256 shards: with one look at each, a long queue would come to be in
@@ -225,16 +222,7 @@ pub(crate) fn guarded<T>(work: impl FnOnce() -> Result<T, StoreError>) -> Result
 
 /// Opens a database. Where this process has just closed it, the engine's threads may hold its lock a moment longer.
 pub(crate) fn open_patiently(config: &sled::Config) -> Result<Db, sled::Error> {
-    let mut patience = LOCK_PATIENCE;
-    loop {
-        match config.open() {
-            Err(error) if is_locked(&error) && !patience.is_zero() => {
-                std::thread::sleep(LOCK_PAUSE);
-                patience = patience.saturating_sub(LOCK_PAUSE);
-            }
-            result => return result,
-        }
-    }
+    patiently(|| config.open(), is_locked)
 }
 
 /// Whether a database could not be opened because it is open already.
@@ -256,22 +244,6 @@ fn closed_len(path: &Path) -> io::Result<u64> {
     match wait_for_lock(&file)? {
         true => Ok(file.metadata()?.len()),
         false => Err(io::ErrorKind::ResourceBusy.into()),
-    }
-}
-
-/// Locks a database's file as the engine does; false where it stays locked.
-pub(super) fn wait_for_lock(file: &File) -> io::Result<bool> {
-    let mut patience = LOCK_PATIENCE;
-    loop {
-        match file.try_lock() {
-            Ok(()) => return Ok(true),
-            Err(TryLockError::WouldBlock) if patience.is_zero() => return Ok(false),
-            Err(TryLockError::WouldBlock) => {
-                std::thread::sleep(LOCK_PAUSE);
-                patience = patience.saturating_sub(LOCK_PAUSE);
-            }
-            Err(TryLockError::Error(error)) => return Err(error),
-        }
     }
 }
 

@@ -4,11 +4,12 @@ use std::fs::{self, File};
 use std::io;
 use std::path::Path;
 
-use super::engine::{Filling, Open, SEGMENT_LEN, guarded, io_error, tail, wait_for_lock};
+use super::engine::{Filling, Open, SEGMENT_LEN, guarded, io_error, tail};
 use super::record::is_key;
 use super::salvage::Log;
 use crate::base::clock::Timestamp;
 use crate::base::files;
+use crate::base::files::locks::wait_for_lock;
 use crate::ledger::embedded::store::StoreError;
 
 /// Opens the database in `path`, making it if there is none. A damaged one is set aside under another name.

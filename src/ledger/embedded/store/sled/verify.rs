@@ -5,12 +5,13 @@ use std::fs::File;
 use std::io;
 use std::path::Path;
 
-use super::engine::{SEGMENT_LEN, io_error, tail, wait_for_lock};
+use super::engine::{SEGMENT_LEN, io_error, tail};
 use super::record::{
     EVENT, FORMAT_ROW, Gathered, Leftovers, MESSAGE, SET_ASIDE, SIDE, is_key, message_id, side_key, table_of,
 };
 use super::salvage::Log;
 use super::traces;
+use crate::base::files::locks::wait_for_lock;
 use crate::base::format;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::{Found, Row, StoreError, Table};
