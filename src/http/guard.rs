@@ -82,8 +82,8 @@ impl<S> Guarded<S> {
         if head.as_mut().poll(context).is_ready() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(()) }
     }
 
-    /// Whether the peer may still be sending what nobody will read. If the connection were closed at once, its system would
-    /// throw away the answer that it has not read yet (RFC 9112 section 9.6).
+    /// Whether the peer may still be sending what nobody will read. If the connection were closed at once, the peer's system
+    /// would throw away the answer that it has not read yet (RFC 9112 section 9.6).
     fn is_sent_more(&self) -> bool {
         match *self.phase.lock() {
             Phase::Refused => true,

@@ -46,7 +46,7 @@ impl fmt::Display for EnhancedCode {
 }
 
 impl EnhancedCode {
-    /// Digit by digit: these are in every reply, and the general way to write numbers takes most of a reply's time.
+    /// Digit by digit, since these numbers are in every reply.
     fn write_to(self, out: &mut impl fmt::Write) -> fmt::Result {
         write_number(out, self.0.into())?;
         out.write_char('.')?;

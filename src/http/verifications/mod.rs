@@ -120,7 +120,7 @@ pub(super) async fn check_by_address(
     checked(&api, user, asked, code, &headers).await
 }
 
-/// Selector verification somebody asks about.
+/// The verification that somebody asks about.
 enum OwnedSelector {
     Id(String),
     Address { to: Mailbox, purpose: String, session: Option<String> },

@@ -245,7 +245,10 @@ impl Acme {
                     if is_bad_nonce(&error) {
                         return Err(error);
                     }
-                    tracing::debug!(error = format!("{error:#}"), "an order that names no certificate, then");
+                    tracing::debug!(
+                        error = format!("{error:#}"),
+                        "the CA did not take an order that names the certificate it replaces; it gets one without"
+                    );
                 }
             }
         }
