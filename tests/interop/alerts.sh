@@ -30,7 +30,7 @@ openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1 -nodes -days 
   -addext subjectAltName=DNS:relay.app.test -keyout "$work/c.key" -out "$work/c.pem" 2>/dev/null
 chmod 600 "$work/c.key"
 {
-  base_config | sed -e "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/" -e "s|^data_dir = .*|data_dir = \"$work/disk/data\"|"
+  base_config | with_api "$http_port" | sed "s|^data_dir = .*|data_dir = \"$work/disk/data\"|"
   printf '[queue]\nentries_max = 20\n[tls]\ncertificate = "c.pem"\nprivate_key = "c.key"\n'
   printf '[[webhook]]\nurl = "http://127.0.0.1:1/dead"\nsecret_file = "w.secret"\n'
   printf '[[user]]\nname = "shop"\nsenders = ["*@app.test"]\n[[smart_host]]\naddress = "127.0.0.1:1"\ntls = "none"\nwhen = "always"\ndomains = ["smart.test"]\n%s\n' "$dkim_config"

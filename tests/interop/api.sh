@@ -14,7 +14,7 @@ start_sink sink
 smtp_port=$(free_port) http_port=$(free_port)
 hash=$("$relay" user hash --token 2>"$work/token")
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[user]]' 'name = "shop"' "token_hash = \"$hash\"" 'senders = ["*@app.test"]'
 } >"$work/relay.toml"
 start_relay

@@ -15,7 +15,7 @@ declare -A smtp http
 for side in without with; do
   smtp_port=$(free_port)
   smtp[$side]=$smtp_port http[$side]=$(free_port)
-  { base_config | with_api "${http[$side]}" | sed "s|^data_dir = .*|data_dir = \"$work/$side\"|"
+  { base_config | with_api "${http[$side]}" "$work/token" | sed "s|^data_dir = .*|data_dir = \"$work/$side\"|"
     printf '[[user]]\nname = "trusted"\nsenders = ["*@app.test"]\n'; } >"$work/$side.toml"
 done
 printf '[[webhook]]\nurl = "http://127.0.0.1:9/dead"\nsecret_file = "%s"\n' "$work/hook.secret" >>"$work/with.toml"

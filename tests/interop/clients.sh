@@ -15,7 +15,7 @@ start_dns "example.test MX 10 mx.example.test" "mx.example.test A 127.0.0.1"
 start_sink sink --chunking
 smtp_port=$(free_port) smtps_port=$(free_port) http_port=$(free_port)
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[listener]]' "address = \"127.0.0.1:$smtps_port\"" 'tls = "implicit"'
   printf '%s\n' '[[user]]' 'name = "shop"' "password_hash = \"$(password_hash secret)\"" 'senders = ["*@app.test"]'
 } >"$work/relay.toml"

@@ -19,7 +19,7 @@ printf 'v1,whsec_%s\n' "$(head -c 32 /dev/urandom | base64)" "$whsec" >"$work/su
 printf 'zitadel-signing-key\n' >"$work/zitadel.secret"
 printf 'Bearer logto-value\n' >"$work/logto.secret"
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[user]]' 'name = "shop"' 'senders = ["otp@app.test"]' "token_hash = \"$(tail -n 1 "$work/hash")\""
   for kind in supabase logto zitadel; do
     printf '%s\n' '[[hook]]' "name = \"$kind\"" "kind = \"$kind\"" 'user = "shop"' 'from = "otp@app.test"' 'app = "Example Shop"' \

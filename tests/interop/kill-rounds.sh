@@ -16,7 +16,7 @@ listener_options=$'auth = "trusted"\ntrusted_networks = ["127.0.0.0/8"]'
 logs=()
 http_port=$(free_port)
 install -m 600 /dev/stdin "$work/token" <<<"$(head -c 32 /dev/urandom | base64)"
-{ base_config | with_api "$http_port"; echo "$dkim_config"; } >"$work/relay.toml"
+{ base_config | with_api "$http_port" "$work/token"; echo "$dkim_config"; } >"$work/relay.toml"
 if [ "${3:-}" = at-most-once ]; then
   sed -i 's/^\[otp\]/&\ndeliver_at_most_once = true/' "$work/relay.toml"
   logs=("$work/unknown" "$work/relay.log")

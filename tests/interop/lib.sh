@@ -145,8 +145,8 @@ recipients = "full"
 CONFIG
 }
 
-# with_api PORT: the configuration read, with the API on this port and its token in $work/token.
-with_api() { sed "s|^address = \"off\"|address = \"127.0.0.1:$1\"\ntoken_file = \"$work/token\"|"; }
+# with_api PORT [TOKEN_FILE]: the configuration read, with the API on this port.
+with_api() { sed "s|^address = \"off\"|address = \"127.0.0.1:$1\"${2:+\ntoken_file = \"$2\"}|"; }
 
 # start_relay [CONFIG]: returns when it can be connected to; its log is $work/relay.log.
 start_relay() {

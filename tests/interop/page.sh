@@ -14,7 +14,7 @@ make_keys app.test
 start_dns "example.net MX 10 mx.example.net" "mx.example.net A 127.0.0.1" "late.test MX 10 mx.late.test" "mx.late.test A 127.0.0.1"
 start_sink sink
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '[[webhook]]\nurl = "http://127.0.0.1:1/hook?key=secret"\nsecret_file = "w.secret"\n'
   printf '[[user]]\nname = "shop"\nsenders = ["*@app.test"]\n%s\n' "$dkim_config"
 } >"$work/relay.toml"

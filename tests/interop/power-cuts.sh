@@ -25,7 +25,7 @@ config() {
 }
 http_port=$(free_port)
 install -m 600 /dev/stdin "$work/token" <<<"$(head -c 32 /dev/urandom | base64)"
-config | with_api "$http_port" >"$work/relay.toml"
+config | with_api "$http_port" "$work/token" >"$work/relay.toml"
 acknowledged=$work/acknowledged
 : >"$acknowledged"
 
@@ -44,6 +44,6 @@ stop reader || true
 
 smtp_port=$(free_port)
 http_port=$(free_port)
-config | with_api "$http_port" | sed -e "s|^data_dir = .*|data_dir = \"$work/cut\"|" -e "s|^port = .*|port = $(free_port)|" >"$work/cut.toml"
+config | with_api "$http_port" "$work/token" | sed -e "s|^data_dir = .*|data_dir = \"$work/cut\"|" -e "s|^port = .*|port = $(free_port)|" >"$work/cut.toml"
 counts=$("$python" "$here/power-cuts.py" replay "$work" "$work/data" "$cuts" "$seed" "$relay" "$mode") || fail "nothing lost" "$counts"
 ok "$counts"

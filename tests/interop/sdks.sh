@@ -18,7 +18,7 @@ smtp_port=$(free_port) http_port=$(free_port)
 hash=$("$relay" user hash --token 2>"$work/token")
 token=$(sed 's/^token: //' "$work/token")
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/;"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[user]]' 'name = "shop"' "token_hash = \"$hash\"" 'senders = ["*@app.test"]'
 } >"$work/relay.toml"
 start_relay

@@ -15,7 +15,7 @@ smtp_port=$(free_port) http_port=$(free_port)
 "$relay" user hash --token >"$work/hash" 2>"$work/token"
 token=$(grep -o '[^ ]*$' "$work/token" | tail -n 1)
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[user]]' 'name = "shop"' 'senders = ["*@app.test"]' "token_hash = \"$(tail -n 1 "$work/hash")\"" "$dkim_config"
 } >"$work/relay.toml"
 chmod 600 "$work/relay.toml"

@@ -15,7 +15,7 @@ listener_options=$'tls = "none"\nauth = "trusted"\ntrusted_networks = ["127.0.0.
 head -c 32 /dev/urandom | base64 >"$work/token"
 chmod 600 "$work/token"
 {
-  base_config | sed "s|^address = \"off\"|address = \"127.0.0.1:$http_port\"\ntoken_file = \"$work/token\"|"
+  base_config | with_api "$http_port" "$work/token"
   printf '%s\n' '[[user]]' 'name = "trusted"' 'senders = ["*@app.test"]'
 } >"$work/relay.toml"
 ask() { curl -sf -H "Authorization: Bearer $(cat "$work/token")" "http://127.0.0.1:$http_port$1"; }

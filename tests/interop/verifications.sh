@@ -14,7 +14,7 @@ smtp_port=$(free_port) http_port=$(free_port)
 grep -o '[^ ]*$' "$work/token" | tail -n 1 >"$work/api.token"
 chmod 600 "$work/api.token"
 {
-  base_config | sed "s/^address = \"off\"/address = \"127.0.0.1:$http_port\"/"
+  base_config | with_api "$http_port"
   printf '%s\n' '[[user]]' 'name = "shop"' 'senders = ["otp@app.test"]' "token_hash = \"$(tail -n 1 "$work/hash")\""
 } >"$work/relay.toml"
 chmod 600 "$work/relay.toml"

@@ -24,7 +24,7 @@ first=$(secret) second=$(secret)
 install -m 600 /dev/stdin "$work/hook.secret" <<<"$first"
 head -c 32 /dev/urandom | base64 >"$work/token"
 chmod 600 "$work/token"
-base_config | with_api "$http_port" >"$work/relay.toml"
+base_config | with_api "$http_port" "$work/token" >"$work/relay.toml"
 cat >>"$work/relay.toml" <<CONFIG
 [[user]]
 name = "trusted"
