@@ -27,7 +27,7 @@ pub(super) async fn tell(stage: &mut Stage) -> anyhow::Result<()> {
     say(&format!("  the relay      {}   where an app would send its codes", stage.smtp()));
     let greylist = stage.greylist;
     say(&format!(
-        "  mail hosts     mx.example.test   one for every domain; this one greylists for {} s",
+        "  a mail host    mx.*.sandbox      of {RECIPIENT} alone; it greylists for {} s",
         greylist.as_secs_f64()
     ));
     say(&format!("  a name server  {}   knows them, and the relay's DKIM keys\n", stage.dns));
