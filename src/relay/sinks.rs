@@ -20,6 +20,7 @@ use crate::report::{Listener, PassedOn};
 use crate::tls::verify::Roots;
 
 /// Those who hear of every event.
+#[derive(Clone)]
 pub(super) struct Sinks {
     pub(super) traces: Arc<Traces>,
     pub(super) stats: Arc<Statistics>,
