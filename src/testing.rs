@@ -52,7 +52,7 @@ pub mod http {
 
 /// Mail in.
 pub mod intake {
-    pub use crate::intake::{budget, door, idempotency, options, suppression};
+    pub use crate::intake::{budget, door, idempotency, options, recipient, suppression};
 }
 
 /// What is stored.

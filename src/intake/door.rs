@@ -2,14 +2,15 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use arc_swap::ArcSwap;
 
 use super::aftermath::Aftermath;
+use super::allowance::Allowance;
 use super::buckets::Buckets;
-use super::budget::{self, Budgets};
+use super::budget::Budgets;
 use super::budget_form;
+use super::forecasts::Forecasts;
 pub(crate) use super::idempotency::InWork;
 use super::idempotency::{self, Lookup, Reservation, RotatingSecrets};
 use super::opened::{Opened, opened};
@@ -31,22 +32,16 @@ use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
-use crate::greylist::facts::Forecast;
-use crate::greylist::table::Triplet;
 use crate::ledger::embedded::journal::{JournalError, PendingCommit};
 use crate::ledger::embedded::store::{Change, Table};
 use crate::ledger::entry::{Message, SignedContent, State};
 use crate::mail::address::{Mailbox, ReversePath};
-use crate::mail::envelope::{Envelope, Recipient};
-use crate::mail::id::{EntryId, MessageId};
+use crate::mail::envelope::Envelope;
+use crate::mail::id::MessageId;
 use crate::mail::message::Content;
-use crate::queue::{AppendError, Foreknowledge, Offered, Queue, Risk};
+use crate::queue::{AppendError, Foreknowledge, Offered, Queue};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
-
-/// How long all recipients of a message together wait for DNS. Clients that send while somebody looks at a page give a command
-/// three to five seconds.
-pub const DNS_WAIT: Duration = Duration::from_secs(1);
 
 /// What is told of a message with long lines.
 const ENCODED: &str = "lines of more than 998 bytes were encoded";
@@ -75,10 +70,11 @@ pub struct Parts {
 
 /// The door.
 pub struct Door {
-    parts: Parts,
-    buckets: Buckets,
+    pub(super) parts: Parts,
+    pub(super) buckets: Buckets,
     unsigned: Unsigned,
     idempotency: idempotency::Keys,
+    forecasts: Forecasts,
 }
 
 impl std::fmt::Debug for Door {
@@ -114,7 +110,7 @@ pub(crate) enum Prepared<'a> {
 pub struct Ready<'a> {
     message: Arc<Message>,
     content: Content,
-    places: Places<'a>,
+    allowance: Allowance<'a>,
     reservation: Option<Reservation<'a>>,
     /// For want of a key nobody signs for it.
     author: Option<Mailbox>,
@@ -124,15 +120,6 @@ pub struct Ready<'a> {
     slot: Option<&'a Slot>,
 }
 
-/// An answer that is there at once, or has to be waited for.
-#[derive(Debug, PartialEq, Eq)]
-pub enum RecipientCheck {
-    /// Known.
-    Done(Result<(), Refusal>),
-    /// Ask [`Door::wait_for_domain`].
-    NeedsDns,
-}
-
 impl Door {
     /// A door to the queue. What is stored of budgets, keys and suppressions counts from here on.
     pub fn new(parts: Parts) -> Arc<Self> {
@@ -140,7 +127,13 @@ impl Door {
         let (queue, now) = (&parts.queue, parts.clock.now());
         parts.aftermath.take_up(queue, now);
         let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
-        Arc::new(Self { parts, buckets: Buckets::default(), unsigned: Unsigned::default(), idempotency })
+        let forecasts = Forecasts {
+            queue: parts.queue.clone(),
+            router: parts.router.clone(),
+            smart_hosts: parts.smart_hosts.clone(),
+            reverse_path: parts.reverse_path.clone(),
+        };
+        Arc::new(Self { parts, buckets: Buckets::default(), unsigned: Unsigned::default(), idempotency, forecasts })
     }
 
     /// Changes the settings.
@@ -188,15 +181,15 @@ impl Door {
         &self.parts.aftermath.verifications
     }
 
-    fn suppressed(&self) -> &Suppressions {
+    pub(super) fn suppressed(&self) -> &Suppressions {
         &self.parts.aftermath.suppressions
     }
 
-    fn budgets(&self) -> &Budgets {
+    pub(super) fn budgets(&self) -> &Budgets {
         &self.parts.aftermath.budgets
     }
 
-    fn settings(&self) -> Arc<Settings> {
+    pub(super) fn settings(&self) -> Arc<Settings> {
         self.parts.aftermath.settings.load_full()
     }
 
@@ -217,89 +210,20 @@ impl Door {
         Err(Refusal::Sender { what, allowed: user.allowed() })
     }
 
-    /// May mail go to this recipient? Answers at once unless DNS has to be asked.
-    pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
-        let settings = self.settings();
-        let now = self.parts.clock.now();
-        let suppressed =
-            || self.suppressed().check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
-        let room = check_form(&settings, recipient).and_then(|()| suppressed());
-        let room = room.and_then(|()| self.buckets.check(user, now));
-        let room = room.and_then(|()| self.budgets().check(user, recipient, now));
-        if room.is_err() {
-            return RecipientCheck::Done(room);
-        }
-        if recipient.address_literal().is_some() {
-            return RecipientCheck::Done(Err(Refusal::AddressLiteral));
-        }
-        if !settings.covers(recipient) {
-            return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
-        }
-        match self.parts.router.remembered(&self.parts.router.name(recipient)) {
-            Some(Err(error)) if settings.verify_domain => RecipientCheck::Done(domain_verdict(&error)),
-            Some(_) => RecipientCheck::Done(Ok(())),
-            None => RecipientCheck::NeedsDns,
-        }
-    }
-
-    /// Looks the recipient's domain up. Trouble with DNS, and no answer within `patience`, is no refusal; and where
-    /// domains are not verified, the look-up only saves delivery the time.
-    ///
-    /// # Errors
-    /// When the domain cannot receive mail.
-    pub async fn wait_for_domain(&self, recipient: &Mailbox, patience: Duration) -> Result<(), Refusal> {
-        let (router, domain) = (self.parts.router.clone(), self.parts.router.name(recipient));
-        // On a task of its own, so that the answer is kept even when it comes too late for this command.
-        let lookup = tokio::spawn(async move { router.route(&domain).await });
-        if !self.settings().verify_domain {
-            return Ok(());
-        }
-        match tokio::time::timeout(patience, lookup).await {
-            Ok(Ok(Err(error))) => domain_verdict(&error),
-            Ok(Ok(Ok(_)) | Err(_)) | Err(_) => Ok(()),
-        }
-    }
-
     /// What the wall clock shows at a time of the relay's.
     pub fn wall(&self, at: Timestamp) -> Timestamp {
         self.parts.clock.step().wall(at)
     }
 
-    fn by_wall(&self, refusal: Refusal) -> Refusal {
+    pub(super) fn by_wall(&self, refusal: Refusal) -> Refusal {
         refusal.by_wall(self.parts.clock.step())
     }
 
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
     pub fn predicted_at(&self, message: &Message, index: u16) -> Option<Timestamp> {
         let now = self.parts.clock.now();
-        let (_, forecast) = self.forecast(message, &message.recipient(index).mailbox, now)?;
+        let (_, forecast) = self.forecasts.of(message, &message.recipient(index).mailbox, now)?;
         forecast.passes_at(now)
-    }
-
-    /// What a message has to expect at a recipient's destination, as far as that is known without asking anybody.
-    fn forecast(&self, message: &Message, recipient: &Mailbox, now: Timestamp) -> Option<(Arc<Route>, Forecast)> {
-        let Parts { router, queue, reverse_path, smart_hosts, .. } = &self.parts;
-        let domain = router.name(recipient);
-        let route = router.remembered(&domain)?.ok()?;
-        // Most destinations do not greylist; that costs no more than a look.
-        if !queue.greylists().knows(&route.destination) || smart_hosts.take_all(&domain) {
-            return None;
-        }
-        let sender = message.envelope.reverse_path.sent_as(reverse_path.as_ref());
-        let triplet = Triplet::new(sender.as_str(), &recipient.plain_key(), &route.destination);
-        let forecast = queue.greylists().forecast(&triplet, now);
-        Some((route, forecast))
-    }
-
-    /// The entries of which it is known that they come too late.
-    fn risks(&self, message: &Message) -> Vec<Risk> {
-        let now = self.parts.clock.now();
-        let risk = |(recipient, index): (&Recipient, u16)| {
-            let (route, forecast) = self.forecast(message, &recipient.mailbox, now)?;
-            let is_too_late = forecast.is_too_late(message.accepted_at, message.expires_at, now);
-            is_too_late.then(|| Risk { index, destination: route.name().clone(), forecast })
-        };
-        message.envelope.recipients.iter().zip(0..).filter_map(risk).collect()
     }
 
     /// Who serves a domain, and what is known of their greylisting.
@@ -374,7 +298,7 @@ impl Door {
         let now = self.parts.clock.now();
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
-        envelope.recipients.iter().try_for_each(|recipient| check_form(&settings, &recipient.mailbox))?;
+        envelope.recipients.iter().try_for_each(|recipient| settings.check_form(&recipient.mailbox))?;
         let Opened { content, header, asked, is_encoded } = opened(content, settings.long_lines).await?;
         let options = options.or(asked);
         for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
@@ -403,14 +327,13 @@ impl Door {
             None => message,
         };
         let message = Arc::new(message);
-        let mut places = self.take_places(&message, reservation.is_some())?;
-        self.buckets.take(user, message.envelope.recipients.len(), now)?;
-        places.count_for_rate = true;
+        let allowance = Allowance::take(&self.parts.aftermath, &self.buckets, user, &message, reservation.is_some())
+            .map_err(|refusal| self.by_wall(refusal))?;
         let author = header.from.mailboxes.into_iter().next();
         Ok(Prepared::Ready(Box::new(Ready {
             message,
             content,
-            places,
+            allowance,
             reservation,
             author,
             is_encoded,
@@ -424,14 +347,14 @@ impl Door {
     /// # Errors
     /// When it cannot be stored or signed; then nothing of it is kept.
     pub async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
-        let Ready { message, content, mut places, reservation, author, is_encoded, is_lowered, slot } = ready;
+        let Ready { message, content, mut allowance, reservation, author, is_encoded, is_lowered, slot } = ready;
         let id = message.id;
-        let mut side = std::mem::take(&mut places.changes);
+        let mut side = allowance.changes();
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
         let step = self.parts.clock.step();
         side.extend(slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)));
         let offered = self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
-        places.are_kept = true;
+        allowance.keep();
         if message.signing_domain.is_none() {
             let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
             self.tell_unsigned(author, id, message.accepted_at);
@@ -448,25 +371,6 @@ impl Door {
         let live = snapshot.iter().flat_map(|snapshot| &snapshot.entries).find_map(|entry| entry.state);
         let repeat_of = Some(live.map_or("ended", State::name));
         Receipt { id, repeat_of, is_lowered: false, offered: Offered::default() }
-    }
-
-    /// Takes what each recipient has to have: a place in its budget, and where it was suppressed, the one try.
-    fn take_places(&self, message: &Arc<Message>, is_repeatable: bool) -> Result<Places<'_>, Refusal> {
-        let Message { user, lane, id, accepted_at, .. } = message.as_ref();
-        let mut places = Places {
-            door: self,
-            message: message.clone(),
-            changes: Vec::new(),
-            count_for_rate: false,
-            are_kept: false,
-        };
-        for recipient in &message.envelope.recipients {
-            let tried = self.suppressed().try_with(&recipient.mailbox, (user, *id), *accepted_at);
-            tried.map_err(|refusal| self.by_wall(refusal))?;
-        }
-        let request = budget::Request { user, lane: *lane, id: *id, is_repeatable, now: *accepted_at };
-        places.changes = self.budgets().take(&request, &message.envelope.recipients)?;
-        Ok(places)
     }
 
     /// The addresses that are not sent to.
@@ -541,42 +445,8 @@ impl Door {
         queue.stored(&mut pending.commit).await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         pending.is_over = true;
-        let known = Foreknowledge { risks: &self.risks(message), note };
+        let known = Foreknowledge { risks: &self.forecasts.risks(message, self.parts.clock.now()), note };
         Ok(queue.admit(message, SignedContent { signatures, content }, known))
-    }
-}
-
-/// What was taken for a message's recipients; given back unless the message is accepted.
-struct Places<'a> {
-    door: &'a Door,
-    message: Arc<Message>,
-    /// To be stored with the message.
-    changes: Vec<Change>,
-    /// They were taken from the user's rate, too.
-    count_for_rate: bool,
-    are_kept: bool,
-}
-
-impl std::fmt::Debug for Places<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Places")
-    }
-}
-
-impl Drop for Places<'_> {
-    fn drop(&mut self) {
-        if self.are_kept {
-            return;
-        }
-        if self.count_for_rate {
-            self.door.buckets.give_back(&self.message.user, self.message.envelope.recipients.len());
-        }
-        for (recipient, index) in self.message.envelope.recipients.iter().zip(0..) {
-            let entry = EntryId { message: self.message.id, index };
-            // What may be stored of it is superfluous within the window, and gone after it.
-            let _ = self.door.budgets().give_back(&self.message.user, &recipient.mailbox, entry);
-            self.door.suppressed().release(&recipient.mailbox, self.message.id);
-        }
     }
 }
 
@@ -601,21 +471,6 @@ impl Drop for Pending<'_> {
 fn unusual(message_id: Arc<str>, id: MessageId, envelope: &Envelope) -> Option<Arc<str>> {
     let usual = usual_message_id(id, envelope.reverse_path.mailbox());
     (usual.as_deref() != Some(&*message_id)).then_some(message_id)
-}
-
-/// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
-fn check_form(settings: &Settings, recipient: &Mailbox) -> Result<(), Refusal> {
-    if recipient.is_routed() && !settings.routed_addresses { Err(Refusal::Routed) } else { settings.tried(recipient) }
-}
-
-fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {
-    match error {
-        RouteError::NoSuchDomain => Err(Refusal::NoSuchDomain),
-        RouteError::NullMx => Err(Refusal::NullMx),
-        RouteError::NoHost => Err(Refusal::NoMailHost),
-        RouteError::Private => Err(Refusal::PrivateHosts),
-        RouteError::Trouble(_) => Ok(()),
-    }
 }
 
 impl From<AppendError> for Refusal {

@@ -2,16 +2,19 @@
 //! what comes, and stores it.
 
 pub(crate) mod aftermath;
+mod allowance;
 mod buckets;
 pub mod budget;
 pub(crate) mod budget_form;
 mod budget_table;
 pub mod door;
 mod dsn;
+mod forecasts;
 pub mod idempotency;
 mod notices;
 mod opened;
 pub mod options;
+pub mod recipient;
 pub(crate) mod refusal;
 mod settings;
 pub(crate) mod stamp;

@@ -68,8 +68,13 @@ impl Default for Settings {
 }
 
 impl Settings {
+    /// Whether mail is taken for an address of this form. One that routes may reach whom it does not name.
+    pub(super) fn check_form(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+        if recipient.is_routed() && !self.routed_addresses { Err(Refusal::Routed) } else { self.tried(recipient) }
+    }
+
     /// In the sandbox, the refusal that an address asks for.
-    pub(super) fn tried(&self, recipient: &Mailbox) -> Result<(), Refusal> {
+    fn tried(&self, recipient: &Mailbox) -> Result<(), Refusal> {
         let trial = match self.route_by {
             RouteBy::Domain => None,
             RouteBy::Trial => Trial::of(&recipient.plain_local_part()),

@@ -1,0 +1,78 @@
+//! Whether mail may go to a recipient, before there is a message: its form, suppression, limits, and whether its domain can
+//! receive mail.
+
+use std::time::Duration;
+
+use super::door::Door;
+use super::refusal::Refusal;
+use crate::accounts::user::User;
+use crate::destination::route::RouteError;
+use crate::mail::address::Mailbox;
+
+/// How long all recipients of a message together wait for DNS. Clients that send while somebody looks at a page give a command
+/// three to five seconds.
+pub const DNS_WAIT: Duration = Duration::from_secs(1);
+
+/// An answer that is there at once, or has to be waited for.
+#[derive(Debug, PartialEq, Eq)]
+pub enum RecipientCheck {
+    /// Known.
+    Done(Result<(), Refusal>),
+    /// Ask [`Door::wait_for_domain`].
+    NeedsDns,
+}
+
+impl Door {
+    /// May mail go to this recipient? Answers at once unless DNS has to be asked.
+    pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
+        let settings = self.settings();
+        let now = self.parts.clock.now();
+        let suppressed =
+            || self.suppressed().check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
+        let room = settings.check_form(recipient).and_then(|()| suppressed());
+        let room = room.and_then(|()| self.buckets.check(user, now));
+        let room = room.and_then(|()| self.budgets().check(user, recipient, now));
+        if room.is_err() {
+            return RecipientCheck::Done(room);
+        }
+        if recipient.address_literal().is_some() {
+            return RecipientCheck::Done(Err(Refusal::AddressLiteral));
+        }
+        if !settings.covers(recipient) {
+            return RecipientCheck::Done(Err(Refusal::NotInOnlyTo));
+        }
+        match self.parts.router.remembered(&self.parts.router.name(recipient)) {
+            Some(Err(error)) if settings.verify_domain => RecipientCheck::Done(domain_verdict(&error)),
+            Some(_) => RecipientCheck::Done(Ok(())),
+            None => RecipientCheck::NeedsDns,
+        }
+    }
+
+    /// Looks the recipient's domain up. Trouble with DNS, and no answer within `patience`, is no refusal; and where
+    /// domains are not verified, the look-up only saves delivery the time.
+    ///
+    /// # Errors
+    /// When the domain cannot receive mail.
+    pub async fn wait_for_domain(&self, recipient: &Mailbox, patience: Duration) -> Result<(), Refusal> {
+        let (router, domain) = (self.parts.router.clone(), self.parts.router.name(recipient));
+        // On a task of its own, so that the answer is kept even when it comes too late for this command.
+        let lookup = tokio::spawn(async move { router.route(&domain).await });
+        if !self.settings().verify_domain {
+            return Ok(());
+        }
+        match tokio::time::timeout(patience, lookup).await {
+            Ok(Ok(Err(error))) => domain_verdict(&error),
+            Ok(Ok(Ok(_)) | Err(_)) | Err(_) => Ok(()),
+        }
+    }
+}
+
+fn domain_verdict(error: &RouteError) -> Result<(), Refusal> {
+    match error {
+        RouteError::NoSuchDomain => Err(Refusal::NoSuchDomain),
+        RouteError::NullMx => Err(Refusal::NullMx),
+        RouteError::NoHost => Err(Refusal::NoMailHost),
+        RouteError::Private => Err(Refusal::PrivateHosts),
+        RouteError::Trouble(_) => Ok(()),
+    }
+}
