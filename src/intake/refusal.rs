@@ -166,15 +166,7 @@ impl Refusal {
                 "a message with this idempotency key is being accepted; try again",
             ),
             Self::Suppressed { bounced, until, address } => {
-                let bounced = bounced.map(|bounced| format!(": hard bounce on {}", bounced.date()));
-                let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16]));
-                let text = format!(
-                    "suppressed{}{}; to override: otp-relay suppression remove {}",
-                    bounced.unwrap_or_default(),
-                    until.unwrap_or_default(),
-                    shell_argument(address)
-                );
-                Reply::new(550, EnhancedCode(5, 1, 1), text)
+                Reply::new(550, EnhancedCode(5, 1, 1), suppressed_text(*bounced, *until, address))
             }
             Self::Budget { count, window, wait } => {
                 let window = spoken(*window);
@@ -202,6 +194,12 @@ impl Refusal {
             Self::ShuttingDown => reply::SHUTTING_DOWN,
         }
     }
+}
+
+fn suppressed_text(bounced: Option<Timestamp>, until: Option<Timestamp>, address: &str) -> String {
+    let bounced = bounced.map(|bounced| format!(": hard bounce on {}", bounced.date())).unwrap_or_default();
+    let until = until.map(|until| format!(", until {}", &until.rfc3339()[..16])).unwrap_or_default();
+    format!("suppressed{bounced}{until}; to override: otp-relay suppression remove {}", shell_argument(address))
 }
 
 /// Whole seconds, upwards.
