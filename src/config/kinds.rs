@@ -1,6 +1,6 @@
 //! The kinds of values: how the file writes each, and what it becomes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -215,6 +215,17 @@ pub(super) const DOMAINS: List<String> = List(Text {
 pub(super) const ADDRESSES: List<String> = List(Text {
     form: "a pattern like \"*@example.com\"",
     parse: |text| is_address_pattern(text).then(|| text.to_owned()),
+    write: String::clone,
+});
+
+/// An address with a port; each key has a form of its own.
+pub(super) const SOCKET: Text<SocketAddr> =
+    Text { form: "an IP address with a port", parse: |text| text.parse().ok(), write: SocketAddr::to_string };
+
+/// Names of hosts, as DNS compares them.
+pub(super) const HOST_NAMES: List<String> = List(Text {
+    form: "a host name like \"relay.example.com\"",
+    parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
     write: String::clone,
 });
 

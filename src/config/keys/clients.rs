@@ -1,12 +1,12 @@
 //! The keys of what faces clients: who may come, and what is taken from them.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::drafts::{Auth, DkimKey, Listener, SENDERS, UserSettings};
 use super::super::kinds::{
-    ANY, Choice, FILE, FLAG, List, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, Secret, Size, Span, Text,
+    ANY, Choice, FILE, FLAG, HOST_NAMES, List, Maybe, NETWORKS, NoneBy, Number, RATE, SECRET_FILE, SOCKET, Secret,
+    Size, Span, Text,
 };
 use super::super::table::Reload::{Live, Restart};
 use super::super::table::{Key, Table, at, key};
@@ -20,7 +20,6 @@ use crate::base::units::{self, duration_text};
 use crate::intake::idempotency::MEMORY;
 use crate::intake::options::{self, LIFE};
 use crate::intake::stamp::LongLines;
-use crate::mail::address::domain_key;
 use crate::submission::listener::ListenerTls;
 use crate::tls::acme::Challenge;
 
@@ -32,14 +31,25 @@ const LANES: Choice<Lane> = Choice(&lane::NAMED);
 const SUPERSEDE: Choice<Supersede> =
     Choice(&[("by-key", Supersede::ByKey), ("same-recipient", Supersede::SameRecipient), ("off", Supersede::Off)]);
 const BUDGET: NoneBy<Rate> = NoneBy("off", Text { form: "a rate like \"5/10m\", or \"off\",", ..RATE });
+const USER_NAME: Text<Arc<str>> = Text {
+    form: "a name of 1 to 64 characters, none of them control characters,",
+    parse: |text| {
+        let fits = !text.is_empty() && text.len() <= 64 && !text.contains(char::is_control);
+        fits.then(|| text.into())
+    },
+    write: |name| name.to_string(),
+};
+const PASSWORD_HASH: Text<PasswordHash> = Text {
+    form: "a hash from `otp-relay user hash` (SCRAM-SHA-256$... or $argon2id$...)",
+    parse: PasswordHash::from_text,
+    write: |_| String::new(),
+};
+const TOKEN_HASH: Text<TokenHash> =
+    Text { form: "a hash from `otp-relay user hash --token`", parse: TokenHash::from_text, write: |_| String::new() };
 
 /// `[[listener]]`.
 pub(in crate::config) fn listener() -> Table<Listener> {
-    let address = Text {
-        form: "an IP address with a port, like \"127.0.0.1:2525\" or \"[::1]:587\",",
-        parse: |text| text.parse::<SocketAddr>().ok(),
-        write: SocketAddr::to_string,
-    };
+    let address = Text { form: "an IP address with a port, like \"127.0.0.1:2525\" or \"[::1]:587\",", ..SOCKET };
     let tls = Choice(&[
         ("starttls", ListenerTls::StartTls),
         ("implicit", ListenerTls::Implicit),
@@ -132,21 +142,12 @@ pub(in crate::config) fn acme() -> Table<Config> {
         ("tls-alpn-01", Challenge::TlsAlpn),
         ("dns-persist-01", Challenge::DnsPersist),
     ]);
-    let domains = List(Text {
-        form: "a host name like \"relay.example.com\"",
-        parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
-        write: String::clone,
-    });
-    let address = Text {
-        form: "an IP address with a port, like \"0.0.0.0:80\" or \"[::]:80\",",
-        parse: |text| text.parse::<SocketAddr>().ok(),
-        write: SocketAddr::to_string,
-    };
+    let address = Text { form: "an IP address with a port, like \"0.0.0.0:80\" or \"[::]:80\",", ..SOCKET };
     let keys = vec![
         key(
             "domains",
             at!(Config: acme.domains),
-            domains,
+            HOST_NAMES,
             Restart,
             "The names of the certificate. Empty: none is got.",
         )
@@ -190,32 +191,14 @@ pub(in crate::config) fn acme() -> Table<Config> {
 
 /// `[[user]]`.
 pub(in crate::config) fn user() -> Table<UserSettings> {
-    let name = Text {
-        form: "a name of 1 to 64 characters, none of them control characters,",
-        parse: |text| {
-            let fits = !text.is_empty() && text.len() <= 64 && !text.contains(char::is_control);
-            fits.then(|| text.into())
-        },
-        write: |name: &Arc<str>| name.to_string(),
-    };
-    let password = Text {
-        form: "a hash from `otp-relay user hash` (SCRAM-SHA-256$... or $argon2id$...)",
-        parse: PasswordHash::from_text,
-        write: |_| String::new(),
-    };
-    let token = Text {
-        form: "a hash from `otp-relay user hash --token`",
-        parse: TokenHash::from_text,
-        write: |_| String::new(),
-    };
     let keys = vec![
-        key("name", at!(UserSettings: user.name), name, Live, "The name to log in with.")
+        key("name", at!(UserSettings: user.name), USER_NAME, Live, "The name to log in with.")
             .example("\"shop\"")
             .required("is missing"),
         key(
             "password_hash",
             at!(UserSettings: password),
-            Secret(Maybe(password)),
+            Secret(Maybe(PASSWORD_HASH)),
             Live,
             "From `otp-relay user hash`: SCRAM-SHA-256$..., or $argon2id$..., with which SCRAM cannot be used.",
         )
@@ -226,7 +209,7 @@ pub(in crate::config) fn user() -> Table<UserSettings> {
         key(
             "token_hash",
             at!(UserSettings: token),
-            Secret(Maybe(token)),
+            Secret(Maybe(TOKEN_HASH)),
             Live,
             "From `otp-relay user hash --token`: HTTP as this user.",
         )

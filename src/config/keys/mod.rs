@@ -4,7 +4,6 @@
 mod clients;
 mod mail_hosts;
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,14 +12,15 @@ use tracing::Level;
 use super::Config;
 use super::drafts::{EVENT, HookSettings, TARGET, Webhook};
 use super::kinds::{
-    ANY, Choice, FILE, FLAG, Flag, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, Span, Text, quoted,
+    ANY, Choice, FILE, FLAG, Flag, HOST_NAMES, Kind as _, List, Maybe, NoneBy, Number, Own, SECRET_FILE, SOCKET, Span,
+    Text, quoted,
 };
 use super::table::Reload::{Live, Restart};
 use super::table::{Described, Key, Table, Times, at, heading, key};
 use crate::http::{HookKind, Shape, Templates};
 use crate::intake::options::LIFE;
 use crate::ledger::embedded::key_ring::Sealing;
-use crate::mail::address::{domain_key, is_domain_or_literal};
+use crate::mail::address::is_domain_or_literal;
 use crate::report::log::Format;
 use crate::report::recipients::{Disclosure, Recipients};
 use crate::report::webhooks::endpoint::Format as PostFormat;
@@ -165,17 +165,8 @@ fn queue() -> Table<Config> {
 fn http() -> Table<Config> {
     let address = NoneBy(
         "off",
-        Text {
-            form: "an IP address with a port, like \"127.0.0.1:8587\" or \"[::1]:8587\", or \"off\",",
-            parse: |text| text.parse().ok(),
-            write: SocketAddr::to_string,
-        },
+        Text { form: "an IP address with a port, like \"127.0.0.1:8587\" or \"[::1]:8587\", or \"off\",", ..SOCKET },
     );
-    let hosts = List(Text {
-        form: "a host name like \"relay.example.com\"",
-        parse: |text| domain_key(text).filter(|name| !name.starts_with('[')),
-        write: String::clone,
-    });
     let doors = List(Text {
         form: "one of \"emails\", \"email\" and \"mail_send\"",
         parse: Shape::by_name,
@@ -197,7 +188,7 @@ fn http() -> Table<Config> {
         key(
             "hosts",
             at!(Config: http.hosts),
-            hosts,
+            HOST_NAMES,
             Live,
             "Names by which it may be asked, besides addresses, names without a dot and hostname. Any other name in Host is \
              answered with 421, unless a valid token comes along: a web page could have such a name lead here. /healthz, \
