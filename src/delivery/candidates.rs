@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use super::asked::{ALWAYS, Asked, CANDIDATES_MAX};
+use super::address_rotation::{ALWAYS, AddressRotation, CANDIDATES_MAX};
 use super::caller::Caller;
 use super::crowd::is_turned_away;
 use super::dialer::Dialer;
@@ -197,8 +197,8 @@ impl Candidates {
     }
 
     /// Leaves for later those whose turn it is not.
-    pub(super) fn take_turn(&mut self, asked: &Asked) {
-        let (rest, later) = asked.take_turn(self.rest.drain(..).collect());
+    pub(super) fn take_turn(&mut self, rotation: &AddressRotation) {
+        let (rest, later) = rotation.take_turn(self.rest.drain(..).collect());
         self.all = rest.clone();
         (self.rest, self.later) = (rest.into(), later);
     }

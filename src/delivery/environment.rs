@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 
-use super::asked::Follows;
+use super::address_rotation::Follows;
 use super::backoff::Change;
 use super::caller::Caller;
 use super::candidates::Candidates;
@@ -92,7 +92,7 @@ impl Environment {
     /// that DNS names has its turn.
     pub(super) fn asked_in_vain(&self, site: &Site, candidates: &Candidates) {
         let Some(turns) = candidates.turns() else { return };
-        let follows = site.asked(|asked| asked.in_vain(&turns.asked, &turns.all, turns.part));
+        let follows = site.rotation(|rotation| rotation.in_vain(&turns.asked, &turns.all, turns.part));
         if follows == Follows::NextPart {
             let route = site.route();
             self.router.pass_on(site.hop.sought(&route.domain), &route);

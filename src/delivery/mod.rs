@@ -6,7 +6,7 @@
 //! to be begun goes out as a value.
 
 mod address_health;
-mod asked;
+mod address_rotation;
 mod attempt;
 mod backoff;
 mod caller;

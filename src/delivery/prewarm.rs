@@ -36,7 +36,7 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
         candidates.begin_with(env.queue.greylists().greylister(&triplet));
     }
     if candidates.turns().is_some() {
-        site.asked(|asked| candidates.take_turn(asked));
+        site.rotation(|rotation| candidates.take_turn(rotation));
     }
     let mut race = Race::new(&env.dialer, &env.sites, site);
     let began = env.clock.instant();

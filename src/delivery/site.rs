@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 
-use super::asked::Asked;
+use super::address_rotation::AddressRotation;
 use super::caller::Caller;
 use super::crowd::Crowd;
 use super::limits::LearnedLimits;
@@ -27,7 +27,7 @@ pub(super) struct Site {
     state: Mutex<State>,
     outage: Mutex<Outage>,
     crowd: Mutex<Crowd>,
-    asked: Mutex<Asked>,
+    rotation: Mutex<AddressRotation>,
     /// It stands among those that wait for a place.
     is_waiting: AtomicBool,
 }
@@ -68,7 +68,7 @@ impl Site {
             state: Mutex::new(State { route, sessions: Sessions::new(sessions_max) }),
             outage: Mutex::default(),
             crowd: Mutex::default(),
-            asked: Mutex::default(),
+            rotation: Mutex::default(),
             is_waiting: AtomicBool::new(false),
         }
     }
@@ -142,8 +142,8 @@ impl Site {
     }
 
     /// The same with the addresses that were asked in vain, where there are many.
-    pub(super) fn asked<T>(&self, with: impl FnOnce(&mut Asked) -> T) -> T {
-        with(&mut self.asked.lock())
+    pub(super) fn rotation<T>(&self, with: impl FnOnce(&mut AddressRotation) -> T) -> T {
+        with(&mut self.rotation.lock())
     }
 
     /// The same with the entries that were turned away.
@@ -182,7 +182,7 @@ impl Site {
 
     /// When the next probe is due; none if it does not count as down.
     pub(super) fn next_probe_at(&self, now: Instant) -> Option<Instant> {
-        let next = if self.asked(|asked| asked.has_unasked()) { NextProbe::AtOthers } else { NextProbe::Again };
+        let next = if self.rotation(|asked| asked.has_unasked()) { NextProbe::AtOthers } else { NextProbe::Again };
         self.outage(|outage| outage.next_probe_at(next, now))
     }
 

@@ -131,7 +131,7 @@ impl<'a> Attempt<'a> {
         let mut candidates = Candidates::new(route, &loaded.caller, site.hop.clone(), &env.dialer);
         candidates.begin_with(loaded.triplet.as_ref().and_then(|triplet| env.queue.greylists().greylister(triplet)));
         if candidates.turns().is_some() {
-            site.asked(|asked| candidates.take_turn(asked));
+            site.rotation(|rotation| candidates.take_turn(rotation));
         }
         let mut race = begun.unwrap_or_else(|| Race::new(&env.dialer, &env.sites, site));
         race.steps.add_route(route, claim.message().accepted_at);
@@ -264,7 +264,7 @@ impl<'a> Attempt<'a> {
             Ok(reply) => {
                 self.at.env.dialer.note_sloppiness(&runner.connection);
                 if self.candidates.turns().is_some() {
-                    self.at.site.asked(|asked| asked.took(runner.connection.address));
+                    self.at.site.rotation(|rotation| rotation.took(runner.connection.address));
                 }
                 let from = self.loaded.peer(self.at.env, &runner);
                 *kept = Some(runner.connection);

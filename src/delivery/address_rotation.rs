@@ -19,7 +19,7 @@ type Addresses<H> = Vec<(H, SocketAddr)>;
 
 /// One destination's.
 #[derive(Debug, Default)]
-pub(super) struct Asked {
+pub(super) struct AddressRotation {
     /// In vain, since all of all parts had their turn last.
     in_vain: HashSet<SocketAddr>,
     /// What took mail last.
@@ -38,7 +38,7 @@ pub(super) enum Follows {
     NextPart,
 }
 
-impl Asked {
+impl AddressRotation {
     /// Of more addresses than one attempt asks: the most preferred and a turn of the others, of which the one that took mail
     /// last comes first, and those that were asked come last; and then the rest.
     pub(super) fn take_turn<H>(&self, mut addresses: Addresses<H>) -> (Addresses<H>, Addresses<H>) {
@@ -94,13 +94,13 @@ mod tests {
             .collect()
     }
 
-    fn turn(asked: &Asked, len: u8) -> Vec<u16> {
+    fn turn(asked: &AddressRotation, len: u8) -> Vec<u16> {
         numbers(&asked.take_turn(addresses(len)).0)
     }
 
     #[test]
     fn addresses_beyond_those_of_one_attempt_take_turns() {
-        let mut asked = Asked::default();
+        let mut asked = AddressRotation::default();
         assert_eq!(turn(&asked, 12), (0..12).collect::<Vec<_>>(), "one attempt asks all");
         assert_eq!(turn(&asked, 17), (0..12).collect::<Vec<_>>(), "the most preferred ones first");
         for len in [13_u8, 17, 64, 250] {
@@ -130,7 +130,7 @@ mod tests {
 
     #[test]
     fn all_parts_of_a_route_have_their_turn() {
-        let mut asked = Asked::default();
+        let mut asked = AddressRotation::default();
         let of_part = |number: u8| [SocketAddr::from(([192, 0, 2, number], 25))];
         for number in 0..3 {
             let follows = asked.in_vain(&of_part(number), &of_part(number), Part { number: number.into(), of: 3 });
@@ -140,7 +140,7 @@ mod tests {
 
     #[test]
     fn what_is_remembered_is_bounded() {
-        let mut asked = Asked::default();
+        let mut asked = AddressRotation::default();
         for number in 0..2000_u16 {
             let [high, low] = number.to_be_bytes();
             let address = SocketAddr::from(([10, 0, high, low], 25));
