@@ -9,7 +9,7 @@ use super::caller::Caller;
 use super::crowd::is_turned_away;
 use super::dialer::Dialer;
 use super::fallback::Turn;
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::next_hop::NextHop;
 use super::places::Applicant;
 use super::security::Demands;
@@ -59,7 +59,7 @@ pub(super) struct Candidates {
     /// Whose addresses they are.
     pub(super) hop: NextHop,
     /// What the last of them said, or did not say.
-    pub(super) last_failure: Option<(Arc<str>, Judged)>,
+    pub(super) last_failure: Option<(Arc<str>, JudgedFailure)>,
     /// One of them has as many connections as it wants.
     was_turned_away: bool,
 }
@@ -160,10 +160,10 @@ impl Candidates {
 
     /// Remembers why there is no session with a host. What a host said tells more than what this machine lacks, and that
     /// more than that another did not answer.
-    pub(super) fn failed(&mut self, host: Arc<str>, failure: impl Into<Judged>) {
+    pub(super) fn failed(&mut self, host: Arc<str>, failure: impl Into<JudgedFailure>) {
         let judged = failure.into();
         self.was_turned_away |= is_turned_away(&judged);
-        let tells = |judged: &Judged| match judged.failure.fault {
+        let tells = |judged: &JudgedFailure| match judged.failure.fault {
             Fault::Reply(_) => 2,
             Fault::Ours(_) => 1,
             Fault::Timeout | Fault::Closed | Fault::Malformed(_) | Fault::Unsupported(_) | Fault::Tls(_) => 0,

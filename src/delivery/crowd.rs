@@ -4,7 +4,7 @@
 
 use std::time::Instant;
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use crate::base::bounded::Bounded;
 use crate::event::cause::Cause;
 use crate::mail::id::EntryId;
@@ -60,7 +60,7 @@ impl Crowd {
 }
 
 /// The host has enough connections: 421, any refusal for now or for a rate, or a close, before MAIL.
-pub(super) fn is_turned_away(Judged { failure, verdict }: &Judged) -> bool {
+pub(super) fn is_turned_away(JudgedFailure { failure, verdict }: &JudgedFailure) -> bool {
     let is_early = matches!(failure.stage, Stage::Banner | Stage::Ehlo);
     is_early
         && match &failure.fault {

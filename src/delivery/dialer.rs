@@ -6,7 +6,7 @@ use std::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::address_health::AddressHealth;
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::pace::Paces;
 use super::quirks::Quirks;
 use super::settings::Settings;
@@ -79,8 +79,8 @@ impl Dialer {
     }
 
     /// A host that wants TLS, in a session in which that failed: it may have been somebody on the way, so TLS is tried again.
-    pub(super) fn missing_tls(&self, judged: Judged, connection: &Connection) -> Judged {
-        let Judged { failure, verdict } = &judged;
+    pub(super) fn missing_tls(&self, judged: JudgedFailure, connection: &Connection) -> JudgedFailure {
+        let JudgedFailure { failure, verdict } = &judged;
         let (Some(why), Fault::Reply(reply)) = (connection.in_clear(), &failure.fault) else { return judged };
         if verdict.cause != Cause::TlsRequired {
             return judged;

@@ -10,7 +10,7 @@ use super::backoff::Change;
 use super::caller::Caller;
 use super::candidates::Candidates;
 use super::dialer::Dialer;
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::limits::LearnedLimits;
 use super::next_hop::NextHop;
 use super::next_hops::NextHops;
@@ -131,7 +131,7 @@ impl Environment {
     }
 
     /// Learns from a failed transaction what the host allows.
-    pub(super) fn refused(&self, site: &Site, connection: &Connection, judged: &Judged, by: (&Caller, Instant)) {
+    pub(super) fn refused(&self, site: &Site, connection: &Connection, judged: &JudgedFailure, by: (&Caller, Instant)) {
         let ((caller, began), failure) = (by, &judged.failure);
         let is_closing = matches!(&failure.fault, Fault::Reply(reply) if reply.code == 421);
         if is_closing && connection.taken() > 0 && matches!(failure.stage, Stage::Reset | Stage::Mail) {
@@ -147,13 +147,14 @@ impl Environment {
     pub(super) fn nobody_answered(
         &self,
         site: &Arc<Site>,
-        last: Option<(Arc<str>, Judged)>,
+        last: Option<(Arc<str>, JudgedFailure)>,
         caller: &Caller,
         entry: Option<EntryId>,
     ) {
         if let Some(host) = site.hop.smart_host() {
             // What became of an entry's attempt is told when that is settled.
-            if let (None, Some((_, Judged { failure, .. }))) = (entry, last.as_ref().filter(|(_, last)| !is_ours(last)))
+            if let (None, Some((_, JudgedFailure { failure, .. }))) =
+                (entry, last.as_ref().filter(|(_, last)| !is_ours(last)))
             {
                 host.failed(failure, &describe(failure), self.clock.now());
             }
@@ -173,7 +174,13 @@ impl Environment {
         }
     }
 
-    fn is_missing(&self, site: &Arc<Site>, last: Option<(Arc<str>, Judged)>, caller: &Caller, entry: Option<EntryId>) {
+    fn is_missing(
+        &self,
+        site: &Arc<Site>,
+        last: Option<(Arc<str>, JudgedFailure)>,
+        caller: &Caller,
+        entry: Option<EntryId>,
+    ) {
         let now = self.clock.instant();
         let change = site.outage(|outage| {
             let last = last.map(|(host, judged)| (host, judged.failure));
@@ -204,7 +211,7 @@ enum Presence {
 }
 
 impl Presence {
-    fn after(judged: &Judged) -> Self {
+    fn after(judged: &JudgedFailure) -> Self {
         let failure = &judged.failure;
         match &failure.fault {
             Fault::Ours(_) => Self::Undecided,
@@ -222,7 +229,7 @@ impl Presence {
     }
 }
 
-fn is_ours(judged: &Judged) -> bool {
+fn is_ours(judged: &JudgedFailure) -> bool {
     matches!(judged.failure.fault, Fault::Ours(_))
 }
 

@@ -1,6 +1,6 @@
 //! What a failed transaction says of the host, and who may be tried then.
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use crate::smtp::client_session::{Failure, Fault, Requirement, Stage};
 
 /// The host lacks what another host of the destination may have.
@@ -41,7 +41,7 @@ pub(super) fn tries_next_address(failure: &Failure) -> bool {
 
 /// The host says that it cannot, not that nobody may: another of the destination can be asked at once. Never where the
 /// content has been sent, nor where hosts greylist, for whom the next host begins to count anew.
-pub(super) fn next_host_may_do(Judged { failure, verdict }: &Judged) -> bool {
+pub(super) fn next_host_may_do(JudgedFailure { failure, verdict }: &JudgedFailure) -> bool {
     match &failure.fault {
         Fault::Reply(_) | Fault::Tls(_) => failure.stage != Stage::Content && verdict.action.next_mx,
         Fault::Unsupported(_) => is_lacking(failure),

@@ -18,7 +18,7 @@ mod dispatcher;
 mod environment;
 mod fallback;
 mod framing;
-mod judged;
+mod judged_failure;
 mod lacking;
 mod limits;
 mod mask;

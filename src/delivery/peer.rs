@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::wording::describe;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Step};
@@ -37,7 +37,7 @@ impl Peer {
     }
 
     /// A host that said nothing to the end.
-    pub(super) fn silent(host: Arc<str>, judged: &Judged) -> Self {
+    pub(super) fn silent(host: Arc<str>, judged: &JudgedFailure) -> Self {
         let (cause, reply) = (Some(judged.verdict.cause), Some(describe(&judged.failure)));
         Self {
             attempted: Attempted { destination: Some(host), cause, reply, ..Attempted::default() },

@@ -1,7 +1,7 @@
 //! When an entry is tried next, and what its destination was seen to do with unknown senders: what `plan` is asked for, of
 //! a claim.
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::next_hops::NextHops;
 use super::peer::Lesson;
 use crate::base::clock::Timestamp;
@@ -19,7 +19,7 @@ use crate::queue::claim::Claim;
 /// When the next attempt would be made if the entry were put off for this now; none if there would be no other.
 pub(super) fn planned_after(
     claim: &Claim,
-    judged: &Judged,
+    judged: &JudgedFailure,
     triplet: Option<&Triplet>,
     now: Timestamp,
 ) -> Option<Timestamp> {
@@ -45,7 +45,7 @@ pub(super) fn held_back_until(
 }
 
 /// Whether the entry would take another next hop at once if the attempt ended with this now.
-pub(super) fn fails_over(claim: &Claim, judged: &Judged, hops: &NextHops, now: Timestamp) -> bool {
+pub(super) fn fails_over(claim: &Claim, judged: &JudgedFailure, hops: &NextHops, now: Timestamp) -> bool {
     let verdict = &judged.verdict;
     let is_direct = hops.via.smart_host().is_none();
     let (choice, hosts) = if is_direct {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::mask::Mask;
 use super::next_hop::NextHop;
 use super::next_hops::NextHops;
@@ -63,7 +63,7 @@ impl Ended<'_> {
     }
 
     /// The receiver did not take it, or nobody knows.
-    pub(super) fn not_delivered(self, judged: &Judged, mask: &Mask, mut from: Peer) -> Settlement {
+    pub(super) fn not_delivered(self, judged: &JudgedFailure, mask: &Mask, mut from: Peer) -> Settlement {
         let failure = &judged.failure;
         let reply = match &failure.fault {
             Fault::Reply(_) => mask.apply(&describe(failure)).into(),
@@ -130,7 +130,7 @@ impl Ended<'_> {
     }
 
     /// What a failure comes to. Without a transaction at the recipient's own hosts nothing was said of the recipient.
-    fn verdict_on(&self, judged: &Judged, lesson: Option<&Lesson>) -> Verdict {
+    fn verdict_on(&self, judged: &JudgedFailure, lesson: Option<&Lesson>) -> Verdict {
         let verdict = judged.verdict;
         let Some(lesson) = lesson else {
             return Verdict { action: Action { suppress: Suppress::No, ..verdict.action }, ..verdict };

@@ -6,7 +6,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use crate::event::cause::Cause;
 use crate::smtp::client_session::{Fault, Stage};
 use crate::smtp::reply::{EnhancedCode, Reply};
@@ -142,7 +142,7 @@ impl Window {
 
 /// Whether a failure says that the host was overloaded, or that we are: what is about one recipient says nothing of
 /// others.
-pub(super) fn is_overload(Judged { failure, verdict }: &Judged) -> bool {
+pub(super) fn is_overload(JudgedFailure { failure, verdict }: &JudgedFailure) -> bool {
     match &failure.fault {
         Fault::Reply(reply) => {
             let is_meant = matches!(verdict.cause, Cause::RateLimited | Cause::ServerBusy);

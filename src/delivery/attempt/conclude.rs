@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use super::super::candidates::Candidates;
 use super::super::crowd::Waits;
-use super::super::judged::Judged;
+use super::super::judged_failure::JudgedFailure;
 use super::super::lacking::{is_lacking, next_host_may_do, tries_next_address};
 use super::super::limits::LearnedLimits;
 use super::super::mask::Mask;
@@ -26,9 +26,9 @@ pub(super) enum End {
     /// The receiver took the message.
     Delivered { reply: Reply, from: Peer, began: Instant },
     /// The receiver did not take it, or nobody knows.
-    NotDelivered { judged: Judged, from: Peer, at: Timestamp },
+    NotDelivered { judged: JudgedFailure, from: Peer, at: Timestamp },
     /// A host is slow, and there is another next hop at once.
-    Slow { host: Arc<str>, judged: Judged },
+    Slow { host: Arc<str>, judged: JudgedFailure },
     /// No session came about.
     Nobody,
     /// The session gave way to another before it came about.
@@ -119,7 +119,7 @@ impl Conclusion<'_> {
         claimed.settle(settlement, now);
     }
 
-    fn not_delivered(mut self, judged: &Judged, from: Peer, at: Timestamp) {
+    fn not_delivered(mut self, judged: &JudgedFailure, from: Peer, at: Timestamp) {
         let settlement = self.loaded.claimed.ended(at).not_delivered(judged, &self.mask, from);
         self.loaded.claimed.settle(settlement, at);
     }

@@ -20,7 +20,7 @@ use std::time::Duration;
 
 use super::candidates::Candidates;
 use super::environment::Environment;
-use super::judged::Judged;
+use super::judged_failure::JudgedFailure;
 use super::lacking::{is_lacking, is_stale, next_host_may_do, tries_next_address};
 use super::mask::Mask;
 use super::peer::Peer;
@@ -76,7 +76,7 @@ struct Attempt<'a> {
 
 /// A refusal that counts unless a more preferred host accepts.
 struct Kept {
-    judged: Judged,
+    judged: JudgedFailure,
     runner: Runner,
     from: Peer,
     at: Timestamp,
@@ -285,7 +285,7 @@ impl<'a> Attempt<'a> {
         let (host, address) = (runner.connection.host.clone(), runner.connection.address);
         runner.steps.add_failure(&failure, &host, now);
         self.at.env.dialer.note_sloppiness(&runner.connection);
-        let judged = Judged::from(failure);
+        let judged = JudgedFailure::from(failure);
         if self.at.held.has_to_go() {
             let (from, at) = (self.loaded.peer(self.at.env, &runner).with_note(GAVE_WAY), self.at.env.clock.now());
             return ControlFlow::Break(End::NotDelivered { judged, from, at });
@@ -330,7 +330,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// Whether a failed transaction ends the attempt, or what is tried before that.
-    fn then(&mut self, judged: &Judged, runner: &Runner) -> Then {
+    fn then(&mut self, judged: &JudgedFailure, runner: &Runner) -> Then {
         let failure = &judged.failure;
         let host = &runner.connection.host;
         if let Some(features) = self.at.env.dialer.without(&runner.connection, self.left_out) {
@@ -351,14 +351,14 @@ impl<'a> Attempt<'a> {
     }
 
     /// Whether another host is left, now that this one is done. What the hosts of this attempt lack, others may have.
-    fn has_next_host(&mut self, host: &Arc<str>, judged: &Judged) -> bool {
+    fn has_next_host(&mut self, host: &Arc<str>, judged: &JudgedFailure) -> bool {
         self.candidates.skip_host(host)
             || self.race.field().has_other_host(host)
             || (is_lacking(&judged.failure) && self.candidates.take_more())
     }
 
     /// Keeps a refusal while a more preferred host is slow. Of several, that of the most preferred host counts.
-    fn keep(&mut self, runner: Runner, judged: Judged) {
+    fn keep(&mut self, runner: Runner, judged: JudgedFailure) {
         self.race.close_behind(runner.number);
         let now = self.at.env.clock.now();
         let planned = planned_after(self.claim(), &judged, self.loaded.triplet.as_ref(), now);
@@ -404,7 +404,7 @@ impl<'a> Attempt<'a> {
     }
 
     /// A host that is slow, and what it would come to if it stayed silent.
-    fn slow(&self) -> Option<(Arc<str>, Judged)> {
+    fn slow(&self) -> Option<(Arc<str>, JudgedFailure)> {
         self.race.field().slow().map(|(host, failure)| (host, failure.into()))
     }
 

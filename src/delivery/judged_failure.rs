@@ -5,14 +5,14 @@ use crate::smtp::client_session::Failure;
 
 /// A failure that was judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Judged {
+pub(super) struct JudgedFailure {
     /// What went wrong.
     pub(super) failure: Failure,
     /// What it comes to, whoever sent to whom.
     pub(super) verdict: Verdict,
 }
 
-impl From<Failure> for Judged {
+impl From<Failure> for JudgedFailure {
     fn from(failure: Failure) -> Self {
         Self { verdict: of_failure(&failure), failure }
     }
