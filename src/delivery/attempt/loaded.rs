@@ -8,7 +8,7 @@ use super::super::environment::Environment;
 use super::super::peer::{Lesson, Peer};
 use super::super::race::Runner;
 use super::super::transact::Connection;
-use super::claimed::Claimed;
+use super::claimed_entry::ClaimedEntry;
 use crate::base::clock::Timestamp;
 use crate::destination::demand::TlsOption;
 use crate::event::Attempted;
@@ -27,7 +27,7 @@ const CLEAR_TEXT: &str = "in clear text";
 
 /// One of them.
 pub(super) struct Loaded {
-    pub(super) claimed: Claimed,
+    pub(super) claimed: ClaimedEntry,
     pub(super) triplet: Option<Triplet>,
     pub(super) content: Arc<SignedContent>,
     pub(super) caller: Caller,
@@ -36,7 +36,7 @@ pub(super) struct Loaded {
 impl Loaded {
     pub(super) fn new(
         env: &Environment,
-        claimed: Claimed,
+        claimed: ClaimedEntry,
         triplet: Option<Triplet>,
         content: Arc<SignedContent>,
     ) -> Self {

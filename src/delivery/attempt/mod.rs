@@ -10,7 +10,7 @@
 //! - Where a smart host, or the direct way instead of one, would be tried at once if the attempt ended, slow sessions are
 //!   given up for it.
 
-mod claimed;
+mod claimed_entry;
 mod conclude;
 mod loaded;
 
@@ -37,7 +37,7 @@ use crate::queue::claim::{Claim, NotReleased};
 use crate::smtp::client_session::{Bdat, EightBit, Failure, Fault, Framing, Requirement, Suspicion, Transaction};
 use crate::smtp::extension::{Feature, Features};
 use crate::smtp::reply::Reply;
-use claimed::{AtHand, Claimed};
+use claimed_entry::{AtHand, ClaimedEntry};
 use conclude::{Conclusion, End, waits_for_session};
 use loaded::Loaded;
 
@@ -106,7 +106,7 @@ enum Then {
 /// connection; leaves the connection for the next.
 pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, begun: Option<Race>, taken: Assigned) {
     let At { env, site, .. } = at;
-    let Some(mut claimed) = Claimed::new(env, site, taken) else { return };
+    let Some(mut claimed) = ClaimedEntry::new(env, site, taken) else { return };
     let is_at_hand = connection.is_some() || begun.is_some();
     let at_hand = if is_at_hand { AtHand::Session } else { AtHand::Nothing };
     let gated = match claimed.gate(env, site, at_hand).await {

@@ -16,7 +16,7 @@ use crate::ledger::entry::SignedContent;
 use crate::queue::claim::{Claim, Settlement};
 
 /// An entry that is being tried.
-pub(super) struct Claimed {
+pub(super) struct ClaimedEntry {
     pub(super) claim: Claim,
     pub(super) hops: NextHops,
     /// The recipient's domain.
@@ -24,7 +24,7 @@ pub(super) struct Claimed {
 }
 
 /// That an entry may be tried, and where.
-pub(super) struct Gated {
+pub(super) struct Target {
     pub(super) route: Arc<Route>,
     /// What greylisting at the destination knows the entry by; none on the way to a smart host.
     pub(super) triplet: Option<Triplet>,
@@ -40,7 +40,7 @@ pub(super) enum AtHand {
 /// Content cannot be had for now.
 struct Withheld;
 
-impl Claimed {
+impl ClaimedEntry {
     /// Claims an entry; none where it is not to be tried any more.
     pub(super) fn new(env: &Environment, site: &Site, taken: Assigned) -> Option<Self> {
         let now = env.clock.now();
@@ -56,7 +56,7 @@ impl Claimed {
         env: &Environment,
         site: &Site,
         at_hand: AtHand,
-    ) -> ControlFlow<Settlement, Gated> {
+    ) -> ControlFlow<Settlement, Target> {
         let began = self.hops.since;
         let route = match env.route_at(site, &self.domain).await {
             Ok(Some(route)) => route,
@@ -81,7 +81,7 @@ impl Claimed {
         let triplet = is_direct.then(|| triplet(env, &self.claim, &route));
         match self.ended(now).held_back(triplet.as_ref()) {
             Some(settlement) => ControlFlow::Break(settlement),
-            None => ControlFlow::Continue(Gated { route, triplet }),
+            None => ControlFlow::Continue(Target { route, triplet }),
         }
     }
 
