@@ -67,7 +67,7 @@ struct Attempt<'a> {
     loaded: Loaded,
     candidates: Candidates,
     race: Race,
-    kept: Option<Kept>,
+    kept: Option<KeptRefusal>,
     /// What is not used any more, because a host did not support it.
     left_out: Features,
     /// Hosts that do not offer 8BITMIME, and were passed over.
@@ -75,7 +75,7 @@ struct Attempt<'a> {
 }
 
 /// A refusal that counts unless a more preferred host accepts.
-struct Kept {
+struct KeptRefusal {
     judged: JudgedFailure,
     runner: Runner,
     from: Peer,
@@ -366,7 +366,7 @@ impl<'a> Attempt<'a> {
         let least = runner.began.plus(KEPT_LEAST.min(left / 3));
         let until = planned.map_or(now.plus(KEPT_MAX), |planned| planned.max(least).min(now.plus(KEPT_MAX)));
         let from = self.loaded.peer(self.at.env, &runner);
-        self.kept = Some(Kept { judged, runner, from, at: now, until });
+        self.kept = Some(KeptRefusal { judged, runner, from, at: now, until });
         let clock = &self.at.env.clock;
         self.race.look_at(clock.instant() + MOMENT + clock.until_passed(until.since(now)));
         self.race.hold();
@@ -374,7 +374,7 @@ impl<'a> Attempt<'a> {
 
     fn kept_or_nobody(&mut self, connection: &mut Option<Box<Connection>>) -> End {
         self.race.close();
-        let Some(Kept { judged, runner, from, at, .. }) = self.kept.take() else { return End::Nobody };
+        let Some(KeptRefusal { judged, runner, from, at, .. }) = self.kept.take() else { return End::Nobody };
         *connection = Some(runner.connection);
         End::NotDelivered { judged, from, at }
     }
