@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::caller::Caller;
 use super::environment::Environment;
 use super::next_hop::NextHop;
-use super::sessions::{Assigned, Placed};
+use super::sessions::{Assignment, Placed};
 use super::settle::Ended;
 use super::site::{Probe, Site};
 use super::sites::{Begin, Beginning, Begins, Start};
@@ -186,7 +186,7 @@ impl Dispatcher {
 
     /// Gives an entry whose route is known to the site that it leads to.
     fn place(self: &Arc<Self>, offer: &Offer, route: &Arc<Route>, hop: &NextHop) {
-        let taken = Assigned { entry: offer.entry, lane: offer.lane };
+        let taken = Assignment { entry: offer.entry, lane: offer.lane };
         let site = loop {
             let site = self.env.sites.site(route, hop);
             let now = self.env.clock.instant();

@@ -16,7 +16,7 @@ const OPENING_MAX: usize = 8;
 
 /// An entry on its way to a session.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Assigned {
+pub(super) struct Assignment {
     pub(super) entry: EntryId,
     pub(super) lane: Lane,
 }
@@ -38,9 +38,9 @@ pub(super) enum Placed {
 /// What a session without work does.
 pub(super) enum Next {
     /// It takes this entry.
-    Entry(Assigned),
+    Entry(Assignment),
     /// It waits for one.
-    Idle(oneshot::Receiver<Assigned>),
+    Idle(oneshot::Receiver<Assignment>),
     /// It ends: there are more sessions than the destination allows.
     Leave,
 }
@@ -50,7 +50,7 @@ pub(super) enum Next {
 pub(super) struct Sessions {
     ready: ReadyList,
     /// Sessions without work, the one used last at the end.
-    idle: Vec<oneshot::Sender<Assigned>>,
+    idle: Vec<oneshot::Sender<Assignment>>,
     /// All sessions, those being opened included.
     all: usize,
     /// Sessions being opened without an entry of their own.
@@ -83,7 +83,7 @@ impl Sessions {
     /// Hands an entry to an idle session, or finds it another way.
     pub(super) fn place(
         &mut self,
-        mut taken: Assigned,
+        mut taken: Assignment,
         expires_at: Timestamp,
         now: Instant,
         take_connection: impl FnOnce() -> bool,
@@ -154,7 +154,7 @@ impl Sessions {
     }
 
     /// A session that was opened ahead did not come about. Who waited for it takes its place, else it is over.
-    pub(super) fn not_opened(&mut self) -> Option<Assigned> {
+    pub(super) fn not_opened(&mut self) -> Option<Assignment> {
         self.opening -= 1;
         let next = if self.all > self.limits.sessions_max() { None } else { self.next() };
         self.all -= usize::from(next.is_none());
@@ -178,7 +178,7 @@ impl Sessions {
 
     /// The next entry for a session that has no connection; if there is none, or there are too many sessions, it is
     /// over.
-    pub(super) fn next_or_leave(&mut self, finished: Option<Lane>) -> Option<Assigned> {
+    pub(super) fn next_or_leave(&mut self, finished: Option<Lane>) -> Option<Assignment> {
         self.finished(finished);
         let next = if self.all > self.limits.sessions_max() { None } else { self.next() };
         self.all -= usize::from(next.is_none());
@@ -193,7 +193,7 @@ impl Sessions {
     }
 
     /// Starts a session for an entry that waits, if there may be one more.
-    pub(super) fn start_waiting(&mut self, take_connection: impl FnOnce() -> bool) -> Option<Assigned> {
+    pub(super) fn start_waiting(&mut self, take_connection: impl FnOnce() -> bool) -> Option<Assignment> {
         if !self.has_next() || !self.open(take_connection) {
             return None;
         }
@@ -249,11 +249,11 @@ impl Sessions {
         self.is_retired = true;
     }
 
-    fn next(&mut self) -> Option<Assigned> {
+    fn next(&mut self) -> Option<Assignment> {
         let may_be_lower = self.busy_lower < self.limits.lower_max();
         let (lane, entry) = if may_be_lower { self.ready.pop()? } else { self.ready.pop_reserved()? };
         self.started(lane);
-        Some(Assigned { entry, lane })
+        Some(Assignment { entry, lane })
     }
 
     fn started(&mut self, lane: Lane) {
@@ -290,8 +290,8 @@ mod tests {
     use crate::base::clock::{Clock as _, SystemClock};
     use crate::mail::id::MessageId;
 
-    fn taken(number: u8, lane: Lane) -> Assigned {
-        Assigned { entry: EntryId { message: MessageId::from_bytes([number; 16]), index: 0 }, lane }
+    fn taken(number: u8, lane: Lane) -> Assignment {
+        Assignment { entry: EntryId { message: MessageId::from_bytes([number; 16]), index: 0 }, lane }
     }
 
     fn place(sessions: &mut Sessions, number: u8, lane: Lane) -> Placed {

@@ -14,7 +14,7 @@ use super::crowd::Crowd;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
 use super::outage::{NextProbe, Outage};
-use super::sessions::{Assigned, Placed, Sessions};
+use super::sessions::{Assignment, Placed, Sessions};
 use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::mail::id::EntryId;
@@ -76,7 +76,7 @@ impl Site {
     /// Hands an entry to an idle session, or finds it another way.
     pub(super) fn place(
         &self,
-        taken: Assigned,
+        taken: Assignment,
         expires_at: Timestamp,
         route: &Arc<Route>,
         now: Instant,

@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
 use super::places::{Applicant, Beside, HeldPlace, Places, Tenure};
-use super::sessions::Assigned;
+use super::sessions::Assignment;
 use super::settings::Settings;
 use super::site::Site;
 use super::tasks::Tasks;
@@ -35,7 +35,7 @@ const PRESS_EVERY: Duration = Duration::from_secs(1);
 #[derive(Debug)]
 pub(super) enum Beginning {
     /// An entry, whose attempt opens the connection.
-    Entry(Assigned),
+    Entry(Assignment),
     /// Nothing yet: the connection is opened before there is an entry, as this caller would.
     Prewarm(Caller),
 }

@@ -10,7 +10,7 @@ use super::environment::Environment;
 use super::places::{HeldPlace, Tenure};
 use super::prewarm::{self, Prewarmed};
 use super::race::Race;
-use super::sessions::{Assigned, Next, Sessions};
+use super::sessions::{Assignment, Next, Sessions};
 use super::site::Site;
 use super::sites::{Beginning, Start};
 use super::transact::Connection;
@@ -23,7 +23,7 @@ const PROBE_EVERY: Duration = Duration::from_secs(20);
 /// How a session's rest ended.
 enum Rested {
     /// An entry came; the session still stands, unless it ended at the same moment.
-    Entry(Assigned, Option<Box<Connection>>),
+    Entry(Assignment, Option<Box<Connection>>),
     /// It is still there, and has been asked.
     Probed(Box<Connection>),
     /// The host ended it.
@@ -87,7 +87,7 @@ impl Worker {
     }
 
     /// The first entry, and the race that was begun before it came.
-    async fn begin(&mut self, beginning: Beginning) -> (Option<Assigned>, Option<Race>) {
+    async fn begin(&mut self, beginning: Beginning) -> (Option<Assignment>, Option<Race>) {
         let caller = match beginning {
             Beginning::Entry(taken) => return (Some(taken), None),
             Beginning::Prewarm(caller) => caller,
@@ -104,7 +104,7 @@ impl Worker {
     }
 
     /// The next entry, at once or after a rest of this session.
-    async fn rest(&mut self, mut resting: Box<Connection>) -> Option<Assigned> {
+    async fn rest(&mut self, mut resting: Box<Connection>) -> Option<Assignment> {
         let since = self.env.clock.instant();
         loop {
             let promise = match self.next_or_idle() {
@@ -158,7 +158,7 @@ impl Worker {
     async fn wait_idle(
         &self,
         mut idle: Box<Connection>,
-        mut promise: oneshot::Receiver<Assigned>,
+        mut promise: oneshot::Receiver<Assignment>,
         rest: Duration,
     ) -> Rested {
         let rested = tokio::select! {
@@ -190,7 +190,7 @@ impl Worker {
         }
     }
 
-    fn not_opened(&mut self) -> Option<Assigned> {
+    fn not_opened(&mut self) -> Option<Assignment> {
         self.is_opening = false;
         let next = self.site.sessions(Sessions::not_opened);
         self.took(next)
@@ -205,13 +205,13 @@ impl Worker {
         next
     }
 
-    fn next_or_leave(&mut self) -> Option<Assigned> {
+    fn next_or_leave(&mut self) -> Option<Assignment> {
         let finished = self.busy.take();
         let next = self.site.sessions(|sessions| sessions.next_or_leave(finished));
         self.took(next)
     }
 
-    fn next_or_replace(&mut self) -> Option<Assigned> {
+    fn next_or_replace(&mut self) -> Option<Assignment> {
         let next = self.next_or_leave();
         if next.is_none() {
             self.env.sites.replace(&self.site);
@@ -219,7 +219,7 @@ impl Worker {
         next
     }
 
-    fn took(&mut self, next: Option<Assigned>) -> Option<Assigned> {
+    fn took(&mut self, next: Option<Assignment>) -> Option<Assignment> {
         self.busy = next.map(|next| next.lane);
         self.has_left = next.is_none();
         next

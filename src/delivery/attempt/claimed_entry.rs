@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use super::super::environment::Environment;
 use super::super::next_hops::NextHops;
-use super::super::sessions::Assigned;
+use super::super::sessions::Assignment;
 use super::super::settle::{self, Ended};
 use super::super::site::Site;
 use crate::base::clock::Timestamp;
@@ -42,7 +42,7 @@ struct Withheld;
 
 impl ClaimedEntry {
     /// Claims an entry; none where it is not to be tried any more.
-    pub(super) fn new(env: &Environment, site: &Site, taken: Assigned) -> Option<Self> {
+    pub(super) fn new(env: &Environment, site: &Site, taken: Assignment) -> Option<Self> {
         let now = env.clock.now();
         let claim = env.queue.claim(taken.entry, now).ok()?;
         let domain = env.domain(&claim);

@@ -27,7 +27,7 @@ use super::peer::Peer;
 use super::places::HeldPlace;
 use super::planning::{fails_over, planned_after};
 use super::race::{Advance, LOOK, Race, Runner};
-use super::sessions::Assigned;
+use super::sessions::Assignment;
 use super::site::Site;
 use super::transact::Connection;
 use crate::base::clock::Timestamp;
@@ -104,7 +104,7 @@ enum Then {
 
 /// Tries to deliver one entry, on the connection that is there, in a race that was begun before it came, or on a new
 /// connection; leaves the connection for the next.
-pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, begun: Option<Race>, taken: Assigned) {
+pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, begun: Option<Race>, taken: Assignment) {
     let At { env, site, .. } = at;
     let Some(mut claimed) = ClaimedEntry::new(env, site, taken) else { return };
     let is_at_hand = connection.is_some() || begun.is_some();
