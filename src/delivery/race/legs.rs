@@ -23,7 +23,7 @@ pub(super) enum Leg {
 }
 
 /// What came first, and from which number.
-pub(super) enum Heard {
+pub(super) enum RaceEvent {
     Ended(u32, Leg),
     News(u32, News),
     /// It is late enough.
@@ -72,12 +72,12 @@ impl Legs {
     }
 
     /// The next thing that happens, or that it is late enough.
-    pub(super) async fn next(&mut self, until: Instant) -> Heard {
+    pub(super) async fn next(&mut self, until: Instant) -> RaceEvent {
         tokio::select! {
             biased;
-            Some((number, leg)) = self.running.next() => Heard::Ended(number, leg),
-            Some((number, news)) = self.news.recv() => Heard::News(number, news),
-            () = tokio::time::sleep_until(until.into()) => Heard::Time,
+            Some((number, leg)) = self.running.next() => RaceEvent::Ended(number, leg),
+            Some((number, news)) = self.news.recv() => RaceEvent::News(number, news),
+            () = tokio::time::sleep_until(until.into()) => RaceEvent::Time,
         }
     }
 }

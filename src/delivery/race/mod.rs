@@ -37,7 +37,7 @@ use crate::ledger::entry::LostClaim;
 use crate::smtp::client_session::{Failure, Fault, Framing, Stage, Transaction};
 pub(super) use field::Runner;
 use field::{Contender, Field, Phase};
-use legs::{Heard, Leg, Legs};
+use legs::{Leg, Legs, RaceEvent};
 use seat::Seat;
 pub(super) use timing::LOOK;
 use timing::Timing;
@@ -132,16 +132,16 @@ impl Race {
             }
             let wake_at = self.wake_at(candidates);
             let looks = match self.legs.next(wake_at).await {
-                Heard::Ended(number, leg) => match self.finished(number, leg, candidates) {
+                RaceEvent::Ended(number, leg) => match self.finished(number, leg, candidates) {
                     Some(advance) => return advance,
                     None => false,
                 },
-                Heard::News(number, News::Connected) => {
+                RaceEvent::News(number, News::Connected) => {
                     self.connected(number, candidates);
                     false
                 }
-                Heard::News(number, News::Slow(stage)) => self.is_slow(number, stage, candidates),
-                Heard::Time => self.time_passed(candidates),
+                RaceEvent::News(number, News::Slow(stage)) => self.is_slow(number, stage, candidates),
+                RaceEvent::Time => self.time_passed(candidates),
             };
             if looks {
                 return Advance::Look;
