@@ -13,7 +13,7 @@ use super::pace::{News, Pulse};
 use super::places::HeldPlace;
 use super::security::{Encryption, Handshake};
 use super::steps::Steps;
-use super::wire::{Heard, Wire};
+use super::wire::{Input, Wire};
 use crate::base::clock::Clock;
 use crate::destination::demand::Demand;
 use crate::ledger::entry::SignedContent;
@@ -349,10 +349,10 @@ impl Connection {
             }
             let awaited = self.session.awaited();
             let event = match self.hear(awaited).await {
-                Heard::Octets(len) => Event::Received(self.wire.octets(len)),
-                Heard::Alert(text) => Event::TlsFailed(text),
-                Heard::Closed => Event::Closed,
-                Heard::Timeout => Event::Timeout,
+                Input::Octets(len) => Event::Received(self.wire.octets(len)),
+                Input::Alert(text) => Event::TlsFailed(text),
+                Input::Closed => Event::Closed,
+                Input::Timeout => Event::Timeout,
             };
             let has_spoken = matches!(event, Event::Received(_));
             let now = self.clock.instant();
@@ -370,7 +370,7 @@ impl Connection {
     }
 
     /// Listens until the server speaks or its time is over. Tells the race, once for each thing, that it takes long.
-    async fn hear(&mut self, awaited: Option<(Stage, Instant)>) -> Heard {
+    async fn hear(&mut self, awaited: Option<(Stage, Instant)>) -> Input {
         let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + WRITE_TIMEOUT);
         loop {
             let untold = awaited.filter(|(_, since)| self.told_slow != Some(*since));
@@ -382,14 +382,14 @@ impl Connection {
             let read = tokio::select! {
                 biased;
                 read = read => read,
-                () = has_to_go(self.held.as_ref()) => return Heard::Timeout,
+                () = has_to_go(self.held.as_ref()) => return Input::Timeout,
             };
             match (read, slow) {
                 (Err(_), Some((_, stage, since, pulse))) if until < deadline => {
                     self.told_slow = Some(since);
                     pulse.tell(News::Slow(stage));
                 }
-                (Err(_), _) => return Heard::Timeout,
+                (Err(_), _) => return Input::Timeout,
                 (Ok(heard), _) => return heard,
             }
         }

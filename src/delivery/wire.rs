@@ -27,7 +27,7 @@ pub(super) struct Wire {
 }
 
 /// What came while one listened.
-pub(super) enum Heard {
+pub(super) enum Input {
     Octets(usize),
     /// The peer ended TLS with an alert that says why.
     Alert(String),
@@ -56,10 +56,10 @@ impl Wire {
     }
 
     /// Returns when the peer says something or ends the connection.
-    pub(super) async fn read(&mut self) -> Heard {
+    pub(super) async fn read(&mut self) -> Input {
         match self.stream.read(self.buffer.as_mut_slice()).await {
-            Ok(0) => Heard::Closed,
-            Ok(len) => Heard::Octets(len),
+            Ok(0) => Input::Closed,
+            Ok(len) => Input::Octets(len),
             Err(error) => ended_by(&error),
         }
     }
@@ -91,7 +91,7 @@ impl Wire {
 }
 
 /// An alert of the peer tells more than that the connection ended.
-fn ended_by(error: &io::Error) -> Heard {
+fn ended_by(error: &io::Error) -> Input {
     let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<TlsError>());
-    tls.map_or(Heard::Closed, |error| Heard::Alert(wording::of_host(error)))
+    tls.map_or(Input::Closed, |error| Input::Alert(wording::of_host(error)))
 }
