@@ -66,7 +66,7 @@ async fn host_of(look: &Look<'_>, provider: &'static str) -> Option<Host> {
 }
 
 /// What came of a conversation.
-struct Heard {
+struct Conversation {
     seen: Option<IpAddr>,
     is_reached: bool,
     why: String,
@@ -127,11 +127,11 @@ fn seen_address(look: &Look<'_>, from: From, seen: Option<IpAddr>) {
     }
 }
 
-async fn greet(look: &Look<'_>, from: From, host: &Host, address: IpAddr, probe: Probe) -> Heard {
+async fn greet(look: &Look<'_>, from: From, host: &Host, address: IpAddr, probe: Probe) -> Conversation {
     let to = SocketAddr::new(address, look.config.delivery.port);
     let mut talk = match Talk::open(look, to, from.bound).await {
         Ok(talk) => talk,
-        Err(why) => return Heard { seen: None, is_reached: false, why },
+        Err(why) => return Conversation { seen: None, is_reached: false, why },
     };
     if let Some(seconds) = date_in(&talk.banner.text) {
         clock::compare(look, &host.name, seconds);
@@ -139,7 +139,7 @@ async fn greet(look: &Look<'_>, from: From, host: &Host, address: IpAddr, probe:
     let Some(ehlo) = talk.ehlo.clone() else {
         refused(look, from, host, Stage::Banner, &talk.banner);
         talk.quit().await;
-        return Heard { seen: None, is_reached: true, why: String::new() };
+        return Conversation { seen: None, is_reached: true, why: String::new() };
     };
     if !ehlo.is_refusal() {
         between(look, host, &ehlo);
@@ -156,7 +156,7 @@ async fn greet(look: &Look<'_>, from: From, host: &Host, address: IpAddr, probe:
         }
     }
     talk.quit().await;
-    Heard { seen: seen_in(&ehlo), is_reached: true, why: String::new() }
+    Conversation { seen: seen_in(&ehlo), is_reached: true, why: String::new() }
 }
 
 /// What a provider says against the relay, explained.
