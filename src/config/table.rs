@@ -24,7 +24,7 @@ pub(super) enum Written {
 }
 
 /// Where a value is among the settings `S`.
-pub(super) struct Place<S, T> {
+pub(super) struct Accessor<S, T> {
     /// Reads it.
     pub(super) get: fn(&S) -> &T,
     /// Changes it.
@@ -34,7 +34,7 @@ pub(super) struct Place<S, T> {
 /// The place of a field: `at!(Config: delivery.port)`.
 macro_rules! at {
     ($settings:ty: $($field:tt)+) => {
-        $crate::config::table::Place::<$settings, _> {
+        $crate::config::table::Accessor::<$settings, _> {
             get: |settings| &settings.$($field)+,
             get_mut: |settings| &mut settings.$($field)+,
         }
@@ -50,7 +50,7 @@ trait Field<S> {
 }
 
 struct Bound<S, T, K> {
-    place: Place<S, T>,
+    place: Accessor<S, T>,
     kind: K,
 }
 
@@ -88,7 +88,7 @@ pub(super) struct Key<S> {
 /// A key whose default is that of the settings.
 pub(super) fn key<S: 'static, T: Clone + 'static>(
     name: &'static str,
-    place: Place<S, T>,
+    place: Accessor<S, T>,
     kind: impl Kind<T> + 'static,
     reload: Reload,
     help: &'static str,
