@@ -73,7 +73,7 @@ pub(super) struct Part {
 
 /// The parts of a mail that people ask for.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Read {
+pub(super) struct ParsedMail {
     pub(super) subject: String,
     pub(super) from: Option<Person>,
     pub(super) to: Vec<Person>,
@@ -112,7 +112,7 @@ pub(super) struct Mail {
     pub(super) number: u64,
     pub(super) how: Arrival,
     pub(super) content: Bytes,
-    pub(super) read: Read,
+    pub(super) read: ParsedMail,
     /// The relay's id of the message.
     pub(super) message: Option<MessageId>,
     /// Whether the relay knows that it has arrived.
@@ -124,7 +124,7 @@ pub(super) struct Mail {
 
 impl Mail {
     pub(super) fn new(number: u64, how: Arrival, content: Bytes) -> Self {
-        let read = Read::of(&content);
+        let read = ParsedMail::of(&content);
         let message = message_id(&content);
         // What is lost, and what did not come from the relay, it will never hear of.
         let is_settled = AtomicBool::new(how.mark == Mark::Lost || message.is_none());
@@ -182,7 +182,7 @@ impl Mail {
     }
 }
 
-impl Read {
+impl ParsedMail {
     fn of(content: &Bytes) -> Self {
         let fields = shown_fields(content);
         let Some(message) = MessageParser::default().parse(content.as_ref()) else {
