@@ -17,18 +17,18 @@ const ANCHORS_MAX: usize = 4;
 const RECORDS_MAX: usize = 32;
 
 /// What records are compared with: of a certificate or its key, each made once however many records there are.
-struct Shown<'a> {
+struct ShownCertificate<'a> {
     certificate: &'a CertificateDer<'a>,
-    made: Vec<Made>,
+    made: Vec<AssociationData>,
 }
 
 /// By selector and matching type; nothing where the key cannot be read.
-struct Made {
+struct AssociationData {
     of: (u8, u8),
     octets: Option<Vec<u8>>,
 }
 
-impl<'a> Shown<'a> {
+impl<'a> ShownCertificate<'a> {
     fn new(certificate: &'a CertificateDer<'a>) -> Self {
         Self { certificate, made: Vec::new() }
     }
@@ -40,7 +40,7 @@ impl<'a> Shown<'a> {
     fn as_in(&mut self, selector: u8, matching: u8) -> Option<&[u8]> {
         let wanted = (selector, matching);
         if !self.made.iter().any(|made| made.of == wanted) {
-            self.made.push(Made { of: wanted, octets: self.make(selector, matching) });
+            self.made.push(AssociationData { of: wanted, octets: self.make(selector, matching) });
         }
         self.made.iter().find(|made| made.of == wanted)?.octets.as_deref()
     }
@@ -128,10 +128,10 @@ pub fn verify(
 ) -> Result<Usage, String> {
     let (own, issuers) = chain.split_first().ok_or("the host shows no certificate")?;
     let of_usage = |usage| records.iter().filter(move |record| record.usage == usage);
-    if Shown::new(own).is_one_of(of_usage(3)) {
+    if ShownCertificate::new(own).is_one_of(of_usage(3)) {
         return Ok(Usage::EndEntity);
     }
-    let shown = issuers.iter().filter(|issuer| Shown::new(issuer).is_one_of(of_usage(2))).cloned();
+    let shown = issuers.iter().filter(|issuer| ShownCertificate::new(issuer).is_one_of(of_usage(2))).cloned();
     // An authority whose certificate stands in DNS itself need not be shown.
     let published = of_usage(2).filter(|record| (record.selector, record.matching) == (0, 0));
     let published = published.map(|record| CertificateDer::from(record.data.clone()));
@@ -195,7 +195,7 @@ mod tests {
         let certificate = CertificateDer::from(vec![0; 60_000]);
         let record = |n: u8| TlsaRecord { usage: 3, selector: n % 2, matching: n % 3, data: vec![n; 32] };
         let records: Vec<TlsaRecord> = (0..32).map(record).collect();
-        let mut shown = Shown::new(&certificate);
+        let mut shown = ShownCertificate::new(&certificate);
         assert!(!shown.is_one_of(records.iter()));
         assert_eq!(shown.made.len(), 6);
     }
