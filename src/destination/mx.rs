@@ -32,7 +32,7 @@ const REFUSED_TTL_MAX: Duration = Duration::from_secs(600);
 const STALE_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// A route, or why there is none.
-type Found = Result<Arc<Route>, RouteError>;
+type RouteResult = Result<Arc<Route>, RouteError>;
 
 /// Finds routes and remembers them.
 pub struct Router {
@@ -42,7 +42,7 @@ pub struct Router {
     policies: Option<Arc<Policies>>,
     cache: Mutex<Cache>,
     /// Look-ups under way, so that many messages for a domain ask once.
-    flights: Mutex<ByKind<HashMap<String, Arc<OnceCell<Found>>>>>,
+    flights: Mutex<ByKind<HashMap<String, Arc<OnceCell<RouteResult>>>>>,
 }
 
 impl std::fmt::Debug for Router {
@@ -83,7 +83,7 @@ impl Router {
     }
 
     /// What is remembered of a domain and still holds. The domain is in lower case and A-labels.
-    pub fn remembered(&self, domain: &str) -> Option<Found> {
+    pub fn remembered(&self, domain: &str) -> Option<RouteResult> {
         self.remembered_to(Sought::Domain(domain))
     }
 
@@ -91,12 +91,12 @@ impl Router {
     ///
     /// # Errors
     /// Why there is none.
-    pub async fn route(&self, domain: &str) -> Found {
+    pub async fn route(&self, domain: &str) -> RouteResult {
         self.route_to(Sought::Domain(domain)).await
     }
 
     /// What is remembered of a domain or a host and still holds.
-    pub(crate) fn remembered_to(&self, sought: Sought<'_>) -> Option<Found> {
+    pub(crate) fn remembered_to(&self, sought: Sought<'_>) -> Option<RouteResult> {
         let now = self.clock.now();
         let cache = self.cache.lock();
         let cached = cache.get(sought).filter(|cached| cached.valid_until > now)?;
@@ -107,7 +107,7 @@ impl Router {
     ///
     /// # Errors
     /// Why there is none.
-    pub(crate) async fn route_to(&self, sought: Sought<'_>) -> Found {
+    pub(crate) async fn route_to(&self, sought: Sought<'_>) -> RouteResult {
         if let Some(found) = self.remembered_to(sought) {
             return found;
         }
@@ -135,7 +135,7 @@ impl Router {
     }
 
     /// What ends an entry, and refuses codes of others for a while, is believed when a second look-up says it too.
-    async fn ask(&self, sought: Sought<'_>) -> Found {
+    async fn ask(&self, sought: Sought<'_>) -> RouteResult {
         let began = self.clock.now();
         let part = self.cache.lock().get(sought).map_or(0, |cached| cached.part);
         let answer = match self.look_up(sought, Terms { asking: Asking::Remembered, part }).await {
@@ -156,7 +156,7 @@ impl Router {
         self.remember(sought, found, ttl, part)
     }
 
-    fn remember(&self, sought: Sought<'_>, found: Found, ttl: Duration, asked_part: u32) -> Found {
+    fn remember(&self, sought: Sought<'_>, found: RouteResult, ttl: Duration, asked_part: u32) -> RouteResult {
         let now = self.clock.now();
         let mut cache = self.cache.lock();
         let stale = match (&found, cache.get(sought)) {
