@@ -217,14 +217,14 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn every_question_is_passed_on() {
         #[derive(Default)]
-        struct Asked(parking_lot::Mutex<Vec<&'static str>>);
-        impl Asked {
+        struct RecordedDns(parking_lot::Mutex<Vec<&'static str>>);
+        impl RecordedDns {
             fn note<T: Send>(&self, what: &'static str) -> Answer<'_, T> {
                 self.0.lock().push(what);
                 Box::pin(async { Err(DnsError::Timeout) })
             }
         }
-        impl Dns for Asked {
+        impl Dns for RecordedDns {
             fn mx<'a>(&'a self, _: &'a str) -> Answer<'a, MxRecord> {
                 self.note("mx")
             }
@@ -247,7 +247,7 @@ mod tests {
                 self.0.lock().push("forget");
             }
         }
-        let dns = Arc::new(Asked::default());
+        let dns = Arc::new(RecordedDns::default());
         let bounded = BoundedDns::new(dns.clone(), Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000))));
         assert!(bounded.mx("a.test").await.is_err() && bounded.txt("b.test").await.is_err());
         assert!(bounded.ipv4("c.test").await.is_err() && bounded.ipv6("d.test").await.is_err());

@@ -339,14 +339,14 @@ mod tests {
         }
     }
 
-    struct Place {
+    struct Fixture {
         world: Arc<World>,
         clock: Arc<ManualClock>,
         folder: tempfile::TempDir,
         policies: Arc<Policies>,
     }
 
-    impl Place {
+    impl Fixture {
         fn new() -> Self {
             let (world, folder) = (Arc::new(World::default()), tempfile::tempdir().unwrap());
             let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_000_000)));
@@ -371,7 +371,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_is_fetched_once_for_an_id() {
-        let place = Place::new();
+        let place = Fixture::new();
         assert_eq!(place.mode().await, None);
         place.world.set(Some("1"), Some("enforce"));
         assert_eq!(
@@ -384,7 +384,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_policy_stays_in_force_when_nobody_announces_or_serves_it_any_more() {
-        let place = Place::new();
+        let place = Fixture::new();
         place.world.set(Some("1"), Some("enforce"));
         assert_eq!(place.mode().await, Some(Mode::Enforce));
         place.world.set(None, None);
@@ -404,7 +404,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn policies_are_kept_fresh() {
-        let place = Place::new();
+        let place = Fixture::new();
         place.world.set(Some("1"), Some("enforce"));
         assert_eq!(place.mode().await, Some(Mode::Enforce));
         place.policies.freshen().await;
@@ -421,7 +421,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn many_new_policies_do_not_push_out_those_of_busy_domains() {
-        let place = Place::new();
+        let place = Fixture::new();
         place.world.set(Some("1"), Some("enforce"));
         place.mode().await;
         place.clock.advance(DAY);
@@ -452,7 +452,7 @@ mod tests {
     /// As version 0.1 wrote it.
     #[tokio::test(start_paused = true)]
     async fn a_policy_of_version_0_1_is_read() {
-        let place = Place::new();
+        let place = Fixture::new();
         let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
         let stored =
             format!("{{\"domain\":\"example\",\"id\":\"1\",\"at\":1000000,\"used_at\":1000000,\"policy\":\"{text}\"}}");
@@ -464,7 +464,7 @@ mod tests {
     /// A clock that was ahead by a year does not make a policy hold for a year.
     #[tokio::test(start_paused = true)]
     async fn a_policy_fetched_by_a_clock_that_was_ahead_holds_no_longer_than_it_says() {
-        let place = Place::new();
+        let place = Fixture::new();
         let text = "version: STSv1\\nmode: enforce\\nmx: mx.example\\nmax_age: 604800\\n";
         let at = place.clock.now().plus(365 * DAY).as_millis();
         let stored =
@@ -478,7 +478,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn files_are_private_and_damaged_ones_passed_over() {
-        let place = Place::new();
+        let place = Fixture::new();
         place.world.set(Some("1"), Some("enforce"));
         assert_eq!(place.mode().await, Some(Mode::Enforce));
         let folder = place.folder.path().join("mta-sts");

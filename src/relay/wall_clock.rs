@@ -46,9 +46,9 @@ mod tests {
     const HOUR_MS: i64 = 3_600_000;
 
     #[derive(Default)]
-    struct Told(Mutex<Vec<Kind>>);
+    struct RecordedEvents(Mutex<Vec<Kind>>);
 
-    impl Sink for Told {
+    impl Sink for RecordedEvents {
         fn emit(&self, event: Event) {
             self.0.lock().push(event.kind());
         }
@@ -77,8 +77,8 @@ mod tests {
     }
 
     /// A queue whose timers run and whose clock is looked at.
-    fn watched(clock: &Arc<ManualClock>) -> (Arc<Queue>, Arc<Told>) {
-        let (told, store) = (Arc::new(Told::default()), Box::new(MemoryStore::default()));
+    fn watched(clock: &Arc<ManualClock>) -> (Arc<Queue>, Arc<RecordedEvents>) {
+        let (told, store) = (Arc::new(RecordedEvents::default()), Box::new(MemoryStore::default()));
         let (settings, entail) = (Settings::default(), Box::new(|_: &Ending| Consequences::default()));
         let queue = Queue::open(store, Storage::Inline, settings, clock.clone(), told.clone(), entail, 1).unwrap();
         tokio::spawn(queue.clone().run_timers());
