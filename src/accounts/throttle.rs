@@ -56,7 +56,7 @@ pub(crate) struct Turns {
 pub(crate) struct Turn<'a> {
     /// None once it is given back.
     permit: Option<OwnedSemaphorePermit>,
-    _place: Place<'a>,
+    _place: TurnHolder<'a>,
 }
 
 impl Drop for Turn<'_> {
@@ -68,13 +68,13 @@ impl Drop for Turn<'_> {
 
 /// Whoever has, or waits for, a turn of an address.
 #[derive(Debug)]
-struct Place<'a> {
+struct TurnHolder<'a> {
     turns: &'a Turns,
     network: IpAddr,
     own: Option<Arc<Semaphore>>,
 }
 
-impl Drop for Place<'_> {
+impl Drop for TurnHolder<'_> {
     fn drop(&mut self) {
         let mut by_network = self.turns.by_network.lock();
         self.own = None;
@@ -90,7 +90,7 @@ impl Turns {
         let network = network(address);
         let fresh = || Arc::new(Semaphore::new(TURNS_MAX));
         let own = self.by_network.lock().entry(network).or_insert_with(fresh).clone();
-        let place = Place { turns: self, network, own: Some(own.clone()) };
+        let place = TurnHolder { turns: self, network, own: Some(own.clone()) };
         match tokio::time::timeout(TURN_WAIT, own.acquire_owned()).await {
             Ok(Ok(permit)) => Some(Turn { permit: Some(permit), _place: place }),
             Ok(Err(_)) | Err(_) => None,
