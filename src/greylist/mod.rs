@@ -2,7 +2,7 @@
 //! `table` holds it in memory, and says which rows of it are to be stored.
 
 pub mod facts;
-mod learned;
+mod learned_facts;
 pub mod pending;
 pub(crate) mod retry;
 pub mod step;

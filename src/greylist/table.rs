@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::learned::{Learned, UNKNOWN_SOURCE, row_key};
+use super::learned_facts::{LearnedFacts, UNKNOWN_SOURCE, row_key};
 use super::pending::{Refusal, Wait};
 use crate::base::clock::Timestamp;
 use crate::greylist::facts::Facts;
@@ -57,7 +57,7 @@ impl Triplet {
 
 #[derive(Debug, Default)]
 struct Memory {
-    facts: Learned,
+    facts: LearnedFacts,
     waits: HashMap<Box<str>, Wait>,
     swept_at: Timestamp,
 }
@@ -283,7 +283,7 @@ fn decode<T: DeserializeOwned>(value: &[u8]) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::learned::{DESTINATIONS_MAX, SOURCES_MAX};
+    use super::super::learned_facts::{DESTINATIONS_MAX, SOURCES_MAX};
     use super::*;
     use crate::greylist::pending::Greylister;
 

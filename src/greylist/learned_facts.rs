@@ -16,14 +16,14 @@ pub(super) const UNKNOWN_SOURCE: &str = "";
 
 /// Facts about destinations, by the registrable part of recipients' domains.
 #[derive(Debug, Default)]
-pub(super) struct Learned {
+pub(super) struct LearnedFacts {
     pub(super) of: HashMap<Box<str>, HashMap<Box<str>, Facts>>,
     /// How many a domain has.
     pub(super) counts: HashMap<Box<str>, usize>,
     pub(super) len: usize,
 }
 
-impl Learned {
+impl LearnedFacts {
     pub(super) fn take_up(&mut self, destination: &str, source: &str, facts: Option<Facts>) {
         if let Some(facts) = facts {
             self.add(destination.into(), source.into(), facts);
