@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::compose::attachments::{self, Attachment, Given};
+use super::compose::attachments::{self, Attachment, RawAttachment};
 use super::compose::fields::Fields;
 use super::compose::people::{NAME_LEN_MAX, Person};
 use super::compose::{Letter, with_crlf};
@@ -102,7 +102,7 @@ pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, time
     let has_parts = new.text.is_some() || new.html.is_some();
     let has_more =
         new.subject.is_some() || new.reply_to.is_some() || new.headers.is_some() || new.attachments.is_some();
-    let given = new.attachments.iter().flatten().map(|attachment| Given {
+    let given = new.attachments.iter().flatten().map(|attachment| RawAttachment {
         name: attachment.filename.as_deref(),
         base64: &attachment.content,
         content_type: attachment.content_type.as_deref(),

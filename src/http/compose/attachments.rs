@@ -27,7 +27,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 
 /// An attachment as a request has it.
 #[derive(Debug, Clone, Copy, Default)]
-pub(in crate::http) struct Given<'a> {
+pub(in crate::http) struct RawAttachment<'a> {
     pub(in crate::http) name: Option<&'a str>,
     pub(in crate::http) base64: &'a str,
     pub(in crate::http) content_type: Option<&'a str>,
@@ -54,7 +54,7 @@ impl std::fmt::Debug for Attachment {
 /// # Errors
 /// Where one cannot be sent as it is.
 pub(in crate::http) fn read<'a>(
-    given: impl IntoIterator<Item = Given<'a>>,
+    given: impl IntoIterator<Item = RawAttachment<'a>>,
     what: &str,
 ) -> Result<Vec<Attachment>, Problem> {
     let mut attachments = Vec::new();
@@ -70,7 +70,7 @@ pub(in crate::http) fn read<'a>(
 }
 
 impl Attachment {
-    fn read(given: Given<'_>, index: usize) -> Result<Self, &'static str> {
+    fn read(given: RawAttachment<'_>, index: usize) -> Result<Self, &'static str> {
         let is_text = |text: &str| text.len() <= NAME_LEN_MAX && !text.chars().any(char::is_control);
         let name = given.name.map(str::trim).filter(|name| !name.is_empty());
         let name = name.map_or_else(|| format!("attachment-{}", index + 1), str::to_owned);
@@ -139,8 +139,8 @@ mod tests {
 
     #[test]
     fn attachments_are_read() {
-        let read = |given: Given<'_>| Attachment::read(given, 0);
-        let whole = read(Given {
+        let read = |given: RawAttachment<'_>| Attachment::read(given, 0);
+        let whole = read(RawAttachment {
             name: Some(" logo.png "),
             base64: "iVBO\r\nRw0K",
             content_type: Some("Image/PNG; name=\"x\""),
@@ -150,21 +150,21 @@ mod tests {
         assert_eq!((whole.name.as_str(), whole.content_type.as_str()), ("logo.png", "image/png"));
         assert_eq!((whole.content.as_ref(), whole.content_id.as_deref()), (&b"\x89PNG\r\n"[..], Some("logo")));
         for id in ["<logo>", "logo", "cid:<logo>"] {
-            let given = Given { base64: "", content_id: Some(id), ..Given::default() };
+            let given = RawAttachment { base64: "", content_id: Some(id), ..RawAttachment::default() };
             assert_eq!(read(given).unwrap().content_id.as_deref(), Some("logo"), "{id}");
         }
-        let plain = read(Given { base64: "YQ", ..Given::default() }).unwrap();
+        let plain = read(RawAttachment { base64: "YQ", ..RawAttachment::default() }).unwrap();
         assert_eq!((plain.name.as_str(), plain.content_type.as_str()), ("attachment-1", OCTETS));
         for content_type in ["multipart/mixed", "message/rfc822", "x", "a/b\r\nBcc: x", "text/\u{e4}"] {
-            let given = Given { base64: "YQ==", content_type: Some(content_type), ..Given::default() };
+            let given = RawAttachment { base64: "YQ==", content_type: Some(content_type), ..RawAttachment::default() };
             assert_eq!(read(given).unwrap().content_type, OCTETS, "{content_type}");
         }
         for given in [
-            Given { base64: "https://shop.test/a.pdf", ..Given::default() },
-            Given { base64: "Y", ..Given::default() },
-            Given { base64: "YQ==", name: Some("a\r\nb"), ..Given::default() },
-            Given { base64: "YQ==", content_id: Some("a b"), ..Given::default() },
-            Given { base64: "YQ==", content_id: Some("a>\r\nBcc: x"), ..Given::default() },
+            RawAttachment { base64: "https://shop.test/a.pdf", ..RawAttachment::default() },
+            RawAttachment { base64: "Y", ..RawAttachment::default() },
+            RawAttachment { base64: "YQ==", name: Some("a\r\nb"), ..RawAttachment::default() },
+            RawAttachment { base64: "YQ==", content_id: Some("a b"), ..RawAttachment::default() },
+            RawAttachment { base64: "YQ==", content_id: Some("a>\r\nBcc: x"), ..RawAttachment::default() },
         ] {
             assert!(read(given).is_err(), "{given:?}");
         }

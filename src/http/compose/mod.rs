@@ -138,7 +138,7 @@ mod tests {
         assert!(with_crlf("a\0", "text").is_err());
     }
 
-    fn written(html: Option<&str>, given: &[attachments::Given<'_>], fields: &Fields) -> Bytes {
+    fn written(html: Option<&str>, given: &[attachments::RawAttachment<'_>], fields: &Fields) -> Bytes {
         let person = |text: &str| Person::parse(text, "x").unwrap();
         let attachments = attachments::read(given.iter().copied(), "attachments").unwrap();
         let letter = Letter {
@@ -161,13 +161,13 @@ mod tests {
     fn attachments_arrive_as_they_are() {
         let unix = base64_of(b"a,b\n1,2\n\x00\xff");
         let given = [
-            attachments::Given {
+            attachments::RawAttachment {
                 name: Some("z\u{fc}rich.csv"),
                 base64: &unix,
                 content_type: Some("text/csv"),
                 content_id: None,
             },
-            attachments::Given {
+            attachments::RawAttachment {
                 name: Some("l.png"),
                 base64: "iVBO",
                 content_type: Some("image/png"),

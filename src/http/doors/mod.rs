@@ -24,7 +24,7 @@ use utoipa_axum::routes;
 use super::auth::Principal;
 use super::body;
 use super::compose::Letter;
-use super::compose::attachments::{self, Attachment, Given};
+use super::compose::attachments::{self, Attachment, RawAttachment};
 use super::compose::fields::Fields;
 use super::compose::people::Person;
 use super::problem::Problem;
@@ -203,7 +203,7 @@ struct Attached {
 }
 
 fn attached(given: &[Attached], what: &str) -> Result<Vec<Attachment>, Problem> {
-    let given = given.iter().map(|given| Given {
+    let given = given.iter().map(|given| RawAttachment {
         name: given.name.as_deref(),
         base64: &given.content,
         content_type: given.content_type.as_deref(),
