@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::wanted::{self, Wanted};
+use super::hook_mail::{self, HookMail};
 use super::{Lane, Problem, Purpose, recipient};
 
 /// The body of a call; what is not named here is passed over.
@@ -35,15 +35,15 @@ fn kind(name: &str) -> (Lane, Purpose) {
 }
 
 impl Call {
-    pub(super) fn wanted(self) -> Result<Vec<Wanted>, Problem> {
+    pub(super) fn wanted(self) -> Result<Vec<HookMail>, Problem> {
         let name = self.r#type.unwrap_or_default();
         let (lane, purpose) = kind(&name);
-        let (code, link) = (wanted::code(self.payload.code)?, wanted::link(self.payload.link)?);
+        let (code, link) = (hook_mail::code(self.payload.code)?, hook_mail::link(self.payload.link)?);
         if code.is_none() && link.is_none() {
             return Err(Problem::invalid("payload: neither a code nor a link"));
         }
         let to = recipient(self.to.as_deref(), "to")?;
-        let locale = wanted::locale(self.payload.locale.as_deref());
-        Ok(vec![Wanted { to, code, link, tag: wanted::tag(&name), lane, purpose, locale, texts: None }])
+        let locale = hook_mail::locale(self.payload.locale.as_deref());
+        Ok(vec![HookMail { to, code, link, tag: hook_mail::tag(&name), lane, purpose, locale, texts: None }])
     }
 }

@@ -3,10 +3,10 @@
 //! A call that proves where it comes from counts as its user's. What each kind of server sends, and what it hears, is in a file
 //! of its own; what is the same for all is here.
 
+mod hook_mail;
 mod logto;
 pub(crate) mod proof;
 mod supabase;
-mod wanted;
 mod zitadel;
 
 use std::sync::Arc;
@@ -38,8 +38,8 @@ use crate::intake::options::Options;
 use crate::intake::refusal::Refusal;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::queue::inspect::Filter;
+pub(crate) use hook_mail::HookMail;
 pub use proof::Secrets;
-pub(crate) use wanted::Wanted;
 
 /// How long an answer takes at most; all tries of a caller together have five seconds.
 const ANSWER_WITHIN: Duration = Duration::from_millis(900);
@@ -164,7 +164,7 @@ impl Kind {
     ///
     /// # Errors
     /// Where it is not what this server sends, or names nobody, or has nothing to say.
-    pub(super) fn read(self, body: &[u8]) -> Result<Vec<Wanted>, Problem> {
+    pub(super) fn read(self, body: &[u8]) -> Result<Vec<HookMail>, Problem> {
         let unreadable = |error: serde_json::Error| Problem::unreadable(&error);
         match self {
             Self::Supabase => supabase::Call::deserialize(&mut json_of(body)).map_err(unreadable)?.wanted(),
@@ -249,7 +249,7 @@ impl Api {
         wanted.iter().map(|wanted| self.hook_draft(hook, &user, &from, wanted)).collect()
     }
 
-    fn hook_draft(&self, hook: &Hook, user: &Arc<User>, from: &Person, wanted: &Wanted) -> Result<Draft, Problem> {
+    fn hook_draft(&self, hook: &Hook, user: &Arc<User>, from: &Person, wanted: &HookMail) -> Result<Draft, Problem> {
         let domain = from.mailbox.domain_key();
         let mail = Mail {
             purpose: wanted.purpose,
@@ -296,7 +296,7 @@ pub(crate) type RequestedMail = (Mailbox, Option<String>, Option<String>, Arc<st
 /// What a call asks for; none where it is refused.
 #[doc(hidden)]
 pub fn asked_of(kind: Kind, body: &[u8]) -> Option<Vec<RequestedMail>> {
-    let short = |one: Wanted| (one.to, one.code.map(|code| code.to_string()), one.link, one.tag);
+    let short = |one: HookMail| (one.to, one.code.map(|code| code.to_string()), one.link, one.tag);
     Some(kind.read(body).ok()?.into_iter().map(short).collect())
 }
 

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::ToSchema;
 
-use super::wanted::{self, Wanted};
+use super::hook_mail::{self, HookMail};
 use super::{Lane, Mailbox, Problem, Purpose, recipient};
 
 /// The body of a call; what is not named here is passed over.
@@ -91,26 +91,26 @@ fn kind(name: &str) -> (Lane, Purpose) {
 
 impl Call {
     /// One mail; two where a change of address is to be confirmed at both.
-    pub(super) fn wanted(self) -> Result<Vec<Wanted>, Problem> {
+    pub(super) fn wanted(self) -> Result<Vec<HookMail>, Problem> {
         let Self { user, email_data: data } = self;
         let action = data.email_action_type.unwrap_or_default();
         let locale = user.user_metadata.as_ref().and_then(language);
         let (lane, purpose) = kind(&action);
         let verify = Verify {
-            site_url: wanted::filled(data.site_url),
-            redirect_to: wanted::filled(data.redirect_to),
+            site_url: hook_mail::filled(data.site_url),
+            redirect_to: hook_mail::filled(data.redirect_to),
             action: action.clone(),
         };
-        let one = |to: Mailbox, code: Option<String>, hash: Option<String>| -> Result<Wanted, Problem> {
-            let (code, link) = (wanted::code(code)?, wanted::link(verify.link(hash.as_deref()))?);
+        let one = |to: Mailbox, code: Option<String>, hash: Option<String>| -> Result<HookMail, Problem> {
+            let (code, link) = (hook_mail::code(code)?, hook_mail::link(verify.link(hash.as_deref()))?);
             if code.is_none() && link.is_none() && lane != Lane::Notice {
                 return Err(Problem::invalid("email_data: neither a token nor a token_hash"));
             }
-            let (tag, locale) = (wanted::tag(&action), locale.clone());
-            Ok(Wanted { to, code, link, tag, lane, purpose, locale, texts: None })
+            let (tag, locale) = (hook_mail::tag(&action), locale.clone());
+            Ok(HookMail { to, code, link, tag, lane, purpose, locale, texts: None })
         };
-        let (token, token_new) = (wanted::filled(data.token), wanted::filled(data.token_new));
-        let (hash, hash_new) = (wanted::filled(data.token_hash), wanted::filled(data.token_hash_new));
+        let (token, token_new) = (hook_mail::filled(data.token), hook_mail::filled(data.token_new));
+        let (hash, hash_new) = (hook_mail::filled(data.token_hash), hook_mail::filled(data.token_hash_new));
         if action != "email_change" {
             return Ok(vec![one(recipient(user.email.as_deref(), "user.email")?, token, hash)?]);
         }
@@ -143,6 +143,6 @@ impl Verify {
 }
 
 fn language(metadata: &Value) -> Option<String> {
-    let text = |name: &str| wanted::locale(metadata.get(name).and_then(Value::as_str));
+    let text = |name: &str| hook_mail::locale(metadata.get(name).and_then(Value::as_str));
     text("locale").or_else(|| text("lang"))
 }

@@ -118,7 +118,7 @@ fn secrets_are_read_or_refused() {
     assert!(!format!("{secrets:?}").contains("7f3a"));
 }
 
-fn read(kind: Kind, body: serde_json::Value) -> Vec<Wanted> {
+fn read(kind: Kind, body: serde_json::Value) -> Vec<HookMail> {
     kind.read(body.to_string().as_bytes()).unwrap_or_else(|problem| panic!("{problem:?}"))
 }
 

@@ -3,7 +3,7 @@
 use serde::Deserialize;
 use utoipa::ToSchema;
 
-use super::wanted::{self, Wanted};
+use super::hook_mail::{self, HookMail};
 use super::{Lane, Problem, Purpose, Texts, recipient};
 
 /// The body of a call; what is not named here is passed over.
@@ -63,24 +63,33 @@ fn kind(event: &str, has_code: bool) -> (Lane, Purpose) {
 }
 
 impl Call {
-    pub(super) fn wanted(self) -> Result<Vec<Wanted>, Problem> {
+    pub(super) fn wanted(self) -> Result<Vec<HookMail>, Problem> {
         let Self { context_info, template_data: own, args } = self;
         let event = context_info.event_type.unwrap_or_default();
-        let code = wanted::code(wanted::filled(args.code).or(args.otp))?;
-        let link = wanted::link(own.url)?;
+        let code = hook_mail::code(hook_mail::filled(args.code).or(args.otp))?;
+        let link = hook_mail::link(own.url)?;
         let (lane, purpose) = kind(&event, code.is_some());
         if code.is_none() && link.is_none() && lane != Lane::Notice {
             return Err(Problem::invalid("args, templateData: neither a code nor a url"));
         }
         let to = recipient(context_info.recipient_email_address.as_deref(), "contextInfo.recipientEmailAddress")?;
         let texts = Texts {
-            subject: wanted::one_line(own.subject),
-            title: wanted::one_line(own.title),
-            greeting: wanted::plain(own.greeting),
-            body: wanted::plain(own.text),
-            button: wanted::one_line(own.button_text),
-            footer: wanted::plain(own.footer_text),
+            subject: hook_mail::one_line(own.subject),
+            title: hook_mail::one_line(own.title),
+            greeting: hook_mail::plain(own.greeting),
+            body: hook_mail::plain(own.text),
+            button: hook_mail::one_line(own.button_text),
+            footer: hook_mail::plain(own.footer_text),
         };
-        Ok(vec![Wanted { to, code, link, tag: wanted::tag(&event), lane, purpose, locale: None, texts: Some(texts) }])
+        Ok(vec![HookMail {
+            to,
+            code,
+            link,
+            tag: hook_mail::tag(&event),
+            lane,
+            purpose,
+            locale: None,
+            texts: Some(texts),
+        }])
     }
 }

@@ -16,7 +16,7 @@ const TEXT_LEN_MAX: usize = 4000;
 
 /// A mail that a call asks for.
 #[derive(Clone)]
-pub(crate) struct Wanted {
+pub(crate) struct HookMail {
     pub(crate) to: Mailbox,
     pub(crate) code: Option<Zeroizing<String>>,
     pub(crate) link: Option<String>,
@@ -27,9 +27,9 @@ pub(crate) struct Wanted {
     pub(crate) texts: Option<Texts>,
 }
 
-impl std::fmt::Debug for Wanted {
+impl std::fmt::Debug for HookMail {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Wanted({:?}, {}, {})", self.purpose, self.tag, self.lane.name())
+        write!(f, "HookMail({:?}, {}, {})", self.purpose, self.tag, self.lane.name())
     }
 }
 
