@@ -118,7 +118,7 @@ pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, time
             let subject = new.subject.as_deref().ok_or_else(|| Problem::missing("subject"))?;
             let attachments = attachments::read(given, "attachments")?;
             let (text, html) = (new.text.as_deref(), new.html.as_deref());
-            letter(parties, fields, &attachments, times, Said { app: None, subject, text, html }).write()
+            letter(parties, fields, &attachments, times, LetterText { app: None, subject, text, html }).write()
         }
         _ => Err(Problem::invalid(
             "exactly one of these makes a message: raw alone; otp; or subject with text, html or both",
@@ -127,7 +127,7 @@ pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, time
 }
 
 /// What a mail says.
-struct Said<'a> {
+struct LetterText<'a> {
     app: Option<&'a str>,
     subject: &'a str,
     text: Option<&'a str>,
@@ -139,7 +139,7 @@ fn letter<'a>(
     fields: &'a Fields,
     attachments: &'a [Attachment],
     times: &Times,
-    said: Said<'a>,
+    said: LetterText<'a>,
 ) -> Letter<'a> {
     Letter {
         from: &parties.from,
@@ -176,7 +176,7 @@ fn composed_otp(
     let mail = Mail { code: Some(code), app, locale, life: times.life, domain: &domain, ..Mail::default() };
     let filled = times.templates.fill(&mail);
     let subject = subject.unwrap_or(&filled.subject);
-    let said = Said { app, subject, text: Some(&filled.text), html: Some(&filled.html) };
+    let said = LetterText { app, subject, text: Some(&filled.text), html: Some(&filled.html) };
     letter(parties, fields, attachments, times, said).write()
 }
 

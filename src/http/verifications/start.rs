@@ -38,7 +38,7 @@ use crate::mail::id::MessageId;
 const CODE: &str = "{{code}}";
 
 /// What a request asks for, read.
-struct Wanted {
+struct StartRequest {
     user: Arc<User>,
     from: Person,
     to: Person,
@@ -81,7 +81,7 @@ pub(in crate::http) async fn start(
     if new.quiet && wait.is_some() {
         return Err(Problem::invalid("wait: not together with quiet, whose answer tells nothing"));
     }
-    let wanted = Wanted::read(&api, &who, new, &headers)?;
+    let wanted = StartRequest::read(&api, &who, new, &headers)?;
     let seat = wait.map(|Wait::Delivered| api.waits.take(&who, settings.sharing, "answers that wait")).transpose()?;
     let this = api.clone();
     let (is_new, view) = api.whole(async move { this.begin(wanted).await }).await?;
@@ -94,7 +94,7 @@ pub(in crate::http) async fn start(
     Ok((status, Json(VerificationJson::new(&api, &view).await)).into_response())
 }
 
-impl Wanted {
+impl StartRequest {
     fn read(api: &Api, who: &Principal, new: NewVerification, headers: &HeaderMap) -> Result<Self, Problem> {
         let to = Person::parse(&new.to, "to")?;
         let from = sender(who, new.from.as_deref())?;
@@ -262,7 +262,7 @@ fn purpose(name: &str) -> Purpose {
 
 impl Api {
     /// Whether the verification is new, and how it stands then.
-    async fn begin(self: Arc<Self>, wanted: Wanted) -> Result<(bool, View), Problem> {
+    async fn begin(self: Arc<Self>, wanted: StartRequest) -> Result<(bool, View), Problem> {
         let (door, clock) = (self.parts.door.clone(), self.parts.clock.clone());
         let verifications = door.verifications();
         let turn = verifications.turn(&wanted.key()).await;
@@ -287,7 +287,7 @@ impl Api {
     }
 
     /// Sends a code, or leaves no trace of it.
-    async fn send_code(&self, wanted: &Wanted, slot: &Slot) -> Result<(), Problem> {
+    async fn send_code(&self, wanted: &StartRequest, slot: &Slot) -> Result<(), Problem> {
         let sent = self.try_to_send(wanted, slot).await;
         if sent.is_err() {
             let changes = self.parts.door.verifications().withdrawn(slot, self.parts.clock.step());
@@ -297,7 +297,7 @@ impl Api {
         sent.map_err(|(_, problem)| problem)
     }
 
-    async fn try_to_send(&self, wanted: &Wanted, slot: &Slot) -> Result<(), (Option<Refusal>, Problem)> {
+    async fn try_to_send(&self, wanted: &StartRequest, slot: &Slot) -> Result<(), (Option<Refusal>, Problem)> {
         let door = &self.parts.door;
         let draft = wanted.draft(self, &slot.code).map_err(|problem| (None, problem))?;
         let checked = check_recipients(door, &[&draft]).await;
@@ -310,7 +310,7 @@ impl Api {
     }
 
     /// Says that a verification has begun before anybody knows whether its code can be sent.
-    async fn send_quietly(self: Arc<Self>, wanted: Wanted, slot: Slot, turn: Turn) -> Result<(), Problem> {
+    async fn send_quietly(self: Arc<Self>, wanted: StartRequest, slot: Slot, turn: Turn) -> Result<(), Problem> {
         let (door, queue, step) = (&self.parts.door, &self.parts.queue, self.parts.clock.step());
         let rows = door.verifications().begun(&slot, step);
         if let Err(error) = queue.store_side(rows).await {
@@ -328,7 +328,7 @@ impl Api {
     }
 
     /// Nobody who asked may tell; the events do.
-    async fn not_sent(&self, wanted: &Wanted, slot: &Slot, problem: &Problem) {
+    async fn not_sent(&self, wanted: &StartRequest, slot: &Slot, problem: &Problem) {
         let (now, step) = (self.parts.clock.now(), self.parts.clock.step());
         let changes = self.parts.door.verifications().refused(slot, now, step);
         let _ = self.parts.queue.store_side(changes).await;
