@@ -7,7 +7,7 @@ use parking_lot::Mutex;
 
 use super::budget_form::budget_form;
 pub use super::budget_table::Limits;
-use super::budget_table::{Booking, Place, Table, Windows, within};
+use super::budget_table::{Booking, BudgetPlace, Table, Windows, within};
 use super::refusal::Refusal;
 use crate::accounts::user::User;
 use crate::base::clock::Timestamp;
@@ -92,7 +92,7 @@ impl Budgets {
         let mut changes = table.sweep(&windows, now);
         for (wanted, index) in forms.iter().zip(0..) {
             let entry = EntryId { message: request.id, index };
-            let place = Place { at: now, entry, is_repeatable: request.is_repeatable };
+            let place = BudgetPlace { at: now, entry, is_repeatable: request.is_repeatable };
             table.add(wanted, user, place, &windows, &mut changes);
         }
         Ok(changes)

@@ -19,7 +19,7 @@ const PLACE_LEN: usize = 8 + 16 + 2 + 1;
 
 /// A place taken in a budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BudgetPlace {
     pub(super) at: Timestamp,
     pub(super) entry: EntryId,
     /// It may be asked for again under the same idempotency key, which does not count.
@@ -30,7 +30,7 @@ pub(super) struct Place {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Booking {
     pub(super) user: Arc<str>,
-    pub(super) place: Place,
+    pub(super) place: BudgetPlace,
 }
 
 /// What may go to one mailbox; none: no limit.
@@ -120,7 +120,7 @@ impl Table {
                 renamed.push((user.clone(), form.clone()));
             }
             let account = table.accounts.entry(form.into()).or_default();
-            let places = places.into_iter().map(|place| Place { at: place.at.min(now), ..place });
+            let places = places.into_iter().map(|place| BudgetPlace { at: place.at.min(now), ..place });
             account.taken.extend(places.map(|place| Booking { user: user.clone(), place }));
         }
         let mut forms: Vec<Arc<str>> = table.accounts.keys().cloned().collect();
@@ -144,7 +144,14 @@ impl Table {
     }
 
     /// Takes a place; where the table is full, the mailbox that can best be spared is forgotten.
-    pub(super) fn add(&mut self, form: &str, user: &str, place: Place, windows: &Windows, changes: &mut Vec<Change>) {
+    pub(super) fn add(
+        &mut self,
+        form: &str,
+        user: &str,
+        place: BudgetPlace,
+        windows: &Windows,
+        changes: &mut Vec<Change>,
+    ) {
         while !self.accounts.contains_key(form) && self.accounts.len() >= self.mailboxes_max {
             let Some((_, _, forgotten)) = self.order.pop_first() else { break };
             let account = self.accounts.remove(&forgotten).unwrap_or_default();
@@ -214,7 +221,7 @@ impl Table {
     /// A user's places in a mailbox, as they are stored.
     fn row(&self, user: &str, form: &str) -> Change {
         let own = self.of(form).unwrap_or_default().iter().filter(|one| *one.user == *user);
-        let places: Vec<Place> = own.map(|one| one.place).collect();
+        let places: Vec<BudgetPlace> = own.map(|one| one.place).collect();
         let value = (!places.is_empty()).then(|| encode(&places));
         Change::Side(SideTable::Budget, row_key(user, form).into_bytes().into(), value)
     }
@@ -231,7 +238,7 @@ fn row_key(user: &str, form: &str) -> String {
     format!("{user}\n{form}")
 }
 
-fn encode(places: &[Place]) -> Box<[u8]> {
+fn encode(places: &[BudgetPlace]) -> Box<[u8]> {
     let mut value = vec![VERSION];
     for place in places {
         value.extend_from_slice(&place.at.as_millis().to_be_bytes());
@@ -248,7 +255,7 @@ pub(super) fn reads(row: &Row) -> bool {
 }
 
 /// User, budget form and places of a row.
-fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, String, Vec<Place>)> {
+fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, String, Vec<BudgetPlace>)> {
     let (user, recipient) = std::str::from_utf8(key).ok()?.split_once('\n')?;
     let (&version, places) = value.split_first()?;
     let form = match version {
@@ -263,9 +270,9 @@ fn decode(key: &[u8], value: &[u8]) -> Option<(Arc<str>, String, Vec<Place>)> {
         let at = Timestamp::from_millis(u64::from_be_bytes(raw[..8].try_into().ok()?));
         let message = MessageId::from_bytes(raw[8..24].try_into().ok()?);
         let index = u16::from_be_bytes(raw[24..26].try_into().ok()?);
-        Some(Place { at, entry: EntryId { message, index }, is_repeatable: raw[26] != 0 })
+        Some(BudgetPlace { at, entry: EntryId { message, index }, is_repeatable: raw[26] != 0 })
     };
-    let places: Option<Vec<Place>> = places.chunks(PLACE_LEN).map(place).collect();
+    let places: Option<Vec<BudgetPlace>> = places.chunks(PLACE_LEN).map(place).collect();
     Some((user.into(), form, places?))
 }
 
