@@ -13,8 +13,8 @@ use super::budget_form;
 use super::forecasts::Forecasts;
 pub(crate) use super::idempotency::InWork;
 use super::idempotency::{self, Lookup, Reservation, RotatingSecrets};
-use super::opened::{Opened, opened};
 use super::options::Options;
+use super::parsed_content::{self, ParsedContent};
 use super::refusal::Refusal;
 pub use super::settings::{BUDGET, Settings};
 pub(crate) use super::settings::{BUDGET_TOTAL, Learning};
@@ -299,8 +299,9 @@ impl Door {
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
         envelope.recipients.iter().try_for_each(|recipient| settings.check_form(&recipient.mailbox))?;
-        let Opened { content, header, asked, is_encoded } = opened(content, settings.long_lines).await?;
-        let options = options.or(asked);
+        let ParsedContent { content, header, options: own, is_encoded } =
+            parsed_content::parse(content, settings.long_lines).await?;
+        let options = options.or(own);
         for author in header.from.mailboxes.iter().chain(&header.from.also_readable) {
             self.check_author(user, author, "From")?;
         }
