@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::guesses::GuessKey;
 use super::state::{self, Answer, Answered, Key, State, Verification};
-use super::{CheckError, Checked, KEY_SLACK, Limits, Selector, Verifications, code, rows};
+use super::{CheckError, CheckResult, KEY_SLACK, Limits, Selector, Verifications, code, rows};
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::event::Head;
 use crate::intake::budget_form::budget_form;
@@ -31,7 +31,7 @@ impl Verifications {
         queue: &Queue,
         clock: &dyn Clock,
         limits: &Limits,
-    ) -> Result<Checked, CheckError> {
+    ) -> Result<CheckResult, CheckError> {
         let (user, which, typed, idempotency_key) = asked;
         let code = code::typed(typed).ok_or(CheckError::Malformed)?;
         let key = match which {
@@ -56,7 +56,7 @@ impl Verifications {
         for message in spent.over {
             queue.supersede(&Filter::of_message(message), moment.now);
         }
-        let checked = Checked { answer: spent.answer, approved: spent.approved };
+        let checked = CheckResult { answer: spent.answer, approved: spent.approved };
         match which {
             Selector::Id(_) => Ok(checked),
             Selector::Address(..) => told_by_address(checked, spent.blocked),
@@ -70,7 +70,7 @@ impl Verifications {
         code: &str,
         idempotency_key: Option<&str>,
         moment: &Moment<'_>,
-    ) -> Result<Option<Spent>, CheckError> {
+    ) -> Result<Option<CountedCheck>, CheckError> {
         let Moment { limits, now, step } = *moment;
         let mut table = self.table.lock();
         let (blocked, before) = (table.blocked(id, now), table.held(id));
@@ -83,13 +83,13 @@ impl Verifications {
             let is_known = one.sends.iter().any(|send| digest(send.bucket).is_some());
             let answer = answered.answer;
             return if is_same || !is_known {
-                Ok(Some(Spent::told(answer, blocked)))
+                Ok(Some(CountedCheck::told(answer, blocked)))
             } else {
                 Err(CheckError::Conflict)
             };
         }
         if one.state(now) != State::Pending {
-            return Ok(Some(Spent::told(one.check(false, now), blocked)));
+            return Ok(Some(CountedCheck::told(one.check(false, now), blocked)));
         }
         let newest: Vec<&state::Send> = one.live(now).collect();
         let newest = &newest[newest.len().saturating_sub(limits.live_codes)..];
@@ -121,7 +121,7 @@ impl Verifications {
         drop(table);
         self.release(before, after);
         let id = answer.valid.then(|| id.into());
-        Ok(Some(Spent { id, answer, changes, approved, over, blocked }))
+        Ok(Some(CountedCheck { id, answer, changes, approved, over, blocked }))
     }
 
     /// The same by address; where nothing is pending there, a wrong check of the recipient is counted.
@@ -132,7 +132,7 @@ impl Verifications {
         code: &str,
         idempotency_key: Option<&str>,
         moment: &Moment<'_>,
-    ) -> Result<Spent, CheckError> {
+    ) -> Result<CountedCheck, CheckError> {
         let Moment { limits, now, step } = *moment;
         let found = self.table.lock().latest(key).map(|one| (one.id.clone(), one.state(now)));
         if let Some((id, state)) = &found {
@@ -157,7 +157,7 @@ impl Verifications {
         } else {
             Vec::new()
         };
-        Ok(Spent { changes, ..Spent::told(NOTHING, None) })
+        Ok(CountedCheck { changes, ..CountedCheck::told(NOTHING, None) })
     }
 
     fn is_answered(&self, id: &str, key: &str, now: Timestamp) -> bool {
@@ -176,7 +176,7 @@ struct Moment<'a> {
 }
 
 /// A check that was counted, and what follows from it.
-struct Spent {
+struct CountedCheck {
     /// Of an approval: which.
     id: Option<Arc<str>>,
     answer: Answer,
@@ -188,18 +188,18 @@ struct Spent {
     blocked: Option<Duration>,
 }
 
-impl Spent {
+impl CountedCheck {
     fn told(answer: Answer, blocked: Option<Duration>) -> Self {
         Self { id: None, answer, changes: Vec::new(), approved: None, over: Vec::new(), blocked }
     }
 }
 
 /// By address, whatever is not right is told alike.
-fn told_by_address(checked: Checked, blocked: Option<Duration>) -> Result<Checked, CheckError> {
+fn told_by_address(checked: CheckResult, blocked: Option<Duration>) -> Result<CheckResult, CheckError> {
     match blocked {
         _ if checked.answer.valid => Ok(checked),
         Some(wait) => Err(CheckError::Guessed(wait)),
-        None => Ok(Checked { answer: NOTHING, ..checked }),
+        None => Ok(CheckResult { answer: NOTHING, ..checked }),
     }
 }
 

@@ -3,10 +3,10 @@
 //! No code is kept, only its digest under a key that goes when it is of no more use (`ledger::embedded::code_keys`). A check is
 //! on disk before it is answered. `state` is one verification as a value, `guesses` counts wrong checks, `rows` is what is stored.
 
-mod asked;
 mod checks;
 pub(crate) mod code;
 mod guesses;
+mod requests;
 mod rows;
 mod state;
 mod table;
@@ -15,7 +15,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-pub(crate) use self::asked::{CheckError, Checked, Limits, Plan, Refused, Request, Secrecy, Selector, Slot, View};
+pub(crate) use self::requests::{
+    CheckError, CheckResult, Limits, Plan, Refused, Request, Secrecy, Selector, Slot, View,
+};
 pub(super) use self::rows::reads;
 use self::state::{Again, Fate, Verification};
 pub(crate) use self::state::{Key, State};

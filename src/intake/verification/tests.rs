@@ -111,7 +111,7 @@ impl World {
         self.checked((Selector::Address(&to, "login", session), code, None)).await.map(|checked| checked.answer)
     }
 
-    async fn checked(&self, (which, code, key): (Selector<'_>, &str, Option<&str>)) -> Result<Checked, CheckError> {
+    async fn checked(&self, (which, code, key): (Selector<'_>, &str, Option<&str>)) -> Result<CheckResult, CheckError> {
         self.all.check(("shop", which, code, key), &self.queue, &*self.clock, &self.limits).await
     }
 

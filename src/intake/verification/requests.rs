@@ -167,7 +167,7 @@ pub enum CheckError {
 
 /// What a check came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Checked {
+pub struct CheckResult {
     /// The answer.
     pub answer: Answer,
     /// Where it was right, just now: what the event says.
