@@ -126,7 +126,7 @@ enum Proof {
 
 /// What a password check came to.
 #[derive(Debug, Clone)]
-pub enum Checked {
+pub enum PasswordCheck {
     /// Right.
     Accepted(Login),
     /// Wrong, or no such user; nobody is told which.
@@ -283,10 +283,10 @@ impl Credentials {
     }
 
     /// Checks a password, remembered or not. A user that does not exist takes as long as one that does.
-    pub async fn check(&self, name: &str, password: &str, now: Instant) -> Checked {
+    pub async fn check(&self, name: &str, password: &str, now: Instant) -> PasswordCheck {
         let account = self.accounts.load().get(name).cloned();
-        let Ok(_waiting) = self.waiting.try_acquire() else { return Checked::Busy };
-        let Ok(running) = self.running.clone().acquire_owned().await else { return Checked::Busy };
+        let Ok(_waiting) = self.waiting.try_acquire() else { return PasswordCheck::Busy };
+        let Ok(running) = self.running.clone().acquire_owned().await else { return PasswordCheck::Busy };
         let own = account.and_then(|account| Some((account.user, account.password?)));
         let hash = own.as_ref().map_or_else(|| self.made_up_hash(name), |(_, hash)| hash.clone());
         let fingerprint = self.fingerprint(name, password, &hash);
@@ -298,10 +298,10 @@ impl Credentials {
         match (check.await, own) {
             (Ok(true), Some((user, hash))) => {
                 self.remember(fingerprint, now);
-                Checked::Accepted(Login { user, by: Proof::Password(hash) })
+                PasswordCheck::Accepted(Login { user, by: Proof::Password(hash) })
             }
-            (Ok(_), _) => Checked::Refused,
-            (Err(_), _) => Checked::Busy,
+            (Ok(_), _) => PasswordCheck::Refused,
+            (Err(_), _) => PasswordCheck::Busy,
         }
     }
 

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 
-use crate::accounts::credentials::{Admits, Checked, Credentials, Login};
+use crate::accounts::credentials::{Admits, Credentials, Login, PasswordCheck};
 use crate::accounts::throttle::Throttle;
 use crate::accounts::user::User;
 use crate::base::clock::Clock;
@@ -171,7 +171,7 @@ impl Connection {
                 Step::Proved { user, accepted } => {
                     let verifier = self.verifier.take().filter(|_| accepted);
                     let known = verifier.and_then(|verifier| self.shared.credentials.proved(&user, verifier));
-                    let checked = known.map_or(Checked::Refused, Checked::Accepted);
+                    let checked = known.map_or(PasswordCheck::Refused, PasswordCheck::Accepted);
                     self.authenticated(&user, checked).await?
                 }
                 Step::CheckSender(mail) => {
@@ -195,12 +195,12 @@ impl Connection {
         let shared = self.shared.clone();
         let now = shared.clock.instant();
         if let Some(known) = shared.credentials.remembered(user, password, now) {
-            return self.authenticated(user, Checked::Accepted(known)).await;
+            return self.authenticated(user, PasswordCheck::Accepted(known)).await;
         }
         let turn = shared.throttle.checks.take(self.peer.ip()).await;
         let checked = match &turn {
             Some(_) => shared.credentials.check(user, password, now).await,
-            None => Checked::Busy,
+            None => PasswordCheck::Busy,
         };
         drop(turn);
         self.authenticated(user, checked).await
@@ -343,10 +343,10 @@ impl Connection {
         }
     }
 
-    async fn authenticated(&mut self, name: &str, checked: Checked) -> Result<Step, Closed> {
+    async fn authenticated(&mut self, name: &str, checked: PasswordCheck) -> Result<Step, Closed> {
         let address = self.peer.ip();
         let result = match checked {
-            Checked::Accepted(login) => {
+            PasswordCheck::Accepted(login) => {
                 self.shared.throttle.accepted(address, name);
                 match self.place.belongs_to(&login.user.name, self.portion) {
                     Ok(()) => {
@@ -359,13 +359,13 @@ impl Connection {
                     }
                 }
             }
-            Checked::Refused => {
+            PasswordCheck::Refused => {
                 self.flush().await?;
                 let reply = self.wait_to_refuse(name).await;
                 self.about.account = self.shared.credentials.user(name);
                 Err(reply)
             }
-            Checked::Busy => Err(reply::AUTHENTICATION_BUSY),
+            PasswordCheck::Busy => Err(reply::AUTHENTICATION_BUSY),
         };
         Ok(self.handle(Event::Authenticated(result)))
     }

@@ -22,13 +22,13 @@ fn credentials() -> Credentials {
 async fn passwords_are_checked_and_remembered() {
     let credentials = credentials();
     let now = SystemClock::default().instant();
-    assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
-    assert!(matches!(credentials.check("shop", "wrong", now).await, Checked::Refused));
-    assert!(matches!(credentials.check("nobody", "secret", now).await, Checked::Refused));
+    assert!(matches!(credentials.check("shop", "secret", now).await, PasswordCheck::Accepted(_)));
+    assert!(matches!(credentials.check("shop", "wrong", now).await, PasswordCheck::Refused));
+    assert!(matches!(credentials.check("nobody", "secret", now).await, PasswordCheck::Refused));
     assert_eq!(credentials.remembered.lock().len(), 1);
-    assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Accepted(_)));
+    assert!(matches!(credentials.check("shop", "secret", now).await, PasswordCheck::Accepted(_)));
     credentials.reconfigure(HashMap::new());
-    assert!(matches!(credentials.check("shop", "secret", now).await, Checked::Refused));
+    assert!(matches!(credentials.check("shop", "secret", now).await, PasswordCheck::Refused));
 }
 
 /// A login holds as long as its user has what it was made by; the user's rights are those of now.
@@ -36,7 +36,9 @@ async fn passwords_are_checked_and_remembered() {
 async fn logins_end_with_what_they_were_made_by() {
     let credentials = credentials();
     let now = SystemClock::default().instant();
-    let Checked::Accepted(by_password) = credentials.check("shop", "secret", now).await else { panic!("it is right") };
+    let PasswordCheck::Accepted(by_password) = credentials.check("shop", "secret", now).await else {
+        panic!("it is right")
+    };
     let by_memory = credentials.remembered("shop", "secret", now).unwrap();
     let verifier = credentials.scram_verifier("shop");
     let by_scram = credentials.proved("shop", verifier.clone()).unwrap();
@@ -114,7 +116,7 @@ async fn unknown_users_cost_what_known_ones_cost() {
     let name = (0..).map(|number| format!("nobody{number}"));
     let name = name.into_iter().find(|name| matches!(credentials.made_up_hash(name), PasswordHash::Argon2(_)));
     // The password of the user whose hash it is, too, is wrong for somebody who does not exist.
-    assert!(matches!(credentials.check(&name.unwrap(), "password", now).await, Checked::Refused));
+    assert!(matches!(credentials.check(&name.unwrap(), "password", now).await, PasswordCheck::Refused));
     credentials.reconfigure(HashMap::new());
     assert_eq!(kinds(&credentials), [SCRAM_ITERATIONS.get()]);
 }
