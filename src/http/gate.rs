@@ -20,7 +20,7 @@ use super::refused::Origin;
 use super::shape::{Shape, without_repeated_slashes};
 use super::{ANYBODYS_CONNECTIONS, Api, CONNECTIONS};
 use crate::base::shares::Sharing;
-use crate::net::places::Place;
+use crate::net::places::ConnectionPlace;
 use crate::report::reasons::Endpoint;
 
 /// Paths for which nobody has to show anything.
@@ -31,7 +31,7 @@ const HOOKS: &str = "/v1/hooks/";
 
 /// The place of a connection, for whoever proves late where a request comes from.
 #[derive(Clone)]
-pub(super) struct Claim(Arc<Mutex<Place>>);
+pub(super) struct Claim(Arc<Mutex<ConnectionPlace>>);
 
 impl Claim {
     /// The connection is this user's from here on, where it may have another one.
@@ -43,14 +43,14 @@ impl Claim {
 /// Who is at the other end of a connection.
 pub(super) struct Caller {
     api: Arc<Api>,
-    place: Arc<Mutex<Place>>,
+    place: Arc<Mutex<ConnectionPlace>>,
     origin: Origin,
     phase: Arc<Mutex<Phase>>,
     router: TowerToHyperService<Router>,
 }
 
 impl Caller {
-    pub(super) fn new(api: Arc<Api>, (place, origin): (Place, Origin), router: Router) -> Self {
+    pub(super) fn new(api: Arc<Api>, (place, origin): (ConnectionPlace, Origin), router: Router) -> Self {
         let phase = Arc::new(Mutex::new(Phase::Head));
         Self { api, place: Arc::new(Mutex::new(place)), origin, phase, router: TowerToHyperService::new(router) }
     }

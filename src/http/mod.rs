@@ -58,7 +58,7 @@ use crate::base::clock::Clock;
 use crate::base::shares::Sharing;
 use crate::delivery::Delivery;
 use crate::intake::door::Door;
-use crate::net::places::{Limits, Place, Places};
+use crate::net::places::{ConnectionPlace, Limits, Places};
 use crate::queue::Queue;
 use crate::report::Reporter;
 use crate::report::completion::Completions;
@@ -307,7 +307,13 @@ impl Api {
         });
     }
 
-    async fn encrypt_and_answer(self: &Arc<Self>, stream: TcpStream, place: Place, origin: Origin, router: Router) {
+    async fn encrypt_and_answer(
+        self: &Arc<Self>,
+        stream: TcpStream,
+        place: ConnectionPlace,
+        origin: Origin,
+        router: Router,
+    ) {
         if !self.settings.load().tls {
             return self.answer(stream, place, origin, router).await;
         }
@@ -338,7 +344,7 @@ impl Api {
     async fn answer(
         self: &Arc<Self>,
         stream: impl AsyncRead + AsyncWrite + Unpin,
-        place: Place,
+        place: ConnectionPlace,
         origin: Origin,
         router: Router,
     ) {

@@ -42,7 +42,7 @@ struct Open {
 
 /// A connection that is counted, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct ConnectionPlace {
     places: Arc<Places>,
     number: u64,
     network: IpAddr,
@@ -55,7 +55,7 @@ pub(crate) struct Place {
 
 impl Places {
     /// A place for a connection from `peer`, by somebody of whom no more is known; none: all are taken by known clients.
-    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, limits: Limits) -> Option<Place> {
+    pub(crate) fn take(self: &Arc<Self>, peer: IpAddr, limits: Limits) -> Option<ConnectionPlace> {
         let mut open = self.0.lock();
         if open.total >= limits.connections_max && !open.make_room() {
             return None;
@@ -66,7 +66,7 @@ impl Places {
         let network = network(peer);
         open.add_unknown(number, network, given_up.clone());
         drop(open);
-        Some(Place { places: self.clone(), number, network, is_counted: false, user: None, given_up })
+        Some(ConnectionPlace { places: self.clone(), number, network, is_counted: false, user: None, given_up })
     }
 }
 
@@ -104,7 +104,7 @@ fn decrement(counts: &mut HashMap<IpAddr, usize>, network: IpAddr) {
     }
 }
 
-impl Place {
+impl ConnectionPlace {
     /// Counts the connection among those of its client; says whether that may have one more.
     pub(crate) fn counts_for(&mut self, client: IpAddr, limits: Limits) -> bool {
         let client = network(client);
@@ -158,7 +158,7 @@ impl Place {
     }
 }
 
-impl Drop for Place {
+impl Drop for ConnectionPlace {
     fn drop(&mut self) {
         let mut open = self.places.0.lock();
         open.remove_unknown(self.number);
@@ -181,13 +181,13 @@ mod tests {
 
     const LIMITS: Limits = Limits { connections_max: 4, connections_per_address_max: 3 };
 
-    fn take(places: &Arc<Places>, address: &str) -> Option<Place> {
+    fn take(places: &Arc<Places>, address: &str) -> Option<ConnectionPlace> {
         let address = address.parse().unwrap();
         let mut place = places.take(address, LIMITS)?;
         place.counts_for(address, LIMITS).then_some(place)
     }
 
-    fn is_gone(place: &Option<Place>) -> bool {
+    fn is_gone(place: &Option<ConnectionPlace>) -> bool {
         place.as_ref().unwrap().given_up().is_cancelled()
     }
 

@@ -21,7 +21,7 @@ use crate::intake::refusal::Refusal;
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::Recipient;
 use crate::net::BoxStream;
-use crate::net::places::Place;
+use crate::net::places::ConnectionPlace;
 use crate::report::reasons::{Door as DoorName, Reason, Stage};
 use crate::report::refusals::{Refusals, Refused};
 use crate::smtp::command::Mail;
@@ -71,7 +71,7 @@ pub(super) struct Identified {
     /// What the session is told of it.
     pub(super) peer: Peer,
     /// Its place among all connections.
-    pub(super) place: Place,
+    pub(super) place: ConnectionPlace,
     /// How many of those one user may have.
     pub(super) portion: Portion,
 }
@@ -83,7 +83,7 @@ pub(super) struct Connection {
     session: ServerSession,
     peer: SocketAddr,
     listener: SocketAddr,
-    place: Place,
+    place: ConnectionPlace,
     portion: Portion,
     acceptor: Option<TlsAcceptor>,
     /// Whether nothing was heard since STARTTLS was done.

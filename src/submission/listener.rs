@@ -26,7 +26,7 @@ use crate::delivery::Delivery;
 use crate::intake::door::Door;
 use crate::intake::options::LIFE;
 use crate::net::BoxStream;
-use crate::net::places::{Limits, Place, Places};
+use crate::net::places::{ConnectionPlace, Limits, Places};
 use crate::report::reasons::{Door as DoorName, Reason, Stage};
 use crate::report::refusals::{Refusals, Refused};
 use crate::smtp::reply::{self, Reply};
@@ -292,7 +292,7 @@ impl Submission {
         peer: SocketAddr,
         listener: &ListenerSettings,
         live: &LiveSettings,
-        mut place: Place,
+        mut place: ConnectionPlace,
     ) {
         let Some(client) = self.who(&mut stream, peer, listener).await else { return };
         if !place.counts_for(client.address.ip(), live.limits) {
