@@ -32,7 +32,7 @@ pub(super) struct Index {
 
 /// A place in the index: where the next look goes on behind.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum IndexCursor {
     /// Among addresses.
     Address(AddressNumber, EntryId),
     /// Among messages, of one user or of all.
@@ -64,7 +64,7 @@ impl Index {
     pub(super) fn of_address(
         &self,
         filter: &Filter,
-        behind: Option<Place>,
+        behind: Option<IndexCursor>,
         most: usize,
     ) -> Option<Vec<(AddressNumber, EntryId)>> {
         let (first, last) = match (&filter.recipient, &filter.domain) {
@@ -73,8 +73,8 @@ impl Index {
             (None, None) => return None,
         };
         let from = match behind {
-            Some(Place::Address(number, id)) => Bound::Excluded((number, id)),
-            Some(Place::Message(_)) | None => Bound::Included((first, FIRST)),
+            Some(IndexCursor::Address(number, id)) => Bound::Excluded((number, id)),
+            Some(IndexCursor::Message(_)) | None => Bound::Included((first, FIRST)),
         };
         Some(self.by_address.range((from, Bound::Included((last, LAST)))).take(most).copied().collect())
     }

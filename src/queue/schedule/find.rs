@@ -14,7 +14,7 @@ pub use crate::ledger::listing::{Cancelled, EntrySnapshot, Snapshot};
 use crate::mail::id::{EntryId, MessageId};
 use crate::queue::effects::Effects;
 use crate::queue::ending::End;
-use crate::queue::index::Place;
+use crate::queue::index::IndexCursor;
 
 /// What was to be tried again.
 #[derive(Debug, Clone, Default)]
@@ -62,15 +62,16 @@ impl Schedule {
     pub(in crate::queue) fn page(
         &self,
         filter: &Filter,
-        behind: Option<Place>,
+        behind: Option<IndexCursor>,
         most: usize,
-    ) -> (Vec<EntryId>, Option<Place>) {
+    ) -> (Vec<EntryId>, Option<IndexCursor>) {
         if let Some(id) = filter.message {
             let held = self.held.get(&id);
             return (held.into_iter().flat_map(|held| held.covered(filter)).collect(), None);
         }
         if let Some(places) = self.index.of_address(filter, behind, most) {
-            let next = places.last().filter(|_| places.len() == most).map(|(number, id)| Place::Address(*number, *id));
+            let next =
+                places.last().filter(|_| places.len() == most).map(|(number, id)| IndexCursor::Address(*number, *id));
             let covers = |id: &EntryId| {
                 let held = self.held.get(&id.message).filter(|held| filter.covers_message(&held.message));
                 held.is_some_and(|held| held.is_covered(filter, id.index, &held.entries[usize::from(id.index)]))
@@ -78,8 +79,8 @@ impl Schedule {
             return (places.into_iter().map(|(_, id)| id).filter(covers).collect(), next);
         }
         let behind = match behind {
-            Some(Place::Message(id)) => Bound::Excluded(id),
-            Some(Place::Address(..)) | None => Bound::Unbounded,
+            Some(IndexCursor::Message(id)) => Bound::Excluded(id),
+            Some(IndexCursor::Address(..)) | None => Bound::Unbounded,
         };
         match &filter.user {
             Some(user) => self.page_of(self.index.of_user(user, behind), filter, most),
@@ -92,14 +93,14 @@ impl Schedule {
         ids: impl Iterator<Item = MessageId>,
         filter: &Filter,
         most: usize,
-    ) -> (Vec<EntryId>, Option<Place>) {
+    ) -> (Vec<EntryId>, Option<IndexCursor>) {
         let (mut found, mut looked) = (Vec::new(), 0);
         for id in ids {
             let Some(held) = self.held.get(&id) else { continue };
             found.extend(held.covered(filter));
             looked += held.entries.len();
             if looked >= most {
-                return (found, Some(Place::Message(id)));
+                return (found, Some(IndexCursor::Message(id)));
             }
         }
         (found, None)
