@@ -12,12 +12,12 @@ use super::effects::Offer;
 /// once until it is claimed.
 #[derive(Debug, Default)]
 pub(super) struct Offering {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<PendingOffers>,
     news: Notify,
 }
 
 #[derive(Debug, Default)]
-struct Waiting {
+struct PendingOffers {
     offers: VecDeque<Offer>,
     /// Somebody has the other end, or had it.
     is_taken: bool,

@@ -27,7 +27,7 @@ pub struct Output(Arc<Owner>);
 struct Owner(Arc<Shared>);
 
 struct Shared {
-    waiting: Mutex<Waiting>,
+    waiting: Mutex<LineBuffer>,
     /// Something waits, or the owners are gone.
     wake: Condvar,
     /// Everything has been written.
@@ -36,7 +36,7 @@ struct Shared {
 }
 
 #[derive(Default)]
-struct Waiting {
+struct LineBuffer {
     lines: Vec<u8>,
     count: u64,
     /// Lines that found no room since that was last told.
@@ -105,7 +105,7 @@ impl Output {
         let mut waiting = shared.waiting.lock();
         waiting.is_wanted_now = true;
         shared.wake.notify_one();
-        let is_busy = |waiting: &mut Waiting| waiting.is_served && (waiting.is_writing || !waiting.lines.is_empty());
+        let is_busy = |waiting: &mut LineBuffer| waiting.is_served && (waiting.is_writing || !waiting.lines.is_empty());
         !shared.emptied.wait_while_for(&mut waiting, is_busy, patience).timed_out()
     }
 }
@@ -150,9 +150,10 @@ impl Shared {
     }
 
     /// Lets more lines come, so that they go out together.
-    fn gather(&self, waiting: &mut parking_lot::MutexGuard<'_, Waiting>) {
-        let is_early =
-            |waiting: &mut Waiting| !waiting.is_closed && !waiting.is_wanted_now && waiting.lines.len() < GATHERED_LEN;
+    fn gather(&self, waiting: &mut parking_lot::MutexGuard<'_, LineBuffer>) {
+        let is_early = |waiting: &mut LineBuffer| {
+            !waiting.is_closed && !waiting.is_wanted_now && waiting.lines.len() < GATHERED_LEN
+        };
         self.wake.wait_while_for(waiting, is_early, GATHERING);
         waiting.is_wanted_now = false;
     }
