@@ -6,10 +6,10 @@
 
 pub(crate) mod body;
 pub(crate) mod endpoint;
+mod pending_posts;
 mod sender;
 mod signature;
 mod task;
-mod waiting;
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -370,7 +370,7 @@ impl Shared {
     /// Removes all that is stored for an endpoint.
     fn forget(&self, key: Key) -> Result<(), StoreError> {
         let mut gone = vec![(cursor_key(key), None)];
-        let prefix = waiting::prefix(key);
+        let prefix = pending_posts::prefix(key);
         self.rows.scan(prefix.clone()..[prefix, vec![u8::MAX; 9]].concat(), &mut |row, _| {
             gone.push((row.to_vec(), None));
             true

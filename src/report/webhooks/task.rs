@@ -8,8 +8,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::endpoint::{Endpoint, Key};
+use super::pending_posts::{Next, PendingPosts, prefix};
 use super::sender::{Post, Sender, Tried};
-use super::waiting::{Next, Waiting, prefix};
 use super::{Shared, Standing, Status, WAITING_MAX, body, signature};
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
@@ -57,7 +57,7 @@ pub(super) struct Task {
     shared: Shared,
     orders: mpsc::UnboundedReceiver<Order>,
     sender: Arc<Sender>,
-    waiting: Waiting,
+    waiting: PendingPosts,
     at: Cursor,
     /// What is on disk of `at`.
     written: Cursor,
@@ -81,7 +81,7 @@ impl Task {
         let stored = stored.and_then(|value| Some(Cursor::behind(u64::from_be_bytes(value.try_into().ok()?))));
         // A new one is told what happens from now on.
         let at = stored.unwrap_or_else(|| shared.queue.happened().newest());
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingPosts::default();
         let rows = prefix(key)..[prefix(key), vec![u8::MAX; 9]].concat();
         let restored = shared.rows.scan(rows, &mut |row, value| {
             waiting.restore(row, value);

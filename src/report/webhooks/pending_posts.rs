@@ -43,7 +43,7 @@ pub(super) enum Next {
 
 /// The posts that are to be made, by their number.
 #[derive(Debug, Default)]
-pub(super) struct Waiting {
+pub(super) struct PendingPosts {
     items: BTreeMap<u64, Item>,
     /// Those of one message, the oldest first; only that may be under way.
     of_message: HashMap<MessageId, VecDeque<u64>>,
@@ -89,7 +89,7 @@ impl Item {
     }
 }
 
-impl Waiting {
+impl PendingPosts {
     /// How many there are.
     pub(super) fn len(&self) -> usize {
         self.items.len()
@@ -211,7 +211,7 @@ impl Waiting {
     }
 }
 
-impl Waiting {
+impl PendingPosts {
     /// The changes could not be stored; they come again.
     pub(super) fn not_stored(&mut self, changes: &[RowChange]) {
         for (key, value) in changes {
@@ -238,7 +238,7 @@ mod tests {
         Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 
-    fn taken(waiting: &mut Waiting, now: Timestamp) -> Vec<(u64, u8, u32)> {
+    fn taken(waiting: &mut PendingPosts, now: Timestamp) -> Vec<(u64, u8, u32)> {
         std::iter::from_fn(|| waiting.take(now))
             .map(|(number, event)| (number, event.head.id.to_bytes()[0], event.head.attempt))
             .collect()
@@ -246,7 +246,7 @@ mod tests {
 
     #[test]
     fn those_of_one_message_go_one_after_the_other() {
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingPosts::default();
         for (message, attempt) in [(1, 1), (1, 2), (2, 1), (1, 3)] {
             waiting.add(event(message, attempt), START);
         }
@@ -266,7 +266,7 @@ mod tests {
 
     #[test]
     fn a_post_is_tried_nine_times_in_24_hours() {
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingPosts::default();
         waiting.add(event(1, 1), START);
         waiting.add(event(1, 2), START);
         let (mut now, mut tries) = (START, 0);
@@ -287,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_is_stored_is_found_again() {
-        let mut waiting = Waiting::default();
+        let mut waiting = PendingPosts::default();
         (1..=3).for_each(|message| waiting.add(event(message, 1), START));
         let (first, _) = waiting.take(START).unwrap();
         waiting.done(first);
@@ -296,7 +296,7 @@ mod tests {
         let rows = waiting.changes(KEY);
         assert_eq!(rows.len(), 2, "what was taken at once is never stored");
         assert_eq!(waiting.changes(KEY), []);
-        let mut again = Waiting::default();
+        let mut again = PendingPosts::default();
         for (key, value) in &rows {
             again.restore(key, value.as_deref().unwrap());
         }
