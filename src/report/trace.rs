@@ -50,7 +50,7 @@ const ERASED_AT_ONCE: usize = 100;
 
 /// A trace in memory.
 #[derive(Debug)]
-struct Held {
+struct HeldTrace {
     trace: Arc<Trace>,
     /// Whether it has to be written; then it leaves memory, and is read back if there is news.
     is_new: bool,
@@ -58,7 +58,7 @@ struct Held {
 
 #[derive(Debug, Default)]
 struct Memory {
-    held: BTreeMap<MessageId, Held>,
+    held: BTreeMap<MessageId, HeldTrace>,
     /// Somebody waits for what was committed so far.
     is_asked: bool,
     is_closed: bool,
@@ -183,7 +183,7 @@ impl Traces {
             for id in &ids {
                 let rest = memory.held.get(id).and_then(|held| held.trace.without(plain));
                 match (rest, memory.held.get_mut(id)) {
-                    (Some(rest), Some(held)) => *held = Held { trace: Arc::new(rest), is_new: true },
+                    (Some(rest), Some(held)) => *held = HeldTrace { trace: Arc::new(rest), is_new: true },
                     (None, _) => drop(memory.held.remove(id)),
                     (Some(_), None) => {}
                 }
@@ -349,7 +349,7 @@ impl Shared {
             // Nobody else adds to `held`, so it is still missing afterwards.
             let trace = Arc::new(self.known(event));
             memory = self.memory.lock();
-            memory.held.insert(id, Held { trace, is_new: true });
+            memory.held.insert(id, HeldTrace { trace, is_new: true });
         }
         if let Some(held) = memory.held.get_mut(&id) {
             Arc::make_mut(&mut held.trace).add(at, event);
