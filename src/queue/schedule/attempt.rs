@@ -26,7 +26,7 @@ pub(in crate::queue) struct Hold {
 }
 
 /// An entry that was claimed, with its content if that is in memory.
-pub(in crate::queue) type Claimed = (Hold, Option<Arc<SignedContent>>);
+pub(in crate::queue) type ClaimedEntry = (Hold, Option<Arc<SignedContent>>);
 
 impl Hold {
     /// An event about the attempt.
@@ -43,7 +43,7 @@ impl Schedule {
         owner: u64,
         now: Timestamp,
         effects: &mut Effects,
-    ) -> Result<Claimed, LostClaim> {
+    ) -> Result<ClaimedEntry, LostClaim> {
         let Some(held) = self.held.get_mut(&id.message) else { return Err(LostClaim::Ended) };
         if held.message.expires_at <= now {
             return Err(LostClaim::Expired);

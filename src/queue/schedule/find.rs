@@ -3,7 +3,7 @@
 use std::ops::Bound;
 use std::time::Duration;
 
-use super::{Content, Entry, Held, Schedule, Timer, entries_of};
+use super::{Content, Entry, LiveMessage, Schedule, Timer, entries_of};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Kind;
@@ -34,7 +34,7 @@ pub(in crate::queue) enum Again {
     Unreachable,
 }
 
-impl Held {
+impl LiveMessage {
     fn snapshot(&self, covers: impl Fn(u16, &Entry) -> bool) -> Snapshot {
         let entries = entries_of(&self.message).zip(&self.entries).filter(|(id, entry)| covers(id.index, entry));
         let entries = entries.map(|(id, entry)| {

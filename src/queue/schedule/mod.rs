@@ -72,7 +72,7 @@ impl Depth {
 
 /// The live part of one message.
 #[derive(Debug)]
-pub(super) struct Held {
+pub(super) struct LiveMessage {
     pub(super) message: Arc<Message>,
     content: Option<Arc<SignedContent>>,
     entries: Box<[Entry]>,
@@ -131,7 +131,7 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(super) struct Schedule {
     /// By age.
-    held: BTreeMap<MessageId, Held>,
+    held: BTreeMap<MessageId, LiveMessage>,
     timers: Timers,
     /// When the timers are looked at next; that of the first may be gone by then.
     looks_at: Option<Timestamp>,
@@ -213,7 +213,7 @@ impl Schedule {
             entry
         });
         let entries = entries.collect();
-        self.held.insert(message.id, Held { message, content, entries, live });
+        self.held.insert(message.id, LiveMessage { message, content, entries, live });
     }
 
     fn add_timer(&mut self, at: Timestamp, entry: EntryId, timer: Timer, effects: &mut Effects) {
@@ -339,7 +339,7 @@ enum Delay {
     AtRisk,
 }
 
-impl Held {
+impl LiveMessage {
     /// How the entries ended that are to be told of.
     fn take_outcomes(&mut self) -> Vec<(u16, Outcome)> {
         let outcomes = self.entries.iter_mut().zip(0..);

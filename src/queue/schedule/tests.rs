@@ -95,7 +95,7 @@ impl World {
 
     /// Counts and places are what a look at all entries says.
     fn check(&self) {
-        let live = |held: &Held| held.entries.iter().filter(|entry| entry.state.is_some()).count();
+        let live = |held: &LiveMessage| held.entries.iter().filter(|entry| entry.state.is_some()).count();
         let mut depth = Depth { messages: self.schedule.held.len(), ..Depth::default() };
         let mut all: Vec<Live> = Vec::new();
         for held in self.schedule.held.values() {
