@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use tokio::net::TcpListener;
 
 use super::data_dir;
-use super::given::Given;
+use super::inherited_sockets::InheritedSockets;
 use crate::accounts::credentials::TokenHash;
 use crate::config::Config;
 use crate::submission::listener::{self, ListenerSettings};
@@ -19,14 +19,14 @@ pub(super) struct Doors {
 impl Doors {
     pub(super) fn open(config: &Config) -> anyhow::Result<Self> {
         let all = config.addresses();
-        let mut given = Given::from_env();
-        let mut bind = |address| given.take(address).unwrap_or_else(|| listener::bind(address, &all));
+        let mut inherited = InheritedSockets::from_env();
+        let mut bind = |address| inherited.take(address).unwrap_or_else(|| listener::bind(address, &all));
         let mut listeners = Vec::new();
         for settings in &config.listeners {
             listeners.push((bind(settings.address)?, settings.clone()));
         }
         let http = config.http.address.map(bind).transpose()?;
-        given.warn_of_rest();
+        inherited.warn_of_rest();
         Ok(Self { listeners, http })
     }
 

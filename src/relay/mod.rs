@@ -8,7 +8,7 @@ pub(crate) mod data_dir;
 mod doors;
 mod environment;
 pub(crate) mod first_run;
-mod given;
+mod inherited_sockets;
 pub(crate) mod preflight;
 pub(crate) mod random;
 mod rotating_secret;

@@ -8,9 +8,9 @@ use listenfd::ListenFd;
 use tokio::net::TcpListener;
 
 /// Sockets that were handed over and nobody has taken yet.
-pub(super) struct Given(Vec<(SocketAddr, std::net::TcpListener)>);
+pub(super) struct InheritedSockets(Vec<(SocketAddr, std::net::TcpListener)>);
 
-impl Given {
+impl InheritedSockets {
     /// Those of this process; the next start of one finds none.
     pub(super) fn from_env() -> Self {
         let mut sockets = ListenFd::from_env();
@@ -48,7 +48,7 @@ mod tests {
         let socket = || std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let (first, second) = (socket(), socket());
         let addresses = [&first, &second].map(|socket| socket.local_addr().unwrap());
-        let mut given = Given(vec![(addresses[0], first), (addresses[1], second)]);
+        let mut given = InheritedSockets(vec![(addresses[0], first), (addresses[1], second)]);
         assert!(given.take("127.0.0.1:1".parse().unwrap()).is_none());
         let taken = given.take(addresses[1]).unwrap().unwrap();
         assert_eq!(taken.local_addr().unwrap(), addresses[1]);
