@@ -28,7 +28,7 @@ pub(super) enum Principal {
 
 /// What a request shows of who asks.
 #[derive(Debug)]
-pub(super) enum Shown {
+pub(super) enum ShownToken {
     /// A valid token.
     Token(Principal),
     /// No token.
@@ -113,17 +113,17 @@ impl Principal {
 /// Whose token is in a request's head: in the field Authorization, else in the page's cookie. A browser sends a cookie by
 /// itself, so it changes nothing without a field that only the page's own script can set. The door `email` has a field of its
 /// own; no cookie opens a compatible door.
-pub(super) fn shown(api: &Api, method: &Method, headers: &HeaderMap, shape: Option<Shape>) -> Shown {
+pub(super) fn shown(api: &Api, method: &Method, headers: &HeaderMap, shape: Option<Shape>) -> ShownToken {
     let field = match shape {
         Some(Shape::Email) => headers.get("x-postmark-server-token").map(|value| value.to_str().ok()),
         Some(Shape::Emails | Shape::MailSend) | None => headers.get(header::AUTHORIZATION).map(bearer),
     };
     match field {
         Some(Some(token)) => by_token(api, token),
-        Some(None) => Shown::Nonsense,
+        Some(None) => ShownToken::Nonsense,
         None => {
             let may = shape.is_none() && (method.is_safe() || headers.contains_key(page::CHANGES));
-            cookie(headers).filter(|_| may).map_or(Shown::Nothing, |token| by_token(api, token))
+            cookie(headers).filter(|_| may).map_or(ShownToken::Nothing, |token| by_token(api, token))
         }
     }
 }
@@ -136,18 +136,18 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
 }
 
 /// Whose a token is.
-pub(super) fn by_token(api: &Api, token: &str) -> Shown {
+pub(super) fn by_token(api: &Api, token: &str) -> ShownToken {
     if token.len() > TOKEN_LEN_MAX {
-        return Shown::Nonsense;
+        return ShownToken::Nonsense;
     }
     let hash = TokenHash::of(token.trim());
     // Both are compared, whichever it is.
     let (is_operator, login) = (api.parts.operator.is(&hash), api.parts.credentials.login_by_token(&hash));
     let is_operator = is_operator || api.parts.credentials.admits() == Admits::Anybody;
     match login {
-        _ if is_operator => Shown::Token(Principal::Operator),
-        Some(login) => Shown::Token(Principal::User(login)),
-        None => Shown::Nonsense,
+        _ if is_operator => ShownToken::Token(Principal::Operator),
+        Some(login) => ShownToken::Token(Principal::User(login)),
+        None => ShownToken::Nonsense,
     }
 }
 

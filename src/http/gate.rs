@@ -11,7 +11,7 @@ use hyper::service::Service as _;
 use hyper_util::service::TowerToHyperService;
 use parking_lot::Mutex;
 
-use super::auth::{self, Nonsense, Principal, Shown};
+use super::auth::{self, Nonsense, Principal, ShownToken};
 use super::doors;
 use super::guard::Phase;
 use super::host::Named;
@@ -96,16 +96,16 @@ impl Caller {
             return Ok(());
         }
         match auth::shown(&self.api, request.method(), request.headers(), shape) {
-            Shown::Token(who) => {
+            ShownToken::Token(who) => {
                 request.extensions_mut().insert(who.clone());
                 return self.take_place(&who);
             }
-            Shown::Nonsense => {
+            ShownToken::Nonsense => {
                 request.extensions_mut().insert(Nonsense);
                 self.place.lock().is_nobodys();
             }
             // A proxy brings requests of many clients over one connection, some of them without a token.
-            Shown::Nothing => {}
+            ShownToken::Nothing => {}
         }
         if OPEN_PATHS.contains(&request.uri().path()) || settings.is_known(&named) {
             return Ok(());

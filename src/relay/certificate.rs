@@ -28,13 +28,13 @@ pub(super) struct Certificate {
     generated: Pair,
     clock: Arc<dyn Clock>,
     /// Held while the acceptor is changed.
-    shown: Mutex<Shown>,
+    shown: Mutex<ShownCertificates>,
     upkeep: Arc<Upkeep>,
 }
 
 /// What is shown now.
 #[derive(Default)]
-struct Shown {
+struct ShownCertificates {
     /// For whom the made-up one is; none where another is shown.
     generated_for: Option<String>,
     /// The one that a CA gives; until it does, the made-up one is shown.
@@ -82,14 +82,14 @@ impl Certificate {
             files.map(|(certificate, key)| Pair { certificate: certificate.to_owned(), private_key: key.to_owned() });
         let of_ca = (!config.acme.domains.is_empty()).then(|| acme::Folder::of(&config.data_dir).pair());
         let (hostname, more) = (config.hostname.clone(), config.certificates.clone());
-        let next = Shown { hostname, configured, of_ca, more, ..Shown::default() };
+        let next = ShownCertificates { hostname, configured, of_ca, more, ..ShownCertificates::default() };
         let mut shown = self.shown.lock();
         let (acceptor, next) = self.show(next)?;
         *shown = next;
         Ok(acceptor)
     }
 
-    fn show(&self, mut next: Shown) -> Result<(TlsAcceptor, Shown), TlsError> {
+    fn show(&self, mut next: ShownCertificates) -> Result<(TlsAcceptor, ShownCertificates), TlsError> {
         // What changes while it is read is seen at the next look.
         next.seen = next.files().into_iter().map(|path| (path.clone(), State::of(&path))).collect();
         let given = next.of_ca.as_ref().filter(|pair| pair.certificate.exists());
@@ -161,13 +161,13 @@ impl Certificate {
         if seen == shown.seen && !is_over {
             return None;
         }
-        let Shown { hostname, configured, of_ca, more, .. } = &*shown;
-        let next = Shown {
+        let ShownCertificates { hostname, configured, of_ca, more, .. } = &*shown;
+        let next = ShownCertificates {
             hostname: hostname.clone(),
             configured: configured.clone(),
             of_ca: of_ca.clone(),
             more: more.clone(),
-            ..Shown::default()
+            ..ShownCertificates::default()
         };
         match self.show(next) {
             Ok((acceptor, next)) => {
@@ -183,7 +183,7 @@ impl Certificate {
     }
 }
 
-impl Shown {
+impl ShownCertificates {
     /// All that is watched.
     fn files(&self) -> Vec<PathBuf> {
         let pairs = self.configured.iter().chain(&self.of_ca).chain(&self.more);

@@ -16,7 +16,7 @@ use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Api;
-use super::auth::{self, Principal, Shown};
+use super::auth::{self, Principal, ShownToken};
 use super::body::small_json;
 use super::problem::Problem;
 pub(super) use figures::Day;
@@ -107,8 +107,8 @@ pub(super) async fn sign_in(State(api): State<Arc<Api>>, headers: HeaderMap, bod
     let is_plain =
         !token.is_empty() && token.bytes().all(|octet| octet.is_ascii_graphic() && !b";,\"\\".contains(&octet));
     match auth::by_token(&api, token) {
-        Shown::Token(_) if is_plain => Ok(with_cookie(token, KEPT_S, came_by(&api, &headers))),
-        Shown::Token(_) | Shown::Nothing | Shown::Nonsense => Err(Problem::wrong_token()),
+        ShownToken::Token(_) if is_plain => Ok(with_cookie(token, KEPT_S, came_by(&api, &headers))),
+        ShownToken::Token(_) | ShownToken::Nothing | ShownToken::Nonsense => Err(Problem::wrong_token()),
     }
 }
 
