@@ -12,7 +12,7 @@ use super::caller::Caller;
 use super::environment::Environment;
 use super::next_hop::NextHop;
 use super::sessions::{Assignment, Placed};
-use super::settle::Ended;
+use super::settle::EndedAttempt;
 use super::site::{Probe, Site};
 use super::sites::{Begin, Beginning, Begins, Start};
 use super::worker::Worker;
@@ -266,7 +266,7 @@ impl Dispatcher {
         if let Ok(mut claim) = self.env.queue.claim(offer.entry, now) {
             claim.begins(hop.host().cloned(), now);
             let hops = self.env.next_hops(&self.env.domain(&claim), hop, now);
-            let settlement = Ended { claim: &mut claim, hops: &hops, now }.without_route(error);
+            let settlement = EndedAttempt { claim: &mut claim, hops: &hops, now }.without_route(error);
             claim.settle(settlement, now);
         }
     }

@@ -28,7 +28,7 @@ use crate::smtp::client_session::{Failure, Fault, Stage};
 const STORE_PAUSE: Duration = Duration::from_secs(2);
 
 /// An entry whose attempt is over, and when that was.
-pub(super) struct Ended<'a> {
+pub(super) struct EndedAttempt<'a> {
     pub(super) claim: &'a mut Claim,
     pub(super) hops: &'a NextHops,
     pub(super) now: Timestamp,
@@ -45,7 +45,7 @@ enum About {
     Nothing,
 }
 
-impl Ended<'_> {
+impl EndedAttempt<'_> {
     /// The receiver took it.
     pub(super) fn delivered(self, reply: &str, from: Peer) -> Settlement {
         let Peer { mut attempted, notifies, lesson } = from;

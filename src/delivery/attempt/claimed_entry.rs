@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::super::environment::Environment;
 use super::super::next_hops::NextHops;
 use super::super::sessions::Assignment;
-use super::super::settle::{self, Ended};
+use super::super::settle::{self, EndedAttempt};
 use super::super::site::Site;
 use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
@@ -95,8 +95,8 @@ impl ClaimedEntry {
     }
 
     /// Its attempt is over.
-    pub(super) fn ended(&mut self, now: Timestamp) -> Ended<'_> {
-        Ended { claim: &mut self.claim, hops: &self.hops, now }
+    pub(super) fn ended(&mut self, now: Timestamp) -> EndedAttempt<'_> {
+        EndedAttempt { claim: &mut self.claim, hops: &self.hops, now }
     }
 
     /// Says how it ended.

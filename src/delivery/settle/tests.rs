@@ -39,8 +39,8 @@ impl World {
         Self { bench, claim, hops }
     }
 
-    fn ended(&mut self) -> Ended<'_> {
-        Ended { claim: &mut self.claim, hops: &self.hops, now: self.bench.clock.now() }
+    fn ended(&mut self) -> EndedAttempt<'_> {
+        EndedAttempt { claim: &mut self.claim, hops: &self.hops, now: self.bench.clock.now() }
     }
 
     /// With what is learned from a transaction at the recipient's own host.
