@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use super::fetch::{Fetch, FetchError, Fetching};
 use super::resolver::{Answer, Dns, DnsError, MxRecord, Records};
 use super::tlsa::TlsaRecord;
-use super::turns::{Ended, Turns};
+use super::turns::{TurnOutcome, Turns};
 use crate::base::clock::Clock;
 
 /// Look-ups at once.
@@ -52,18 +52,20 @@ impl BoundedDns {
         answer
     }
 
-    fn ended<T>(&self, answer: &Result<Records<T>, DnsError>, began: Instant) -> Ended {
+    fn ended<T>(&self, answer: &Result<Records<T>, DnsError>, began: Instant) -> TurnOutcome {
         match answer {
-            Ok(_) => Ended::Found,
-            Err(DnsError::Timeout) => Ended::Silent,
-            Err(DnsError::Failed(_)) if self.clock.instant().saturating_duration_since(began) >= SLOW => Ended::Silent,
+            Ok(_) => TurnOutcome::Found,
+            Err(DnsError::Timeout) => TurnOutcome::Silent,
+            Err(DnsError::Failed(_)) if self.clock.instant().saturating_duration_since(began) >= SLOW => {
+                TurnOutcome::Silent
+            }
             Err(
                 DnsError::NoSuchName
                 | DnsError::NoRecords
                 | DnsError::Denied(..)
                 | DnsError::BadName
                 | DnsError::Failed(_),
-            ) => Ended::Nothing,
+            ) => TurnOutcome::Nothing,
         }
     }
 }
@@ -124,9 +126,9 @@ impl Fetch for BoundedFetch {
             let Ok(Ok(turn)) = turn else { return Err(FetchError::Timeout) };
             let fetched = self.fetch.fetch(domain).await;
             turn.end(match &fetched {
-                Ok(_) => Ended::Found,
-                Err(FetchError::Timeout) => Ended::Silent,
-                Err(_) => Ended::Nothing,
+                Ok(_) => TurnOutcome::Found,
+                Err(FetchError::Timeout) => TurnOutcome::Silent,
+                Err(_) => TurnOutcome::Nothing,
             });
             fetched
         })

@@ -27,7 +27,7 @@ const ORDER: [Standing; 3] = [Standing::Known, Standing::Unknown, Standing::Susp
 
 /// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ended {
+pub(super) enum TurnOutcome {
     /// The zone gave what it was asked for.
     Found,
     /// It said that there is nothing.
@@ -112,7 +112,7 @@ impl Turns {
     }
 
     /// What becomes of a zone's standing, and whose turn it is.
-    fn ended(&self, turn: &Turn, how: Ended) {
+    fn ended(&self, turn: &Turn, how: TurnOutcome) {
         let now = self.0.clock.instant();
         self.0.state.lock().learn(&turn.zone, how, now);
     }
@@ -132,7 +132,7 @@ impl Turns {
 
 impl Turn {
     /// The turn is over, and so it went.
-    pub(super) fn end(self, how: Ended) {
+    pub(super) fn end(self, how: TurnOutcome) {
         self.turns.ended(&self, how);
     }
 
@@ -161,7 +161,7 @@ impl State {
         }
     }
 
-    fn learn(&mut self, zone: &Arc<str>, how: Ended, now: Instant) {
+    fn learn(&mut self, zone: &Arc<str>, how: TurnOutcome, now: Instant) {
         if self.zones.len() >= ZONES_MAX && !self.zones.contains_key(zone) {
             self.zones.retain(|_, zone| {
                 let latest = zone.answered_at.max(zone.silent_at);
@@ -173,9 +173,9 @@ impl State {
         }
         let known = self.zones.entry(zone.clone()).or_default();
         match how {
-            Ended::Found => *known = Zone { answered_at: Some(now), silent_at: None },
-            Ended::Nothing => known.silent_at = None,
-            Ended::Silent => known.silent_at = Some(now),
+            TurnOutcome::Found => *known = Zone { answered_at: Some(now), silent_at: None },
+            TurnOutcome::Nothing => known.silent_at = None,
+            TurnOutcome::Silent => known.silent_at = Some(now),
         }
     }
 
@@ -260,8 +260,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn zones_that_have_answered_come_first_and_silent_ones_last() {
         let turns = turns(3);
-        turns.take("www.good.test").await.ok().unwrap().end(Ended::Found);
-        turns.take("bad.test").await.ok().unwrap().end(Ended::Silent);
+        turns.take("www.good.test").await.ok().unwrap().end(TurnOutcome::Found);
+        turns.take("bad.test").await.ok().unwrap().end(TurnOutcome::Silent);
         let first = turns.take("one.test").await.ok().unwrap();
         let second = turns.take("two.test").await.ok().unwrap();
         let mut suspect = begin(&turns, "mx.bad.test");
