@@ -137,7 +137,7 @@ pub enum PasswordCheck {
 
 /// Who is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Admits {
+pub(crate) enum Admits {
     /// Who shows what a user's account asks for.
     #[default]
     Known,

@@ -168,7 +168,7 @@ impl Delivery {
     }
 
     /// The same by the first host of each destination that has some.
-    pub fn connections_by_host(&self) -> Vec<(Arc<str>, usize)> {
+    pub(crate) fn connections_by_host(&self) -> Vec<(Arc<str>, usize)> {
         self.env.sites.sessions_by_host()
     }
 

@@ -33,7 +33,7 @@ pub struct Settings {
     /// How strict sessions are where nobody else asks for more.
     pub tls: Strictness,
     /// For some recipient domains; the first that fits and says something counts.
-    pub exceptions: Vec<Exception>,
+    pub(crate) exceptions: Vec<Exception>,
     /// The reverse-path for all messages, in place of the client's; none: keep it.
     pub reverse_path: Option<Mailbox>,
     /// Whether there is delivery to loopback and private addresses.
@@ -63,7 +63,7 @@ impl Default for Settings {
 
 /// What is different for some recipient domains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Exception {
+pub(crate) struct Exception {
     /// Which: patterns.
     pub domains: Vec<String>,
     /// How strict sessions are.
@@ -76,7 +76,7 @@ pub struct Exception {
 
 impl Settings {
     /// Descriptors that connections take: those in use, and half as many beside others that are being opened.
-    pub fn descriptors_max(&self) -> usize {
+    pub(crate) fn descriptors_max(&self) -> usize {
         self.connections_max.saturating_add(self.connections_max / 2)
     }
 

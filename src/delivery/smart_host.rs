@@ -117,7 +117,7 @@ impl SmartHost {
     }
 
     /// Whether it may carry mail for this domain (as `domain_key` writes it).
-    pub fn covers(&self, domain: &str) -> bool {
+    pub(crate) fn covers(&self, domain: &str) -> bool {
         self.domains.iter().any(|pattern| domain_pattern_covers(pattern, domain))
     }
 }
@@ -153,7 +153,7 @@ impl SmartHosts {
     }
 
     /// For metrics: the name of each, and whether its back-off is closed (0), half-open (1) or open (2).
-    pub fn levels(&self) -> Vec<(Arc<str>, u64)> {
+    pub(crate) fn levels(&self) -> Vec<(Arc<str>, u64)> {
         self.all.load().iter().map(|host| (host.settings.name.clone(), host.level())).collect()
     }
 

@@ -23,12 +23,12 @@ macro_rules! causes {
             }
 
             /// The cause of this name; none for a name that another version gave.
-            pub fn by_name(name: &str) -> Option<Self> {
+            pub(crate) fn by_name(name: &str) -> Option<Self> {
                 Self::ALL.iter().copied().find(|cause| cause.name() == name)
             }
 
             /// For people, in a sentence.
-            pub fn meaning(self) -> &'static str {
+            pub(crate) fn meaning(self) -> &'static str {
                 match self {
                     $(Self::$name => $meaning.trim_ascii()),*
                 }

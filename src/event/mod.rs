@@ -93,12 +93,12 @@ impl Kind {
     }
 
     /// The kind of this name.
-    pub fn by_name(name: &str) -> Option<Self> {
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
         KINDS.into_iter().find(|kind| kind.name() == name)
     }
 
     /// Whether it only tells of work in progress: nothing is stored for its sake, and a crash may lose it.
-    pub fn is_informative(self) -> bool {
+    pub(crate) fn is_informative(self) -> bool {
         matches!(self, Self::Queued | Self::Attempted)
     }
 
@@ -318,7 +318,7 @@ impl Happened {
     }
 
     /// As [`Happened::attempted`], to be changed.
-    pub fn attempted_mut(&mut self) -> Option<&mut Attempted> {
+    pub(crate) fn attempted_mut(&mut self) -> Option<&mut Attempted> {
         match self {
             Self::Deferred { attempted, .. }
             | Self::AtRisk { attempted, .. }
@@ -342,7 +342,7 @@ impl Event {
     }
 
     /// The same of nobody in particular: the address, and what may quote it, are gone.
-    pub fn without_recipient(&self) -> Self {
+    pub(crate) fn without_recipient(&self) -> Self {
         let mut event = self.clone();
         event.head.recipient = None;
         if let Some(attempted) = event.what.attempted_mut() {
@@ -405,7 +405,7 @@ impl Event {
     }
 
     /// With the times that the wall clock shows.
-    pub fn by_wall(mut self, step: clock::Step) -> Self {
+    pub(crate) fn by_wall(mut self, step: clock::Step) -> Self {
         self.head.time = step.wall(self.head.time);
         self.head.expires_at = step.wall(self.head.expires_at);
         if let Happened::Deferred { next_attempt_at: Some(at), .. }

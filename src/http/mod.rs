@@ -123,7 +123,7 @@ pub struct Settings {
     /// Whether it speaks TLS.
     pub tls: bool,
     /// Where the operator's token is, in the data folder.
-    pub token_file: PathBuf,
+    pub(crate) token_file: PathBuf,
     /// The relay's own name, in lower case.
     pub hostname: String,
     /// Octets of one message.
@@ -137,7 +137,7 @@ pub struct Settings {
     /// Whether several users share what the API has.
     pub sharing: Sharing,
     /// The words of the relay's own mail.
-    pub templates: Templates,
+    pub(crate) templates: Templates,
     /// Hooks of identity servers.
     pub hooks: Vec<Hook>,
 }

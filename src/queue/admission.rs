@@ -60,7 +60,7 @@ impl Queue {
 
     /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored. Where its acceptance was told,
     /// its end is told too.
-    pub fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
+    pub(crate) fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
         let count = message.envelope.recipients.len();
         self.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
         let mut changes = std::mem::take(&mut commit.undo);
@@ -81,7 +81,7 @@ impl Queue {
     }
 
     /// Takes in a message of the relay's own that no end entails; it is stored soon.
-    pub fn take_in(&self, message: Arc<Message>, content: Content) {
+    pub(crate) fn take_in(&self, message: Arc<Message>, content: Content) {
         let now = self.clock.now();
         let event = Change::Event(Arc::new(accepted(&message, None, now)));
         self.journal.commit_later(vec![Change::Accept(message.clone(), content), event]);

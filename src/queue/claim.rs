@@ -65,12 +65,12 @@ impl Claim {
     }
 
     /// Says by which way the next attempt goes, if the entry is put off next.
-    pub fn go_by(&mut self, relayed: Option<Relayed>) {
+    pub(crate) fn go_by(&mut self, relayed: Option<Relayed>) {
         self.hold.progress.relayed = relayed.map(Box::new);
     }
 
     /// Whether an attempt with an unknown outcome must be the last.
-    pub fn is_at_most_once(&self) -> bool {
+    pub(crate) fn is_at_most_once(&self) -> bool {
         self.queue.settings.deliver_at_most_once
     }
 
@@ -81,7 +81,7 @@ impl Claim {
 
     /// Stores what was learned of greylisting soon, along with how the attempt ended if that is said next; also where the entry
     /// was taken away meanwhile.
-    pub fn store_greylisting(&self, rows: Vec<RowChange>) {
+    pub(crate) fn store_greylisting(&self, rows: Vec<RowChange>) {
         if !rows.is_empty() {
             let change = |(key, value)| Change::Side(Table::Greylist, key, value);
             self.queue.journal.commit_later(rows.into_iter().map(change).collect());
@@ -94,7 +94,7 @@ impl Claim {
     }
 
     /// The content with its signatures, if it is still in memory.
-    pub fn signed_content(&self) -> Option<&Arc<SignedContent>> {
+    pub(crate) fn signed_content(&self) -> Option<&Arc<SignedContent>> {
         self.content.as_ref()
     }
 
@@ -102,7 +102,7 @@ impl Claim {
     ///
     /// # Errors
     /// When it cannot be read for now.
-    pub async fn stored_content(&self) -> Result<Option<Content>, JournalError> {
+    pub(crate) async fn stored_content(&self) -> Result<Option<Content>, JournalError> {
         self.queue.journal.content(self.hold.message.lane, self.hold.id.message).await
     }
 
@@ -118,7 +118,7 @@ impl Claim {
     }
 
     /// Makes the lease outlast a wait of `wait` from now.
-    pub fn renew(&mut self, now: Timestamp, wait: Duration) {
+    pub(crate) fn renew(&mut self, now: Timestamp, wait: Duration) {
         let ends_at = now.plus(self.queue.clock.within(wait + LEASE));
         self.queue.outbox.schedule(|schedule| schedule.renew(&self.hold, ends_at));
     }

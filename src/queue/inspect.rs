@@ -7,14 +7,15 @@ use std::time::Duration;
 use super::Queue;
 use super::effects::Effects;
 use super::outbox::Patience;
+pub use super::schedule::Cancelled;
 use super::schedule::{Again, Schedule};
-pub use super::schedule::{Cancelled, EntrySnapshot, Retried, Snapshot};
+pub(crate) use super::schedule::{EntrySnapshot, Retried, Snapshot};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Kind;
 use crate::ledger::entry::Progress;
 pub use crate::ledger::filter::Filter;
-pub use crate::ledger::listing::Listing;
+pub(crate) use crate::ledger::listing::Listing;
 use crate::mail::id::{EntryId, MessageId};
 use std::collections::BTreeMap;
 
@@ -29,9 +30,9 @@ pub struct Standing {
     /// How many.
     pub entries: usize,
     /// Since when the oldest was accepted.
-    pub oldest: Duration,
+    pub(crate) oldest: Duration,
     /// How long the first of them to end still lives.
-    pub least_left: Duration,
+    pub(crate) least_left: Duration,
 }
 
 impl Queue {
@@ -135,7 +136,7 @@ impl Queue {
     }
 
     /// All live entries with their recipients' domains; for a start, when somebody begins to count them.
-    pub fn live_domains(&self) -> Vec<(EntryId, String)> {
+    pub(crate) fn live_domains(&self) -> Vec<(EntryId, String)> {
         let mut live = Vec::new();
         self.pages(&Filter::default(), |schedule, page| {
             live.extend(page.into_iter().filter_map(|id| Some((id, schedule.domain(id)?))));
@@ -188,7 +189,7 @@ impl Queue {
     }
 
     /// The same, but for entries that were made due so less than `pause` ago.
-    pub fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> Retried {
+    pub(crate) fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> Retried {
         self.end_doomed();
         let mut all = Retried::default();
         let retry = |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| {
@@ -202,7 +203,7 @@ impl Queue {
     }
 
     /// Makes those of the entries due that wait because nobody answered; somebody does now.
-    pub fn retry_unreachable(&self, entries: &[EntryId], now: Timestamp) {
+    pub(crate) fn retry_unreachable(&self, entries: &[EntryId], now: Timestamp) {
         for page in entries.chunks(PAGE) {
             self.apply(Patience::PassBy, |schedule, effects| schedule.retry(page, Again::Unreachable, now, effects));
         }

@@ -176,13 +176,13 @@ impl Queue {
     }
 
     /// The rows of a side table as they were at start; they can be taken once.
-    pub fn take_side(&self, table: Table) -> Vec<Row> {
+    pub(crate) fn take_side(&self, table: Table) -> Vec<Row> {
         let mut side = self.side.lock();
         side.extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
     }
 
     /// Says whether there are several users, none of whom may fill the queue.
-    pub fn set_sharing(&self, sharing: Sharing) {
+    pub(crate) fn set_sharing(&self, sharing: Sharing) {
         *self.sharing.lock() = sharing;
     }
 
@@ -200,7 +200,7 @@ impl Queue {
     ///
     /// # Errors
     /// When they could not be stored.
-    pub async fn store_side(&self, changes: Vec<Change>) -> Result<(), AppendError> {
+    pub(crate) async fn store_side(&self, changes: Vec<Change>) -> Result<(), AppendError> {
         Ok(self.journal.commit(Lane::Otp, changes).await?)
     }
 
@@ -208,7 +208,7 @@ impl Queue {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub async fn forget_waits(&self, recipient: &str) -> Result<(), AppendError> {
+    pub(crate) async fn forget_waits(&self, recipient: &str) -> Result<(), AppendError> {
         let changed = |(key, value)| Change::Side(Table::Greylist, key, value);
         self.store_side(self.greylists.forget(recipient).into_iter().map(changed).collect()).await
     }
@@ -227,7 +227,7 @@ impl Queue {
     }
 
     /// Tells that a live entry waits for a slot at this destination.
-    pub fn waits_for_slot(&self, id: EntryId, destination: Arc<str>) {
+    pub(crate) fn waits_for_slot(&self, id: EntryId, destination: Arc<str>) {
         let now = self.clock.now();
         let known = self.outbox.schedule(|schedule| {
             let (message, progress) = schedule.progress(id)?;
@@ -284,17 +284,17 @@ impl Queue {
     }
 
     /// Whether new mail can be stored.
-    pub fn is_able_to_store(&self) -> bool {
+    pub(crate) fn is_able_to_store(&self) -> bool {
         !self.journal.is_failing()
     }
 
     /// Why new mail cannot be stored, while it cannot.
-    pub fn storage_fault(&self) -> Option<Arc<str>> {
+    pub(crate) fn storage_fault(&self) -> Option<Arc<str>> {
         self.journal.fault()
     }
 
     /// What the storage thread is at.
-    pub fn storage_activity(&self) -> Activity {
+    pub(crate) fn storage_activity(&self) -> Activity {
         self.journal.activity(self.clock.instant())
     }
 

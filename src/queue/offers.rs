@@ -49,12 +49,12 @@ pub struct Offers(Arc<Offering>);
 
 impl Offers {
     /// An entry that is ready now.
-    pub fn try_next(&self) -> Option<Offer> {
+    pub(crate) fn try_next(&self) -> Option<Offer> {
         self.0.waiting.lock().offers.pop_front()
     }
 
     /// Returns when entries were announced since it last did.
-    pub async fn announced(&self) {
+    pub(crate) async fn announced(&self) {
         self.0.news.notified().await;
     }
 }
@@ -78,12 +78,12 @@ pub struct Offered(Option<Arc<Offering>>);
 
 impl Offered {
     /// Whether there are any.
-    pub fn is_any(&self) -> bool {
+    pub(crate) fn is_any(&self) -> bool {
         self.0.is_some()
     }
 
     /// All have been taken.
-    pub fn are_taken(mut self) {
+    pub(crate) fn are_taken(mut self) {
         self.0 = None;
     }
 

@@ -6,7 +6,7 @@ pub(crate) use crate::ledger::accept::Risk;
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Foreknowledge<'a> {
     /// Of entries that come too late.
-    pub risks: &'a [Risk],
+    pub(crate) risks: &'a [Risk],
     /// More for people, told with the acceptance.
     pub note: Option<&'static str>,
 }

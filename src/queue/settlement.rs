@@ -42,7 +42,7 @@ impl Settlement {
     }
 
     /// What the attempt came to.
-    pub fn attempted_mut(&mut self) -> &mut Attempted {
+    pub(crate) fn attempted_mut(&mut self) -> &mut Attempted {
         match self {
             Self::Delivered { attempted, .. }
             | Self::Deferred { attempted, .. }

@@ -14,7 +14,7 @@ use std::time::Duration;
 use parking_lot::{Condvar, Mutex, RwLock};
 use tokio::sync::watch;
 
-pub use super::trace_form::Trace;
+pub(crate) use super::trace_form::Trace;
 pub use super::trace_form::{decode, encode};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind};
@@ -153,7 +153,7 @@ impl Traces {
     }
 
     /// Returns when the events up to this place are in the traces; false if that takes too long.
-    pub async fn caught_up(&self, to: Cursor) -> bool {
+    pub(crate) async fn caught_up(&self, to: Cursor) -> bool {
         let mut folded = self.shared.folded.subscribe();
         if *folded.borrow() >= to {
             return true;
@@ -195,7 +195,7 @@ impl Traces {
     }
 
     /// Shows the traces of messages accepted from a time on, in their order, until `visit` has seen enough.
-    pub fn each_since(&self, since: Timestamp, mut visit: impl FnMut(&Trace) -> bool) {
+    pub(crate) fn each_since(&self, since: Timestamp, mut visit: impl FnMut(&Trace) -> bool) {
         let held = || -> BTreeMap<MessageId, Arc<Trace>> {
             let memory = self.shared.memory.lock();
             let young = memory.held.iter().filter(|(id, _)| id.time() >= since);

@@ -10,7 +10,8 @@ use crate::event::Kind;
 use crate::event::cause::Cause;
 use crate::ledger::entry::State;
 use crate::ledger::filter::Filter;
-pub use crate::ledger::listing::{Cancelled, EntrySnapshot, Snapshot};
+pub use crate::ledger::listing::Cancelled;
+pub(crate) use crate::ledger::listing::{EntrySnapshot, Snapshot};
 use crate::mail::id::{EntryId, MessageId};
 use crate::queue::effects::Effects;
 use crate::queue::ending::End;
@@ -18,11 +19,11 @@ use crate::queue::index::IndexCursor;
 
 /// What was to be tried again.
 #[derive(Debug, Clone, Default)]
-pub struct Retried {
+pub(crate) struct Retried {
     /// What is tried now.
     pub entries: Vec<EntryId>,
     /// Where something was left out because it was tried again a moment ago: when the first of that may be.
-    pub kept_back: Option<Duration>,
+    pub(crate) kept_back: Option<Duration>,
 }
 
 /// Whom an attempt out of turn is for.

@@ -29,7 +29,8 @@ use crate::mail::id::{EntryId, MessageId};
 pub(super) use accept::Common;
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
-pub use find::{Cancelled, EntrySnapshot, Retried, Snapshot};
+pub use find::Cancelled;
+pub(crate) use find::{EntrySnapshot, Retried, Snapshot};
 use timers::{Timer, Timers};
 
 /// Ended entries, of messages with live ones, whose end is remembered for a notification.
