@@ -137,7 +137,7 @@ pub enum PasswordCheck {
 
 /// Who is let in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Admits {
+pub enum Admits {
     /// Who shows what a user's account asks for.
     #[default]
     Known,
@@ -254,7 +254,7 @@ impl Credentials {
     }
 
     /// All users, by name.
-    pub fn users(&self) -> Vec<Arc<User>> {
+    pub(crate) fn users(&self) -> Vec<Arc<User>> {
         let mut users: Vec<_> = self.accounts.load().values().map(|account| account.user.clone()).collect();
         users.sort_by(|a, b| a.name.cmp(&b.name));
         users

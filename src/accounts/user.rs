@@ -34,13 +34,13 @@ pub struct User {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Defaults {
     /// Which newer message takes the place of which older one; none: as `otp.supersede` says.
-    pub supersede: Option<Supersede>,
+    pub(crate) supersede: Option<Supersede>,
     /// The supersession key.
     pub key: Option<Arc<str>>,
     /// The label for events.
     pub tag: Option<Arc<str>>,
     /// For how long the same mail to the same recipients is a repeat; zero: it never is.
-    pub idempotency_window: Duration,
+    pub(crate) idempotency_window: Duration,
 }
 
 /// The supersession key that makes a message take the place of any other of its user to the same recipient: keys are

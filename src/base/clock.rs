@@ -132,7 +132,7 @@ impl Step {
     }
 
     /// What the wall clock shows at this time of the relay's. [`Timestamp::MAX`] stays "never".
-    pub fn wall(self, at: Timestamp) -> Timestamp {
+    pub(crate) fn wall(self, at: Timestamp) -> Timestamp {
         if at == Timestamp::MAX { at } else { Timestamp(at.0.saturating_add_signed(self.ahead_ms)).min(Timestamp::MAX) }
     }
 
@@ -202,7 +202,7 @@ fn since_boot() -> Duration {
 }
 
 /// Microseconds of `CLOCK_MONOTONIC`, by which service managers put what they are told in order.
-pub fn monotonic_us() -> i64 {
+pub(crate) fn monotonic_us() -> i64 {
     let time = nix::time::clock_gettime(nix::time::ClockId::CLOCK_MONOTONIC).map(Duration::from).unwrap_or_default();
     i64::try_from(time.as_micros()).unwrap_or(i64::MAX)
 }

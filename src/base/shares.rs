@@ -33,7 +33,7 @@ pub(crate) enum Beyond {
 
 impl Sharing {
     /// Among so many users.
-    pub fn among(users: usize) -> Self {
+    pub(crate) fn among(users: usize) -> Self {
         if users > 1 { Self::Several } else { Self::Alone }
     }
 

@@ -104,7 +104,7 @@ pub(crate) struct Finding {
     /// What is wrong.
     pub text: String,
     /// How to mend it; may be empty.
-    pub mend: String,
+    pub(crate) mend: String,
     /// Lines of a zone file to publish.
     pub records: Vec<String>,
 }

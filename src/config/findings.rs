@@ -44,7 +44,7 @@ pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
     /// Adds one.
-    pub fn add(&mut self, severity: Severity, line: Option<usize>, text: impl Into<String>) {
+    pub(crate) fn add(&mut self, severity: Severity, line: Option<usize>, text: impl Into<String>) {
         self.0.push(Finding { severity, line, text: text.into() });
     }
 

@@ -64,7 +64,7 @@ pub struct Config {
     /// What is shown to clients.
     pub certificate: Certificate,
     /// What is shown to clients that ask for another name.
-    pub certificates: Vec<Pair>,
+    pub(crate) certificates: Vec<Pair>,
     /// How a certificate is got from a CA.
     pub(crate) acme: acme::Settings,
     /// Users by name.
@@ -106,7 +106,7 @@ pub struct Certificate {
     /// The chain.
     pub chain: Option<PathBuf>,
     /// Its key.
-    pub private_key: Option<PathBuf>,
+    pub(crate) private_key: Option<PathBuf>,
 }
 
 impl Certificate {
@@ -152,7 +152,7 @@ pub(crate) struct SenderDomain {
     /// In lower case, A-labels.
     pub domain: String,
     /// Whether it is every domain below it that is meant, not itself.
-    pub is_below: bool,
+    pub(crate) is_below: bool,
 }
 
 impl std::fmt::Display for SenderDomain {
@@ -230,7 +230,7 @@ impl Config {
 
     /// Whether several users have to leave room for each other: those who can log in or show a token, and whoever comes
     /// from trusted networks.
-    pub fn sharing(&self) -> Sharing {
+    pub(crate) fn sharing(&self) -> Sharing {
         let is_trusting = self.listeners.iter().any(|listener| !listener.trusted_networks.is_empty());
         let is_one = |(name, account): &(&String, &Account)| {
             account.password.is_some() || account.token.is_some() || *name == TRUSTED && is_trusting

@@ -8,7 +8,7 @@ impl Config {
     /// Keeps what only a restart can change as it is in `running`; returns the names of the keys that differ there.
     ///
     /// Every module is given either the whole of a changed key or nothing of it.
-    pub fn keep(&mut self, running: &Self) -> Vec<String> {
+    pub(crate) fn keep(&mut self, running: &Self) -> Vec<String> {
         let mut kept = Vec::new();
         for table in keys::once() {
             for key in table.keys.iter().filter(|key| key.reload == Reload::Restart) {

@@ -87,13 +87,13 @@ pub struct Parts {
     /// For the handshake, which does not judge the certificate.
     pub tls: TlsConnector,
     /// Who is believed about names.
-    pub roots: Roots,
+    pub(crate) roots: Roots,
     /// Who else carries mail.
     pub smart_hosts: SmartHosts,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.
-    pub signing: Arc<SigningPool>,
+    pub(crate) signing: Arc<SigningPool>,
     /// The time.
     pub clock: Arc<dyn Clock>,
 }

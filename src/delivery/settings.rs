@@ -33,7 +33,7 @@ pub struct Settings {
     /// How strict sessions are where nobody else asks for more.
     pub tls: Strictness,
     /// For some recipient domains; the first that fits and says something counts.
-    pub(crate) exceptions: Vec<Exception>,
+    pub exceptions: Vec<Exception>,
     /// The reverse-path for all messages, in place of the client's; none: keep it.
     pub reverse_path: Option<Mailbox>,
     /// Whether there is delivery to loopback and private addresses.
@@ -63,9 +63,9 @@ impl Default for Settings {
 
 /// What is different for some recipient domains.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct Exception {
+pub struct Exception {
     /// Which: patterns.
-    pub domains: Vec<String>,
+    pub(crate) domains: Vec<String>,
     /// How strict sessions are.
     pub tls: Option<Strictness>,
     /// Sessions with the destination at most.

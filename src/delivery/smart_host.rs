@@ -46,7 +46,7 @@ pub enum Tls {
 
 impl Tls {
     /// Whether the host is known for who it is, so that a password may be sent.
-    pub fn is_verified(self) -> bool {
+    pub(crate) fn is_verified(self) -> bool {
         match self {
             Self::Verify | Self::Implicit => true,
             Self::Opportunistic | Self::Never => false,
@@ -158,7 +158,7 @@ impl SmartHosts {
     }
 
     /// The domains that they serve, now and after each change.
-    pub fn domains(&self) -> Arc<SmartHostDomains> {
+    pub(crate) fn domains(&self) -> Arc<SmartHostDomains> {
         self.domains.clone()
     }
 

@@ -25,7 +25,7 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
-pub enum FetchError {
+pub(crate) enum FetchError {
     /// It took too long.
     #[error("no answer in time")]
     Timeout,
@@ -53,7 +53,7 @@ pub enum FetchError {
 pub(crate) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
 
 /// What fetches policies.
-pub trait Fetch: Send + Sync {
+pub(crate) trait Fetch: Send + Sync {
     /// The text at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
     fn fetch<'a>(&'a self, domain: &'a str) -> Fetching<'a>;
 }

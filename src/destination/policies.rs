@@ -80,7 +80,7 @@ struct State {
 }
 
 /// The policies of all domains.
-pub struct Policies {
+pub(crate) struct Policies {
     dns: Arc<dyn Dns>,
     fetch: Arc<dyn Fetch>,
     clock: Arc<dyn Clock>,
@@ -100,7 +100,7 @@ impl Policies {
     ///
     /// # Errors
     /// When the folder cannot be made or read.
-    pub fn open(
+    pub(crate) fn open(
         folder: PathBuf,
         dns: Arc<dyn Dns>,
         fetch: Arc<dyn Fetch>,
@@ -131,7 +131,7 @@ impl Policies {
     }
 
     /// The policy that is in force for a domain, given in lower case and A-labels; fetched first if there is a new one.
-    pub async fn of(&self, domain: &str) -> Option<Arc<Policy>> {
+    pub(crate) async fn of(&self, domain: &str) -> Option<Arc<Policy>> {
         let known = self.in_force(domain);
         let announced = match self.dns.txt(&format!("_mta-sts.{domain}")).await {
             Ok(found) => announced_id(&found.records).map(str::to_owned),

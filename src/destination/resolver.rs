@@ -40,7 +40,7 @@ pub struct Settings {
     /// Whether answers are validated.
     pub dnssec: Dnssec,
     /// A file with trust anchors (DNSKEY records as in a zone file); none: the root's.
-    pub(crate) trust_anchor: Option<PathBuf>,
+    pub trust_anchor: Option<PathBuf>,
 }
 
 /// `resolver.dnssec`.

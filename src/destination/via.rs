@@ -12,7 +12,7 @@ pub struct SmartHostDomains(ArcSwap<Patterns>);
 #[derive(Debug, Default)]
 pub struct Patterns {
     /// Domains whose mail begins with a smart host.
-    pub always: Vec<String>,
+    pub(crate) always: Vec<String>,
     /// All domains that a smart host may come to carry mail for.
     pub any: Vec<String>,
 }

@@ -143,7 +143,7 @@ impl Key {
     }
 
     /// The selector under which its public half is published.
-    pub fn selector(&self) -> &str {
+    pub(crate) fn selector(&self) -> &str {
         &self.selector
     }
 
@@ -372,7 +372,7 @@ impl Keys {
     }
 
     /// The domains with a key.
-    pub fn domains(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
         self.by_domain.keys().map(String::as_str)
     }
 

@@ -22,7 +22,7 @@ struct Job {
 }
 
 /// A handle on the signing threads.
-pub struct SigningPool {
+pub(crate) struct SigningPool {
     /// None: sign in the caller's place.
     jobs: Option<Arc<LaneQueue<Job>>>,
     threads: Vec<JoinHandle<()>>,
@@ -39,7 +39,7 @@ impl SigningPool {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start() -> std::io::Result<Self> {
+    pub(crate) fn start() -> std::io::Result<Self> {
         let jobs = Arc::new(LaneQueue::default());
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);
         let threads = (0..count).map(|number| start_thread(number, jobs.clone())).collect::<Result<_, _>>()?;
@@ -47,7 +47,7 @@ impl SigningPool {
     }
 
     /// Signs without threads, for simulation.
-    pub fn inline() -> Self {
+    pub(crate) fn inline() -> Self {
         Self { jobs: None, threads: Vec::new() }
     }
 
@@ -58,7 +58,7 @@ impl SigningPool {
 
     /// The DKIM-Signature fields of a message. As many signatures wait at once as callers do, and each caller is a
     /// connection or an attempt, whose number is bounded.
-    pub async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, terms: Terms) -> Option<Bytes> {
+    pub(crate) async fn sign(&self, lane: Lane, keys: &Arc<[Key]>, content: &Content, terms: Terms) -> Option<Bytes> {
         let Some(jobs) = &self.jobs else { return Some(signatures(keys, content, terms)) };
         let (answer, receiver) = oneshot::channel();
         let job = Job { keys: keys.clone(), content: content.clone(), terms, answer };

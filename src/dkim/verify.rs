@@ -17,7 +17,7 @@ pub struct Verdict {
     /// `d=`; empty where the field could not be read.
     pub domain: String,
     /// `s=`.
-    pub selector: String,
+    pub(crate) selector: String,
     /// Whether it passed; else why not.
     pub result: Result<(), String>,
 }

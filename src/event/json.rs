@@ -56,26 +56,26 @@ pub(crate) struct EventJson {
     pub attempt: u32,
     /// When the next one is due.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub next_attempt_at: Option<String>,
+    pub(crate) next_attempt_at: Option<String>,
     /// What that time follows from.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub plan: Option<Cow<'static, str>>,
+    pub(crate) plan: Option<Cow<'static, str>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     expires_at: Option<String>,
     /// Milliseconds since the message was accepted.
-    pub ms: u64,
+    pub(crate) ms: u64,
     /// Of `verified`: milliseconds since the delivery, where that is known.
     #[serde(skip_serializing_if = "Option::is_none")]
     ms_since_delivered: Option<u64>,
     /// Whether it may arrive all the same.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
-    pub may_have_arrived: bool,
+    pub(crate) may_have_arrived: bool,
     /// More for people.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub note: Option<Arc<str>>,
+    pub(crate) note: Option<Arc<str>>,
     /// What an attempt did; with the events of a message only.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub steps: Option<Arc<[Step]>>,
+    pub(crate) steps: Option<Arc<[Step]>>,
 }
 
 impl EventJson {

@@ -139,7 +139,7 @@ pub struct Head {
     /// The verification whose code it carries.
     pub verification: Option<Arc<str>>,
     /// The message's Message-ID field, where it is not [`usual_message_id`]; empty where it is no text that could be told.
-    pub message_id: Option<Arc<str>>,
+    pub(crate) message_id: Option<Arc<str>>,
     /// To whom.
     pub recipient: Option<Mailbox>,
     /// Which attempt, from 1; 0 before the first.
@@ -152,7 +152,7 @@ pub struct Head {
 
 impl Head {
     /// The message's Message-ID field, angle brackets included, as far as it is known.
-    pub fn message_id(&self) -> Option<String> {
+    pub(crate) fn message_id(&self) -> Option<String> {
         match &self.message_id {
             Some(known) => Some(known.to_string()).filter(|known| !known.is_empty()),
             None => usual_message_id(self.id, self.from.as_ref()),
@@ -305,7 +305,7 @@ impl Happened {
     }
 
     /// More for people.
-    pub fn note(&self) -> Option<&Arc<str>> {
+    pub(crate) fn note(&self) -> Option<&Arc<str>> {
         if let Self::Accepted { note, .. } = self {
             return note.as_ref();
         }
@@ -337,7 +337,7 @@ impl Happened {
 
 impl Event {
     /// Whether it is about this recipient ([`Mailbox::plain_key`]).
-    pub fn is_about(&self, plain: &str) -> bool {
+    pub(crate) fn is_about(&self, plain: &str) -> bool {
         self.head.recipient.as_ref().is_some_and(|recipient| recipient.plain_key() == plain)
     }
 

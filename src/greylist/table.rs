@@ -90,7 +90,7 @@ impl Greylists {
     }
 
     /// What was learned of destinations, as it is stored, for a backup. Who waits where is not in it: that is over soon.
-    pub fn rows(&self) -> Vec<Row> {
+    pub(crate) fn rows(&self) -> Vec<Row> {
         let memory = self.0.lock();
         let all = memory.facts.of.iter().flat_map(|(name, sources)| sources.iter().map(move |of| (name, of)));
         let rows = all.map(|(name, (source, facts))| row(&row_key(name, source), Some(facts)));
@@ -169,7 +169,7 @@ impl Greylists {
     }
 
     /// Whether something is known of a destination, by the name it has in routes.
-    pub fn knows(&self, destination: &str) -> bool {
+    pub(crate) fn knows(&self, destination: &str) -> bool {
         let memory = self.0.lock();
         memory.facts.len > 0 && memory.facts.of.contains_key(&name(destination))
     }

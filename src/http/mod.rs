@@ -123,7 +123,7 @@ pub struct Settings {
     /// Whether it speaks TLS.
     pub tls: bool,
     /// Where the operator's token is, in the data folder.
-    pub(crate) token_file: PathBuf,
+    pub token_file: PathBuf,
     /// The relay's own name, in lower case.
     pub hostname: String,
     /// Octets of one message.
@@ -137,7 +137,7 @@ pub struct Settings {
     /// Whether several users share what the API has.
     pub sharing: Sharing,
     /// The words of the relay's own mail.
-    pub(crate) templates: Templates,
+    pub templates: Templates,
     /// Hooks of identity servers.
     pub hooks: Vec<Hook>,
 }
@@ -265,12 +265,12 @@ impl Api {
     }
 
     /// Shows clients another certificate from now on.
-    pub fn show(&self, acceptor: TlsAcceptor) {
+    pub(crate) fn show(&self, acceptor: TlsAcceptor) {
         self.acceptor.store(Some(Arc::new(acceptor)));
     }
 
     /// Serves until [`Api::close`].
-    pub async fn serve(self: Arc<Self>, listener: TcpListener) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener) {
         let router = router(self.clone());
         let address = listener.local_addr().unwrap_or(NOBODY);
         loop {

@@ -64,7 +64,7 @@ impl Aftermath {
     }
 
     /// For the opening of the queue.
-    pub fn entail(self: &Arc<Self>) -> Entail {
+    pub(crate) fn entail(self: &Arc<Self>) -> Entail {
         let this = self.clone();
         Box::new(move |ending| this.entailed(ending))
     }

@@ -57,7 +57,7 @@ pub struct Parts {
     /// The keys to sign with.
     pub keys: Arc<ArcSwap<Keys>>,
     /// Who signs.
-    pub signing: Arc<SigningPool>,
+    pub(crate) signing: Arc<SigningPool>,
     /// Secrets for what is remembered of content.
     pub secrets: Arc<dyn RotatingSecrets>,
     /// The time.
@@ -198,7 +198,7 @@ impl Door {
     ///
     /// # Errors
     /// What would be allowed.
-    pub fn check_sender(&self, user: &User, reverse_path: &ReversePath) -> Result<(), Refusal> {
+    pub(crate) fn check_sender(&self, user: &User, reverse_path: &ReversePath) -> Result<(), Refusal> {
         reverse_path.mailbox().map_or(Ok(()), |mailbox| self.check_author(user, mailbox, "reverse-path"))
     }
 
@@ -211,7 +211,7 @@ impl Door {
     }
 
     /// What the wall clock shows at a time of the relay's.
-    pub fn wall(&self, at: Timestamp) -> Timestamp {
+    pub(crate) fn wall(&self, at: Timestamp) -> Timestamp {
         self.parts.clock.step().wall(at)
     }
 
@@ -220,7 +220,7 @@ impl Door {
     }
 
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
-    pub fn predicted_at(&self, message: &Message, index: u16) -> Option<Timestamp> {
+    pub(crate) fn predicted_at(&self, message: &Message, index: u16) -> Option<Timestamp> {
         let now = self.parts.clock.now();
         let (_, forecast) = self.forecasts.of(message, &message.recipient(index).mailbox, now)?;
         forecast.passes_at(now)
@@ -230,7 +230,7 @@ impl Door {
     ///
     /// # Errors
     /// Why nobody serves it.
-    pub async fn learned(&self, domain: &str) -> Result<(Arc<Route>, Option<Facts>), RouteError> {
+    pub(crate) async fn learned(&self, domain: &str) -> Result<(Arc<Route>, Option<Facts>), RouteError> {
         let route = self.parts.router.route(domain).await?;
         let facts = self.parts.queue.greylists().facts(domain, &route.destination, self.parts.clock.now());
         Ok((route, facts))
@@ -347,7 +347,7 @@ impl Door {
     ///
     /// # Errors
     /// When it cannot be stored or signed; then nothing of it is kept.
-    pub async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
+    pub(crate) async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
         let Ready { message, content, mut allowance, reservation, author, is_encoded, is_lowered, slot } = ready;
         let id = message.id;
         let mut side = allowance.changes();

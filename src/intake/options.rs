@@ -117,7 +117,7 @@ pub(crate) fn is_option(name: &[u8]) -> bool {
 
 /// A trace's context, version 00 of its form; none where it is malformed, as such are to be ignored (W3C Trace Context,
 /// section 3.2).
-pub fn traceparent(text: &str) -> Option<Arc<str>> {
+pub(crate) fn traceparent(text: &str) -> Option<Arc<str>> {
     let is_hex = |part: &str| part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let parts: Vec<&str> = text.split('-').collect();
     let [version, trace, parent, flags] = parts[..] else { return None };

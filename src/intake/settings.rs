@@ -16,9 +16,9 @@ pub struct Settings {
     /// The name in Received.
     pub hostname: String,
     /// Whether a domain that cannot receive mail is refused.
-    pub(crate) verify_domain: bool,
+    pub verify_domain: bool,
     /// Whether the client's address goes into Received.
-    pub(crate) received_client: bool,
+    pub received_client: bool,
     /// What is done about lines of more than 998 bytes.
     pub long_lines: LongLines,
     /// Whether local parts in which a host may read another address (`%`, `!`, `@`) are taken.
@@ -32,7 +32,7 @@ pub struct Settings {
     /// Whether addresses are learned that are not to be sent to.
     pub learning: Learning,
     /// By what the way of a recipient's mail is found; in the sandbox an address can ask for a refusal, too.
-    pub(crate) route_by: RouteBy,
+    pub route_by: RouteBy,
 }
 
 /// Whether hard bounces become suppressions.

@@ -138,7 +138,7 @@ impl Suppressions {
     }
 
     /// All rows as they are stored, for a backup. The list is let go of again and again meanwhile: clients wait for it.
-    pub fn rows(&self) -> Vec<Row> {
+    pub(crate) fn rows(&self) -> Vec<Row> {
         let keys: Vec<Box<str>> = self.0.lock().entries.keys().cloned().collect();
         let mut rows = Vec::with_capacity(keys.len());
         for some in keys.chunks(ROWS_AT_ONCE) {

@@ -22,7 +22,7 @@ pub(crate) struct LongLine {
     /// From 1, header section included.
     pub number: usize,
     /// Why nothing is done about it.
-    pub why: &'static str,
+    pub(crate) why: &'static str,
 }
 
 /// The first long line of content, if there is one.

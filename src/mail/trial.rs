@@ -98,7 +98,7 @@ impl Trial {
 
 /// By what the way of a recipient's mail is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum RouteBy {
+pub enum RouteBy {
     /// By its domain.
     #[default]
     Domain,

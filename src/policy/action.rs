@@ -37,7 +37,7 @@ pub enum Blame {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
     /// When to try again.
-    pub retry: Retry,
+    pub(crate) retry: Retry,
     /// Whether another MX host of the destination is tried at once; never after the content was sent.
     pub next_mx: bool,
     /// Whether another route, with another identity, may do better.
@@ -45,7 +45,7 @@ pub struct Action {
     /// What becomes of the address.
     pub suppress: Suppress,
     /// Who can mend it.
-    pub blame: Blame,
+    pub(crate) blame: Blame,
 }
 
 /// Whether the reply is the last word on this message, for this recipient, at this destination.

@@ -88,7 +88,7 @@ pub struct Relayed {
     pub(crate) direct_at: Option<Timestamp>,
     /// The smart hosts that failed since the last direct attempt.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub tried: Vec<Arc<str>>,
+    pub(crate) tried: Vec<Arc<str>>,
 }
 
 /// What follows an attempt.
@@ -155,7 +155,7 @@ fn help(verdict: &Verdict) -> Help {
 }
 
 /// The smart host that the first attempt goes by, if there is one for all mail and it is well.
-pub fn at_first(hosts: &[Candidate], now: Timestamp) -> Option<usize> {
+pub(crate) fn at_first(hosts: &[Candidate], now: Timestamp) -> Option<usize> {
     hosts.iter().position(|host| host.when == When::Always && host.ready_at <= now)
 }
 

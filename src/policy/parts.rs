@@ -76,7 +76,7 @@ pub(super) struct Parts {
     /// is one, or whose list it leads to.
     pub said: String,
     /// The tags of providers and gateways.
-    pub tags: String,
+    pub(crate) tags: String,
     /// Where in `said` the reason begins for which something is refused or put off: behind a word that gives one, else
     /// behind an opening that only refuses ("Message rejected: ...").
     reason: Option<usize>,

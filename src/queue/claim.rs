@@ -128,7 +128,7 @@ impl Claim {
     ///
     /// # Errors
     /// When the content must not be sent: the life is over, the entry was taken away, or the note could not be written.
-    pub async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
+    pub(crate) async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
         if self.queue.settings.deliver_at_most_once {
             self.check(now).map_err(NotReleased::LostClaim)?;
             let hold = &mut self.hold;

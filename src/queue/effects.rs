@@ -16,7 +16,7 @@ pub struct Offer {
     /// Which.
     pub entry: EntryId,
     /// Its lane.
-    pub lane: Lane,
+    pub(crate) lane: Lane,
     /// When its life ends.
     pub expires_at: Timestamp,
     /// Its message; the recipient's domain says where it goes.

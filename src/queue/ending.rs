@@ -61,7 +61,7 @@ pub enum Telling {
 #[derive(Debug, Default)]
 pub struct Consequences {
     /// Rows of side tables.
-    pub changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
     /// A message to somebody who wants to know.
     pub notification: Option<(Arc<Message>, Content)>,
 }

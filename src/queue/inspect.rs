@@ -121,7 +121,7 @@ impl Queue {
 
     /// The newest messages that have live entries which a filter covers, with ids below a place: at most `limit` ids, the
     /// newest first.
-    pub fn newest(&self, filter: &Filter, below: Option<MessageId>, limit: usize) -> Vec<MessageId> {
+    pub(crate) fn newest(&self, filter: &Filter, below: Option<MessageId>, limit: usize) -> Vec<MessageId> {
         let mut newest = std::collections::BTreeSet::new();
         self.pages(filter, |_, page| {
             for id in page.into_iter().map(|id| id.message).filter(|id| below.is_none_or(|below| *id < below)) {
@@ -168,7 +168,7 @@ impl Queue {
     }
 
     /// The same for what is of no use any more, because what it was to bring about has happened.
-    pub fn supersede(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
+    pub(crate) fn supersede(&self, filter: &Filter, now: Timestamp) -> Vec<Cancelled> {
         self.end_live(filter, Kind::Superseded, now)
     }
 

@@ -248,7 +248,7 @@ impl Queue {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub async fn verified(&self, head: Head, since_delivered: Option<Duration>) -> Result<(), JournalError> {
+    pub(crate) async fn verified(&self, head: Head, since_delivered: Option<Duration>) -> Result<(), JournalError> {
         self.commit_event(Event { head, what: Happened::Verified { since_delivered } }).await
     }
 

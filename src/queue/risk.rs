@@ -8,5 +8,5 @@ pub struct Foreknowledge<'a> {
     /// Of entries that come too late.
     pub(crate) risks: &'a [Risk],
     /// More for people, told with the acceptance.
-    pub note: Option<&'static str>,
+    pub(crate) note: Option<&'static str>,
 }

@@ -157,7 +157,7 @@ pub(crate) struct Unpacked {
     /// With which mode.
     pub mode: u32,
     /// Whose it was.
-    pub owner: Option<Owner>,
+    pub(crate) owner: Option<Owner>,
     /// What is in it.
     pub octets: zeroize::Zeroizing<Vec<u8>>,
 }
@@ -166,13 +166,13 @@ pub(crate) struct Unpacked {
 #[derive(Debug)]
 pub(crate) struct Backup {
     /// Where the data folder is to be.
-    pub data_dir: PathBuf,
+    pub(crate) data_dir: PathBuf,
     /// Whose it was.
     pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.
     pub files: Vec<Unpacked>,
     /// Rows for the database.
-    pub rows: Vec<(Table, Row)>,
+    pub(crate) rows: Vec<(Table, Row)>,
 }
 
 /// Reads an archive. The configuration goes to `file`, or to where it was; all else to where it says.

@@ -44,7 +44,7 @@ pub struct Core {
     /// Where domains are.
     pub router: Arc<Router>,
     /// The MTA-STS policies, if they are kept.
-    pub policies: Option<Arc<Policies>>,
+    pub(crate) policies: Option<Arc<Policies>>,
     /// The way out.
     pub delivery: Arc<Delivery>,
     /// The way in.
@@ -140,7 +140,7 @@ impl Builder {
 
     /// MTA-STS, with the folder for policies and the port of the web servers that have them.
     #[must_use]
-    pub fn policies(self, folder: PathBuf, port: u16) -> Self {
+    pub(crate) fn policies(self, folder: PathBuf, port: u16) -> Self {
         Self { policies: Some((folder, port)), ..self }
     }
 
@@ -164,7 +164,7 @@ impl Builder {
 
     /// Who signs.
     #[must_use]
-    pub fn signing(self, signing: SigningPool) -> Self {
+    pub(crate) fn signing(self, signing: SigningPool) -> Self {
         Self { signing, ..self }
     }
 

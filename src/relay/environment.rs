@@ -42,7 +42,7 @@ pub struct Environment {
     /// Where the log goes.
     pub output: Output,
     /// Who is let in.
-    pub(crate) admits: Admits,
+    pub admits: Admits,
     /// What the HTTP API answers beside its own paths, and before them.
     pub beside: Option<axum::Router>,
 }

@@ -101,7 +101,7 @@ fn dkim_keys(data_dir: &Path, domain: &str) -> anyhow::Result<(Keys, Vec<String>
 #[derive(Debug, Clone)]
 pub(crate) struct KeyFile {
     /// Its selector.
-    pub selector: String,
+    pub(crate) selector: String,
     /// Where it is.
     pub path: PathBuf,
 }

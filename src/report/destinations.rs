@@ -25,24 +25,24 @@ const BUCKETS: usize = 4 * 27;
 
 /// What was sent to a recipient domain.
 #[derive(Debug, Clone)]
-pub struct Row {
+pub(crate) struct Row {
     /// Recipients that took their message.
     pub sent: u64,
     /// Entries under way, or between attempts.
-    pub waiting: u64,
+    pub(crate) waiting: u64,
     /// Entries that will not be delivered.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Entries that expired.
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// The last attempt that was refused or came to nothing.
-    pub last_refusal: Option<LastRefusal>,
+    pub(crate) last_refusal: Option<LastRefusal>,
     times: [u32; BUCKETS],
     heard_at: Timestamp,
 }
 
 /// What was wrong last.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LastRefusal {
+pub(crate) struct LastRefusal {
     /// When.
     pub at: Timestamp,
     /// Where.
@@ -95,7 +95,7 @@ struct Table {
 
 impl Destinations {
     /// The rows, those with most waiting first, then those with most traffic.
-    pub fn rows(&self) -> Vec<(Arc<str>, Row)> {
+    pub(crate) fn rows(&self) -> Vec<(Arc<str>, Row)> {
         let table = self.0.lock();
         let mut rows: Vec<_> = table.rows.iter().map(|(domain, row)| (domain.clone(), row.clone())).collect();
         drop(table);

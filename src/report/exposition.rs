@@ -75,7 +75,7 @@ impl Exposition {
     }
 
     /// One number of the family.
-    pub fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
+    pub(crate) fn sample(&mut self, labels: &[(&str, &str)], value: impl Display) -> &mut Self {
         self.line("", labels, value, None);
         self
     }
@@ -116,7 +116,7 @@ impl Exposition {
     }
 
     /// All of it, and how many series there was no room for.
-    pub fn finish(mut self) -> String {
+    pub(crate) fn finish(mut self) -> String {
         let help = "Series that were left out, since there are 2,000 at most.";
         self.family("series_left_out", Type::Gauge, help);
         // Writing to a String cannot fail.

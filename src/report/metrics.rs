@@ -92,7 +92,7 @@ impl Metrics {
     }
 
     /// Live entries at risk, by lane.
-    pub fn at_risk(&self, lane: Lane) -> usize {
+    pub(crate) fn at_risk(&self, lane: Lane) -> usize {
         self.0.lock().at_risk.get(&lane).map_or(0, BTreeSet::len)
     }
 }

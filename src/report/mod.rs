@@ -99,7 +99,7 @@ impl Reporter {
     }
 
     /// Events that log and counters skipped, because too many came at once.
-    pub fn lost(&self) -> u64 {
+    pub(crate) fn lost(&self) -> u64 {
         self.shared.lost.load(Ordering::Relaxed)
     }
 

@@ -56,7 +56,7 @@ impl fmt::Debug for Output {
 
 impl Output {
     /// Standard output.
-    pub fn stdout() -> Self {
+    pub(crate) fn stdout() -> Self {
         Self::new(io::stdout())
     }
 
@@ -75,7 +75,7 @@ impl Output {
     }
 
     /// Takes a whole line, its end included; never waits for whoever reads.
-    pub fn put(&self, line: &[u8]) {
+    pub(crate) fn put(&self, line: &[u8]) {
         let shared = &self.0.0;
         let mut waiting = shared.waiting.lock();
         if !waiting.is_served || waiting.lines.len() + line.len() > WAITING_LEN_MAX {

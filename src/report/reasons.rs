@@ -114,16 +114,16 @@ macro_rules! reasons {
     ($($(#[$doc:meta])* $name:ident $label:literal $(by $setting:literal)?,)*) => {
         /// Why something is refused.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-        pub enum Reason { $($(#[$doc])* $name,)* }
+        pub(crate) enum Reason { $($(#[$doc])* $name,)* }
 
         impl Reason {
             /// In lines and counters.
-            pub fn name(self) -> &'static str {
+            pub(crate) fn name(self) -> &'static str {
                 match self { $(Self::$name => $label,)* }
             }
 
             /// The setting that draws the line, as the configuration writes it.
-            pub fn limit(self) -> Option<&'static str> {
+            pub(crate) fn limit(self) -> Option<&'static str> {
                 match self { $(Self::$name => reasons!(@setting $($setting)?),)* }
             }
         }
@@ -279,7 +279,7 @@ impl Reason {
     }
 
     /// Of what an SMTP session refuses by itself.
-    pub fn of_reply(phase: Phase, reply: &Reply) -> Self {
+    pub(crate) fn of_reply(phase: Phase, reply: &Reply) -> Self {
         let enhanced = reply.enhanced.map(|EnhancedCode(class, subject, detail)| (class, subject, detail));
         match (reply.code, enhanced) {
             (421, Some((4, 3, 2))) => Self::ShuttingDown,

@@ -49,7 +49,7 @@ impl Recipients {
     }
 
     /// The address as it may be told.
-    pub fn tell(&self, mailbox: &Mailbox, now: Timestamp) -> String {
+    pub(crate) fn tell(&self, mailbox: &Mailbox, now: Timestamp) -> String {
         match self.disclosure {
             Disclosure::Masked => mailbox.masked(),
             Disclosure::Full => mailbox.as_str().to_owned(),

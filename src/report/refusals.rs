@@ -44,7 +44,7 @@ pub struct Refused<'a> {
     /// The enhanced status code of the reply.
     pub enhanced: Option<EnhancedCode>,
     /// Why.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// The same in our words; may name the recipient, which is told as configured.
     pub text: &'a str,
     /// To whom mail was meant to go.
@@ -77,7 +77,7 @@ impl Refusals {
     }
 
     /// Counts a refusal and tells it, unless that was done a moment ago.
-    pub fn tell(&self, refused: &Refused<'_>) {
+    pub(crate) fn tell(&self, refused: &Refused<'_>) {
         *self.counts.lock().entry((refused.door, refused.stage, refused.reason)).or_default() += 1;
         let is_first = self.spans.lock().note(refused, self.clock.instant());
         if !is_first {

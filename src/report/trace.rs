@@ -78,7 +78,7 @@ pub struct TraceFilter<'a> {
     /// Of this user.
     pub user: Option<&'a str>,
     /// Older than this one.
-    pub below: Option<MessageId>,
+    pub(crate) below: Option<MessageId>,
 }
 
 impl TraceFilter<'_> {
@@ -174,7 +174,7 @@ impl Traces {
 
     /// Forgets what is kept of a recipient, named as in [`TraceFilter`]: whole traces where the message had no other, else what
     /// happened to this one. Returns of how many messages.
-    pub fn erase(&self, plain: &str) -> usize {
+    pub(crate) fn erase(&self, plain: &str) -> usize {
         let mut ids: BTreeSet<MessageId> = BTreeSet::new();
         {
             let mut memory = self.shared.memory.lock();
@@ -220,7 +220,7 @@ impl Traces {
 
     /// Ids of messages that are wanted, the newest first, at most `limit`; and how far down these are all there are, where
     /// there are more.
-    pub fn newest(&self, wanted: TraceFilter<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
+    pub(crate) fn newest(&self, wanted: TraceFilter<'_>, limit: usize) -> (Vec<MessageId>, Option<MessageId>) {
         let held: Vec<Arc<Trace>> = self.shared.memory.lock().held.values().map(|held| held.trace.clone()).collect();
         let in_memory = held.iter().filter(|trace| wanted.covers(trace)).map(|trace| trace.id);
         let mut found: BTreeSet<MessageId> = in_memory.collect();

@@ -35,13 +35,13 @@ pub struct Trace {
     /// Whose it is.
     pub user: Arc<str>,
     /// Its lane.
-    pub lane: Lane,
+    pub(crate) lane: Lane,
     /// Its label.
     pub tag: Option<Arc<str>>,
     /// Its reverse-path, where that is known.
     pub from: Option<Mailbox>,
     /// What the app's own tracing knows it by.
-    pub traceparent: Option<Arc<str>>,
+    pub(crate) traceparent: Option<Arc<str>>,
     /// Its Message-ID field, as [`Head`] has it.
     pub(super) message_id: Option<Arc<str>>,
     /// What happened, in order.

@@ -22,7 +22,7 @@ pub struct UpkeepFinding {
     /// What is wrong.
     pub text: String,
     /// How to mend it.
-    pub mend: String,
+    pub(crate) mend: String,
     /// What to publish.
     pub records: Vec<String>,
 }
@@ -31,7 +31,7 @@ pub struct UpkeepFinding {
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// Certificates by name, and when they end.
-    pub certificates: Vec<(String, Timestamp)>,
+    pub(crate) certificates: Vec<(String, Timestamp)>,
     /// Keys by domain and selector, and when they were made.
     pub keys: Vec<(String, String, Timestamp)>,
     /// What DNS says; none: it was not looked at yet.

@@ -96,7 +96,7 @@ pub struct Extensions {
     /// RFC 2920.
     pub pipelining: bool,
     /// RFC 3030.
-    pub chunking: bool,
+    pub(crate) chunking: bool,
     /// RFC 6152.
     pub(crate) eight_bit_mime: bool,
     /// RFC 6531.
@@ -116,7 +116,7 @@ pub struct Extensions {
     /// RFC 6710.
     pub(crate) mt_priority: bool,
     /// RFC 4954: mechanisms in upper case.
-    pub auth: Vec<String>,
+    pub(crate) auth: Vec<String>,
     /// RFC 9422: transactions per session.
     pub(crate) mail_max: Option<u32>,
 }

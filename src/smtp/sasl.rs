@@ -25,7 +25,7 @@ pub const MECHANISMS: [&str; 3] = ["SCRAM-SHA-256", "PLAIN", "LOGIN"];
 #[derive(Clone, PartialEq, Eq)]
 pub struct ScramVerifier {
     /// Rounds of PBKDF2.
-    pub iterations: NonZeroU32,
+    pub(crate) iterations: NonZeroU32,
     /// The salt.
     pub salt: Vec<u8>,
     /// `H(ClientKey)`.

@@ -148,7 +148,7 @@ impl std::fmt::Debug for Submission {
 ///
 /// # Errors
 /// What the system says, with the address.
-pub fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListener> {
+pub(crate) fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListener> {
     let listened = bound(address, others).and_then(|socket| socket.listen(BACKLOG));
     listened.map_err(|error| told(address, &error))
 }
@@ -216,7 +216,7 @@ impl Submission {
     }
 
     /// Shows another certificate to those who come from now on.
-    pub fn show(&self, acceptor: TlsAcceptor) {
+    pub(crate) fn show(&self, acceptor: TlsAcceptor) {
         self.acceptor.store(Arc::new(acceptor));
     }
 
@@ -226,7 +226,7 @@ impl Submission {
     }
 
     /// Accepts clients until draining.
-    pub async fn serve(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings) {
+    pub(crate) async fn serve(self: Arc<Self>, listener: TcpListener, settings: ListenerSettings) {
         // The port may have been left to the system.
         let address = listener.local_addr().unwrap_or(settings.address);
         let settings = Arc::new(ListenerSettings { address, ..settings });
@@ -252,7 +252,7 @@ impl Submission {
     }
 
     /// Waits until all clients are gone.
-    pub async fn drained(&self) {
+    pub(crate) async fn drained(&self) {
         self.tasks.close();
         self.tasks.wait().await;
     }

@@ -33,15 +33,15 @@ pub(crate) struct Settings {
     /// Whom the CA may write to.
     pub email: Option<String>,
     /// The CA's directory.
-    pub directory: String,
+    pub(crate) directory: String,
     /// Further authorities that its web server's certificate may lead to.
     pub ca_file: Option<PathBuf>,
     /// Where http-01 is answered while the CA asks.
-    pub http_address: SocketAddr,
+    pub(crate) http_address: SocketAddr,
     /// How it is shown that the names are ours.
-    pub challenge: Challenge,
+    pub(crate) challenge: Challenge,
     /// The names; none: no certificate is got.
-    pub domains: Vec<String>,
+    pub(crate) domains: Vec<String>,
 }
 
 impl Default for Settings {

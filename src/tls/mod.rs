@@ -78,11 +78,11 @@ fn unusable(error: impl std::fmt::Display) -> TlsError {
 
 /// A chain and the key of its first certificate, each in a PEM file, or both in one.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Pair {
+pub(crate) struct Pair {
     /// The chain, the own certificate first.
     pub certificate: PathBuf,
     /// Its key.
-    pub private_key: PathBuf,
+    pub(crate) private_key: PathBuf,
 }
 
 /// An acceptor with the certificate chain and key of two PEM files.

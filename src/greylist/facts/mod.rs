@@ -173,7 +173,7 @@ impl Facts {
     }
 
     /// Bounds of the time for which a first attempt is remembered: at least, and less than.
-    pub fn window(&self) -> (Option<Duration>, Option<Duration>) {
+    pub(crate) fn window(&self) -> (Option<Duration>, Option<Duration>) {
         (self.window_min, self.window_max)
     }
 

@@ -73,7 +73,7 @@ pub struct Hook {
     /// What proves a call.
     pub secrets: Secrets,
     /// The language where a call names none.
-    pub locale: String,
+    pub(crate) locale: String,
     /// How long the server's codes are valid.
     pub life: Duration,
 }

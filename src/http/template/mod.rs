@@ -119,7 +119,7 @@ pub(crate) struct Filled {
 
 /// All templates.
 #[derive(Clone)]
-pub(crate) struct Templates(Arc<Set>);
+pub struct Templates(Arc<Set>);
 
 struct Set {
     environment: Environment<'static>,

@@ -22,7 +22,7 @@ const ID_LEN: usize = 16;
 
 /// What a code is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Alphabet {
+pub(crate) enum Alphabet {
     /// Ten digits.
     #[default]
     Digits,

@@ -61,7 +61,7 @@ impl std::fmt::Debug for Verifications {
 
 /// What is done for one verification is done one after the other.
 #[derive(Debug)]
-pub struct Turn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
+pub(crate) struct Turn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
 
 impl Slot {
     /// The message with the code. The next one takes its place if it has not left by then, whatever else is configured.
@@ -88,7 +88,7 @@ impl Verifications {
     }
 
     /// Waits until nobody else does something for this verification.
-    pub async fn turn(&self, key: &Key) -> Turn {
+    pub(crate) async fn turn(&self, key: &Key) -> Turn {
         let lock = {
             let mut turns = self.turns.lock();
             if turns.len() >= 1024 {
@@ -113,7 +113,7 @@ impl Verifications {
     ///
     /// # Errors
     /// Why nothing is sent.
-    pub fn plan(&self, request: &Request<'_>, limits: &Limits, now: Timestamp) -> Result<Plan, Refused> {
+    pub(crate) fn plan(&self, request: &Request<'_>, limits: &Limits, now: Timestamp) -> Result<Plan, Refused> {
         let key = Key::new(&request.user.name, request.to, request.purpose, request.session);
         let mut table = self.table.lock();
         if let Some(asked) = request.idempotency_key
@@ -180,12 +180,12 @@ impl Verifications {
     }
 
     /// The row of a verification whose code nobody sees yet.
-    pub fn begun(&self, slot: &Slot, step: Step) -> Vec<Change> {
+    pub(crate) fn begun(&self, slot: &Slot, step: Step) -> Vec<Change> {
         self.table.lock().get_mut(&slot.id).map(|one| rows::start(one, step)).into_iter().collect()
     }
 
     /// A code was not sent after all, and nobody was told of it: as if it had not been asked for. The rows that say so.
-    pub fn withdrawn(&self, slot: &Slot, step: Step) -> Vec<Change> {
+    pub(crate) fn withdrawn(&self, slot: &Slot, step: Step) -> Vec<Change> {
         let mut table = self.table.lock();
         let Some(send) = table.withdraw(&slot.id, slot.index, slot.asked.as_ref()) else { return Vec::new() };
         let changes = match table.get_mut(&slot.id) {
@@ -261,7 +261,7 @@ impl Verifications {
     }
 
     /// How a verification of this user stands.
-    pub fn view(&self, user: &str, id: &str, limits: &Limits, now: Timestamp) -> Option<View> {
+    pub(crate) fn view(&self, user: &str, id: &str, limits: &Limits, now: Timestamp) -> Option<View> {
         let mut table = self.table.lock();
         let one = table.get_mut(id).filter(|one| *one.key.user == *user)?;
         Some(view(one, limits, now))
@@ -273,7 +273,7 @@ impl Verifications {
     }
 
     /// Whose a verification is.
-    pub fn key_of(&self, id: &str) -> Option<Key> {
+    pub(crate) fn key_of(&self, id: &str) -> Option<Key> {
         self.table.lock().get_mut(id).map(|one| one.key.clone())
     }
 

@@ -44,7 +44,7 @@ impl Default for Limits {
 
 /// What somebody asks to be begun, or sent again.
 #[derive(Debug)]
-pub struct Request<'a> {
+pub(crate) struct Request<'a> {
     /// Whose it is.
     pub user: &'a User,
     /// To whom.
@@ -56,13 +56,13 @@ pub struct Request<'a> {
     /// How long its code can be typed.
     pub life: Duration,
     /// What the code is made of.
-    pub alphabet: Alphabet,
+    pub(crate) alphabet: Alphabet,
     /// Of how many characters.
     pub length: usize,
     /// Whether nobody may tell what becomes of it.
     pub(crate) secrecy: Secrecy,
     /// What tells a repeat of this request.
-    pub idempotency_key: Option<&'a str>,
+    pub(crate) idempotency_key: Option<&'a str>,
 }
 
 /// How much an answer may tell of the recipient.
@@ -76,7 +76,7 @@ pub(crate) enum Secrecy {
 
 /// How a verification stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct View {
+pub(crate) struct View {
     /// Its id.
     pub id: Arc<str>,
     /// What for.
@@ -99,7 +99,7 @@ pub struct View {
 
 /// What a request comes to.
 #[derive(Debug)]
-pub enum Plan {
+pub(crate) enum Plan {
     /// Nothing is to be sent.
     Repeat(View),
     /// This code is.
@@ -126,7 +126,7 @@ impl std::fmt::Debug for Slot {
 
 /// Why nothing begins.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub(crate) enum Refused {
     /// The recipient's checks are used up.
     Guessed(Duration),
     /// As many codes were sent as may be.
@@ -171,5 +171,5 @@ pub struct CheckResult {
     /// The answer.
     pub answer: Answer,
     /// Where it was right, just now: what the event says.
-    pub approved: Option<Box<(Head, Option<Duration>)>>,
+    pub(crate) approved: Option<Box<(Head, Option<Duration>)>>,
 }

@@ -46,7 +46,7 @@ impl State {
 
 /// Whose a verification is: all of it is compared octet for octet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-pub struct Key {
+pub(crate) struct Key {
     /// Which app.
     pub user: Arc<str>,
     /// The address as it was written, the domain in ASCII lower case.
@@ -59,7 +59,7 @@ pub struct Key {
 
 impl Key {
     /// Of an address.
-    pub fn new(user: &str, to: &Mailbox, purpose: &str, session: Option<&str>) -> Self {
+    pub(crate) fn new(user: &str, to: &Mailbox, purpose: &str, session: Option<&str>) -> Self {
         let to = format!("{}@{}", to.local_part(), to.domain().to_ascii_lowercase());
         Self { user: user.into(), to: to.into(), purpose: purpose.into(), session: session.map(Arc::from) }
     }

@@ -42,13 +42,13 @@ pub struct Depth {
     /// Messages with a live entry.
     pub messages: usize,
     /// Entries that wait for a slot, that are being sent, that wait for their next attempt.
-    pub queued: usize,
+    pub(crate) queued: usize,
     /// See above.
-    pub sending: usize,
+    pub(crate) sending: usize,
     /// See above.
-    pub deferred: usize,
+    pub(crate) deferred: usize,
     /// Of them, those that are not expected to arrive in time; while an attempt is running, as before it.
-    pub at_risk: usize,
+    pub(crate) at_risk: usize,
 }
 
 impl Depth {

@@ -60,31 +60,31 @@ pub struct Counts {
     pub delivered: u64,
     /// Of these, with enough of the life left.
     #[serde(rename = "i", default, skip_serializing_if = "is_zero")]
-    pub in_time: u64,
+    pub(crate) in_time: u64,
     /// Of these, with less.
     #[serde(rename = "l", default, skip_serializing_if = "is_zero")]
-    pub late: u64,
+    pub(crate) late: u64,
     /// Failed, by cause.
     #[serde(rename = "f", default, skip_serializing_if = "BTreeMap::is_empty")]
-    pub failed: BTreeMap<String, u64>,
+    pub(crate) failed: BTreeMap<String, u64>,
     /// Attempts that were refused for what the sender is or does, by cause: an entry can have several.
     #[serde(rename = "b", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) blames_sender: BTreeMap<String, u64>,
     /// Expired.
     #[serde(rename = "e", default, skip_serializing_if = "is_zero")]
-    pub expired: u64,
+    pub(crate) expired: u64,
     /// Superseded.
     #[serde(rename = "s", default, skip_serializing_if = "is_zero")]
-    pub superseded: u64,
+    pub(crate) superseded: u64,
     /// Cancelled.
     #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
-    pub cancelled: u64,
+    pub(crate) cancelled: u64,
     /// At risk.
     #[serde(rename = "r", default, skip_serializing_if = "is_zero")]
-    pub at_risk: u64,
+    pub(crate) at_risk: u64,
     /// Verified.
     #[serde(rename = "v", default, skip_serializing_if = "is_zero")]
-    pub verified: u64,
+    pub(crate) verified: u64,
     /// From acceptance to delivery.
     #[serde(rename = "td", default)]
     pub(crate) to_delivered: Times,
@@ -99,7 +99,7 @@ fn is_zero(number: &u64) -> bool {
 
 impl Counts {
     /// Counts an event of one entry; an acceptance as one.
-    pub fn add(&mut self, event: &Event) {
+    pub(crate) fn add(&mut self, event: &Event) {
         let head = &event.head;
         if let Some(cause) = blames_sender(event) {
             *self.blames_sender.entry(cause.name().to_owned()).or_default() += 1;
@@ -151,7 +151,7 @@ impl Counts {
 
 impl Counts {
     /// Entries that came too late for their code, or not at all.
-    pub fn missed(&self) -> u64 {
+    pub(crate) fn missed(&self) -> u64 {
         self.late + self.expired + self.failed.values().sum::<u64>()
     }
 }

@@ -31,7 +31,7 @@ pub enum Format {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
     /// As it was written.
-    pub url: Arc<str>,
+    pub(crate) url: Arc<str>,
     /// Whether by TLS.
     pub(crate) is_tls: bool,
     /// A name or an IP address, without brackets.
@@ -39,7 +39,7 @@ pub struct Target {
     /// 443 or 80, unless it is named.
     pub port: u16,
     /// Host and port as the header field names them.
-    pub authority: String,
+    pub(crate) authority: String,
     /// Path and query.
     pub path: String,
 }
@@ -97,7 +97,7 @@ pub struct Endpoint {
     /// Of these events; empty: of all.
     pub events: Vec<Kind>,
     /// Of the messages of these users; empty: of all.
-    pub users: Vec<String>,
+    pub(crate) users: Vec<String>,
     /// How it is told.
     pub format: Format,
 }

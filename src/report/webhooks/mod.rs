@@ -66,7 +66,7 @@ impl Standing {
 #[derive(Debug, Clone, Default)]
 pub struct Status {
     /// Posts that wait.
-    pub waiting: usize,
+    pub(crate) waiting: usize,
     /// Whether more events wait behind these.
     pub(crate) is_behind: bool,
     /// Since when the oldest waits.
@@ -78,7 +78,7 @@ pub struct Status {
     /// Posts taken, tries that failed, posts given up, since the start.
     pub taken: u64,
     /// See above.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// See above.
     pub(crate) given_up: u64,
 }
@@ -90,9 +90,9 @@ type Statuses = Arc<Mutex<BTreeMap<Arc<str>, (Endpoint, Status)>>>;
 #[derive(Debug, Clone)]
 pub struct Tested {
     /// Where.
-    pub url: Arc<str>,
+    pub(crate) url: Arc<str>,
     /// Whether it answered 2xx.
-    pub is_taken: bool,
+    pub(crate) is_taken: bool,
     /// What it said, or why it said nothing.
     pub answer: String,
 }
@@ -159,18 +159,18 @@ impl Webhooks {
     }
 
     /// Takes on other endpoints. One that is named anew begins with what happens from now on.
-    pub fn reload(&self, endpoints: Vec<Endpoint>) {
+    pub(crate) fn reload(&self, endpoints: Vec<Endpoint>) {
         // After the end nobody listens.
         let _ = self.commands.send(Command::Reload(endpoints));
     }
 
     /// The endpoints and how they stand.
-    pub fn statuses(&self) -> Vec<(Endpoint, Status)> {
+    pub(crate) fn statuses(&self) -> Vec<(Endpoint, Status)> {
         self.statuses.lock().values().cloned().collect()
     }
 
     /// Whether there is an endpoint with this URL.
-    pub fn knows(&self, url: &str) -> bool {
+    pub(crate) fn knows(&self, url: &str) -> bool {
         self.statuses.lock().contains_key(url)
     }
 
@@ -189,7 +189,7 @@ impl Webhooks {
     }
 
     /// Takes a recipient out of what waits, soon.
-    pub fn erase(&self, plain: &str) {
+    pub(crate) fn erase(&self, plain: &str) {
         let _ = self.commands.send(Command::Erase(plain.into()));
     }
 

@@ -162,7 +162,7 @@ impl ClientSession {
     }
 
     /// What the server is to say next, other than what becomes of the content, and since when that is waited for.
-    pub fn awaited(&self) -> Option<(Stage, Instant)> {
+    pub(crate) fn awaited(&self) -> Option<(Stage, Instant)> {
         let stage = match self.state {
             State::Banner | State::Ehlo | State::Helo | State::StartTls | State::Auth | State::Transaction => {
                 self.stage()
