@@ -7,8 +7,10 @@ use std::path::{Path, PathBuf};
 
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
+use zeroize::Zeroizing;
 
 use super::findings::{Findings, Severity};
+use crate::base::files::faults::{Use, explain};
 
 /// A value with the line on which it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -157,6 +159,13 @@ impl<'a> Section<'a> {
     /// The line of a key, or of the table where the key is not written.
     pub(super) fn line_of(&self, key: &'static str) -> usize {
         self.value(key).map_or(self.line, |(_, line)| line)
+    }
+
+    /// What is in the file that a key names.
+    pub(super) fn secret(&self, key: &'static str, file: &Path) -> Option<Zeroizing<String>> {
+        let text = std::fs::read_to_string(file);
+        let text = text.map_err(|error| self.error(self.line_of(key), key, &explain(file, Use::Read, &error)));
+        text.ok().map(Zeroizing::new)
     }
 
     /// Whether the key is written in the file.

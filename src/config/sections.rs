@@ -251,13 +251,7 @@ fn hook(section: &Section<'_>, settings: HookSettings) -> Option<Hook> {
         section.error(section.line_of("from"), "from", &text);
     }
     let line = section.line_of("secret_file");
-    let text = match std::fs::read_to_string(&file) {
-        Ok(text) => zeroize::Zeroizing::new(text),
-        Err(error) => {
-            section.error(line, "secret_file", &explain(&file, Use::Read, &error));
-            return None;
-        }
-    };
+    let text = section.secret("secret_file", &file)?;
     let secrets = Secrets::read(kind, &text);
     let secrets =
         secrets.map_err(|text| section.error(line, "secret_file", &format!("{}: {text}", file.display()))).ok()?;

@@ -1,6 +1,5 @@
 //! `[[smart_host]]`.
 
-use std::fs;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -10,7 +9,6 @@ use super::drafts::{Address, SmartHostSettings};
 use super::file::Section;
 use super::keys;
 use super::sections::{InForce, read_many};
-use crate::base::files::faults::{Use, explain};
 use crate::delivery::smart_host::{SmartHost, Tls};
 use crate::smtp::client_session::Account;
 use crate::smtp::sasl::PASSWORD_MAX;
@@ -92,13 +90,7 @@ fn account(section: &Section<'_>, settings: &SmartHostSettings) -> Option<Arc<Ac
 /// The file's only line.
 fn password(section: &Section<'_>, file: &Path) -> Option<Zeroizing<String>> {
     let line = section.line_of("password_file");
-    let text = match fs::read_to_string(file) {
-        Ok(text) => Zeroizing::new(text),
-        Err(error) => {
-            section.error(line, "password_file", &explain(file, Use::Read, &error));
-            return None;
-        }
-    };
+    let text = section.secret("password_file", file)?;
     let password = Zeroizing::new(text.trim_end_matches(['\r', '\n']).to_owned());
     let fits = !password.is_empty() && password.len() <= PASSWORD_MAX && !password.contains(char::is_control);
     if !fits {
@@ -112,6 +104,7 @@ fn password(section: &Section<'_>, file: &Path) -> Option<Zeroizing<String>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::super::Config;

@@ -1,15 +1,11 @@
 //! `[[webhook]]`.
 
-use std::fs;
 use std::path::Path;
-
-use zeroize::Zeroizing;
 
 use super::drafts::Webhook;
 use super::file::Section;
 use super::keys;
 use super::sections::{InForce, read_many};
-use crate::base::files::faults::{Use, explain};
 use crate::report::webhooks::ENDPOINTS_MAX;
 use crate::report::webhooks::endpoint::{Endpoint, SECRETS_MAX, Secret};
 
@@ -40,13 +36,7 @@ fn is_this_machine(host: &str) -> bool {
 /// The lines of the file.
 fn secrets(section: &Section<'_>, file: &Path) -> Option<Vec<Secret>> {
     let line = section.line_of("secret_file");
-    let text = match fs::read_to_string(file) {
-        Ok(text) => Zeroizing::new(text),
-        Err(error) => {
-            section.error(line, "secret_file", &explain(file, Use::Read, &error));
-            return None;
-        }
-    };
+    let text = section.secret("secret_file", file)?;
     let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
     let secrets: Option<Vec<Secret>> = lines.map(Secret::parse).collect();
     let secrets = secrets.filter(|secrets| (1..=SECRETS_MAX).contains(&secrets.len()));
@@ -60,6 +50,7 @@ fn secrets(section: &Section<'_>, file: &Path) -> Option<Vec<Secret>> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::super::Config;
