@@ -1,41 +1,48 @@
 //! How the API refuses, for its description: which statuses there are, all with problem details.
 
-use utoipa::IntoResponses;
+use std::collections::BTreeMap;
+
+use utoipa::openapi::{Content, Ref, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, ToSchema};
 
 use super::problem::ProblemJson;
 
+/// Responses by status, as utoipa has them.
+pub(super) type Responses = BTreeMap<String, RefOr<Response>>;
+
+/// What each status says.
+const MEANINGS: [(u16, &str); 13] = [
+    (400, "no proper request"),
+    (401, "a valid token is needed"),
+    (403, "not allowed"),
+    (404, "not found"),
+    (405, "the path does not have this method"),
+    (408, "the body came too slowly"),
+    (409, "the idempotency key was used"),
+    (413, "too large"),
+    (415, "an unknown content coding"),
+    (421, "not for this host"),
+    (422, "not usable as it is"),
+    (429, "faster or more than allowed"),
+    (503, "not now"),
+];
+
 /// Refusals, as they are documented.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "a description")]
-pub(super) enum Refusals {
-    #[response(status = 400, description = "no proper request", content_type = "application/problem+json")]
-    BadRequest(ProblemJson),
-    #[response(status = 401, description = "a valid token is needed", content_type = "application/problem+json")]
-    Unauthorized(ProblemJson),
-    #[response(status = 403, description = "not allowed", content_type = "application/problem+json")]
-    Forbidden(ProblemJson),
-    #[response(status = 404, description = "not found", content_type = "application/problem+json")]
-    NotFound(ProblemJson),
-    #[response(
-        status = 405,
-        description = "the path does not have this method",
-        content_type = "application/problem+json"
-    )]
-    Method(ProblemJson),
-    #[response(status = 408, description = "the body came too slowly", content_type = "application/problem+json")]
-    Slow(ProblemJson),
-    #[response(status = 409, description = "the idempotency key was used", content_type = "application/problem+json")]
-    Conflict(ProblemJson),
-    #[response(status = 413, description = "too large", content_type = "application/problem+json")]
-    TooLarge(ProblemJson),
-    #[response(status = 415, description = "an unknown content coding", content_type = "application/problem+json")]
-    Coding(ProblemJson),
-    #[response(status = 421, description = "not for this host", content_type = "application/problem+json")]
-    Host(ProblemJson),
-    #[response(status = 422, description = "not usable as it is", content_type = "application/problem+json")]
-    Invalid(ProblemJson),
-    #[response(status = 429, description = "faster or more than allowed", content_type = "application/problem+json")]
-    TooMany(ProblemJson),
-    #[response(status = 503, description = "not now", content_type = "application/problem+json")]
-    Unavailable(ProblemJson),
+pub(super) struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> Responses {
+        described::<ProblemJson>("application/problem+json", |_| true)
+    }
+}
+
+/// The statuses that a shape refuses with, each with a body of this type.
+pub(super) fn described<T: ToSchema>(media_type: &str, has: fn(u16) -> bool) -> Responses {
+    let meanings = MEANINGS.into_iter().filter(|(status, _)| has(*status));
+    let described = meanings.map(|(status, meaning)| {
+        let body = Content::new(Some(Ref::from_schema_name(T::name())));
+        let response = ResponseBuilder::new().description(meaning).content(media_type, body).build();
+        (status.to_string(), response.into())
+    });
+    described.collect()
 }

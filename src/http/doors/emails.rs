@@ -17,6 +17,7 @@ use super::super::auth::Principal;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
+use super::super::refusals::{Responses, described};
 use super::super::send::Together;
 use super::{
     Addresses, Attached, Mail, Present, Refused, Terms, Written, attached, deliver, filled, people, unsupported,
@@ -372,35 +373,12 @@ pub(super) struct ErrorJson {
 }
 
 /// Refusals, as they are documented.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "a description")]
-enum Refusals {
-    #[response(status = 400, description = "no proper request", content_type = "application/json")]
-    BadRequest(ErrorJson),
-    #[response(status = 401, description = "a valid token is needed", content_type = "application/json")]
-    Unauthorized(ErrorJson),
-    #[response(status = 403, description = "not allowed", content_type = "application/json")]
-    Forbidden(ErrorJson),
-    #[response(status = 404, description = "not found", content_type = "application/json")]
-    NotFound(ErrorJson),
-    #[response(status = 405, description = "the path does not have this method", content_type = "application/json")]
-    Method(ErrorJson),
-    #[response(status = 408, description = "the body came too slowly", content_type = "application/json")]
-    Slow(ErrorJson),
-    #[response(status = 409, description = "the idempotency key was used", content_type = "application/json")]
-    Conflict(ErrorJson),
-    #[response(status = 413, description = "too large", content_type = "application/json")]
-    TooLarge(ErrorJson),
-    #[response(status = 415, description = "an unknown content coding", content_type = "application/json")]
-    Coding(ErrorJson),
-    #[response(status = 421, description = "not for this host", content_type = "application/json")]
-    Host(ErrorJson),
-    #[response(status = 422, description = "not usable as it is", content_type = "application/json")]
-    Invalid(ErrorJson),
-    #[response(status = 429, description = "faster or more than allowed", content_type = "application/json")]
-    TooMany(ErrorJson),
-    #[response(status = 503, description = "not now", content_type = "application/json")]
-    Unavailable(ErrorJson),
+struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> Responses {
+        described::<ErrorJson>("application/json", |_| true)
+    }
 }
 
 /// The status and the name of an error.

@@ -17,6 +17,7 @@ use super::super::body;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
+use super::super::refusals::{Responses, described};
 use super::super::send::Together;
 use super::{Attached, Attachment, Mail, Present, Terms, Written, attached, deliver, filled, unsupported, within};
 
@@ -296,31 +297,12 @@ pub(super) struct ErrorJson {
 }
 
 /// Refusals, as they are documented.
-#[derive(IntoResponses)]
-#[expect(dead_code, reason = "a description")]
-enum Refusals {
-    #[response(status = 400, description = "no proper request", content_type = "application/json")]
-    BadRequest(ErrorsJson),
-    #[response(status = 401, description = "a valid token is needed", content_type = "application/json")]
-    Unauthorized(ErrorsJson),
-    #[response(status = 403, description = "not allowed", content_type = "application/json")]
-    Forbidden(ErrorsJson),
-    #[response(status = 404, description = "not found", content_type = "application/json")]
-    NotFound(ErrorsJson),
-    #[response(status = 405, description = "the path does not have this method", content_type = "application/json")]
-    Method(ErrorsJson),
-    #[response(status = 408, description = "the body came too slowly", content_type = "application/json")]
-    Slow(ErrorsJson),
-    #[response(status = 413, description = "too large", content_type = "application/json")]
-    TooLarge(ErrorsJson),
-    #[response(status = 415, description = "an unknown content coding", content_type = "application/json")]
-    Coding(ErrorsJson),
-    #[response(status = 421, description = "not for this host", content_type = "application/json")]
-    Host(ErrorsJson),
-    #[response(status = 429, description = "faster or more than allowed", content_type = "application/json")]
-    TooMany(ErrorsJson),
-    #[response(status = 503, description = "not now", content_type = "application/json")]
-    Unavailable(ErrorsJson),
+struct Refusals;
+
+impl IntoResponses for Refusals {
+    fn responses() -> Responses {
+        described::<ErrorsJson>("application/json", |status| !matches!(status, 409 | 422))
+    }
 }
 
 fn spelled(kind: Kind) -> StatusCode {
