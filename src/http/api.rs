@@ -65,6 +65,11 @@ pub(super) enum Need {
 }
 
 impl Api {
+    /// Refuses new mail while the relay stops.
+    pub(super) fn takes_mail(&self) -> Result<(), Problem> {
+        if self.parts.draining.is_cancelled() { Err(Problem::draining()) } else { Ok(()) }
+    }
+
     /// What is known of a message, by somebody who may see it.
     pub(super) async fn known(&self, who: &Principal, id: MessageId, need: Need) -> Result<MessageStatus, Problem> {
         let snapshot = self.parts.queue.message(id);
@@ -137,9 +142,7 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if api.parts.draining.is_cancelled() {
-        return Err(Problem::draining());
-    }
+    api.takes_mail()?;
     let settings = api.settings.load_full();
     let new: NewMessage = body::json(&headers, body, 2 * settings.message_size_max + BODY_SLACK).await?;
     // While the body came, the user may have been removed.

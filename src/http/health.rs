@@ -26,9 +26,7 @@ pub(super) async fn alive() -> &'static str {
 #[utoipa::path(get, path = "/readyz", tag = "health", security(()),
     responses((status = 200, description = "new mail is taken", body = String, content_type = "text/plain"), Refusals))]
 pub(super) async fn ready(State(api): State<Arc<Api>>) -> Result<&'static str, Problem> {
-    if api.parts.draining.is_cancelled() {
-        return Err(Problem::draining());
-    }
+    api.takes_mail()?;
     if let Some(fault) = api.parts.queue.storage_fault() {
         return Err(Problem::cannot_store(&fault));
     }

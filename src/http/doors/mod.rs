@@ -233,11 +233,6 @@ fn people(addresses: Option<&Addresses>, what: &str) -> Result<Vec<Person>, Prob
 }
 
 impl Api {
-    /// Refuses new mail while the relay stops.
-    fn takes_mail(&self) -> Result<(), Problem> {
-        if self.parts.draining.is_cancelled() { Err(Problem::draining()) } else { Ok(()) }
-    }
-
     /// A place for a request that holds several mails: it is read as a whole.
     fn batch_seat(&self, who: &Principal) -> Result<Seat, Problem> {
         self.batches.take(who, self.settings.load().sharing, "requests with several mails")

@@ -193,9 +193,7 @@ impl Api {
 
     /// Stores the mails of a call, all or none, within the time that its caller has.
     async fn handled(self: &Arc<Self>, hook: Hook, body: Bytes) -> Result<(), Problem> {
-        if self.parts.draining.is_cancelled() {
-            return Err(Problem::draining());
-        }
+        self.takes_mail()?;
         let drafts = self.hook_drafts(&hook, &body)?;
         let this = self.clone();
         // It goes on where the caller has gone.

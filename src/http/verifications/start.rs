@@ -71,9 +71,7 @@ pub(in crate::http) async fn start(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    if api.parts.draining.is_cancelled() {
-        return Err(Problem::draining());
-    }
+    api.takes_mail()?;
     let settings = api.settings.load_full();
     let new: NewVerification = body::json(&headers, body, 2 * settings.message_size_max).await?;
     let who = who.renewed(&api)?;
