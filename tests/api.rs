@@ -3,44 +3,23 @@
 
 use std::collections::BTreeSet;
 
+use crate::support::bench::Bench;
 use crate::support::fake_mx::FakeMx;
 use crate::support::http::{Answer, Http};
-use crate::support::{Events, start_relay, start_relay_from};
+use crate::support::start_relay_from;
 use mail_parser::{MessageParser, MimeHeaders as _};
 use otp_relay::testing::accounts::user::token_hash;
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
 const TRACEPARENT: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
-struct Bench {
-    relay: Relay,
-    events: Events,
-    mx: FakeMx,
-    operator: Http,
-    shop: Http,
-    bank: Http,
-    folder: tempfile::TempDir,
-}
-
-impl Bench {
-    async fn new() -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(&["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"]).await;
-        let user = |name: &str| {
-            let hash = token_hash(&format!("token of {name}"));
-            format!("[[user]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\nsenders = [\"*@{name}.test\"]\n")
-        };
-        let more = format!("{}{}[otp]\nrecipient_budget = \"off\"\n", user("shop"), user("bank"));
-        let (relay, events) = start_relay(folder.path(), mx.address, &more);
-        let address = relay.http_address().unwrap();
-        let http = |token: &str| Http { address, token: token.to_owned() };
-        let operator = http(std::fs::read_to_string(folder.path().join("data/api.token")).unwrap().trim());
-        Self { relay, events, mx, operator, shop: http("token of shop"), bank: http("token of bank"), folder }
-    }
+async fn bench() -> Bench {
+    let mx = FakeMx::start(&["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"]).await;
+    let own = "senders = [\"*@NAME.test\"]";
+    Bench::on(tempfile::tempdir().unwrap(), mx, own, "[otp]\nrecipient_budget = \"off\"\n")
 }
 
 fn mail(to: &str) -> Value {
@@ -54,7 +33,7 @@ fn with(mut body: Value, more: Value) -> Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_has_all_that_a_mail_can_have() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let more = json!({
         "cc": ["Carl <carl@example.test>"], "bcc": "bob@example.test", "reply_to": "Help, Desk <help@shop.test>",
         "headers": {"X-Ref": "7", "Sender": "x@y.test", "X-OTP-Tag": "signup", "Message-ID": "<1@shop.test>"},
@@ -112,7 +91,7 @@ async fn ids(http: &Http, query: &str) -> (Vec<String>, Value) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn messages_are_listed_in_pages() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let mut sent = Vec::new();
     for number in 0..7 {
         let tag = if number % 2 == 0 { "even" } else { "odd" };
@@ -165,7 +144,7 @@ async fn messages_are_listed_in_pages() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_method_that_is_not_known_is_told_those_that_are() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     for (path, allowed) in [
         ("/v1/messages", ["delete", "get", "post"].as_slice()),
         ("/v1/messages/01M7YRRT9A0000000000000000", &["delete", "get"]),
@@ -200,7 +179,7 @@ fn gzip(octets: &[u8]) -> Vec<u8> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn bodies_come_in_every_form() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let body = mail("alice@example.test").to_string();
     let token = "Authorization: Bearer token of shop\r\n";
     let request = |head: &str, octets: &[u8]| {
@@ -281,7 +260,7 @@ async fn everything_can_go_over_tls() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_option_of_a_message_over_smtp_is_shown_and_does_not_leave() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let raw = format!("From: otp@shop.test\nX-OTP-Traceparent: {TRACEPARENT}\nSubject: x\n\nx\n");
     let body = json!({"from": "otp@shop.test", "to": "alice@example.test", "raw": raw});
     let id = bench.shop.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned();
@@ -373,7 +352,7 @@ impl Schemas<'_> {
 /// What is sent and what is answered has a type, but for the description itself, whose form OpenAPI says.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_body_of_the_description_has_a_type() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let description = bench.shop.get("/openapi.json").await.json();
     let mut typed = 0;
     for (path, methods) in description["paths"].as_object().unwrap() {
@@ -399,7 +378,7 @@ async fn every_body_of_the_description_has_a_type() {
 /// Each path of the description is there, and answers as it says: whoever asks, and whatever is missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_description_is_true() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let answer = bench.shop.get("/openapi.json").await;
     let description = answer.json();
     assert_eq!(answer.field("content-type"), "application/json");

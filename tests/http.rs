@@ -1,59 +1,26 @@
 //! The HTTP API over real sockets: every endpoint and every documented error.
 
 use std::collections::BTreeSet;
-use std::path::Path;
 
+use crate::support::bench::Bench;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
-use crate::support::{Events, start_relay};
-use otp_relay::testing::accounts::user::token_hash;
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::event::cause::Cause;
-use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SMTPUTF8", "SIZE 10000000"];
 
-/// A relay with two users beside `trusted`, and the three ways to ask it.
-struct Bench {
-    relay: Relay,
-    events: Events,
-    mx: FakeMx,
-    operator: Http,
-    shop: Http,
-    bank: Http,
-    folder: tempfile::TempDir,
+async fn bench() -> Bench {
+    bench_with("").await
 }
 
-impl Bench {
-    async fn new() -> Self {
-        Self::with("").await
-    }
-
-    async fn with(more: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(PIPELINING).await;
-        Self::on(folder, mx, more)
-    }
-
-    fn on(folder: tempfile::TempDir, mx: FakeMx, more: &str) -> Self {
-        let user = |name: &str| {
-            let hash = token_hash(&format!("token of {name}"));
-            format!(
-                "[[user]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\nsenders = [\"*@{name}.test\"]\nlife = \"2m\"\n"
-            )
-        };
-        let more = format!("{}{}{more}", user("shop"), user("bank"));
-        let (relay, events) = start_relay(folder.path(), mx.address, &more);
-        let address = relay.http_address().unwrap();
-        let http = |token: &str| Http { address, token: token.to_owned() };
-        let operator = http(operator_token(folder.path()).trim());
-        Self { relay, events, mx, operator, shop: http("token of shop"), bank: http("token of bank"), folder }
-    }
+async fn bench_with(more: &str) -> Bench {
+    bench_on(tempfile::tempdir().unwrap(), FakeMx::start(PIPELINING).await, more)
 }
 
-fn operator_token(folder: &Path) -> String {
-    std::fs::read_to_string(folder.join("data/api.token")).unwrap()
+fn bench_on(folder: tempfile::TempDir, mx: FakeMx, more: &str) -> Bench {
+    Bench::on(folder, mx, "senders = [\"*@NAME.test\"]\nlife = \"2m\"", more)
 }
 
 fn mail(to: &str) -> Value {
@@ -71,7 +38,7 @@ fn text(content: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_goes_in_and_its_story_comes_out() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let answer = bench.shop.post("/v1/messages", with(mail("alice@example.test"), json!({"tag": "signup"}))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
     let id = answer.json()["id"].as_str().unwrap().to_owned();
@@ -106,7 +73,7 @@ async fn a_message_goes_in_and_its_story_comes_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_composed_by_the_template() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     for (locale, subject) in [("en", "481516 is your code for Example Shop"), ("de-AT", "481516 ist Ihr Code")] {
         let otp = json!({"code": "481516", "app": "Example Shop", "locale": locale});
         let body = json!({"from": "otp@shop.test", "to": ["alice@example.test"], "otp": otp, "life": "5m"});
@@ -125,7 +92,7 @@ async fn a_code_is_composed_by_the_template() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn lines_are_made_to_end_in_crlf() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let raw = "From: otp@shop.test\nSubject: x\nX-OTP-Tag: raw\n\none\r\ntwo\n";
     let body = json!({"from": "otp@shop.test", "to": "alice@example.test", "raw": raw});
     assert_eq!(bench.shop.post("/v1/messages", body).await.status, 202);
@@ -137,7 +104,7 @@ async fn lines_are_made_to_end_in_crlf() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_answer_can_wait_for_the_end() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     bench.mx.trick("RCPT TO:<bob", Trick::Say("550 5.1.1 no such user"), 1);
     let to = json!({"to": ["alice@example.test", "bob@example.test"], "wait": "delivered"});
     let answer = bench.shop.post("/v1/messages", with(mail(""), to)).await;
@@ -153,7 +120,7 @@ async fn an_answer_can_wait_for_the_end() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn requests_that_cannot_be_used_say_why() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let alice = || mail("alice@example.test");
     for (body, status, detail) in [
         (json!({"from": "otp@shop.test"}), 422, "missing field `to`"),
@@ -207,7 +174,7 @@ async fn requests_that_cannot_be_used_say_why() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn only_who_has_a_token_is_heard() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let nobody = Http { token: String::new(), ..bench.shop.clone() };
     let stranger = Http { token: "token of nobody".into(), ..bench.shop.clone() };
     for (method, path) in [
@@ -237,7 +204,7 @@ async fn only_who_has_a_token_is_heard() {
 /// A client that sends all of its request before it reads, as most do, hears why it was refused; also of a request that nobody reads.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_refusal_is_heard_behind_a_long_request() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let nobody = Http { token: String::new(), ..bench.shop.clone() };
     let long = "x".repeat(24 << 20);
     for (http, path, status) in [
@@ -256,7 +223,7 @@ async fn a_refusal_is_heard_behind_a_long_request() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn users_see_their_own_and_the_operator_everything() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let sent = bench.operator.post("/v1/messages", mail("alice@example.test")).await;
     assert_eq!((sent.status, &sent.json()["user"]), (202, &json!("shop")));
     bench.events.next(Kind::Delivered).await;
@@ -286,7 +253,7 @@ async fn users_see_their_own_and_the_operator_everything() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_waits_can_be_taken_back() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
     let id =
         bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].as_str().unwrap().to_owned();
@@ -310,7 +277,7 @@ async fn what_waits_can_be_taken_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_on_its_way_may_still_arrive() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     bench.mx.trick("content", Trick::Say("451 4.3.0 later"), 1);
     bench.mx.trick("content", Trick::Close, 1);
     let body = with(mail("alice@example.test"), json!({"key": "login:42"}));
@@ -329,7 +296,7 @@ async fn what_is_on_its_way_may_still_arrive() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_queue_can_be_looked_at_and_hurried() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     // Each message twice: the session that is opened for it ahead, and its attempt.
     bench.mx.trick("banner", Trick::Say("421 4.3.2 later"), 4);
     let id = bench.shop.post("/v1/messages", mail("alice@a.test")).await.json()["id"].as_str().unwrap().to_owned();
@@ -361,7 +328,7 @@ async fn the_queue_can_be_looked_at_and_hurried() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_that_would_come_too_late_is_at_risk_in_the_answer() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted, try again in 900 seconds"), 2);
     let first = with(mail("alice@example.test"), json!({"life": "1h"}));
     let first = bench.shop.post("/v1/messages", first).await.json();
@@ -389,7 +356,7 @@ async fn a_code_that_would_come_too_late_is_at_risk_in_the_answer() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_used_code_is_noted_once() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let body = with(mail("alice@example.test"), json!({"tag": "signup"}));
     let id = bench.shop.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned();
     bench.events.next(Kind::Delivered).await;
@@ -409,14 +376,14 @@ async fn a_used_code_is_noted_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn traces_outlive_the_relay() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let id =
         bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].as_str().unwrap().to_owned();
     bench.events.next(Kind::Delivered).await;
     let before = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     let (token, folder, mx) = (bench.operator.token.clone(), bench.folder, bench.mx);
     bench.relay.shut_down().await;
-    let bench = Bench::on(folder, mx, "");
+    let bench = bench_on(folder, mx, "");
     assert_eq!(bench.operator.token, token);
     assert_eq!(bench.shop.get(&format!("/v1/messages/{id}")).await.json(), before);
     let list = bench.shop.get("/v1/messages?recipient=alice@example.test").await.json();
@@ -426,7 +393,7 @@ async fn traces_outlive_the_relay() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn events_can_be_followed() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let (mut all, mut shops, mut banks) = (
         bench.operator.follow("/v1/events", "").await,
         bench.shop.follow("/v1/events", "").await,
@@ -468,7 +435,7 @@ async fn events_can_be_followed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn followers_are_bounded() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let mut streams = Vec::new();
     for (http, count) in [(&bench.shop, 8), (&bench.operator, 16)] {
         for _ in 0..count {
@@ -482,7 +449,7 @@ async fn followers_are_bounded() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn health_and_metrics_need_no_token() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let anybody = Http { token: String::new(), ..bench.shop.clone() };
     assert_eq!(anybody.get("/healthz").await.status, 200);
     assert_eq!(anybody.get("/readyz").await.status, 200);
@@ -511,7 +478,7 @@ async fn health_and_metrics_need_no_token() {
 /// Nobody has to guess what a name means, and no name is gone without a word.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_in_the_list() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let told = bench.shop.get("/metrics").await;
     let names = |text: &str| -> BTreeSet<String> {
         let types = text.lines().filter_map(|line| line.strip_prefix("# TYPE "));
@@ -530,7 +497,7 @@ async fn every_metric_is_in_the_list() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_page_s_cookie_reads_and_changes_nothing_by_itself() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let token = bench.operator.token.clone();
     let anybody = Http { token: String::new(), ..bench.operator.clone() };
     let page = anybody.get("/").await;
@@ -561,7 +528,7 @@ async fn the_page_s_cookie_reads_and_changes_nothing_by_itself() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_relay_says_so() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     bench.relay.begin_to_drain();
     let ready = bench.shop.get("/readyz").await;
     assert_eq!((ready.status, ready.field("retry-after")), (503, "5"));
@@ -573,7 +540,7 @@ async fn a_draining_relay_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_full_queue_says_when_to_come_back() {
-    let mut bench = Bench::with("[queue]\nentries_max = 1\n").await;
+    let mut bench = bench_with("[queue]\nentries_max = 1\n").await;
     bench.mx.trick("RCPT", Trick::Say("451 4.3.0 later"), 9);
     assert_eq!(bench.shop.post("/v1/messages", mail("alice@example.test")).await.status, 202);
     bench.events.next(Kind::Deferred).await;
@@ -585,7 +552,7 @@ async fn a_full_queue_says_when_to_come_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_repeat_is_answered_with_the_first() {
-    let mut bench = Bench::with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
+    let mut bench = bench_with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
     let key = "Idempotency-Key: login-42\r\n";
     let otp = |code: &str| {
         let otp = json!({"code": code, "app": "Shop"});
@@ -608,7 +575,7 @@ async fn a_repeat_is_answered_with_the_first() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn enough_is_enough_for_a_recipient() {
-    let mut bench = Bench::with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
+    let mut bench = bench_with("[otp]\nrecipient_budget = \"1/10m\"\n").await;
     let notice = with(mail("alice@example.test"), json!({"lane": "notice"}));
     assert_eq!(bench.shop.post("/v1/messages", mail("alice@example.test")).await.status, 202);
     bench.events.next(Kind::Delivered).await;
@@ -626,7 +593,7 @@ async fn enough_is_enough_for_a_recipient() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_code_takes_the_older_ones_place() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
     let keyed = || with(mail("alice@example.test"), json!({"key": "login:42"}));
     let older = bench.shop.post("/v1/messages", keyed()).await.json()["id"].as_str().unwrap().to_owned();
@@ -640,7 +607,7 @@ async fn a_newer_code_takes_the_older_ones_place() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn addresses_can_be_suppressed_and_freed() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     bench.mx.trick("RCPT TO:<alice", Trick::Say("550 5.1.1 no such user"), 1);
     let id = bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].clone();
     bench.events.next(Kind::Failed).await;
@@ -670,7 +637,7 @@ async fn addresses_can_be_suppressed_and_freed() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_was_learned_is_for_the_operator() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     let answer = bench.operator.get("/v1/destinations/example.test").await;
     let learned = answer.json();
     assert_eq!(answer.status, 200);
@@ -684,7 +651,7 @@ async fn what_was_learned_is_for_the_operator() {
 /// What happened is told once it is on disk, so a stream goes on behind what was read of it, whatever happened to the relay.
 #[tokio::test(flavor = "multi_thread")]
 async fn events_and_statistics_outlast_a_restart() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let mut stream = bench.shop.follow("/v1/events", "").await;
     bench.shop.post("/v1/messages", mail("alice@example.test")).await;
     let (id, name, _) = stream.next().await.unwrap();
@@ -692,7 +659,7 @@ async fn events_and_statistics_outlast_a_restart() {
     bench.events.next(Kind::Delivered).await;
     let Bench { relay, mx, folder, .. } = bench;
     relay.shut_down().await;
-    let bench = Bench::on(folder, mx, "");
+    let bench = bench_on(folder, mx, "");
     let mut stream = bench.shop.follow("/v1/events", &format!("Last-Event-ID: {id}\r\n")).await;
     let mut names = Vec::new();
     while names.last().is_none_or(|name| name != "delivered") {

@@ -2,57 +2,33 @@
 
 use std::time::Duration;
 
+use crate::support::bench::Bench;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::{Answer, Http};
-use crate::support::{Events, start_relay};
-use otp_relay::testing::accounts::user::token_hash;
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::relay::Relay;
 use serde_json::{Value, json};
 
 const PIPELINING: &[&str] = &["PIPELINING", "8BITMIME", "SIZE 10000000"];
 
-/// A relay with two users and the operator.
-struct Bench {
-    relay: Relay,
-    events: Events,
-    mx: FakeMx,
-    shop: Http,
-    bank: Http,
-    operator: Http,
-    folder: tempfile::TempDir,
+async fn bench() -> Bench {
+    bench_with("").await
 }
 
-impl Bench {
-    async fn with(more: &str) -> Self {
-        Self::on(tempfile::tempdir().unwrap(), FakeMx::start(PIPELINING).await, more)
-    }
+async fn bench_with(more: &str) -> Bench {
+    bench_on(tempfile::tempdir().unwrap(), FakeMx::start(PIPELINING).await, more)
+}
 
-    fn on(folder: tempfile::TempDir, mx: FakeMx, more: &str) -> Self {
-        let user = |name: &str| {
-            let hash = token_hash(&format!("token of {name}"));
-            format!("[[user]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\nsenders = [\"otp@{name}.test\"]\n")
-        };
-        let more = format!("{}{}{more}", user("shop"), user("bank"));
-        let (relay, events) = start_relay(folder.path(), mx.address, &more);
-        let address = relay.http_address().unwrap();
-        let http = |token: &str| Http { address, token: token.to_owned() };
-        let operator = http(std::fs::read_to_string(folder.path().join("data/api.token")).unwrap().trim());
-        Self { relay, events, mx, shop: http("token of shop"), bank: http("token of bank"), operator, folder }
-    }
+fn bench_on(folder: tempfile::TempDir, mx: FakeMx, more: &str) -> Bench {
+    Bench::on(folder, mx, "senders = [\"otp@NAME.test\"]", more)
+}
 
-    async fn new() -> Self {
-        Self::with("").await
-    }
-
-    /// The mail that came last, and the code in it.
-    fn last_mail(&self) -> (String, String) {
-        let received = self.mx.received();
-        let mail = mail_parser::MessageParser::default().parse(&received.last().unwrap().content).unwrap();
-        let text = mail.body_text(0).unwrap().into_owned();
-        let subject = mail.subject().unwrap().to_owned();
-        (text.lines().next().unwrap().to_owned(), format!("{subject}\n{text}"))
-    }
+/// The mail that came last, and the code in it.
+fn last_mail(bench: &Bench) -> (String, String) {
+    let received = bench.mx.received();
+    let mail = mail_parser::MessageParser::default().parse(&received.last().unwrap().content).unwrap();
+    let text = mail.body_text(0).unwrap().into_owned();
+    let subject = mail.subject().unwrap().to_owned();
+    (text.lines().next().unwrap().to_owned(), format!("{subject}\n{text}"))
 }
 
 async fn start(http: &Http, body: Value) -> Answer {
@@ -73,7 +49,7 @@ fn id(answer: &Answer) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_made_sent_and_checked() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let body = json!({"to": "alice@example.test", "app": "Example Shop", "locale": "de", "purpose": "signup"});
     let begun = start(&bench.shop, body).await;
     assert_eq!(begun.status, 202, "{begun:?}");
@@ -86,7 +62,7 @@ async fn a_code_is_made_sent_and_checked() {
     assert!(json["resend_at"].is_string() && json["expires_at"].is_string(), "{json}");
     let delivered = bench.events.next(Kind::Delivered).await;
     assert_eq!((delivered.head.verification.as_deref(), delivered.head.tag.as_deref()), (Some(&*id), Some("signup")));
-    let (code, mail) = bench.last_mail();
+    let (code, mail) = last_mail(&bench);
     assert!(mail.contains("Example Shop") && mail.contains("Best\u{e4}tigen Sie Ihre E-Mail-Adresse"), "{mail}");
     assert!(code.len() == 6 && code.bytes().all(|octet| octet.is_ascii_digit()), "{code}");
     let wrong = check(&bench.shop, &id, &other(&code)).await;
@@ -112,7 +88,7 @@ async fn a_code_is_made_sent_and_checked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_again_belongs_to_what_is_pending() {
-    let mut bench = Bench::with("[verification]\nresend_after = [\"1h\"]\n").await;
+    let mut bench = bench_with("[verification]\nresend_after = [\"1h\"]\n").await;
     let body = |session: Option<&str>| json!({"to": "alice@example.test", "session": session});
     let first = start(&bench.shop, body(None)).await;
     let again = start(&bench.shop, body(None)).await;
@@ -142,13 +118,13 @@ async fn what_is_asked_again_belongs_to_what_is_pending() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn own_texts_letters_and_faults() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let body = json!({"to": "alice@example.test", "alphabet": "letters", "length": 10, "life": "5m", "from": "Shop <otp@shop.test>",
         "subject": "Code {{code}}", "text": "It is {{ code }}.\n", "html": "<b>{{code}}</b>"});
     let begun = start(&bench.shop, body).await;
     assert_eq!(begun.status, 202, "{begun:?}");
     bench.events.next(Kind::Delivered).await;
-    let (_, mail) = bench.last_mail();
+    let (_, mail) = last_mail(&bench);
     let code = mail.lines().next().unwrap().strip_prefix("Code ").unwrap().to_owned();
     assert!(code.len() == 10 && mail.contains(&format!("It is {code}.")), "{mail}");
     let typed = format!("{} {}", &code[..5].to_lowercase(), &code[5..]);
@@ -190,7 +166,7 @@ async fn own_texts_letters_and_faults() {
 /// Where it may be told, it is; and a code that was not sent costs nothing.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_recipient_that_is_not_sent_to_is_told_unless_quiet() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let put = bench.operator.ask("PUT", "/v1/suppressions/gone@example.test", "", "{}").await;
     assert_eq!(put.status, 200);
     let open = start(&bench.shop, json!({"to": "gone@example.test"})).await;
@@ -237,14 +213,14 @@ async fn a_recipient_that_is_not_sent_to_is_told_unless_quiet() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn races_and_restarts_over_http() {
-    let mut bench = Bench::new().await;
+    let mut bench = bench().await;
     let begun = start(&bench.shop, json!({"to": "alice@example.test"})).await;
     bench.events.next(Kind::Delivered).await;
-    let (code, _) = bench.last_mail();
+    let (code, _) = last_mail(&bench);
     let id = id(&begun);
     assert_eq!(check(&bench.shop, &id, &other(&code)).await.json()["checks_left"], 4);
     bench.relay.shut_down().await;
-    let mut bench = Bench::on(bench.folder, bench.mx, "");
+    let mut bench = bench_on(bench.folder, bench.mx, "");
     let shown = bench.shop.get(&format!("/v1/verifications/{id}")).await.json();
     assert_eq!((&shown["state"], &shown["checks_left"]), (&json!("pending"), &json!(4)));
     let asked = (0..32).map(|_| {
@@ -256,7 +232,7 @@ async fn races_and_restarts_over_http() {
     assert_eq!(valid, 1);
     bench.events.next(Kind::Verified).await;
     bench.relay.shut_down().await;
-    let bench = Bench::on(bench.folder, bench.mx, "");
+    let bench = bench_on(bench.folder, bench.mx, "");
     assert_eq!(
         check(&bench.shop, &id, &code).await.json(),
         json!({"valid": false, "state": "approved", "checks_left": 0})
@@ -266,7 +242,7 @@ async fn races_and_restarts_over_http() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_that_bounces_is_undeliverable_and_a_wait_sees_it() {
-    let bench = Bench::new().await;
+    let bench = bench().await;
     bench.mx.trick("RCPT TO:<bob", Trick::Say("550 5.1.1 no such user"), 1);
     let begun = start(&bench.shop, json!({"to": "bob@example.test", "wait": "delivered"})).await;
     assert_eq!((begun.status, &begun.json()["state"]), (202, &json!("undeliverable")), "{begun:?}");
@@ -277,7 +253,7 @@ async fn a_code_that_bounces_is_undeliverable_and_a_wait_sees_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn guesses_end_in_429_with_their_end() {
-    let bench = Bench::with("[verification]\nrecipient_checks = \"3/1h\"\n").await;
+    let bench = bench_with("[verification]\nrecipient_checks = \"3/1h\"\n").await;
     let begun = start(&bench.shop, json!({"to": "alice@example.test", "session": "mine"})).await;
     for _ in 0..3 {
         let answer =

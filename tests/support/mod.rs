@@ -3,6 +3,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part")]
 
+pub mod bench;
 pub mod client;
 pub mod fake_mx;
 pub mod http;
