@@ -7,30 +7,14 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use std::io::{self, Write};
-use std::sync::{Arc, Mutex};
-
 use otp_relay::testing::base::text::is_deceptive;
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::report::log::{self, Output};
 
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::lines::Lines;
 use crate::support::start_relay_logging;
-
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Kept {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(line);
-        Ok(line.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
 
 /// What tries to look like a line of its own.
 const FORGED: &str = "\r\n01M7YRRT8000000000000000000 10:00:00.000 delivered FORGED";
@@ -38,7 +22,7 @@ const FORGED: &str = "\r\n01M7YRRT8000000000000000000 10:00:00.000 delivered FOR
 /// The log is the process's, so that the lines of all other tests here are looked at too.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_line_is_forged() {
-    let kept = Kept::default();
+    let kept = Lines::default();
     let output = Output::new(kept.clone());
     log::init(&log::Settings { level: tracing::Level::TRACE, ..log::Settings::default() }, output.clone());
     let folder = tempfile::tempdir().unwrap();
@@ -88,7 +72,7 @@ async fn no_line_is_forged() {
     assert!(app.submit(&["alice@example.test"], "From: otp@app.test\r\nSubject: x\r\n\r\nx").await.starts_with("250"));
     events.next(Kind::Failed).await;
     relay.shut_down().await;
-    let written = String::from_utf8(kept.0.lock().unwrap().clone()).unwrap();
+    let written = kept.text();
     assert!(
         written.contains("alice@example.test") && written.contains("FORGED"),
         "the refusal is told on one line: {written}"

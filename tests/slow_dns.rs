@@ -12,7 +12,7 @@ use otp_relay::testing::accounts::user::{Senders, TRUSTED, User};
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::base::shares::Sharing;
 use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
-use otp_relay::testing::event::{Event, Sink};
+use otp_relay::testing::event::NoSink;
 use otp_relay::testing::http::{Api, Parts, Settings};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::net::places::Limits;
@@ -69,12 +69,6 @@ impl Network for SlowDns {
     }
 }
 
-struct Deaf;
-
-impl Sink for Deaf {
-    fn emit(&self, _: Event) {}
-}
-
 /// A relay with both doors.
 struct Scene {
     clock: Arc<ManualClock>,
@@ -88,7 +82,7 @@ impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let manual = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
-        let life = Life::begin(&MemoryStore::default(), &SlowDns, &manual, Arc::new(Deaf), 20);
+        let life = Life::begin(&MemoryStore::default(), &SlowDns, &manual, Arc::new(NoSink), 20);
         let clock: Arc<dyn Clock> = manual.clone();
         let senders = Senders::Patterns(vec!["*@app.test".to_owned()]);
         let user = Arc::new(User { senders, ..User::unlimited(TRUSTED) });

@@ -11,13 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::testing::event::{Event, Kind, Sink};
+use otp_relay::testing::event::Kind;
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
-use parking_lot::Mutex;
 
-use crate::support::in_memory::{Life, code_to};
+use crate::support::in_memory::{Life, RecordedEvents, code_to};
 use network::{GOOD, Hosts, Manner, Mood};
 
 const MX1: &str = "192.0.2.1";
@@ -25,20 +24,10 @@ const MX2: &str = "192.0.2.2";
 const ROUND_TRIP: Duration = GOOD.latency;
 const SECOND: Duration = Duration::from_secs(1);
 
-/// Remembers what was told.
-#[derive(Default)]
-struct Told(Mutex<Vec<Event>>);
-
-impl Sink for Told {
-    fn emit(&self, event: Event) {
-        self.0.lock().push(event);
-    }
-}
-
 struct World {
     life: Life,
     hosts: Hosts,
-    told: Arc<Told>,
+    told: Arc<RecordedEvents>,
     clock: Arc<ManualClock>,
     start: Timestamp,
 }
@@ -51,7 +40,8 @@ impl World {
     /// With so many sessions with one destination at most.
     fn limited(moods: &[(&str, Mood)], sessions_max: usize) -> Self {
         let start = Timestamp::from_millis(1_795_255_200_000);
-        let (clock, hosts, told) = (Arc::new(ManualClock::new(start)), Hosts::new(moods), Arc::new(Told::default()));
+        let (clock, hosts, told) =
+            (Arc::new(ManualClock::new(start)), Hosts::new(moods), Arc::new(RecordedEvents::default()));
         let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), sessions_max);
         Self { life, hosts, told, clock, start }
     }
@@ -82,7 +72,7 @@ impl World {
     }
 
     fn told(&self, kind: Kind) -> usize {
-        self.told.0.lock().iter().filter(|event| event.kind() == kind).count()
+        self.told.count(kind, |_| true)
     }
 }
 

@@ -13,37 +13,26 @@ use otp_relay::testing::accounts::user::{Senders, User};
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::testing::base::lane::Lane;
 use otp_relay::testing::event::cause::Cause;
-use otp_relay::testing::event::{Event, Kind, Sink};
+use otp_relay::testing::event::{Event, Kind};
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::testing::mail::id::MessageId;
 use otp_relay::testing::smtp::server_session::{Protocol, Submission};
-use parking_lot::Mutex;
 
-use crate::support::in_memory::{Bounds, Life};
+use crate::support::in_memory::{Bounds, Life, RecordedEvents};
 use crate::support::lines::Lines;
 use network::{Chunking, GOOD, Hosts, Manner, Pipelining, Taken, Tls, says, tls};
 
 const SECOND: Duration = Duration::from_secs(1);
 const PLAIN: &str = "From: otp@app.test\r\n\r\n123456\r\n";
 
-/// Remembers what was told.
-#[derive(Default)]
-struct Told(Mutex<Vec<Event>>);
-
-impl Sink for Told {
-    fn emit(&self, event: Event) {
-        self.0.lock().push(event);
-    }
-}
-
 struct World {
     store: MemoryStore,
     life: Life,
     hosts: Hosts,
-    told: Arc<Told>,
+    told: Arc<RecordedEvents>,
     clock: Arc<ManualClock>,
     start: Timestamp,
     /// Of each code.
@@ -82,7 +71,8 @@ impl World {
 
     fn within(bounds: Bounds, manners: &[Manner]) -> Self {
         let start = Timestamp::from_millis(1_795_255_200_000);
-        let (clock, hosts, told) = (Arc::new(ManualClock::new(start)), Hosts::new(manners), Arc::new(Told::default()));
+        let (clock, hosts, told) =
+            (Arc::new(ManualClock::new(start)), Hosts::new(manners), Arc::new(RecordedEvents::default()));
         let store = MemoryStore::default();
         let life = Life::begin_within(bounds, &store, &hosts, &clock, told.clone(), Vec::new());
         Self { store, life, hosts, told, clock, start, code_life: SECOND * 600 }

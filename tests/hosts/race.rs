@@ -35,7 +35,7 @@ impl World {
     }
 
     fn told(&self, kind: Kind) -> usize {
-        self.told.0.lock().iter().filter(|event| event.kind() == kind).count()
+        self.told.count(kind, |_| true)
     }
 
     /// The hosts that took the code.

@@ -8,14 +8,13 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
 use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord};
-use otp_relay::testing::event::{Event, Kind, Sink};
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::net::{BoxStream, Connecting, Network};
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, duplex};
 
-use crate::support::in_memory::{Addresses, Life, code_to, found};
+use crate::support::in_memory::{Addresses, Life, RecordedEvents, code_to, found};
 
 /// How long each reply takes.
 pub const LATENCY: Duration = Duration::from_millis(50);
@@ -119,27 +118,10 @@ impl Inner {
     }
 }
 
-/// Remembers what was told.
-#[derive(Default)]
-pub struct Told(Mutex<Vec<Event>>);
-
-impl Sink for Told {
-    fn emit(&self, event: Event) {
-        self.0.lock().push(event);
-    }
-}
-
-impl Told {
-    /// Events of a kind, by which this holds.
-    pub fn count(&self, kind: Kind, holds: impl Fn(&Event) -> bool) -> usize {
-        self.0.lock().iter().filter(|event| event.kind() == kind && holds(event)).count()
-    }
-}
-
 /// A relay among hosts.
 pub struct World {
     pub life: Life,
-    pub told: Arc<Told>,
+    pub told: Arc<RecordedEvents>,
     hosts: Hosts,
     clock: Arc<ManualClock>,
 }
@@ -154,7 +136,7 @@ impl World {
             manners: Mutex::default(),
             arrived: Mutex::default(),
         }));
-        let told = Arc::new(Told::default());
+        let told = Arc::new(RecordedEvents::default());
         let life = Life::begin(&MemoryStore::default(), &hosts, &clock, told.clone(), 20);
         Self { life, told, hosts, clock }
     }

@@ -10,14 +10,14 @@ mod storage;
 #[path = "../support/mod.rs"]
 mod support;
 
-use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
-use std::sync::{Arc, LazyLock, Mutex};
+use std::sync::{Arc, LazyLock};
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
+use crate::support::lines::Lines;
 use crate::support::{Events, PATIENCE, TableDns, start_relay_delivering};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -34,26 +34,12 @@ const SECRET: &str = "S3CRET";
 
 /// The log of this process.
 struct Log {
-    written: Kept,
+    written: Lines,
     output: Output,
 }
 
-#[derive(Clone, Default)]
-struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl Write for Kept {
-    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap().extend_from_slice(lines);
-        Ok(lines.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 static LOG: LazyLock<Log> = LazyLock::new(|| {
-    let written = Kept::default();
+    let written = Lines::default();
     let output = Output::new(written.clone());
     log::init(&log::Settings { format: Format::Json, ..log::Settings::default() }, output.clone());
     Log { written, output }
@@ -62,7 +48,7 @@ static LOG: LazyLock<Log> = LazyLock::new(|| {
 /// All lines of refusals at these listeners.
 fn refused_at(listeners: &[SocketAddr]) -> Vec<Value> {
     assert!(LOG.output.settle(PATIENCE));
-    let written = String::from_utf8(LOG.written.0.lock().unwrap().clone()).unwrap();
+    let written = LOG.written.text();
     assert!(!written.contains(SECRET), "{written}");
     let lines = written.lines().map(|line| serde_json::from_str::<Value>(line).unwrap());
     let is_here = |line: &Value| listeners.iter().any(|address| line["listener"] == address.to_string());
@@ -187,7 +173,7 @@ async fn replies_that_quote_addresses_are_told_as_configured() {
         bench.end().await;
         ids.push(id);
     }
-    let written = String::from_utf8(LOG.written.0.lock().unwrap().clone()).unwrap();
+    let written = LOG.written.text();
     for id in &ids {
         let failed = |line: &&str| line.contains(id.as_str()) && line.contains("\"event\":\"failed\"");
         assert!(written.lines().find(failed).unwrap().contains("no mailbox"), "the reply is told");

@@ -14,7 +14,7 @@ use otp_relay::testing::config::Config;
 use otp_relay::testing::delivery::smart_host::SmartHost;
 use otp_relay::testing::delivery::{self, Delivery};
 use otp_relay::testing::destination::resolver::{Answer, Dns, Records};
-use otp_relay::testing::event::Sink;
+use otp_relay::testing::event::{Event, Kind, Sink};
 use otp_relay::testing::intake::budget::Limits;
 use otp_relay::testing::intake::door::{self, Door};
 use otp_relay::testing::intake::idempotency::RotatingSecrets;
@@ -192,5 +192,22 @@ impl Life {
         self.digests.abort();
         self.queue.freeze();
         self.delivery.drain(Duration::ZERO).await;
+    }
+}
+
+/// A sink that keeps all events.
+#[derive(Default)]
+pub struct RecordedEvents(pub Mutex<Vec<Event>>);
+
+impl Sink for RecordedEvents {
+    fn emit(&self, event: Event) {
+        self.0.lock().push(event);
+    }
+}
+
+impl RecordedEvents {
+    /// Events of a kind, by which this holds.
+    pub fn count(&self, kind: Kind, holds: impl Fn(&Event) -> bool) -> usize {
+        self.0.lock().iter().filter(|event| event.kind() == kind && holds(event)).count()
     }
 }

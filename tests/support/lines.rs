@@ -1,4 +1,4 @@
-//! The lines of the log that one test leads to.
+//! The lines of the log, of one test or of the process.
 
 use std::io::Write;
 use std::sync::Arc;
@@ -18,10 +18,14 @@ impl Lines {
         tracing::subscriber::set_default(subscriber)
     }
 
+    /// All of them.
+    pub fn text(&self) -> String {
+        String::from_utf8(self.0.lock().clone()).unwrap()
+    }
+
     /// Those with this text in them.
     pub fn with(&self, text: &str) -> Vec<String> {
-        let all = String::from_utf8(self.0.lock().clone()).unwrap();
-        all.lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
+        self.text().lines().filter(|line| line.contains(text)).map(str::to_owned).collect()
     }
 }
 
