@@ -163,12 +163,6 @@ pub struct Credentials {
     changes: watch::Sender<()>,
 }
 
-impl std::fmt::Debug for Credentials {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Credentials")
-    }
-}
-
 impl Credentials {
     /// `secret` outlives the process and makes the salts of unknown users constant.
     pub fn new(accounts: HashMap<String, Account>, secret: &[u8]) -> Self {

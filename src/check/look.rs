@@ -46,12 +46,6 @@ pub(crate) struct Look<'a> {
     knows_time: AtomicBool,
 }
 
-impl std::fmt::Debug for Look<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Look").field("domains", &self.domains).finish_non_exhaustive()
-    }
-}
-
 impl<'a> Look<'a> {
     /// For this configuration, by these means.
     pub(crate) fn new(

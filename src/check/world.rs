@@ -113,12 +113,6 @@ pub(crate) struct RealNames {
     servers: Mutex<HashMap<IpAddr, TokioResolver>>,
 }
 
-impl std::fmt::Debug for RealNames {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("RealNames")
-    }
-}
-
 impl RealNames {
     /// By the configured resolver.
     ///

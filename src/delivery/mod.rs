@@ -106,12 +106,6 @@ pub struct Delivery {
     begins: Mutex<Option<Begins>>,
 }
 
-impl std::fmt::Debug for Delivery {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Delivery").field("connections", &self.connections()).finish_non_exhaustive()
-    }
-}
-
 impl Delivery {
     /// An engine that waits for offers. It has to be [run](Self::run).
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {

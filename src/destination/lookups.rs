@@ -30,12 +30,6 @@ pub(crate) struct BoundedDns {
     turns: Turns,
 }
 
-impl std::fmt::Debug for BoundedDns {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("BoundedDns")
-    }
-}
-
 impl BoundedDns {
     /// In front of `dns`.
     pub(crate) fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>) -> Self {
@@ -104,12 +98,6 @@ impl Dns for BoundedDns {
 pub(crate) struct BoundedFetch {
     fetch: Arc<dyn Fetch>,
     turns: Turns,
-}
-
-impl std::fmt::Debug for BoundedFetch {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("BoundedFetch")
-    }
 }
 
 impl BoundedFetch {

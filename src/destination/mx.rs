@@ -45,12 +45,6 @@ pub struct Router {
     flights: Mutex<ByKind<HashMap<String, Arc<OnceCell<RouteResult>>>>>,
 }
 
-impl std::fmt::Debug for Router {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Router")
-    }
-}
-
 impl Router {
     /// A router with an empty memory. `allow_private`: hosts at private and loopback addresses may be used.
     pub fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>, allow_private: bool) -> Self {

@@ -89,12 +89,6 @@ pub(crate) struct Policies {
     state: Mutex<State>,
 }
 
-impl std::fmt::Debug for Policies {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Policies")
-    }
-}
-
 impl Policies {
     /// Those in a folder, which is made if there is none. Damaged files are passed over.
     ///

@@ -28,12 +28,6 @@ pub(crate) struct SigningPool {
     threads: Vec<JoinHandle<()>>,
 }
 
-impl std::fmt::Debug for SigningPool {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "SigningPool({} threads)", self.threads.len())
-    }
-}
-
 impl SigningPool {
     /// Starts a thread for each core.
     ///

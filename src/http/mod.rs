@@ -233,12 +233,6 @@ pub struct Api {
     aborting: CancellationToken,
 }
 
-impl std::fmt::Debug for Api {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Api")
-    }
-}
-
 impl Api {
     /// An API that waits for [`Api::serve`].
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {

@@ -35,12 +35,6 @@ pub struct Aftermath {
     clock: Arc<dyn Clock>,
 }
 
-impl std::fmt::Debug for Aftermath {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Aftermath")
-    }
-}
-
 impl Aftermath {
     /// One that knows nothing yet: the queue, which has what is stored, is opened with it.
     pub fn new(

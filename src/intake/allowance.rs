@@ -23,12 +23,6 @@ pub(super) struct Allowance<'a> {
     is_kept: bool,
 }
 
-impl std::fmt::Debug for Allowance<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Allowance")
-    }
-}
-
 impl<'a> Allowance<'a> {
     /// Takes all of it, or nothing.
     ///

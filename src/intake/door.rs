@@ -77,12 +77,6 @@ pub struct Door {
     forecasts: Forecasts,
 }
 
-impl std::fmt::Debug for Door {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Door")
-    }
-}
-
 /// A message was taken.
 #[derive(Debug)]
 pub struct Receipt {
@@ -97,7 +91,6 @@ pub struct Receipt {
 }
 
 /// What a submission came to before anything of it is stored.
-#[derive(Debug)]
 pub(crate) enum Prepared<'a> {
     /// It was taken before.
     Repeat(Receipt),
@@ -106,7 +99,6 @@ pub(crate) enum Prepared<'a> {
 }
 
 /// A message that was found good and has all that it needs. Dropped, it gives that back.
-#[derive(Debug)]
 pub struct Ready<'a> {
     message: Arc<Message>,
     content: Content,

@@ -60,12 +60,6 @@ pub(super) struct Keys {
     secrets: Arc<dyn RotatingSecrets>,
 }
 
-impl std::fmt::Debug for Keys {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Keys")
-    }
-}
-
 /// What is done where the same is being accepted right now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum InWork {

@@ -53,12 +53,6 @@ pub struct Core {
     pub keys: Arc<ArcSwap<Keys>>,
 }
 
-impl std::fmt::Debug for Core {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Core")
-    }
-}
-
 /// Whether entries are offered to delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Offers {
@@ -84,12 +78,6 @@ pub struct Builder {
     secrets: Option<Arc<dyn RotatingSecrets>>,
     code_keys: Option<CodeKeys>,
     offers: Offers,
-}
-
-impl std::fmt::Debug for Builder {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Builder").field("config", &self.config).finish_non_exhaustive()
-    }
 }
 
 impl Builder {

@@ -47,12 +47,6 @@ pub struct Environment {
     pub beside: Option<axum::Router>,
 }
 
-impl std::fmt::Debug for Environment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Environment")
-    }
-}
-
 impl Default for Environment {
     fn default() -> Self {
         Self {

@@ -71,12 +71,6 @@ pub struct Relay {
     running: Mutex<Config>,
 }
 
-impl std::fmt::Debug for Relay {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Relay").field("addresses", &self.addresses).finish_non_exhaustive()
-    }
-}
-
 impl Relay {
     /// Starts everything, on the runtime that it is called on. When it returns, clients can connect, and what the queue
     /// held is on its way again.

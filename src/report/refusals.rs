@@ -63,12 +63,6 @@ pub struct Refusals {
     news: Notify,
 }
 
-impl std::fmt::Debug for Refusals {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Refusals")
-    }
-}
-
 impl Refusals {
     /// Nothing has been refused yet.
     pub fn new(clock: Arc<dyn Clock>, recipients: Recipients) -> Arc<Self> {

@@ -112,12 +112,6 @@ struct Source {
     confirmation: Confirmation,
 }
 
-impl std::fmt::Debug for Traces {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Traces")
-    }
-}
-
 impl Traces {
     /// Opens the folder and starts the thread that writes. A folder that cannot be used is told in the log; the relay
     /// then goes without stored traces.

@@ -135,12 +135,6 @@ pub struct Submission {
     tasks: TaskTracker,
 }
 
-impl std::fmt::Debug for Submission {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Submission")
-    }
-}
-
 /// Binds a listening socket, so that a port in use ends the program before anything is said to be ready.
 ///
 /// An IPv6 address takes IPv4 clients too where it stands for all, unless one of `others` is an IPv4 address with the

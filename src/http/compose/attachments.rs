@@ -43,12 +43,6 @@ pub(in crate::http) struct Attachment {
     content_id: Option<String>,
 }
 
-impl std::fmt::Debug for Attachment {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Attachment({} octets)", self.content.len())
-    }
-}
-
 /// Reads the attachments of a request; `what` names the list.
 ///
 /// # Errors

@@ -53,12 +53,6 @@ pub struct Verifications {
     changed: Notify,
 }
 
-impl std::fmt::Debug for Verifications {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Verifications")
-    }
-}
-
 /// What is done for one verification is done one after the other.
 #[derive(Debug)]
 pub(crate) struct Turn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);

@@ -98,12 +98,6 @@ pub struct Statistics {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl std::fmt::Debug for Statistics {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Statistics")
-    }
-}
-
 impl Statistics {
     /// Opens the folder and starts the thread that counts what happens in this queue. A folder that cannot be used is told in
     /// the log; then nothing is counted.

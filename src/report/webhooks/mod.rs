@@ -122,12 +122,6 @@ pub struct Webhooks {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-impl std::fmt::Debug for Webhooks {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Webhooks")
-    }
-}
-
 impl Webhooks {
     /// Starts the thread. The folder is made when there is an endpoint; what it holds of others goes.
     ///
