@@ -219,16 +219,12 @@ fn folders_and_files_of_others_say_whose_they_are() {
     let chown = |name: &str| {
         format!("and this process runs as nobody; `sudo chown -R nobody {}`, or run it as root", shown(name))
     };
+    let of_root = |what: &str, name: &str, mode: &str, mend: &str| {
+        format!("{what}: {} belongs to root:root (mode {mode}), {mend}", shown(name))
+    };
     let serve = ["serve", "-c", "relay.toml"];
-    told(
-        &serve,
-        77,
-        &format!(
-            "the configuration cannot be read: {} belongs to root:root (mode 0600), {}",
-            shown("relay.toml"),
-            chown("relay.toml")
-        ),
-    );
+    let (unread, unusable) = ("the configuration cannot be read", "the data folder cannot be used");
+    told(&serve, 77, &of_root(unread, "relay.toml", "0600", &chown("relay.toml")));
     open(&config, 0o644);
     // A check finds the same.
     let told = |arguments: &[&str], status: i32, expected: &str| {
@@ -236,35 +232,16 @@ fn folders_and_files_of_others_say_whose_they_are() {
         told(&["check", "-c", "relay.toml"], 1, &format!("error: {expected}"));
     };
     // Where the folder would be made.
-    told(
-        &serve,
-        77,
-        &format!("the data folder cannot be used: {} belongs to root:root (mode 0755), ", folder.path().display()),
-    );
+    let text = format!("{unusable}: {} belongs to root:root (mode 0755), ", folder.path().display());
+    told(&serve, 77, &text);
     let data = folder.path().join("data");
     fs::create_dir(&data).unwrap();
     open(&data, 0o777);
-    told(
-        &serve,
-        77,
-        &format!(
-            "the data folder cannot be used: {} belongs to root:root (mode 0777), {}",
-            shown("data"),
-            chown("data")
-        ),
-    );
+    told(&serve, 77, &of_root(unusable, "data", "0777", &chown("data")));
     // One that is its own, in which root has worked.
     std::os::unix::fs::chown(&data, Some(65534), Some(65534)).unwrap_or_default();
     write(&data.join("lock"), "");
-    told(
-        &serve,
-        77,
-        &format!(
-            "the data folder cannot be used: {} belongs to root:root (mode 0600), {}",
-            shown("data/lock"),
-            chown("data")
-        ),
-    );
+    told(&serve, 77, &of_root(unusable, "data/lock", "0600", &chown("data")));
     // What belongs to the file system is nobody's business; it goes on, and cannot listen where it should.
     fs::remove_file(data.join("lock")).unwrap();
     fs::create_dir(data.join("lost+found")).unwrap();
@@ -279,7 +256,7 @@ fn folders_and_files_of_others_say_whose_they_are() {
     write(&folder.path().join("k.pem"), "");
     fs::write(&config, key).unwrap();
     let check = ["check", "--offline", "-c", "relay.toml"];
-    told(&check, 1, &format!("private_key: {} belongs to root:root (mode 0600), {}", shown("k.pem"), chown("k.pem")));
+    told(&check, 1, &of_root("private_key", "k.pem", "0600", &chown("k.pem")));
 }
 
 /// Where a start fails, a check says why in the same words.

@@ -19,6 +19,18 @@ use crate::support::start_relay_logging;
 /// What tries to look like a line of its own.
 const FORGED: &str = "\r\n01M7YRRT8000000000000000000 10:00:00.000 delivered FORGED";
 
+/// LINE stands for that.
+const COMMANDS: [&str; 8] = [
+    "EHLO xLINE",
+    "EHLO \u{1b}[2J",
+    "EHLO x\u{2028}FORGED",
+    "AUTH PLAIN AGEKRk9SR0VEAGI=\r\nMAIL FROM:<\"LINE\"@app.test>",
+    "MAIL FROM:<\"\u{2028}FORGED\"@app.test> SMTPUTF8",
+    "MAIL FROM:<\u{202e}FORGED@app.test> SMTPUTF8",
+    "RCPT TO:<\"\u{1b}[2J\"@example.test>",
+    "\u{1b}]0;FORGED\u{7}",
+];
+
 /// The log is the process's, so that the lines of all other tests here are looked at too.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_line_is_forged() {
@@ -34,18 +46,9 @@ async fn no_line_is_forged() {
     );
     let more = "[log]\nrecipients = \"full\"\n[otp]\nrecipient_budget = \"off\"\n";
     let (relay, mut events) = start_relay_logging(folder.path(), mx.address, more, output);
-    for line in [
-        format!("EHLO x{FORGED}"),
-        "EHLO \u{1b}[2J".to_owned(),
-        "EHLO x\u{2028}FORGED".to_owned(),
-        format!("AUTH PLAIN AGEKRk9SR0VEAGI=\r\nMAIL FROM:<\"{FORGED}\"@app.test>"),
-        "MAIL FROM:<\"\u{2028}FORGED\"@app.test> SMTPUTF8".to_owned(),
-        "MAIL FROM:<\u{202e}FORGED@app.test> SMTPUTF8".to_owned(),
-        "RCPT TO:<\"\u{1b}[2J\"@example.test>".to_owned(),
-        "\u{1b}]0;FORGED\u{7}".to_owned(),
-    ] {
+    for line in COMMANDS {
         let mut client = Client::connect(relay.addresses()[0]).await;
-        client.send(format!("{line}\r\nQUIT\r\n").as_bytes()).await;
+        client.send(format!("{}\r\nQUIT\r\n", line.replace("LINE", FORGED)).as_bytes()).await;
         while !client.hear().await.is_empty() {}
     }
     let mut app = Client::connect(relay.addresses()[0]).await;

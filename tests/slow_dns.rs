@@ -78,6 +78,20 @@ struct Scene {
     _folder: tempfile::TempDir,
 }
 
+fn live_settings() -> LiveSettings {
+    let session = SessionSettings {
+        hostname: "relay.test".into(),
+        message_size_max: 1 << 20,
+        recipients_max: 100,
+        starttls: false,
+        deliver_by: (SECOND * 5, SECOND * 86_400),
+        command_timeout: SECOND * 60,
+        idle_timeout: SECOND * 300,
+    };
+    let limits = Limits { connections_max: 10, connections_per_address_max: 10 };
+    LiveSettings { session, limits, sharing: Sharing::Alone }
+}
+
 impl Scene {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
@@ -90,17 +104,6 @@ impl Scene {
         let credentials = Arc::new(Credentials::new(HashMap::from([(TRUSTED.to_owned(), account)]), b"salt"));
         let settings = log::Settings { format: Format::Text, ..log::Settings::default() };
         let refusals = Refusals::new(clock.clone(), settings.recipients.clone());
-        let session = SessionSettings {
-            hostname: "relay.test".into(),
-            message_size_max: 1 << 20,
-            recipients_max: 100,
-            starttls: false,
-            deliver_by: (SECOND * 5, SECOND * 86_400),
-            command_timeout: SECOND * 60,
-            idle_timeout: SECOND * 300,
-        };
-        let limits = Limits { connections_max: 10, connections_per_address_max: 10 };
-        let live = LiveSettings { session, limits, sharing: Sharing::Alone };
         let (certificate, key) = (folder.path().join("c.pem"), folder.path().join("c.key"));
         tls::self_signed::ensure(&certificate, &key, "relay.test", clock.now()).unwrap();
         let acceptor = tls::acceptor(&certificate, &key).unwrap();
@@ -109,7 +112,7 @@ impl Scene {
             (life.door.clone(), life.delivery.clone()),
             credentials.clone(),
             ours,
-            live,
+            live_settings(),
             acceptor,
             draining,
         );

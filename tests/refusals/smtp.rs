@@ -21,25 +21,7 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
     let bench = Bench::new("[otp]\nrecipient_budget = \"1/10m\"\n[submission]\nrecipients_max = 2\n").await;
     let put = bench.operator.ask("PUT", "/v1/suppressions/carol@example.test", "", "{\"source\":\"manual\"}").await;
     assert!(put.status < 300, "{put:?}");
-    let unknown = "unknown user";
-    // Before a login.
-    bench.says("127.0.0.10", LOGIN, &[FROM]).await;
-    bench.says("127.0.0.11", LOGIN, &[&plain("shop", SECRET)]).await;
-    bench.says("127.0.0.12", LOGIN, &[&plain(SECRET, SECRET)]).await;
-    bench.says("127.0.0.13", LOGIN, &[&format!("{SECRET} {SECRET}")]).await;
-    bench.says("127.0.0.14", LOGIN, &["AUTH CRAM-MD5", "AUTH PLAIN S3CRET!"]).await;
-    bench.says("127.0.0.15", LOGIN, &[&format!("{FROM} SIZE=1 S3CRET=1"), "RCPT TO:<a@b.test>"]).await;
-    bench.says("127.0.0.16", LOGIN, &[&"S3CRET\r\n".repeat(25)]).await;
-    // A line that does not end in CRLF, as a command and in content.
-    let mut client = bench.client("127.0.0.17", LOGIN).await;
-    client.send(b"MAIL FROM:<S3CRET@app.test>\nRCPT TO:<x@example.test>\r\n").await;
-    while !client.hear().await.is_empty() {}
-    let mut client = bench.client("127.0.0.18", TRUSTING).await;
-    for line in [FROM, "RCPT TO:<dave@example.test>", "DATA"] {
-        client.say(line).await;
-    }
-    client.send(b"From: otp@app.test\r\n\r\nS3CRET\n.\r\n").await;
-    while !client.hear().await.is_empty() {}
+    say_before_a_login(&bench).await;
     // What intake refuses.
     bench.says("127.0.0.20", TRUSTING, &["MAIL FROM:<ceo@bank.test>"]).await;
     bench.says("127.0.0.21", TRUSTING, &[FROM, "RCPT TO:<alice@gone.test>"]).await;
@@ -75,7 +57,39 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
         "{metrics}"
     );
     let lines = bench.end().await;
-    for expected in [
+    expected_lines().iter().for_each(|expected| expect(&lines, expected));
+    let whole = serde_json::to_string(&lines).unwrap();
+    for address in ["alice@", "carol@", "erin@", "frank@", "third@"] {
+        assert!(!whole.contains(address), "{address} in {whole}");
+    }
+    let of_budget = |line: &&Value| line["reason"] == "syntax" && line["peer"] == "127.0.0.16";
+    assert_eq!(lines.iter().filter(of_budget).count(), 1, "one line for one peer and reason");
+}
+
+async fn say_before_a_login(bench: &Bench) {
+    bench.says("127.0.0.10", LOGIN, &[FROM]).await;
+    bench.says("127.0.0.11", LOGIN, &[&plain("shop", SECRET)]).await;
+    bench.says("127.0.0.12", LOGIN, &[&plain(SECRET, SECRET)]).await;
+    bench.says("127.0.0.13", LOGIN, &[&format!("{SECRET} {SECRET}")]).await;
+    bench.says("127.0.0.14", LOGIN, &["AUTH CRAM-MD5", "AUTH PLAIN S3CRET!"]).await;
+    bench.says("127.0.0.15", LOGIN, &[&format!("{FROM} SIZE=1 S3CRET=1"), "RCPT TO:<a@b.test>"]).await;
+    bench.says("127.0.0.16", LOGIN, &[&"S3CRET\r\n".repeat(25)]).await;
+    // A line that does not end in CRLF, as a command and in content.
+    let mut client = bench.client("127.0.0.17", LOGIN).await;
+    client.send(b"MAIL FROM:<S3CRET@app.test>\nRCPT TO:<x@example.test>\r\n").await;
+    while !client.hear().await.is_empty() {}
+    let mut client = bench.client("127.0.0.18", TRUSTING).await;
+    for line in [FROM, "RCPT TO:<dave@example.test>", "DATA"] {
+        client.say(line).await;
+    }
+    client.send(b"From: otp@app.test\r\n\r\nS3CRET\n.\r\n").await;
+    while !client.hear().await.is_empty() {}
+}
+
+/// A line for each of them, by the peer.
+fn expected_lines() -> Vec<Value> {
+    let unknown = "unknown user";
+    vec![
         json!({"peer": "127.0.0.10", "user": unknown, "stage": "mail", "code": 530, "enhanced": "5.7.0",
             "reason": "unauthenticated", "door": "smtp", "text": "authentication required"}),
         json!({"peer": "127.0.0.11", "user": "shop", "stage": "auth", "code": 535, "reason": "credentials"}),
@@ -114,15 +128,7 @@ async fn every_refusal_of_an_smtp_session_leaves_a_line() {
             "limit": "submission.long_lines"}),
         json!({"peer": "127.0.0.30", "user": "trusted", "stage": "content", "code": null, "reason": "closed",
             "recipient": "d***e@example.test"}),
-    ] {
-        expect(&lines, &expected);
-    }
-    let whole = serde_json::to_string(&lines).unwrap();
-    for address in ["alice@", "carol@", "erin@", "frank@", "third@"] {
-        assert!(!whole.contains(address), "{address} in {whole}");
-    }
-    let of_budget = |line: &&Value| line["reason"] == "syntax" && line["peer"] == "127.0.0.16";
-    assert_eq!(lines.iter().filter(of_budget).count(), 1, "one line for one peer and reason");
+    ]
 }
 
 /// Each of them is about a whole message: by DATA and by BDAT, with a reply and without.

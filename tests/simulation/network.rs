@@ -267,56 +267,32 @@ impl AsyncWrite for Counted {
 impl Inner {
     async fn serve(&self, stream: DuplexStream, mood: Mood, is_full: bool, connection: u64) -> io::Result<()> {
         let mut stream = BufReader::new(stream);
-        if is_full && !mood.is_polite {
+        if !self.greet(&mut stream, mood, is_full).await? {
             return Ok(());
         }
-        if is_full {
-            return stream.write_all(b"421 4.7.0 too many connections\r\n").await;
-        }
-        tokio::time::sleep(mood.slow[0]).await;
-        if self.chance(mood.refuse_percent / 3) {
-            return stream.write_all(b"421 4.3.2 later\r\n").await;
-        }
-        stream.write_all(b"220 mx ESMTP\r\n").await?;
-        let mut recipient = String::new();
-        let (mut has_mail, mut accepted) = (false, false);
+        let (mut recipient, mut has_mail, mut accepted) = (String::new(), false, false);
         loop {
-            let mut line = String::new();
-            if stream.read_line(&mut line).await? == 0 {
+            let line = read_command(&mut stream, mood).await?;
+            if line.is_empty() {
                 return Ok(());
-            }
-            if mood.quirk == Quirk::RestLost {
-                let rest = stream.buffer().len();
-                stream.consume(rest);
-            }
-            tokio::time::sleep(mood.latency).await;
-            if self.chance(mood.drop_percent / 5) {
-                return Ok(());
-            }
-            if self.chance(mood.stall_percent / 5) {
-                std::future::pending::<()>().await;
             }
             let verb = line.split_whitespace().next().unwrap_or_default().to_owned();
-            let stage = ["EHLO", "MAIL", "RCPT", "DATA"].into_iter().position(|slow| slow == verb);
-            tokio::time::sleep(stage.map_or(Duration::ZERO, |stage| mood.slow[stage + 1])).await;
+            if !self.dawdle(mood, &verb).await {
+                return Ok(());
+            }
             let reply = match verb.as_str() {
                 "EHLO" => self.ehlo(mood),
                 "MAIL" => {
-                    accepted = false;
                     let reply = self.say(mood, "250 2.1.0 ok");
-                    has_mail = reply.starts_with("250");
+                    (has_mail, accepted) = (reply.starts_with("250"), false);
                     reply
                 }
                 "RCPT" if has_mail => {
                     recipient = line.split(['<', '>']).nth(1).unwrap_or_default().to_owned();
                     let reply = self.greylist(&recipient, mood).unwrap_or_else(|| self.say(mood, "250 2.1.5 ok"));
-                    accepted = reply.starts_with("250");
-                    if self.is_misplaced(mood) {
-                        accepted = false;
-                        "354 go\r\n".into()
-                    } else {
-                        reply
-                    }
+                    let is_misplaced = self.is_misplaced(mood);
+                    accepted = !is_misplaced && reply.starts_with("250");
+                    if is_misplaced { "354 go\r\n".into() } else { reply }
                 }
                 "DATA" if accepted && self.is_misplaced(mood) => "250 ok\r\n".into(),
                 "DATA" if accepted => {
@@ -329,9 +305,7 @@ impl Inner {
                     "500 5.5.2 what?\r\n".into()
                 }
                 "BDAT" => {
-                    let size = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap();
-                    let mut content = vec![0; size];
-                    stream.read_exact(&mut content).await?;
+                    let content = read_chunk(&mut stream, &line).await?;
                     if accepted {
                         self.take(&content, &recipient, mood, connection).await
                     } else {
@@ -350,6 +324,35 @@ impl Inner {
             }
             stream.write_all(reply.as_bytes()).await?;
         }
+    }
+
+    /// The banner; says whether there is to be a dialog.
+    async fn greet(&self, stream: &mut BufReader<DuplexStream>, mood: Mood, is_full: bool) -> io::Result<bool> {
+        if is_full && !mood.is_polite {
+            return Ok(false);
+        }
+        if is_full {
+            return stream.write_all(b"421 4.7.0 too many connections\r\n").await.map(|()| false);
+        }
+        tokio::time::sleep(mood.slow[0]).await;
+        if self.chance(mood.refuse_percent / 3) {
+            return stream.write_all(b"421 4.3.2 later\r\n").await.map(|()| false);
+        }
+        stream.write_all(b"220 mx ESMTP\r\n").await.map(|()| true)
+    }
+
+    /// What is slow about a host before it answers a command; false: it hangs up.
+    async fn dawdle(&self, mood: Mood, verb: &str) -> bool {
+        tokio::time::sleep(mood.latency).await;
+        if self.chance(mood.drop_percent / 5) {
+            return false;
+        }
+        if self.chance(mood.stall_percent / 5) {
+            std::future::pending::<()>().await;
+        }
+        let stage = ["EHLO", "MAIL", "RCPT", "DATA"].into_iter().position(|slow| slow == verb);
+        tokio::time::sleep(stage.map_or(Duration::ZERO, |stage| mood.slow[stage + 1])).await;
+        true
     }
 
     fn ehlo(&self, mood: Mood) -> String {
@@ -417,6 +420,24 @@ impl Inner {
             () => reply,
         }
     }
+}
+
+/// A line; nothing: the peer has hung up.
+async fn read_command(stream: &mut BufReader<DuplexStream>, mood: Mood) -> io::Result<String> {
+    let mut line = String::new();
+    stream.read_line(&mut line).await?;
+    if mood.quirk == Quirk::RestLost {
+        let rest = stream.buffer().len();
+        stream.consume(rest);
+    }
+    Ok(line)
+}
+
+async fn read_chunk(stream: &mut BufReader<DuplexStream>, line: &str) -> io::Result<Vec<u8>> {
+    let size = line.split_whitespace().nth(1).and_then(|word| word.parse().ok()).unwrap();
+    let mut content = vec![0; size];
+    stream.read_exact(&mut content).await?;
+    Ok(content)
 }
 
 async fn read_dotted(stream: &mut BufReader<DuplexStream>) -> io::Result<Vec<u8>> {

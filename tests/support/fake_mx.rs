@@ -194,20 +194,14 @@ async fn dialog<S: AsyncRead + AsyncWrite + Unpin>(
         let verb = line.split_whitespace().next().unwrap_or_default().to_ascii_uppercase();
         let trick = state.trick_for(&line);
         if verb == "BDAT" {
-            let size: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
-            current.content = vec![0; size];
-            stream.read_exact(&mut current.content).await?;
-        }
-        match trick {
-            Some(Trick::Say(reply)) => {
-                stream.write_all(format!("{reply}\r\n").as_bytes()).await?;
-                continue;
-            }
-            Some(Trick::Close) => return Ok(Ending::Close),
-            Some(Trick::Hang) => std::future::pending().await,
-            None => {}
+            current.content = read_chunk(stream, &line).await?;
         }
         let reply = match verb.as_str() {
+            _ if trick.is_some() => match trick {
+                Some(Trick::Say(reply)) => format!("{reply}\r\n"),
+                Some(Trick::Hang) => std::future::pending().await,
+                Some(Trick::Close) | None => return Ok(Ending::Close),
+            },
             "EHLO" => state.ehlo(is_encrypted),
             "STARTTLS" if state.tls.is_some() && !is_encrypted => {
                 stream.write_all(b"220 go ahead\r\n").await?;
@@ -216,29 +210,24 @@ async fn dialog<S: AsyncRead + AsyncWrite + Unpin>(
             "AUTH" if line.trim_end().ends_with(LOGIN) => "235 2.7.0 welcome\r\n".to_owned(),
             "AUTH" => "535 5.7.8 who are you?\r\n".to_owned(),
             "MAIL" => {
-                current.mail = line.trim_end().to_owned();
-                rcpt_accepted = false;
+                (current.mail, rcpt_accepted) = (line.trim_end().to_owned(), false);
                 "250 2.1.0 ok\r\n".to_owned()
             }
             "RCPT" => {
-                current.rcpt = line.trim_end().to_owned();
-                rcpt_accepted = true;
+                (current.rcpt, rcpt_accepted) = (line.trim_end().to_owned(), true);
                 "250 2.1.5 ok\r\n".to_owned()
             }
-            "DATA" if !rcpt_accepted => "554 5.5.1 no valid recipients\r\n".to_owned(),
-            "DATA" => {
-                stream.write_all(b"354 go ahead\r\n").await?;
-                current.content = read_dotted(stream).await?;
+            "DATA" | "BDAT" if !rcpt_accepted => "554 5.5.1 no valid recipients\r\n".to_owned(),
+            "DATA" | "BDAT" => {
+                if verb == "DATA" {
+                    stream.write_all(b"354 go ahead\r\n").await?;
+                    current.content = read_dotted(stream).await?;
+                }
                 match end_of_content(state, &current) {
                     Some(reply) => reply,
                     None => return Ok(Ending::Close),
                 }
             }
-            "BDAT" if !rcpt_accepted => "554 5.5.1 no valid recipients\r\n".to_owned(),
-            "BDAT" => match end_of_content(state, &current) {
-                Some(reply) => reply,
-                None => return Ok(Ending::Close),
-            },
             "QUIT" => {
                 stream.write_all(b"221 bye\r\n").await?;
                 return Ok(Ending::Close);
@@ -248,6 +237,13 @@ async fn dialog<S: AsyncRead + AsyncWrite + Unpin>(
         };
         stream.write_all(reply.as_bytes()).await?;
     }
+}
+
+async fn read_chunk<S: AsyncRead + Unpin>(stream: &mut BufReader<S>, line: &str) -> std::io::Result<Vec<u8>> {
+    let size: usize = line.split_whitespace().nth(1).unwrap().parse().unwrap();
+    let mut content = vec![0; size];
+    stream.read_exact(&mut content).await?;
+    Ok(content)
 }
 
 /// The reply to the content; none: close without one.
