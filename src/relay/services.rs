@@ -62,7 +62,7 @@ impl Services {
     /// The API over these services; `beside` answers before its own paths.
     pub(super) fn api(&self, operator: TokenHash, beside: Option<Router>, settings: http::Settings) -> Arc<Api> {
         let Core { door, queue, delivery, .. } = self.core.clone();
-        let Sinks { traces, stats, webhooks, metrics, ends, destinations, providers } = self.sinks.clone();
+        let Sinks { traces, stats, webhooks, metrics, ends, destinations, providers, .. } = self.sinks.clone();
         let parts = http::Parts {
             door,
             queue,
