@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use super::caller::Caller;
 use super::environment::Environment;
 use super::next_hop::NextHop;
-use super::sessions::{Assignment, Placed};
+use super::sessions::{Assignment, Placement};
 use super::settle::EndedAttempt;
 use super::site::{Probe, Site};
 use super::sites::{Begin, Beginning, Begins, Start};
@@ -192,13 +192,13 @@ impl Dispatcher {
             let now = self.env.clock.instant();
             let mut taking = self.env.sites.taking(&site, route);
             match site.place(taken, offer.expires_at, route, now, || taking.take()) {
-                Placed::Retired => {}
-                Placed::Handed | Placed::Coming => break site,
-                Placed::Start => {
+                Placement::Retired => {}
+                Placement::Handed | Placement::Coming => break site,
+                Placement::Start => {
                     taking.starts(|| Beginning::Entry(taken)).for_each(|start| self.begin(start));
                     break site;
                 }
-                Placed::Waits { for_connection } => {
+                Placement::Waits { for_connection } => {
                     // That an entry was turned away has been told.
                     if !site.crowd(|crowd| crowd.holds(&offer.entry)) {
                         self.env.queue.waits_for_slot(offer.entry, route.name().clone());

@@ -22,7 +22,7 @@ pub(super) struct Assignment {
 }
 
 /// What became of an offered entry.
-pub(super) enum Placed {
+pub(super) enum Placement {
     /// An idle session has it.
     Handed,
     /// A session that is being opened will take it.
@@ -87,9 +87,9 @@ impl Sessions {
         expires_at: Timestamp,
         now: Instant,
         take_connection: impl FnOnce() -> bool,
-    ) -> Placed {
+    ) -> Placement {
         if self.is_retired {
-            return Placed::Retired;
+            return Placement::Retired;
         }
         let at_once = self.busy + self.ready.len() + 1;
         self.limits.came(at_once, now);
@@ -98,22 +98,22 @@ impl Sessions {
             match idle.send(taken) {
                 Ok(()) => {
                     self.started(taken.lane);
-                    return Placed::Handed;
+                    return Placement::Handed;
                 }
                 Err(returned) => taken = returned,
             }
         }
         if may_start && self.opening > self.ready.len() {
             self.ready.insert(taken.lane, expires_at, taken.entry);
-            return Placed::Coming;
+            return Placement::Coming;
         }
         let has_slot = may_start && self.all < self.limits.sessions_max();
         if has_slot && self.open(take_connection) {
             self.started(taken.lane);
-            return Placed::Start;
+            return Placement::Start;
         }
         self.ready.insert(taken.lane, expires_at, taken.entry);
-        Placed::Waits { for_connection: has_slot }
+        Placement::Waits { for_connection: has_slot }
     }
 
     /// Whether a session is there, or about to be, for one more entry.
@@ -294,7 +294,7 @@ mod tests {
         Assignment { entry: EntryId { message: MessageId::from_bytes([number; 16]), index: 0 }, lane }
     }
 
-    fn place(sessions: &mut Sessions, number: u8, lane: Lane) -> Placed {
+    fn place(sessions: &mut Sessions, number: u8, lane: Lane) -> Placement {
         let now = SystemClock::default().instant();
         sessions.place(taken(number, lane), Timestamp::from_millis(u64::from(number)), now, || true)
     }
@@ -311,11 +311,11 @@ mod tests {
     fn a_session_is_kept_for_codes() {
         let mut sessions = Sessions::new(4);
         for number in 0..3 {
-            assert!(matches!(place(&mut sessions, number, Lane::Notice), Placed::Start));
+            assert!(matches!(place(&mut sessions, number, Lane::Notice), Placement::Start));
         }
-        assert!(matches!(place(&mut sessions, 3, Lane::Notice), Placed::Waits { for_connection: false }));
-        assert!(matches!(place(&mut sessions, 4, Lane::Otp), Placed::Start));
-        assert!(matches!(place(&mut sessions, 5, Lane::Otp), Placed::Waits { .. }));
+        assert!(matches!(place(&mut sessions, 3, Lane::Notice), Placement::Waits { for_connection: false }));
+        assert!(matches!(place(&mut sessions, 4, Lane::Otp), Placement::Start));
+        assert!(matches!(place(&mut sessions, 5, Lane::Otp), Placement::Waits { .. }));
         // The session that carried a code takes the next code, then nothing while three carry notices.
         assert_eq!(next(&mut sessions), Some(taken(5, Lane::Otp).entry));
         assert_eq!(next(&mut sessions), None);
@@ -325,23 +325,23 @@ mod tests {
     #[test]
     fn an_idle_session_gets_the_next_entry() {
         let mut sessions = Sessions::new(2);
-        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placement::Start));
         let Next::Idle(mut idle) = sessions.next_or_idle(Some(Lane::Otp)) else { panic!("there is no work") };
-        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Handed));
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placement::Handed));
         assert_eq!(idle.try_recv().unwrap().entry, taken(2, Lane::Otp).entry);
         assert_eq!(next(&mut sessions), None);
-        assert!(matches!(place(&mut sessions, 3, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 3, Lane::Otp), Placement::Start));
         assert!(!sessions.is_empty());
     }
 
     #[test]
     fn a_site_without_sessions_retires() {
         let mut sessions = Sessions::new(2);
-        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placement::Start));
         assert!(sessions.next_or_leave(Some(Lane::Otp)).is_none());
         assert!(sessions.is_empty());
         sessions.retire();
-        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Retired));
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placement::Retired));
     }
 
     #[test]
@@ -349,8 +349,8 @@ mod tests {
         let mut sessions = Sessions::new(4);
         assert!(sessions.prepare(|| true));
         assert!(sessions.has_one_at_hand());
-        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Coming));
-        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Start), "that one is spoken for");
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placement::Coming));
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placement::Start), "that one is spoken for");
         sessions.opened();
         let Next::Entry(next) = sessions.next_or_idle(None) else { panic!("an entry waits") };
         assert_eq!(next.entry, taken(1, Lane::Otp).entry);
@@ -360,7 +360,7 @@ mod tests {
     fn an_entry_whose_session_did_not_open_makes_its_own_attempt() {
         let mut sessions = Sessions::new(4);
         assert!(sessions.prepare(|| true));
-        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Coming));
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placement::Coming));
         assert_eq!(sessions.not_opened().unwrap().entry, taken(1, Lane::Otp).entry);
         assert!(sessions.next_or_leave(Some(Lane::Otp)).is_none());
         assert!(sessions.prepare(|| true));
@@ -371,9 +371,9 @@ mod tests {
     #[test]
     fn more_are_opened_where_several_entries_came_at_once() {
         let mut sessions = Sessions::new(20);
-        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 1, Lane::Otp), Placement::Start));
         assert!(!sessions.are_too_few());
-        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placed::Start));
+        assert!(matches!(place(&mut sessions, 2, Lane::Otp), Placement::Start));
         assert!(sessions.are_too_few() && sessions.prepare(|| true));
         assert!(!sessions.are_too_few());
         let now = SystemClock::default().instant();

@@ -14,7 +14,7 @@ use super::crowd::Crowd;
 use super::limits::LearnedLimits;
 use super::next_hop::{NextHop, SiteKey};
 use super::outage::{NextProbe, Outage};
-use super::sessions::{Assignment, Placed, Sessions};
+use super::sessions::{Assignment, Placement, Sessions};
 use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::mail::id::EntryId;
@@ -81,7 +81,7 @@ impl Site {
         route: &Arc<Route>,
         now: Instant,
         take_connection: impl FnOnce() -> bool,
-    ) -> Placed {
+    ) -> Placement {
         let mut state = self.state.lock();
         if !state.sessions.is_retired() {
             state.route = route.clone();
