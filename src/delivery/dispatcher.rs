@@ -14,7 +14,7 @@ use super::next_hop::NextHop;
 use super::sessions::{Assignment, Placement};
 use super::settle::EndedAttempt;
 use super::site::{Probe, Site};
-use super::sites::{Begin, Beginning, Begins, Start};
+use super::sites::{Beginning, SessionRequest, SessionRequests, Start};
 use super::worker::Worker;
 use crate::destination::route::{Route, RouteError};
 use crate::destination::shares::{Shares, Standing};
@@ -83,7 +83,7 @@ impl Dispatcher {
     }
 
     /// Begins what sites have asked for, until all tasks are over.
-    pub(super) async fn run(self: Arc<Self>, mut begins: Begins) {
+    pub(super) async fn run(self: Arc<Self>, mut begins: SessionRequests) {
         let mut over = std::pin::pin!(self.env.tasks.over());
         loop {
             let (begin, on_its_way) = tokio::select! {
@@ -95,8 +95,8 @@ impl Dispatcher {
                 () = &mut over => return,
             };
             match begin {
-                Begin::Session(start) => self.begin(start),
-                Begin::Probes(site) => self.probe_while_down(site),
+                SessionRequest::Session(start) => self.begin(start),
+                SessionRequest::Probes(site) => self.probe_while_down(site),
             }
             drop(on_its_way);
         }

@@ -72,7 +72,7 @@ use pace::Paces;
 use quirks::Quirks;
 pub(crate) use settings::Exception;
 pub use settings::Settings;
-use sites::{Begins, Sites};
+use sites::{SessionRequests, Sites};
 use smart_host::SmartHosts;
 use tasks::Tasks;
 
@@ -103,7 +103,7 @@ pub struct Delivery {
     env: Arc<Environment>,
     dispatcher: Arc<Dispatcher>,
     /// What sites will ask for, until somebody runs it.
-    begins: Mutex<Option<Begins>>,
+    begins: Mutex<Option<SessionRequests>>,
 }
 
 impl Delivery {

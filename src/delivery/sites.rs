@@ -1,7 +1,7 @@
 //! All sites, and the bound that their sessions share: from an option for a session to a place for it, or to a turn among
 //! those that wait for one.
 //!
-//! Sessions run above. What is to be begun there goes out as a value ([`Begin`]); also when a session has ended, whose place
+//! Sessions run above. What is to be begun there goes out as a value ([`SessionRequest`]); also when a session has ended, whose place
 //! then goes to a site that waits.
 
 use std::collections::HashMap;
@@ -50,14 +50,14 @@ pub(super) struct Start {
 
 /// What is to be begun above.
 #[derive(Debug)]
-pub(super) enum Begin {
+pub(super) enum SessionRequest {
     Session(Start),
     /// Looks now and then whether a site is back that counts as down.
     Probes(Arc<Site>),
 }
 
 /// The same on its way. It counts as a task until it has become one.
-pub(super) type Begins = UnboundedReceiver<(Begin, TaskTrackerToken)>;
+pub(super) type SessionRequests = UnboundedReceiver<(SessionRequest, TaskTrackerToken)>;
 
 /// All sites.
 pub(super) struct Sites {
@@ -70,12 +70,12 @@ pub(super) struct Sites {
     settings: Arc<Settings>,
     clock: Arc<dyn Clock>,
     tasks: Tasks,
-    begins: UnboundedSender<(Begin, TaskTrackerToken)>,
+    begins: UnboundedSender<(SessionRequest, TaskTrackerToken)>,
 }
 
 impl Sites {
     /// None yet; and what will have to be begun.
-    pub(super) fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>, tasks: Tasks) -> (Arc<Self>, Begins) {
+    pub(super) fn new(settings: Arc<Settings>, clock: Arc<dyn Clock>, tasks: Tasks) -> (Arc<Self>, SessionRequests) {
         let (begins, to_begin) = unbounded_channel();
         let sites = Self {
             known: Mutex::default(),
@@ -149,7 +149,7 @@ impl Sites {
 
     /// Has somebody look whether a site is back that counts as down.
     pub(super) fn look_after(&self, site: &Arc<Site>) {
-        self.begin(Begin::Probes(site.clone()));
+        self.begin(SessionRequest::Probes(site.clone()));
     }
 
     /// Starts a session for an entry that waits for one, if there may be one more; whether there was. If there is no
@@ -251,7 +251,7 @@ impl Sites {
         });
     }
 
-    fn begin(&self, what: Begin) {
+    fn begin(&self, what: SessionRequest) {
         // Nobody begins anything any more when the relay has ended.
         let _ = self.begins.send((what, self.tasks.hold()));
     }
@@ -290,7 +290,7 @@ impl Taking<'_> {
     /// Has a session begun for each place.
     fn begin_all(self, beginning: impl Fn() -> Beginning) {
         let sites = self.sites;
-        self.starts(beginning).for_each(|start| sites.begin(Begin::Session(start)));
+        self.starts(beginning).for_each(|start| sites.begin(SessionRequest::Session(start)));
     }
 
     /// The one place that was taken.
