@@ -30,7 +30,7 @@ const PREWARM_LOOKUPS_MAX: usize = 64;
 
 /// What entries wait for that have no route yet.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
-enum Awaited {
+enum AwaitedRoute {
     /// The hosts of a domain.
     Domain(Arc<str>),
     /// A smart host, by its name: two can be at one host.
@@ -43,7 +43,7 @@ pub(super) struct Dispatcher {
     /// What the queue offers, once the engine runs.
     offers: OnceLock<Offers>,
     /// Entries that wait for a route.
-    looking_up: Mutex<HashMap<Awaited, Vec<Offer>>>,
+    looking_up: Mutex<HashMap<AwaitedRoute, Vec<Offer>>>,
     /// Look-ups for entries that are about to come, by registrable domain.
     prewarming: Mutex<Shares<Arc<str>>>,
 }
@@ -233,8 +233,8 @@ impl Dispatcher {
     fn look_up(self: &Arc<Self>, domain: String, hop: NextHop, offer: Offer) {
         let domain: Arc<str> = domain.into();
         let awaited = match &hop {
-            NextHop::Direct => Awaited::Domain(domain.clone()),
-            NextHop::SmartHost(host) => Awaited::SmartHost(host.settings.name.clone()),
+            NextHop::Direct => AwaitedRoute::Domain(domain.clone()),
+            NextHop::SmartHost(host) => AwaitedRoute::SmartHost(host.settings.name.clone()),
         };
         match self.looking_up.lock().entry(awaited.clone()) {
             Entry::Occupied(mut waiting) => return waiting.get_mut().push(offer),
