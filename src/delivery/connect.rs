@@ -38,14 +38,14 @@ pub(super) struct Dial {
 }
 
 /// A connection being made. Whoever is overtaken by another is not heard of again: it counts as silent.
-struct Dialing<'a> {
+struct PendingConnection<'a> {
     dialer: &'a Dialer,
     ip: IpAddr,
     since: std::time::Instant,
     is_over: bool,
 }
 
-impl Drop for Dialing<'_> {
+impl Drop for PendingConnection<'_> {
     fn drop(&mut self) {
         let now = self.dialer.instant();
         if !self.is_over && now.saturating_duration_since(self.since) >= PATIENCE {
@@ -118,7 +118,7 @@ impl Dial {
     async fn dial(&mut self) -> Result<BoxStream, Fault> {
         let dialer = self.dialer.clone();
         let (address, ip) = (self.address, self.address.ip());
-        let mut dialing = Dialing { dialer: &dialer, ip, since: dialer.instant(), is_over: false };
+        let mut dialing = PendingConnection { dialer: &dialer, ip, since: dialer.instant(), is_over: false };
         let connecting = dialer.network.connect(address, self.source);
         let connecting = tokio::time::timeout(dialer.settings.connect_timeout, connecting).await;
         telemetry::CONNECT.add(dialer.instant().saturating_duration_since(dialing.since));
