@@ -17,7 +17,7 @@ use crate::greylist::table::Triplet;
 const SLOW_MAX: Duration = Duration::from_secs(30);
 
 /// What came of it.
-pub(super) enum Prewarmed {
+pub(super) enum PrewarmResult {
     /// It is there.
     Session(Box<Connection>),
     /// The hosts are slow, and an entry waits.
@@ -28,8 +28,8 @@ pub(super) enum Prewarmed {
 
 /// A session up to the point before MAIL, for nobody yet. While the hosts are slow and an entry waits, the race goes on
 /// as that entry's.
-pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Caller, held: &HeldPlace) -> Prewarmed {
-    let Ok(Some(route)) = env.route_at(site, caller.domain()).await else { return Prewarmed::Nobody };
+pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Caller, held: &HeldPlace) -> PrewarmResult {
+    let Ok(Some(route)) = env.route_at(site, caller.domain()).await else { return PrewarmResult::Nobody };
     let mut candidates = Candidates::new(&route, caller, site.hop.clone(), &env.dialer);
     if site.hop.smart_host().is_none() {
         let triplet = Triplet::new(caller.sender(), caller.recipient(), &route.destination);
@@ -43,8 +43,8 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
     loop {
         let advance = tokio::select! {
             advance = race.advance(&mut candidates, || Ok(())) => advance,
-            () = held.gives_way() => return Prewarmed::Nobody,
-            () = env.tasks.draining() => return Prewarmed::Nobody,
+            () = held.gives_way() => return PrewarmResult::Nobody,
+            () = env.tasks.draining() => return PrewarmResult::Nobody,
         };
         match advance {
             Advance::Session(mut runner) => {
@@ -52,26 +52,26 @@ pub(super) async fn open(env: &Arc<Environment>, site: &Arc<Site>, caller: &Call
                 held.is_at(runner.connection.address.ip());
                 runner.connection.opened_by(race.steps);
                 env.answered(site);
-                return Prewarmed::Session(runner.connection);
+                return PrewarmResult::Session(runner.connection);
             }
             Advance::Look if race.met_slow_hosts() && site.sessions(|sessions| sessions.is_awaited()) => {
-                return Prewarmed::Slow(Box::new(race));
+                return PrewarmResult::Slow(Box::new(race));
             }
             Advance::Look => {
                 let took = env.clock.instant().saturating_duration_since(began);
                 if race.met_slow_hosts() && took >= SLOW_MAX {
-                    return Prewarmed::Nobody;
+                    return PrewarmResult::Nobody;
                 }
             }
             Advance::Nobody if race.met_slow_hosts() => {
                 env.asked_in_vain(site, &candidates);
-                return Prewarmed::Nobody;
+                return PrewarmResult::Nobody;
             }
-            Advance::Nobody if env.turned_away(site, &candidates) => return Prewarmed::Nobody,
+            Advance::Nobody if env.turned_away(site, &candidates) => return PrewarmResult::Nobody,
             Advance::Nobody | Advance::Content(..) | Advance::Refused(..) | Advance::LostClaim(_) => {
                 env.asked_in_vain(site, &candidates);
                 env.nobody_answered(site, candidates.last_failure, caller, None);
-                return Prewarmed::Nobody;
+                return PrewarmResult::Nobody;
             }
         }
     }

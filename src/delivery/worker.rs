@@ -8,7 +8,7 @@ use tokio::sync::oneshot;
 use super::attempt::{self, At};
 use super::environment::Environment;
 use super::places::{HeldPlace, Tenure};
-use super::prewarm::{self, Prewarmed};
+use super::prewarm::{self, PrewarmResult};
 use super::race::Race;
 use super::sessions::{Assignment, Next, Sessions};
 use super::site::Site;
@@ -93,13 +93,13 @@ impl Worker {
             Beginning::Prewarm(caller) => caller,
         };
         match prewarm::open(&self.env, &self.site, &caller, &self.held).await {
-            Prewarmed::Session(opened) => {
+            PrewarmResult::Session(opened) => {
                 self.is_opening = false;
                 self.site.sessions(Sessions::opened);
                 (self.rest(opened).await, None)
             }
-            Prewarmed::Slow(race) => (self.not_opened(), Some(*race)),
-            Prewarmed::Nobody => (self.not_opened(), None),
+            PrewarmResult::Slow(race) => (self.not_opened(), Some(*race)),
+            PrewarmResult::Nobody => (self.not_opened(), None),
         }
     }
 
