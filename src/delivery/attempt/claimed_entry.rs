@@ -38,7 +38,7 @@ pub(super) enum AtHand {
 }
 
 /// Content cannot be had for now.
-struct Withheld;
+struct ContentUnavailable;
 
 impl ClaimedEntry {
     /// Claims an entry; none where it is not to be tried any more.
@@ -90,7 +90,7 @@ impl ClaimedEntry {
         match content(env, &self.claim).await {
             Ok(Some(content)) => ControlFlow::Continue(content),
             Ok(None) => ControlFlow::Break(settle::without_content()),
-            Err(Withheld) => ControlFlow::Break(settle::content_withheld(env.clock.now())),
+            Err(ContentUnavailable) => ControlFlow::Break(settle::content_withheld(env.clock.now())),
         }
     }
 
@@ -113,18 +113,18 @@ fn triplet(env: &Environment, claim: &Claim, route: &Route) -> Triplet {
 }
 
 /// The content with its signatures, from memory or read back and signed again; none if it is gone for good.
-async fn content(env: &Environment, claim: &Claim) -> Result<Option<Arc<SignedContent>>, Withheld> {
+async fn content(env: &Environment, claim: &Claim) -> Result<Option<Arc<SignedContent>>, ContentUnavailable> {
     if let Some(content) = claim.signed_content() {
         return Ok(Some(content.clone()));
     }
-    let Some(content) = claim.stored_content().await.map_err(|_| Withheld)? else { return Ok(None) };
+    let Some(content) = claim.stored_content().await.map_err(|_| ContentUnavailable)? else { return Ok(None) };
     let message = claim.message();
     let terms = message.signature_terms(env.clock.step());
     let keys_of = |domain: &str| env.keys.load().of_acceptance(domain, terms.signed_at);
     let keys = message.signing_domain.as_deref().and_then(keys_of);
     let signatures = match keys {
         None => bytes::Bytes::new(),
-        Some(keys) => env.signing.sign(message.lane, &keys, &content, terms).await.ok_or(Withheld)?,
+        Some(keys) => env.signing.sign(message.lane, &keys, &content, terms).await.ok_or(ContentUnavailable)?,
     };
     Ok(Some(Arc::new(SignedContent { signatures, content })))
 }

@@ -12,7 +12,7 @@ use super::super::mask::Mask;
 use super::super::peer::Peer;
 use super::super::planning::planned_after;
 use super::super::settle;
-use super::loaded::Loaded;
+use super::loaded::LoadedEntry;
 use super::{At, GAVE_WAY};
 use crate::base::clock::Timestamp;
 use crate::event::Step;
@@ -65,7 +65,7 @@ impl End {
 /// What is left of an attempt when it has ended.
 pub(super) struct Conclusion<'a> {
     pub(super) at: At<'a>,
-    pub(super) loaded: Loaded,
+    pub(super) loaded: LoadedEntry,
     pub(super) candidates: Candidates,
     /// Whether a host took the connection and was slow.
     pub(super) met_slow_hosts: bool,
@@ -109,7 +109,7 @@ impl Conclusion<'_> {
     }
 
     fn delivered(self, reply: &Reply, from: Peer, began: Instant, now: Timestamp) {
-        let Self { at: At { env, site, held }, loaded: Loaded { mut claimed, caller, .. }, mask, .. } = self;
+        let Self { at: At { env, site, held }, loaded: LoadedEntry { mut claimed, caller, .. }, mask, .. } = self;
         let instant = env.clock.instant();
         held.took_mail(instant);
         if site.succeeded(caller, began, instant) {
@@ -125,7 +125,7 @@ impl Conclusion<'_> {
     }
 
     fn nobody(self, steps: Option<Arc<[Step]>>, now: Timestamp) {
-        let Self { at, loaded: Loaded { mut claimed, caller, .. }, candidates, mask, .. } = self;
+        let Self { at, loaded: LoadedEntry { mut claimed, caller, .. }, candidates, mask, .. } = self;
         let nobody = || Failure { stage: Stage::Connect, fault: Fault::Closed }.into();
         let last = candidates.last_failure;
         let (destination, judged) =

@@ -26,14 +26,14 @@ const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::
 const CLEAR_TEXT: &str = "in clear text";
 
 /// One of them.
-pub(super) struct Loaded {
+pub(super) struct LoadedEntry {
     pub(super) claimed: ClaimedEntry,
     pub(super) triplet: Option<Triplet>,
     pub(super) content: Arc<SignedContent>,
     pub(super) caller: Caller,
 }
 
-impl Loaded {
+impl LoadedEntry {
     pub(super) fn new(
         env: &Environment,
         claimed: ClaimedEntry,

@@ -39,7 +39,7 @@ use crate::smtp::extension::{Feature, Features};
 use crate::smtp::reply::Reply;
 use claimed_entry::{AtHand, ClaimedEntry};
 use conclude::{Conclusion, End, waits_for_session};
-use loaded::Loaded;
+use loaded::LoadedEntry;
 
 /// A race ends so long before the life does, so that the attempt can say what it came to.
 const END_MARGIN: Duration = Duration::from_millis(50);
@@ -64,7 +64,7 @@ pub(super) struct At<'a> {
 /// An attempt under way.
 struct Attempt<'a> {
     at: At<'a>,
-    loaded: Loaded,
+    loaded: LoadedEntry,
     candidates: Candidates,
     race: Race,
     kept: Option<KeptRefusal>,
@@ -117,7 +117,7 @@ pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, b
         ControlFlow::Continue(content) => content,
         ControlFlow::Break(settlement) => return claimed.settle(settlement, env.clock.now()),
     };
-    let mut attempt = Attempt::new(at, Loaded::new(env, claimed, gated.triplet, content), &gated.route, begun);
+    let mut attempt = Attempt::new(at, LoadedEntry::new(env, claimed, gated.triplet, content), &gated.route, begun);
     attempt.connect(connection.take()).await;
     let end = attempt.transact(connection).await;
     attempt.conclude(end).await;
@@ -125,7 +125,7 @@ pub(super) async fn make(at: At<'_>, connection: &mut Option<Box<Connection>>, b
 
 impl<'a> Attempt<'a> {
     /// The addresses to try, and nobody in the race but whoever is there already.
-    fn new(at: At<'a>, loaded: Loaded, route: &Route, begun: Option<Race>) -> Self {
+    fn new(at: At<'a>, loaded: LoadedEntry, route: &Route, begun: Option<Race>) -> Self {
         let At { env, site, .. } = at;
         let claim = &loaded.claimed.claim;
         let mut candidates = Candidates::new(route, &loaded.caller, site.hop.clone(), &env.dialer);
