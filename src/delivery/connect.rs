@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::dialer::Dialer;
-use super::fallback::{After, Fallback, Turn, Unopened, describe};
+use super::fallback::{After, Fallback, MissingSession, Turn, describe};
 use super::next_hop::NextHop;
 use super::pace::{News, Pulse};
 use super::security::Handshake;
@@ -93,9 +93,9 @@ impl Dial {
         connection
     }
 
-    async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, Unopened> {
+    async fn open_with(&mut self, starttls: StartTls) -> Result<Connection, MissingSession> {
         let starttls = self.hop.starttls(starttls);
-        let in_clear = |failure| Unopened { failure, is_encrypted: false };
+        let in_clear = |failure| MissingSession { failure, is_encrypted: false };
         let dialed = self.dial().await;
         let stream = dialed.map_err(|fault| in_clear(Failure { stage: Stage::Connect, fault }))?;
         let login = self.hop.login().map_err(in_clear)?;

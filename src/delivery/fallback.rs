@@ -24,7 +24,7 @@ pub(super) enum Turn {
 
 /// No session came about.
 #[derive(Debug)]
-pub(super) struct Unopened {
+pub(super) struct MissingSession {
     pub(super) failure: Failure,
     /// Whether that was behind the handshake.
     pub(super) is_encrypted: bool,
@@ -85,7 +85,7 @@ impl Fallback {
     }
 
     /// A connection came to no session.
-    pub(super) fn failed(&mut self, unopened: &Unopened) -> After {
+    pub(super) fn failed(&mut self, unopened: &MissingSession) -> After {
         if !matches!(self.starttls, StartTls::IfOffered | StartTls::Expected) {
             return After::Over;
         }
@@ -104,8 +104,8 @@ impl Fallback {
         After::Again
     }
 
-    fn sign(&self, unopened: &Unopened) -> Sign {
-        let Unopened { failure: Failure { stage, fault }, is_encrypted } = unopened;
+    fn sign(&self, unopened: &MissingSession) -> Sign {
+        let MissingSession { failure: Failure { stage, fault }, is_encrypted } = unopened;
         let is_of_tls = match stage {
             Stage::StartTls => true,
             // Where TLS is expected, HELO is none of it.
@@ -144,8 +144,8 @@ mod tests {
     use crate::destination::demand::Asker;
     use crate::smtp::reply::Reply;
 
-    fn unopened(stage: Stage, fault: Fault, is_encrypted: bool) -> Unopened {
-        Unopened { failure: Failure { stage, fault }, is_encrypted }
+    fn unopened(stage: Stage, fault: Fault, is_encrypted: bool) -> MissingSession {
+        MissingSession { failure: Failure { stage, fault }, is_encrypted }
     }
 
     fn reply(code: u16) -> Fault {

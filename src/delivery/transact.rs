@@ -7,7 +7,7 @@ use std::time::Instant;
 use tokio::sync::Semaphore;
 use zeroize::Zeroize as _;
 
-use super::fallback::{Unopened, describe};
+use super::fallback::{MissingSession, describe};
 use super::framing::framed;
 use super::pace::{News, Pulse};
 use super::places::HeldPlace;
@@ -85,7 +85,7 @@ impl Connection {
         settings: ClientSettings,
         handshake: &Handshake<'_>,
         steps: &mut Steps,
-    ) -> Result<Self, Unopened> {
+    ) -> Result<Self, MissingSession> {
         let begins_encrypted = settings.starttls == StartTls::Implicit;
         let mut connection = Self::new(fresh, settings);
         let mut step = if begins_encrypted { Step::StartTls } else { Step::Read };
@@ -95,18 +95,19 @@ impl Connection {
                 Step::StartTls => {
                     let trust;
                     let encrypted = connection.encrypt(handshake, steps).await;
-                    (connection, trust) = encrypted.map_err(|failure| Unopened { failure, is_encrypted: false })?;
+                    (connection, trust) =
+                        encrypted.map_err(|failure| MissingSession { failure, is_encrypted: false })?;
                     let now = connection.clock.instant();
                     connection.session.handle(Event::TlsEstablished(trust), now)
                 }
                 Step::DeriveKeys(derivation) => connection.derive(derivation).await,
                 Step::Ready => return Ok(connection),
                 Step::Failed(failure) => {
-                    return Err(Unopened { failure, is_encrypted: connection.is_encrypted() });
+                    return Err(MissingSession { failure, is_encrypted: connection.is_encrypted() });
                 }
                 Step::SendContent(_) | Step::Done(_) => {
                     let failure = Failure { stage: Stage::Ehlo, fault: Fault::Closed };
-                    return Err(Unopened { failure, is_encrypted: connection.is_encrypted() });
+                    return Err(MissingSession { failure, is_encrypted: connection.is_encrypted() });
                 }
             };
         }
