@@ -21,7 +21,7 @@ use crate::base::lane::Lane;
 const PROBE_EVERY: Duration = Duration::from_secs(20);
 
 /// How a session's rest ended.
-enum Rested {
+enum RestEnd {
     /// An entry came; the session still stands, unless it ended at the same moment.
     Entry(Assignment, Option<Box<Connection>>),
     /// It is still there, and has been asked.
@@ -131,22 +131,22 @@ impl Worker {
             let now = self.env.clock.instant();
             let rested = now.saturating_duration_since(since);
             match outcome {
-                Rested::Probed(still_there) => resting = still_there,
-                Rested::Entry(taken, left) => {
+                RestEnd::Probed(still_there) => resting = still_there,
+                RestEnd::Entry(taken, left) => {
                     self.connection = left;
                     self.busy = Some(taken.lane);
                     self.site.limits(|limits| limits.woke_after(rested));
                     return Some(taken);
                 }
-                Rested::Ended => {
+                RestEnd::Ended => {
                     self.site.limits(|limits| limits.ended_at_rest(rested, now));
                     return self.next_or_replace();
                 }
-                Rested::Enough(idle) => {
+                RestEnd::Enough(idle) => {
                     idle.quit().await;
                     return self.next_or_replace();
                 }
-                Rested::Over(over) => {
+                RestEnd::Over(over) => {
                     over.quit().await;
                     return if self.held.has_to_go() { None } else { self.next_or_leave() };
                 }
@@ -160,30 +160,30 @@ impl Worker {
         mut idle: Box<Connection>,
         mut promise: oneshot::Receiver<Assignment>,
         rest: Duration,
-    ) -> Rested {
+    ) -> RestEnd {
         let rested = tokio::select! {
             biased;
             taken = &mut promise => return match taken {
-                Ok(taken) => Rested::Entry(taken, Some(idle)),
-                Err(_) => Rested::Over(idle),
+                Ok(taken) => RestEnd::Entry(taken, Some(idle)),
+                Err(_) => RestEnd::Over(idle),
             },
-            () = idle.until_peer_speaks() => Rested::Ended,
-            () = tokio::time::sleep(rest.min(PROBE_EVERY)) => if rest > PROBE_EVERY { Rested::Probed(idle) } else { Rested::Enough(idle) },
-            () = self.held.gives_way() => Rested::Over(idle),
-            () = self.env.tasks.draining() => Rested::Over(idle),
+            () = idle.until_peer_speaks() => RestEnd::Ended,
+            () = tokio::time::sleep(rest.min(PROBE_EVERY)) => if rest > PROBE_EVERY { RestEnd::Probed(idle) } else { RestEnd::Enough(idle) },
+            () = self.held.gives_way() => RestEnd::Over(idle),
+            () = self.env.tasks.draining() => RestEnd::Over(idle),
         };
         // An entry may have been handed over at the same moment. From here on it goes to others.
         promise.close();
         match (promise.try_recv(), rested) {
-            (Ok(taken), Rested::Probed(idle) | Rested::Enough(idle) | Rested::Over(idle)) => {
-                Rested::Entry(taken, Some(idle))
+            (Ok(taken), RestEnd::Probed(idle) | RestEnd::Enough(idle) | RestEnd::Over(idle)) => {
+                RestEnd::Entry(taken, Some(idle))
             }
-            (Ok(taken), Rested::Ended | Rested::Entry(..)) => Rested::Entry(taken, None),
-            (Err(_), Rested::Probed(mut idle)) => {
+            (Ok(taken), RestEnd::Ended | RestEnd::Entry(..)) => RestEnd::Entry(taken, None),
+            (Err(_), RestEnd::Probed(mut idle)) => {
                 if idle.probe().await {
-                    Rested::Probed(idle)
+                    RestEnd::Probed(idle)
                 } else {
-                    Rested::Ended
+                    RestEnd::Ended
                 }
             }
             (Err(_), rested) => rested,
