@@ -25,10 +25,10 @@ pub struct Account {
     user: String,
     password: Zeroizing<String>,
     /// The keys last derived, which takes milliseconds (RFC 5802 section 5.1 lets a client keep them).
-    derived: Mutex<Option<Derived>>,
+    derived: Mutex<Option<CachedKeys>>,
 }
 
-struct Derived {
+struct CachedKeys {
     salt: Vec<u8>,
     iterations: NonZeroU32,
     keys: Arc<ScramKeys>,
@@ -68,7 +68,7 @@ impl Account {
     /// The keys, if they are those last derived.
     fn known_keys(&self, salt: &[u8], iterations: NonZeroU32) -> Option<Arc<ScramKeys>> {
         let derived = self.derived.lock();
-        let is_same = |known: &&Derived| known.salt == salt && known.iterations == iterations;
+        let is_same = |known: &&CachedKeys| known.salt == salt && known.iterations == iterations;
         derived.as_ref().filter(is_same).map(|known| known.keys.clone())
     }
 }
@@ -98,7 +98,7 @@ impl Derivation {
             return DerivedKeys(keys);
         }
         let keys = Arc::new(ScramKeys::derive(&account.password, &salt, iterations));
-        *account.derived.lock() = Some(Derived { salt, iterations, keys: keys.clone() });
+        *account.derived.lock() = Some(CachedKeys { salt, iterations, keys: keys.clone() });
         DerivedKeys(keys)
     }
 }
@@ -138,7 +138,7 @@ pub(super) struct ServerFirst {
 }
 
 /// What follows from a challenge.
-enum Answered {
+enum ChallengeAnswer {
     /// This is said.
     Say(Zeroizing<Vec<u8>>),
     /// Keys are needed first.
@@ -171,7 +171,7 @@ impl Exchange {
     }
 
     /// Answers a challenge.
-    fn answer(&mut self, login: &Login, challenge: &[u8]) -> Answered {
+    fn answer(&mut self, login: &Login, challenge: &[u8]) -> ChallengeAnswer {
         let Login { account, nonce } = login;
         let (answer, next) = match self {
             Self::Plain => (Zeroizing::new(account.plain().as_bytes().to_vec()), Self::Answered),
@@ -184,27 +184,27 @@ impl Exchange {
             Self::ScramFinal => {
                 let first = match ServerFirst::parse(nonce, challenge) {
                     Ok(first) => first,
-                    Err(requirement) => return Answered::Refused(requirement),
+                    Err(requirement) => return ChallengeAnswer::Refused(requirement),
                 };
                 let Some(keys) = account.known_keys(&first.salt, first.iterations) else {
                     let derivation =
                         Derivation { account: account.clone(), salt: first.salt.clone(), iterations: first.iterations };
                     *self = Self::ScramKeys(Box::new(first));
-                    return Answered::Derive(derivation);
+                    return ChallengeAnswer::Derive(derivation);
                 };
-                return Answered::Say(self.prove(login, &first, &keys));
+                return ChallengeAnswer::Say(self.prove(login, &first, &keys));
             }
             Self::ScramProof(expected) => {
                 let proof = challenge.strip_prefix(b"v=").and_then(|proof| BASE64.decode(proof).ok());
                 if proof.is_none_or(|proof| verify_slices_are_equal(&proof, expected.as_slice()).is_err()) {
-                    return Answered::Refused(Requirement::ServerProof);
+                    return ChallengeAnswer::Refused(Requirement::ServerProof);
                 }
                 (Zeroizing::default(), Self::Answered)
             }
-            Self::ScramKeys(_) | Self::Answered => return Answered::Refused(Requirement::ServerProof),
+            Self::ScramKeys(_) | Self::Answered => return ChallengeAnswer::Refused(Requirement::ServerProof),
         };
         *self = next;
-        Answered::Say(answer)
+        ChallengeAnswer::Say(answer)
     }
 
     /// The client's last message of SCRAM; the server's signature has to follow.
@@ -265,8 +265,8 @@ impl ClientSession {
         if exchange != Exchange::LoginUser {
             let mut begun = exchange.clone();
             let initial = match begun.answer(login, b"") {
-                Answered::Say(initial) => initial,
-                Answered::Derive(_) | Answered::Refused(_) => Zeroizing::default(),
+                ChallengeAnswer::Say(initial) => initial,
+                ChallengeAnswer::Derive(_) | ChallengeAnswer::Refused(_) => Zeroizing::default(),
             };
             let encoded = Zeroizing::new(BASE64.encode(&initial));
             if line.len() + encoded.len() + 3 <= COMMAND_LEN_MAX {
@@ -297,9 +297,9 @@ impl ClientSession {
                 let challenge = BASE64.decode(reply.text.trim()).unwrap_or_default();
                 (self.since, self.timer) = (now, now + REPLY_TIMEOUT);
                 match exchange.answer(login, &challenge) {
-                    Answered::Say(answer) => self.answer(&answer),
-                    Answered::Derive(derivation) => Step::DeriveKeys(derivation),
-                    Answered::Refused(requirement) => self.end(Fault::Unsupported(requirement)),
+                    ChallengeAnswer::Say(answer) => self.answer(&answer),
+                    ChallengeAnswer::Derive(derivation) => Step::DeriveKeys(derivation),
+                    ChallengeAnswer::Refused(requirement) => self.end(Fault::Unsupported(requirement)),
                 }
             }
             Severity::Transient | Severity::Permanent => self.end(Fault::Reply(reply)),
@@ -361,13 +361,13 @@ mod tests {
     fn answer(exchange: &mut Exchange, login: &Login, challenge: &str) -> Result<(String, u32), Requirement> {
         let text = |answer: Zeroizing<Vec<u8>>| String::from_utf8(answer.to_vec()).unwrap();
         match exchange.answer(login, challenge.as_bytes()) {
-            Answered::Say(answer) => Ok((text(answer), 0)),
-            Answered::Derive(derivation) => {
+            ChallengeAnswer::Say(answer) => Ok((text(answer), 0)),
+            ChallengeAnswer::Derive(derivation) => {
                 let (rounds, keys) = (derivation.rounds(), derivation.run());
                 let Exchange::ScramKeys(first) = exchange.clone() else { panic!() };
                 Ok((text(exchange.prove(login, &first, &keys.0)), rounds))
             }
-            Answered::Refused(requirement) => Err(requirement),
+            ChallengeAnswer::Refused(requirement) => Err(requirement),
         }
     }
 
