@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guesses::GuessKey;
-use super::state::{self, Answer, Answered, Key, State, Verification};
+use super::state::{self, Answer, AnsweredCheck, Key, State, Verification};
 use super::{CheckError, CheckResult, KEY_SLACK, Limits, Selector, Verifications, code, rows};
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::event::Head;
@@ -102,7 +102,7 @@ impl Verifications {
         let typed = typed.into_iter().flatten().next_back();
         let answer = one.check(matching.is_some(), now);
         let answered =
-            idempotency_key.zip(typed).map(|(key, digest)| Answered { key: key.into(), digest, at: now, answer });
+            idempotency_key.zip(typed).map(|(key, digest)| AnsweredCheck { key: key.into(), digest, at: now, answer });
         one.answers.retain(|answered| now.since(answered.at) < state::REPEAT);
         one.answers.extend(answered.clone());
         let changes = vec![rows::check(one, answer, answered.as_ref(), now, step)];

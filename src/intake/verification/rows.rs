@@ -8,7 +8,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 
 use super::guesses::GuessKey;
-use super::state::{Answer, Answered, Fate, Key, Send, State, Verification};
+use super::state::{Answer, AnsweredCheck, Fate, Key, Send, State, Verification};
 use crate::base::clock::{Step, Timestamp};
 use crate::base::lane::Lane;
 use crate::ledger::embedded::code_keys::{CodeDigest, DIGEST_LEN};
@@ -138,7 +138,7 @@ pub(super) fn start(one: &Verification, step: Step) -> Change {
 pub(super) fn check(
     one: &Verification,
     answer: Answer,
-    answered: Option<&Answered>,
+    answered: Option<&AnsweredCheck>,
     at: Timestamp,
     step: Step,
 ) -> Change {
@@ -211,7 +211,7 @@ pub(in crate::intake) fn reads((key, value): &Row) -> bool {
 
 /// What was found at start.
 #[derive(Default)]
-pub(super) struct Restored {
+pub(super) struct RestoredState {
     /// With the times of their wrong checks.
     pub(super) verifications: Vec<Verification>,
     /// In order.
@@ -221,8 +221,8 @@ pub(super) struct Restored {
 }
 
 /// Reads all rows; what cannot be read is passed over, and what was written by a clock that was ahead counts from now.
-pub(super) fn read(rows: Vec<Row>, now: Timestamp) -> Restored {
-    let mut found = Restored::default();
+pub(super) fn read(rows: Vec<Row>, now: Timestamp) -> RestoredState {
+    let mut found = RestoredState::default();
     let (mut starts, mut others) = (std::collections::BTreeMap::new(), Vec::new());
     for (key, value) in rows {
         let Some((&VERSION, json)) = value.split_first() else { continue };
@@ -331,7 +331,7 @@ impl Verification {
         }
         if let (Some(key), Some(digest)) = (row.key, row.digest.as_deref().and_then(digest_of)) {
             let answer = Answer { valid: row.valid, state, checks_left: row.left };
-            self.answers.push(Answered { key, digest, at: row.at, answer });
+            self.answers.push(AnsweredCheck { key, digest, at: row.at, answer });
         }
         (!row.valid).then_some(row.at)
     }

@@ -109,7 +109,7 @@ pub struct Answer {
 
 /// A check that was answered a moment ago.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Answered {
+pub(super) struct AnsweredCheck {
     pub(super) key: Arc<str>,
     pub(super) digest: CodeDigest,
     pub(super) at: Timestamp,
@@ -144,7 +144,7 @@ pub(super) struct Verification {
     pub(super) sends: Vec<Send>,
     pub(super) spent: u32,
     pub(super) end: Option<(State, Timestamp)>,
-    pub(super) answers: Vec<Answered>,
+    pub(super) answers: Vec<AnsweredCheck>,
 }
 
 impl Verification {
@@ -229,7 +229,7 @@ impl Verification {
     }
 
     /// The answer to a check of this key that was given a moment ago.
-    pub(super) fn answered(&self, key: &str, now: Timestamp) -> Option<&Answered> {
+    pub(super) fn answered(&self, key: &str, now: Timestamp) -> Option<&AnsweredCheck> {
         self.answers.iter().find(|answered| *answered.key == *key && now.since(answered.at) < REPEAT)
     }
 }

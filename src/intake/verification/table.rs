@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::guesses::{GuessKey, Guesses};
-use super::rows::{self, Restored};
+use super::rows::{self, RestoredState};
 use super::state::{Fate, Key, Send, State, Verification};
 use super::{LIVE_OF_RECIPIENT_MAX, Limits, Refused};
 use crate::base::clock::Timestamp;
@@ -60,7 +60,7 @@ impl Default for Table {
 
 impl Table {
     /// Takes up what was found at start; under which keys codes are live.
-    pub(super) fn take_up(&mut self, found: Restored, limits: &Limits, now: Timestamp) -> Vec<u32> {
+    pub(super) fn take_up(&mut self, found: RestoredState, limits: &Limits, now: Timestamp) -> Vec<u32> {
         for (at, whose) in found.wrong {
             self.guesses.wrong(&whose, limits.recipient_checks, at);
         }
