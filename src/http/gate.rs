@@ -14,7 +14,7 @@ use parking_lot::Mutex;
 use super::auth::{self, Nonsense, Principal, ShownToken};
 use super::doors;
 use super::guard::Phase;
-use super::host::Named;
+use super::host::RequestedHost;
 use super::problem::{Problem, Why};
 use super::refused::Origin;
 use super::shape::{Shape, without_repeated_slashes};
@@ -89,7 +89,7 @@ impl Caller {
 
     /// Notes who asks, and gives the connection the place that this one may have.
     fn let_in(&self, request: &mut Request<Incoming>, shape: Option<Shape>) -> Result<(), Problem> {
-        let named = Named::of(request)?;
+        let named = RequestedHost::of(request)?;
         let settings = self.api.settings.load();
         if request.uri().path().starts_with(HOOKS) {
             request.extensions_mut().insert(Claim(self.place.clone()));

@@ -9,7 +9,7 @@ use super::problem::Problem;
 
 /// What a request says of the host that it is for.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) enum Named {
+pub(super) enum RequestedHost {
     /// Nothing, as HTTP/1.0 may.
     Nothing,
     /// An address.
@@ -18,7 +18,7 @@ pub(super) enum Named {
     Name(String),
 }
 
-impl Named {
+impl RequestedHost {
     /// Reads it from the request's target or its field Host (RFC 9112 section 3.2).
     ///
     /// # Errors
@@ -74,7 +74,7 @@ mod tests {
     fn addresses_plain_names_and_configured_names_are_known() {
         let hosts = ["relay.example.com".to_owned(), "xn--bcher-kva.example".to_owned()];
         let check = |text: &str, expected: Option<bool>| {
-            assert_eq!(Named::parse(text).map(|named| named.is_known(&hosts)), expected, "{text:?}");
+            assert_eq!(RequestedHost::parse(text).map(|named| named.is_known(&hosts)), expected, "{text:?}");
         };
         for text in ["127.0.0.1", "127.0.0.1:8587", "[::1]", "[::1]:8587", "10.1.2.3:80", "192.0.2.1."] {
             check(text, Some(true));
@@ -116,6 +116,6 @@ mod tests {
         ] {
             check(text, None);
         }
-        assert!(Named::Nothing.is_known(&[]));
+        assert!(RequestedHost::Nothing.is_known(&[]));
     }
 }

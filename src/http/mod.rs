@@ -165,7 +165,7 @@ impl Default for Settings {
 
 impl Settings {
     /// Whether a request by this name is one for this relay.
-    fn is_known(&self, named: &host::Named) -> bool {
+    fn is_known(&self, named: &host::RequestedHost) -> bool {
         named.is_known(&self.hosts) || named.is_known(std::slice::from_ref(&self.hostname))
     }
 }

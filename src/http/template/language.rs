@@ -16,12 +16,12 @@ pub(crate) struct TemplateError {
 }
 
 /// A file with its name.
-pub(super) struct Named {
+pub(super) struct NamedFile {
     pub(super) file: String,
     pub(super) table: toml::Table,
 }
 
-impl Named {
+impl NamedFile {
     pub(super) fn built_in(name: &str, text: &str) -> Self {
         Self { file: format!("{name}.toml"), table: text.parse().expect("a test reads what is built in") }
     }
@@ -88,12 +88,12 @@ pub(super) struct Language {
 
 impl Language {
     pub(super) fn compiled(
-        named: &Named,
-        layout: &Named,
+        named: &NamedFile,
+        layout: &NamedFile,
         environment: &mut Environment<'static>,
     ) -> Result<Self, TemplateError> {
         let fault = |text: String| TemplateError { file: named.file.clone(), text };
-        let whole = Named { file: named.file.clone(), table: named.table.clone() }.over(&layout.table);
+        let whole = NamedFile { file: named.file.clone(), table: named.table.clone() }.over(&layout.table);
         let words: Words =
             whole.table.try_into().map_err(|error: toml::de::Error| fault(error.message().to_owned()))?;
         let is_name = |c: char| c.is_ascii_alphanumeric() || c == '-';

@@ -14,7 +14,7 @@ use std::time::Duration;
 use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior, Value, context};
 
 pub(crate) use language::TemplateError;
-use language::{Language, Named};
+use language::{Language, NamedFile};
 
 /// Steps that one template may take.
 const FUEL: u64 = 50_000;
@@ -111,7 +111,7 @@ pub(crate) struct Mail<'a> {
 
 /// A filled template.
 #[derive(Clone, PartialEq, Eq, Default)]
-pub(crate) struct Filled {
+pub(crate) struct FilledTemplate {
     pub(crate) subject: String,
     pub(crate) text: String,
     pub(crate) html: String,
@@ -136,14 +136,14 @@ impl std::fmt::Debug for Templates {
 
 impl Default for Templates {
     fn default() -> Self {
-        let named = LANGUAGES.map(|(name, text)| Named::built_in(name, text));
-        Self::of(&Named::built_in("layout", LAYOUT), &named, String::new()).expect("a test reads what is built in")
+        let named = LANGUAGES.map(|(name, text)| NamedFile::built_in(name, text));
+        Self::of(&NamedFile::built_in("layout", LAYOUT), &named, String::new()).expect("a test reads what is built in")
     }
 }
 
 impl Templates {
     /// Compiles and tries all of them.
-    fn of(layout: &Named, named: &[Named], folder: String) -> Result<Self, TemplateError> {
+    fn of(layout: &NamedFile, named: &[NamedFile], folder: String) -> Result<Self, TemplateError> {
         let mut environment = Environment::new();
         environment.set_undefined_behavior(UndefinedBehavior::Strict);
         environment.set_fuel(Some(FUEL));
@@ -189,12 +189,16 @@ impl Templates {
     }
 
     /// Fills in a mail.
-    pub(crate) fn fill(&self, mail: &Mail<'_>) -> Filled {
+    pub(crate) fn fill(&self, mail: &Mail<'_>) -> FilledTemplate {
         self.filled(self.language(mail.locale), mail).unwrap_or_else(|error| {
             // A text of the mail's own can use up what a template may take.
             tracing::warn!(fault = ?error.kind(), "a template cannot be filled in; the code goes by itself");
             let code = mail.code.or(mail.link).unwrap_or_default();
-            Filled { subject: mail.app.unwrap_or(code).to_owned(), text: format!("{code}\n"), html: String::new() }
+            FilledTemplate {
+                subject: mail.app.unwrap_or(code).to_owned(),
+                text: format!("{code}\n"),
+                html: String::new(),
+            }
         })
     }
 
@@ -206,7 +210,7 @@ impl Templates {
         by_name(&locale).or_else(|| by_name(first)).unwrap_or(&self.0.languages[0])
     }
 
-    fn filled(&self, language: &Language, mail: &Mail<'_>) -> Result<Filled, Error> {
+    fn filled(&self, language: &Language, mail: &Mail<'_>) -> Result<FilledTemplate, Error> {
         let own = mail.texts.cloned().unwrap_or_default();
         let life = self.span(language, mail.life)?;
         let known = context! { code => mail.code.unwrap_or_default(), app => mail.app, life => life };
@@ -240,7 +244,7 @@ impl Templates {
             domain => mail.domain,
             autofill => mail.code.map_or_else(String::new, |code| autofill(mail.domain, code)),
         };
-        Ok(Filled {
+        Ok(FilledTemplate {
             subject,
             text: self.rendered(language, "text", &values)?,
             html: self.rendered(language, "html.html", &values)?,

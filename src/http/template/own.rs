@@ -4,7 +4,7 @@ use std::fs;
 use std::io::Read as _;
 use std::path::Path;
 
-use super::language::{Named, TemplateError};
+use super::language::{NamedFile, TemplateError};
 use super::{LANGUAGES, LAYOUT, Templates};
 
 /// Octets of one file.
@@ -16,8 +16,8 @@ impl Templates {
     /// Those of a folder: `layout.toml`, and a file for each language that is to be changed or added. `shown` is how the
     /// configuration names it.
     pub(crate) fn load(folder: &Path, shown: &str) -> Result<Self, TemplateError> {
-        let mut layout = Named::built_in("layout", LAYOUT);
-        let mut languages = Vec::from(LANGUAGES.map(|(name, text)| Named::built_in(name, text)));
+        let mut layout = NamedFile::built_in("layout", LAYOUT);
+        let mut languages = Vec::from(LANGUAGES.map(|(name, text)| NamedFile::built_in(name, text)));
         for own in files(folder)? {
             if own.file.ends_with("layout.toml") {
                 layout = own.over(&layout.table);
@@ -25,7 +25,7 @@ impl Templates {
             }
             let name = own.table.get("language").and_then(toml::Value::as_str).map(str::to_owned);
             let stem = Path::new(&own.file).file_stem().map(|stem| stem.to_string_lossy().into_owned());
-            let is_it = |named: &Named| {
+            let is_it = |named: &NamedFile| {
                 let language = named.table.get("language").and_then(toml::Value::as_str);
                 language == name.as_deref().or(stem.as_deref())
             };
@@ -38,7 +38,7 @@ impl Templates {
     }
 }
 
-fn files(folder: &Path) -> Result<Vec<Named>, TemplateError> {
+fn files(folder: &Path) -> Result<Vec<NamedFile>, TemplateError> {
     let fault = |path: &Path, text: String| TemplateError { file: path.display().to_string(), text };
     let listed = fs::read_dir(folder).map_err(|error| fault(folder, error.to_string()))?;
     let mut paths = Vec::new();
@@ -58,7 +58,7 @@ fn files(folder: &Path) -> Result<Vec<Named>, TemplateError> {
             return Err(fault(path, format!("a file of at most {FILE_LEN_MAX} bytes is needed")));
         }
         let table = text.parse().map_err(|error: toml::de::Error| fault(path, error.message().to_owned()))?;
-        Ok(Named { file: path.display().to_string(), table })
+        Ok(NamedFile { file: path.display().to_string(), table })
     };
     paths.iter().map(|path| read(path)).collect()
 }

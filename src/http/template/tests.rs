@@ -42,7 +42,7 @@ fn each_language_fills_its_template() {
 fn a_mail_says_all_at_a_glance_and_loads_nothing() {
     let templates = Templates::default();
     for (language, _) in LANGUAGES {
-        let Filled { text, html, .. } = templates.fill(&mail("481516", language));
+        let FilledTemplate { text, html, .. } = templates.fill(&mail("481516", language));
         for form in [&text, &html] {
             assert!(form.contains("481516") && form.contains("Shop"), "{form}");
         }
