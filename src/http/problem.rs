@@ -105,7 +105,7 @@ impl Kind {
 
 /// What is told of a limit that was reached: how much there is, and in how many seconds there is some again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Used {
+struct LimitUse {
     limit: u32,
     reset: Duration,
 }
@@ -132,7 +132,7 @@ pub(super) struct Why {
     pub(super) more_recipients: usize,
     /// The field of the request that it is about.
     field: Option<String>,
-    used: Option<Used>,
+    used: Option<LimitUse>,
 }
 
 /// Problem details (RFC 9457).
@@ -361,7 +361,7 @@ impl Problem {
     }
 
     fn used(mut self, limit: u32, reset: Duration) -> Self {
-        self.why.used = Some(Used { limit, reset });
+        self.why.used = Some(LimitUse { limit, reset });
         self
     }
 
@@ -370,7 +370,7 @@ impl Problem {
         if let Some(wait) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(whole_seconds(wait)));
         }
-        if let Some(Used { limit, reset }) = self.why.used {
+        if let Some(LimitUse { limit, reset }) = self.why.used {
             headers.insert("ratelimit-limit", HeaderValue::from(limit));
             headers.insert("ratelimit-remaining", HeaderValue::from(0));
             headers.insert("ratelimit-reset", HeaderValue::from(whole_seconds(reset)));
