@@ -17,7 +17,7 @@ use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
 use super::super::refusals::{Responses, described};
 use super::super::send::Together;
-use super::{Attached, Mail, Present, Refused, Terms, Written, attached, deliver, filled, unsupported};
+use super::{Attached, Mail, Present, Refused, Terms, WrittenMail, attached, deliver, filled, unsupported};
 use crate::base::clock::Timestamp;
 use crate::intake::door::Receipt;
 use crate::mail::id::MessageId;
@@ -71,7 +71,7 @@ struct EmailAttachment {
 }
 
 impl Email {
-    fn write(self, terms: Terms) -> Result<Written, Problem> {
+    fn write(self, terms: Terms) -> Result<WrittenMail, Problem> {
         unsupported(&[
             ("TemplateId", self.template_id.is_some()),
             ("TemplateAlias", self.template_alias.is_some()),
@@ -195,7 +195,7 @@ pub(super) async fn send_batch(
     Ok(Json(outcomes.into_iter().zip(to).map(outcome).collect()))
 }
 
-fn addresses(mail: &Written) -> String {
+fn addresses(mail: &WrittenMail) -> String {
     let addresses: Vec<&str> = mail.recipients.iter().map(|mailbox| mailbox.as_str()).collect();
     addresses.join(", ")
 }

@@ -20,7 +20,7 @@ use super::super::problem::{Kind, Problem};
 use super::super::refusals::{Responses, described};
 use super::super::send::Together;
 use super::{
-    Addresses, Attached, Mail, Present, Refused, Terms, Written, attached, deliver, filled, people, unsupported,
+    Addresses, Attached, Mail, Present, Refused, Terms, WrittenMail, attached, deliver, filled, people, unsupported,
 };
 use crate::event::cause::Cause;
 use crate::event::{Kind as Happening, Suppress};
@@ -86,7 +86,7 @@ impl Content {
 }
 
 impl Email {
-    fn write(self, terms: Terms) -> Result<Written, Problem> {
+    fn write(self, terms: Terms) -> Result<WrittenMail, Problem> {
         unsupported(&[("template", self.template.is_some()), ("scheduled_at", self.scheduled_at.is_some())])?;
         let from = filled(self.from).ok_or_else(|| Problem::missing("from"))?;
         let to = people(self.to.as_ref(), "to")?;

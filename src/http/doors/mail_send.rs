@@ -19,7 +19,7 @@ use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
 use super::super::refusals::{Responses, described};
 use super::super::send::Together;
-use super::{Attached, Attachment, Mail, Present, Terms, Written, attached, deliver, filled, unsupported, within};
+use super::{Attached, Attachment, Mail, Present, Terms, WrittenMail, attached, deliver, filled, unsupported, within};
 
 /// Messages of one request.
 const PERSONALIZATIONS_MAX: usize = 1000;
@@ -144,7 +144,7 @@ struct Shared {
 }
 
 impl Send {
-    fn write(self, terms: Terms) -> Result<Vec<Written>, Problem> {
+    fn write(self, terms: Terms) -> Result<Vec<WrittenMail>, Problem> {
         let settings = self.mail_settings.as_ref();
         unsupported(&[
             ("template_id", self.template_id.is_some()),
@@ -220,7 +220,7 @@ fn files(given: Vec<SendAttachment>) -> Result<Vec<Attachment>, Problem> {
 }
 
 impl Personalization {
-    fn write(self, shared: &Shared, index: usize, terms: Terms) -> Result<Written, Problem> {
+    fn write(self, shared: &Shared, index: usize, terms: Terms) -> Result<WrittenMail, Problem> {
         let field = |name: &str| format!("personalizations[{index}].{name}");
         let has_substitutions = self.substitutions.is_some_and(|substitutions| !substitutions.is_empty());
         unsupported(&[(&field("send_at"), self.send_at.is_some()), (&field("substitutions"), has_substitutions)])?;

@@ -104,7 +104,7 @@ struct Mail {
 }
 
 /// A mail that is written, before it is known whose it is.
-struct Written {
+struct WrittenMail {
     from: Mailbox,
     recipients: Vec<Mailbox>,
     options: Options,
@@ -142,7 +142,7 @@ impl Terms {
 
 impl Mail {
     /// Writes it; `to` is how its door calls the recipients.
-    fn write(self, to: &str, terms: Terms) -> Result<Written, Problem> {
+    fn write(self, to: &str, terms: Terms) -> Result<WrittenMail, Problem> {
         let mut recipients: Vec<Mailbox> = Vec::new();
         for person in self.to.iter().chain(&self.cc).chain(&self.bcc) {
             if !recipients.contains(&person.mailbox) {
@@ -178,7 +178,7 @@ impl Mail {
         let tag = self.tag.as_deref().and_then(tag);
         let options = Options { tag, ..Options::default() };
         let options = self.fields.options.or(options);
-        Ok(Written { from: self.from.mailbox, recipients, options, content })
+        Ok(WrittenMail { from: self.from.mailbox, recipients, options, content })
     }
 }
 
@@ -244,8 +244,8 @@ async fn written<T>(
     api: &Api,
     headers: &HeaderMap,
     body: Body,
-    write: impl FnOnce(T, Terms) -> Result<Written, Problem> + Send + 'static,
-) -> Result<Written, Problem>
+    write: impl FnOnce(T, Terms) -> Result<WrittenMail, Problem> + Send + 'static,
+) -> Result<WrittenMail, Problem>
 where
     T: DeserializeOwned + Send + 'static,
 {
@@ -260,8 +260,8 @@ async fn written_each<T>(
     headers: &HeaderMap,
     body: Body,
     mails_max: usize,
-    write: fn(T, Terms) -> Result<Written, Problem>,
-) -> Result<Vec<Result<Written, Problem>>, Problem>
+    write: fn(T, Terms) -> Result<WrittenMail, Problem>,
+) -> Result<Vec<Result<WrittenMail, Problem>>, Problem>
 where
     T: DeserializeOwned + Send + 'static,
 {
@@ -280,8 +280,8 @@ where
 /// Mails that do not hold more in all than a request may.
 fn within(
     terms: Terms,
-    mails: impl Iterator<Item = Result<Written, Problem>>,
-) -> Result<Vec<Result<Written, Problem>>, Problem> {
+    mails: impl Iterator<Item = Result<WrittenMail, Problem>>,
+) -> Result<Vec<Result<WrittenMail, Problem>>, Problem> {
     let mut len = 0;
     let mut all = Vec::new();
     for mail in mails {
@@ -323,7 +323,7 @@ async fn deliver(
     api: &Api,
     who: &Principal,
     headers: &HeaderMap,
-    mails: Vec<Result<Written, Problem>>,
+    mails: Vec<Result<WrittenMail, Problem>>,
     together: Together,
 ) -> Result<Vec<Result<Receipt, Problem>>, Refused> {
     // While the body came, the user may have been removed.
@@ -335,7 +335,7 @@ async fn deliver(
     for (index, mail) in mails.into_iter().enumerate() {
         let draft = mail.and_then(|mail| {
             let user = who.sender(api, &ReversePath(Some(mail.from.clone())))?;
-            let Written { from, recipients, mut options, content } = mail;
+            let WrittenMail { from, recipients, mut options, content } = mail;
             options.traceparent = traceparent.clone().or(options.traceparent);
             Ok(Draft { user, from, recipients, options, content })
         });
@@ -360,7 +360,7 @@ async fn deliver(
 }
 
 /// Takes one mail.
-async fn deliver_one(api: &Api, who: &Principal, headers: &HeaderMap, mail: Written) -> Result<Receipt, Problem> {
+async fn deliver_one(api: &Api, who: &Principal, headers: &HeaderMap, mail: WrittenMail) -> Result<Receipt, Problem> {
     let outcomes =
         deliver(api, who, headers, vec![Ok(mail)], Together::EachByItself).await.map_err(Refused::into_problem)?;
     outcomes.into_iter().next().unwrap_or_else(|| Err(Problem::too_long()))
