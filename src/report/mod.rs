@@ -85,7 +85,7 @@ impl Reporter {
         let passed_on = watch::Sender::new(events.before_latest());
         let (lost, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { events, passed_on, lost, is_closed });
-        let (own, passing) = (shared.clone(), Passing { log, listeners });
+        let (own, passing) = (shared.clone(), ReportingThread { log, listeners });
         let thread = std::thread::Builder::new().name("report".into()).spawn(move || own.run(&passing))?;
         Ok(Arc::new(Self { shared, thread: Mutex::new(Some(thread)) }))
     }
@@ -120,7 +120,7 @@ impl Drop for Reporter {
 }
 
 impl Shared {
-    fn run(&self, passing: &Passing) {
+    fn run(&self, passing: &ReportingThread) {
         loop {
             let at = *self.passed_on.borrow();
             match self.events.wait(at, PASSED_ON_MAX, LOOK_PAUSE) {
@@ -152,12 +152,12 @@ impl Shared {
     }
 }
 
-struct Passing {
+struct ReportingThread {
     log: EventLog,
     listeners: Vec<Arc<dyn Listener>>,
 }
 
-impl Passing {
+impl ReportingThread {
     fn pass_on(&self, event: &Arc<Event>) {
         self.log.write(event);
         self.listeners.iter().for_each(|listener| listener.on_event(event));

@@ -117,7 +117,7 @@ impl Statistics {
         let confirmation = queue.happened().register(at);
         let written = watch::Sender::new(at);
         let shared = Arc::new(Shared { rows, clock, state: Mutex::default(), wake: Condvar::new(), written });
-        let counting = Counting::new(shared.clone(), queue.clone(), confirmation, at);
+        let counting = CountingThread::new(shared.clone(), queue.clone(), confirmation, at);
         let thread = std::thread::Builder::new().name("stats".into()).spawn(move || counting.run())?;
         Ok(Arc::new(Self { shared: Some(shared), thread: Mutex::new(Some(thread)) }))
     }
@@ -217,7 +217,7 @@ impl Shared {
 }
 
 /// The thread's own.
-struct Counting {
+struct CountingThread {
     shared: Arc<Shared>,
     queue: Arc<Queue>,
     confirmation: Confirmation,
@@ -232,7 +232,7 @@ struct Counting {
     forgot_at: Instant,
 }
 
-impl Counting {
+impl CountingThread {
     fn new(shared: Arc<Shared>, queue: Arc<Queue>, confirmation: Confirmation, at: Cursor) -> Self {
         let now = shared.clock.instant();
         let (counted, known) = Default::default();
