@@ -214,7 +214,7 @@ where
         mut writer: Writer<'_>,
         event: &tracing::Event<'_>,
     ) -> fmt::Result {
-        let mut collected = Collected::default();
+        let mut collected = LineFields::default();
         event.record(&mut collected);
         let metadata = event.metadata();
         let priority = journald::priority(*metadata.level());
@@ -270,12 +270,12 @@ where
 
 /// What a line says, numbers as numbers.
 #[derive(Default)]
-struct Collected {
+struct LineFields {
     message: String,
     fields: Vec<(&'static str, Value)>,
 }
 
-impl Collected {
+impl LineFields {
     fn tell(&mut self, recipients: &Recipients, now: Timestamp) {
         let texts = self.fields.iter_mut().filter_map(|(_, value)| match value {
             Value::String(text) => Some(text),
@@ -293,7 +293,7 @@ impl Collected {
     }
 }
 
-impl Visit for Collected {
+impl Visit for LineFields {
     fn record_str(&mut self, field: &Field, value: &str) {
         if field.name() == "message" {
             value.clone_into(&mut self.message);
