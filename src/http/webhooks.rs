@@ -19,7 +19,7 @@ use super::stats::time;
 use crate::base::clock::Timestamp;
 use crate::event::Event;
 use crate::report::webhooks::endpoint::{Endpoint, Format};
-use crate::report::webhooks::{REPLAYED_MAX, Status, Tested};
+use crate::report::webhooks::{REPLAYED_MAX, Status, TestResult};
 
 /// How long before an event its message can have been accepted: the longest life, and what a delivery may take beyond it.
 const LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
@@ -202,6 +202,6 @@ pub(super) async fn test(
     only_operator(&who)?;
     let Test { endpoint } = small_json(&headers, body).await?;
     let tested = api.parts.webhooks.test(known(&api, endpoint)?).await;
-    let one = |Tested { url, is_taken, answer }| TestedOneJson { url, taken: is_taken, answer };
+    let one = |TestResult { url, is_taken, answer }| TestedOneJson { url, taken: is_taken, answer };
     Ok(Json(TestedJson { tested: tested.into_iter().map(one).collect() }))
 }

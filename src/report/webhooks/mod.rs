@@ -88,7 +88,7 @@ type Statuses = Arc<Mutex<BTreeMap<Arc<str>, (Endpoint, Status)>>>;
 
 /// What came of a test: the URL, whether it was taken, and what it said.
 #[derive(Debug, Clone)]
-pub struct Tested {
+pub struct TestResult {
     /// Where.
     pub(crate) url: Arc<str>,
     /// Whether it answered 2xx.
@@ -100,7 +100,7 @@ pub struct Tested {
 enum Command {
     Reload(Vec<Endpoint>),
     Replay(Vec<Arc<Event>>, Option<Arc<str>>, oneshot::Sender<usize>),
-    Test(Option<Arc<str>>, oneshot::Sender<Vec<Tested>>),
+    Test(Option<Arc<str>>, oneshot::Sender<Vec<TestResult>>),
     Erase(Arc<str>),
     Close,
 }
@@ -176,7 +176,7 @@ impl Webhooks {
     }
 
     /// Posts a test to one endpoint or to all, once, and says what they answer.
-    pub async fn test(&self, url: Option<Arc<str>>) -> Vec<Tested> {
+    pub async fn test(&self, url: Option<Arc<str>>) -> Vec<TestResult> {
         let (answer, tested) = oneshot::channel();
         let _ = self.commands.send(Command::Test(url, answer));
         tested.await.unwrap_or_default()
@@ -326,7 +326,7 @@ impl Work {
     }
 
     /// Beside what else is posted, so that nobody waits for it.
-    fn test(&self, url: Option<&str>, answer: oneshot::Sender<Vec<Tested>>) {
+    fn test(&self, url: Option<&str>, answer: oneshot::Sender<Vec<TestResult>>) {
         let statuses = self.statuses.lock();
         let meant = statuses.values().map(|(endpoint, _)| endpoint.clone());
         let meant: Vec<Endpoint> =
@@ -341,7 +341,7 @@ impl Work {
                 };
                 let tried = Sender::new(tls.clone()).post(&endpoint, &post, now).await;
                 let (url, is_taken, answer) = (endpoint.target.url.clone(), tried.is_taken(), tried.text());
-                tested.push(Tested { url, is_taken, answer });
+                tested.push(TestResult { url, is_taken, answer });
             }
             let _ = answer.send(tested);
         });

@@ -25,14 +25,14 @@ const ANSWER_LEN_MAX: usize = 64 << 10;
 
 /// What came of a try.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Tried {
+pub(super) struct PostResult {
     /// The status of the answer, or why there is none.
     pub(super) answer: Result<u16, String>,
     /// The pause that the endpoint asks for.
     pub(super) retry_after: Option<Duration>,
 }
 
-impl Tried {
+impl PostResult {
     /// Whether the endpoint has it.
     pub(super) fn is_taken(&self) -> bool {
         matches!(self.answer, Ok(200..=299))
@@ -75,7 +75,7 @@ impl Sender {
     }
 
     /// Makes one try at this time of the wall clock.
-    pub(super) async fn post(&self, endpoint: &Endpoint, post: &Post, now: Timestamp) -> Tried {
+    pub(super) async fn post(&self, endpoint: &Endpoint, post: &Post, now: Timestamp) -> PostResult {
         let trying = async {
             let idle = self.idle.lock().pop();
             // One that was idle may have been closed by the other side; nobody has taken the post then.
@@ -87,7 +87,7 @@ impl Sender {
             let session = self.connect(&endpoint.target).await?;
             self.ask(session, endpoint, post, now).await
         };
-        let failed = |text: String| Tried { answer: Err(text), retry_after: None };
+        let failed = |text: String| PostResult { answer: Err(text), retry_after: None };
         match tokio::time::timeout(TIMEOUT, trying).await {
             Ok(tried) => tried.unwrap_or_else(failed),
             Err(_) => failed("no answer in 15 s".to_owned()),
@@ -100,7 +100,7 @@ impl Sender {
         endpoint: &Endpoint,
         post: &Post,
         now: Timestamp,
-    ) -> Result<Tried, String> {
+    ) -> Result<PostResult, String> {
         let signature = signature::sign(&endpoint.secrets, &post.id, now.as_secs(), &post.body);
         let (seconds, target) = (now.as_secs().to_string(), &endpoint.target);
         let mut request = Request::post(&*target.path)
@@ -119,7 +119,8 @@ impl Sender {
         }
         let request = request.body(Full::new(post.body.clone())).map_err(|error| error.to_string())?;
         let response = session.ask(request).await.map_err(|error| error.to_string())?;
-        let tried = Tried { answer: Ok(response.status().as_u16()), retry_after: retry_after(response.headers(), now) };
+        let tried =
+            PostResult { answer: Ok(response.status().as_u16()), retry_after: retry_after(response.headers(), now) };
         // What the answer says is of no use, but the session is, once it was read.
         if http::body(response.into_body(), ANSWER_LEN_MAX).await.is_ok() && session.is_ready().await {
             self.idle.lock().push(session);

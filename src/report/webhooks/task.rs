@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 
 use super::endpoint::{Endpoint, Key};
 use super::pending_posts::{Next, PendingPosts, prefix};
-use super::sender::{Post, Sender, Tried};
+use super::sender::{Post, PostResult, Sender};
 use super::{Shared, Standing, Status, WAITING_MAX, body, signature};
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
@@ -62,7 +62,7 @@ pub(super) struct Task {
     /// What is on disk of `at`.
     written: Cursor,
     confirmation: Confirmation,
-    under_way: JoinSet<(u64, Tried)>,
+    under_way: JoinSet<(u64, PostResult)>,
     status: Status,
     written_at: Instant,
     synced_at: Instant,
@@ -201,7 +201,7 @@ impl Task {
         }
     }
 
-    fn tried(&mut self, number: u64, tried: &Tried) {
+    fn tried(&mut self, number: u64, tried: &PostResult) {
         let url = self.endpoint.target.url.clone();
         self.status.last = Some((self.shared.clock.wall(), tried.text()));
         let was = self.status.standing;
