@@ -45,7 +45,7 @@ use claim::Claim;
 pub use effects::Offer;
 pub(crate) use ending::Entail;
 pub use ending::{Consequences, Ending, Telling};
-use offers::Offering;
+use offers::OfferQueue;
 pub(crate) use offers::{Offered, Offers};
 use outbox::{Outbox, Patience};
 pub use risk::Foreknowledge;
@@ -98,7 +98,7 @@ pub struct Queue {
     settings: Settings,
     outbox: Outbox,
     timers_changed: Notify,
-    offering: Arc<Offering>,
+    offering: Arc<OfferQueue>,
     greylists: Greylists,
     /// Rows of side tables found at start, until somebody takes them.
     side: Mutex<Vec<(Table, Row)>>,

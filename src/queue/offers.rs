@@ -11,7 +11,7 @@ use super::effects::Offer;
 /// Entries that are ready, until a worker takes them. They have no bound but that of live entries, of which each is offered
 /// once until it is claimed.
 #[derive(Debug, Default)]
-pub(super) struct Offering {
+pub(super) struct OfferQueue {
     waiting: Mutex<PendingOffers>,
     news: Notify,
 }
@@ -25,7 +25,7 @@ struct PendingOffers {
     is_closed: bool,
 }
 
-impl Offering {
+impl OfferQueue {
     /// The workers' end; it can be taken once.
     pub(super) fn take(self: &Arc<Self>) -> Option<Offers> {
         let was_taken = std::mem::replace(&mut self.waiting.lock().is_taken, true);
@@ -45,7 +45,7 @@ impl Offering {
 
 /// The workers' end.
 #[derive(Debug)]
-pub struct Offers(Arc<Offering>);
+pub struct Offers(Arc<OfferQueue>);
 
 impl Offers {
     /// An entry that is ready now.
@@ -74,7 +74,7 @@ impl Drop for Offers {
 /// saves waking a task. Where it is dropped, they are announced.
 #[derive(Debug, Default)]
 #[must_use = "entries that the workers take in the caller's place are on their way sooner"]
-pub struct Offered(Option<Arc<Offering>>);
+pub struct Offered(Option<Arc<OfferQueue>>);
 
 impl Offered {
     /// Whether there are any.
