@@ -22,7 +22,7 @@ use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
 use crate::ledger::entry::State as EntryState;
 use crate::mail::address::domain_key;
 use crate::mail::id::{EntryId, MessageId};
-use crate::queue::inspect::{Filter, Retried};
+use crate::queue::inspect::{Filter, RetriedEntries};
 
 /// Messages in one answer.
 const LIST_MAX: usize = 1000;
@@ -93,7 +93,8 @@ pub(super) async fn retry(
     let (user, now) = (who.only_user(), api.parts.clock.now());
     let pause = if user.is_some() { RETRY_PAUSE } else { Duration::ZERO };
     let filter = Filter { user, ..filter };
-    let Retried { entries, kept_back } = api.scan(&who, move |queue| queue.retry_after(&filter, pause, now)).await;
+    let RetriedEntries { entries, kept_back } =
+        api.scan(&who, move |queue| queue.retry_after(&filter, pause, now)).await;
     match kept_back {
         Some(wait) if entries.is_empty() => Err(Problem::retried_lately(wait)),
         Some(_) | None => Ok(Json(RetriedJson {

@@ -19,7 +19,7 @@ use crate::queue::index::IndexCursor;
 
 /// What was to be tried again.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Retried {
+pub(crate) struct RetriedEntries {
     /// What is tried now.
     pub entries: Vec<EntryId>,
     /// Where something was left out because it was tried again a moment ago: when the first of that may be.
@@ -152,8 +152,8 @@ impl Schedule {
         again: Again,
         now: Timestamp,
         effects: &mut Effects,
-    ) -> Retried {
-        let mut retried = Retried::default();
+    ) -> RetriedEntries {
+        let mut retried = RetriedEntries::default();
         for id in entries {
             let Some(held) = self.held.get_mut(&id.message) else { continue };
             let Some(entry) = held.entries.get_mut(usize::from(id.index)) else { continue };

@@ -30,7 +30,7 @@ pub(super) use accept::Common;
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
 pub use find::Cancelled;
-pub(crate) use find::{EntrySnapshot, Retried, Snapshot};
+pub(crate) use find::{EntrySnapshot, RetriedEntries, Snapshot};
 use timers::{Timer, Timers};
 
 /// Ended entries, of messages with live ones, whose end is remembered for a notification.
