@@ -13,7 +13,7 @@ use crate::base::files::owner::Owner;
 use crate::ledger::embedded::key_ring::{KeyRing, Sealing};
 use crate::ledger::embedded::store::sled::SledStore;
 use crate::ledger::embedded::store::{Change, Row, Store as _, Table};
-use crate::relay::archive::{Backup, Unpacked, unpack};
+use crate::relay::archive::{Backup, UnpackedFile, unpack};
 use crate::relay::data_dir::{DataDir, keep_files_private};
 
 /// Rows that are stored at once.
@@ -77,7 +77,7 @@ fn refuse_to_overwrite(backup: &Backup) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write(file: &Unpacked, data_dir: &Path) -> anyhow::Result<()> {
+fn write(file: &UnpackedFile, data_dir: &Path) -> anyhow::Result<()> {
     let mode = if file.path.starts_with(data_dir) { CLOSED } else { OPEN };
     make_folders_of(&file.path, mode, file.owner.as_ref())?;
     files::replace(&file.path, &file.octets)

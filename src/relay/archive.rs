@@ -73,7 +73,7 @@ pub(crate) fn lines(rows: &[(Table, Row)]) -> String {
 /// # Errors
 /// Which file cannot be read.
 pub(crate) fn pack(config: &Config, file: &Path, rows: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
-    let mut packing = Packing { tar: tar::Builder::new(Vec::new()), now };
+    let mut packing = ArchiveWriter { tar: tar::Builder::new(Vec::new()), now };
     let configuration = absolute(file);
     let data_owner = fs::metadata(&config.data_dir).ok().and_then(|metadata| Owner::of(&metadata));
     let about = About { format: FORMAT, version: env!("CARGO_PKG_VERSION").to_owned(), configuration, data_owner };
@@ -119,12 +119,12 @@ fn below(path: &Path) -> Vec<PathBuf> {
     entries.flat_map(|path| if path.is_symlink() { Vec::new() } else { below(&path) }).collect()
 }
 
-struct Packing {
+struct ArchiveWriter {
     tar: tar::Builder<Vec<u8>>,
     now: Timestamp,
 }
 
-impl Packing {
+impl ArchiveWriter {
     fn add_file(&mut self, name: &str, path: &Path) -> anyhow::Result<()> {
         let told = |error: io::Error| anyhow::anyhow!(explain(path, Use::Read, &error));
         let metadata = fs::metadata(path).map_err(told)?;
@@ -151,7 +151,7 @@ impl Packing {
 
 /// A file to be written.
 #[derive(Debug)]
-pub(crate) struct Unpacked {
+pub(crate) struct UnpackedFile {
     /// Where.
     pub path: PathBuf,
     /// With which mode.
@@ -170,7 +170,7 @@ pub(crate) struct Backup {
     /// Whose it was.
     pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.
-    pub files: Vec<Unpacked>,
+    pub files: Vec<UnpackedFile>,
     /// Rows for the database.
     pub(crate) rows: Vec<(Table, Row)>,
 }
@@ -190,7 +190,7 @@ pub(crate) fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Res
     let target = absolute(file.unwrap_or(&about.configuration));
     let data_dir = absolute(&Config::data_dir_of(&text, &target));
     let folder = target.parent().unwrap_or(Path::new("/")).to_owned();
-    let mut files = vec![Unpacked { path: target, ..configuration }];
+    let mut files = vec![UnpackedFile { path: target, ..configuration }];
     for (name, file) in members {
         let (below, rest) = name.split_once('/').unwrap_or_default();
         let path = match below {
@@ -200,13 +200,13 @@ pub(crate) fn unpack(archive: impl io::Read, file: Option<&Path>) -> anyhow::Res
             ROOT if text.contains(&format!("\"/{rest}\"")) => Path::new("/").join(rest),
             _ => bail!("the backup has a file {name}, which its configuration does not name"),
         };
-        files.push(Unpacked { path, ..file });
+        files.push(UnpackedFile { path, ..file });
     }
     Ok(Backup { data_dir, data_owner: about.data_owner, files, rows })
 }
 
 /// Files by their names in the archive.
-type Members = BTreeMap<String, Unpacked>;
+type Members = BTreeMap<String, UnpackedFile>;
 
 fn read(archive: impl io::Read) -> anyhow::Result<Members> {
     let mut members = Members::new();
@@ -230,7 +230,7 @@ fn read(archive: impl io::Read) -> anyhow::Result<Members> {
         let named = |name: Option<&str>| name.filter(|name| !name.is_empty()).map(str::to_owned);
         let user = named(header.username().ok().flatten());
         let owner = user.zip(named(header.groupname().ok().flatten())).map(|(user, group)| Owner { user, group });
-        members.insert(name, Unpacked { path, mode, owner, octets });
+        members.insert(name, UnpackedFile { path, mode, owner, octets });
     }
     Ok(members)
 }
