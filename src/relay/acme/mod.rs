@@ -221,7 +221,7 @@ impl Acme {
             }
             ChallengeResponse::Tls(answers) => {
                 self.parts.submission.answer(Some(answering(&answers)?));
-                let _ending = Answering(&self.parts.submission);
+                let _ending = ChallengeGuard(&self.parts.submission);
                 ready.await?
             }
             ChallengeResponse::Nothing => ready.await?,
@@ -372,9 +372,9 @@ enum ChallengeResponse {
 }
 
 /// Takes the answer of the listeners back, however the order ends.
-struct Answering<'a>(&'a Submission);
+struct ChallengeGuard<'a>(&'a Submission);
 
-impl Drop for Answering<'_> {
+impl Drop for ChallengeGuard<'_> {
     fn drop(&mut self) {
         self.0.answer(None);
     }
