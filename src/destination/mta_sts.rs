@@ -162,7 +162,7 @@ pub fn announced_id(records: &[String]) -> Option<&str> {
 
 /// A policy that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Fetched {
+pub(crate) struct FetchedPolicy {
     /// The id that was announced then.
     pub id: String,
     /// The policy.
@@ -171,7 +171,7 @@ pub(crate) struct Fetched {
     pub at: Timestamp,
 }
 
-impl Fetched {
+impl FetchedPolicy {
     /// Whether it is in force, whatever is announced now (section 3.3): DNS can be made to say that there is none.
     pub(crate) fn is_in_force(&self, now: Timestamp) -> bool {
         now < self.at.plus(self.policy.max_age)
@@ -263,7 +263,7 @@ mod tests {
     #[test]
     fn a_policy_is_in_force_until_its_age() {
         let policy = policy("version: STSv1\nmode: none\nmax_age: 60").unwrap();
-        let fetched = Fetched { id: "1".into(), policy, at: Timestamp::from_millis(1000) };
+        let fetched = FetchedPolicy { id: "1".into(), policy, at: Timestamp::from_millis(1000) };
         assert!(fetched.is_in_force(Timestamp::from_millis(60_999)));
         assert!(!fetched.is_in_force(Timestamp::from_millis(61_000)));
     }

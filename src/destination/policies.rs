@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 
 use super::by_owner::ByOwner;
 use super::fetch::Fetch;
-use super::mta_sts::{Fetched, POLICY_LEN_MAX, Policy, announced_id};
+use super::mta_sts::{FetchedPolicy, POLICY_LEN_MAX, Policy, announced_id};
 use super::resolver::Dns;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::files::sync_folder;
@@ -36,7 +36,7 @@ const ROUND: Duration = Duration::from_secs(3600);
 const UNFINISHED: &str = ".";
 
 struct CachedPolicy {
-    fetched: Fetched,
+    fetched: FetchedPolicy,
     policy: Arc<Policy>,
     /// When it was used first and last.
     used_since: Timestamp,
@@ -60,7 +60,7 @@ impl CachedPolicy {
 
 /// A policy on disk.
 #[derive(Serialize, Deserialize)]
-struct Stored {
+struct StoredPolicy {
     domain: String,
     id: String,
     at: Timestamp,
@@ -165,7 +165,7 @@ impl Policies {
         let now = self.clock.now();
         match fetched {
             Ok(policy) => {
-                self.keep(domain, Fetched { id: id.to_owned(), policy, at: now }, now).await;
+                self.keep(domain, FetchedPolicy { id: id.to_owned(), policy, at: now }, now).await;
                 true
             }
             Err(error) => {
@@ -178,11 +178,11 @@ impl Policies {
         }
     }
 
-    async fn keep(&self, domain: &str, fetched: Fetched, now: Timestamp) {
+    async fn keep(&self, domain: &str, fetched: FetchedPolicy, now: Timestamp) {
         let policy = Arc::new(fetched.policy.clone());
         let used = self.state.lock().known.get(domain).map(|known| (known.used_since, known.used_at));
         let (used_since, used_at) = used.unwrap_or((now, now));
-        let stored = Stored {
+        let stored = StoredPolicy {
             domain: domain.to_owned(),
             id: fetched.id.clone(),
             at: fetched.at,
@@ -248,7 +248,7 @@ fn read(path: &Path) -> Result<(String, CachedPolicy), &'static str> {
     let file = fs::File::open(path).map_err(|_| "it cannot be read")?;
     let limit = 2 * POLICY_LEN_MAX as u64;
     file.take(limit).read_to_string(&mut text).map_err(|_| "it is no text")?;
-    let stored: Stored = serde_json::from_str(&text).map_err(|_| "it is not JSON as it should be")?;
+    let stored: StoredPolicy = serde_json::from_str(&text).map_err(|_| "it is not JSON as it should be")?;
     let policy = Policy::parse(stored.policy.as_bytes()).map_err(|_| "it holds no policy")?;
     let is_its_file = path.file_name().is_some_and(|name| name == stored.domain.as_str());
     if !is_its_file || domain_key(&stored.domain).as_ref() != Some(&stored.domain) {
@@ -256,7 +256,7 @@ fn read(path: &Path) -> Result<(String, CachedPolicy), &'static str> {
     }
     let known = CachedPolicy {
         policy: Arc::new(policy.clone()),
-        fetched: Fetched { id: stored.id, policy, at: stored.at },
+        fetched: FetchedPolicy { id: stored.id, policy, at: stored.at },
         used_since: stored.used_since,
         used_at: stored.used_at,
     };
@@ -264,7 +264,7 @@ fn read(path: &Path) -> Result<(String, CachedPolicy), &'static str> {
 }
 
 /// All of it or nothing, readable by its owner only.
-fn write(folder: &Path, stored: &Stored) -> io::Result<()> {
+fn write(folder: &Path, stored: &StoredPolicy) -> io::Result<()> {
     let unfinished = folder.join(format!("{UNFINISHED}{}", stored.domain));
     let mut file = fs::OpenOptions::new().create(true).truncate(true).write(true).mode(0o600).open(&unfinished)?;
     file.write_all(&serde_json::to_vec(stored)?)?;
@@ -424,7 +424,7 @@ mod tests {
         let now = place.clock.now();
         let fetched = || {
             let policy = Policy::parse(b"version: STSv1\nmode: enforce\nmx: mx.example\nmax_age: 604800\n").unwrap();
-            Fetched { id: "1".to_owned(), policy, at: now }
+            FetchedPolicy { id: "1".to_owned(), policy, at: now }
         };
         let new = |domain: String| {
             let fetched = fetched();
