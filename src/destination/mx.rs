@@ -14,9 +14,9 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::OnceCell;
 
-use self::hosts::{Asking, FOUND_TTL, Finder, LookedUp, TROUBLE_TTL, Terms};
+use self::hosts::{FOUND_TTL, Finder, Freshness, LookedUp, TROUBLE_TTL, Terms};
 pub(crate) use self::routes::Sought;
-use self::routes::{ByKind, Cache, Cached};
+use self::routes::{ByKind, Cache, CachedRoute};
 use super::policies::Policies;
 use super::resolver::Dns;
 use super::route::{DnsLookup, Route, RouteError};
@@ -132,9 +132,9 @@ impl Router {
     async fn ask(&self, sought: Sought<'_>) -> RouteResult {
         let began = self.clock.now();
         let part = self.cache.lock().get(sought).map_or(0, |cached| cached.part);
-        let answer = match self.look_up(sought, Terms { asking: Asking::Remembered, part }).await {
+        let answer = match self.look_up(sought, Terms { asking: Freshness::Remembered, part }).await {
             Err((error, first)) if !error.is_temporary() => {
-                let again = self.look_up(sought, Terms { asking: Asking::Anew, part }).await;
+                let again = self.look_up(sought, Terms { asking: Freshness::Anew, part }).await;
                 again.map_err(|(error, second)| (error, second.min(first)))
             }
             answer => answer,
@@ -168,7 +168,7 @@ impl Router {
             (Err(_), Some((route, until))) if *until > now => Ok(route.clone()),
             (found, _) => found,
         };
-        cache.insert(sought, Cached { found: found.clone(), valid_until: now.plus(ttl), part, stale }, now);
+        cache.insert(sought, CachedRoute { found: found.clone(), valid_until: now.plus(ttl), part, stale }, now);
         found
     }
 

@@ -32,7 +32,7 @@ const NOT_YET: &str = "the hosts looked up so far have no address; others follow
 
 /// Whether what the resolver remembers will do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Asking {
+pub(super) enum Freshness {
     Remembered,
     Anew,
 }
@@ -40,7 +40,7 @@ pub(super) enum Asking {
 /// How a domain's hosts are looked up.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Terms {
-    pub(super) asking: Asking,
+    pub(super) asking: Freshness,
     /// The number of the part.
     pub(super) part: u32,
 }
@@ -55,7 +55,7 @@ pub(super) struct Finder {
 impl Finder {
     /// The hosts that take a domain's mail.
     pub(super) async fn of_domain(&self, domain: &str, terms: Terms) -> LookedUp {
-        if terms.asking == Asking::Anew {
+        if terms.asking == Freshness::Anew {
             self.dns.forget(domain);
         }
         let (mut records, ttl, is_secure) = match self.dns.mx(domain).await {
@@ -101,7 +101,7 @@ impl Finder {
         if let Ok(address) = host.parse() {
             return Ok((route(vec![address]), FOUND_TTL.1));
         }
-        if terms.asking == Asking::Anew {
+        if terms.asking == Freshness::Anew {
             self.dns.forget(host);
         }
         let asked =
@@ -131,7 +131,7 @@ impl Finder {
         let mut lookups = tokio::task::JoinSet::new();
         for (index, record) in records.iter().enumerate() {
             let (dns, host) = (self.dns.clone(), record.exchange.clone());
-            if asking == Asking::Anew && host != domain {
+            if asking == Freshness::Anew && host != domain {
                 dns.forget(&host);
             }
             lookups.spawn(async move { (index, host_facts(dns.as_ref(), &host, terms).await) });
@@ -179,7 +179,7 @@ struct Names<'a> {
     domain: &'a str,
     destination: &'a str,
     is_secure: bool,
-    asking: Asking,
+    asking: Freshness,
 }
 
 /// What counts of a host's addresses.

@@ -54,7 +54,7 @@ impl<T> ByKind<T> {
 }
 
 #[derive(Debug, Clone)]
-pub(super) struct Cached {
+pub(super) struct CachedRoute {
     pub(super) found: Result<Arc<Route>, RouteError>,
     pub(super) valid_until: Timestamp,
     /// The number of the part that is looked up next.
@@ -66,7 +66,7 @@ pub(super) struct Cached {
 /// Routes, shared out by registrable domain: names made up in one zone do not push out those of others.
 #[derive(Debug)]
 pub(super) struct Cache {
-    routes: ByKind<HashMap<String, Cached>>,
+    routes: ByKind<HashMap<String, CachedRoute>>,
     shares: Shares<Box<str>>,
     /// When outdated routes were last looked for, for want of room.
     swept_at: Timestamp,
@@ -77,15 +77,15 @@ impl Cache {
         Self { routes: ByKind::default(), shares: Shares::without_kept(most), swept_at: Timestamp::default() }
     }
 
-    pub(super) fn get(&self, sought: Sought<'_>) -> Option<&Cached> {
+    pub(super) fn get(&self, sought: Sought<'_>) -> Option<&CachedRoute> {
         self.routes.of(sought).get(sought.name())
     }
 
-    pub(super) fn get_mut(&mut self, sought: Sought<'_>) -> Option<&mut Cached> {
+    pub(super) fn get_mut(&mut self, sought: Sought<'_>) -> Option<&mut CachedRoute> {
         self.routes.of_mut(sought).get_mut(sought.name())
     }
 
-    pub(super) fn insert(&mut self, sought: Sought<'_>, cached: Cached, now: Timestamp) {
+    pub(super) fn insert(&mut self, sought: Sought<'_>, cached: CachedRoute, now: Timestamp) {
         if let Some(known) = self.get_mut(sought) {
             *known = cached;
             return;
@@ -104,7 +104,7 @@ impl Cache {
     fn sweep(&mut self, now: Timestamp) {
         self.swept_at = now;
         let ByKind { domains, hosts } = &mut self.routes;
-        let is_over = |_: &String, cached: &mut Cached| cached.valid_until <= now;
+        let is_over = |_: &String, cached: &mut CachedRoute| cached.valid_until <= now;
         for (name, _) in domains.extract_if(is_over).chain(hosts.extract_if(is_over)) {
             self.shares.give_back(&[zone_of(&name)], Standing::Known);
         }
@@ -123,7 +123,7 @@ mod tests {
     fn routes_of_one_zone_leave_room_for_those_of_others() {
         let mut cache = Cache::new(300);
         let at = |seconds: u64| Timestamp::from_millis(seconds * 1000);
-        let cached = |until| Cached { found: Err(RouteError::NoHost), valid_until: until, part: 0, stale: None };
+        let cached = |until| CachedRoute { found: Err(RouteError::NoHost), valid_until: until, part: 0, stale: None };
         (0..1000)
             .for_each(|number| cache.insert(Sought::Domain(&format!("{number}.zone.test")), cached(at(50)), at(20)));
         assert_eq!(cache.routes.domains.len(), 200);
