@@ -75,7 +75,7 @@ enum Transport {
 
 /// Options of a command that asks the running relay.
 #[derive(Debug, clap::Args)]
-pub(super) struct Asking<C: clap::Subcommand> {
+pub(super) struct ApiOptions<C: clap::Subcommand> {
     /// Print JSON
     #[arg(long, global = true)]
     pub(super) json: bool,

@@ -8,13 +8,13 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Asking, Client, encoded, wait_for};
+use super::client::{ApiOptions, Client, encoded, wait_for};
 use super::say;
 use super::timeline::{Entry, Message, clock_time};
 use super::trace::{story, tell};
 
 /// Options of `queue`.
-pub(super) type Options = Asking<Command>;
+pub(super) type Options = ApiOptions<Command>;
 
 /// Subcommands of `queue`.
 #[derive(Debug, Subcommand)]

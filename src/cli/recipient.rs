@@ -6,11 +6,11 @@ use std::process::ExitCode;
 use clap::Subcommand;
 use hyper::Method;
 
-use super::client::{Asking, Client, encoded, wait_for};
+use super::client::{ApiOptions, Client, encoded, wait_for};
 use super::say;
 
 /// Options of `recipient`.
-pub(super) type Options = Asking<Command>;
+pub(super) type Options = ApiOptions<Command>;
 
 /// Subcommands of `recipient`.
 #[derive(Debug, Subcommand)]

@@ -7,11 +7,11 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Asking, Client, encoded, wait_for};
+use super::client::{ApiOptions, Client, encoded, wait_for};
 use super::say;
 
 /// Options of `suppression`.
-pub(super) type Options = Asking<Command>;
+pub(super) type Options = ApiOptions<Command>;
 
 /// Subcommands of `suppression`.
 #[derive(Debug, Subcommand)]

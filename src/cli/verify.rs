@@ -8,13 +8,13 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Asking, Client, configuration, encoded, wait_for};
+use super::client::{ApiOptions, Client, configuration, encoded, wait_for};
 use super::exit::{Exit, OrExit as _};
 use super::send::default_sender;
 use super::{say, secret};
 
 /// Options of `verify`.
-pub(super) type Options = Asking<Command>;
+pub(super) type Options = ApiOptions<Command>;
 
 /// Subcommands of `verify`.
 #[derive(Debug, Subcommand)]

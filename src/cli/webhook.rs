@@ -7,12 +7,12 @@ use clap::Subcommand;
 use hyper::Method;
 use serde_json::{Value, json};
 
-use super::client::{Asking, Client, wait_for};
+use super::client::{ApiOptions, Client, wait_for};
 use super::exit::Exit;
 use super::say;
 
 /// Options of `webhook`.
-pub(super) type Options = Asking<Command>;
+pub(super) type Options = ApiOptions<Command>;
 
 /// Subcommands of `webhook`.
 #[derive(Debug, Subcommand)]
