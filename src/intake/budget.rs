@@ -72,7 +72,7 @@ impl Budgets {
         if within(taken, windows.longest, now).any(is_repeatable) {
             return Ok(());
         }
-        let asking = Asking { user: &user.name, lane: user.lane.with_most_budget(), before: 0, now };
+        let asking = Applicant { user: &user.name, lane: user.lane.with_most_budget(), before: 0, now };
         room(taken, windows.limits, asking)
     }
 
@@ -87,7 +87,7 @@ impl Budgets {
         let forms: Vec<String> = recipients.iter().map(|recipient| budget_form(&recipient.mailbox)).collect();
         for (index, wanted) in forms.iter().enumerate() {
             let before = forms[..index].iter().filter(|other| *other == wanted).count();
-            room(table.of(wanted).unwrap_or_default(), windows.limits, Asking { user, lane, before, now })?;
+            room(table.of(wanted).unwrap_or_default(), windows.limits, Applicant { user, lane, before, now })?;
         }
         let mut changes = table.sweep(&windows, now);
         for (wanted, index) in forms.iter().zip(0..) {
@@ -106,7 +106,7 @@ impl Budgets {
 
 /// Who wants a place.
 #[derive(Clone, Copy)]
-struct Asking<'a> {
+struct Applicant<'a> {
     user: &'a str,
     lane: Lane,
     /// Places that the same message takes besides.
@@ -115,8 +115,8 @@ struct Asking<'a> {
 }
 
 /// Whether one more may go to a mailbox that has had these.
-fn room(taken: &[Booking], limits: Limits, asking: Asking<'_>) -> Result<(), Refusal> {
-    let Asking { user, lane, before, now } = asking;
+fn room(taken: &[Booking], limits: Limits, asking: Applicant<'_>) -> Result<(), Refusal> {
+    let Applicant { user, lane, before, now } = asking;
     let is_own = |one: &&Booking| *one.user == *user;
     if let Some(limit) = limits.own {
         let own: Vec<Timestamp> = within(taken, limit.span, now).filter(is_own).map(|one| one.place.at).collect();
