@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::Api;
 use super::problem::Problem;
 use crate::accounts::user::User;
-use crate::intake::door::{Door, InWork, Prepared, Ready, Receipt};
+use crate::intake::door::{Door, InWork, PreparedSubmission, Ready, Receipt};
 use crate::intake::options::Options;
 use crate::intake::recipient::{DNS_WAIT, RecipientCheck};
 use crate::intake::refusal::Refusal;
@@ -178,8 +178,8 @@ impl Api {
 async fn prepare<'a>(door: &'a Door, draft: &Draft, in_work: InWork) -> Step<'a> {
     let options = draft.options.clone();
     match door.prepare(&draft.user, draft.submission(), options, None, in_work).await {
-        Ok(Prepared::Repeat(receipt)) => Step::Taken(receipt),
-        Ok(Prepared::Ready(ready)) => Step::Ready(ready),
+        Ok(PreparedSubmission::Repeat(receipt)) => Step::Taken(receipt),
+        Ok(PreparedSubmission::Ready(ready)) => Step::Ready(ready),
         Err(Refusal::InWork) => Step::InWork,
         Err(refusal) => Step::Refused(draft.refused(refusal)),
     }

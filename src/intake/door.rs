@@ -91,7 +91,7 @@ pub struct Receipt {
 }
 
 /// What a submission came to before anything of it is stored.
-pub(crate) enum Prepared<'a> {
+pub(crate) enum PreparedSubmission<'a> {
     /// It was taken before.
     Repeat(Receipt),
     /// It can be stored.
@@ -241,8 +241,8 @@ impl Door {
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
         match self.prepare(user, submission, options, client, InWork::Wait).await? {
-            Prepared::Repeat(receipt) => Ok(receipt),
-            Prepared::Ready(ready) => self.accept(*ready).await,
+            PreparedSubmission::Repeat(receipt) => Ok(receipt),
+            PreparedSubmission::Ready(ready) => self.accept(*ready).await,
         }
     }
 
@@ -258,8 +258,8 @@ impl Door {
         options: Options,
     ) -> Result<Receipt, Refusal> {
         match self.prepare_for(Some(slot), user, (submission, options), None, InWork::Wait).await? {
-            Prepared::Repeat(receipt) => Ok(receipt),
-            Prepared::Ready(ready) => self.accept(*ready).await,
+            PreparedSubmission::Repeat(receipt) => Ok(receipt),
+            PreparedSubmission::Ready(ready) => self.accept(*ready).await,
         }
     }
 
@@ -275,7 +275,7 @@ impl Door {
         options: Options,
         client: Option<IpAddr>,
         in_work: InWork,
-    ) -> Result<Prepared<'_>, Refusal> {
+    ) -> Result<PreparedSubmission<'_>, Refusal> {
         self.prepare_for(None, user, (submission, options), client, in_work).await
     }
 
@@ -286,7 +286,7 @@ impl Door {
         (submission, options): (Submission, Options),
         client: Option<IpAddr>,
         in_work: InWork,
-    ) -> Result<Prepared<'a>, Refusal> {
+    ) -> Result<PreparedSubmission<'a>, Refusal> {
         let now = self.parts.clock.now();
         let settings = self.settings();
         let Submission { envelope, content, client_name, protocol } = submission;
@@ -302,7 +302,7 @@ impl Door {
         let life = now..now.plus(life);
         let key = options.idempotency_key.as_deref();
         let reservation = match self.idempotency.ask(user, key, (&envelope, &content), in_work, now).await? {
-            Some(Lookup::Repeat(id)) => return Ok(Prepared::Repeat(self.repeat(id))),
+            Some(Lookup::Repeat(id)) => return Ok(PreparedSubmission::Repeat(self.repeat(id))),
             Some(Lookup::First(reservation)) => Some(reservation),
             None => None,
         };
@@ -323,7 +323,7 @@ impl Door {
         let allowance = Allowance::take(&self.parts.aftermath, &self.buckets, user, &message, reservation.is_some())
             .map_err(|refusal| self.by_wall(refusal))?;
         let author = header.from.mailboxes.into_iter().next();
-        Ok(Prepared::Ready(Box::new(Ready {
+        Ok(PreparedSubmission::Ready(Box::new(Ready {
             message,
             content,
             allowance,
