@@ -16,10 +16,10 @@ const OTHERS: &str = "others";
 
 /// What is known of domains.
 #[derive(Debug, Default)]
-pub(super) struct Unsigned(Mutex<HashMap<Box<str>, Untold>>);
+pub(super) struct Unsigned(Mutex<HashMap<Box<str>, UntoldCount>>);
 
 #[derive(Debug)]
-struct Untold {
+struct UntoldCount {
     told_at: Timestamp,
     messages: u64,
 }
@@ -34,7 +34,7 @@ impl Unsigned {
         }
         let domain = if is_known || known.len() < DOMAINS_MAX { domain } else { OTHERS };
         let Some(untold) = known.get_mut(domain) else {
-            known.insert(domain.into(), Untold { told_at: now, messages: 0 });
+            known.insert(domain.into(), UntoldCount { told_at: now, messages: 0 });
             return Some((domain, 1));
         };
         untold.messages += 1;
