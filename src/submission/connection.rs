@@ -63,7 +63,7 @@ impl Shared {
 }
 
 /// A client with its place: who connected, where to, and what it may take.
-pub(super) struct Identified {
+pub(super) struct IdentifiedClient {
     /// The client's address.
     pub(super) address: SocketAddr,
     /// Where it connected to.
@@ -117,11 +117,11 @@ impl Connection {
     pub(super) async fn serve(
         shared: Arc<Shared>,
         stream: BoxStream,
-        client: Identified,
+        client: IdentifiedClient,
         settings: Arc<SessionSettings>,
         acceptor: Option<TlsAcceptor>,
     ) {
-        let Identified { address, listener, peer, place, portion } = client;
+        let IdentifiedClient { address, listener, peer, place, portion } = client;
         let session = ServerSession::new(settings, peer, shared.clock.instant());
         let needs_login = peer.access == Access::AuthenticationRequired;
         let trusted = if needs_login { None } else { shared.credentials.trusted() };

@@ -15,7 +15,7 @@ use tokio_rustls::rustls::ServerConfig;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{Connection, HANDSHAKE_TIMEOUT, Identified, Shared, share_in_use};
+use super::connection::{Connection, HANDSHAKE_TIMEOUT, IdentifiedClient, Shared, share_in_use};
 use super::proxy_header::{self, HeaderFault, Origin, Progress};
 use crate::accounts::credentials::Credentials;
 use crate::accounts::throttle::Throttle;
@@ -258,7 +258,7 @@ impl Submission {
         let portion = live.sharing.of(live.limits.connections_max);
         let peer = Peer { access: Access::Trusted, encrypted: false, loopback: true };
         let session = Arc::new(SessionSettings { starttls: false, ..live.session.clone() });
-        let identified = Identified { address: NOBODY, listener: NOBODY, peer, place, portion };
+        let identified = IdentifiedClient { address: NOBODY, listener: NOBODY, peer, place, portion };
         Connection::serve(self.shared.clone(), stream, identified, session, None).await;
     }
 
@@ -325,7 +325,7 @@ impl Submission {
         let starttls = listener.tls == ListenerTls::StartTls;
         let session = Arc::new(SessionSettings { starttls, ..live.session.clone() });
         let acceptor = starttls.then(|| (*acceptor).clone());
-        let identified = Identified { address: client.address, listener: listener.address, peer, place, portion };
+        let identified = IdentifiedClient { address: client.address, listener: listener.address, peer, place, portion };
         Connection::serve(self.shared.clone(), boxed, identified, session, acceptor).await;
     }
 
