@@ -75,8 +75,8 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     stream: S,
     timeout: Duration,
-) -> Result<TlsStream<Watched<S>>, Fault> {
-    let watched = Watched { stream, start: [0; START_LEN], seen: 0, has_answered: false };
+) -> Result<TlsStream<RecordedStream<S>>, Fault> {
+    let watched = RecordedStream { stream, start: [0; START_LEN], seen: 0, has_answered: false };
     match tokio::time::timeout(timeout, acceptor.accept(watched).into_fallible()).await {
         Err(_) => Err(Fault::TooSlow),
         Ok(Ok(stream)) => Ok(stream),
@@ -104,8 +104,8 @@ pub(crate) async fn accept_or_answer<S: AsyncRead + AsyncWrite + Unpin>(
     answer: Arc<ServerConfig>,
     stream: S,
     timeout: Duration,
-) -> Result<Option<TlsStream<Watched<S>>>, Fault> {
-    let watched = Watched { stream, start: [0; START_LEN], seen: 0, has_answered: false };
+) -> Result<Option<TlsStream<RecordedStream<S>>>, Fault> {
+    let watched = RecordedStream { stream, start: [0; START_LEN], seen: 0, has_answered: false };
     let accepting = async {
         let start = LazyConfigAcceptor::new(Acceptor::default(), watched).await?;
         let is_ca = start.client_hello().alpn().is_some_and(|mut names| names.any(|name| name == acme::ALPN));
@@ -181,7 +181,7 @@ fn of_incompatible(incompatible: &PeerIncompatible, start: &[u8]) -> Fault {
 
 /// A stream whose first octets are kept.
 #[derive(Debug)]
-pub(crate) struct Watched<S> {
+pub(crate) struct RecordedStream<S> {
     stream: S,
     start: [u8; START_LEN],
     seen: usize,
@@ -189,14 +189,14 @@ pub(crate) struct Watched<S> {
     has_answered: bool,
 }
 
-impl<S> Watched<S> {
+impl<S> RecordedStream<S> {
     /// What it means that it was closed.
     fn at_the_end(&self) -> Fault {
         if self.has_answered { Fault::ClosedAtCertificate } else { Fault::Closed }
     }
 }
 
-impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+impl<S: AsyncRead + Unpin> AsyncRead for RecordedStream<S> {
     fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = into.filled().len();
         let polled = Pin::new(&mut self.stream).poll_read(context, into);
@@ -210,7 +210,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+impl<S: AsyncWrite + Unpin> AsyncWrite for RecordedStream<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         self.has_answered = true;
         Pin::new(&mut self.stream).poll_write(context, octets)
