@@ -14,7 +14,7 @@ use crate::base::files::faults::{Use, explain};
 
 /// A value with the line on which it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Located<T> {
+pub(super) struct LocatedValue<T> {
     /// The value.
     pub(super) value: T,
     /// Its line, from 1.
@@ -194,10 +194,10 @@ impl<'a> Section<'a> {
     }
 
     /// A text, `${NAME}` replaced.
-    pub(super) fn text(&self, key: &'static str) -> Option<Located<String>> {
+    pub(super) fn text(&self, key: &'static str) -> Option<LocatedValue<String>> {
         let (value, line) = self.value(key)?;
         let text = self.expect_text(key, value, line)?;
-        Some(Located { value: text, line })
+        Some(LocatedValue { value: text, line })
     }
 
     fn expect_text(&self, key: &str, value: &DeValue<'_>, line: usize) -> Option<String> {
@@ -251,7 +251,7 @@ impl<'a> Section<'a> {
     }
 
     /// A list of texts.
-    pub(super) fn texts(&self, key: &'static str) -> Vec<Located<String>> {
+    pub(super) fn texts(&self, key: &'static str) -> Vec<LocatedValue<String>> {
         let Some((value, line)) = self.value(key) else { return Vec::new() };
         let DeValue::Array(array) = value else {
             self.error(line, key, &format!("a list in brackets is needed, not {}", kind(value)));
@@ -259,7 +259,7 @@ impl<'a> Section<'a> {
         };
         let located = array.iter().filter_map(|item| {
             let line = self.source.line(&item.span());
-            self.expect_text(key, item.get_ref(), line).map(|value| Located { value, line })
+            self.expect_text(key, item.get_ref(), line).map(|value| LocatedValue { value, line })
         });
         located.collect()
     }
@@ -285,14 +285,14 @@ impl<'a> Section<'a> {
     }
 
     /// A path, relative to the file's folder.
-    pub(super) fn path(&self, key: &'static str) -> Option<Located<PathBuf>> {
-        let path = self.text(key).map(|text| Located { value: self.source.path(&text.value), line: text.line });
+    pub(super) fn path(&self, key: &'static str) -> Option<LocatedValue<PathBuf>> {
+        let path = self.text(key).map(|text| LocatedValue { value: self.source.path(&text.value), line: text.line });
         self.source.paths.borrow_mut().extend(path.iter().map(|path| path.value.clone()));
         path
     }
 
     /// The path of a file with a secret.
-    pub(super) fn secret_path(&self, key: &'static str) -> Option<Located<PathBuf>> {
+    pub(super) fn secret_path(&self, key: &'static str) -> Option<LocatedValue<PathBuf>> {
         let path = self.path(key)?;
         let file = SecretFile { path: path.value.clone(), line: path.line, key: format!("{}{key}", self.prefix()) };
         self.source.secret_files.borrow_mut().push(file);

@@ -2,7 +2,7 @@
 
 use super::Config;
 use super::keys;
-use super::table::{Described, DescribedKey, Reload};
+use super::table::{DescribedKey, Reload, SectionDescription};
 
 /// Columns of a comment.
 const WIDTH: usize = 118;
@@ -72,7 +72,7 @@ fn breakable(text: &str) -> String {
     broken
 }
 
-fn described(section: &Described) -> String {
+fn described(section: &SectionDescription) -> String {
     let is_live = section.reload == Some(Reload::Live);
     let mut text = String::new();
     if !section.heading.is_empty() {

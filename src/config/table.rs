@@ -14,7 +14,7 @@ pub(super) enum Reload {
 
 /// What the commented file says behind a key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Written {
+pub(super) enum CommentForm {
     /// The default, in the usual form.
     Default,
     /// The default, in this form.
@@ -77,7 +77,7 @@ pub(super) struct Key<S> {
     /// What the commented file says about it.
     pub(super) help: &'static str,
     /// What the commented file says behind it.
-    written: Written,
+    written: CommentForm,
     /// When a change takes effect.
     pub(super) reload: Reload,
     /// What to say where it is missing; none: it need not be there.
@@ -93,18 +93,18 @@ pub(super) fn key<S: 'static, T: Clone + 'static>(
     reload: Reload,
     help: &'static str,
 ) -> Key<S> {
-    Key { name, help, written: Written::Default, reload, required: None, field: Box::new(Bound { place, kind }) }
+    Key { name, help, written: CommentForm::Default, reload, required: None, field: Box::new(Bound { place, kind }) }
 }
 
 impl<S> Key<S> {
     /// With this in the commented file, in place of the default.
     pub(super) fn example(self, text: &'static str) -> Self {
-        Self { written: Written::Example(text), ..self }
+        Self { written: CommentForm::Example(text), ..self }
     }
 
     /// With the default in this form.
     pub(super) fn written(self, text: &'static str) -> Self {
-        Self { written: Written::As(text), ..self }
+        Self { written: CommentForm::As(text), ..self }
     }
 
     /// It has to be there.
@@ -209,7 +209,7 @@ pub(super) fn heading(name: &str, times: Times) -> String {
 }
 
 /// A section with the type of its settings left out, for whoever prints.
-pub(super) struct Described {
+pub(super) struct SectionDescription {
     /// `[name]` or `[[name]]`; empty for the top.
     pub(super) heading: String,
     /// What is said about it.
@@ -236,19 +236,19 @@ pub(super) struct DescribedKey {
 
 impl<S: Default> Table<S> {
     /// What to print.
-    pub(super) fn described(&self) -> Described {
+    pub(super) fn described(&self) -> SectionDescription {
         let defaults = S::default();
         let described = |key: &Key<S>| DescribedKey {
             name: key.name,
             help: key.help,
             value: match key.written {
-                Written::Default => key.write(&defaults).unwrap_or_default(),
-                Written::As(text) | Written::Example(text) => text.to_owned(),
+                CommentForm::Default => key.write(&defaults).unwrap_or_default(),
+                CommentForm::As(text) | CommentForm::Example(text) => text.to_owned(),
             },
-            is_example: matches!(key.written, Written::Example(_)),
+            is_example: matches!(key.written, CommentForm::Example(_)),
             reload: key.reload,
         };
         let keys = self.keys.iter().map(described).collect();
-        Described { heading: self.heading(), help: self.help, reload: self.reload(), keys }
+        SectionDescription { heading: self.heading(), help: self.help, reload: self.reload(), keys }
     }
 }

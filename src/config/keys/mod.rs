@@ -16,7 +16,7 @@ use super::kinds::{
     Text, quoted,
 };
 use super::table::Reload::{Live, Restart};
-use super::table::{Described, Key, Table, Times, at, heading, key};
+use super::table::{Key, SectionDescription, Table, Times, at, heading, key};
 use crate::http::{HookKind, Shape, Templates};
 use crate::intake::options::LIFE;
 use crate::ledger::embedded::key_ring::Sealing;
@@ -46,7 +46,7 @@ const DISCLOSURE: Choice<Disclosure> =
     Choice(&[("masked", Disclosure::Masked), ("full", Disclosure::Full), ("hashed", Disclosure::Hashed)]);
 
 /// All sections, as the commented file has them.
-pub(super) fn all() -> Vec<Described> {
+pub(super) fn all() -> Vec<SectionDescription> {
     vec![
         top().described(),
         listener().described(),
@@ -89,8 +89,8 @@ pub(super) fn once() -> Vec<Table<Config>> {
 
 /// Where a key of this name belongs, in words; none if there is no such key.
 pub(super) fn home(name: &str) -> Option<String> {
-    let has_it = |section: &Described| section.keys.iter().any(|key| key.name == name);
-    let homes: Vec<Described> = all().into_iter().filter(has_it).collect();
+    let has_it = |section: &SectionDescription| section.keys.iter().any(|key| key.name == name);
+    let homes: Vec<SectionDescription> = all().into_iter().filter(has_it).collect();
     if homes.iter().any(|section| section.heading.is_empty()) {
         return Some("it belongs to the top of the file, above the first heading".to_owned());
     }
