@@ -38,7 +38,7 @@ pub(crate) struct Rotation {
     pub(crate) active: Option<Active>,
     /// Those of before, the latest last.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(crate) retired: Vec<Retired>,
+    pub(crate) retired: Vec<RetiredKeys>,
 }
 
 /// Keys to come.
@@ -64,7 +64,7 @@ pub(crate) struct Active {
 
 /// Keys that sign nothing new.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Retired {
+pub(crate) struct RetiredKeys {
     /// Under which names they were published.
     pub(crate) selectors: Vec<String>,
     /// From when on they signed; none: they were those of the configuration.
@@ -80,7 +80,7 @@ pub(crate) struct Retired {
     is_told: bool,
 }
 
-impl Retired {
+impl RetiredKeys {
     /// From when on its records may go.
     pub(crate) fn removable_at(&self) -> Timestamp {
         self.until.plus(RECORDS_FOR)
@@ -207,7 +207,13 @@ impl Rotation {
             None => (configured.to_vec(), None),
         };
         if !selectors.is_empty() {
-            self.retired.push(Retired { selectors, since: from, until: since, is_destroyed: false, is_told: false });
+            self.retired.push(RetiredKeys {
+                selectors,
+                since: from,
+                until: since,
+                is_destroyed: false,
+                is_told: false,
+            });
         }
     }
 }
