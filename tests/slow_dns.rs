@@ -56,10 +56,6 @@ impl Dns for SlowDns {
     fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
         Box::pin(async { Ok(Records { records: vec![[93, 184, 215, 1].into()], ttl: SECOND * 60, secure: false }) })
     }
-
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
 }
 
 impl Network for SlowDns {

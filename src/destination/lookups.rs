@@ -161,10 +161,6 @@ mod tests {
         fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
             Box::pin(self.ask(host, vec![IpAddr::from([192, 0, 2, 1])]))
         }
-
-        fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-            Box::pin(async { Err(DnsError::NoRecords) })
-        }
     }
 
     /// Somebody has 20,000 domains looked up that nobody answers for; another's domain meanwhile.

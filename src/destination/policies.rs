@@ -314,9 +314,6 @@ mod tests {
         fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
             Box::pin(async { Err(DnsError::NoRecords) })
         }
-        fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-            Box::pin(async { Err(DnsError::NoRecords) })
-        }
         fn txt<'a>(&'a self, name: &'a str) -> Answer<'a, String> {
             assert_eq!(name, "_mta-sts.example");
             let found = self.announced.lock().clone().ok_or(DnsError::Timeout);

@@ -64,8 +64,11 @@ pub trait Dns: Send + Sync {
     fn mx<'a>(&'a self, domain: &'a str) -> Answer<'a, MxRecord>;
     /// The IPv4 addresses of a host.
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr>;
-    /// The IPv6 addresses of a host.
-    fn ipv6<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr>;
+
+    /// The IPv6 addresses of a host. Without an answer of its own, there are none.
+    fn ipv6<'a>(&'a self, _host: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
 
     /// Texts, each of one record. Without an answer of its own, there are none.
     fn txt<'a>(&'a self, _name: &'a str) -> Answer<'a, String> {

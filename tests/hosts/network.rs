@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord, Records};
+use otp_relay::testing::destination::resolver::{Answer, Dns, MxRecord, Records};
 use otp_relay::testing::net::{BoxStream, Connecting, Network};
 use parking_lot::Mutex;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
@@ -376,9 +376,5 @@ impl Dns for Hosts {
         let numbers = host.trim_start_matches("mx").trim_end_matches(".test").split('-');
         let records = numbers.map(|number| IpAddr::from([192, 0, 2, number.parse().unwrap()])).collect();
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(1_000_000), secure: false }) })
-    }
-
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
     }
 }

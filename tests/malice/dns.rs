@@ -53,10 +53,6 @@ impl Dns for Denying {
         found(vec![IpAddr::from([127, 0, 0, 1])])
     }
 
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
-
     fn forget(&self, _: &str) {
         self.forgotten.fetch_add(1, Ordering::SeqCst);
     }

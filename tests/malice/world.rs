@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock as _, ManualClock, Timestamp};
-use otp_relay::testing::destination::resolver::{Answer, Dns, DnsError, MxRecord};
+use otp_relay::testing::destination::resolver::{Answer, Dns, MxRecord};
 use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::net::{BoxStream, Connecting, Network};
@@ -55,10 +55,6 @@ impl Dns for Hosts {
 
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         found(vec![self.0.addresses.of(host)])
-    }
-
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
     }
 }
 

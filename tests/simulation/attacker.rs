@@ -167,10 +167,6 @@ impl Dns for Town {
     fn ipv4<'a>(&'a self, host: &'a str) -> Answer<'a, IpAddr> {
         found(vec![self.0.addresses.of(host)])
     }
-
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
 }
 
 impl Network for Town {

@@ -479,8 +479,4 @@ impl Dns for SimulatedNetwork {
         let records = vec![IpAddr::V4(Ipv4Addr::new(127, 0, 0, number + 1))];
         Box::pin(async move { Ok(Records { records, ttl: Duration::from_secs(300), secure: false }) })
     }
-
-    fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
 }
