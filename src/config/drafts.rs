@@ -41,9 +41,7 @@ pub(super) struct Listener {
 pub(super) struct UserSettings {
     /// Its rights.
     pub(super) user: User,
-    /// Its password.
     pub(super) password: Option<PasswordHash>,
-    /// Its token.
     pub(super) token: Option<TokenHash>,
 }
 
@@ -121,9 +119,7 @@ impl Default for HookSettings {
 /// One `[[dkim]]`.
 #[derive(Debug, Default)]
 pub(super) struct DkimKey {
-    /// The domain.
     pub(super) domain: String,
-    /// The selector.
     pub(super) selector: String,
     /// The file.
     pub(super) private_key: PathBuf,

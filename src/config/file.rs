@@ -15,7 +15,6 @@ use crate::base::files::faults::{Use, explain};
 /// A value with the line on which it stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct LocatedValue<T> {
-    /// The value.
     pub(super) value: T,
     /// Its line, from 1.
     pub(super) line: usize,

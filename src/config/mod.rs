@@ -105,7 +105,6 @@ pub struct Config {
 pub struct Certificate {
     /// The chain.
     pub chain: Option<PathBuf>,
-    /// Its key.
     pub(crate) private_key: Option<PathBuf>,
 }
 

@@ -216,7 +216,6 @@ pub(super) struct SectionDescription {
     pub(super) help: &'static str,
     /// When changes of all its keys take effect, if that is the same.
     pub(super) reload: Option<Reload>,
-    /// Its keys.
     pub(super) keys: Vec<DescribedKey>,
 }
 

@@ -105,7 +105,6 @@ pub(super) struct Arrival {
     pub(super) verdicts: Vec<Verdict>,
 }
 
-/// A mail.
 #[derive(Debug)]
 pub(super) struct Mail {
     /// In the order of arrival.

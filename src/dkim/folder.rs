@@ -19,7 +19,6 @@ const STATE_LEN_MAX: u64 = 64 << 10;
 /// Domains whose keys are being changed, at most.
 const DOMAINS_MAX: usize = 1000;
 
-/// The folder.
 #[derive(Debug, Clone)]
 pub(crate) struct Folder(PathBuf);
 

@@ -15,7 +15,6 @@ use crate::mail::id::EntryId;
 pub struct Offer {
     /// Which.
     pub entry: EntryId,
-    /// Its lane.
     pub(crate) lane: Lane,
     /// When its life ends.
     pub expires_at: Timestamp,

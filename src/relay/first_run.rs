@@ -97,10 +97,8 @@ fn dkim_keys(data_dir: &Path, domain: &str) -> anyhow::Result<(Keys, Vec<String>
     Ok((Keys::new(keys), records))
 }
 
-/// A key file.
 #[derive(Debug, Clone)]
 pub(crate) struct KeyFile {
-    /// Its selector.
     pub(crate) selector: String,
     /// Where it is.
     pub path: PathBuf,

@@ -34,7 +34,6 @@ pub struct Trace {
     pub expires_at: Timestamp,
     /// Whose it is.
     pub user: Arc<str>,
-    /// Its lane.
     pub(crate) lane: Lane,
     /// Its label.
     pub tag: Option<Arc<str>>,

@@ -46,7 +46,6 @@ pub enum TlsError {
     NotItsKey {
         /// The chain.
         certificate: PathBuf,
-        /// The key.
         private_key: PathBuf,
     },
     /// A file without what is looked for.
@@ -81,7 +80,6 @@ fn unusable(error: impl std::fmt::Display) -> TlsError {
 pub(crate) struct Pair {
     /// The chain, the own certificate first.
     pub certificate: PathBuf,
-    /// Its key.
     pub(crate) private_key: PathBuf,
 }
 

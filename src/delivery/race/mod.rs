@@ -45,7 +45,6 @@ use timing::Timing;
 /// Sessions beside each other at most for which the addresses are asked again.
 const ROUND_SESSIONS_MAX: usize = 2;
 
-/// A race.
 pub(super) struct Race {
     dialer: Arc<Dialer>,
     sites: Arc<Sites>,

@@ -17,12 +17,10 @@ pub(super) async fn html() -> Response {
     response
 }
 
-/// Its script.
 pub(super) async fn script() -> Response {
     typed("text/javascript; charset=utf-8", include_str!("../page/page.js"))
 }
 
-/// Its style.
 pub(super) async fn style() -> Response {
     typed("text/css; charset=utf-8", include_str!("../page/page.css"))
 }

@@ -51,7 +51,6 @@ impl Field {
     }
 }
 
-/// A search.
 #[derive(Debug)]
 pub(super) struct Search(Vec<Term>);
 

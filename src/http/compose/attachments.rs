@@ -34,7 +34,6 @@ pub(in crate::http) struct RawAttachment<'a> {
     pub(in crate::http) content_id: Option<&'a str>,
 }
 
-/// An attachment.
 #[derive(Clone)]
 pub(in crate::http) struct Attachment {
     name: String,

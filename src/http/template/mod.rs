@@ -109,7 +109,6 @@ pub(crate) struct Mail<'a> {
     pub(crate) texts: Option<&'a Texts>,
 }
 
-/// A filled template.
 #[derive(Clone, PartialEq, Eq, Default)]
 pub(crate) struct FilledTemplate {
     pub(crate) subject: String,

@@ -127,7 +127,6 @@ pub(super) enum Again {
     Enough(Duration),
 }
 
-/// A verification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verification {
     pub(super) id: Arc<str>,

@@ -380,7 +380,6 @@ impl Drop for ChallengeGuard<'_> {
     }
 }
 
-/// The account file.
 #[derive(serde::Serialize, serde::Deserialize)]
 struct AccountFile {
     directory: String,

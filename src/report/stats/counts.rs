@@ -70,19 +70,14 @@ pub struct Counts {
     /// Attempts that were refused for what the sender is or does, by cause: an entry can have several.
     #[serde(rename = "b", default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) blames_sender: BTreeMap<String, u64>,
-    /// Expired.
     #[serde(rename = "e", default, skip_serializing_if = "is_zero")]
     pub(crate) expired: u64,
-    /// Superseded.
     #[serde(rename = "s", default, skip_serializing_if = "is_zero")]
     pub(crate) superseded: u64,
-    /// Cancelled.
     #[serde(rename = "c", default, skip_serializing_if = "is_zero")]
     pub(crate) cancelled: u64,
-    /// At risk.
     #[serde(rename = "r", default, skip_serializing_if = "is_zero")]
     pub(crate) at_risk: u64,
-    /// Verified.
     #[serde(rename = "v", default, skip_serializing_if = "is_zero")]
     pub(crate) verified: u64,
     /// From acceptance to delivery.
