@@ -368,6 +368,9 @@ struct StorageThread {
     is_inline: bool,
     /// Changes that nobody waits for, not yet committed; kept over failures.
     later: VecDeque<Vec<Change>>,
+    /// The last commit failed, and may be found on disk as far as it got. What sets that right, what rode along and what
+    /// waited before it are one group: the first of `later`.
+    is_first_whole: bool,
     events: Arc<Events>,
     /// Informative events that were published and are stored with the next commit.
     riding: Vec<Change>,
@@ -389,6 +392,7 @@ impl StorageThread {
             health,
             is_inline: false,
             later: VecDeque::new(),
+            is_first_whole: false,
             events: Arc::new(Events::new(held.swept, held.newest)),
             riding: Vec::new(),
             retry_at: None,
@@ -539,6 +543,7 @@ impl StorageThread {
         let is_informative = |change: &Change| matches!(change, Change::Event(event) if event.kind().is_informative());
         let waiting: usize = self.later.iter().map(Vec::len).sum();
         if self.is_inline
+            || self.is_first_whole
             || self.riding.len() + waiting > RIDING_MAX
             || !self.later.iter().flatten().all(is_informative)
         {
@@ -569,27 +574,38 @@ impl StorageThread {
         let moved: Option<Vec<Vec<Change>>> = moved_to_wall(&groups, self.clock.step());
         let mut groups: Vec<&[Change]> =
             moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
-        let riding = usize::from(!self.riding.is_empty());
-        if riding > 0 {
-            groups.insert(0, &self.riding);
+        let whole: Vec<Change>;
+        match groups.first_mut() {
+            Some(first) if self.is_first_whole => {
+                whole = [&self.riding, *first].concat();
+                *first = &whole;
+            }
+            _ if !self.riding.is_empty() => groups.insert(0, &self.riding),
+            _ => {}
         }
         let since = self.clock.instant();
         let committed = self.store.commit(&groups);
         telemetry::COMMIT.add(self.clock.instant().saturating_duration_since(since));
         match committed {
             Ok(()) => {
-                let happened = groups.iter().skip(riding).flat_map(|group| events_of(group)).collect();
+                // What rode along comes first, and was told.
+                let happened = groups.iter().flat_map(|group| events_of(group)).skip(self.riding.len()).collect();
                 self.events.publish(happened);
                 self.later.clear();
                 self.riding.clear();
+                self.is_first_whole = false;
                 self.sweep();
                 self.note_success();
                 Ok(())
             }
             Err(error) => {
                 self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-                // A commit that failed may still be found on disk later: what was refused must not be delivered.
-                self.later.extend(waiting.iter().map(|(changes, _)| undoing(changes)));
+                // It may still be found on disk: what was refused must not be delivered, and where the process dies in the
+                // midst of the next commit, no part of this one may have lost its events alone.
+                let undone = waiting.iter().flat_map(|(changes, _)| undoing(changes));
+                let whole = self.later.drain(..).flatten().chain(undone).collect();
+                self.later.push_back(whole);
+                self.is_first_whole = true;
                 let kind = match error {
                     StoreError::Full => JournalError::Full,
                     StoreError::InUse(_) | StoreError::Damaged(_) | StoreError::Newer(..) | StoreError::Failed(_) => {

@@ -156,3 +156,32 @@ fn what_is_informative_brings_about_no_commit() {
     thread.work(vec![Job::Later(vec![event(2, attempted)])]);
     assert_eq!(store.stored_events()[1].0, events.newest());
 }
+
+#[test]
+fn what_a_failed_commit_left_is_set_right_at_once_or_not_at_all() {
+    let accepted = |number| event(number, Happened::Accepted { note: None, others: Arc::default() });
+    for reached in 0..=3 {
+        let bench = Bench::new();
+        bench.commit(vec![accept(1), accepted(1)]).unwrap();
+        bench.journal.commit_later(vec![event(1, Happened::Delivered(Attempted::default())), Change::Remove(id(1))]);
+        // Both are on the disk, and the app is told that the second was refused.
+        bench.store.fail_next(2);
+        assert!(bench.commit(vec![accept(2), accepted(2)]).is_err() && bench.store.holds(id(2)));
+        bench.clock.advance(RECOVERY_PAUSE);
+        // What came meanwhile waits behind that. The next commit fails too when it has come so far, and the process dies.
+        bench.journal.commit_later(vec![event(3, Happened::Attempted { destination: None })]);
+        bench.store.fail_next(reached);
+        assert!(bench.commit(vec![accept(4), accepted(4)]).is_err());
+        let left = bench.store.image();
+        let told = |number: u8, kind: Kind| {
+            let events = left.stored_events();
+            events.iter().filter(|(_, event)| event.head.id == id(number) && event.kind() == kind).count()
+        };
+        for number in [1, 2, 4] {
+            let is_there = left.holds(id(number));
+            assert_eq!(told(number, Kind::Accepted), usize::from(is_there || number == 1), "{number} after {reached}");
+        }
+        assert_eq!(told(1, Kind::Delivered), 1, "the end stays, whatever is written anew");
+        assert!(!left.holds(id(1)));
+    }
+}

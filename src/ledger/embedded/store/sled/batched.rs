@@ -26,6 +26,11 @@ impl Rows {
         self.rows.push((key.into(), None));
     }
 
+    /// Those with such keys are not written.
+    pub(super) fn take_back(&mut self, prefix: &[u8]) {
+        self.rows.retain(|(key, _)| !key.starts_with(prefix));
+    }
+
     /// Hands them to the engine. A row is on disk wholly or not at all by itself; a batch costs one write more, and the
     /// waking of all the engine's threads for it.
     pub(super) fn apply(self, db: &Db) -> Result<(), StoreError> {

@@ -31,11 +31,10 @@ pub(super) fn apply(
     let mut rows = Rows::default();
     events.begin(db, &mut rows)?;
     let mut len = 0;
+    // Those that the rows tell of.
     let mut messages = HashSet::new();
     for group in groups {
-        // What is removed is looked up first, and only what is in the database is found.
-        let removes_own = group.iter().any(|change| matches!(change, Change::Remove(id) if messages.contains(id)));
-        if removes_own || len >= BATCH_LEN {
+        if len >= BATCH_LEN {
             events.finish_row(&mut rows);
             std::mem::take(&mut rows).apply(db)?;
             messages.clear();
@@ -51,6 +50,7 @@ pub(super) fn apply(
                 Change::Update(entry, _) => {
                     messages.insert(entry.message);
                 }
+                Change::Remove(id) if messages.contains(id) => rows.take_back(&message_prefix(*id)),
                 Change::Remove(_) | Change::Side(..) => {}
                 Change::Event(event) => {
                     len += events.add(event, &mut rows);
