@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use nix::fcntl::{AT_FDCWD, RenameFlags, renameat2};
 use sled::{Batch, Db};
 
-use super::record::{FORMAT_ROW, side_key};
+use super::record::{FORMAT_ROW, PARTING, side_key};
 use crate::base::files;
 use crate::base::files::locks::{patiently, wait_for_lock};
 use crate::base::format::{self, FORMAT};
@@ -25,6 +25,9 @@ const CLOSED: &str = "closed";
 /// Octets from which on a batch is full.
 pub(super) const BATCH_LEN: usize = 256 << 10;
 const CACHE_LEN: u64 = 4 << 20;
+/// Rows with nothing in them between events and messages. A leaf is split when it has more than sixteen, so that some
+/// have nothing but these.
+const PARTING_ROWS: u8 = 64;
 /// How often a page is looked at after something was read from it. The engine lets go of pages beyond its cache only when
 /// it has counted 64 looks at those of one of its 256 shards: with one look at each, a long queue would come to be in
 /// memory as a whole.
@@ -93,6 +96,16 @@ impl Open {
         }
         self.db.insert(key, format::text().as_bytes()).map_err(engine_error)?;
         self.sync()
+    }
+
+    /// Keeps events and messages on leaves of their own. The engine writes a leaf anew with every tenth change, and events are
+    /// long rows: beside each message that comes or goes they would be written again and again.
+    pub(super) fn part_events_from_messages(&self) -> Result<(), StoreError> {
+        let rows = (0..PARTING_ROWS).map(|number| [PARTING, number]);
+        for key in rows.filter(|key| !self.db.contains_key(key).unwrap_or(true)) {
+            self.db.insert(key, &[]).map_err(engine_error)?;
+        }
+        Ok(())
     }
 
     /// Copies what is live to a database of its own, and closes that; false where it is not worth while.

@@ -18,6 +18,8 @@ pub(super) const PIECE_LEN: usize = 4096;
 pub(super) const MESSAGE: u8 = b'q';
 pub(super) const SIDE: u8 = b's';
 pub(super) const EVENT: u8 = b'e';
+/// Rows without content, between events and messages.
+pub(super) const PARTING: u8 = b'p';
 pub(super) const KIND_HEAD: u8 = 0;
 pub(super) const KIND_PIECE: u8 = 1;
 pub(super) const KIND_PROGRESS: u8 = 2;
@@ -57,6 +59,7 @@ pub(super) fn is_key(key: &[u8]) -> bool {
         Some(&MESSAGE) => message_id(key).is_some(),
         Some(&SIDE) => key.get(1).copied().and_then(table_of).is_some(),
         Some(&EVENT) => matches!(key.len(), 1 | 9),
+        Some(&PARTING) => key.len() == 2,
         Some(&SET_ASIDE) => true,
         _ => false,
     }

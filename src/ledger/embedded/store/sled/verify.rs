@@ -7,7 +7,7 @@ use std::path::Path;
 
 use super::engine::{SEGMENT_LEN, io_error, tail};
 use super::record::{
-    EVENT, FORMAT_ROW, Gathered, Leftovers, MESSAGE, SET_ASIDE, SIDE, is_key, message_id, side_key, table_of,
+    EVENT, FORMAT_ROW, Gathered, Leftovers, MESSAGE, PARTING, SET_ASIDE, SIDE, is_key, message_id, side_key, table_of,
 };
 use super::salvage::Log;
 use super::traces;
@@ -65,7 +65,7 @@ pub fn queue(path: &Path, keys: &mut KeyRing) -> Result<Contents, StoreError> {
                 current.add(key, &value);
             }
             (Some(&SET_ASIDE), _) => set_aside += 1,
-            (Some(&EVENT), _) if is_key(&key) => {}
+            (Some(&EVENT | &PARTING), _) if is_key(&key) => {}
             (Some(&SIDE), _) => match key.get(1).copied().and_then(table_of) {
                 Some(Table::Meta) => {}
                 Some(table) => side.push((table, (key[2..].into(), value.into()))),
