@@ -39,9 +39,9 @@ fn progress(value: &[u8]) -> Option<Progress> {
     Some(progress)
 }
 
-/// Traces of both versions; what this one writes, it reads as it was.
+/// Traces of version 0.1 and of this one; what this one writes, it reads as it was.
 fn traces(json: &[u8]) {
-    for version in [1, 2] {
+    for version in [1, 3] {
         let Some(trace) = decode(&[&[version], json].concat()) else { continue };
         assert!(trace.recipients().len() <= trace.events.len());
         let read = decode(&encode(&trace)).expect("it was written here");

@@ -1,4 +1,4 @@
-//! Events in JSON: one form for the log, the API, stored traces and whoever reads them.
+//! Events in JSON: one form for the log, the API and whoever reads them.
 //!
 //! Here the closed sets become words. Whoever reads them may be another version, so all but the name has a default, and a
 //! name that is not known is no error.
@@ -9,17 +9,14 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use super::cause::Cause;
-use super::{Attempted, Event, Happened, Head, Kind, Step};
+use super::{Event, Step};
 use crate::base::clock::Timestamp;
-use crate::mail::address::Mailbox;
-use crate::mail::id::EntryId;
 
 /// An event as it is written.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(default)]
 pub(crate) struct EventJson {
-    /// [`Kind::name`].
+    /// [`Kind::name`](super::Kind::name).
     pub event: Cow<'static, str>,
     /// RFC 3339, by the wall clock, as all times here.
     pub time: String,
@@ -46,7 +43,7 @@ pub(crate) struct EventJson {
     /// The destination's name, or the host of an attempt.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub destination: Option<Arc<str>>,
-    /// [`Cause::name`].
+    /// [`Cause::name`](super::cause::Cause::name).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cause: Option<Cow<'static, str>>,
     /// What the remote server said.
@@ -117,35 +114,6 @@ impl EventJson {
             steps: event.steps().cloned(),
             ..Self::default()
         }
-    }
-
-    /// The event again, of a message of which `head` tells. None if it is not known what happened, or when.
-    pub(crate) fn read(self, head: Head) -> Option<Event> {
-        let attempted = Attempted {
-            destination: self.destination,
-            cause: self.cause.as_deref().and_then(Cause::by_name),
-            reply: self.reply,
-            plan: self.plan,
-            note: self.note,
-            steps: self.steps,
-            may_have_arrived: self.may_have_arrived,
-        };
-        let next_attempt_at = self.next_attempt_at.as_deref().and_then(Timestamp::from_rfc3339);
-        let entry = self.entry.as_deref().and_then(|entry| entry.parse::<EntryId>().ok());
-        let head = Head {
-            time: Timestamp::from_rfc3339(&self.time)?,
-            entry: entry.map(|entry| entry.index),
-            recipient: self.recipient.as_deref().and_then(|recipient| Mailbox::parse(recipient).ok()),
-            attempt: self.attempt,
-            since_accepted: Duration::from_millis(self.ms),
-            verification: self.verification,
-            ..head
-        };
-        let mut what = Happened::of(Kind::by_name(&self.event)?, attempted, next_attempt_at);
-        if let Happened::Verified { since_delivered } = &mut what {
-            *since_delivered = self.ms_since_delivered.map(Duration::from_millis);
-        }
-        Some(Event { head, what })
     }
 }
 

@@ -1,4 +1,4 @@
-//! Events as they are stored with the change of state they tell of: JSON with short names. Whoever reads them may be
+//! Events as they are stored with the change of state they tell of: MessagePack with short names. Whoever reads them may be
 //! another version: what it does not know is left out, and what is missing has a default.
 
 use std::borrow::Cow;
@@ -14,20 +14,21 @@ use crate::base::lane::Lane;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
+/// An event as it is stored, by itself or beside its message, which says what all of its events have in common.
 #[derive(Serialize, Deserialize)]
-struct Form<'a> {
+pub(crate) struct Form<'a> {
     #[serde(rename = "k", borrow)]
     kind: Cow<'a, str>,
     #[serde(rename = "t")]
     time: Timestamp,
-    #[serde(rename = "i")]
-    id: MessageId,
+    #[serde(rename = "i", default, skip_serializing_if = "Option::is_none")]
+    id: Option<MessageId>,
     #[serde(rename = "e", default, skip_serializing_if = "Option::is_none")]
     entry: Option<u16>,
-    #[serde(rename = "u")]
-    user: Cow<'a, str>,
-    #[serde(rename = "l")]
-    lane: Lane,
+    #[serde(rename = "u", default, skip_serializing_if = "Option::is_none")]
+    user: Option<Cow<'a, str>>,
+    #[serde(rename = "l", default, skip_serializing_if = "Option::is_none")]
+    lane: Option<Lane>,
     #[serde(rename = "g", default, skip_serializing_if = "Option::is_none")]
     tag: Option<Cow<'a, str>>,
     #[serde(rename = "r", default, skip_serializing_if = "Option::is_none")]
@@ -42,10 +43,12 @@ struct Form<'a> {
     message_id: Option<Cow<'a, str>>,
     #[serde(rename = "a", default, skip_serializing_if = "is_zero")]
     attempt: u32,
-    #[serde(rename = "x")]
-    expires_at: Timestamp,
+    #[serde(rename = "x", default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<Timestamp>,
     #[serde(rename = "m", default, skip_serializing_if = "is_zero")]
     ms: u64,
+    #[serde(rename = "md", default, skip_serializing_if = "Option::is_none")]
+    ms_since_delivered: Option<u64>,
     #[serde(rename = "w", default, skip_serializing_if = "Option::is_none")]
     next_attempt_at: Option<Timestamp>,
     #[serde(rename = "d", default, skip_serializing_if = "Option::is_none")]
@@ -70,26 +73,49 @@ fn is_zero<T: Default + PartialEq>(number: &T) -> bool {
     *number == T::default()
 }
 
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
 impl<'a> Form<'a> {
-    fn of(event: &'a Event) -> Self {
+    fn alone(event: &'a Event) -> Self {
+        let head = &event.head;
+        Self {
+            id: Some(head.id),
+            user: Some((&*head.user).into()),
+            lane: Some(head.lane),
+            tag: head.tag.as_deref().map(Into::into),
+            from: head.from.as_ref().map(|from| from.as_str().into()),
+            traceparent: head.traceparent.as_deref().map(Into::into),
+            message_id: head.message_id.as_deref().map(Into::into),
+            expires_at: Some(head.expires_at),
+            // What led to a delivery is in the trace as long as that is written in order.
+            steps: event.steps().filter(|_| event.kind() != Kind::Delivered).map(|steps| (&**steps).into()),
+            ..Self::of_message(event)
+        }
+    }
+
+    /// An event beside its message.
+    pub(crate) fn of_message(event: &'a Event) -> Self {
         let Event { head, what } = event;
         let attempted = what.attempted();
         Self {
             kind: what.kind().name().into(),
             time: head.time,
-            id: head.id,
+            id: None,
             entry: head.entry,
-            user: (&*head.user).into(),
-            lane: head.lane,
-            tag: head.tag.as_deref().map(Into::into),
+            user: None,
+            lane: None,
+            tag: None,
             recipient: head.recipient.as_ref().map(|recipient| recipient.as_str().into()),
-            from: head.from.as_ref().map(|from| from.as_str().into()),
-            traceparent: head.traceparent.as_deref().map(Into::into),
+            from: None,
+            traceparent: None,
             verification: head.verification.as_deref().map(Into::into),
-            message_id: head.message_id.as_deref().map(Into::into),
+            message_id: None,
             attempt: head.attempt,
-            expires_at: head.expires_at,
-            ms: u64::try_from(head.since_accepted.as_millis()).unwrap_or(u64::MAX),
+            expires_at: None,
+            ms: millis(head.since_accepted),
+            ms_since_delivered: event.since_delivered().map(millis),
             next_attempt_at: event.next_attempt_at(),
             destination: event.destination().map(Into::into),
             cause: event.cause().map(|cause| cause.name().into()),
@@ -98,12 +124,32 @@ impl<'a> Form<'a> {
             note: event.note().map(Into::into),
             may_have_arrived: event.may_have_arrived(),
             others: what.others().iter().map(|domain| (&**domain).into()).collect(),
-            // What led to a delivery is in the trace as long as that is written in order.
-            steps: event.steps().filter(|_| event.kind() != Kind::Delivered).map(|steps| (&**steps).into()),
+            steps: event.steps().map(|steps| (&**steps).into()),
         }
     }
 
-    fn read(self) -> Option<Event> {
+    fn read_alone(mut self) -> Option<Event> {
+        let head = Head {
+            time: self.time,
+            id: self.id?,
+            entry: None,
+            user: self.user.take()?.into(),
+            lane: self.lane?,
+            tag: self.tag.take().map(Arc::from),
+            recipient: None,
+            from: self.from.take().and_then(|from| Mailbox::parse(&from).ok()),
+            traceparent: self.traceparent.take().map(Arc::from),
+            verification: None,
+            message_id: self.message_id.take().map(Arc::from),
+            attempt: 0,
+            expires_at: self.expires_at?,
+            since_accepted: Duration::ZERO,
+        };
+        self.read(head)
+    }
+
+    /// The event again, of a message of which `head` tells. None if it is not known what happened.
+    pub(crate) fn read(self, head: Head) -> Option<Event> {
         let kind = Kind::by_name(&self.kind)?;
         let attempted = Attempted {
             destination: self.destination.map(Arc::from),
@@ -116,23 +162,18 @@ impl<'a> Form<'a> {
         };
         let head = Head {
             time: self.time,
-            id: self.id,
             entry: self.entry,
-            user: self.user.into(),
-            lane: self.lane,
-            tag: self.tag.map(Arc::from),
             recipient: self.recipient.and_then(|recipient| Mailbox::parse(&recipient).ok()),
-            from: self.from.and_then(|from| Mailbox::parse(&from).ok()),
-            traceparent: self.traceparent.map(Arc::from),
             verification: self.verification.map(Arc::from),
-            message_id: self.message_id.map(Arc::from),
             attempt: self.attempt,
-            expires_at: self.expires_at,
             since_accepted: Duration::from_millis(self.ms),
+            ..head
         };
         let mut what = Happened::of(kind, attempted, self.next_attempt_at);
         if let Happened::Accepted { others, .. } = &mut what {
             *others = self.others.into_iter().map(Arc::from).collect();
+        } else if let Happened::Verified { since_delivered } = &mut what {
+            *since_delivered = self.ms_since_delivered.map(Duration::from_millis);
         }
         Some(Event { head, what })
     }
@@ -142,7 +183,7 @@ impl<'a> Form<'a> {
 /// notes.
 pub fn write(event: &Event, len_max: usize, octets: &mut Vec<u8>) {
     let start = octets.len();
-    let mut form = Form::of(event);
+    let mut form = Form::alone(event);
     let shorten: [fn(&mut Form<'_>); 3] = [
         |_| {},
         |form| form.steps = None,
@@ -155,8 +196,8 @@ pub fn write(event: &Event, len_max: usize, octets: &mut Vec<u8>) {
     for shorten in shorten {
         shorten(&mut form);
         octets.truncate(start);
-        // It has nothing that could fail: no map with keys that are not text.
-        let _ = serde_json::to_writer(&mut *octets, &form);
+        // It has nothing that could fail, and memory takes all that is written.
+        let _ = rmp_serde::encode::write_named(octets, &form);
         if octets.len() - start <= len_max {
             return;
         }
@@ -165,7 +206,7 @@ pub fn write(event: &Event, len_max: usize, octets: &mut Vec<u8>) {
 
 /// Reads what [`write()`] wrote; none where this version does not know what happened.
 pub fn read(octets: &[u8]) -> Option<Event> {
-    serde_json::from_slice::<Form<'_>>(octets).ok()?.read()
+    rmp_serde::from_slice::<Form<'_>>(octets).ok()?.read_alone()
 }
 
 #[cfg(test)]
@@ -207,8 +248,10 @@ mod tests {
     fn what_is_written_is_read() {
         for kind in KINDS {
             let mut expected = event(kind);
-            if let Happened::Accepted { others, .. } = &mut expected.what {
-                *others = ["two.test".into(), "three.test".into()].into();
+            match &mut expected.what {
+                Happened::Accepted { others, .. } => *others = ["two.test".into(), "three.test".into()].into(),
+                Happened::Verified { since_delivered } => *since_delivered = Some(Duration::from_millis(1500)),
+                _ => {}
             }
             let mut octets = b"before".to_vec();
             write(&expected, 4096, &mut octets);
@@ -239,10 +282,15 @@ mod tests {
 
     #[test]
     fn what_another_version_wrote_does_no_harm() {
-        let head = r#""t":1,"i":"01M7YRRT9A0000000000000000","u":"shop","l":"otp","x":2"#;
-        assert_eq!(read(format!(r#"{{"k":"teleported",{head}}}"#).as_bytes()), None);
-        let known = read(format!(r#"{{"k":"failed",{head},"c":"bad_weather","mood":"sunny"}}"#).as_bytes()).unwrap();
+        let stored = |change: &[(&str, &str)]| {
+            let mut all =
+                serde_json::json!({"t": 1, "i": "01M7YRRT9A0000000000000000", "u": "shop", "l": "otp", "x": 2});
+            change.iter().for_each(|(name, value)| all[name] = (*value).into());
+            rmp_serde::to_vec_named(&all).unwrap()
+        };
+        assert_eq!(read(&stored(&[("k", "teleported")])), None);
+        let known = read(&stored(&[("k", "failed"), ("c", "bad_weather"), ("mood", "sunny")])).unwrap();
         assert_eq!((known.kind(), known.cause()), (Kind::Failed, None));
-        assert_eq!(read(b"not JSON"), None);
+        assert_eq!(read(b"no event"), None);
     }
 }

@@ -1,4 +1,5 @@
-//! A trace, and how it is written down: a version and JSON, in which events look as everywhere else ([`EventJson`]).
+//! A trace, and how it is written down: a version and MessagePack, in which events look as they do wherever they are stored
+//! ([`stored`]).
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
@@ -9,14 +10,13 @@ use serde::{Deserialize, Serialize};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::cause::Cause;
-use crate::event::json::EventJson;
-use crate::event::{Attempted, Event, Happened, Head, Kind, Step};
+use crate::event::{Attempted, Event, Happened, Head, Kind, Step, stored};
 use crate::ledger::cursor::Cursor;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
 /// The version that is written.
-const VERSION: u8 = 2;
+const VERSION: u8 = 3;
 /// The version that 0.1 wrote, which had a form of events of its own.
 const FIRST: u8 = 1;
 
@@ -95,7 +95,10 @@ impl Trace {
 
     /// The recipients that events named, in the form in which they are looked up.
     pub fn recipients(&self) -> BTreeSet<String> {
-        self.events.iter().filter_map(|event| event.head.recipient.as_ref()).map(Mailbox::plain_key).collect()
+        let mut mailboxes: Vec<&Mailbox> =
+            self.events.iter().filter_map(|event| event.head.recipient.as_ref()).collect();
+        mailboxes.dedup();
+        mailboxes.into_iter().map(Mailbox::plain_key).collect()
     }
 
     /// What is left of it without a recipient; none if that is nothing.
@@ -174,22 +177,24 @@ pub fn encode(trace: &Trace) -> Vec<u8> {
         from: trace.from.clone(),
         traceparent: trace.traceparent.clone(),
         message_id: trace.message_id.clone(),
-        events: trace.events.iter().map(|event| EventJson::of_message(event)).collect(),
+        events: trace.events.iter().map(|event| stored::Form::of_message(event)).collect(),
         left_out: trace.left_out,
         last: trace.last,
         len: trace.len,
     };
     let mut value = Vec::with_capacity(trace.len + 512);
     value.push(VERSION);
-    // It has no map with keys that are not text and nothing else that could fail.
-    let _ = serde_json::to_writer(&mut value, &stored);
+    // It has nothing that could fail, and memory takes all that is written.
+    let _ = rmp_serde::encode::write_named(&mut value, &stored);
     value
 }
 
 /// A trace that was stored, by this version or an earlier one.
 pub fn decode(value: &[u8]) -> Option<Trace> {
     match value {
-        [VERSION, json @ ..] => Some(serde_json::from_slice::<Stored<EventJson>>(json).ok()?.trace(EventJson::read)),
+        [VERSION, octets @ ..] => {
+            Some(rmp_serde::from_slice::<Stored<stored::Form<'_>>>(octets).ok()?.trace(stored::Form::read))
+        }
         [FIRST, json @ ..] => {
             Some(serde_json::from_slice::<Stored<FirstEvent>>(json).ok()?.trace(|event, head| Some(event.read(head))))
         }
@@ -279,6 +284,7 @@ impl FirstEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::json::EventJson;
 
     /// Octets that version 0.1 wrote.
     #[test]
@@ -313,10 +319,9 @@ mod tests {
     #[test]
     fn what_another_version_wrote_does_no_harm() {
         assert_eq!(decode(&[9, b'{', b'}']), None);
-        let json = r#"{"id":"01M7YRRT9A0000000000000000","accepted_at":1,"expires_at":2,"user":"shop","lane":"otp","events":[
-            {"event":"teleported","time":"2026-11-21T10:00:00.020Z"},
-            {"event":"failed","time":"2026-11-21T10:00:00.020Z","cause":"bad_weather","mood":"sunny"}]}"#;
-        let trace = decode(&[&[2], json.as_bytes()].concat()).unwrap();
+        let stored = serde_json::json!({"id": "01M7YRRT9A0000000000000000", "accepted_at": 1, "expires_at": 2, "user": "shop",
+            "lane": "otp", "events": [{"k": "teleported", "t": 3}, {"k": "failed", "t": 4, "c": "bad_weather", "mood": "sunny"}]});
+        let trace = decode(&[vec![VERSION], rmp_serde::to_vec_named(&stored).unwrap()].concat()).unwrap();
         let known: Vec<_> = trace.events.iter().map(|event| (event.kind(), event.cause())).collect();
         assert_eq!(known, [(Kind::Failed, None)]);
     }

@@ -15,7 +15,7 @@ use crate::event::{Event, stored};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::store::{HeldEvents, ReadEvents, StoreError};
 
-const VERSION: u8 = 1;
+const VERSION: u8 = 2;
 /// Octets of one row; see `PIECE_LEN` in `record.rs`.
 const ROW_LEN: usize = 4096;
 /// Octets of one event, beside its length and the row's version.
