@@ -4,9 +4,11 @@
 //! form by themselves under load. Changes that nobody waits for yet ride along with the next batch, or go by themselves
 //! after a moment. In simulation the same code runs in the caller's place.
 
-use std::collections::VecDeque;
+mod job;
+mod storage;
+
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -14,47 +16,17 @@ use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
 use super::events::{Events, Next};
-use super::inbox::{Haste, Inbox, Waited};
-use super::store::{Change, ReadEvents, Store, StoreError, Table};
-use crate::base::clock::{Clock, Step, Timestamp};
-use crate::base::lane::{Lane, Lanes};
-use crate::base::telemetry;
+use super::inbox::{Haste, Inbox};
+use super::store::{Change, ReadEvents, Store, StoreError};
+use crate::base::clock::Clock;
+use crate::base::lane::Lane;
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
-
-/// Groups committed with one sync at most.
-const BATCH_GROUPS_MAX: usize = 512;
-/// Octets of content committed with one sync at most, so that no code waits behind megabytes of others.
-const BATCH_LEN_MAX: usize = 4 << 20;
-/// How long to leave a failed store alone before trying again.
-const RECOVERY_PAUSE: Duration = Duration::from_secs(1);
-/// Informative events that wait for a commit to be stored with at most; more bring one about.
-const RIDING_MAX: usize = 1024;
-/// Numbers of events for each millisecond of the wall clock: so a database that was lost does not give them again.
-const NUMBERS_PER_MS: u64 = 1 << 12;
-const NEARLY_FULL: &str = "the disk is nearly full";
-/// How long the store's own work waits for a moment without commits.
-const HOUSEKEEPING_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Why a message could not be stored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum JournalError {
-    /// The disk is full, or nearly.
-    #[error("no room left on the disk")]
-    Full,
-    /// The store fails; the log says how.
-    #[error("storage failed")]
-    Failed,
-    /// The relay is shutting down.
-    #[error("storage is closed")]
-    Closed,
-}
-
-type CommitAnswer = oneshot::Sender<Result<(), JournalError>>;
-type ContentAnswer = oneshot::Sender<Result<Option<Content>, JournalError>>;
-type EventsAnswer = oneshot::Sender<Result<ReadEvents, JournalError>>;
+pub use job::JournalError;
+use job::{Health, Job};
+use storage::{StorageThread, undoing};
 
 /// Events behind a reader's place.
 #[derive(Debug)]
@@ -65,21 +37,6 @@ pub struct Read {
     pub at: Cursor,
     /// Events before these are gone that the reader has not read.
     pub has_missed: bool,
-}
-
-enum Job {
-    /// Changes that somebody waits for.
-    Commit(Vec<Change>, CommitAnswer),
-    /// Changes that nobody waits for.
-    Later(Vec<Change>),
-    /// Content wanted back.
-    Load(MessageId, ContentAnswer),
-    /// A recipient's events are taken out, in memory and in the store.
-    Erase(Box<str>, oneshot::Sender<Result<usize, JournalError>>),
-    /// Events behind this place, for a reader that lags.
-    Read(Cursor, EventsAnswer),
-    /// Commit everything that was pushed so far, then answer.
-    Flush(CommitAnswer),
 }
 
 /// A handle on the storage thread.
@@ -101,16 +58,6 @@ pub enum Activity {
     Works(Duration),
     /// It is gone: nothing is stored any more until the relay starts anew.
     Panicked,
-}
-
-/// What can be seen of the store from outside.
-#[derive(Debug, Default)]
-struct Health {
-    failing: AtomicBool,
-    /// Why, while it is.
-    fault: Mutex<Option<Arc<str>>>,
-    /// Since when the thread has been at work on what waits; none while it rests.
-    busy_since: Mutex<Option<Instant>>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -143,7 +90,7 @@ impl Journal {
     pub fn inline(store: Box<dyn Store>, clock: Arc<dyn Clock>) -> Result<Self, StoreError> {
         let health = Arc::new(Health::default());
         let jobs = Arc::new(Inbox::new(clock.clone()));
-        let storage = StorageThread { is_inline: true, ..StorageThread::new(store, clock, health.clone())? };
+        let storage = StorageThread::inline(store, clock, health.clone())?;
         let events = storage.events.clone();
         Ok(Self { jobs, thread: Mutex::new(None), inline: Some(Mutex::new(storage)), health, events })
     }
@@ -358,354 +305,6 @@ impl PendingCommit {
     pub(crate) fn has_failed(&self) -> bool {
         self.has_failed
     }
-}
-
-/// The work of the storage thread.
-struct StorageThread {
-    store: Box<dyn Store>,
-    clock: Arc<dyn Clock>,
-    health: Arc<Health>,
-    is_inline: bool,
-    /// Changes that nobody waits for, not yet committed; kept over failures.
-    later: VecDeque<Vec<Change>>,
-    /// The last commit failed, and may be found on disk as far as it got. What sets that right, what rode along and what
-    /// waited before it are one group: the first of `later`.
-    is_first_whole: bool,
-    events: Arc<Events>,
-    /// Informative events that were published and are stored with the next commit.
-    riding: Vec<Change>,
-    /// Before then nothing is committed.
-    retry_at: Option<Instant>,
-    /// After a failure: when to look whether it is over.
-    revive_at: Option<Instant>,
-    /// When the store has work of its own.
-    tend_at: Option<Instant>,
-}
-
-impl StorageThread {
-    fn new(mut store: Box<dyn Store>, clock: Arc<dyn Clock>, health: Arc<Health>) -> Result<Self, StoreError> {
-        let from = Cursor::behind(clock.wall().as_millis().saturating_mul(NUMBERS_PER_MS));
-        let held = store.open_events(from)?;
-        Ok(Self {
-            store,
-            clock,
-            health,
-            is_inline: false,
-            later: VecDeque::new(),
-            is_first_whole: false,
-            events: Arc::new(Events::new(held.swept, held.newest)),
-            riding: Vec::new(),
-            retry_at: None,
-            revive_at: None,
-            tend_at: None,
-        })
-    }
-
-    fn run(&mut self, jobs: &Inbox<Job>) {
-        self.note_tending();
-        if !self.store.has_room() {
-            self.note_failure(JournalError::Full, NEARLY_FULL);
-        }
-        loop {
-            match jobs.wait(self.revive_at.into_iter().chain(self.tend_at).min(), gather) {
-                Waited::Batch(batch) => {
-                    *self.health.busy_since.lock() = Some(self.clock.instant());
-                    self.work(batch);
-                    self.note_tending();
-                    self.housekeep(HOUSEKEEPING_PATIENCE);
-                    *self.health.busy_since.lock() = None;
-                }
-                Waited::Nothing => {
-                    *self.health.busy_since.lock() = Some(self.clock.instant());
-                    if self.revive_at.is_some_and(|at| at <= self.clock.instant()) {
-                        self.revive();
-                    }
-                    self.housekeep(Duration::ZERO);
-                    *self.health.busy_since.lock() = None;
-                }
-                Waited::Closed => {
-                    self.retry_at = None;
-                    self.commit_later_changes();
-                    self.events.close();
-                    return;
-                }
-            }
-        }
-    }
-
-    /// After a failure: whoever stopped sending mail because of it learns that it is over, also without any commit.
-    fn revive(&mut self) {
-        if !self.later.is_empty() {
-            self.commit_later_changes();
-            self.events.wake();
-        } else if self.recover().is_ok() {
-            self.note_success();
-        }
-    }
-
-    fn note_tending(&mut self) {
-        let now = self.store_time();
-        self.tend_at = self.store.due_at(now).map(|at| self.clock.instant() + at.since(now));
-    }
-
-    /// Has the store do what was due `patience` ago.
-    fn housekeep(&mut self, patience: Duration) {
-        if self.tend_at.is_some_and(|at| at + patience <= self.clock.instant()) {
-            self.store.housekeep(self.store_time());
-            self.note_tending();
-        }
-    }
-
-    /// By which keys go: the earlier of both times. Content stored before the wall clock was set forward ends by the
-    /// relay's time, content stored after it was set back by the wall clock.
-    fn store_time(&self) -> Timestamp {
-        self.clock.now().min(self.clock.wall())
-    }
-
-    fn work(&mut self, jobs: Vec<Job>) {
-        let mut waiting = Vec::new();
-        let mut flushing = Vec::new();
-        let mut loading = Vec::new();
-        let mut reading = Vec::new();
-        let mut erasing = Vec::new();
-        for job in jobs {
-            match job {
-                Job::Load(id, answer) => loading.push((id, answer)),
-                Job::Read(at, answer) => reading.push((at, answer)),
-                Job::Erase(plain, answer) => erasing.push((plain, answer)),
-                Job::Commit(changes, answer) => waiting.push((changes, answer)),
-                Job::Flush(answer) => flushing.push(answer),
-                Job::Later(changes) => self.later.push_back(changes),
-            }
-        }
-        if !waiting.is_empty() || !flushing.is_empty() {
-            let is_caught_up = waiting.is_empty() && self.later.is_empty() && self.retry_at.is_none();
-            let result = if is_caught_up { Ok(()) } else { self.commit(&waiting) };
-            for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
-                // Whoever asked may have gone away.
-                let _ = answer.send(result);
-            }
-        } else if !self.is_inline || !loading.is_empty() {
-            self.commit_later_changes();
-        }
-        self.events.wake();
-        for (id, answer) in loading {
-            drop(answer.send(self.load(id)));
-        }
-        for (at, answer) in reading {
-            drop(answer.send(self.read(at)));
-        }
-        for (plain, answer) in erasing {
-            let _ = answer.send(self.erase(&plain));
-        }
-    }
-
-    /// What rides along is rewritten too, since it was told already.
-    fn erase(&mut self, plain: &str) -> Result<usize, JournalError> {
-        for change in &mut self.riding {
-            if let Change::Event(event) = change
-                && event.is_about(plain)
-            {
-                *event = Arc::new(event.without_recipient());
-            }
-        }
-        let erased = self.store.erase_events(plain);
-        erased.map(|()| self.events.erase(plain)).map_err(|error| {
-            tracing::error!(%error, "stored events of a recipient cannot be erased");
-            JournalError::Failed
-        })
-    }
-
-    fn read(&mut self, at: Cursor) -> Result<ReadEvents, JournalError> {
-        self.store.events(at).map_err(|error| {
-            tracing::error!(%error, "stored events cannot be read");
-            JournalError::Failed
-        })
-    }
-
-    fn load(&mut self, id: MessageId) -> Result<Option<Content>, JournalError> {
-        self.store.content(id).or_else(|error| {
-            tracing::error!(%id, %error, "stored content cannot be read");
-            if matches!(error, StoreError::Damaged(_)) { Ok(None) } else { Err(JournalError::Failed) }
-        })
-    }
-
-    /// Those that cannot be committed stay where they are and go with the next commit that succeeds.
-    fn commit_later_changes(&mut self) {
-        if !self.later.is_empty() && !self.ride_along() {
-            // The failure was noted, and nobody waits.
-            let _ = self.commit(&[]);
-        }
-    }
-
-    /// Where all that waits is informative, nothing is committed for its sake: it is told, and stored with what comes next.
-    fn ride_along(&mut self) -> bool {
-        let is_informative = |change: &Change| matches!(change, Change::Event(event) if event.kind().is_informative());
-        let waiting: usize = self.later.iter().map(Vec::len).sum();
-        if self.is_inline
-            || self.is_first_whole
-            || self.riding.len() + waiting > RIDING_MAX
-            || !self.later.iter().flatten().all(is_informative)
-        {
-            return false;
-        }
-        let step = self.clock.step();
-        let told: Vec<Change> = self.later.drain(..).flatten().map(|change| moved(&change, step)).collect();
-        self.events.publish(events_of(&told).collect());
-        self.riding.extend(told);
-        true
-    }
-
-    /// What was read everywhere, and is old, goes with the commits.
-    fn sweep(&mut self) {
-        let to = self.events.may_go(self.clock.now());
-        self.events.swept(self.store.sweep(to));
-    }
-
-    fn commit(&mut self, waiting: &[(Vec<Change>, CommitAnswer)]) -> Result<(), JournalError> {
-        self.recover()?;
-        let accepts = |changes: &Vec<Change>| changes.iter().any(|change| matches!(change, Change::Accept(..)));
-        if waiting.iter().any(|(changes, _)| accepts(changes)) && !self.store.has_room() {
-            self.note_failure(JournalError::Full, NEARLY_FULL);
-            return Err(JournalError::Full);
-        }
-        let groups: Vec<&[Change]> =
-            self.later.iter().map(Vec::as_slice).chain(waiting.iter().map(|(changes, _)| changes.as_slice())).collect();
-        let moved: Option<Vec<Vec<Change>>> = moved_to_wall(&groups, self.clock.step());
-        let mut groups: Vec<&[Change]> =
-            moved.as_ref().map_or(groups, |moved| moved.iter().map(Vec::as_slice).collect());
-        let whole: Vec<Change>;
-        match groups.first_mut() {
-            Some(first) if self.is_first_whole => {
-                whole = [&self.riding, *first].concat();
-                *first = &whole;
-            }
-            _ if !self.riding.is_empty() => groups.insert(0, &self.riding),
-            _ => {}
-        }
-        let since = self.clock.instant();
-        let committed = self.store.commit(&groups);
-        telemetry::COMMIT.add(self.clock.instant().saturating_duration_since(since));
-        match committed {
-            Ok(()) => {
-                // What rode along comes first, and was told.
-                let happened = groups.iter().flat_map(|group| events_of(group)).skip(self.riding.len()).collect();
-                self.events.publish(happened);
-                self.later.clear();
-                self.riding.clear();
-                self.is_first_whole = false;
-                self.sweep();
-                self.note_success();
-                Ok(())
-            }
-            Err(error) => {
-                self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-                // It may still be found on disk: what was refused must not be delivered, and where the process dies in the
-                // midst of the next commit, no part of this one may have lost its events alone.
-                let undone = waiting.iter().flat_map(|(changes, _)| undoing(changes));
-                let whole = self.later.drain(..).flatten().chain(undone).collect();
-                self.later.push_back(whole);
-                self.is_first_whole = true;
-                let kind = match error {
-                    StoreError::Full => JournalError::Full,
-                    StoreError::InUse(_) | StoreError::Damaged(_) | StoreError::Newer(..) | StoreError::Failed(_) => {
-                        JournalError::Failed
-                    }
-                };
-                self.note_failure(kind, &error.to_string());
-                Err(kind)
-            }
-        }
-    }
-
-    fn recover(&mut self) -> Result<(), JournalError> {
-        if self.retry_at.is_some_and(|at| self.clock.instant() < at) {
-            return Err(JournalError::Full);
-        }
-        match self.store.recover() {
-            Ok(()) => {
-                self.retry_at = None;
-                Ok(())
-            }
-            Err(error) => {
-                self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-                self.note_failure(JournalError::Failed, &error.to_string());
-                Err(JournalError::Full)
-            }
-        }
-    }
-
-    /// What works without room for new mail is no sign that there is some again.
-    fn note_success(&mut self) {
-        if self.revive_at.is_none() {
-            return;
-        }
-        if !self.store.has_room() {
-            self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-            return;
-        }
-        self.revive_at = None;
-        self.health.failing.store(false, Ordering::Relaxed);
-        *self.health.fault.lock() = None;
-        tracing::info!("storage works again");
-    }
-
-    fn note_failure(&mut self, kind: JournalError, what: &str) {
-        self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-        *self.health.fault.lock() = Some(what.into());
-        if !self.health.failing.swap(true, Ordering::Relaxed) {
-            tracing::error!(cause = %kind, "new mail is refused: {what}");
-        }
-    }
-}
-
-/// Takes what waits, up to the bounds of one batch.
-fn gather(jobs: &mut Lanes<Job>) -> Vec<Job> {
-    let mut len = 0;
-    let mut batch = Vec::with_capacity(jobs.len().min(BATCH_GROUPS_MAX));
-    while batch.len() < BATCH_GROUPS_MAX && len < BATCH_LEN_MAX {
-        let Some(job) = jobs.pop() else { break };
-        len += job_len(&job);
-        batch.push(job);
-    }
-    batch
-}
-
-fn job_len(job: &Job) -> usize {
-    let (Job::Commit(changes, _) | Job::Later(changes)) = job else { return 0 };
-    changes.iter().map(|change| if let Change::Accept(_, content) = change { content.len() } else { 0 }).sum()
-}
-
-/// What is stored carries times of the wall clock, by which the next start goes; none where that shows the relay's time.
-fn moved_to_wall(groups: &[&[Change]], step: Step) -> Option<Vec<Vec<Change>>> {
-    if step == Step::NONE {
-        return None;
-    }
-    Some(groups.iter().map(|group| group.iter().map(|change| moved(change, step)).collect()).collect())
-}
-
-fn moved(change: &Change, step: Step) -> Change {
-    match change {
-        Change::Accept(message, content) => Change::Accept(Arc::new(message.moved(step)), content.clone()),
-        Change::Update(entry, progress) => Change::Update(*entry, Box::new(progress.moved(step))),
-        Change::Event(event) if step != Step::NONE => Change::Event(Arc::new(Event::clone(event).by_wall(step))),
-        Change::Remove(_) | Change::Side(..) | Change::Event(_) => change.clone(),
-    }
-}
-
-fn events_of(changes: &[Change]) -> impl Iterator<Item = Arc<Event>> {
-    changes.iter().filter_map(|change| if let Change::Event(event) = change { Some(event.clone()) } else { None })
-}
-
-/// What undoes an acceptance: the message goes, and with it the key by which a repeat would be taken for done. Other rows
-/// count a little too much for a while.
-fn undoing(changes: &[Change]) -> Vec<Change> {
-    let undo = |change: &Change| match change {
-        Change::Accept(message, _) => Some(Change::Remove(message.id)),
-        Change::Side(Table::Idempotency, key, Some(_)) => Some(Change::Side(Table::Idempotency, key.clone(), None)),
-        Change::Side(..) | Change::Update(..) | Change::Remove(_) | Change::Event(_) => None,
-    };
-    changes.iter().filter_map(undo).collect()
 }
 
 #[cfg(test)]

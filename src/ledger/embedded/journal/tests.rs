@@ -1,6 +1,9 @@
+use super::storage::{BATCH_GROUPS_MAX, BATCH_LEN_MAX, RECOVERY_PAUSE, gather, moved_to_wall};
 use super::*;
-use crate::base::clock::ManualClock;
+use crate::base::clock::{ManualClock, Step, Timestamp};
+use crate::base::lane::Lanes;
 use crate::event::{Attempted, Happened, Kind};
+use crate::ledger::embedded::store::Table;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::Message;
 use crate::mail::address::{Mailbox, ReversePath};
