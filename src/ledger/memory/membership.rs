@@ -13,7 +13,7 @@ use crate::ledger::tables::accept::Accepting;
 use crate::ledger::tables::state::{EntryRow, Fenced, HeldCopy, MessageRow, NodeRow, Signal, SlotRow, State, Taken};
 use crate::mail::id::{EntryId, MessageId};
 
-/// Another live node has the name.
+/// Another live node has the name, or a later epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct NameTaken;
 
@@ -64,13 +64,17 @@ pub(super) struct Differences {
 }
 
 impl State {
-    /// Under a number that is new. A former epoch of the same node is dead: it cannot run twice.
+    /// Under a number that is new. A former epoch of the same node is dead: it cannot run twice. Where it has joined under a
+    /// later number, it gave this one up, and it is the statement that comes late.
     ///
     /// # Errors
-    /// Where another live node has its name.
+    /// Where another live node has its name, or it has a later epoch.
     pub(super) fn join(&mut self, joining: Joining, now: Timestamp) -> Result<Epoch, NameTaken> {
         let Joining { epoch, id, name, egress } = joining;
         let is_alive = |node: &&mut NodeRow| node.revoked_at.is_none();
+        if self.nodes.range(epoch..).any(|(_, node)| node.id == id) {
+            return Err(NameTaken);
+        }
         if self.nodes.values_mut().filter(is_alive).any(|node| node.name == name && node.id != id) {
             return Err(NameTaken);
         }
@@ -250,5 +254,28 @@ impl State {
         let unsettled = compared.settled.iter().filter(|id| !has_ended(id) && is_mine(id));
         differences.unsettled = unsettled.copied().collect();
         Ok(differences)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_join_that_comes_late_revokes_nothing() {
+        let now = Timestamp::from_millis(1_795_255_200_000);
+        let joining = |epoch: u64, id: u64| Joining {
+            epoch: Epoch(epoch),
+            id,
+            name: format!("node-{id}").into(),
+            egress: "a".into(),
+        };
+        let mut state = State::default();
+        assert_eq!(state.join(joining(1, 7), now), Ok(Epoch(1)));
+        assert_eq!(state.join(joining(3, 7), now), Ok(Epoch(3)));
+        assert_eq!(state.join(joining(2, 7), now), Err(NameTaken), "it was given up");
+        let is_alive = [1, 2, 3].map(|epoch| state.is_alive(Epoch(epoch)));
+        assert_eq!(is_alive, [false, false, true]);
+        assert_eq!(state.join(joining(4, 8), now), Ok(Epoch(4)));
     }
 }
