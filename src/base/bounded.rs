@@ -69,7 +69,6 @@ impl<K: Eq + Hash, V, const MOST: usize> Bounded<K, V, MOST> {
         self.0.get_mut(key)
     }
 
-    /// Forgets one.
     pub(crate) fn remove<Q: Eq + Hash + ?Sized>(&mut self, key: &Q) -> Option<V>
     where
         K: Borrow<Q>,

@@ -20,7 +20,6 @@ pub(crate) static DNS_FAILURES: AtomicU64 = AtomicU64::new(0);
 
 /// Versions of TLS, and who vouched for a host.
 pub(crate) const TLS_VERSIONS: [&str; 3] = ["TLSv1.3", "TLSv1.2", "other"];
-/// See above.
 pub(crate) const VERIFIED_BY: [&str; 4] = ["nobody", "dane", "mta-sts", "authorities"];
 static TLS_SESSIONS: [[AtomicU64; VERIFIED_BY.len()]; TLS_VERSIONS.len()] =
     [const { [const { AtomicU64::new(0) }; VERIFIED_BY.len()] }; TLS_VERSIONS.len()];
@@ -40,7 +39,6 @@ impl Timer {
         Self { buckets, above: AtomicU64::new(0), sum_us: AtomicU64::new(0) }
     }
 
-    /// Counts one.
     pub(crate) fn add(&self, span: Duration) {
         let at = BOUNDS.iter().position(|bound| span.as_secs_f64() <= *bound);
         at.map_or(&self.above, |at| &self.buckets[at]).fetch_add(1, Ordering::Relaxed);

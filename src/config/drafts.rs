@@ -39,7 +39,6 @@ pub(super) struct Listener {
 /// One `[[user]]`.
 #[derive(Debug)]
 pub(super) struct UserSettings {
-    /// Its rights.
     pub(super) user: User,
     pub(super) password: Option<PasswordHash>,
     pub(super) token: Option<TokenHash>,
@@ -85,17 +84,14 @@ pub(super) const EVENT: Text<Kind> =
 pub(super) struct HookSettings {
     /// The last part of the path.
     pub(super) name: String,
-    /// Whose.
     pub(super) kind: Option<HookKind>,
     /// The user whose senders count.
     pub(super) user: String,
-    /// The author.
     pub(super) from: String,
     /// The app's name.
     pub(super) app: Option<String>,
     /// What proves a call.
     pub(super) secret_file: Option<PathBuf>,
-    /// The language.
     pub(super) locale: String,
     /// How long codes are valid.
     pub(super) life: Duration,
@@ -121,7 +117,6 @@ impl Default for HookSettings {
 pub(super) struct DkimKey {
     pub(super) domain: String,
     pub(super) selector: String,
-    /// The file.
     pub(super) private_key: PathBuf,
 }
 
@@ -132,7 +127,6 @@ pub(super) struct Webhook {
     pub(super) url: Option<Target>,
     /// What it is signed with.
     pub(super) secret_file: Option<PathBuf>,
-    /// Which events.
     pub(super) events: Vec<Kind>,
     /// Of whose messages.
     pub(super) users: Vec<String>,

@@ -82,7 +82,6 @@ impl<'a> Source<'a> {
         self.variable
     }
 
-    /// Notes something.
     pub(super) fn find(&self, severity: Severity, line: usize, text: impl Into<String>) {
         self.findings.borrow_mut().add(severity, Some(line), text);
     }

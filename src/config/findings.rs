@@ -43,7 +43,6 @@ pub struct Finding {
 pub struct Findings(pub Vec<Finding>);
 
 impl Findings {
-    /// Adds one.
     pub(crate) fn add(&mut self, severity: Severity, line: Option<usize>, text: impl Into<String>) {
         self.0.push(Finding { severity, line, text: text.into() });
     }

@@ -97,9 +97,7 @@ impl<T: Copy + PartialEq> Kind<T> for Choice<T> {
 pub(super) struct Text<T> {
     /// What it should look like.
     pub(super) form: &'static str,
-    /// Understands it.
     pub(super) parse: fn(&str) -> Option<T>,
-    /// Writes it.
     pub(super) write: fn(&T) -> String,
 }
 
@@ -172,9 +170,7 @@ impl<T, K: Kind<T>> Kind<T> for Secret<K> {
 
 /// A value with a way of its own.
 pub(super) struct Own<T> {
-    /// Reads it.
     pub(super) read: fn(&Section<'_>, &'static str) -> Option<T>,
-    /// Writes it.
     pub(super) write: fn(&T) -> Option<String>,
 }
 
@@ -188,7 +184,6 @@ impl<T> Kind<T> for Own<T> {
     }
 }
 
-/// Any text.
 pub(super) const ANY: Text<String> =
     Text { form: "a text", parse: |text| Some(text.to_owned()), write: |text| text.clone() };
 
@@ -211,7 +206,6 @@ pub(super) const DOMAINS: List<String> = List(Text {
     write: String::clone,
 });
 
-/// Addresses.
 pub(super) const ADDRESSES: List<String> = List(Text {
     form: "a pattern like \"*@example.com\"",
     parse: |text| is_address_pattern(text).then(|| text.to_owned()),

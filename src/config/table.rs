@@ -25,9 +25,7 @@ pub(super) enum CommentForm {
 
 /// Where a value is among the settings `S`.
 pub(super) struct Accessor<S, T> {
-    /// Reads it.
     pub(super) get: fn(&S) -> &T,
-    /// Changes it.
     pub(super) get_mut: fn(&mut S) -> &mut T,
 }
 
@@ -70,7 +68,6 @@ impl<S, T: Clone, K: Kind<T>> Field<S> for Bound<S, T, K> {
     }
 }
 
-/// One key.
 pub(super) struct Key<S> {
     /// As the file writes it.
     pub(super) name: &'static str,
@@ -139,11 +136,9 @@ pub(super) enum Times {
     Many,
 }
 
-/// One section.
 pub(super) struct Table<S> {
     /// As between the brackets; empty for the top of the file.
     pub(super) name: &'static str,
-    /// How often.
     pub(super) times: Times,
     /// What the commented file says about it.
     pub(super) help: &'static str,

@@ -37,7 +37,6 @@ use crate::smtp::client_session::{Fault, Stage};
 /// How long the number of sessions that a destination took stands, before one more is tried.
 const CAP_SPAN: Duration = Duration::from_secs(600);
 
-/// All parts.
 pub(super) struct Environment {
     pub(super) queue: Arc<Queue>,
     pub(super) router: Arc<Router>,

@@ -92,7 +92,6 @@ pub struct Parts {
     pub smart_hosts: SmartHosts,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
-    /// Who signs.
     pub(crate) signing: Arc<SigningPool>,
     /// The time.
     pub clock: Arc<dyn Clock>,

@@ -14,7 +14,6 @@ pub(super) struct NextHops {
     smart_hosts: Vec<Arc<SmartHostState>>,
     /// The one that it takes now.
     pub(super) via: NextHop,
-    /// Since when.
     pub(super) since: Timestamp,
 }
 

@@ -15,7 +15,6 @@ pub(super) struct Lesson {
     pub(super) triplet: Triplet,
     /// What MAIL said.
     pub(super) sender: ReversePath,
-    /// Who replied.
     pub(super) by: Greylister,
     /// When the transaction began.
     pub(super) began: Timestamp,

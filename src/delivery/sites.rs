@@ -59,7 +59,6 @@ pub(super) enum SessionRequest {
 /// The same on its way. It counts as a task until it has become one.
 pub(super) type SessionRequests = UnboundedReceiver<(SessionRequest, TaskTrackerToken)>;
 
-/// All sites.
 pub(super) struct Sites {
     known: Mutex<HashMap<SiteKey, Arc<Site>>>,
     places: Arc<Places>,

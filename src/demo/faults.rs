@@ -61,7 +61,6 @@ fn at_rcpt() -> At {
     At::Rcpt
 }
 
-/// A rule.
 #[derive(Debug, Clone)]
 struct Fault {
     id: String,
@@ -96,7 +95,6 @@ pub(super) struct FaultJson {
     times_left: Option<u32>,
 }
 
-/// All rules.
 #[derive(Debug, Default)]
 pub(super) struct Faults(Mutex<State>);
 

@@ -18,7 +18,6 @@ const OCTETS_MAX: usize = 256 << 20;
 /// Labels of messages that are under way.
 const TAGS_MAX: usize = 10_000;
 
-/// The mails.
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
@@ -143,7 +142,6 @@ impl Inbox {
         self.state.lock().by_recipient.get(recipient).into_iter().flatten().cloned().collect()
     }
 
-    /// One.
     pub(super) fn by_number(&self, number: u64) -> Option<Arc<Mail>> {
         let state = self.state.lock();
         let at = state.mails.binary_search_by_key(&number, |mail| mail.number).ok()?;

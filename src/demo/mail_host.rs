@@ -53,7 +53,6 @@ pub(super) struct Tries {
     first: Timestamp,
     /// Since the last mail that was taken.
     pending: u32,
-    /// In all.
     count: u32,
 }
 

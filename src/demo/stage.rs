@@ -61,7 +61,6 @@ pub(super) struct Settings {
     pub(super) clock_rate: u32,
 }
 
-/// The sandbox.
 pub(super) struct Stage {
     pub(super) relay: Arc<Relay>,
     pub(super) inbox: Arc<Inbox>,
@@ -69,7 +68,6 @@ pub(super) struct Stage {
     /// The name server.
     pub(super) dns: SocketAddr,
     pub(super) greylist: Duration,
-    /// What happens.
     pub(super) events: mpsc::UnboundedReceiver<Event>,
     /// Whether both keys sign.
     pub(super) keys: tokio::task::JoinHandle<anyhow::Result<()>>,

@@ -38,7 +38,6 @@ pub struct Part {
 }
 
 impl Part {
-    /// All.
     pub(crate) const WHOLE: Self = Self { number: 0, of: 1 };
 }
 

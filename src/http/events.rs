@@ -92,7 +92,6 @@ impl Api {
     }
 }
 
-/// One stream.
 struct Follower {
     api: Arc<Api>,
     origin: Origin,

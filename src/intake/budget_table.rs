@@ -89,7 +89,6 @@ struct Account {
     rank: Option<(Force, Timestamp)>,
 }
 
-/// All mailboxes.
 #[derive(Debug)]
 pub(super) struct Table {
     accounts: HashMap<Arc<str>, Account>,

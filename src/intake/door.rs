@@ -56,7 +56,6 @@ pub struct Parts {
     pub router: Arc<Router>,
     /// The keys to sign with.
     pub keys: Arc<ArcSwap<Keys>>,
-    /// Who signs.
     pub(crate) signing: Arc<SigningPool>,
     /// Secrets for what is remembered of content.
     pub secrets: Arc<dyn RotatingSecrets>,

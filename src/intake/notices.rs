@@ -25,7 +25,6 @@ const ADDRESSES_MAX: usize = 10_000;
 /// What one mail tells of many messages.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Digest {
-    /// To whom.
     pub(super) to: Mailbox,
     /// Whose the first of the messages is.
     pub(super) user: Arc<str>,

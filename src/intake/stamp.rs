@@ -31,7 +31,6 @@ const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// What the header section says.
 #[derive(Debug)]
 pub(super) struct Header {
-    /// The authors.
     pub(super) from: Authors,
     has_date: bool,
     /// The Message-ID field; empty where it is no text, or a long one.

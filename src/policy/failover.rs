@@ -100,7 +100,6 @@ pub(crate) enum Choice {
     SmartHost {
         /// Which of the candidates.
         host: usize,
-        /// When.
         at: Timestamp,
         /// What called for it.
         called_by: When,

@@ -44,7 +44,6 @@ pub(super) enum Evidence {
 }
 
 impl Evidence {
-    /// In words.
     pub(super) fn name(self) -> &'static str {
         match self {
             Self::Recipient => "it speaks of the mailbox and of nothing else",

@@ -61,7 +61,6 @@ impl Outbox {
         result
     }
 
-    /// Forgets everything.
     pub(super) fn clear(&self) {
         let forgotten = std::mem::take(&mut *self.inner.lock());
         drop(forgotten);

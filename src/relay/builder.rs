@@ -150,7 +150,6 @@ impl Builder {
         Self { events, ..self }
     }
 
-    /// Who signs.
     #[must_use]
     pub(crate) fn signing(self, signing: SigningPool) -> Self {
         Self { signing, ..self }

@@ -30,7 +30,6 @@ pub(super) struct UpkeepTask {
     pub(super) config: Arc<ArcSwap<Config>>,
     /// The keys that sign, which may be others than it names.
     pub(super) keys: Arc<ArcSwap<Keys>>,
-    /// A reload.
     pub(super) changed: Arc<Notify>,
 }
 

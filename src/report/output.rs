@@ -55,7 +55,6 @@ impl fmt::Debug for Output {
 }
 
 impl Output {
-    /// Standard output.
     pub(crate) fn stdout() -> Self {
         Self::new(io::stdout())
     }

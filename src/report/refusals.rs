@@ -43,7 +43,6 @@ pub struct Refused<'a> {
     pub code: Option<u16>,
     /// The enhanced status code of the reply.
     pub enhanced: Option<EnhancedCode>,
-    /// Why.
     pub(crate) reason: Reason,
     /// The same in our words; may name the recipient, which is told as configured.
     pub text: &'a str,

@@ -76,7 +76,6 @@ pub(super) struct IdentifiedClient {
     pub(super) portion: Portion,
 }
 
-/// One connection.
 pub(super) struct Connection {
     shared: Arc<Shared>,
     stream: BoxStream,

@@ -43,15 +43,10 @@ pub enum TlsError {
         "the private key in {} is not the one of the first certificate in {}: name the two that were made together, the chain \
          with the own certificate first", private_key.display(), certificate.display()
     )]
-    NotItsKey {
-        /// The chain.
-        certificate: PathBuf,
-        private_key: PathBuf,
-    },
+    NotItsKey { certificate: PathBuf, private_key: PathBuf },
     /// A file without what is looked for.
     #[error("{path}: no {what} in PEM form")]
     NotPem {
-        /// Which.
         path: String,
         /// What it lacks.
         what: &'static str,

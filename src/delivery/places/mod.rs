@@ -23,7 +23,6 @@ use applicant::network;
 pub(super) use applicant::{Applicant, Holder};
 use table::{Table, Work};
 
-/// All places.
 #[derive(Debug)]
 pub(super) struct Places {
     table: Mutex<Table>,
@@ -46,7 +45,6 @@ pub(super) struct HeldPlace {
 }
 
 impl Places {
-    /// So many.
     pub(super) fn new(all: usize) -> Arc<Self> {
         Arc::new(Self { table: Mutex::new(Table::new(all)), beside: Mutex::new(Shares::new(all / 2)) })
     }

@@ -141,7 +141,6 @@ impl Field {
         });
     }
 
-    /// Ends all.
     pub(super) fn clear(&mut self) {
         self.waiting.clear();
         self.contenders.clear();

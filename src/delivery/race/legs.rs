@@ -66,7 +66,6 @@ impl Legs {
         Pulse { number, news: self.teller.clone(), paces: paces.clone() }
     }
 
-    /// Ends all.
     pub(super) fn clear(&mut self) {
         self.running = FuturesUnordered::new();
     }

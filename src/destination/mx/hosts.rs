@@ -45,7 +45,6 @@ pub(super) struct Terms {
     pub(super) part: u32,
 }
 
-/// Who asks.
 pub(super) struct Finder {
     pub(super) dns: Arc<dyn Dns>,
     /// Hosts at private and loopback addresses may be used.

@@ -241,7 +241,6 @@ fn text(problem: &Problem) -> String {
     }
 }
 
-/// A refusal.
 pub(super) fn refused(problem: Problem) -> Response {
     let (status, _) = spelled(problem.kind());
     let mut response = (status, Json(ErrorJson::new(&problem))).into_response();

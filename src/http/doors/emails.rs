@@ -405,7 +405,6 @@ fn spelled(kind: Kind) -> (StatusCode, &'static str) {
     }
 }
 
-/// A refusal.
 pub(super) fn refused(problem: Problem) -> Response {
     let (status, name) = spelled(problem.kind());
     let json = ErrorJson { status_code: status.as_u16(), name, message: problem.detail().to_owned() };

@@ -330,7 +330,6 @@ fn spelled(kind: Kind) -> StatusCode {
     }
 }
 
-/// A refusal.
 pub(super) fn refused(problem: Problem) -> Response {
     let errors = ErrorsJson {
         errors: [ErrorJson { message: problem.detail().to_owned(), field: problem.field().map(str::to_owned) }],

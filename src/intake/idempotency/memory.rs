@@ -81,7 +81,6 @@ struct Slots {
     order: BTreeSet<(Timestamp, Name)>,
 }
 
-/// The names.
 #[derive(Debug)]
 pub(super) struct Memory {
     known: Mutex<Slots>,

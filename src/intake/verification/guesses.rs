@@ -32,7 +32,6 @@ impl Counter {
     }
 }
 
-/// All counters.
 #[derive(Debug)]
 pub(super) struct Guesses {
     counters: HashMap<GuessKey, Counter>,

@@ -43,9 +43,7 @@ pub struct Depth {
     pub messages: usize,
     /// Entries that wait for a slot, that are being sent, that wait for their next attempt.
     pub(crate) queued: usize,
-    /// See above.
     pub(crate) sending: usize,
-    /// See above.
     pub(crate) deferred: usize,
     /// Of them, those that are not expected to arrive in time; while an attempt is running, as before it.
     pub(crate) at_risk: usize,

@@ -20,7 +20,6 @@ pub(crate) const OTHER: &str = "other";
 /// How long a name is kept that is not seen any more: as long as the hours.
 const NAME_KEPT_FOR: u64 = 30 * 86_400;
 
-/// How fine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum Resolution {
     /// For a day, and two hours more: what is compared with the same hour of yesterday is then there.

@@ -77,9 +77,7 @@ pub struct Status {
     pub last: Option<(Timestamp, String)>,
     /// Posts taken, tries that failed, posts given up, since the start.
     pub taken: u64,
-    /// See above.
     pub(crate) failed: u64,
-    /// See above.
     pub(crate) given_up: u64,
 }
 
@@ -89,7 +87,6 @@ type Statuses = Arc<Mutex<BTreeMap<Arc<str>, (Endpoint, Status)>>>;
 /// What came of a test: the URL, whether it was taken, and what it said.
 #[derive(Debug, Clone)]
 pub struct TestResult {
-    /// Where.
     pub(crate) url: Arc<str>,
     /// Whether it answered 2xx.
     pub(crate) is_taken: bool,

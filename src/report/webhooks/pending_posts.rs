@@ -191,7 +191,6 @@ impl PendingPosts {
         }
     }
 
-    /// Everything goes.
     pub(super) fn clear(&mut self) {
         let all: Vec<u64> = self.items.keys().copied().collect();
         all.into_iter().for_each(|number| self.done(number));

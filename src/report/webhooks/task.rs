@@ -50,7 +50,6 @@ pub(super) fn cursor_key(key: Key) -> Vec<u8> {
     [&b"c"[..], &key].concat()
 }
 
-/// One endpoint.
 pub(super) struct Task {
     endpoint: Arc<Endpoint>,
     key: Key,
