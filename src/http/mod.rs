@@ -234,7 +234,7 @@ pub struct Api {
 }
 
 impl Api {
-    /// An API that waits for [`Api::serve`].
+    /// An API that waits for `serve`.
     pub fn new(parts: Parts, settings: Settings) -> Arc<Self> {
         let admits = parts.credentials.admits();
         Arc::new(Self {

@@ -136,7 +136,7 @@ impl PendingPosts {
         self.due.first().map(|(at, _)| *at)
     }
 
-    /// One that is due. It stays under way until [`Waiting::done`] or [`Waiting::failed`].
+    /// One that is due. It stays under way until [`PendingPosts::done`] or [`PendingPosts::failed`].
     pub(super) fn take(&mut self, now: Timestamp) -> Option<(u64, Arc<Event>)> {
         let (at, number) = *self.due.first()?;
         if at > now {
