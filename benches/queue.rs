@@ -32,21 +32,28 @@ const PAUSE: Duration = Duration::from_micros(200);
 /// What is done meanwhile.
 type Work = fn(&Queue, Timestamp, usize);
 
-const CASES: [(&str, Work); 7] = [
+const CASES: [(&str, Work); 9] = [
     ("nothing", |_, _, _| {}),
     ("list, as GET /v1/queue", |queue, _, _| drop(queue.list(&Filter::default(), 100))),
     ("list of a state", |queue, _, _| {
         drop(queue.list(&Filter { state: Some(State::Sending), ..Filter::default() }, 100));
     }),
-    // Nothing is deferred: it takes a look at all.
-    ("list of a user's", |queue, _, _| {
+    // Nothing is deferred.
+    ("list of a user's in no state", |queue, _, _| {
         drop(queue.list(&Filter { user: Some("app".into()), state: Some(State::Deferred), ..Filter::default() }, 100));
+    }),
+    // It takes a look at all.
+    ("list of a key nobody has", |queue, _, _| {
+        drop(queue.list(&Filter { key: Some("login".into()), ..Filter::default() }, 100));
     }),
     ("list of a domain", |queue, _, _| {
         drop(queue.list(&Filter { domain: Some("d7.test".into()), ..Filter::default() }, 100));
     }),
-    ("depth, as GET /metrics", |queue, _, _| {
+    ("depth", |queue, _, _| {
         std::hint::black_box(queue.depth());
+    }),
+    ("lanes, as GET /metrics", |queue, now, _| {
+        std::hint::black_box(queue.standing(now));
     }),
     ("cancel by recipient", |queue, now, turn| {
         // From the end, where no claims are.
@@ -123,7 +130,7 @@ fn main() {
     let before = resident_kib();
     let clock = Arc::new(SystemClock::default());
     println!("{ENTRIES} entries; the longest wait of {CLAIMS} claims, in microseconds, over {ROUNDS} rounds");
-    println!("{:<24} {:>8} {:>8} {:>10}", "meanwhile", "least", "median", "times");
+    println!("{:<28} {:>8} {:>8} {:>10}", "meanwhile", "least", "median", "times");
     for (number, (name, work)) in CASES.into_iter().enumerate() {
         let (queue, entries) = queue(clock.clone());
         if number == 0 {
@@ -137,6 +144,6 @@ fn main() {
             times += turns;
         }
         longest.sort_unstable();
-        println!("{name:<24} {:>8} {:>8} {times:>10}", longest[0], longest[ROUNDS / 2]);
+        println!("{name:<28} {:>8} {:>8} {times:>10}", longest[0], longest[ROUNDS / 2]);
     }
 }

@@ -21,6 +21,10 @@ use std::collections::BTreeMap;
 
 /// Entries that are looked at before others may have the queue.
 const PAGE: usize = 64;
+/// Pages of a long look that may come one behind the other; from then on it rests behind each, so that it takes no core from
+/// those who claim entries.
+const PAGES_AT_ONCE: usize = 16;
+const PAGE_REST: Duration = Duration::from_micros(50);
 /// Messages that are copied before others may have the queue.
 const SNAPSHOTS: usize = 32;
 
@@ -61,16 +65,22 @@ impl Queue {
     }
 
     /// Goes through the live entries that a filter covers, page by page, as long as there are more and `look` wants them;
-    /// between two pages others may have the queue.
+    /// between two pages others may have the queue. A long look takes a while, for threads that may wait.
     fn pages(&self, filter: &Filter, mut look: impl FnMut(&Schedule, Vec<EntryId>) -> ControlFlow<()>) {
+        if filter.state.is_some() && self.depth().of_state(filter.state) == 0 {
+            return;
+        }
         let mut behind = None;
-        loop {
+        for page in 1.. {
             let next = self.outbox.schedule_in_turns(|schedule| {
                 let (page, next) = schedule.page(filter, behind, PAGE);
                 if look(schedule, page).is_break() { None } else { next }
             });
             let Some(next) = next else { return };
             behind = Some(next);
+            if page >= PAGES_AT_ONCE {
+                std::thread::sleep(PAGE_REST);
+            }
         }
     }
 
@@ -137,12 +147,10 @@ impl Queue {
 
     /// All live entries with their recipients' domains; for a start, when somebody begins to count them.
     pub(crate) fn live_domains(&self) -> Vec<(EntryId, String)> {
-        let mut live = Vec::new();
-        self.pages(&Filter::default(), |schedule, page| {
-            live.extend(page.into_iter().filter_map(|id| Some((id, schedule.domain(id)?))));
-            ControlFlow::Continue(())
-        });
-        live
+        self.outbox.schedule(|schedule| {
+            let (all, _) = schedule.page(&Filter::default(), None, usize::MAX);
+            all.into_iter().filter_map(|id| Some((id, schedule.domain(id)?))).collect()
+        })
     }
 
     /// Live entries by lane.
