@@ -110,12 +110,14 @@ def disorder(known):
 
 def check(path, acknowledged, seconds):
     wanted = acknowledged.read_text(encoding="ascii").split()
-    end = time.monotonic() + seconds
+    end, left = time.monotonic() + seconds, len(wanted)
     while True:
         lines = lines_of(path)
         faults, known = faults_of(lines)
         ended = {name_of(data) for data in known.values() if data["event"] in ENDS}
         lost = [name for name in wanted if name not in ended]
+        if len(lost) < left:
+            end, left = time.monotonic() + seconds, len(lost)
         if not lost or faults or time.monotonic() > end:
             break
         time.sleep(1)

@@ -4,8 +4,9 @@
     kill-rounds.py load PORT ROUND ACKNOWLEDGED     submits over 16 connections until the relay is gone; each id that
                                                     got its 250 becomes a line of ACKNOWLEDGED
     kill-rounds.py check ACKNOWLEDGED INDEX SECONDS [LOG...]
-                                                    waits until the sink has all of them, and counts; where there are
-                                                    LOGs, `deliver_at_most_once` is on: one that ended there with its
+                                                    waits until the sink has all of them, or none more came for
+                                                    SECONDS, and counts; where there are LOGs,
+                                                    `deliver_at_most_once` is on: one that ended there with its
                                                     outcome unknown need not arrive, and none may arrive twice
 
 The id is the local part of the recipient. The sink notes a hash of each body, so that a message which survived with
@@ -93,11 +94,13 @@ def outcome_unknown(logs):
 
 def check(acknowledged, index, seconds, logs):
     wanted = acknowledged.read_text(encoding="ascii").split()
-    end = time.monotonic() + seconds
+    end, left = time.monotonic() + seconds, len(wanted)
     while True:
         counts, torn = arrivals(index)
         unknown = outcome_unknown(logs)
         lost = [name for name in wanted if name not in counts and name not in unknown]
+        if len(lost) < left:
+            end, left = time.monotonic() + seconds, len(lost)
         if not lost or time.monotonic() > end:
             break
         time.sleep(0.5)
