@@ -40,8 +40,9 @@ CONNECTIONS = 8
 SECTOR = 512
 # Between a remote 250 and the event that tells of it.
 SLACK_S = 0.25
-# How long nothing comes before a reader has read all.
-QUIET_S = 20
+# How long nothing comes before a reader has read all. Less than the 15 s after which the stream says that it lives, with
+# which a reader of nothing would wait for ever.
+QUIET_S = 10
 # Between the start of a relay and the last word on what had ended before.
 ENDING_S = 0.3
 
