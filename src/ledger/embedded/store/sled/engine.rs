@@ -101,9 +101,10 @@ impl Open {
     /// Keeps events and messages on leaves of their own. The engine writes a leaf anew with every tenth change, and events are
     /// long rows: beside each message that comes or goes they would be written again and again.
     pub(super) fn part_events_from_messages(&self) -> Result<(), StoreError> {
-        let rows = (0..PARTING_ROWS).map(|number| [PARTING, number]);
-        for key in rows.filter(|key| !self.db.contains_key(key).unwrap_or(true)) {
-            self.db.insert(key, &[]).map_err(engine_error)?;
+        for key in (0..PARTING_ROWS).map(|number| [PARTING, number]) {
+            if !self.db.contains_key(key).map_err(engine_error)? {
+                self.db.insert(key, &[]).map_err(engine_error)?;
+            }
         }
         Ok(())
     }
