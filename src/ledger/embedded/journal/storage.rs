@@ -39,8 +39,8 @@ pub(super) struct StorageThread {
     is_inline: bool,
     /// Changes that nobody waits for, not yet committed; kept over failures.
     pub(super) later: VecDeque<Vec<Change>>,
-    /// The last commit failed, and may be found on disk as far as it got. What sets that right, what rode along and what
-    /// waited before it are one group: the first of `later`.
+    /// The last commit failed, and may be found on disk as far as it got. The first of `later` sets that right and holds what
+    /// waited before; with what rode along it is one group.
     is_first_whole: bool,
     pub(super) events: Arc<Events>,
     /// Informative events that were published and are stored with the next commit.
