@@ -83,7 +83,7 @@ mod tests {
     use super::super::testing::{World, found};
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_list_is_believed_only_where_it_answers() {
         let told = async |records: &[(&str, Kind, &str)]| {
             let mut world = World::sound();

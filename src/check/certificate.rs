@@ -73,7 +73,7 @@ mod tests {
     use super::super::testing::{World, found};
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_certificate_is_judged_as_clients_do() {
         let folder = tempfile::tempdir().unwrap();
         let shown = |name: &str| folder.path().join(name).display().to_string();

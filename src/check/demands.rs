@@ -38,7 +38,7 @@ mod tests {
     use super::super::testing::{World, found};
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn an_error_is_told_with_who_refuses_for_it() {
         let told = async |faults: &'static [Check]| {
             let world = World::sound();

@@ -206,7 +206,7 @@ mod tests {
         world
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn each_fault_is_one_finding() {
         use Severity::{Error, Note, Warning};
         assert_eq!(texts(&World::sound()).await, []);
@@ -230,7 +230,7 @@ mod tests {
         assert_eq!(texts(&agreed).await, []);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn strict_alignment_is_told() {
         let check = async |senders: &'static str, records: &[(&str, Kind, &str)], expected: usize| {
             let mut world = World::sound();
@@ -255,7 +255,7 @@ mod tests {
         check("\"*@mail.app.test\"", &own, 0).await;
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_reverse_path_of_somebody_else_is_told() {
         let mut world = World::sound();
         world.delivery = "reverse_path = \"bounces@other.test\"";

@@ -159,7 +159,7 @@ mod tests {
         findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_from_domain_exists_and_takes_mail() {
         use Kind::{A, Mx, Soa};
         assert_eq!(texts(&World::sound()).await, []);
@@ -187,7 +187,7 @@ mod tests {
         assert!(told.len() == 1 && told[0].2.starts_with("nobody can look it up"), "{told:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn what_else_a_zone_could_say_is_one_note() {
         let mut world = World::sound();
         world.without("app.test", Kind::Ds);

@@ -164,7 +164,7 @@ mod tests {
         findings.into_iter().map(|finding| (finding.severity, finding.text)).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn each_fault_of_a_key_is_one_finding() {
         let sound = World::sound();
         let record = sound.record();
@@ -195,7 +195,7 @@ mod tests {
         assert_eq!(texts(&world).await, []);
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn every_authoritative_server_is_asked() {
         let mut world = World::sound();
         world.at("203.1.113.2", KEY, &[]);
@@ -206,7 +206,7 @@ mod tests {
         assert!(told.len() == 1 && told[0].0 == Severity::Warning && told[0].1.contains("does not answer"), "{told:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn each_from_domain_has_a_key() {
         let mut world = World::sound();
         world.senders = "\"*@app.test\", \"*@mail.app.test\", \"*@other.test\"";

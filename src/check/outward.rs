@@ -220,7 +220,7 @@ mod tests {
         findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn the_way_out_is_looked_at() {
         assert_eq!(texts(&World::sound(), Probe::Greeting).await, []);
         for (says, check, severity, expected) in [
@@ -253,7 +253,7 @@ mod tests {
         assert!(told.len() == 1 && told[0].0 == Check::Port25, "{told:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_probe_says_mail_and_no_recipient() {
         let mut world = World::sound();
         world.says("203.1.113.25", &format!("{GMAIL}550 5.7.1 S3140 your network is on our block list\r\n"));
@@ -264,7 +264,7 @@ mod tests {
         assert!(!heard.iter().any(|line| line.starts_with("RCPT")), "{heard:?}");
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn private_addresses_are_told() {
         let mut world = World::sound();
         world.source = "10.0.0.7";

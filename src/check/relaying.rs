@@ -74,7 +74,7 @@ mod tests {
     use super::super::testing::{World, found};
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn nobody_sends_without_a_login() {
         let told = async |world: &World| {
             let findings = found(world, |look| Box::pin(super::look(look))).await;

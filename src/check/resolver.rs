@@ -106,7 +106,7 @@ mod tests {
         all.await.into_iter().map(|finding| (finding.severity, finding.text)).collect()
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_resolver_answers_soon_and_truly() {
         assert_eq!(texts(&World::sound()).await, []);
         let check = async |world: World, severity, expected: &str| {

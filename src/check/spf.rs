@@ -264,7 +264,7 @@ mod tests {
         }
     }
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn each_fault_is_one_finding() {
         use Kind::{A, Txt};
         use Severity::{Error, Warning};

@@ -109,7 +109,7 @@ mod tests {
     use super::super::testing::{World, found};
     use super::*;
 
-    #[tokio::test]
+    #[tokio::test(start_paused = true)]
     async fn a_webhook_s_host_is_reached_or_told() {
         let mut world = World::sound();
         world.webhook = Some("http://203.1.113.80:8080/hook?key=secret");
