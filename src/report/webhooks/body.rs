@@ -6,7 +6,8 @@ use serde_json::{Map, Value, json};
 use super::endpoint::Format;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
-use crate::event::{Event, Kind};
+use crate::event::{Event, Kind, Suppress};
+use crate::policy::action::{Finality, action};
 
 #[derive(Serialize)]
 struct Plain {
@@ -54,13 +55,16 @@ fn email_kind(event: &Event) -> &'static str {
         Kind::Accepted => "email.sent",
         Kind::Delivered => "email.delivered",
         Kind::Deferred | Kind::Greylisted | Kind::AtRisk => "email.delivery_delayed",
-        // What suppresses the address.
-        Kind::Failed if matches!(event.cause(), Some(Cause::BadMailbox | Cause::InactiveMailbox)) => "email.bounced",
+        Kind::Failed if event.cause().is_some_and(suppresses) => "email.bounced",
         Kind::Bounced => "email.bounced",
         Kind::Complained => "email.complained",
         Kind::Failed | Kind::Expired => "email.failed",
         Kind::Queued | Kind::Attempted | Kind::Superseded | Kind::Cancelled | Kind::Verified => "email.other",
     }
+}
+
+fn suppresses(cause: Cause) -> bool {
+    action(cause, Finality::Final).suppress == Suppress::Address
 }
 
 /// A post that tells of nothing, to try an endpoint.
