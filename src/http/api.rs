@@ -6,18 +6,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::{FromRequestParts, Path, Query, State};
+use axum::extract::{FromRequestParts, Path, Query};
 use axum::http::{HeaderMap, StatusCode, request};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
-use super::auth::Principal;
-use super::body;
+use super::auth::{Access, Principal};
+use super::body::{self, Payload};
 use super::new_message::{self, Parties, Times};
-use super::problem::Problem;
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
 use super::seats::OPERATOR;
 use super::send::{Draft, check_recipients};
@@ -95,12 +94,14 @@ impl Api {
             (Ok(()), _) if is_caught_up => Ok(()),
             // It lives, and how is known.
             (_, Some(_)) => Ok(()),
-            (Err(error), None) => {
-                let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
-                Err(Problem::cannot_store(&fault))
-            }
+            (Err(error), None) => Err(self.not_stored(&error)),
             (Ok(()), None) => Err(Problem::cannot_store("what has happened is still being written down")),
         }
+    }
+
+    fn not_stored(&self, error: &impl ToString) -> Problem {
+        let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
+        Problem::cannot_store(&fault)
     }
 
     pub(super) async fn json(&self, who: &Principal, id: MessageId) -> Result<MessageJson, Problem> {
@@ -136,12 +137,7 @@ pub(super) fn id(text: &str) -> Result<MessageId, Problem> {
         (status = 200, description = "with `wait`: accepted, and all recipients have ended", body = MessageJson),
         Refusals,
     ))]
-pub(super) async fn submit(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(super) async fn submit(Access(api, who): Access, Payload(headers, body): Payload) -> Result<Response, Problem> {
     api.takes_mail()?;
     let settings = api.settings.load_full();
     let new: NewMessage = body::json(&headers, body, 2 * settings.message_size_max + BODY_SLACK).await?;
@@ -224,11 +220,7 @@ pub(super) async fn wait_for_end(api: &Api, who: &Principal, id: MessageId) -> R
 /// `GET /v1/messages/{id}`: with what happened so far.
 #[utoipa::path(get, path = "/v1/messages/{id}", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
     responses((status = 200, description = "the message and what happened to it", body = MessageJson), Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Json<MessageJson>, Problem> {
+pub(super) async fn show(Access(api, who): Access, Segment(text): Segment) -> JsonResult<MessageJson> {
     let known = api.known(&who, id(&text)?, Need::Story).await?;
     let json = known.json(&api.parts.door).ok_or_else(Problem::unknown_message)?;
     Ok(Json(json.with_events(known.trace.as_deref())))
@@ -295,13 +287,9 @@ impl Api {
     async fn take_back(&self, who: &Principal, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
         let now = self.parts.clock.now();
         let cancelled = self.scan(who, move |queue| queue.cancel(&filter, now)).await;
-        if !cancelled.is_empty()
-            && let Err(error) = self.parts.queue.flush().await
-        {
-            let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
-            return Err(
-                Problem::cannot_store(&fault).about("taken back, but not written down, so that a crash undoes it")
-            );
+        if !cancelled.is_empty() {
+            let undone = "taken back, but not written down, so that a crash undoes it";
+            self.parts.queue.flush().await.map_err(|error| self.not_stored(&error).about(undone))?;
         }
         Ok(cancelled)
     }
@@ -310,11 +298,7 @@ impl Api {
 /// `DELETE /v1/messages/{id}`.
 #[utoipa::path(delete, path = "/v1/messages/{id}", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
     responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Json<CancelledJson>, Problem> {
+pub(super) async fn cancel(Access(api, who): Access, Segment(text): Segment) -> JsonResult<CancelledJson> {
     api.cancel_message(&who, id(&text)?).await.map(Json)
 }
 
@@ -322,10 +306,9 @@ pub(super) async fn cancel(
 #[utoipa::path(delete, path = "/v1/messages", tag = "messages", params(CancelQuery),
     responses((status = 200, description = "what was cancelled", body = CancelledJson), Refusals))]
 pub(super) async fn cancel_many(
-    State(api): State<Arc<Api>>,
-    who: Principal,
+    Access(api, who): Access,
     query: ParsedQuery<CancelQuery>,
-) -> Result<Json<CancelledJson>, Problem> {
+) -> JsonResult<CancelledJson> {
     let CancelQuery { recipient, key } = asked(query)?;
     if recipient.is_none() && key.is_none() {
         return Err(Problem::invalid("say which: /v1/messages?key=KEY or ?recipient=ADDRESS"));
@@ -340,11 +323,7 @@ pub(super) async fn cancel_many(
 /// `POST /v1/messages/{id}/verified`: the app saw the code being used.
 #[utoipa::path(post, path = "/v1/messages/{id}/verified", tag = "messages", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
     responses((status = 204, description = "noted"), Refusals))]
-pub(super) async fn verified(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<StatusCode, Problem> {
+pub(super) async fn verified(Access(api, who): Access, Segment(text): Segment) -> Result<StatusCode, Problem> {
     let id = id(&text)?;
     let known = api.known(&who, id, Need::Story).await?;
     let now = api.parts.clock.now();
@@ -357,11 +336,8 @@ pub(super) async fn verified(
     let delivered =
         known.trace.as_ref().and_then(|trace| trace.events.iter().find(|event| event.kind() == Kind::Delivered));
     let since_delivered = delivered.map(|event| api.parts.clock.wall().since(event.head.time));
-    if let Some(head) = head
-        && let Err(error) = api.parts.queue.verified(head, since_delivered).await
-    {
-        let fault = api.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
-        return Err(Problem::cannot_store(&fault));
+    if let Some(head) = head {
+        api.parts.queue.verified(head, since_delivered).await.map_err(|error| api.not_stored(&error))?;
     }
     Ok(StatusCode::NO_CONTENT)
 }

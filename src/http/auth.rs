@@ -63,6 +63,14 @@ impl Principal {
         }
     }
 
+    /// Refuses a user, with this detail.
+    pub(super) fn operator_only(&self, detail: &'static str) -> Result<(), Problem> {
+        match self {
+            Self::Operator => Ok(()),
+            Self::User(_) => Err(Problem::forbidden(detail)),
+        }
+    }
+
     /// The same one as it is now.
     ///
     /// # Errors
@@ -156,15 +164,18 @@ fn bearer(value: &HeaderValue) -> Option<&str> {
     scheme.eq_ignore_ascii_case("bearer").then_some(token)
 }
 
-/// Who asks, as it was found when the request was let in.
-impl FromRequestParts<Arc<Api>> for Principal {
+/// The API, and who asks, as it was found when the request was let in.
+pub(super) struct Access(pub(super) Arc<Api>, pub(super) Principal);
+
+impl FromRequestParts<Arc<Api>> for Access {
     type Rejection = Problem;
 
-    async fn from_request_parts(parts: &mut Parts, _: &Arc<Api>) -> Result<Self, Problem> {
+    async fn from_request_parts(parts: &mut Parts, api: &Arc<Api>) -> Result<Self, Problem> {
         let none = || match parts.extensions.get::<Nonsense>() {
             Some(Nonsense) => Problem::wrong_token(),
             None => Problem::no_token(),
         };
-        parts.extensions.get::<Self>().cloned().ok_or_else(none)
+        let who = parts.extensions.get::<Principal>().cloned().ok_or_else(none)?;
+        Ok(Self(api.clone(), who))
     }
 }

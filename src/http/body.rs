@@ -1,9 +1,11 @@
 //! A request's body: whole, in time, within its bound, unpacked, and read as JSON.
 
+use std::convert::Infallible;
 use std::io::Read as _;
 use std::time::Duration;
 
 use axum::body::{Body, Bytes};
+use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use flate2::bufread::GzDecoder;
 use http_body_util::{BodyExt as _, Limited};
@@ -20,6 +22,18 @@ const SMALL_LEN_MAX: usize = 64 << 10;
 const SHORT_LEN: usize = 32 << 10;
 /// What some programs put in front of JSON, against RFC 8259 section 8.1, which lets it be passed over.
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// What a request brings.
+pub(super) struct Payload(pub(super) HeaderMap, pub(super) Body);
+
+impl<S: Sync> FromRequest<S> for Payload {
+    type Rejection = Infallible;
+
+    async fn from_request(request: Request, _: &S) -> Result<Self, Infallible> {
+        let (parts, body) = request.into_parts();
+        Ok(Self(parts.headers, body))
+    }
+}
 
 /// How a body is packed (RFC 9110 section 8.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

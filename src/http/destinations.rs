@@ -4,14 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::Api;
 use super::api::Segment;
-use super::auth::Principal;
-use super::problem::Problem;
+use super::auth::Access;
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
 use crate::destination::demand::{Demand, Strictness, TlsOption};
 use crate::destination::route::Route;
@@ -20,18 +18,12 @@ use crate::greylist::facts::{Facts, HintWorth};
 use crate::mail::address::domain_key;
 use crate::report::destinations::Row;
 
-fn only_operator(who: &Principal) -> Result<(), Problem> {
-    match who.only_user() {
-        None => Ok(()),
-        Some(_) => Err(Problem::forbidden("what was learned about destinations is the operator's business")),
-    }
-}
-
+const ONLY: &str = "what was learned about destinations is the operator's business";
 /// `GET /v1/destinations`: what was sent to each recipient domain since the start.
 #[utoipa::path(get, path = "/v1/destinations", tag = "destinations",
     responses((status = 200, description = "what was sent to each recipient domain since the start", body = DestinationsJson), Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<DestinationsJson>, Problem> {
-    only_operator(&who)?;
+pub(super) async fn list(Access(api, who): Access) -> JsonResult<DestinationsJson> {
+    who.operator_only(ONLY)?;
     // What an answer told of is counted.
     let _ = api.parts.queue.flush().await;
     api.parts.reporter.caught_up().await;
@@ -42,12 +34,8 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<
 #[utoipa::path(get, path = "/v1/destinations/{domain}", tag = "destinations",
     params(("domain" = String, Path, description = "a domain of recipients")),
     responses((status = 200, description = "who serves it, and how its hosts greylist", body = DestinationJson), Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(domain): Segment,
-) -> Result<Json<DestinationJson>, Problem> {
-    only_operator(&who)?;
+pub(super) async fn show(Access(api, who): Access, Segment(domain): Segment) -> JsonResult<DestinationJson> {
+    who.operator_only(ONLY)?;
     let domain =
         domain_key(domain.trim()).ok_or_else(|| Problem::invalid("the domain of recipients, like example.com"))?;
     let (route, facts) = api.parts.door.learned(&domain).await.map_err(|error| Problem::invalid(error.to_string()))?;

@@ -10,7 +10,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Extension, State};
+use axum::extract::Extension;
 use axum::http::{HeaderMap, header};
 use axum::response::IntoResponse;
 use axum::response::sse::{Event, KeepAlive, Sse};
@@ -21,7 +21,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{Need, ParsedQuery, asked, id};
-use super::auth::Principal;
+use super::auth::{Access, Principal};
 use super::problem::Problem;
 use super::refusals::Refusals;
 use super::refused::Origin;
@@ -54,9 +54,8 @@ pub(super) struct EventsQuery {
     params(EventsQuery, ("Last-Event-ID" = Option<String>, Header, description = "the id of the last event that was read")),
     responses((status = 200, description = "server-sent events, each with an event as `data`", body = String, content_type = "text/event-stream"), Refusals))]
 pub(super) async fn follow(
-    State(api): State<Arc<Api>>,
+    Access(api, who): Access,
     Extension(origin): Extension<Origin>,
-    who: Principal,
     headers: HeaderMap,
     query: ParsedQuery<EventsQuery>,
 ) -> Result<impl IntoResponse, Problem> {

@@ -3,18 +3,16 @@
 
 #![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
 use super::Api;
 use super::api::{ParsedQuery, asked, plain};
-use super::auth::Principal;
-use super::problem::Problem;
+use super::auth::{Access, Principal};
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
 use super::wire::{MessageJson, MessagesJson, StateName};
 use crate::base::clock::Timestamp;
@@ -113,11 +111,7 @@ struct Chunk {
 /// Messages in pages, the newest first.
 #[utoipa::path(get, path = "/v1/messages", tag = "messages", params(MessagesQuery),
     responses((status = 200, description = "a page", body = MessagesJson), Refusals))]
-pub(super) async fn list(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    query: ParsedQuery<MessagesQuery>,
-) -> Result<Json<MessagesJson>, Problem> {
+pub(super) async fn list(Access(api, who): Access, query: ParsedQuery<MessagesQuery>) -> JsonResult<MessagesJson> {
     let (search, after) = understood(asked(query)?)?;
     // What cannot be written down is told where it is asked for by its id.
     let _ = api.caught_up(&None).await;

@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::time::Duration;
 
+use axum::Json;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
@@ -134,6 +135,9 @@ pub(super) struct Why {
     field: Option<String>,
     used: Option<LimitUse>,
 }
+
+/// What most paths answer.
+pub(super) type JsonResult<T> = Result<Json<T>, Problem>;
 
 /// Problem details (RFC 9457).
 #[derive(Serialize, ToSchema)]

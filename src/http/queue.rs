@@ -2,21 +2,16 @@
 
 #![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::HeaderMap;
 use serde::Deserialize;
 use utoipa::IntoParams;
 
-use super::Api;
 use super::api::{Need, ParsedQuery, asked};
-use super::auth::Principal;
-use super::body::small_json;
-use super::problem::Problem;
+use super::auth::Access;
+use super::body::{Payload, small_json};
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
 use super::wire::{MessageJson, QueueJson, RetriedJson, Retry};
 use crate::ledger::entry::State as EntryState;
@@ -47,11 +42,7 @@ fn domain(text: &str) -> Result<String, Problem> {
 /// `GET /v1/queue?state=&destination=&limit=`: the oldest first.
 #[utoipa::path(get, path = "/v1/queue", tag = "queue", params(QueueQuery),
     responses((status = 200, description = "what is live, the oldest first", body = QueueJson), Refusals))]
-pub(super) async fn list(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    query: ParsedQuery<QueueQuery>,
-) -> Result<Json<QueueJson>, Problem> {
+pub(super) async fn list(Access(api, who): Access, query: ParsedQuery<QueueQuery>) -> JsonResult<QueueJson> {
     let QueueQuery { state, destination, limit } = asked(query)?;
     let state = state.as_deref().map(|name| match name {
         "queued" => Ok(EntryState::Queued),
@@ -75,12 +66,7 @@ pub(super) async fn list(
 /// it now, for a user if it has not had that for a while.
 #[utoipa::path(post, path = "/v1/queue/retry", tag = "queue", request_body = Retry,
     responses((status = 200, description = "what is tried now", body = RetriedJson), Refusals))]
-pub(super) async fn retry(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<RetriedJson>, Problem> {
+pub(super) async fn retry(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<RetriedJson> {
     let filter = match small_json(&headers, body).await? {
         Retry { id: Some(id), destination: None } => {
             let id = message_id(&id)?;

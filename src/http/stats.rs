@@ -1,18 +1,15 @@
 //! `GET /v1/stats`: how many codes came in time.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Api;
 use super::api::{ParsedQuery as Query, asked};
-use super::auth::Principal;
-use super::problem::Problem;
+use super::auth::Access;
+use super::problem::{JsonResult, Problem};
 use crate::base::clock::Timestamp;
 use crate::report::stats::counts::{Counts, Times};
 use crate::report::stats::table::{BYS, By};
@@ -35,11 +32,7 @@ pub(super) struct StatsQuery {
 /// `GET /v1/stats?from=&to=&by=`: a user's own, or for the operator everybody's.
 #[utoipa::path(get, path = "/v1/stats", tag = "statistics", params(("from" = Option<String>, Query, description = "a time, or seconds since 1970"), ("to" = Option<String>, Query, description = "the same"), ("by" = Option<String>, Query, description = "lane, user, tag, provider or destination")),
     responses((status = 200, description = "how many entries came to what", body = StatsJson), super::refusals::Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    query: Query<StatsQuery>,
-) -> Result<Json<StatsJson>, Problem> {
+pub(super) async fn show(Access(api, who): Access, query: Query<StatsQuery>) -> JsonResult<StatsJson> {
     let StatsQuery { from, to, by } = asked(query)?;
     let to = to.as_deref().map_or(Ok(api.parts.clock.wall()), |text| time("to", text))?;
     let from = from.as_deref().map_or(Ok(to.minus(SPAN_DEFAULT)), |text| time("from", text))?;

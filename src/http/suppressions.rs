@@ -1,19 +1,14 @@
 //! The addresses that are not sent to.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 
-use super::Api;
 use super::api::Segment;
-use super::auth::Principal;
-use super::body::small_json;
-use super::problem::Problem;
+use super::auth::Access;
+use super::body::{Payload, small_json};
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
 use crate::base::clock::Timestamp;
 use crate::intake::door::Door;
@@ -86,8 +81,8 @@ fn address(text: &str) -> Result<String, Problem> {
 /// `GET /v1/suppressions`; the operator only: what hosts said of all users' recipients stands in it.
 #[utoipa::path(get, path = "/v1/suppressions", tag = "suppressions",
     responses((status = 200, description = "addresses that are not sent to", body = ListJson), Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<ListJson>, Problem> {
-    operator_only(&who, "only the operator sees the list; ask for one address")?;
+pub(super) async fn list(Access(api, who): Access) -> JsonResult<ListJson> {
+    who.operator_only("only the operator sees the list; ask for one address")?;
     let door = &api.parts.door;
     let (entries, count) = door.suppressions().list(api.parts.clock.now(), LIST_MAX);
     let suppressions = entries.into_iter().map(|entry| SuppressionJson::new(entry, door)).collect();
@@ -98,14 +93,10 @@ pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<
 /// on again.
 #[utoipa::path(get, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
     responses((status = 200, description = "whether it is sent to; for the operator, why not", body = StandingJson), Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Response, Problem> {
+pub(super) async fn show(Access(api, who): Access, Segment(text): Segment) -> Result<Response, Problem> {
     let (now, door) = (api.parts.clock.now(), &api.parts.door);
     let suppressions = door.suppressions();
-    if operator_only(&who, "").is_ok() {
+    if who.only_user().is_none() {
         let entry = suppressions.get(&address(&text)?, now).map(|entry| SuppressionJson::new(entry, door));
         return entry.map(|entry| Json(entry).into_response()).ok_or_else(Problem::not_suppressed);
     }
@@ -121,13 +112,11 @@ pub(super) async fn show(
 #[utoipa::path(put, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")), request_body = Put,
     responses((status = 200, description = "it is not sent to any more", body = SuppressionJson), Refusals))]
 pub(super) async fn put(
-    State(api): State<Arc<Api>>,
-    who: Principal,
+    Access(api, who): Access,
     Segment(text): Segment,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<SuppressionJson>, Problem> {
-    operator_only(&who, CHANGES)?;
+    Payload(headers, body): Payload,
+) -> JsonResult<SuppressionJson> {
+    who.operator_only(CHANGES)?;
     let Put { reason, source } = small_json(&headers, body).await?;
     let source = source.unwrap_or(Source::Manual);
     if source == Source::Learned {
@@ -140,22 +129,11 @@ pub(super) async fn put(
 /// `DELETE /v1/suppressions/{address}`; the operator only.
 #[utoipa::path(delete, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
     responses((status = 204, description = "it is sent to again"), Refusals))]
-pub(super) async fn remove(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<StatusCode, Problem> {
-    operator_only(&who, CHANGES)?;
+pub(super) async fn remove(Access(api, who): Access, Segment(text): Segment) -> Result<StatusCode, Problem> {
+    who.operator_only(CHANGES)?;
     if api.parts.door.unsuppress(&address(&text)?).await? {
         Ok(StatusCode::NO_CONTENT)
     } else {
         Err(Problem::not_suppressed())
-    }
-}
-
-pub(super) fn operator_only(who: &Principal, detail: &'static str) -> Result<(), Problem> {
-    match who.only_user() {
-        None => Ok(()),
-        Some(_) => Err(Problem::forbidden(detail)),
     }
 }

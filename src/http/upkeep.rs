@@ -1,21 +1,16 @@
 //! What only the operator asks for: rows for a backup, and that a person is forgotten.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use serde::Serialize;
 
-use super::Api;
 use super::api::Segment;
-use super::auth::Principal;
-use super::problem::Problem;
+use super::auth::Access;
+use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
-use super::suppressions::operator_only;
 use crate::ledger::embedded::store::Row;
 use crate::mail::address::Mailbox;
 
@@ -44,8 +39,8 @@ pub(super) struct ErasedJson {
 /// `GET /v1/backup`: suppressions and what was learned of destinations, a JSON object a line. Both tables are bounded.
 #[utoipa::path(get, path = "/v1/backup", tag = "upkeep",
     responses((status = 200, description = "stored rows, a JSON object a line", body = String, content_type = "application/x-ndjson"), Refusals))]
-pub(super) async fn rows(State(api): State<Arc<Api>>, who: Principal) -> Result<Response, Problem> {
-    operator_only(&who, "only the operator makes backups")?;
+pub(super) async fn rows(Access(api, who): Access) -> Result<Response, Problem> {
+    who.operator_only("only the operator makes backups")?;
     let parts = &api.parts;
     let mut text = String::new();
     let tables = [("suppression", parts.door.suppressions().rows()), ("greylist", parts.queue.greylists().rows())];
@@ -65,12 +60,8 @@ fn line(table: &'static str, (key, value): &Row) -> String {
 #[utoipa::path(delete, path = "/v1/recipients/{address}", tag = "upkeep",
     params(("address" = String, Path, description = "an address")),
     responses((status = 200, description = "what was erased", body = ErasedJson), Refusals))]
-pub(super) async fn erase(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Json<ErasedJson>, Problem> {
-    operator_only(&who, "only the operator erases a recipient, for it concerns all users")?;
+pub(super) async fn erase(Access(api, who): Access, Segment(text): Segment) -> JsonResult<ErasedJson> {
+    who.operator_only("only the operator erases a recipient, for it concerns all users")?;
     let mailbox = Mailbox::parse(text.trim()).map_err(|error| Problem::invalid(format!("address: {error}")))?;
     let plain = mailbox.plain_key();
     let parts = &api.parts;

@@ -4,17 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::Api;
 use super::api::id;
-use super::auth::Principal;
-use super::body::small_json;
-use super::problem::Problem;
+use super::auth::{Access, Principal};
+use super::body::{Payload, small_json};
+use super::problem::{JsonResult, Problem};
 use super::stats::time;
 use crate::base::clock::Timestamp;
 use crate::event::Event;
@@ -24,13 +22,7 @@ use crate::report::webhooks::{REPLAYED_MAX, Status, TestResult};
 /// How long before an event its message can have been accepted: the longest life, and what a delivery may take beyond it.
 const LIFE_MAX: Duration = Duration::from_secs(25 * 3600);
 
-fn only_operator(who: &Principal) -> Result<(), Problem> {
-    match who.only_user() {
-        None => Ok(()),
-        Some(_) => Err(Problem::forbidden("webhooks are the operator's business")),
-    }
-}
-
+const ONLY: &str = "webhooks are the operator's business";
 /// The endpoints.
 #[derive(Debug, Serialize, ToSchema)]
 pub(super) struct WebhooksJson {
@@ -88,8 +80,8 @@ impl WebhookJson {
 /// `GET /v1/webhooks`.
 #[utoipa::path(get, path = "/v1/webhooks", tag = "webhooks",
     responses((status = 200, description = "each endpoint and how it stands", body = WebhooksJson), super::refusals::Refusals))]
-pub(super) async fn list(State(api): State<Arc<Api>>, who: Principal) -> Result<Json<WebhooksJson>, Problem> {
-    only_operator(&who)?;
+pub(super) async fn list(Access(api, who): Access) -> JsonResult<WebhooksJson> {
+    who.operator_only(ONLY)?;
     let webhooks = api.parts.webhooks.statuses().into_iter().map(WebhookJson::new).collect();
     Ok(Json(WebhooksJson { webhooks }))
 }
@@ -117,12 +109,10 @@ pub(super) struct ReplayedJson {
 #[utoipa::path(post, path = "/v1/webhooks/replay", tag = "webhooks", request_body = Replay,
     responses((status = 202, description = "how many are posted again", body = ReplayedJson), super::refusals::Refusals))]
 pub(super) async fn replay(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
+    Access(api, who): Access,
+    Payload(headers, body): Payload,
 ) -> Result<(StatusCode, Json<ReplayedJson>), Problem> {
-    only_operator(&who)?;
+    who.operator_only(ONLY)?;
     let Replay { since, id: message, endpoint } = small_json(&headers, body).await?;
     let url = known(&api, endpoint)?;
     let since = since.as_deref().map(|text| time("since", text)).transpose()?;
@@ -193,13 +183,8 @@ struct TestedOneJson {
 /// `POST /v1/webhooks/test`: one post to each, which tells of nothing.
 #[utoipa::path(post, path = "/v1/webhooks/test", tag = "webhooks", request_body = Test,
     responses((status = 200, description = "what each answered", body = TestedJson), super::refusals::Refusals))]
-pub(super) async fn test(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<TestedJson>, Problem> {
-    only_operator(&who)?;
+pub(super) async fn test(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<TestedJson> {
+    who.operator_only(ONLY)?;
     let Test { endpoint } = small_json(&headers, body).await?;
     let tested = api.parts.webhooks.test(known(&api, endpoint)?).await;
     let one = |TestResult { url, is_taken, answer }| TestedOneJson { url, taken: is_taken, answer };

@@ -1,20 +1,16 @@
 //! The door `email`: JSON in upper camel case, numbers for errors.
 
-use std::sync::Arc;
-
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::super::Api;
-use super::super::auth::Principal;
+use super::super::auth::Access;
+use super::super::body::Payload;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
-use super::super::problem::{Kind, Problem};
+use super::super::problem::{JsonResult, Kind, Problem};
 use super::super::refusals::{Responses, described};
 use super::super::send::Together;
 use super::{Attached, Mail, Present, Refused, Terms, WrittenMail, attached, deliver, filled, unsupported};
@@ -160,12 +156,7 @@ pub(super) enum Outcome {
 /// `POST /email`.
 #[utoipa::path(post, path = "/email", tag = "doors", request_body = Email, security(("server_token" = [])),
     responses((status = 200, description = "accepted", body = Accepted), Refusals))]
-pub(super) async fn send(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Accepted>, Problem> {
+pub(super) async fn send(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<Accepted> {
     api.takes_mail()?;
     let mail = super::written(&api, &headers, body, Email::write).await?;
     let to = addresses(&mail);
@@ -176,12 +167,7 @@ pub(super) async fn send(
 /// `POST /email/batch`.
 #[utoipa::path(post, path = "/email/batch", tag = "doors", request_body(content = Vec<serde_json::Value>, description = "mails as of `POST /email`; each is read by itself"), security(("server_token" = [])),
     responses((status = 200, description = "what became of each", body = Vec<Outcome>), Refusals))]
-pub(super) async fn send_batch(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Vec<Outcome>>, Problem> {
+pub(super) async fn send_batch(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<Vec<Outcome>> {
     api.takes_mail()?;
     let _seat = api.batch_seat(&who)?;
     let mails = super::written_each(&api, &headers, body, BATCH_MAX, Email::write).await?;

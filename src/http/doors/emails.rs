@@ -4,19 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::super::Api;
 use super::super::api::{MessageStatus, Need, Segment, id};
-use super::super::auth::Principal;
+use super::super::auth::Access;
+use super::super::body::Payload;
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
-use super::super::problem::{Kind, Problem};
+use super::super::problem::{JsonResult, Kind, Problem};
 use super::super::refusals::{Responses, described};
 use super::super::send::Together;
 use super::{
@@ -148,12 +146,7 @@ impl Accepted {
 /// `POST /emails`.
 #[utoipa::path(post, path = "/emails", tag = "doors", request_body = Email, params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again", min_length = 1, max_length = 256, pattern = "^[ -~]+$")),
     responses((status = 200, description = "accepted", body = Accepted), Refusals))]
-pub(super) async fn send(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Accepted>, Problem> {
+pub(super) async fn send(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<Accepted> {
     api.takes_mail()?;
     let key = idempotency_key(&headers)?;
     let mut mail = super::written(&api, &headers, body, Email::write).await?;
@@ -183,12 +176,7 @@ struct BatchError {
 #[utoipa::path(post, path = "/emails/batch", tag = "doors", request_body(content = Vec<serde_json::Value>, description = "mails as of `POST /emails`; with `permissive` each is read by itself"),
     params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again", min_length = 1, max_length = 256, pattern = "^[ -~]+$"), ("x-batch-validation" = Option<String>, Header, description = "strict or permissive", pattern = "^(strict|permissive)$")),
     responses((status = 200, description = "accepted", body = Batch), Refusals))]
-pub(super) async fn send_batch(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Json<Batch>, Problem> {
+pub(super) async fn send_batch(Access(api, who): Access, Payload(headers, body): Payload) -> JsonResult<Batch> {
     api.takes_mail()?;
     let together = validation(&headers)?;
     let key = idempotency_key(&headers)?.map(str::to_owned);
@@ -249,11 +237,7 @@ pub(super) struct EmailJson {
 /// `GET /emails/{id}`.
 #[utoipa::path(get, path = "/emails/{id}", tag = "doors", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
     responses((status = 200, description = "how it stands", body = EmailJson), Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Json<EmailJson>, Problem> {
+pub(super) async fn show(Access(api, who): Access, Segment(text): Segment) -> JsonResult<EmailJson> {
     let id = id(&text)?;
     let known = api.known(&who, id, Need::Story).await?;
     let last_event = last_event(&known);
@@ -349,11 +333,7 @@ pub(super) struct Cancelled {
 /// `POST /emails/{id}/cancel`.
 #[utoipa::path(post, path = "/emails/{id}/cancel", tag = "doors", params(("id" = String, Path, description = "a message's id, as a ULID or a UUID")),
     responses((status = 200, description = "nothing can have arrived", body = Cancelled), Refusals))]
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(text): Segment,
-) -> Result<Json<Cancelled>, Problem> {
+pub(super) async fn cancel(Access(api, who): Access, Segment(text): Segment) -> JsonResult<Cancelled> {
     let id = id(&text)?;
     let cancelled = api.cancel_message(&who, id).await?;
     if cancelled.may_have_arrived() {

@@ -1,19 +1,15 @@
 //! The door `mail_send`: one content, several personalizations of it, each a message of its own.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoResponses, ToSchema};
 
-use super::super::Api;
-use super::super::auth::Principal;
-use super::super::body;
+use super::super::auth::Access;
+use super::super::body::{self, Payload};
 use super::super::compose::fields::Fields;
 use super::super::compose::people::Person;
 use super::super::problem::{Kind, Problem};
@@ -256,12 +252,7 @@ impl Personalization {
 /// `POST /v3/mail/send`.
 #[utoipa::path(post, path = "/v3/mail/send", tag = "doors", request_body = Send,
     responses((status = 202, description = "accepted", headers(("X-Message-Id" = String, description = "the ids of the messages"))), Refusals))]
-pub(super) async fn send(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Problem> {
+pub(super) async fn send(Access(api, who): Access, Payload(headers, body): Payload) -> Result<Response, Problem> {
     api.takes_mail()?;
     let terms = Terms::of(&api);
     let (given, len) = body::json_with_len::<Send>(&headers, body, terms.body_max()).await?;

@@ -9,15 +9,14 @@ mod figures;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
 use axum::extract::State;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
 
 use super::Api;
-use super::auth::{self, Principal, ShownToken};
-use super::body::small_json;
+use super::auth::{self, Access, ShownToken};
+use super::body::{Payload, small_json};
 use super::problem::Problem;
 pub(super) use figures::Day;
 
@@ -83,9 +82,9 @@ pub(super) async fn icon() -> Response {
 }
 
 /// `GET /page/data`: what the page shows; to a user only who it is, to nobody that they are nobody.
-pub(super) async fn data(State(api): State<Arc<Api>>, who: Result<Principal, Problem>) -> Response {
-    let answer = match who {
-        Ok(who) => Json(data::of(&api, &who).await).into_response(),
+pub(super) async fn data(access: Result<Access, Problem>) -> Response {
+    let answer = match access {
+        Ok(Access(api, who)) => Json(data::of(&api, &who).await).into_response(),
         Err(_) => Json(serde_json::json!({"who": null})).into_response(),
     };
     guarded(answer, Keep::Never)
@@ -98,7 +97,7 @@ struct Session {
 }
 
 /// `POST /page/session`: signs in.
-pub(super) async fn sign_in(State(api): State<Arc<Api>>, headers: HeaderMap, body: Body) -> Result<Response, Problem> {
+pub(super) async fn sign_in(State(api): State<Arc<Api>>, Payload(headers, body): Payload) -> Result<Response, Problem> {
     if !headers.contains_key(CHANGES) {
         return Err(Problem::forbidden("signing in takes the header X-OTP-Page"));
     }

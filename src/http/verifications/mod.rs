@@ -6,15 +6,13 @@ mod wire;
 use std::sync::Arc;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::{IntoResponse as _, Response};
 
 use super::Api;
 use super::api::{Segment, idempotency_key};
-use super::auth::Principal;
-use super::body;
+use super::auth::{Access, Principal};
+use super::body::{self, Payload};
 use super::compose::people::Person;
 use super::problem::Problem;
 use crate::intake::refusal::Refusal;
@@ -55,11 +53,7 @@ impl Api {
 /// `GET /v1/verifications/{id}`.
 #[utoipa::path(get, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
     responses((status = 200, description = "how it stands", body = VerificationJson), super::refusals::Refusals))]
-pub(super) async fn show(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(id): Segment,
-) -> Result<Response, Problem> {
+pub(super) async fn show(Access(api, who): Access, Segment(id): Segment) -> Result<Response, Problem> {
     let view = api.view(&who, &id)?;
     Ok(Json(VerificationJson::new(&api, &view).await).into_response())
 }
@@ -67,11 +61,7 @@ pub(super) async fn show(
 /// `DELETE /v1/verifications/{id}`.
 #[utoipa::path(delete, path = "/v1/verifications/{id}", tag = "verifications", params(("id" = String, Path, description = "a verification's id")),
     responses((status = 200, description = "how it stands", body = WithdrawnJson), super::refusals::Refusals))]
-pub(super) async fn cancel(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    Segment(id): Segment,
-) -> Result<Response, Problem> {
+pub(super) async fn cancel(Access(api, who): Access, Segment(id): Segment) -> Result<Response, Problem> {
     let user = api.user_of(&who, &id)?;
     let (this, of) = (api.clone(), id.clone());
     let may_still_arrive = api.whole(async move {
@@ -90,11 +80,9 @@ pub(super) async fn cancel(
     params(("id" = String, Path, description = "a verification's id"), ("Idempotency-Key" = Option<String>, Header, description = "a repeat with it gets the same answer")),
     responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check(
-    State(api): State<Arc<Api>>,
-    who: Principal,
+    Access(api, who): Access,
     Segment(id): Segment,
-    headers: HeaderMap,
-    body: Body,
+    Payload(headers, body): Payload,
 ) -> Result<Response, Problem> {
     let Code { code } = body::small_json(&headers, body).await?;
     let user = api.user_of(&who.renewed(&api)?, &id)?;
@@ -106,10 +94,8 @@ pub(super) async fn check(
     params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it gets the same answer")),
     responses((status = 200, description = "whether the code is right", body = AnswerJson), super::refusals::Refusals))]
 pub(super) async fn check_by_address(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
+    Access(api, who): Access,
+    Payload(headers, body): Payload,
 ) -> Result<Response, Problem> {
     let ByAddress { to, purpose, session, code } = body::small_json(&headers, body).await?;
     let who = who.renewed(&api)?;

@@ -4,8 +4,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::Body;
-use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse as _, Response};
 
@@ -16,8 +14,8 @@ use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Happened};
 use crate::http::Api;
 use crate::http::api::{idempotency_key, wait_for_end};
-use crate::http::auth::Principal;
-use crate::http::body;
+use crate::http::auth::{Access, Principal};
+use crate::http::body::{self, Payload};
 use crate::http::compose::Letter;
 use crate::http::compose::fields::Fields;
 use crate::http::compose::people::{NAME_LEN_MAX, Person};
@@ -66,10 +64,8 @@ struct Own {
     params(("Idempotency-Key" = Option<String>, Header, description = "a repeat with it is not sent again")),
     responses((status = 202, description = "a code is on its way", body = VerificationJson), (status = 200, description = "one is pending already", body = VerificationJson), super::super::refusals::Refusals))]
 pub(in crate::http) async fn start(
-    State(api): State<Arc<Api>>,
-    who: Principal,
-    headers: HeaderMap,
-    body: Body,
+    Access(api, who): Access,
+    Payload(headers, body): Payload,
 ) -> Result<Response, Problem> {
     api.takes_mail()?;
     let settings = api.settings.load_full();
