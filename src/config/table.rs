@@ -29,16 +29,20 @@ pub(super) struct Accessor<S, T> {
     pub(super) get_mut: fn(&mut S) -> &mut T,
 }
 
-/// The place of a field: `at!(Config: delivery.port)`.
-macro_rules! at {
-    ($settings:ty: $($field:tt)+) => {
-        $crate::config::table::Accessor::<$settings, _> {
-            get: |settings| &settings.$($field)+,
-            get_mut: |settings| &mut settings.$($field)+,
-        }
+/// The keys of a table, a row each: the name, where the value is among the settings, its kind, when a change takes effect,
+/// help; then what else there is to say.
+macro_rules! keys {
+    ($settings:ty; $($name:ident => $($field:ident).+, $kind:expr, $reload:ident, $help:literal $(.$more:ident($text:expr))*;)+) => {
+        vec![$({
+            let place = $crate::config::table::Accessor::<$settings, _> {
+                get: |settings| &settings.$($field).+,
+                get_mut: |settings| &mut settings.$($field).+,
+            };
+            $crate::config::table::key(stringify!($name), place, $kind, $reload, $help)$(.$more($text))*
+        }),+]
     };
 }
-pub(super) use at;
+pub(super) use keys;
 
 /// A key with its value's type left out.
 trait Field<S> {

@@ -9,7 +9,7 @@ use super::super::kinds::{
     Size, Span, Text,
 };
 use super::super::table::Reload::{Live, Restart};
-use super::super::table::{Key, Table, at, key};
+use super::super::table::{Key, Table, keys};
 use super::super::{Certificate, Config};
 use crate::accounts::credentials::{PasswordHash, TokenHash};
 use crate::accounts::supersede::Supersede;
@@ -56,59 +56,32 @@ pub(in crate::config) fn listener() -> Table<Listener> {
         ("none", ListenerTls::None),
     ]);
     let auth = Choice(&[("required", Auth::Required), ("trusted", Auth::Trusted)]);
-    let keys = vec![
-        key("address", at!(Listener: settings.address), address, Restart, "IP address and port.")
-            .example("\"0.0.0.0:587\"")
-            .required("is missing; write address = \"0.0.0.0:587\", say"),
-        key(
-            "tls",
-            at!(Listener: settings.tls),
-            tls,
-            Restart,
-            "\"starttls\": clear text until the client says STARTTLS; \"implicit\": TLS from the first byte; \"none\".",
-        ),
-        key(
-            "auth",
-            at!(Listener: auth),
-            auth,
-            Restart,
-            "\"required\": clients log in; \"trusted\": those in trusted_networks need not. They act as the user `trusted`, \
-             which may be declared below; undeclared, it may send as any address of a domain that has a DKIM key.",
-        ),
-        key(
-            "trusted_networks",
-            at!(Listener: settings.trusted_networks),
-            NETWORKS,
-            Restart,
-            "Networks that need not log in. 0.0.0.0/0 and ::/0 are refused.",
-        ),
-        key(
-            "proxy_protocol_from",
-            at!(Listener: settings.proxy_protocol_from),
-            NETWORKS,
-            Restart,
-            "Networks of proxies, which must send a PROXY v1/v2 header; trust and limits then look at the address in it. From \
-             anywhere else such a header is a bad command.",
-        ),
-    ];
+    let keys = keys! { Listener;
+        address => settings.address, address, Restart, "IP address and port."
+            .example("\"0.0.0.0:587\"").required("is missing; write address = \"0.0.0.0:587\", say");
+        tls => settings.tls, tls, Restart,
+            "\"starttls\": clear text until the client says STARTTLS; \"implicit\": TLS from the first byte; \"none\".";
+        auth => auth, auth, Restart,
+            "\"required\": clients log in; \"trusted\": those in trusted_networks need not. They act as the user \
+             `trusted`, which may be declared below; undeclared, it may send as any address of a domain that has a \
+             DKIM key.";
+        trusted_networks => settings.trusted_networks, NETWORKS, Restart,
+            "Networks that need not log in. 0.0.0.0/0 and ::/0 are refused.";
+        proxy_protocol_from => settings.proxy_protocol_from, NETWORKS, Restart,
+            "Networks of proxies, which must send a PROXY v1/v2 header; trust and limits then look at the address in \
+             it. From anywhere else such a header is a bad command.";
+    };
     let help =
         "Where apps submit mail; one [[listener]] for each address. Default: one at 127.0.0.1:2525 with STARTTLS.";
     Table::many("listener", help, keys)
 }
 
 pub(in crate::config) fn certificate() -> Table<Config> {
-    let keys = vec![
-        key(
-            "certificate",
-            at!(Config: certificate.chain),
-            Maybe(FILE),
-            Live,
-            "PEM, the chain with the own certificate first.",
-        )
-        .example("\"certs/relay.pem\""),
-        key("private_key", at!(Config: certificate.private_key), Maybe(SECRET_FILE), Live, "PEM.")
-            .example("\"certs/relay.key\""),
-    ];
+    let keys = keys! { Config;
+        certificate => certificate.chain, Maybe(FILE), Live, "PEM, the chain with the own certificate first."
+            .example("\"certs/relay.pem\"");
+        private_key => certificate.private_key, Maybe(SECRET_FILE), Live, "PEM.".example("\"certs/relay.key\"");
+    };
     let help = "The certificate shown to clients. Both absent: a self-signed one is made for a year, and anew when hostname \
                 changes; clients trust self-signed.pem in data_dir (docs/clients.md).";
     Table::once("tls", help, keys)
@@ -116,20 +89,12 @@ pub(in crate::config) fn certificate() -> Table<Config> {
 
 /// `[[certificate]]`.
 pub(in crate::config) fn certificates() -> Table<Certificate> {
-    let keys = vec![
-        key(
-            "certificate",
-            at!(Certificate: chain),
-            Maybe(FILE),
-            Live,
-            "PEM, the chain with the own certificate first.",
-        )
-        .example("\"certs/mail.example.net.pem\"")
-        .required("is missing; certificate and private_key go together"),
-        key("private_key", at!(Certificate: private_key), Maybe(SECRET_FILE), Live, "PEM.")
-            .example("\"certs/mail.example.net.key\"")
-            .required("is missing; certificate and private_key go together"),
-    ];
+    let keys = keys! { Certificate;
+        certificate => chain, Maybe(FILE), Live, "PEM, the chain with the own certificate first."
+            .example("\"certs/mail.example.net.pem\"").required("is missing; certificate and private_key go together");
+        private_key => private_key, Maybe(SECRET_FILE), Live, "PEM."
+            .example("\"certs/mail.example.net.key\"").required("is missing; certificate and private_key go together");
+    };
     let help = "More certificates, for clients that connect by another name (SNI); all others are shown that of [tls]. Files of \
                 certificates are watched, and taken on within 10 s of a change.";
     Table::many("certificate", help, keys)
@@ -143,47 +108,20 @@ pub(in crate::config) fn acme() -> Table<Config> {
         ("dns-persist-01", Challenge::DnsPersist),
     ]);
     let address = Text { form: "an IP address with a port, like \"0.0.0.0:80\" or \"[::]:80\",", ..SOCKET };
-    let keys = vec![
-        key(
-            "domains",
-            at!(Config: acme.domains),
-            HOST_NAMES,
-            Restart,
-            "The names of the certificate. Empty: none is got.",
-        )
-        .example("[\"relay.example.com\"]"),
-        key("email", at!(Config: acme.email), NoneBy("", ANY), Restart, "Whom the CA may write to. \"\": nobody."),
-        key(
-            "directory",
-            at!(Config: acme.directory),
-            ANY,
-            Restart,
-            "The CA's directory. Who names domains accepts its terms.",
-        ),
-        key(
-            "ca_file",
-            at!(Config: acme.ca_file),
-            Maybe(FILE),
-            Restart,
-            "PEM: authorities that the CA's own web server may lead to, beside those of the system.",
-        )
-        .example("\"certs/own-ca.pem\""),
-        key(
-            "challenge",
-            at!(Config: acme.challenge),
-            challenge,
-            Restart,
-            "\"http-01\": the CA comes to http_address by port 80; \"tls-alpn-01\": to a listener with tls = \"implicit\" by \
-             port 443; \"dns-persist-01\": to a TXT record that stays, which the log and `check` print.",
-        ),
-        key(
-            "http_address",
-            at!(Config: acme.http_address),
-            address,
-            Restart,
-            "Where http-01 is answered, only while the CA asks.",
-        ),
-    ];
+    let keys = keys! { Config;
+        domains => acme.domains, HOST_NAMES, Restart, "The names of the certificate. Empty: none is got."
+            .example("[\"relay.example.com\"]");
+        email => acme.email, NoneBy("", ANY), Restart, "Whom the CA may write to. \"\": nobody.";
+        directory => acme.directory, ANY, Restart, "The CA's directory. Who names domains accepts its terms.";
+        ca_file => acme.ca_file, Maybe(FILE), Restart,
+            "PEM: authorities that the CA's own web server may lead to, beside those of the system."
+            .example("\"certs/own-ca.pem\"");
+        challenge => acme.challenge, challenge, Restart,
+            "\"http-01\": the CA comes to http_address by port 80; \"tls-alpn-01\": to a listener with tls = \
+             \"implicit\" by port 443; \"dns-persist-01\": to a TXT record that stays, which the log and `check` \
+             print.";
+        http_address => acme.http_address, address, Restart, "Where http-01 is answered, only while the CA asks.";
+    };
     let help = "Gets and renews the certificate of [tls] from a CA (ACME): when the CA suggests, else at two thirds of its life. \
                 Account and certificate are in data_dir/acme. Until there is one, and where renewal fails, the old one stays.";
     Table::once("acme", help, keys)
@@ -191,54 +129,23 @@ pub(in crate::config) fn acme() -> Table<Config> {
 
 /// `[[user]]`.
 pub(in crate::config) fn user() -> Table<UserSettings> {
-    let keys = vec![
-        key("name", at!(UserSettings: user.name), USER_NAME, Live, "The name to log in with.")
-            .example("\"shop\"")
-            .required("is missing"),
-        key(
-            "password_hash",
-            at!(UserSettings: password),
-            Secret(Maybe(PASSWORD_HASH)),
-            Live,
-            "From `otp-relay user hash`: SCRAM-SHA-256$..., or $argon2id$..., with which SCRAM cannot be used.",
-        )
-        .example(
-            "\"SCRAM-SHA-256$100000:c2FsdHNhbHRzYWx0c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:\
-             AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"",
-        ),
-        key(
-            "token_hash",
-            at!(UserSettings: token),
-            Secret(Maybe(TOKEN_HASH)),
-            Live,
-            "From `otp-relay user hash --token`: HTTP as this user.",
-        )
-        .example("\"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\""),
-        key(
-            "senders",
-            at!(UserSettings: user.senders),
-            SENDERS,
-            Live,
-            "What it may put into reverse-path and From: \"*@example.com\", \"*@*.example.com\", one address. Default: nothing.",
-        )
-        .example("[\"*@example.com\"]"),
-        key(
-            "lane",
-            at!(UserSettings: user.lane),
-            LANES,
-            Live,
-            "Its default lane, and the most urgent it may ask for: \"otp\", \"reset\" or \"notice\".",
-        ),
-        key(
-            "life",
-            at!(UserSettings: user.life),
-            Span(LIFE.0, LIFE.1),
-            Live,
-            "How long a message is worth delivering when it does not say so itself; from 5s to 1d.",
-        ),
-        key("rate", at!(UserSettings: user.rate), Maybe(RATE), Live, "Accepted recipients; default: no limit.")
-            .example("\"50/s\""),
-    ];
+    let keys = keys! { UserSettings;
+        name => user.name, USER_NAME, Live, "The name to log in with.".example("\"shop\"").required("is missing");
+        password_hash => password, Secret(Maybe(PASSWORD_HASH)), Live,
+            "From `otp-relay user hash`: SCRAM-SHA-256$..., or $argon2id$..., with which SCRAM cannot be used."
+            .example("\"SCRAM-SHA-256$100000:c2FsdHNhbHRzYWx0c2FsdA==$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=:AA\
+                     AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=\"");
+        token_hash => token, Secret(Maybe(TOKEN_HASH)), Live, "From `otp-relay user hash --token`: HTTP as this user."
+            .example("\"2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae\"");
+        senders => user.senders, SENDERS, Live,
+            "What it may put into reverse-path and From: \"*@example.com\", \"*@*.example.com\", one address. \
+             Default: nothing.".example("[\"*@example.com\"]");
+        lane => user.lane, LANES, Live,
+            "Its default lane, and the most urgent it may ask for: \"otp\", \"reset\" or \"notice\".";
+        life => user.life, Span(LIFE.0, LIFE.1), Live,
+            "How long a message is worth delivering when it does not say so itself; from 5s to 1d.";
+        rate => user.rate, Maybe(RATE), Live, "Accepted recipients; default: no limit.".example("\"50/s\"");
+    };
     let keys = keys.into_iter().chain(defaults()).collect();
     let help = "Who may log in; one [[user]] for each app. None by default. Whoever is removed or gets another hash is sent \
                 away at its next message.";
@@ -257,157 +164,71 @@ fn defaults() -> Vec<Key<UserSettings>> {
         parse: |text| options::tag(text).ok(),
         write: |tag: &Arc<str>| tag.to_string(),
     };
-    vec![
-        key(
-            "supersede",
-            at!(UserSettings: user.defaults.supersede),
-            Maybe(SUPERSEDE),
-            Live,
-            "This and the three that follow are for an app that cannot set header fields; what a message says itself counts \
-             more. Which newer message of this user takes the place of an older one, as otp.supersede; default: as that says.",
-        )
-        .example("\"same-recipient\""),
-        key(
-            "key",
-            at!(UserSettings: user.defaults.key),
-            NoneBy("", recipient),
-            Live,
-            "\"recipient\": a message without X-OTP-Key has the key \"recipient\". Of this user's mail to one address the newest \
-             counts, whatever it says: for a user that sends nothing but codes. \"\": none.",
-        ),
-        key("tag", at!(UserSettings: user.defaults.tag), NoneBy("", tag), Live, "X-OTP-Tag of messages without one. \"\": none."),
-        key(
-            "idempotency_window",
-            at!(UserSettings: user.defaults.idempotency_window),
-            Span(Duration::ZERO, MEMORY),
-            Live,
-            "How long the same mail to the same recipients is a repeat: it gets the 250 and the id of the first, whatever became \
-             of that, and is not queued. For apps that send again when the reply to a mail was lost; 0s (off) to 1d. Date, \
-             Message-ID, Received, fields of an app's own and the boundaries of parts may differ; From, Sender, Reply-To, To, Cc, \
-             Subject, In-Reply-To, References, the types of parts and every octet of the body may not: two codes are two mails. \
-             Who asks for the same code again within the window gets no second mail. A message with X-OTP-Idempotency-Key goes \
-             by that alone.",
-        )
-        .written("\"0s\""),
-    ]
+    keys! { UserSettings;
+        supersede => user.defaults.supersede, Maybe(SUPERSEDE), Live,
+            "This and the three that follow are for an app that cannot set header fields; what a message says itself \
+             counts more. Which newer message of this user takes the place of an older one, as otp.supersede; \
+             default: as that says.".example("\"same-recipient\"");
+        key => user.defaults.key, NoneBy("", recipient), Live,
+            "\"recipient\": a message without X-OTP-Key has the key \"recipient\". Of this user's mail to one address \
+             the newest counts, whatever it says: for a user that sends nothing but codes. \"\": none.";
+        tag => user.defaults.tag, NoneBy("", tag), Live, "X-OTP-Tag of messages without one. \"\": none.";
+        idempotency_window => user.defaults.idempotency_window, Span(Duration::ZERO, MEMORY), Live,
+            "How long the same mail to the same recipients is a repeat: it gets the 250 and the id of the first, \
+             whatever became of that, and is not queued. For apps that send again when the reply to a mail was lost; \
+             0s (off) to 1d. Date, Message-ID, Received, fields of an app's own and the boundaries of parts may \
+             differ; From, Sender, Reply-To, To, Cc, Subject, In-Reply-To, References, the types of parts and every \
+             octet of the body may not: two codes are two mails. Who asks for the same code again within the window \
+             gets no second mail. A message with X-OTP-Idempotency-Key goes by that alone.".written("\"0s\"");
+    }
 }
 
 pub(in crate::config) fn submission() -> Table<Config> {
     let lines = Choice(&[("encode", LongLines::Encode), ("refuse", LongLines::Refuse)]);
-    let keys = vec![
-        key(
-            "message_size_max",
-            at!(Config: submission.session.message_size_max),
-            Size(16 << 10, 64 << 20),
-            Live,
-            "Bytes of one message; 16KiB to 64MiB.",
-        ),
-        key(
-            "recipients_max",
-            at!(Config: submission.session.recipients_max),
-            Number(1, 1000),
-            Live,
-            "RCPTs in one transaction; up to 1000.",
-        ),
-        key(
-            "connections_max",
-            at!(Config: submission.limits.connections_max),
-            Number(1, 100_000),
-            Live,
-            "Connections at once. Where there are several users, one has three quarters of them at most.",
-        ),
-        key(
-            "connections_per_address_max",
-            at!(Config: submission.limits.connections_per_address_max),
-            Number(1, 100_000),
-            Live,
-            "Of them, from one address.",
-        ),
-        key(
-            "command_timeout",
-            at!(Config: submission.session.command_timeout),
-            Span(SECOND, HOUR),
-            Live,
-            "Before login, for a whole command line.",
-        )
-        .written("\"60s\""),
-        key(
-            "idle_timeout",
-            at!(Config: submission.session.idle_timeout),
-            Span(SECOND, DAY),
-            Live,
-            "After login, between commands.",
-        ),
-        key(
-            "verify_domain",
-            at!(Config: intake.verify_domain),
-            FLAG,
-            Live,
-            "Refuse a recipient at RCPT whose domain cannot receive mail (no such name, null MX). All recipients of a message \
-             together wait for DNS at most 1 s, then they are accepted.",
-        ),
-        key(
-            "received_client",
-            at!(Config: intake.received_client),
-            FLAG,
-            Live,
-            "Tell the client's address, and what it calls itself, in the Received field.",
-        ),
-        key(
-            "long_lines",
-            at!(Config: intake.long_lines),
-            lines,
-            Live,
-            "Lines of more than 998 bytes, which mail hosts cut or refuse. \"encode\": the part with such a line is made \
-             quoted-printable before it is signed, header fields are folded, and the trace says so; what is signed or \
-             encrypted in the message is refused. \"refuse\": 554 naming the line.",
-        ),
-        key(
-            "routed_addresses",
-            at!(Config: intake.routed_addresses),
-            FLAG,
-            Live,
-            "Take recipients in whose local part a mail host may read another address and pass mail on to it: user%host@, \
-             host!user@, \"user@host\"@. Otherwise 501 at RCPT, 422 over HTTP. A source route (<@host:user@example.com>) is \
-             read and dropped either way.",
-        ),
-    ];
+    let keys = keys! { Config;
+        message_size_max => submission.session.message_size_max, Size(16 << 10, 64 << 20), Live,
+            "Bytes of one message; 16KiB to 64MiB.";
+        recipients_max => submission.session.recipients_max, Number(1, 1000), Live,
+            "RCPTs in one transaction; up to 1000.";
+        connections_max => submission.limits.connections_max, Number(1, 100_000), Live,
+            "Connections at once. Where there are several users, one has three quarters of them at most.";
+        connections_per_address_max => submission.limits.connections_per_address_max, Number(1, 100_000), Live,
+            "Of them, from one address.";
+        command_timeout => submission.session.command_timeout, Span(SECOND, HOUR), Live,
+            "Before login, for a whole command line.".written("\"60s\"");
+        idle_timeout => submission.session.idle_timeout, Span(SECOND, DAY), Live, "After login, between commands.";
+        verify_domain => intake.verify_domain, FLAG, Live,
+            "Refuse a recipient at RCPT whose domain cannot receive mail (no such name, null MX). All recipients of a \
+             message together wait for DNS at most 1 s, then they are accepted.";
+        received_client => intake.received_client, FLAG, Live,
+            "Tell the client's address, and what it calls itself, in the Received field.";
+        long_lines => intake.long_lines, lines, Live,
+            "Lines of more than 998 bytes, which mail hosts cut or refuse. \"encode\": the part with such a line is \
+             made quoted-printable before it is signed, header fields are folded, and the trace says so; what is \
+             signed or encrypted in the message is refused. \"refuse\": 554 naming the line.";
+        routed_addresses => intake.routed_addresses, FLAG, Live,
+            "Take recipients in whose local part a mail host may read another address and pass mail on to it: \
+             user%host@, host!user@, \"user@host\"@. Otherwise 501 at RCPT, 422 over HTTP. A source route \
+             (<@host:user@example.com>) is read and dropped either way.";
+    };
     Table::once("submission", "Limits for clients.", keys)
 }
 
 pub(in crate::config) fn otp() -> Table<Config> {
-    let keys = vec![
-        key(
-            "supersede",
-            at!(Config: queue.supersede),
-            SUPERSEDE,
-            Restart,
-            "Which newer message takes the place of an older one: \"by-key\" (X-OTP-Key), \"same-recipient\", \"off\".",
-        ),
-        key(
-            "recipient_budget",
-            at!(Config: intake.budgets.own),
-            BUDGET,
-            Live,
-            "Accepted messages per user and mailbox, whatever the spelling: case, quotes, tags, dots and other names of a \
-             provider do not count. \"off\" to disable.",
-        ),
-        key(
-            "recipient_budget_total",
-            at!(Config: intake.budgets.total),
-            BUDGET,
-            Live,
-            "The same over all users, or \"off\"; at least recipient_budget. A user's first two in that time always pass. \
-             Where the line is missing and recipient_budget is larger, that counts; where recipient_budget is off, so is this.",
-        ),
-        key(
-            "deliver_at_most_once",
-            at!(Config: queue.deliver_at_most_once),
-            FLAG,
-            Restart,
-            "What to do when the connection died after the final dot: true: give up, it may have arrived; false: send again.",
-        ),
-    ];
+    let keys = keys! { Config;
+        supersede => queue.supersede, SUPERSEDE, Restart,
+            "Which newer message takes the place of an older one: \"by-key\" (X-OTP-Key), \"same-recipient\", \"off\".";
+        recipient_budget => intake.budgets.own, BUDGET, Live,
+            "Accepted messages per user and mailbox, whatever the spelling: case, quotes, tags, dots and other names \
+             of a provider do not count. \"off\" to disable.";
+        recipient_budget_total => intake.budgets.total, BUDGET, Live,
+            "The same over all users, or \"off\"; at least recipient_budget. A user's first two in that time always \
+             pass. Where the line is missing and recipient_budget is larger, that counts; where recipient_budget is \
+             off, so is this.";
+        deliver_at_most_once => queue.deliver_at_most_once, FLAG, Restart,
+            "What to do when the connection died after the final dot: true: give up, it may have arrived; false: send \
+             again.";
+    };
     Table::once("otp", "What is special about codes.", keys)
 }
 
@@ -417,61 +238,32 @@ pub(in crate::config) fn verification() -> Table<Config> {
         parse: |text| units::duration(text).filter(|span| (SECOND..=HOUR).contains(span)),
         write: |span| duration_text(*span),
     });
-    let keys = vec![
-        key(
-            "checks",
-            at!(Config: intake.verification.checks),
-            Number(1, 20),
-            Live,
-            "Checks of one verification in all, whatever number of codes is live.",
-        ),
-        key(
-            "sends",
-            at!(Config: intake.verification.sends),
-            Number(1, 20),
-            Live,
-            "Codes sent for one verification in all.",
-        ),
-        key(
-            "resend_after",
-            at!(Config: intake.verification.resend_after),
-            spans,
-            Live,
-            "How long after each code the next may be sent; the last counts for all behind it.",
-        ),
-        key(
-            "live_codes",
-            at!(Config: intake.verification.live_codes),
-            Number(1, 10),
-            Live,
-            "Codes of one verification that can be typed at once: a new code takes the place of one that has not left, and stands \
-             beside one that may have arrived.",
-        ),
-        key(
-            "recipient_checks",
-            at!(Config: intake.verification.recipient_checks),
-            RATE,
-            Live,
-            "Wrong checks per user and mailbox, whatever the spelling. Beyond them no new verification of the recipient begins for \
-             that time; one that has begun keeps its checks.",
-        ),
-    ];
+    let keys = keys! { Config;
+        checks => intake.verification.checks, Number(1, 20), Live,
+            "Checks of one verification in all, whatever number of codes is live.";
+        sends => intake.verification.sends, Number(1, 20), Live, "Codes sent for one verification in all.";
+        resend_after => intake.verification.resend_after, spans, Live,
+            "How long after each code the next may be sent; the last counts for all behind it.";
+        live_codes => intake.verification.live_codes, Number(1, 10), Live,
+            "Codes of one verification that can be typed at once: a new code takes the place of one that has not \
+             left, and stands beside one that may have arrived.";
+        recipient_checks => intake.verification.recipient_checks, RATE, Live,
+            "Wrong checks per user and mailbox, whatever the spelling. Beyond them no new verification of the \
+             recipient begins for that time; one that has begun keeps its checks.";
+    };
     Table::once("verification", "Codes that the relay makes and checks.", keys)
 }
 
 /// `[[dkim]]`.
 pub(in crate::config) fn dkim() -> Table<DkimKey> {
-    let keys = vec![
-        key("domain", at!(DkimKey: domain), ANY, Live, "The domain in From that it signs for.")
-            .example("\"example.com\"")
-            .required("is missing"),
-        key("selector", at!(DkimKey: selector), ANY, Live, "Its name in DNS: SELECTOR._domainkey.DOMAIN.")
-            .example("\"otp1\"")
-            .required("is missing"),
-        key("private_key", at!(DkimKey: private_key), SECRET_FILE, Live, "PEM; RSA or Ed25519, told from the file.")
-            .example("\"certs/dkim/example.com.otp1.pem\"")
-            .required("is missing"),
-    ];
+    let keys = keys! { DkimKey;
+        domain => domain, ANY, Live, "The domain in From that it signs for."
+            .example("\"example.com\"").required("is missing");
+        selector => selector, ANY, Live, "Its name in DNS: SELECTOR._domainkey.DOMAIN."
+            .example("\"otp1\"").required("is missing");
+        private_key => private_key, SECRET_FILE, Live, "PEM; RSA or Ed25519, told from the file."
+            .example("\"certs/dkim/example.com.otp1.pem\"").required("is missing");
+    };
     let help = "Keys that sign; several for a domain sign several times. A sender's domain without a key is signed for with the \
                 key of the nearest domain above it; where there is none, mail goes unsigned, with a warning. `otp-relay dkim \
                 generate DOMAIN SELECTOR` makes keys and prints this section.";

@@ -16,7 +16,7 @@ use super::kinds::{
     Text, quoted,
 };
 use super::table::Reload::{Live, Restart};
-use super::table::{Key, SectionDescription, Table, Times, at, heading, key};
+use super::table::{Key, SectionDescription, Table, Times, heading, keys};
 use crate::http::{HookKind, Shape, Templates};
 use crate::intake::options::LIFE;
 use crate::ledger::embedded::key_ring::Sealing;
@@ -110,55 +110,29 @@ fn top() -> Table<Config> {
         parse: |text| is_domain_or_literal(text).then(|| text.to_ascii_lowercase()),
         write: String::clone,
     };
-    let keys = vec![
-        key(
-            "hostname",
-            at!(Config: hostname),
-            name,
-            Restart,
+    let keys = keys! { Config;
+        hostname => hostname, name, Restart,
             "The relay's name in EHLO and Received. Must resolve to the address it sends from, and back. Default: the \
-             machine's name.",
-        )
-        .example("\"relay.example.com\""),
-        key(
-            "data_dir",
-            at!(Config: data_dir),
-            FILE,
-            Restart,
-            "Queue, traces, learned facts and generated keys; made with mode 0700, everything in it 0600. Default: the folder \
-             \"data\" beside this file; /var/lib/otp-relay for a file below /etc.",
-        )
-        .written("\"data\""),
-    ];
+             machine's name.".example("\"relay.example.com\"");
+        data_dir => data_dir, FILE, Restart,
+            "Queue, traces, learned facts and generated keys; made with mode 0700, everything in it 0600. Default: \
+             the folder \"data\" beside this file; /var/lib/otp-relay for a file below /etc.".written("\"data\"");
+    };
     Table::once("", "", keys)
 }
 
 fn queue() -> Table<Config> {
-    let keys = vec![
-        key(
-            "entries_max",
-            at!(Config: queue.entries_max),
-            Number(1, 10_000_000),
-            Restart,
-            "Entries (message times recipient) kept at most; above, new mail is refused with 452 and nothing accepted is \
-             dropped. Where there are several users, one has three quarters of them at most.",
-        ),
-        key(
-            "seal",
-            at!(Config: seal),
-            Flag(Sealing::On, Sealing::Off),
-            Restart,
-            "Message content encrypted at rest, the key destroyed when the life ends. Takes effect at a start; what was stored \
-             before stays as it was stored.",
-        ),
-        key(
-            "trace_retention",
-            at!(Config: trace_retention),
-            Span(Duration::from_secs(60), 365 * Duration::from_secs(86_400)),
-            Restart,
-            "How long traces are kept, from the message's acceptance; the oldest go earlier when there are a million, or 1 GiB.",
-        ),
-    ];
+    let keys = keys! { Config;
+        entries_max => queue.entries_max, Number(1, 10_000_000), Restart,
+            "Entries (message times recipient) kept at most; above, new mail is refused with 452 and nothing accepted \
+             is dropped. Where there are several users, one has three quarters of them at most.";
+        seal => seal, Flag(Sealing::On, Sealing::Off), Restart,
+            "Message content encrypted at rest, the key destroyed when the life ends. Takes effect at a start; what \
+             was stored before stays as it was stored.";
+        trace_retention => trace_retention, Span(Duration::from_secs(60), 365 * Duration::from_secs(86_400)), Restart,
+            "How long traces are kept, from the message's acceptance; the oldest go earlier when there are a million, \
+             or 1 GiB.";
+    };
     Table::once("queue", "What is kept on disk.", keys)
 }
 
@@ -176,48 +150,24 @@ fn http() -> Table<Config> {
         read: |section, key| section.text(key).map(|text| PathBuf::from(text.value)),
         write: |path| Some(quoted(&path.to_string_lossy())),
     };
-    let keys = vec![
-        key(
-            "address",
-            at!(Config: http.address),
-            address,
-            Restart,
-            "Address and port of the HTTP API; \"off\" to disable. Beyond loopback, tls = true, or put a proxy with TLS in front.",
-        ),
-        key("tls", at!(Config: http.tls), FLAG, Restart, "Everything over TLS (https), with the certificate of [tls]."),
-        key(
-            "hosts",
-            at!(Config: http.hosts),
-            HOST_NAMES,
-            Live,
-            "Names by which it may be asked, besides addresses, names without a dot and hostname. Any other name in Host is \
-             answered with 421, unless a valid token comes along: a web page could have such a name lead here. /healthz, \
-             /readyz and /metrics answer to every name.",
-        ),
-        key(
-            "doors",
-            at!(Config: http.doors),
-            doors,
-            Live,
-            "Compatible doors: requests in the shapes of other mail APIs, at /emails, /email and /v3/mail/send, so that an app \
-             keeps its library. [] closes all.",
-        ),
-        key(
-            "token_file",
-            at!(Config: http.token_file),
-            token,
-            Restart,
-            "The operator's token, made at the first start; relative to data_dir. Users' own: token_hash above.",
-        ),
-        key(
-            "templates",
-            at!(Config: http.templates),
-            TEMPLATES,
-            Live,
-            "A folder with own words for the relay's mail: LANGUAGE.toml changes or adds a language, layout.toml the layout. \
-             Empty: those that are built in, of which the repository has the files (templates/).",
-        ),
-    ];
+    let keys = keys! { Config;
+        address => http.address, address, Restart,
+            "Address and port of the HTTP API; \"off\" to disable. Beyond loopback, tls = true, or put a proxy with \
+             TLS in front.";
+        tls => http.tls, FLAG, Restart, "Everything over TLS (https), with the certificate of [tls].";
+        hosts => http.hosts, HOST_NAMES, Live,
+            "Names by which it may be asked, besides addresses, names without a dot and hostname. Any other name in \
+             Host is answered with 421, unless a valid token comes along: a web page could have such a name lead \
+             here. /healthz, /readyz and /metrics answer to every name.";
+        doors => http.doors, doors, Live,
+            "Compatible doors: requests in the shapes of other mail APIs, at /emails, /email and /v3/mail/send, so \
+             that an app keeps its library. [] closes all.";
+        token_file => http.token_file, token, Restart,
+            "The operator's token, made at the first start; relative to data_dir. Users' own: token_hash above.";
+        templates => http.templates, TEMPLATES, Live,
+            "A folder with own words for the relay's mail: LANGUAGE.toml changes or adds a language, layout.toml the \
+             layout. Empty: those that are built in, of which the repository has the files (templates/).";
+    };
     Table::once("http", "The HTTP API.", keys)
 }
 
@@ -237,33 +187,22 @@ pub(super) fn hook() -> Table<HookSettings> {
         (HookKind::Zitadel.name(), HookKind::Zitadel),
     ];
     let kind = Choice(&KINDS);
-    let keys = vec![
-        key("name", at!(HookSettings: name), name, Live, "The last part of the path: /v1/hooks/auth.")
-            .example("\"auth\"")
-            .required("is missing"),
-        key("kind", at!(HookSettings: kind), Maybe(kind), Live, "\"supabase\", \"logto\" or \"zitadel\".")
-            .example("\"supabase\"")
-            .required("is missing"),
-        key("user", at!(HookSettings: user), ANY, Live, "The user whose senders, budget and defaults count.")
-            .example("\"shop\"")
-            .required("is missing"),
-        key("from", at!(HookSettings: from), ANY, Live, "The author of the mail, one of the user's senders.")
-            .example("\"Shop <otp@example.com>\"")
-            .required("is missing"),
-        key("app", at!(HookSettings: app), Maybe(ANY), Live, "Named in the mail.").example("\"Example Shop\""),
-        key(
-            "secret_file",
-            at!(HookSettings: secret_file),
-            Maybe(SECRET_FILE),
-            Live,
-            "What proves a call, one a line while it is being changed. supabase: v1,whsec_...; zitadel: the signing key; logto: the \
-             value of Authorization.",
-        )
-        .example("\"certs/hook.secret\"")
-        .required("is missing"),
-        key("locale", at!(HookSettings: locale), ANY, Live, "The language of the mail where a call names none."),
-        key("life", at!(HookSettings: life), Span(LIFE.0, LIFE.1), Live, "How long the server's codes are valid."),
-    ];
+    let keys = keys! { HookSettings;
+        name => name, name, Live, "The last part of the path: /v1/hooks/auth."
+            .example("\"auth\"").required("is missing");
+        kind => kind, Maybe(kind), Live, "\"supabase\", \"logto\" or \"zitadel\"."
+            .example("\"supabase\"").required("is missing");
+        user => user, ANY, Live, "The user whose senders, budget and defaults count."
+            .example("\"shop\"").required("is missing");
+        from => from, ANY, Live, "The author of the mail, one of the user's senders."
+            .example("\"Shop <otp@example.com>\"").required("is missing");
+        app => app, Maybe(ANY), Live, "Named in the mail.".example("\"Example Shop\"");
+        secret_file => secret_file, Maybe(SECRET_FILE), Live,
+            "What proves a call, one a line while it is being changed. supabase: v1,whsec_...; zitadel: the signing \
+             key; logto: the value of Authorization.".example("\"certs/hook.secret\"").required("is missing");
+        locale => locale, ANY, Live, "The language of the mail where a call names none.";
+        life => life, Span(LIFE.0, LIFE.1), Live, "How long the server's codes are valid.";
+    };
     let help = "Identity servers that post the bare code: the relay writes the mail (docs/hooks.md).";
     Table::many("hook", help, keys)
 }
@@ -271,32 +210,21 @@ pub(super) fn hook() -> Table<HookSettings> {
 /// `[[webhook]]`.
 pub(super) fn webhook() -> Table<Webhook> {
     let format = Choice(&[("events", PostFormat::Events), ("emails", PostFormat::Emails)]);
-    let keys = vec![
-        key("url", at!(Webhook: url), Maybe(TARGET), Live, "Where events are posted. No other address is ever called.")
-            .example("\"https://app.example.com/otp-events\"")
-            .required("is missing"),
-        key(
-            "secret_file",
-            at!(Webhook: secret_file),
-            Maybe(SECRET_FILE),
-            Live,
-            "What posts are signed with (Standard Webhooks): one line, \"whsec_\" and base64; two while it is being changed, the \
-             new one first. Read at start and on SIGHUP.",
-        )
-        .example("\"certs/webhook.secret\"")
-        .required("is missing; `echo whsec_$(openssl rand -base64 32)` makes one"),
-        key("events", at!(Webhook: events), List(EVENT), Live, "Which events; empty: all.")
-            .example("[\"delivered\", \"failed\", \"expired\", \"at_risk\"]"),
-        key("users", at!(Webhook: users), List(ANY), Live, "Of whose messages; empty: of all."),
-        key(
-            "format",
-            at!(Webhook: format),
-            format,
-            Live,
-            "\"events\": each event as GET /v1/events has it. \"emails\": as \"email.delivered\" and the like, for apps that read \
-             those.",
-        ),
-    ];
+    let keys = keys! { Webhook;
+        url => url, Maybe(TARGET), Live, "Where events are posted. No other address is ever called."
+            .example("\"https://app.example.com/otp-events\"").required("is missing");
+        secret_file => secret_file, Maybe(SECRET_FILE), Live,
+            "What posts are signed with (Standard Webhooks): one line, \"whsec_\" and base64; two while it is being \
+             changed, the new one first. Read at start and on SIGHUP."
+            .example("\"certs/webhook.secret\"")
+            .required("is missing; `echo whsec_$(openssl rand -base64 32)` makes one");
+        events => events, List(EVENT), Live, "Which events; empty: all."
+            .example("[\"delivered\", \"failed\", \"expired\", \"at_risk\"]");
+        users => users, List(ANY), Live, "Of whose messages; empty: of all.";
+        format => format, format, Live,
+            "\"events\": each event as GET /v1/events has it. \"emails\": as \"email.delivered\" and the like, for \
+             apps that read those.";
+    };
     let help = "Who is told of events. A post that is not taken is made again for 24 h, in the order of its message.";
     Table::many("webhook", help, keys)
 }
@@ -314,31 +242,17 @@ fn log() -> Table<Config> {
         ("debug", Level::DEBUG),
         ("trace", Level::TRACE),
     ]);
-    let keys = vec![
-        key(
-            "format",
-            at!(Config: log.format),
-            format,
-            Restart,
-            "\"text\": one aligned line an event; \"json\": an object a line; \"journald\": the journal's own fields (ENTRY=, CAUSE=, RECIPIENT_HASH=).\
-             ",
-        ),
-        key(
-            "recipients",
-            at!(Config: log.recipients),
-            recipients,
-            Restart,
-            "\"masked\" (a***e@example.com), \"full\", or \"hashed\" with a key that changes daily; also where mail hosts quote \
-             addresses.",
-        ),
-        key(
-            "level",
-            at!(Config: log.level),
-            level,
-            Restart,
-            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; of the relay's own lines, libraries never below warn.",
-        ),
-    ];
+    let keys = keys! { Config;
+        format => log.format, format, Restart,
+            "\"text\": one aligned line an event; \"json\": an object a line; \"journald\": the journal's own fields \
+             (ENTRY=, CAUSE=, RECIPIENT_HASH=).";
+        recipients => log.recipients, recipients, Restart,
+            "\"masked\" (a***e@example.com), \"full\", or \"hashed\" with a key that changes daily; also where mail \
+             hosts quote addresses.";
+        level => log.level, level, Restart,
+            "\"error\", \"warn\", \"info\", \"debug\", \"trace\"; of the relay's own lines, libraries never below \
+             warn.";
+    };
     Table::once("log", "What is written to standard output.", keys)
 }
 
