@@ -5,6 +5,7 @@ pub mod clock;
 pub(crate) mod files;
 pub(crate) mod format;
 pub mod lane;
+pub(crate) mod named;
 pub mod rate;
 pub mod shares;
 pub(crate) mod telemetry;

@@ -2,91 +2,62 @@
 
 use serde::Serialize;
 
+use crate::base::named::named;
 use crate::base::text::one_line;
 use crate::config::findings::Severity;
 
-/// What is looked at: a closed set, whose names programs rely on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Check {
-    /// The file.
-    Configuration,
-    /// The name in EHLO leads to every source address.
-    EhloName,
-    /// The way back from each source address.
-    Ptr,
-    /// The address that providers see.
-    SeenAddress,
-    /// Connections to mail hosts.
-    Port25,
-    /// Nobody changes the conversation with them.
-    Middlebox,
-    /// SPF.
-    Spf,
-    /// From and reverse-path belong together.
-    Alignment,
-    /// Keys.
-    Dkim,
-    /// DMARC.
-    Dmarc,
-    /// The domain in From exists and takes mail.
-    FromDomain,
-    /// Bounces arrive somewhere.
-    BounceDomain,
-    /// What else the own zones could say.
-    OwnZone,
-    /// The certificate for clients.
-    Certificate,
-    /// Name servers.
-    Resolver,
-    /// The time.
-    Clock,
-    /// Where the queue is.
-    DataFolder,
-    /// What the system lets the process do.
-    Limits,
-    /// Who may send.
-    Relaying,
-    /// Other servers that carry mail.
-    SmartHost,
-    /// Who is told of events.
-    Webhook,
-    /// What providers want.
-    Provider,
-    /// What providers refused.
-    Refusals,
-    /// Lists of addresses that send unwanted mail.
-    Blocklist,
-}
-
-impl Check {
-    /// As in `--json` and in metrics.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Configuration => "configuration",
-            Self::EhloName => "ehlo-name",
-            Self::Ptr => "ptr",
-            Self::SeenAddress => "seen-address",
-            Self::Port25 => "port-25",
-            Self::Middlebox => "middlebox",
-            Self::Spf => "spf",
-            Self::Alignment => "alignment",
-            Self::Dkim => "dkim",
-            Self::Dmarc => "dmarc",
-            Self::FromDomain => "from-domain",
-            Self::BounceDomain => "bounce-domain",
-            Self::OwnZone => "own-zone",
-            Self::Certificate => "certificate",
-            Self::Resolver => "resolver",
-            Self::Clock => "clock",
-            Self::DataFolder => "data-folder",
-            Self::Limits => "limits",
-            Self::Relaying => "relaying",
-            Self::SmartHost => "smart-host",
-            Self::Webhook => "webhook",
-            Self::Provider => "provider",
-            Self::Refusals => "refusals",
-            Self::Blocklist => "blocklist",
-        }
+named! {
+    /// What is looked at: a closed set, whose names programs rely on.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub(crate) enum Check: name {
+        /// The file.
+        Configuration = "configuration",
+        /// The name in EHLO leads to every source address.
+        EhloName = "ehlo-name",
+        /// The way back from each source address.
+        Ptr = "ptr",
+        /// The address that providers see.
+        SeenAddress = "seen-address",
+        /// Connections to mail hosts.
+        Port25 = "port-25",
+        /// Nobody changes the conversation with them.
+        Middlebox = "middlebox",
+        /// SPF.
+        Spf = "spf",
+        /// From and reverse-path belong together.
+        Alignment = "alignment",
+        /// Keys.
+        Dkim = "dkim",
+        /// DMARC.
+        Dmarc = "dmarc",
+        /// The domain in From exists and takes mail.
+        FromDomain = "from-domain",
+        /// Bounces arrive somewhere.
+        BounceDomain = "bounce-domain",
+        /// What else the own zones could say.
+        OwnZone = "own-zone",
+        /// The certificate for clients.
+        Certificate = "certificate",
+        /// Name servers.
+        Resolver = "resolver",
+        /// The time.
+        Clock = "clock",
+        /// Where the queue is.
+        DataFolder = "data-folder",
+        /// What the system lets the process do.
+        Limits = "limits",
+        /// Who may send.
+        Relaying = "relaying",
+        /// Other servers that carry mail.
+        SmartHost = "smart-host",
+        /// Who is told of events.
+        Webhook = "webhook",
+        /// What providers want.
+        Provider = "provider",
+        /// What providers refused.
+        Refusals = "refusals",
+        /// Lists of addresses that send unwanted mail.
+        Blocklist = "blocklist",
     }
 }
 

@@ -3,27 +3,19 @@
 use std::fmt;
 use std::path::Path;
 
+use crate::base::named::named;
 use crate::base::text::one_line;
 
-/// How bad a finding is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Severity {
-    /// Worth knowing.
-    Note,
-    /// The relay runs, but perhaps not as intended.
-    Warning,
-    /// The relay does not start.
-    Error,
-}
-
-impl Severity {
-    /// For people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Note => "note",
-            Self::Warning => "warning",
-            Self::Error => "error",
-        }
+named! {
+    /// How bad a finding is.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    pub enum Severity: name {
+        /// Worth knowing.
+        Note = "note",
+        /// The relay runs, but perhaps not as intended.
+        Warning = "warning",
+        /// The relay does not start.
+        Error = "error",
     }
 }
 

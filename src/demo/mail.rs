@@ -10,6 +10,7 @@ use serde::Serialize;
 
 use super::codes;
 use crate::base::clock::Timestamp;
+use crate::base::named::named;
 use crate::dkim::verify::Verdict;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
@@ -31,22 +32,14 @@ pub(super) enum Mark {
     Lost,
 }
 
-/// How the session was protected that it came over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Tls {
-    Off,
-    On,
-    /// The host showed a certificate that nobody should trust.
-    BadCertificate,
-}
-
-impl Tls {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::On => "on",
-            Self::BadCertificate => "bad_certificate",
-        }
+named! {
+    /// How the session was protected that it came over.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Tls: name {
+        Off = "off",
+        On = "on",
+        /// The host showed a certificate that nobody should trust.
+        BadCertificate = "bad_certificate",
     }
 }
 

@@ -5,6 +5,7 @@ use std::fmt;
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::named::named;
 use crate::mail::address::domain_key;
 
 /// Longest policy that is read (RFC 8461 section 3.3).
@@ -16,25 +17,16 @@ const PATTERNS_MAX: usize = 256;
 /// Longest id of a record (section 3.1).
 const ID_LEN_MAX: usize = 32;
 
-/// What to do with hosts that do not comply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// They get no mail.
-    Enforce,
-    /// They get mail, and it is told that they do not comply.
-    Testing,
-    /// The domain has no policy any more.
-    None,
-}
-
-impl Mode {
-    /// As in a policy.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Enforce => "enforce",
-            Self::Testing => "testing",
-            Self::None => "none",
-        }
+named! {
+    /// What to do with hosts that do not comply.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Mode: name {
+        /// They get no mail.
+        Enforce = "enforce",
+        /// They get mail, and it is told that they do not comply.
+        Testing = "testing",
+        /// The domain has no policy any more.
+        None = "none",
     }
 }
 

@@ -15,83 +15,51 @@ use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{self, Timestamp};
 use crate::base::lane::Lane;
+use crate::base::named::named;
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use cause::Cause;
 
-/// What can happen: a closed set.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Kind {
-    /// A message is on disk and was acknowledged.
-    Accepted,
-    /// An entry waits for a delivery slot.
-    Queued,
-    /// An attempt began.
-    Attempted,
-    /// An attempt ended without a decision; there will be another.
-    Deferred,
-    /// As `Deferred`, because the receiver greylists.
-    Greylisted,
-    /// The plan cannot promise delivery within the life any more.
-    AtRisk,
-    /// The receiver took the message.
-    Delivered,
-    /// It will not be delivered.
-    Failed,
-    /// Expired before that.
-    Expired,
-    /// A newer message took its place.
-    Superseded,
-    /// The app withdrew it.
-    Cancelled,
-    /// A notification said that it did not arrive after all.
-    Bounced,
-    /// The recipient complained.
-    Complained,
-    /// The app saw the code being used.
-    Verified,
+named! {
+    /// What can happen: a closed set.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum Kind: name, ALL {
+        /// A message is on disk and was acknowledged.
+        Accepted = "accepted",
+        /// An entry waits for a delivery slot.
+        Queued = "queued",
+        /// An attempt began.
+        Attempted = "attempted",
+        /// An attempt ended without a decision; there will be another.
+        Deferred = "deferred",
+        /// As `Deferred`, because the receiver greylists.
+        Greylisted = "greylisted",
+        /// The plan cannot promise delivery within the life any more.
+        AtRisk = "at_risk",
+        /// The receiver took the message.
+        Delivered = "delivered",
+        /// It will not be delivered.
+        Failed = "failed",
+        /// Expired before that.
+        Expired = "expired",
+        /// A newer message took its place.
+        Superseded = "superseded",
+        /// The app withdrew it.
+        Cancelled = "cancelled",
+        /// A notification said that it did not arrive after all.
+        Bounced = "bounced",
+        /// The recipient complained.
+        Complained = "complained",
+        /// The app saw the code being used.
+        Verified = "verified",
+    }
 }
 
 /// All kinds, in their order.
-pub(crate) const KINDS: [Kind; 14] = [
-    Kind::Accepted,
-    Kind::Queued,
-    Kind::Attempted,
-    Kind::Deferred,
-    Kind::Greylisted,
-    Kind::AtRisk,
-    Kind::Delivered,
-    Kind::Failed,
-    Kind::Expired,
-    Kind::Superseded,
-    Kind::Cancelled,
-    Kind::Bounced,
-    Kind::Complained,
-    Kind::Verified,
-];
+pub(crate) const KINDS: [Kind; 14] = Kind::ALL;
 
 impl Kind {
-    /// As in logs, the API and webhooks.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Queued => "queued",
-            Self::Attempted => "attempted",
-            Self::Deferred => "deferred",
-            Self::Greylisted => "greylisted",
-            Self::AtRisk => "at_risk",
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Superseded => "superseded",
-            Self::Cancelled => "cancelled",
-            Self::Bounced => "bounced",
-            Self::Complained => "complained",
-            Self::Verified => "verified",
-        }
-    }
-
     /// The kind of this name.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         KINDS.into_iter().find(|kind| kind.name() == name)
@@ -431,26 +399,17 @@ pub struct Step {
     pub result: Arc<str>,
 }
 
-/// What becomes of the address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Suppress {
-    /// Nothing.
-    #[default]
-    No,
-    /// It counts; several of its kind suppress the address for a while.
-    Count,
-    /// The address is suppressed. Nothing that a host says suppresses a domain.
-    Address,
-}
-
-impl Suppress {
-    /// In one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::No => "no",
-            Self::Count => "count",
-            Self::Address => "address",
-        }
+named! {
+    /// What becomes of the address.
+    #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+    pub enum Suppress: name {
+        /// Nothing.
+        #[default]
+        No = "no",
+        /// It counts; several of its kind suppress the address for a while.
+        Count = "count",
+        /// The address is suppressed. Nothing that a host says suppresses a domain.
+        Address = "address",
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use crate::base::clock::Timestamp;
+use crate::base::named::named;
 
 /// The last attempt comes this long before the end, or this share of the life before it, whichever is less.
 const LAST_MARGIN: Duration = Duration::from_secs(25);
@@ -31,48 +32,34 @@ pub struct History {
     pub spread: f64,
 }
 
-/// What the time of the next attempt follows from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// The reply asked for it.
-    Hint,
-    /// The wait that was asked for is over, and did not do.
-    AfterHint,
-    /// A delay that greylisting software is known to use.
-    Ladder,
-    /// A delay that this destination was seen to use.
-    Learned,
-    /// Early attempts make the wait longer here, or seem to.
-    Quiet,
-    /// The steps of the cause.
-    Steps,
-    /// Half of what is left of the life.
-    Half,
-    /// The last attempt that can finish in time.
-    LastChance,
-    /// The host lets it pass only after that.
-    Late,
-    /// No attempt can, or may.
-    End,
+named! {
+    /// What the time of the next attempt follows from.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Reason: text {
+        /// The reply asked for it.
+        Hint = "the reply asks for this wait",
+        /// The wait that was asked for is over, and did not do.
+        AfterHint = "the wait that was asked for did not do",
+        /// A delay that greylisting software is known to use.
+        Ladder = "behind a delay that greylisting software uses",
+        /// A delay that this destination was seen to use.
+        Learned = "the delay that was seen here before",
+        /// Early attempts make the wait longer here, or seem to.
+        Quiet = "early attempts make the wait longer here",
+        /// The steps of the cause.
+        Steps = "the steps for this cause",
+        /// Half of what is left of the life.
+        Half = "half of what is left",
+        /// The last attempt that can finish in time.
+        LastChance = "the last one that can finish and be typed in time",
+        /// The host lets it pass only after that.
+        Late = "late, but nothing passes earlier",
+        /// No attempt can, or may.
+        End = "no attempt can help any more",
+    }
 }
 
 impl Reason {
-    /// For people.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::Hint => "the reply asks for this wait",
-            Self::AfterHint => "the wait that was asked for did not do",
-            Self::Ladder => "behind a delay that greylisting software uses",
-            Self::Learned => "the delay that was seen here before",
-            Self::Quiet => "early attempts make the wait longer here",
-            Self::Steps => "the steps for this cause",
-            Self::Half => "half of what is left",
-            Self::LastChance => "the last one that can finish and be typed in time",
-            Self::Late => "late, but nothing passes earlier",
-            Self::End => "no attempt can help any more",
-        }
-    }
-
     /// Whether it may be too late for whoever waits for the code.
     pub(crate) fn is_tight(self) -> bool {
         matches!(self, Self::LastChance | Self::Late | Self::End)

@@ -1,29 +1,21 @@
 //! Which shape of requests and answers a path has.
 
-/// The compatible doors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Shape {
-    /// `/emails` and what is below.
-    Emails,
-    /// `/email` and `/email/batch`.
-    Email,
-    /// `/v3/mail/send`.
-    MailSend,
+use crate::base::named::named;
+
+named! {
+    /// The compatible doors.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Shape: name, ALL {
+        /// `/emails` and what is below.
+        Emails = "emails",
+        /// `/email` and `/email/batch`.
+        Email = "email",
+        /// `/v3/mail/send`.
+        MailSend = "mail_send",
+    }
 }
 
 impl Shape {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::Emails, Self::Email, Self::MailSend];
-
-    /// In the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Emails => "emails",
-            Self::Email => "email",
-            Self::MailSend => "mail_send",
-        }
-    }
-
     /// The door of this name.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|shape| shape.name() == name)

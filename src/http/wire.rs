@@ -6,6 +6,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use crate::base::named::named;
 use crate::event::cause::Cause;
 use crate::event::json::EventJson;
 use crate::event::{Event, Kind};
@@ -164,34 +165,20 @@ pub(super) struct CancelledEntryJson {
     may_still_arrive: bool,
 }
 
-/// Where an entry stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
-#[serde(rename_all = "lowercase")]
-pub(super) enum StateName {
-    Queued,
-    Sending,
-    Deferred,
-    Delivered,
-    Failed,
-    Expired,
-    Superseded,
-    Cancelled,
-    Unknown,
-}
-
-impl StateName {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Queued => "queued",
-            Self::Sending => "sending",
-            Self::Deferred => "deferred",
-            Self::Delivered => "delivered",
-            Self::Failed => "failed",
-            Self::Expired => "expired",
-            Self::Superseded => "superseded",
-            Self::Cancelled => "cancelled",
-            Self::Unknown => "unknown",
-        }
+named! {
+    /// Where an entry stands.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, ToSchema)]
+    #[serde(rename_all = "lowercase")]
+    pub(super) enum StateName: name {
+        Queued = "queued",
+        Sending = "sending",
+        Deferred = "deferred",
+        Delivered = "delivered",
+        Failed = "failed",
+        Expired = "expired",
+        Superseded = "superseded",
+        Cancelled = "cancelled",
+        Unknown = "unknown",
     }
 }
 

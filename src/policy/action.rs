@@ -1,5 +1,6 @@
 //! What each cause asks for: when to try again, where, and who should know.
 
+use crate::base::named::named;
 use crate::event::Suppress;
 use crate::event::cause::Cause;
 
@@ -18,19 +19,21 @@ pub enum Retry {
     Once,
 }
 
-/// Who can mend it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Blame {
-    /// Nobody has to.
-    Nobody,
-    /// The recipient, or whoever wrote the address down.
-    Recipient,
-    /// The app that composed the message.
-    Message,
-    /// Whoever runs the relay: addresses, DNS records, keys, limits.
-    Relay,
-    /// The receiving system.
-    Receiver,
+named! {
+    /// Who can mend it.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum Blame: name {
+        /// Nobody has to.
+        Nobody = "nobody",
+        /// The recipient, or whoever wrote the address down.
+        Recipient = "recipient",
+        /// The app that composed the message.
+        Message = "message",
+        /// Whoever runs the relay: addresses, DNS records, keys, limits.
+        Relay = "relay",
+        /// The receiving system.
+        Receiver = "receiver",
+    }
 }
 
 /// What is to be done.
@@ -74,19 +77,6 @@ impl Retry {
         match self {
             Self::Steps(seconds) | Self::Pauses(seconds) => seconds,
             Self::Never | Self::Ladder | Self::Once => &[],
-        }
-    }
-}
-
-impl Blame {
-    /// In one word.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Nobody => "nobody",
-            Self::Recipient => "recipient",
-            Self::Message => "message",
-            Self::Relay => "relay",
-            Self::Receiver => "receiver",
         }
     }
 }

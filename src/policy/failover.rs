@@ -10,6 +10,7 @@ use super::action::{Action, Retry};
 use super::cause::Verdict;
 use super::next::Next;
 use crate::base::clock::Timestamp;
+use crate::base::named::named;
 use crate::event::cause::Cause;
 use crate::greylist::step::Reason;
 
@@ -22,16 +23,18 @@ const MARGIN: u32 = 2;
 /// Between two rounds of the smart hosts where there is no direct way any more.
 const ROUND: Duration = Duration::from_secs(10);
 
-/// When a smart host is used; whatever calls for one also calls for those behind it in this list.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum When {
-    /// From the first attempt on.
-    Always,
-    /// When the direct way failed for a reason that another sender may not have.
-    DirectFailed,
-    /// When the direct way cannot make it in time.
-    Deadline,
+named! {
+    /// When a smart host is used; whatever calls for one also calls for those behind it in this list.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+    #[serde(rename_all = "snake_case")]
+    pub enum When: name {
+        /// From the first attempt on.
+        Always = "always",
+        /// When the direct way failed for a reason that another sender may not have.
+        DirectFailed = "direct-failed",
+        /// When the direct way cannot make it in time.
+        Deadline = "deadline",
+    }
 }
 
 impl When {
@@ -41,15 +44,6 @@ impl When {
             Self::Always => "it takes all mail for this domain",
             Self::DirectFailed => "another sender may do better",
             Self::Deadline => "the direct way cannot make it in time",
-        }
-    }
-
-    /// As in the configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Always => "always",
-            Self::DirectFailed => "direct-failed",
-            Self::Deadline => "deadline",
         }
     }
 }

@@ -7,6 +7,7 @@ use regex::bytes::{Regex, RegexBuilder};
 use serde::Deserialize;
 
 use super::parts::Parts;
+use crate::base::named::named;
 use crate::event::cause::Cause;
 use crate::smtp::client_session::Stage;
 use crate::smtp::reply::{EnhancedCode, Reply, Severity};
@@ -31,25 +32,17 @@ pub(super) fn prepare() {
     LazyLock::force(&RULES);
 }
 
-/// What a cause was told by.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Evidence {
-    /// By words about the mailbox, or by the code for one that is not there or disabled, and nothing said beside it
-    /// speaks of other matters.
-    Recipient,
-    /// By words, or by a code that means one thing only.
-    Said,
-    /// By a basic code that means several things.
-    Code,
-}
-
-impl Evidence {
-    pub(super) fn name(self) -> &'static str {
-        match self {
-            Self::Recipient => "it speaks of the mailbox and of nothing else",
-            Self::Said => "words, or an enhanced code of one meaning",
-            Self::Code => "the code alone",
-        }
+named! {
+    /// What a cause was told by.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(super) enum Evidence: name {
+        /// By words about the mailbox, or by the code for one that is not there or disabled, and nothing said beside it
+        /// speaks of other matters.
+        Recipient = "it speaks of the mailbox and of nothing else",
+        /// By words, or by a code that means one thing only.
+        Said = "words, or an enhanced code of one meaning",
+        /// By a basic code that means several things.
+        Code = "the code alone",
     }
 }
 

@@ -3,35 +3,22 @@
 use std::time::Duration;
 
 use super::reply::Reply;
+use crate::base::named::named;
 
-/// An extension that can be left out although the server offers it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feature {
-    /// CHUNKING: content goes by DATA.
-    Chunking,
-    /// PIPELINING: one command at a time.
-    Pipelining,
-    /// STARTTLS: in clear text.
-    StartTls,
-    /// 8BITMIME: 8-bit content goes undeclared.
-    EightBitMime,
-    /// SMTPUTF8: what needs it cannot go.
-    SmtpUtf8,
-}
-
-impl Feature {
-    /// All of them.
-    pub const ALL: [Self; 5] = [Self::Chunking, Self::Pipelining, Self::StartTls, Self::EightBitMime, Self::SmtpUtf8];
-
-    /// Its EHLO keyword in lower case, as in the configuration.
-    pub fn keyword(self) -> &'static str {
-        match self {
-            Self::Chunking => "chunking",
-            Self::Pipelining => "pipelining",
-            Self::StartTls => "starttls",
-            Self::EightBitMime => "8bitmime",
-            Self::SmtpUtf8 => "smtputf8",
-        }
+named! {
+    /// An extension that can be left out although the server offers it.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Feature: keyword, ALL {
+        /// CHUNKING: content goes by DATA.
+        Chunking = "chunking",
+        /// PIPELINING: one command at a time.
+        Pipelining = "pipelining",
+        /// STARTTLS: in clear text.
+        StartTls = "starttls",
+        /// 8BITMIME: 8-bit content goes undeclared.
+        EightBitMime = "8bitmime",
+        /// SMTPUTF8: what needs it cannot go.
+        SmtpUtf8 = "smtputf8",
     }
 }
 

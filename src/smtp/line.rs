@@ -1,6 +1,7 @@
 //! Lines end in CRLF and in nothing else (RFC 5321 section 2.3.8). A CR or LF on its own is a fault, never a line
 //! end: programs that disagree about this read two messages where another sees one.
 
+use crate::base::named::named;
 use memchr::memchr2;
 
 /// Longest command line with its CRLF: 512 octets (RFC 5321 section 4.5.3.1.4) and room for every parameter offered.
@@ -8,29 +9,19 @@ pub(crate) const COMMAND_LINE_MAX: usize = 4096;
 /// Longest line of a SASL exchange (RFC 4954 section 4).
 pub(crate) const AUTH_LINE_MAX: usize = 12_288;
 
-/// How text breaks the rule that lines end in CRLF.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LineFault {
-    /// A CR that no LF follows.
-    BareCr,
-    /// An LF that no CR precedes.
-    BareLf,
-    /// A NUL, which content must not have (RFC 2045 section 2.8). Some programs drop it, and then see a line of a single dot
-    /// where there was none.
-    Nul,
-    /// More octets than the limit without a line end.
-    TooLong,
-}
-
-impl LineFault {
-    /// What to tell the client.
-    pub fn text(self) -> &'static str {
-        match self {
-            Self::BareCr => "a CR without LF; lines end in CRLF",
-            Self::BareLf => "an LF without CR; lines end in CRLF",
-            Self::Nul => "a NUL; content is text",
-            Self::TooLong => "line too long",
-        }
+named! {
+    /// How text breaks the rule that lines end in CRLF.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum LineFault: text {
+        /// A CR that no LF follows.
+        BareCr = "a CR without LF; lines end in CRLF",
+        /// An LF that no CR precedes.
+        BareLf = "an LF without CR; lines end in CRLF",
+        /// A NUL, which content must not have (RFC 2045 section 2.8). Some programs drop it, and then see a line of a single dot
+        /// where there was none.
+        Nul = "a NUL; content is text",
+        /// More octets than the limit without a line end.
+        TooLong = "line too long",
     }
 }
 

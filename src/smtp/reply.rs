@@ -6,6 +6,7 @@ use std::fmt::{self, Write as _};
 
 use memchr::memchr;
 
+use crate::base::named::named;
 use crate::base::text::one_line;
 
 /// Longest line of a reply that is read.
@@ -207,22 +208,14 @@ pub enum ReplyError {
     Unasked,
 }
 
-/// How a server breaks the form of replies (RFC 5321 section 4.2.1), where what it means is clear all the same.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Sloppiness {
-    /// The lines of one reply carry different codes; that of the last line counts.
-    CodesDiffer,
-    /// A line carries no code; it is text.
-    NoCode,
-}
-
-impl Sloppiness {
-    /// For people.
-    pub(crate) fn text(self) -> &'static str {
-        match self {
-            Self::CodesDiffer => "the lines of a reply carry different codes",
-            Self::NoCode => "a line of a reply carries no code",
-        }
+named! {
+    /// How a server breaks the form of replies (RFC 5321 section 4.2.1), where what it means is clear all the same.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Sloppiness: text {
+        /// The lines of one reply carry different codes; that of the last line counts.
+        CodesDiffer = "the lines of a reply carry different codes",
+        /// A line carries no code; it is text.
+        NoCode = "a line of a reply carries no code",
     }
 }
 

@@ -21,6 +21,7 @@ use crate::accounts::credentials::Credentials;
 use crate::accounts::throttle::Throttle;
 use crate::accounts::user::TRUSTED;
 use crate::base::clock::Clock;
+use crate::base::named::named;
 use crate::base::shares::Sharing;
 use crate::delivery::Delivery;
 use crate::intake::door::Door;
@@ -81,25 +82,16 @@ impl ListenerSettings {
     }
 }
 
-/// When TLS begins.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ListenerTls {
-    /// Never.
-    None,
-    /// With STARTTLS, if the client wants.
-    StartTls,
-    /// With the first byte.
-    Implicit,
-}
-
-impl ListenerTls {
-    /// As the configuration writes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::None => "none",
-            Self::StartTls => "starttls",
-            Self::Implicit => "implicit",
-        }
+named! {
+    /// When TLS begins.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum ListenerTls: name {
+        /// Never.
+        None = "none",
+        /// With STARTTLS, if the client wants.
+        StartTls = "starttls",
+        /// With the first byte.
+        Implicit = "implicit",
     }
 }
 

@@ -15,6 +15,7 @@ use tokio_rustls::rustls::sign::CertifiedKey;
 
 use super::{TlsError, provider, server_config, unusable};
 use crate::base::clock::Timestamp;
+use crate::base::named::named;
 
 /// The protocol that only a CA asks for.
 pub(crate) const ALPN: &[u8] = b"acme-tls/1";
@@ -57,25 +58,16 @@ impl Default for Settings {
     }
 }
 
-/// `acme.challenge`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Challenge {
-    /// A web server at port 80.
-    Http,
-    /// A TLS listener that the CA reaches at port 443.
-    TlsAlpn,
-    /// A TXT record that stays.
-    DnsPersist,
-}
-
-impl Challenge {
-    /// As the CA calls it.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Http => "http-01",
-            Self::TlsAlpn => "tls-alpn-01",
-            Self::DnsPersist => "dns-persist-01",
-        }
+named! {
+    /// `acme.challenge`.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub(crate) enum Challenge: name {
+        /// A web server at port 80.
+        Http = "http-01",
+        /// A TLS listener that the CA reaches at port 443.
+        TlsAlpn = "tls-alpn-01",
+        /// A TXT record that stays.
+        DnsPersist = "dns-persist-01",
     }
 }
 

@@ -20,6 +20,7 @@ use super::super::send::Together;
 use super::{
     Addresses, Attached, Mail, Present, Refused, Terms, WrittenMail, attached, deliver, filled, people, unsupported,
 };
+use crate::base::named::named;
 use crate::event::cause::Cause;
 use crate::event::{Kind as Happening, Suppress};
 use crate::ledger::entry::State as Standing;
@@ -258,33 +259,22 @@ pub(super) async fn show(Access(api, who): Access, Segment(text): Segment) -> Js
     }))
 }
 
-/// How an entry stands; the first is the worst.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Stand {
-    Bounced,
-    Failed,
-    Complained,
-    Canceled,
-    Delayed,
-    Queued,
-    Sent,
-    Delivered,
+named! {
+    /// How an entry stands; the first is the worst.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+    enum Stand: name {
+        Bounced = "bounced",
+        Failed = "failed",
+        Complained = "complained",
+        Canceled = "canceled",
+        Delayed = "delivery_delayed",
+        Queued = "queued",
+        Sent = "sent",
+        Delivered = "delivered",
+    }
 }
 
 impl Stand {
-    fn name(self) -> &'static str {
-        match self {
-            Self::Bounced => "bounced",
-            Self::Failed => "failed",
-            Self::Complained => "complained",
-            Self::Canceled => "canceled",
-            Self::Delayed => "delivery_delayed",
-            Self::Queued => "queued",
-            Self::Sent => "sent",
-            Self::Delivered => "delivered",
-        }
-    }
-
     fn after(kind: Happening, cause: Option<Cause>) -> Option<Self> {
         let suppresses = |cause| action(cause, Finality::Final).suppress != Suppress::No;
         match kind {

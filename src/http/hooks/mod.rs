@@ -34,6 +34,7 @@ use crate::accounts::supersede::Supersede;
 use crate::accounts::user::{Defaults, User};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
+use crate::base::named::named;
 use crate::intake::options::Options;
 use crate::intake::refusal::Refusal;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -46,15 +47,17 @@ const ANSWER_WITHIN: Duration = Duration::from_millis(900);
 /// For how long the same is the same message: callers ask again where an answer was lost.
 const REPEAT: Duration = Duration::from_secs(600);
 
-/// Whose hook it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Supabase Auth, "Send Email".
-    Supabase,
-    /// Logto, "HTTP email".
-    Logto,
-    /// ZITADEL, "HTTP provider".
-    Zitadel,
+named! {
+    /// Whose hook it is.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Kind: name, ALL {
+        /// Supabase Auth, "Send Email".
+        Supabase = "supabase",
+        /// Logto, "HTTP email".
+        Logto = "logto",
+        /// ZITADEL, "HTTP provider".
+        Zitadel = "zitadel",
+    }
 }
 
 /// `[[hook]]`.
@@ -130,18 +133,6 @@ fn unproved(problem: &Problem) -> Response {
 }
 
 impl Kind {
-    /// Every kind.
-    pub const ALL: [Self; 3] = [Self::Supabase, Self::Logto, Self::Zitadel];
-
-    /// Its name in the configuration.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Supabase => "supabase",
-            Self::Logto => "logto",
-            Self::Zitadel => "zitadel",
-        }
-    }
-
     /// What the caller hears.
     fn answer(self, answer: Result<(), Problem>) -> Response {
         let (mut response, why) = match (self, answer) {

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use minijinja::{AutoEscape, Environment, Error, Output, State, UndefinedBehavior, Value, context};
 
+use crate::base::named::named;
 pub(crate) use language::TemplateError;
 use language::{Language, NamedFile};
 
@@ -33,50 +34,25 @@ const LANGUAGES: [(&str, &str); 10] = [
     ("ar", include_str!("../../../templates/ar.toml")),
 ];
 
-/// What a mail is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) enum Purpose {
-    #[default]
-    Login,
-    Signup,
-    Reset,
-    Invite,
-    EmailChange,
-    /// Any other code.
-    Confirm,
-    PasswordChanged,
-    EmailChanged,
-    AccountChanged,
+named! {
+    /// What a mail is for.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub(crate) enum Purpose: name, ALL {
+        #[default]
+        Login = "login",
+        Signup = "signup",
+        Reset = "reset",
+        Invite = "invite",
+        EmailChange = "email_change",
+        /// Any other code.
+        Confirm = "confirm",
+        PasswordChanged = "password_changed",
+        EmailChanged = "email_changed",
+        AccountChanged = "account_changed",
+    }
 }
 
 impl Purpose {
-    const ALL: [Self; 9] = [
-        Self::Login,
-        Self::Signup,
-        Self::Reset,
-        Self::Invite,
-        Self::EmailChange,
-        Self::Confirm,
-        Self::PasswordChanged,
-        Self::EmailChanged,
-        Self::AccountChanged,
-    ];
-
-    /// As in the files, below `[titles]`.
-    fn name(self) -> &'static str {
-        match self {
-            Self::Login => "login",
-            Self::Signup => "signup",
-            Self::Reset => "reset",
-            Self::Invite => "invite",
-            Self::EmailChange => "email_change",
-            Self::Confirm => "confirm",
-            Self::PasswordChanged => "password_changed",
-            Self::EmailChanged => "email_changed",
-            Self::AccountChanged => "account_changed",
-        }
-    }
-
     fn is_notice(self) -> bool {
         matches!(self, Self::PasswordChanged | Self::EmailChanged | Self::AccountChanged)
     }

@@ -1,50 +1,34 @@
 //! How a transaction or a session ends, and where.
 
+use crate::base::named::named;
 use crate::smtp::reply::{Reply, ReplyError};
 
-/// Where in the session something happened.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Stage {
-    /// Before the first byte: DNS, addresses, TCP.
-    Connect,
-    /// The server's first reply.
-    Banner,
-    /// EHLO or HELO.
-    Ehlo,
-    /// The handshake, where it comes before the first reply (RFC 8314).
-    Tls,
-    /// STARTTLS and the handshake.
-    StartTls,
-    /// AUTH.
-    Auth,
-    /// RSET before a transaction.
-    Reset,
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// DATA.
-    Data,
-    /// The content, from its last byte on: what is sent may have been taken.
-    Content,
-}
-
-impl Stage {
-    /// For people.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Banner => "banner",
-            Self::Ehlo => "EHLO",
-            Self::Tls => "TLS",
-            Self::StartTls => "STARTTLS",
-            Self::Auth => "AUTH",
-            Self::Reset => "RSET",
-            Self::Mail => "MAIL",
-            Self::Rcpt => "RCPT",
-            Self::Data => "DATA",
-            Self::Content => "content",
-        }
+named! {
+    /// Where in the session something happened.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+    pub enum Stage: name {
+        /// Before the first byte: DNS, addresses, TCP.
+        Connect = "connect",
+        /// The server's first reply.
+        Banner = "banner",
+        /// EHLO or HELO.
+        Ehlo = "EHLO",
+        /// The handshake, where it comes before the first reply (RFC 8314).
+        Tls = "TLS",
+        /// STARTTLS and the handshake.
+        StartTls = "STARTTLS",
+        /// AUTH.
+        Auth = "AUTH",
+        /// RSET before a transaction.
+        Reset = "RSET",
+        /// MAIL.
+        Mail = "MAIL",
+        /// RCPT.
+        Rcpt = "RCPT",
+        /// DATA.
+        Data = "DATA",
+        /// The content, from its last byte on: what is sent may have been taken.
+        Content = "content",
     }
 }
 

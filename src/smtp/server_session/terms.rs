@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use zeroize::Zeroizing;
 
+use crate::base::named::named;
 use crate::mail::address::Mailbox;
 use crate::mail::envelope::{Envelope, Recipient};
 use crate::smtp::command::Mail;
@@ -126,27 +127,29 @@ pub enum Step {
     Drain,
 }
 
-/// What a client is doing, for those who are told of refusals.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Phase {
-    /// Any command that has no phase of its own, or nothing.
-    Command,
-    /// EHLO or HELO.
-    Ehlo,
-    /// STARTTLS, before the handshake.
-    StartTls,
-    /// AUTH, and the exchange behind it.
-    Auth,
-    /// MAIL.
-    Mail,
-    /// RCPT.
-    Rcpt,
-    /// DATA.
-    Data,
-    /// BDAT, and its octets.
-    Bdat,
-    /// The content, and what becomes of it.
-    Content,
+named! {
+    /// What a client is doing, for those who are told of refusals.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+    pub enum Phase: name {
+        /// Any command that has no phase of its own, or nothing.
+        Command = "command",
+        /// EHLO or HELO.
+        Ehlo = "ehlo",
+        /// STARTTLS, before the handshake.
+        StartTls = "starttls",
+        /// AUTH, and the exchange behind it.
+        Auth = "auth",
+        /// MAIL.
+        Mail = "mail",
+        /// RCPT.
+        Rcpt = "rcpt",
+        /// DATA.
+        Data = "data",
+        /// BDAT, and its octets.
+        Bdat = "bdat",
+        /// The content, and what becomes of it.
+        Content = "content",
+    }
 }
 
 impl Phase {
@@ -162,21 +165,6 @@ impl Phase {
             b"DATA" => Self::Data,
             b"BDAT" => Self::Bdat,
             _ => Self::Command,
-        }
-    }
-
-    /// In lines and counters.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Command => "command",
-            Self::Ehlo => "ehlo",
-            Self::StartTls => "starttls",
-            Self::Auth => "auth",
-            Self::Mail => "mail",
-            Self::Rcpt => "rcpt",
-            Self::Data => "data",
-            Self::Bdat => "bdat",
-            Self::Content => "content",
         }
     }
 }
