@@ -14,7 +14,6 @@ use std::pin::Pin;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A connection.
 pub trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
@@ -31,7 +30,6 @@ pub trait Network: Send + Sync {
     fn connect(&self, to: SocketAddr, source: Option<IpAddr>) -> Connecting<'_>;
 }
 
-/// TCP.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TcpNetwork;
 

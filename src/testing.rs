@@ -1,11 +1,9 @@
 //! What tests, benchmarks and fuzz targets see of the crate, room by room. Nothing else does: this is no interface that stays.
 
-/// Users, credentials, tokens.
 pub mod accounts {
     pub use crate::accounts::{credentials, supersede, user};
 }
 
-/// Clocks, lanes, rates.
 pub mod base {
     pub use crate::base::{clock, lane, rate, shares, text};
 }
@@ -15,22 +13,18 @@ pub mod config {
     pub use crate::config::{Config, commented, findings};
 }
 
-/// Mail out.
 pub mod delivery {
     pub use crate::delivery::{Delivery, Settings, smart_host};
 }
 
-/// The sandbox.
 pub mod demo {
     pub use crate::demo::{dns, paths_alone};
 }
 
-/// DNS and routes.
 pub mod destination {
     pub use crate::destination::{dane, demand, mta_sts, mx, public, resolver, route, tlsa};
 }
 
-/// Keys and signatures.
 pub mod dkim {
     pub use crate::dkim::{Key, SenderField, Terms, record, verify};
 }
@@ -45,17 +39,14 @@ pub mod greylist {
     pub use crate::greylist::{facts, pending, step, table};
 }
 
-/// The API.
 pub mod http {
     pub use crate::http::{Api, HookKind, HookSecrets, Parts, Settings, asked_of, is_proved};
 }
 
-/// Mail in.
 pub mod intake {
     pub use crate::intake::{budget, door, idempotency, options, recipient, suppression};
 }
 
-/// What is stored.
 pub mod ledger {
     pub use crate::ledger::{
         FRESH, IDEMPOTENCY_MEMORY, Ledger, accept, attempt, cursor, embedded, entry, filter, heartbeat, memory, read,
@@ -63,49 +54,40 @@ pub mod ledger {
     };
 }
 
-/// Addresses, envelopes, ids.
 pub mod mail {
     pub use crate::mail::{address, authors, envelope, id, message};
 }
 
-/// Byte streams.
 pub mod net {
     pub use crate::net::{BoxStream, Connecting, Network, places};
 }
 
-/// What an outcome means.
 pub mod policy {
     pub use crate::policy::{action, cause, failover, hint, next};
 }
 
-/// Entries under way.
 pub mod queue {
     pub use crate::queue::{
         Consequences, Ending, Foreknowledge, Offer, Queue, Settings, Storage, Telling, claim, inspect, owned,
     };
 }
 
-/// The whole relay.
 pub mod relay {
     pub use crate::relay::{Environment, Relay, builder};
 }
 
-/// Readers of events.
 pub mod report {
     pub use crate::report::{Reporter, log, refusals, stats, trace, webhooks};
 }
 
-/// The protocol.
 pub mod smtp {
     pub use crate::smtp::{client_name, client_session, command, data, extension, line, reply, sasl, server_session};
 }
 
-/// Listeners and connections.
 pub mod submission {
     pub use crate::submission::{listener, proxy_header};
 }
 
-/// Certificates and connectors.
 pub mod tls {
     pub use crate::tls::{acceptor, opportunistic_connector, read_certificates, self_signed, verify};
 }

@@ -192,7 +192,6 @@ impl Credentials {
         Self { admits, ..self }
     }
 
-    /// Who is let in.
     pub(crate) fn admits(&self) -> Admits {
         self.admits
     }

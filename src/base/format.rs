@@ -21,7 +21,6 @@ pub(crate) fn parse(text: &[u8]) -> Option<u32> {
     std::str::from_utf8(text).ok()?.trim_end().parse().ok()
 }
 
-/// As it is written.
 pub(crate) fn text() -> String {
     format!("{FORMAT}\n")
 }

@@ -217,12 +217,10 @@ impl<T> Lanes<T> {
         self.waiting[lane].pop_front()
     }
 
-    /// Items in all lanes.
     pub(crate) fn len(&self) -> usize {
         self.waiting.iter().map(VecDeque::len).sum()
     }
 
-    /// Whether nothing waits.
     pub(crate) fn is_empty(&self) -> bool {
         self.waiting.iter().all(VecDeque::is_empty)
     }
@@ -277,7 +275,6 @@ impl<T> LaneQueue<T> {
         }
     }
 
-    /// Items waiting.
     pub(crate) fn len(&self) -> usize {
         self.inner.lock().lanes.len()
     }

@@ -10,7 +10,6 @@ named! {
     /// What is looked at: a closed set, whose names programs rely on.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
     pub(crate) enum Check: name {
-        /// The file.
         Configuration = "configuration",
         /// The name in EHLO leads to every source address.
         EhloName = "ehlo-name",
@@ -22,13 +21,10 @@ named! {
         Port25 = "port-25",
         /// Nobody changes the conversation with them.
         Middlebox = "middlebox",
-        /// SPF.
         Spf = "spf",
         /// From and reverse-path belong together.
         Alignment = "alignment",
-        /// Keys.
         Dkim = "dkim",
-        /// DMARC.
         Dmarc = "dmarc",
         /// The domain in From exists and takes mail.
         FromDomain = "from-domain",
@@ -40,9 +36,7 @@ named! {
         Certificate = "certificate",
         /// Name servers.
         Resolver = "resolver",
-        /// The time.
         Clock = "clock",
-        /// Where the queue is.
         DataFolder = "data-folder",
         /// What the system lets the process do.
         Limits = "limits",
@@ -61,18 +55,14 @@ named! {
     }
 }
 
-/// One thing to know.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct Finding {
-    /// What was looked at.
     #[serde(serialize_with = "named")]
     pub check: Check,
-    /// How bad it is.
     #[serde(serialize_with = "ranked")]
     pub severity: Severity,
     /// What it is about: a name, an address, a file.
     pub subject: String,
-    /// What is wrong.
     pub text: String,
     /// How to mend it; may be empty.
     pub(crate) mend: String,
@@ -95,7 +85,6 @@ impl Finding {
         Self { check, severity, subject: subject.into(), text: text.into(), mend, records }
     }
 
-    /// How to mend it.
     pub(crate) fn mend(self, mend: impl Into<String>) -> Self {
         Self { mend: mend.into(), ..self }
     }

@@ -13,7 +13,6 @@ use crate::smtp::reply::{Reply, ReplyReader};
 const CONNECT_MAX: Duration = Duration::from_millis(1_500);
 const REPLY_MAX: Duration = Duration::from_millis(2_000);
 
-/// A conversation past EHLO.
 pub(super) struct Talk {
     stream: BoxStream,
     reader: ReplyReader,
@@ -51,7 +50,6 @@ impl Talk {
         read(&mut self.stream, &mut self.reader).await
     }
 
-    /// Takes leave.
     pub(super) async fn quit(mut self) {
         let _ = self.say("QUIT").await;
     }

@@ -85,9 +85,7 @@ async fn ask_plainly(server: SocketAddr, name: &str, kind: Kind) -> Result<Vec<S
     if records.is_empty() { Err(DnsError::NoRecords) } else { Ok(records) }
 }
 
-/// Records under way.
 pub(crate) type RecordsFuture<'a> = Pin<Box<dyn Future<Output = Result<Vec<String>, DnsError>> + Send + 'a>>;
-/// A verdict under way.
 pub(crate) type SpfFuture<'a> = Pin<Box<dyn Future<Output = Spf> + Send + 'a>>;
 
 /// Whom the checks ask.
@@ -104,7 +102,6 @@ pub(crate) trait Names: Send + Sync {
     fn took(&self) -> Vec<Duration>;
 }
 
-/// The real DNS.
 pub(crate) struct RealNames {
     resolver: TokioResolver,
     settings: Settings,

@@ -23,7 +23,6 @@ pub(super) struct Options {
     access: Access,
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let config = load_config(file)?;
     let configuration =

@@ -88,7 +88,6 @@ pub(super) struct ApiOptions<C: clap::Subcommand> {
 /// A relay that can be asked.
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Host and port.
     authority: String,
     transport: Transport,
     token: Zeroizing<String>,
@@ -192,17 +191,14 @@ impl Client {
         Ok((status, json))
     }
 
-    /// Asks for a text.
     pub(super) async fn text(&self, path: &str) -> anyhow::Result<Bytes> {
         self.send(Method::GET, path, None).await?.body().await
     }
 
-    /// Asks for JSON.
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         Ok(self.ask(Method::GET, path, None).await?.1)
     }
 
-    /// A stream of events.
     pub(super) async fn follow(&self, path: &str) -> anyhow::Result<Stream> {
         let Answer { response, session } = self.send(Method::GET, path, None).await?;
         Ok(Stream { body: response.into_body(), received: Vec::new(), _session: session })
@@ -239,7 +235,6 @@ async fn refusal(answer: Answer) -> anyhow::Error {
     }
 }
 
-/// Server-sent events.
 pub(super) struct Stream {
     body: Incoming,
     received: Vec<u8>,

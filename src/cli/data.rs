@@ -19,7 +19,6 @@ pub(super) enum Command {
     },
 }
 
-/// Runs it.
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let Command::Verify { dir } = command;
     verify_folder(dir)

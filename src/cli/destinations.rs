@@ -43,7 +43,6 @@ struct LastRefusal {
     reply: Option<String>,
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let client = Client::new(file, &options.access)?;
     let mut answer = wait_for(client.get("/v1/destinations"))?;

@@ -43,7 +43,6 @@ pub(super) enum Command {
     },
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, command: &Command) -> anyhow::Result<ExitCode> {
     match command {
         Command::Generate { domain, selector, out } => generate(file, domain, selector, out.as_deref())?,

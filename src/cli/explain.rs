@@ -30,7 +30,6 @@ pub(super) struct Options {
     access: Access,
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     if let Some(domain) = &options.destination {
         let client = Client::new(file, &options.access)?;

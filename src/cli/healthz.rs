@@ -14,7 +14,6 @@ pub(super) struct Options {
     url: Option<String>,
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let client = Client::without_token(file, options.url.as_deref())?;
     wait_for(client.text("/readyz"))?;

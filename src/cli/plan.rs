@@ -38,7 +38,6 @@ fn ttl(text: &str) -> Result<Duration, String> {
     duration(text).filter(|ttl| (TTL.0..=TTL.1).contains(ttl)).ok_or_else(|| "5s to 1d, such as 90s or 5m".to_owned())
 }
 
-/// Runs it.
 pub(super) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     let reply = read_reply(&options.reply);
     let verdict = of_reply(Stage::Rcpt, &reply);

@@ -23,7 +23,6 @@ pub(super) enum Command {
     },
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let client = Client::new(file, &options.access)?;
     let Command::Erase { address } = &options.command;

@@ -32,7 +32,6 @@ pub(super) struct Options {
     force: bool,
 }
 
-/// Runs it.
 pub(super) fn run(configuration: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     keep_files_private();
     let archive = fs::File::open(&options.file);

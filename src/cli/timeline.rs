@@ -21,7 +21,6 @@ pub(super) struct Message {
     events: Vec<EventJson>,
 }
 
-/// An entry.
 #[derive(Debug, Deserialize)]
 pub(super) struct Entry {
     pub(super) entry: String,
@@ -58,7 +57,6 @@ impl Message {
         !self.entries.is_empty() && self.entries.iter().all(|entry| entry.state == "delivered")
     }
 
-    /// The whole story.
     pub(super) fn lines(&self) -> Vec<String> {
         let tag = self.tag.as_ref().map(|tag| format!(", tag {tag}")).unwrap_or_default();
         let mut lines = vec![

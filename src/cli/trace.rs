@@ -30,7 +30,6 @@ pub(super) struct Options {
     access: Access,
 }
 
-/// Prints it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     let client = Client::new(file, &options.access)?;
     let stories = wait_for(async {

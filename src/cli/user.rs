@@ -29,7 +29,6 @@ pub(super) enum Command {
     },
 }
 
-/// Runs it.
 pub(super) fn run(command: &Command) -> anyhow::Result<ExitCode> {
     let Command::Hash { generate, argon2id, token } = command;
     if *token {

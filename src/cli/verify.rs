@@ -72,7 +72,6 @@ pub(super) struct Check {
     code_file: Option<PathBuf>,
 }
 
-/// Runs it.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
     match &options.command {
         Command::Start(start) => begin(file, options, start),

@@ -90,7 +90,6 @@ pub(super) struct HookSettings {
     pub(super) from: String,
     /// The app's name.
     pub(super) app: Option<String>,
-    /// What proves a call.
     pub(super) secret_file: Option<PathBuf>,
     pub(super) locale: String,
     /// How long codes are valid.
@@ -141,11 +140,8 @@ pub(super) struct SmartHostSettings {
     pub(super) address: Address,
     /// How sessions are encrypted.
     pub(super) tls: Tls,
-    /// Whom to log in.
     pub(super) username: Option<String>,
-    /// With which password.
     pub(super) password_file: Option<PathBuf>,
-    /// When it is used.
     pub(super) when: When,
     /// For which recipient domains.
     pub(super) domains: Vec<String>,

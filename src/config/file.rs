@@ -36,7 +36,6 @@ pub(super) struct Source<'a> {
 /// A file with a secret, and where it is named.
 #[derive(Debug, Clone)]
 pub(super) struct SecretFile {
-    /// Where it is.
     pub(super) path: PathBuf,
     /// The line that names it, from 1.
     pub(super) line: usize,
@@ -57,7 +56,6 @@ impl<'a> Source<'a> {
         }
     }
 
-    /// What is wrong.
     pub(super) fn into_findings(self) -> Findings {
         self.findings.into_inner()
     }

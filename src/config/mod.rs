@@ -103,7 +103,6 @@ pub struct Config {
 /// The files of `[tls]`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Certificate {
-    /// The chain.
     pub chain: Option<PathBuf>,
     pub(crate) private_key: Option<PathBuf>,
 }

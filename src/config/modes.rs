@@ -20,7 +20,6 @@ const RAMFS_MAGIC: FsType = FsType(0x8584_58f6);
 /// What a file must keep from others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Keeps {
-    /// What is in it.
     Secret,
     /// That it is not changed.
     Shape,

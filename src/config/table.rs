@@ -8,7 +8,6 @@ use super::kinds::Kind;
 pub(super) enum Reload {
     /// With SIGHUP.
     Live,
-    /// With a restart.
     Restart,
 }
 
@@ -218,13 +217,11 @@ pub(super) struct SectionDescription {
     pub(super) keys: Vec<DescribedKey>,
 }
 
-/// One key of it.
 pub(super) struct DescribedKey {
     /// As the file writes it.
     pub(super) name: &'static str,
     /// What is said about it.
     pub(super) help: &'static str,
-    /// What stands behind it.
     pub(super) value: String,
     /// Whether that is an example, and no default.
     pub(super) is_example: bool,
@@ -233,7 +230,6 @@ pub(super) struct DescribedKey {
 }
 
 impl<S: Default> Table<S> {
-    /// What to print.
     pub(super) fn described(&self) -> SectionDescription {
         let defaults = S::default();
         let described = |key: &Key<S>| DescribedKey {

@@ -59,7 +59,6 @@ impl AddressHealth {
         }
     }
 
-    /// The address answered.
     pub(super) fn answered(&self, address: IpAddr) {
         let mut known = self.known.lock();
         if !known.failing.is_empty() {

@@ -17,12 +17,10 @@ const REMEMBERED_MAX: usize = 512;
 /// Hosts, in order, each with an address.
 type Addresses<H> = Vec<(H, SocketAddr)>;
 
-/// One destination's.
 #[derive(Debug, Default)]
 pub(super) struct AddressRotation {
     /// In vain, since all of all parts had their turn last.
     in_vain: HashSet<SocketAddr>,
-    /// What took mail last.
     works: Option<SocketAddr>,
     /// Parts of the route that were gone through.
     parts: u32,
@@ -68,7 +66,6 @@ impl AddressRotation {
         Follows::NextPart
     }
 
-    /// An address took mail.
     pub(super) fn took(&mut self, address: SocketAddr) {
         *self = Self { works: Some(address), ..Self::default() };
     }

@@ -70,7 +70,6 @@ impl Change {
 }
 
 impl<T: Moment> Backoff<T> {
-    /// Nothing is known.
     pub(super) fn new(terms: &'static Terms) -> Self {
         Self { terms, state: State::Closed { failures: 0 } }
     }

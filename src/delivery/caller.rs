@@ -26,7 +26,6 @@ impl Caller {
         }
     }
 
-    /// The reverse-path.
     pub(super) fn sender(&self) -> &str {
         &self.sender
     }

@@ -18,7 +18,6 @@ use crate::destination::route::{Host, Part, Route};
 use crate::policy::cause::Outlook;
 use crate::smtp::client_session::Fault;
 
-/// One of them.
 pub(super) struct Candidate {
     pub(super) host: Arc<str>,
     pub(super) address: SocketAddr,
@@ -31,7 +30,6 @@ pub(super) struct Candidate {
 
 /// Which addresses of many were asked.
 pub(super) struct Turns {
-    /// Of the route.
     pub(super) all: Vec<SocketAddr>,
     pub(super) asked: Vec<SocketAddr>,
     pub(super) part: Part,
@@ -46,7 +44,6 @@ pub(super) struct Candidates {
     later: Vec<(Arc<str>, SocketAddr)>,
     /// Where there are more than one attempt asks.
     turns: Option<Turns>,
-    /// The recipient's domain.
     domain: Arc<str>,
     /// Those that go in clear text when nothing else is left, and why.
     in_clear: VecDeque<(Arc<str>, SocketAddr, Arc<str>)>,
@@ -56,7 +53,6 @@ pub(super) struct Candidates {
     greylister: Option<(Arc<str>, IpAddr)>,
     /// What a session has to fulfil.
     demands: Demands,
-    /// Whose addresses they are.
     pub(super) hop: NextHop,
     /// What the last of them said, or did not say.
     pub(super) last_failure: Option<(Arc<str>, JudgedFailure)>,
@@ -102,7 +98,6 @@ impl Candidates {
         }
     }
 
-    /// The next one.
     pub(super) fn next(&mut self) -> Option<Candidate> {
         let (host, address, turn) = match self.rest.pop_front() {
             Some((host, address)) => (host, address, Turn::Planned),
@@ -242,7 +237,6 @@ impl Candidates {
         }
     }
 
-    /// Whether all were asked.
     pub(super) fn is_at_end(&self) -> bool {
         self.rest.is_empty()
     }

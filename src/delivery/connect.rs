@@ -28,7 +28,6 @@ pub(super) struct Dial {
     pub(super) address: SocketAddr,
     pub(super) source: Option<IpAddr>,
     pub(super) demand: Arc<Demand>,
-    /// Whose it is.
     pub(super) hop: NextHop,
     pub(super) turn: Turn,
     /// Why it has to be in clear text, when no other is left.

@@ -23,7 +23,6 @@ pub(super) struct Crowd {
 /// Whether an entry that was turned away waits for a session that is there.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Waits {
-    /// Until then.
     Until(Instant),
     /// It has begun to before.
     Still,

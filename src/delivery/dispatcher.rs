@@ -144,7 +144,6 @@ impl Dispatcher {
         }
     }
 
-    /// An entry is ready.
     fn offer(self: &Arc<Self>, offer: Offer) {
         if self.env.tasks.is_draining() {
             return;
@@ -224,7 +223,6 @@ impl Dispatcher {
         taking.starts(beginning).for_each(|start| self.begin(start));
     }
 
-    /// Starts a session.
     fn begin(&self, start: Start) {
         self.env.tasks.spawn(Worker::run(self.env.clone(), start));
     }

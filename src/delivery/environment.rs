@@ -201,7 +201,6 @@ impl Environment {
 enum Presence {
     /// Somebody who refuses; whether it is too much for the host.
     Says(bool),
-    /// Somebody.
     Answers,
     /// Nothing: neither is it there for sure, nor is it to be left alone.
     Undecided,

@@ -22,7 +22,6 @@ pub(super) enum Turn {
     InClear(Arc<str>),
 }
 
-/// No session came about.
 #[derive(Debug)]
 pub(super) struct MissingSession {
     pub(super) failure: Failure,
@@ -37,7 +36,6 @@ pub(super) enum After {
     Again,
     /// This address in clear text, after all others, because of this.
     Later(Arc<str>),
-    /// Nothing.
     Over,
 }
 
@@ -52,16 +50,13 @@ pub(super) struct Fallback {
 
 /// What a failure says of TLS.
 enum Sign {
-    /// It does not work.
     Fails(String),
     /// The connection was lost; that may have had another reason.
     Lost(String),
-    /// Nothing.
     None,
 }
 
 impl Fallback {
-    /// Before the first connection.
     pub(super) fn new(demand: &Demand, history: TlsHistory, turn: &Turn) -> Self {
         let needed = starttls(demand);
         let (starttls, why) = match (needed, turn, history) {

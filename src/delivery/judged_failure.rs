@@ -3,10 +3,8 @@
 use crate::policy::cause::{Verdict, of_failure};
 use crate::smtp::client_session::Failure;
 
-/// A failure that was judged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct JudgedFailure {
-    /// What went wrong.
     pub(super) failure: Failure,
     /// What it comes to, whoever sent to whom.
     pub(super) verdict: Verdict,

@@ -18,7 +18,6 @@ const REST_PART: u32 = 80;
 /// A host that closes idle sessions sooner than this does not want them.
 pub(super) const REST_WANTED: Duration = Duration::from_secs(5);
 
-/// One destination's.
 #[derive(Debug)]
 pub(super) struct LearnedLimits {
     /// Sessions at once that the host took when it turned others away.

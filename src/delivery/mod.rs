@@ -76,24 +76,18 @@ use sites::{SessionRequests, Sites};
 use smart_host::SmartHosts;
 use tasks::Tasks;
 
-/// What delivery works with.
 pub struct Parts {
-    /// Where entries come from.
     pub queue: Arc<Queue>,
-    /// Where they go.
     pub router: Arc<Router>,
-    /// How to get there.
     pub network: Arc<dyn Network>,
     /// For the handshake, which does not judge the certificate.
     pub tls: TlsConnector,
     /// Who is believed about names.
     pub(crate) roots: Roots,
-    /// Who else carries mail.
     pub smart_hosts: SmartHosts,
     /// For content read back from the store, which has no signatures.
     pub keys: Arc<ArcSwap<Keys>>,
     pub(crate) signing: Arc<SigningPool>,
-    /// The time.
     pub clock: Arc<dyn Clock>,
 }
 

@@ -19,7 +19,6 @@ use crate::smtp::extension::{Feature, Features};
 pub(super) enum NextHop {
     /// To the hosts of its recipient's domain.
     Direct,
-    /// By a smart host.
     SmartHost(Arc<SmartHostState>),
 }
 

@@ -32,7 +32,6 @@ impl NextHops {
         host.cloned().map_or(NextHop::Direct, NextHop::SmartHost)
     }
 
-    /// The fail-over that a claim is on.
     pub(super) fn failover(&self, claim: &Claim, now: Timestamp) -> Relayed {
         let host = self.via.smart_host().map_or_else(|| "".into(), |host| host.settings.name.clone());
         let kept = claim.progress().relayed.as_deref().filter(|failover| failover.host == host);

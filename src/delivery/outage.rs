@@ -23,7 +23,6 @@ const LOOKS_AT_OTHERS: (Duration, u32) = (Duration::from_secs(2), 100);
 /// Entries remembered as waiting at most; others keep to their own times.
 const WAITING_MAX: usize = 10_000;
 
-/// One destination's.
 #[derive(Debug)]
 pub(super) struct Outage {
     backoff: Backoff<Instant>,
@@ -43,7 +42,6 @@ pub(super) struct Down {
     probes_at_others: u32,
 }
 
-/// What the next probe is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NextProbe {
     /// Addresses that were not asked.

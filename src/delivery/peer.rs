@@ -13,10 +13,8 @@ use crate::mail::address::ReversePath;
 /// What is to be learned from an attempt that came to a reply about the recipient or the message.
 pub(super) struct Lesson {
     pub(super) triplet: Triplet,
-    /// What MAIL said.
     pub(super) sender: ReversePath,
     pub(super) by: Greylister,
-    /// When the transaction began.
     pub(super) began: Timestamp,
 }
 

@@ -16,13 +16,10 @@ use crate::greylist::table::Triplet;
 /// How long a slow host is waited for while there is no entry for the session.
 const SLOW_MAX: Duration = Duration::from_secs(30);
 
-/// What came of it.
 pub(super) enum PrewarmResult {
-    /// It is there.
     Session(Box<Connection>),
     /// The hosts are slow, and an entry waits.
     Slow(Box<Race>),
-    /// Nothing.
     Nobody,
 }
 

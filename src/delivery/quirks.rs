@@ -35,7 +35,6 @@ pub(super) struct Quirks {
 struct HostQuirks {
     /// Until when each is left out.
     avoided: Vec<(Feature, Instant)>,
-    /// Until when, and why.
     tls_failed: Option<(Instant, Arc<str>)>,
     told_at: Option<Instant>,
     used_at: Instant,
@@ -44,7 +43,6 @@ struct HostQuirks {
 /// What is known of TLS with a host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum TlsHistory {
-    /// Nothing.
     Unknown,
     /// It worked within a week, at any of the host's addresses.
     Worked,

@@ -56,7 +56,6 @@ impl Demands {
     }
 }
 
-/// What STARTTLS has to do for a demand.
 pub(super) fn starttls(demand: &Demand) -> StartTls {
     match demand {
         Demand::Clear => StartTls::Never,
@@ -65,7 +64,6 @@ pub(super) fn starttls(demand: &Demand) -> StartTls {
     }
 }
 
-/// What a handshake needs.
 pub(super) struct Handshake<'a> {
     pub(super) connector: &'a TlsConnector,
     pub(super) roots: &'a Roots,
@@ -78,7 +76,6 @@ pub(super) struct Handshake<'a> {
 /// The encryption of a session, and who is at the other end.
 #[derive(Debug)]
 pub(super) struct Encryption {
-    /// Protocol version and cipher.
     suite: String,
     chain: Vec<CertificateDer<'static>>,
     /// What was judged last, and who verified the host and how.

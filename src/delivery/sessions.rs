@@ -37,15 +37,12 @@ pub(super) enum Placement {
 
 /// What a session without work does.
 pub(super) enum Next {
-    /// It takes this entry.
     Entry(Assignment),
-    /// It waits for one.
     Idle(oneshot::Receiver<Assignment>),
     /// It ends: there are more sessions than the destination allows.
     Leave,
 }
 
-/// One destination's.
 #[derive(Debug)]
 pub(super) struct Sessions {
     ready: ReadyList,
@@ -244,7 +241,6 @@ impl Sessions {
         self.all == 0 && self.ready.is_empty()
     }
 
-    /// Takes no more.
     pub(super) fn retire(&mut self) {
         self.is_retired = true;
     }

@@ -19,7 +19,6 @@ use crate::base::clock::Timestamp;
 use crate::destination::route::Route;
 use crate::mail::id::EntryId;
 
-/// One of them.
 #[derive(Debug)]
 pub(super) struct Site {
     pub(super) key: SiteKey,
@@ -51,7 +50,6 @@ pub(super) enum Probe {
 /// Whether there are other sessions than the one that was turned away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum OtherSessions {
-    /// No other.
     None,
     /// As many are taken from now on, which is news.
     NewlyCapped,

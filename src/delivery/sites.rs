@@ -89,7 +89,6 @@ impl Sites {
         (Arc::new(sites), to_begin)
     }
 
-    /// Sessions open.
     pub(super) fn sessions(&self) -> usize {
         self.places.used()
     }

@@ -162,7 +162,6 @@ impl SmartHosts {
         self.domains.clone()
     }
 
-    /// Whether there is none.
     pub(super) fn is_empty(&self) -> bool {
         self.all.load().is_empty()
     }

@@ -163,7 +163,6 @@ impl Connection {
         encryption.or_else(|| self.in_clear.as_deref().map(describe))
     }
 
-    /// Whether TLS is on.
     pub(super) fn is_encrypted(&self) -> bool {
         self.encryption.is_some()
     }

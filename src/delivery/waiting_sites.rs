@@ -50,7 +50,6 @@ impl<T> WaitingSites<T> {
         self.groups.contains_key(group)
     }
 
-    /// Groups that wait.
     pub(super) fn groups(&self) -> usize {
         self.ring.len()
     }

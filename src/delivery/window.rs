@@ -54,7 +54,6 @@ impl Window {
         }
     }
 
-    /// Lowers the most.
     pub(super) fn limit(&mut self, most: usize) {
         self.most = self.most.min(most.max(1));
     }

@@ -17,7 +17,6 @@ const WRITE_LEN: usize = 64 << 10;
 /// How long QUIT may take to be sent.
 const QUIT_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What was read last.
 pub(super) type Buffer = Box<[u8; READ_LEN]>;
 
 /// A connection's stream, and what was read from it last.

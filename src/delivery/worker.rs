@@ -26,7 +26,6 @@ enum RestEnd {
     Entry(Assignment, Option<Box<Connection>>),
     /// It is still there, and has been asked.
     Probed(Box<Connection>),
-    /// The host ended it.
     Ended,
     /// Nothing came for long enough.
     Enough(Box<Connection>),

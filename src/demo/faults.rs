@@ -26,11 +26,8 @@ pub(super) enum At {
     Connect,
     /// At EHLO or HELO.
     Ehlo,
-    /// At STARTTLS.
     Starttls,
-    /// At MAIL.
     Mail,
-    /// At RCPT.
     Rcpt,
     /// In the place of the reply to the content.
     #[serde(alias = "content")]

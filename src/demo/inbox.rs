@@ -21,7 +21,6 @@ const TAGS_MAX: usize = 10_000;
 #[derive(Debug)]
 pub(super) struct Inbox {
     state: Mutex<State>,
-    /// Counts changes.
     changes: watch::Sender<u64>,
 }
 
@@ -41,7 +40,6 @@ impl Default for Inbox {
 }
 
 impl Inbox {
-    /// Keeps a mail.
     pub(super) fn keep(&self, how: Arrival, content: Bytes) -> Arc<Mail> {
         let key = how.recipient.plain_key();
         let number = {
@@ -75,7 +73,6 @@ impl Inbox {
         self.changes.send_modify(|changes| *changes += 1);
     }
 
-    /// Tells of every change.
     pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
     }

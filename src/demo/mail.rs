@@ -84,7 +84,6 @@ pub(super) struct ParsedMail {
     pub(super) links: Vec<String>,
 }
 
-/// How it came.
 #[derive(Debug, Clone)]
 pub(super) struct Arrival {
     pub(super) sender: String,
@@ -129,7 +128,6 @@ impl Mail {
         format!("mail{:08}", self.number)
     }
 
-    /// The number in an id.
     pub(super) fn number_of(id: &str) -> Option<u64> {
         let digits = id.strip_prefix("mail").filter(|digits| digits.len() >= 8)?;
         digits.parse().ok()

@@ -34,7 +34,6 @@ const SETTLING_MAX: Duration = Duration::from_secs(1);
 const TIMEOUT: Duration = Duration::from_secs(300);
 const SIZE_MAX: u64 = 64 << 20;
 
-/// What all hosts share.
 pub(super) struct MailHosts {
     pub(super) clock: Arc<dyn Clock>,
     /// How long `greylisted` makes wait where the address does not say.

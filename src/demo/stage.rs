@@ -40,7 +40,6 @@ use crate::report::log::Output;
 pub(super) const USER: &str = "app";
 pub(super) const PASSWORD: &str = "sandbox";
 pub(super) const TOKEN: &str = "sandbox";
-/// The relay's name.
 const HOSTNAME: &str = "relay.sandbox.test";
 /// Names under which containers and their hosts reach a sandbox; those without a dot need not be known.
 const HOSTS: [&str; 2] = ["host.docker.internal", "host.containers.internal"];
@@ -65,7 +64,6 @@ pub(super) struct Stage {
     pub(super) relay: Arc<Relay>,
     pub(super) inbox: Arc<Inbox>,
     pub(super) folder: PathBuf,
-    /// The name server.
     pub(super) dns: SocketAddr,
     pub(super) greylist: Duration,
     pub(super) events: mpsc::UnboundedReceiver<Event>,
@@ -74,7 +72,6 @@ pub(super) struct Stage {
     closing: CancellationToken,
 }
 
-/// Events as they happen.
 struct Channel(mpsc::UnboundedSender<Event>);
 
 impl Sink for Channel {

@@ -42,12 +42,10 @@ impl Zone {
         self.keys.lock().push((selector.to_owned(), record.to_owned()));
     }
 
-    /// The record of this selector.
     pub(super) fn record(&self, selector: &str) -> Option<String> {
         self.keys.lock().iter().find(|(known, _)| known == selector).map(|(_, record)| record.clone())
     }
 
-    /// The host that has this address.
     pub(super) fn host_at(&self, address: IpAddr) -> Option<Arc<str>> {
         let IpAddr::V4(address) = address else { return None };
         self.hosts.lock().by_address.get(&address).cloned()

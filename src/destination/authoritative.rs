@@ -12,12 +12,10 @@ use crate::dkim::rotation::Sight;
 const SERVERS_MAX: usize = 16;
 const ADDRESSES_MAX: usize = 4;
 
-/// One of them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Server {
     /// As its NS record names it.
     pub name: String,
-    /// Where it is.
     pub addresses: Vec<IpAddr>,
 }
 

@@ -5,7 +5,6 @@ use std::collections::HashMap;
 
 use crate::mail::registrable::registrable_domain;
 
-/// Values by domain.
 #[derive(Debug)]
 pub(super) struct ByOwner<V> {
     of: HashMap<String, V>,

@@ -89,7 +89,6 @@ pub enum Demand {
     },
 }
 
-/// In a few words.
 impl fmt::Display for Demand {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

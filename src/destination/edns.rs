@@ -19,9 +19,7 @@ const REST: Duration = Duration::from_secs(600);
 /// Whether questions carry EDNS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Edns {
-    /// They do.
     On,
-    /// They do not.
     Off,
 }
 

@@ -26,7 +26,6 @@ const TIMEOUT: Duration = Duration::from_secs(3);
 /// Why there is no policy.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum FetchError {
-    /// It took too long.
     #[error("no answer in time")]
     Timeout,
     /// The web server has no address.
@@ -49,10 +48,8 @@ pub(crate) enum FetchError {
     Answer(String),
 }
 
-/// A policy being fetched.
 pub(crate) type Fetching<'a> = Pin<Box<dyn Future<Output = Result<Bytes, FetchError>> + Send + 'a>>;
 
-/// What fetches policies.
 pub(crate) trait Fetch: Send + Sync {
     /// The text at `https://mta-sts.DOMAIN/.well-known/mta-sts.txt`.
     fn fetch<'a>(&'a self, domain: &'a str) -> Fetching<'a>;
@@ -60,11 +57,9 @@ pub(crate) trait Fetch: Send + Sync {
 
 /// Fetches from web servers.
 pub(crate) struct HttpsFetch {
-    /// Who knows their addresses.
     pub dns: Arc<dyn Dns>,
     /// How they are connected to.
     pub network: Arc<dyn Network>,
-    /// Whose certificates are good.
     pub tls: TlsConnector,
     /// 443.
     pub port: u16,

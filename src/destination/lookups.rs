@@ -31,7 +31,6 @@ pub(crate) struct BoundedDns {
 }
 
 impl BoundedDns {
-    /// In front of `dns`.
     pub(crate) fn new(dns: Arc<dyn Dns>, clock: Arc<dyn Clock>) -> Self {
         Self { turns: Turns::new(LOOKUPS_MAX, clock.clone()), dns, clock }
     }
@@ -101,7 +100,6 @@ pub(crate) struct BoundedFetch {
 }
 
 impl BoundedFetch {
-    /// In front of `fetch`.
     pub(crate) fn new(fetch: Arc<dyn Fetch>, clock: Arc<dyn Clock>) -> Self {
         Self { fetch, turns: Turns::new(FETCHES_MAX, clock) }
     }

@@ -152,14 +152,11 @@ pub fn announced_id(records: &[String]) -> Option<&str> {
     is_id.then_some(id)
 }
 
-/// A policy that was fetched.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct FetchedPolicy {
     /// The id that was announced then.
     pub id: String,
-    /// The policy.
     pub policy: Policy,
-    /// When.
     pub at: Timestamp,
 }
 

@@ -70,7 +70,6 @@ impl Router {
         self.route_by.name(recipient)
     }
 
-    /// The same with MTA-STS.
     #[must_use]
     pub(crate) fn with_policies(self, policies: Arc<Policies>) -> Self {
         Self { policies: Some(policies), ..self }

@@ -58,7 +58,6 @@ impl CachedPolicy {
     }
 }
 
-/// A policy on disk.
 #[derive(Serialize, Deserialize)]
 struct StoredPolicy {
     domain: String,
@@ -68,7 +67,6 @@ struct StoredPolicy {
     /// Version 0.1 did not write it: its policies count as used for long.
     #[serde(default)]
     used_since: Timestamp,
-    /// As it was published.
     policy: String,
 }
 

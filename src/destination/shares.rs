@@ -13,7 +13,6 @@ use std::hash::Hash;
 pub(crate) enum Standing {
     /// It has served well lately.
     Known,
-    /// Nothing is known.
     Unknown,
     /// It failed lately.
     Suspect,
@@ -34,7 +33,6 @@ impl Standing {
 /// Why there is no place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Full {
-    /// None is free.
     Places,
     /// None of what is free is for this holder: its index among those that were named.
     Share(usize),
@@ -63,7 +61,6 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Self { all, kept: 0, used: 0, used_unknown: 0, held: HashMap::new() }
     }
 
-    /// Places taken.
     pub(crate) fn used(&self) -> usize {
         self.used
     }
@@ -87,7 +84,6 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         self.held.get(holder).copied().unwrap_or(0)
     }
 
-    /// The most that one of these holders has.
     pub(crate) fn held_most(&self, holders: &[K]) -> usize {
         holders.iter().map(|holder| self.held(holder)).max().unwrap_or(0)
     }

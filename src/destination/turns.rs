@@ -25,14 +25,12 @@ const WAITING_MAX: usize = 20_000;
 /// Who waits, by the order in which they are asked.
 const ORDER: [Standing; 3] = [Standing::Known, Standing::Unknown, Standing::Suspect];
 
-/// How a turn ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum TurnOutcome {
     /// The zone gave what it was asked for.
     Found,
     /// It said that there is nothing.
     Nothing,
-    /// It did not answer.
     Silent,
 }
 
@@ -51,7 +49,6 @@ struct Inner {
 
 struct State {
     shares: Shares<Arc<str>>,
-    /// Places to wait in.
     room: Shares<Arc<str>>,
     lines: [Line; ORDER.len()],
     zones: HashMap<Arc<str>, Zone>,
@@ -80,7 +77,6 @@ pub(super) struct Turn {
 }
 
 impl Turns {
-    /// So many at once.
     pub(super) fn new(at_once: usize, clock: Arc<dyn Clock>) -> Self {
         let state = State {
             shares: Shares::new(at_once),

@@ -26,12 +26,10 @@ pub(crate) struct Folder(PathBuf);
 type Former = (Timestamp, Arc<[Key]>);
 
 impl Folder {
-    /// That of a data folder.
     pub(crate) fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("dkim"))
     }
 
-    /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.0
     }

@@ -371,7 +371,6 @@ impl Keys {
         names.find(is_fit).or_else(|| self.everywhere.is_some().then_some(domain))
     }
 
-    /// The domains with a key.
     pub(crate) fn domains(&self) -> impl Iterator<Item = &str> {
         self.by_domain.keys().map(String::as_str)
     }

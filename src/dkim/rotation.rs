@@ -41,19 +41,16 @@ pub(crate) struct Rotation {
     pub(crate) retired: Vec<RetiredKeys>,
 }
 
-/// Keys to come.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Next {
     /// Under which names they are published.
     pub(crate) selectors: Vec<String>,
-    /// When they were made.
     pub(crate) made_at: Timestamp,
     /// Since when all servers have shown them without one that was seen not to.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) seen_since: Option<Timestamp>,
 }
 
-/// Keys that sign.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Active {
     /// Under which names they are published.
@@ -70,7 +67,6 @@ pub(crate) struct RetiredKeys {
     /// From when on they signed; none: they were those of the configuration.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<Timestamp>,
-    /// Since when others sign.
     pub until: Timestamp,
     /// Whether the private keys are gone.
     #[serde(default)]
@@ -125,7 +121,6 @@ pub(crate) enum Effect {
 pub(crate) struct UnderWay;
 
 impl Rotation {
-    /// Nothing has happened yet.
     pub(crate) fn new(domain: &str) -> Self {
         Self { version: VERSION, domain: domain.to_owned(), next: None, active: None, retired: Vec::new() }
     }
@@ -142,7 +137,6 @@ impl Rotation {
         Ok(rotation)
     }
 
-    /// As it is stored.
     pub(crate) fn to_json(&self) -> String {
         // It has no maps and nothing else that could fail.
         serde_json::to_string_pretty(self).unwrap_or_default() + "\n"

@@ -60,7 +60,6 @@ named! {
 pub(crate) const KINDS: [Kind; 14] = Kind::ALL;
 
 impl Kind {
-    /// The kind of this name.
     pub(crate) fn by_name(name: &str) -> Option<Self> {
         KINDS.into_iter().find(|kind| kind.name() == name)
     }
@@ -88,17 +87,12 @@ pub struct Event {
 /// What every event has: the message, the entry and the time.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Head {
-    /// When.
     pub time: Timestamp,
-    /// To which message.
     pub id: MessageId,
     /// To which of its entries, from 0; none where it is about all.
     pub entry: Option<u16>,
-    /// Whose message.
     pub user: Arc<str>,
-    /// Its lane.
     pub lane: Lane,
-    /// Its label.
     pub tag: Option<Arc<str>>,
     /// Its reverse-path; none for notifications.
     pub from: Option<Mailbox>,
@@ -108,7 +102,6 @@ pub struct Head {
     pub verification: Option<Arc<str>>,
     /// The message's Message-ID field, where it is not [`usual_message_id`]; empty where it is no text that could be told.
     pub(crate) message_id: Option<Arc<str>>,
-    /// To whom.
     pub recipient: Option<Mailbox>,
     /// Which attempt, from 1; 0 before the first.
     pub attempt: u32,
@@ -272,7 +265,6 @@ impl Happened {
         self.attempted()?.destination.as_ref()
     }
 
-    /// More for people.
     pub(crate) fn note(&self) -> Option<&Arc<str>> {
         if let Self::Accepted { note, .. } = self {
             return note.as_ref();

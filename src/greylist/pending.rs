@@ -27,14 +27,12 @@ pub struct Greylister {
 pub struct Wait {
     /// When it was refused first.
     pub first_refused_at: Timestamp,
-    /// When it was refused last.
     pub(crate) last_refused_at: Timestamp,
     /// How often it was.
     pub refusals: u16,
     /// The wait that the first refusal asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub asked: Option<Duration>,
-    /// When it passed.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) passed_at: Option<Timestamp>,
     /// Who makes it wait.

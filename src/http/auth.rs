@@ -29,9 +29,7 @@ pub(super) enum Principal {
 /// What a request shows of who asks.
 #[derive(Debug)]
 pub(super) enum ShownToken {
-    /// A valid token.
     Token(Principal),
-    /// No token.
     Nothing,
     /// A token, or something in its place, that is worth nothing.
     Nonsense,
@@ -143,7 +141,6 @@ fn cookie(headers: &HeaderMap) -> Option<&str> {
     pairs.find(|(name, _)| *name == page::COOKIE).map(|(_, token)| token)
 }
 
-/// Whose a token is.
 pub(super) fn by_token(api: &Api, token: &str) -> ShownToken {
     if token.len() > TOKEN_LEN_MAX {
         return ShownToken::Nonsense;

@@ -57,7 +57,6 @@ pub(super) async fn metrics(State(api): State<Arc<Api>>, headers: HeaderMap) -> 
     ([(header::CONTENT_TYPE, format.content_type())], out.finish())
 }
 
-/// What is under way.
 async fn queue(api: &Api, out: &mut Exposition) {
     let now = api.parts.clock.now();
     // It looks at every entry, and anybody may ask.
@@ -82,7 +81,6 @@ async fn queue(api: &Api, out: &mut Exposition) {
     out.family("able_to_store", Type::Gauge, "Whether new mail can be stored.").sample(&[], able);
 }
 
-/// Who is spoken to.
 fn sessions(api: &Api, out: &mut Exposition) {
     let delivery = &api.parts.delivery;
     let help = "Whether a smart host is used: 0 closed (yes), 1 half-open (tried), 2 open (left alone).";
@@ -123,7 +121,6 @@ fn process(out: &mut Exposition) {
     out.family("process_max_fds", Type::Gauge, "File descriptors at most.").sample(&[], max);
 }
 
-/// How the webhooks stand.
 fn webhooks(api: &Api, out: &mut Exposition) {
     let statuses = api.parts.webhooks.statuses();
     let now = api.parts.clock.wall();

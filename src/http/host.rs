@@ -12,7 +12,6 @@ use super::problem::Problem;
 pub(super) enum RequestedHost {
     /// Nothing, as HTTP/1.0 may.
     Nothing,
-    /// An address.
     Address,
     /// A name, in lower case and without a dot at its end; it may be empty.
     Name(String),

@@ -87,7 +87,6 @@ pub(crate) use template::Templates;
 const CONNECTIONS: Bounds = Bounds { users: 256, user: 256, operator: 48 };
 /// Connections that nobody with a token can take: what checks health comes in by these.
 const CONNECTIONS_KEPT: usize = 16;
-/// Connections in all.
 pub(crate) const CONNECTIONS_MAX: usize = CONNECTIONS.users + CONNECTIONS.operator + CONNECTIONS_KEPT;
 /// The same as limits; of those without a token one gives way to whoever comes.
 const PLACES: Limits = Limits { connections_max: CONNECTIONS_MAX, connections_per_address_max: usize::MAX };
@@ -229,7 +228,6 @@ pub struct Api {
     tasks: TaskTracker,
     /// No new requests; those under way end soon.
     closing: CancellationToken,
-    /// They end now.
     aborting: CancellationToken,
 }
 
@@ -253,7 +251,6 @@ impl Api {
         })
     }
 
-    /// Changes the settings.
     pub(crate) fn reconfigure(&self, settings: Settings) {
         self.settings.store(Arc::new(settings));
     }

@@ -60,7 +60,6 @@ impl Parties {
         Ok(parties)
     }
 
-    /// Each recipient once.
     pub(super) fn recipients(&self) -> Vec<Mailbox> {
         let mut recipients: Vec<Mailbox> = Vec::with_capacity(self.to.len());
         for person in self.to.iter().chain(&self.cc).chain(&self.bcc) {
@@ -126,7 +125,6 @@ pub(super) fn content(new: &NewMessage, parties: &Parties, fields: &Fields, time
     }
 }
 
-/// What a mail says.
 struct LetterText<'a> {
     app: Option<&'a str>,
     subject: &'a str,

@@ -22,7 +22,6 @@ const BUSY_PAUSE: Duration = Duration::from_secs(5);
 pub(super) enum Kind {
     /// Not what HTTP asks of a request.
     BadRequest,
-    /// No token.
     NoToken,
     /// A token, or something in its place, that is not valid.
     WrongToken,
@@ -34,7 +33,6 @@ pub(super) enum Kind {
     Method,
     /// A body that did not come in time.
     Slow,
-    /// Too large.
     TooLarge,
     /// A body packed in another way than gzip.
     Coding,
@@ -58,7 +56,6 @@ pub(super) enum Kind {
     Share,
     /// The recipient has had its messages.
     Budget,
-    /// The user's rate.
     Rate,
     /// No place for new mail.
     Full,
@@ -111,7 +108,6 @@ struct LimitUse {
     reset: Duration,
 }
 
-/// An error answer.
 #[derive(Debug, Clone)]
 pub(super) struct Problem {
     kind: Kind,
@@ -174,7 +170,6 @@ impl Problem {
         &self.detail
     }
 
-    /// What the log says.
     pub(super) fn why(&self) -> &Why {
         &self.why
     }
@@ -206,7 +201,6 @@ impl Problem {
         Self::new(Kind::BadRequest, detail)
     }
 
-    /// 401.
     pub(super) fn no_token() -> Self {
         Self::new(
             Kind::NoToken,
@@ -214,7 +208,6 @@ impl Problem {
         )
     }
 
-    /// 401.
     pub(super) fn wrong_token() -> Self {
         Self::new(
             Kind::WrongToken,
@@ -227,7 +220,6 @@ impl Problem {
         Self::new(Kind::WrongToken, "the signature or the value that proves this call is missing, wrong or too old")
     }
 
-    /// 403.
     pub(super) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Forbidden, detail)
     }
@@ -242,27 +234,22 @@ impl Problem {
         Self::new(Kind::NotFound, "no verification with this id; one is kept for a day once it is final")
     }
 
-    /// 404.
     pub(super) fn not_suppressed() -> Self {
         Self::new(Kind::NotFound, "this address is not suppressed")
     }
 
-    /// 404 for a path.
     pub(super) fn unknown_path() -> Self {
         Self::new(Kind::NotFound, "there is nothing at this path")
     }
 
-    /// 405.
     pub(super) fn method() -> Self {
         Self::new(Kind::Method, "this path exists, and does not take this method")
     }
 
-    /// 408.
     pub(super) fn too_slow() -> Self {
         Self::new(Kind::Slow, "the request's body did not come in time")
     }
 
-    /// 413.
     pub(super) fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::TooLarge, detail)
     }
@@ -272,13 +259,11 @@ impl Problem {
         Self::new(Kind::Coding, "Content-Encoding: gzip or none; the body is packed in another way")
     }
 
-    /// 421.
     pub(super) fn unknown_host() -> Self {
         let detail = "the relay does not know itself by the name in Host; add it to hosts in [http], or send a token";
         Self::new(Kind::UnknownHost, detail)
     }
 
-    /// 422.
     pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Invalid, detail)
     }

@@ -10,7 +10,6 @@ use super::problem::ProblemJson;
 /// Responses by status, as utoipa has them.
 pub(super) type Responses = BTreeMap<String, RefOr<Response>>;
 
-/// What each status says.
 const MEANINGS: [(u16, &str); 13] = [
     (400, "no proper request"),
     (401, "a valid token is needed"),

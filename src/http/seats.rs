@@ -22,7 +22,6 @@ pub(super) const ANYBODY: &str = "\0";
 pub(super) struct Bounds {
     /// For all users together.
     pub(super) users: usize,
-    /// For one user.
     pub(super) user: usize,
     /// For the operator, beside what users hold.
     pub(super) operator: usize,

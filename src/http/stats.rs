@@ -20,7 +20,6 @@ const SPAN_DEFAULT: Duration = Duration::from_secs(3600);
 /// The longest time that there is something of.
 const SPAN_MAX: Duration = Duration::from_secs(31 * 86_400);
 
-/// What is asked for.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct StatsQuery {

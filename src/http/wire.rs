@@ -233,7 +233,6 @@ impl MessageJson {
         }
     }
 
-    /// A message that has ended.
     pub(super) fn ended(trace: &Trace) -> Self {
         Self {
             id: trace.id.to_string(),

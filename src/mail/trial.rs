@@ -67,7 +67,6 @@ const WORDS: [(&str, Asks); 15] = [
 /// A word with what follows it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Trial {
-    /// What is asked for.
     pub asks: Asks,
     /// For how long, as in `greylisted-30s`.
     pub span: Option<Duration>,
@@ -99,7 +98,6 @@ impl Trial {
 /// By what the way of a recipient's mail is found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum RouteBy {
-    /// By its domain.
     #[default]
     Domain,
     /// By its domain, or by the address itself where that asks for a host of its own: what is learned there touches nobody

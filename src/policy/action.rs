@@ -39,7 +39,6 @@ named! {
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Action {
-    /// When to try again.
     pub(crate) retry: Retry,
     /// Whether another MX host of the destination is tried at once; never after the content was sent.
     pub next_mx: bool,

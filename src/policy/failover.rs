@@ -75,7 +75,6 @@ pub struct Life {
 pub struct Relayed {
     /// The smart host, as `host:port`.
     pub host: Arc<str>,
-    /// What called for it.
     pub(crate) called_by: When,
     /// When the direct way is to be tried again if no smart host takes it; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -85,17 +84,13 @@ pub struct Relayed {
     pub(crate) tried: Vec<Arc<str>>,
 }
 
-/// What follows an attempt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
     /// The direct way, as planned.
     Direct(Next),
-    /// A smart host.
     SmartHost {
-        /// Which of the candidates.
         host: usize,
         at: Timestamp,
-        /// What called for it.
         called_by: When,
         /// When the direct way would be tried again.
         direct_at: Option<Timestamp>,

@@ -33,9 +33,7 @@ const SENDER_WORDS: [&str; 22] = [
 /// The two ends of a transaction, as they stood on the wire.
 #[derive(Debug, Clone, Copy)]
 pub struct Parties<'a> {
-    /// What MAIL said.
     pub sender: &'a ReversePath,
-    /// What RCPT said.
     pub recipient: &'a Mailbox,
 }
 

@@ -70,7 +70,6 @@ static PATTERNS: LazyLock<Patterns> = LazyLock::new(|| {
 /// What a text is made of, each part [`folded`] and [`spelled`] one way.
 #[derive(Debug)]
 pub(super) struct Parts {
-    /// All of it.
     pub whole: String,
     /// Its sentences without tags, purposes ("to protect our users, ...") and pointers to help; of links only that there
     /// is one, or whose list it leads to.
@@ -83,7 +82,6 @@ pub(super) struct Parts {
 }
 
 impl Parts {
-    /// Takes a text apart.
     pub(super) fn of(text: &str) -> Self {
         let whole = spelled(&folded(&with_names_apart(text)));
         let without_links = PATTERNS.link.replace_all(whole.as_bytes(), |link: &Captures<'_>| {

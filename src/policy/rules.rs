@@ -27,7 +27,6 @@ const DOUBT: &str = r"\b(?:not|permission|allow\w*|permit\w*|den[iy]\w*|refus\w*
 // A test compiles the embedded file, so that no other can be shipped.
 static RULES: LazyLock<Rules> = LazyLock::new(|| Rules::compile(SOURCE).expect("rules.toml is sound"));
 
-/// Compiles the rules.
 pub(super) fn prepare() {
     LazyLock::force(&RULES);
 }
@@ -115,7 +114,6 @@ impl Rule {
 
 /// What a rule expects of the enhanced code.
 enum EnhancedPattern {
-    /// There is none.
     Absent,
     /// Any class if there is none here; the subject; details from, to.
     Like(Option<u8>, u16, u16, u16),

@@ -39,7 +39,6 @@ const DATA: &str = "data";
 pub(crate) struct About {
     format: u32,
     version: String,
-    /// Where the configuration was.
     pub configuration: PathBuf,
     /// Whose the data folder was; none where it has no name.
     #[serde(default)]
@@ -152,13 +151,9 @@ impl ArchiveWriter {
 /// A file to be written.
 #[derive(Debug)]
 pub(crate) struct UnpackedFile {
-    /// Where.
     pub path: PathBuf,
-    /// With which mode.
     pub mode: u32,
-    /// Whose it was.
     pub(crate) owner: Option<Owner>,
-    /// What is in it.
     pub octets: zeroize::Zeroizing<Vec<u8>>,
 }
 
@@ -167,11 +162,9 @@ pub(crate) struct UnpackedFile {
 pub(crate) struct Backup {
     /// Where the data folder is to be.
     pub(crate) data_dir: PathBuf,
-    /// Whose it was.
     pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.
     pub files: Vec<UnpackedFile>,
-    /// Rows for the database.
     pub(crate) rows: Vec<(Table, Row)>,
 }
 

@@ -32,7 +32,6 @@ pub(super) struct Certificate {
     upkeep: Arc<Upkeep>,
 }
 
-/// What is shown now.
 #[derive(Default)]
 struct ShownCertificates {
     /// For whom the made-up one is; none where another is shown.
@@ -184,7 +183,6 @@ impl Certificate {
 }
 
 impl ShownCertificates {
-    /// All that is watched.
     fn files(&self) -> Vec<PathBuf> {
         let pairs = self.configured.iter().chain(&self.of_ca).chain(&self.more);
         pairs.flat_map(|pair| [pair.certificate.clone(), pair.private_key.clone()]).collect()

@@ -56,7 +56,6 @@ impl DataDir {
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 
-    /// Where the queue is.
     pub(crate) fn queue(&self) -> PathBuf {
         self.path.join("queue")
     }
@@ -71,7 +70,6 @@ impl DataDir {
         self.path.join("code-keys")
     }
 
-    /// Where the traces are.
     pub(crate) fn traces(&self) -> PathBuf {
         self.path.join("traces")
     }
@@ -81,12 +79,10 @@ impl DataDir {
         self.path.join("webhooks")
     }
 
-    /// Where the statistics are.
     pub(crate) fn stats(&self) -> PathBuf {
         self.path.join("stats")
     }
 
-    /// Where MTA-STS policies are.
     pub(crate) fn policies(&self) -> PathBuf {
         self.path.join("mta-sts")
     }
@@ -125,7 +121,6 @@ pub(crate) fn self_signed_files(data_dir: &Path) -> (PathBuf, PathBuf) {
     (data_dir.join(SELF_SIGNED), data_dir.join("self-signed.key"))
 }
 
-/// The file with the format.
 const FORMAT_FILE: &str = "format";
 
 /// The format of the folder; none where there is nothing in it yet.

@@ -30,7 +30,6 @@ impl Doors {
         Ok(Self { listeners, http })
     }
 
-    /// The operator's token.
     pub(super) fn operator(&self, config: &Config) -> anyhow::Result<TokenHash> {
         match self.http {
             Some(_) => data_dir::token(&config.token_file()),

@@ -100,7 +100,6 @@ fn dkim_keys(data_dir: &Path, domain: &str) -> anyhow::Result<(Keys, Vec<String>
 #[derive(Debug, Clone)]
 pub(crate) struct KeyFile {
     pub(crate) selector: String,
-    /// Where it is.
     pub path: PathBuf,
 }
 

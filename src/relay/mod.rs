@@ -67,7 +67,6 @@ pub struct Relay {
     kept: (Arc<ArcSwap<Config>>, Arc<Notify>),
     /// Ours until the end.
     _folder: DataDir,
-    /// The configuration in force.
     running: Mutex<Config>,
 }
 

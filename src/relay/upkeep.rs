@@ -22,11 +22,9 @@ const HOUR: Duration = Duration::from_secs(3600);
 /// In how many of these looks DNS is looked at once.
 const LOOKS: u32 = 24;
 
-/// Looks on and on.
 pub(super) struct UpkeepTask {
     pub(super) upkeep: Arc<Upkeep>,
     pub(super) clock: Arc<dyn Clock>,
-    /// The configuration in force.
     pub(super) config: Arc<ArcSwap<Config>>,
     /// The keys that sign, which may be others than it names.
     pub(super) keys: Arc<ArcSwap<Keys>>,

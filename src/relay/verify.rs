@@ -19,9 +19,7 @@ use crate::{greylist, intake, tls};
 /// What was found, a sentence a line.
 #[derive(Debug, Default)]
 pub(crate) struct Report {
-    /// What is there.
     pub found: Vec<String>,
-    /// What is wrong.
     pub faults: Vec<String>,
 }
 

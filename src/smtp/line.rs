@@ -30,7 +30,6 @@ named! {
 pub(crate) enum NextLine {
     /// A line of this many octets, its CRLF not counted.
     Line(usize),
-    /// No line end yet.
     Incomplete,
     /// No line will come of this.
     Fault(LineFault),

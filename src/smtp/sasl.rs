@@ -60,7 +60,6 @@ impl ScramKeys {
         proof
     }
 
-    /// `ServerKey`.
     pub(crate) fn server_key(&self) -> &[u8] {
         self.server.as_ref()
     }

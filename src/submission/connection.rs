@@ -40,7 +40,6 @@ const WRITE_TIMEOUT: Duration = Duration::from_secs(60);
 const DRAIN_LEN: usize = 64 << 10;
 const DRAIN_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// What all connections share.
 pub(super) struct Shared {
     pub(super) door: Arc<Door>,
     pub(super) delivery: Arc<Delivery>,
@@ -64,9 +63,7 @@ impl Shared {
 
 /// A client with its place: who connected, where to, and what it may take.
 pub(super) struct IdentifiedClient {
-    /// The client's address.
     pub(super) address: SocketAddr,
-    /// Where it connected to.
     pub(super) listener: SocketAddr,
     /// What the session is told of it.
     pub(super) peer: Peer,

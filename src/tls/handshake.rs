@@ -20,7 +20,6 @@ const START_LEN: usize = 11;
 /// A record that belongs to a handshake.
 const HANDSHAKE_RECORD: u8 = 22;
 
-/// Why a handshake failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Fault {
     /// The client does not believe the certificate; in its words.
@@ -37,7 +36,6 @@ pub(crate) enum Fault {
     ClosedAtCertificate,
     /// It gave up when it was shown the certificate; with this alert, which names no reason.
     GaveUpAtCertificate(&'static str),
-    /// It took too long.
     TooSlow,
     /// It gave up for another reason.
     Alert,
@@ -46,7 +44,6 @@ pub(crate) enum Fault {
 }
 
 impl Fault {
-    /// For people.
     pub(crate) fn text(self) -> String {
         match self {
             Self::Untrusted(why) => format!("the client does not trust the certificate ({why})"),

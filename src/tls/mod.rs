@@ -31,7 +31,6 @@ pub enum TlsError {
     File {
         /// Which, why, and how to mend it.
         text: String,
-        /// Of which kind it is.
         kind: io::ErrorKind,
     },
     /// A private key that only a passphrase opens.
@@ -45,11 +44,7 @@ pub enum TlsError {
     NotItsKey { certificate: PathBuf, private_key: PathBuf },
     /// A file without what is looked for.
     #[error("{path}: no {what} in PEM form")]
-    NotPem {
-        path: String,
-        /// What it lacks.
-        what: &'static str,
-    },
+    NotPem { path: String, what: &'static str },
     /// Certificate and key do not fit together, or are of a kind that is not supported.
     #[error("{0}")]
     Unusable(String),

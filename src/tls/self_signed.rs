@@ -96,7 +96,6 @@ fn date(at: Timestamp) -> Result<OffsetDateTime, TlsError> {
     OffsetDateTime::from_unix_timestamp(i64::try_from(at.as_secs()).unwrap_or(i64::MAX)).map_err(unusable)
 }
 
-/// Whether a certificate is for this name.
 pub(crate) fn is_for(certificate: &CertificateDer<'_>, name: &str) -> bool {
     let Some(name) = as_in_certificates(name).and_then(|name| name.try_into().ok()) else { return false };
     ParsedCertificate::try_from(certificate).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())

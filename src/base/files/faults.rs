@@ -53,7 +53,6 @@ pub(crate) fn foreign(path: &Path, whole: &Path) -> Option<String> {
     })
 }
 
-/// A name for a user.
 pub(crate) fn user_name(uid: Uid) -> String {
     User::from_uid(uid).ok().flatten().map_or_else(|| uid.to_string(), |user| user.name)
 }

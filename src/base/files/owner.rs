@@ -11,9 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A user and a group, by their names.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Owner {
-    /// The user.
     pub user: String,
-    /// The group.
     pub group: String,
 }
 

@@ -19,7 +19,6 @@ use crate::queue::claim::{Claim, Settlement};
 pub(super) struct ClaimedEntry {
     pub(super) claim: Claim,
     pub(super) hops: NextHops,
-    /// The recipient's domain.
     domain: String,
 }
 
@@ -94,12 +93,10 @@ impl ClaimedEntry {
         }
     }
 
-    /// Its attempt is over.
     pub(super) fn ended(&mut self, now: Timestamp) -> EndedAttempt<'_> {
         EndedAttempt { claim: &mut self.claim, hops: &self.hops, now }
     }
 
-    /// Says how it ended.
     pub(super) fn settle(self, settlement: Settlement, now: Timestamp) {
         self.claim.settle(settlement, now);
     }

@@ -21,15 +21,24 @@ use crate::queue::claim::Claim;
 use crate::smtp::client_session::{Failure, Fault, Stage};
 use crate::smtp::reply::Reply;
 
-/// How an attempt ended.
 pub(super) enum End {
     /// The receiver took the message.
-    Delivered { reply: Reply, from: Peer, began: Instant },
+    Delivered {
+        reply: Reply,
+        from: Peer,
+        began: Instant,
+    },
     /// The receiver did not take it, or nobody knows.
-    NotDelivered { judged: JudgedFailure, from: Peer, at: Timestamp },
+    NotDelivered {
+        judged: JudgedFailure,
+        from: Peer,
+        at: Timestamp,
+    },
     /// A host is slow, and there is another next hop at once.
-    Slow { host: Arc<str>, judged: JudgedFailure },
-    /// No session came about.
+    Slow {
+        host: Arc<str>,
+        judged: JudgedFailure,
+    },
     Nobody,
     /// The session gave way to another before it came about.
     GaveWay,
@@ -51,7 +60,6 @@ impl End {
         }
     }
 
-    /// The reply with which it ended.
     pub(super) fn reply<'a>(&'a self, candidates: &'a Candidates) -> Option<&'a Reply> {
         match self {
             Self::Delivered { reply, .. } => Some(reply),
@@ -77,7 +85,6 @@ pub(super) struct Conclusion<'a> {
 }
 
 impl Conclusion<'_> {
-    /// Settles the entry.
     pub(super) fn settle(mut self, end: End) {
         let now = self.at.env.clock.now();
         let steps = self.steps.take();

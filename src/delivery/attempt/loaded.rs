@@ -25,7 +25,6 @@ const FINAL_TIMEOUT: (Duration, Duration) = (Duration::from_secs(60), Duration::
 /// What is told of a session without TLS.
 const CLEAR_TEXT: &str = "in clear text";
 
-/// One of them.
 pub(super) struct LoadedEntry {
     pub(super) claimed: ClaimedEntry,
     pub(super) triplet: Option<Triplet>,

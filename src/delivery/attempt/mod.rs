@@ -61,7 +61,6 @@ pub(super) struct At<'a> {
     pub(super) held: &'a HeldPlace,
 }
 
-/// An attempt under way.
 struct Attempt<'a> {
     at: At<'a>,
     loaded: LoadedEntry,
@@ -199,7 +198,6 @@ impl<'a> Attempt<'a> {
         None
     }
 
-    /// Begins a transaction.
     async fn begin(&mut self, mut runner: Runner) -> ControlFlow<End> {
         let Some(connection) = self.suitable(runner.connection).await else {
             self.race.leave(runner.number);

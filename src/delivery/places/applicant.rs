@@ -16,7 +16,6 @@ pub(in crate::delivery) enum Holder {
     Network(IpAddr),
 }
 
-/// Who wants a place.
 #[derive(Debug, Clone)]
 pub(in crate::delivery) struct Applicant {
     pub(super) holders: Vec<Holder>,
@@ -62,7 +61,6 @@ impl Applicant {
     }
 }
 
-/// The network of an address.
 pub(super) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(ip) => IpAddr::V4((u32::from(ip) & !0xff).into()),

@@ -22,7 +22,6 @@ impl KnownHosts {
         self.took_mail_at.get(hosts).copied()
     }
 
-    /// They took mail.
     pub(super) fn took_mail(&mut self, hosts: Arc<str>, now: Instant) {
         self.took_mail_at.insert(hosts, now, |at| now.saturating_duration_since(*at) >= KNOWN_FOR);
     }

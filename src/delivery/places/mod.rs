@@ -49,7 +49,6 @@ impl Places {
         Arc::new(Self { table: Mutex::new(Table::new(all)), beside: Mutex::new(Shares::new(all / 2)) })
     }
 
-    /// Sessions open.
     pub(super) fn used(&self) -> usize {
         self.table.lock().shares.used()
     }
@@ -147,7 +146,6 @@ impl HeldPlace {
         self.places.table.lock().holders(self.id)
     }
 
-    /// It gives way.
     pub(super) fn go(&self) {
         self.leaves.cancel();
     }

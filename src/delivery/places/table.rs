@@ -54,7 +54,6 @@ impl Session {
     }
 }
 
-/// All of them.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) shares: Shares<Holder>,
@@ -66,7 +65,6 @@ pub(super) struct Table {
 }
 
 impl Table {
-    /// So many places.
     pub(super) fn new(all: usize) -> Self {
         Self {
             shares: Shares::new(all),
@@ -161,7 +159,6 @@ impl Table {
         self.sessions.get(&id).map(|session| session.holders.clone()).unwrap_or_default()
     }
 
-    /// A session is over.
     pub(super) fn give_back(&mut self, id: u64) {
         if let Some(session) = self.sessions.remove(&id) {
             self.shares.give_back(&session.holders, session.standing);

@@ -13,7 +13,6 @@ use super::seat::Seat;
 use crate::base::clock::Timestamp;
 use crate::smtp::client_session::{Failure, Fault, Stage};
 
-/// All of them.
 #[derive(Default)]
 pub(in super::super) struct Field {
     contenders: Vec<Contender>,
@@ -57,7 +56,6 @@ pub(in super::super) struct Runner {
     pub(in super::super) number: u32,
     pub(in super::super) connection: Box<Connection>,
     pub(in super::super) steps: Steps,
-    /// When its transaction began.
     pub(in super::super) began: Timestamp,
     pub(in super::super) began_at: Instant,
     /// Whether its session was there before this attempt, so that the host may have ended it meanwhile.
@@ -165,7 +163,6 @@ impl Field {
         self.contenders.iter().any(|contender| contender.phase == Phase::Transacting && contender.slow.is_none())
     }
 
-    /// Whether all are slow.
     pub(super) fn is_slow(&self) -> bool {
         self.contenders.iter().all(|contender| contender.slow.is_some())
     }
@@ -190,7 +187,6 @@ impl Field {
         self.contenders.iter().any(|contender| contender.host.as_ref() != host && contender.has_answered())
     }
 
-    /// Whether this one ever was slow.
     pub(super) fn was_slow(&self, number: u32) -> bool {
         self.contenders.iter().any(|contender| contender.number == number && contender.was_slow)
     }

@@ -26,7 +26,6 @@ pub(super) enum Leg {
 pub(super) enum RaceEvent {
     Ended(u32, Leg),
     News(u32, News),
-    /// It is late enough.
     Time,
 }
 

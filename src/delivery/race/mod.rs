@@ -70,7 +70,6 @@ pub(super) enum Advance {
     Refused(Runner, Failure),
     /// Look whether the entry is still wanted.
     Look,
-    /// Nobody is left.
     Nobody,
     /// The entry is not to be sent any more.
     LostClaim(LostClaim),
@@ -198,7 +197,6 @@ impl Race {
         self.is_closed = true;
     }
 
-    /// Who is in it.
     pub(super) fn field(&self) -> &Field {
         &self.field
     }

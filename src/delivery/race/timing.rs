@@ -7,7 +7,6 @@ pub(in super::super) const LOOK: Duration = Duration::from_secs(5);
 /// How long after the last address was asked the addresses are asked again, while all sessions are slow.
 pub(super) const ROUND: Duration = Duration::from_secs(45);
 
-/// What is due when.
 pub(super) struct Timing {
     is_next_due: bool,
     /// How long the one that began last is left alone.

@@ -70,7 +70,6 @@ fn no_such_user() -> Fault {
     reply(550, EnhancedCode(5, 1, 1), "no such user")
 }
 
-/// What was decided, and by which cause.
 fn decided(mut settlement: Settlement) -> (&'static str, Option<Cause>) {
     let word = match &settlement {
         Settlement::Delivered { .. } => "delivered",

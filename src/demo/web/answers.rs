@@ -63,7 +63,6 @@ pub(super) fn asked<T>(query: Result<Query<T>, QueryRejection>) -> Result<T, Ref
     query.map(|Query(asked)| asked).map_err(|error| problem(422, &error.body_text()))
 }
 
-/// The JSON of a body.
 pub(super) fn json<T: DeserializeOwned>(body: &Bytes) -> Result<T, Refused> {
     serde_json::from_slice(body).map_err(|error| problem(422, &format!("the body: {error}")))
 }

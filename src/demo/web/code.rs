@@ -22,7 +22,6 @@ use crate::base::units;
 /// The longest wait.
 const WAIT_MAX: Duration = Duration::from_secs(60);
 
-/// What is asked for.
 #[derive(Debug, Deserialize)]
 pub(super) struct CodeQuery {
     to: Option<String>,

@@ -40,7 +40,6 @@ pub(super) fn router() -> Router<Arc<Web>> {
         .route("/view/{file}", get(view))
 }
 
-/// What is asked for.
 #[derive(Debug, Deserialize)]
 struct SearchQuery {
     query: Option<String>,

@@ -33,7 +33,6 @@ pub(super) struct Web {
     pub(super) clock: Arc<FastClock>,
     /// The relay's time was moved.
     pub(super) moved: Arc<Notify>,
-    /// The sandbox ends.
     pub(super) closing: CancellationToken,
     waits: Arc<Semaphore>,
     streams: Arc<Semaphore>,

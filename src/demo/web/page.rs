@@ -8,7 +8,6 @@ use super::answers::typed;
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-src 'self'; \
                       img-src 'self' data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-/// The page.
 pub(super) async fn html() -> Response {
     let mut response = typed("text/html; charset=utf-8", include_str!("../page/index.html"));
     let headers = response.headers_mut();

@@ -7,7 +7,6 @@ use super::messages::sender;
 /// Terms of one search.
 const TERMS_MAX: usize = 32;
 
-/// What is looked for.
 #[derive(Debug, PartialEq, Eq)]
 struct Term {
     is_not: bool,
@@ -59,7 +58,6 @@ impl Search {
         Self(words(query).into_iter().take(TERMS_MAX).filter_map(|word| term(&word)).collect())
     }
 
-    /// Nothing is looked for.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }

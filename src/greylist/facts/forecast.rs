@@ -12,9 +12,7 @@ use crate::greylist::retry::{MARGIN, SAME};
 /// What a message has to expect; times count from now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Forecast {
-    /// Nothing is known.
     Unknown,
-    /// It passes at once.
     AtOnce,
     /// It has to wait, for an unknown time.
     Waits,
@@ -44,7 +42,6 @@ impl Forecast {
         }
     }
 
-    /// For people.
     pub fn text(self) -> String {
         match self {
             Self::Unknown => "it is not known whether it greylists".to_owned(),

@@ -33,7 +33,6 @@ const IGNORED: [&str; 14] = [
     "Delivered-To",
 ];
 const IGNORED_BEGINNINGS: [&str; 3] = ["Content-", "ARC-", "Resent-"];
-/// Of these a message has one.
 const SINGLE: [&str; 4] = ["Message-ID", "In-Reply-To", "References", "Auto-Submitted"];
 
 /// The fields of one message.
@@ -87,7 +86,6 @@ impl Fields {
         self.kept.iter().any(|(known, _)| known.eq_ignore_ascii_case(name))
     }
 
-    /// As they are written.
     pub(super) fn written(&self) -> impl Iterator<Item = (String, HeaderType<'static>)> {
         self.kept.iter().map(|(name, value)| {
             let is_plain = value.is_ascii();

@@ -127,7 +127,6 @@ fn is_on(switch: &Option<Switch>) -> bool {
     switch.as_ref().is_some_and(|switch| switch.enable == Some(true))
 }
 
-/// What all personalizations share.
 struct Shared {
     from: Option<Party>,
     reply_to: Vec<Person>,

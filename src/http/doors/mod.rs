@@ -359,7 +359,6 @@ async fn deliver(
     Ok(outcomes.into_iter().map(outcome).collect())
 }
 
-/// Takes one mail.
 async fn deliver_one(api: &Api, who: &Principal, headers: &HeaderMap, mail: WrittenMail) -> Result<Receipt, Problem> {
     let outcomes =
         deliver(api, who, headers, vec![Ok(mail)], Together::EachByItself).await.map_err(Refused::into_problem)?;

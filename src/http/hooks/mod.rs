@@ -65,15 +65,12 @@ named! {
 pub struct Hook {
     /// The last part of the path.
     pub name: String,
-    /// Whose.
     pub kind: Kind,
     /// The user whose senders, budget and defaults count.
     pub user: String,
-    /// The author.
     pub from: String,
     /// The app's name in the mail.
     pub app: Option<String>,
-    /// What proves a call.
     pub secrets: Secrets,
     /// The language where a call names none.
     pub(crate) locale: String,

@@ -81,7 +81,6 @@ pub(super) struct Refusals {
     reply: Arc<str>,
 }
 
-/// All of them.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub(super) hour: Hour,

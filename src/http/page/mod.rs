@@ -40,7 +40,6 @@ const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; c
 enum Keep {
     /// Until it is asked whether it is still so.
     Revalidate,
-    /// Not at all.
     Never,
 }
 

@@ -15,7 +15,6 @@ pub(crate) struct TemplateError {
     pub(super) text: String,
 }
 
-/// A file with its name.
 pub(super) struct NamedFile {
     pub(super) file: String,
     pub(super) table: toml::Table,

@@ -69,7 +69,6 @@ pub(crate) struct Texts {
     pub(crate) footer: Option<String>,
 }
 
-/// What a mail says.
 #[derive(Clone, Copy, Default)]
 pub(crate) struct Mail<'a> {
     pub(crate) purpose: Purpose,
@@ -92,7 +91,6 @@ pub(crate) struct FilledTemplate {
     pub(crate) html: String,
 }
 
-/// All templates.
 #[derive(Clone)]
 pub struct Templates(Arc<Set>);
 
@@ -163,7 +161,6 @@ impl Templates {
         &self.0.folder
     }
 
-    /// Fills in a mail.
     pub(crate) fn fill(&self, mail: &Mail<'_>) -> FilledTemplate {
         self.filled(self.language(mail.locale), mail).unwrap_or_else(|error| {
             // A text of the mail's own can use up what a template may take.

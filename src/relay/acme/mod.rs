@@ -46,7 +46,6 @@ const RECORDS: &str = "records";
 pub(crate) struct Folder(PathBuf);
 
 impl Folder {
-    /// That of a data folder.
     pub(crate) fn of(data_dir: &Path) -> Self {
         Self(data_dir.join("acme"))
     }
@@ -69,7 +68,6 @@ impl Folder {
     }
 }
 
-/// What it works with.
 pub(super) struct Parts {
     pub(super) dns: Arc<dyn Dns>,
     pub(super) network: Arc<dyn Network>,

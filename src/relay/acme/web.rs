@@ -21,7 +21,6 @@ const TIMEOUT: Duration = Duration::from_secs(30);
 const ANSWER_LEN_MAX: usize = 1 << 20;
 const HTTPS: u16 = 443;
 
-/// What makes requests.
 #[derive(Clone)]
 pub(super) struct Web {
     pub(super) dns: Arc<dyn Dns>,

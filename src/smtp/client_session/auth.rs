@@ -81,7 +81,6 @@ pub struct Derivation {
     iterations: NonZeroU32,
 }
 
-/// Derived keys.
 #[derive(Debug, Clone)]
 pub struct DerivedKeys(Arc<ScramKeys>);
 
@@ -139,7 +138,6 @@ pub(super) struct ServerFirst {
 
 /// What follows from a challenge.
 enum ChallengeAnswer {
-    /// This is said.
     Say(Zeroizing<Vec<u8>>),
     /// Keys are needed first.
     Derive(Derivation),
@@ -170,7 +168,6 @@ impl Exchange {
         *self == Self::Answered
     }
 
-    /// Answers a challenge.
     fn answer(&mut self, login: &Login, challenge: &[u8]) -> ChallengeAnswer {
         let Login { account, nonce } = login;
         let (answer, next) = match self {

@@ -52,9 +52,7 @@ struct Chunks {
 
 #[derive(Debug)]
 enum State {
-    /// Between transactions.
     Ready,
-    /// In an AUTH exchange.
     Sasl(Exchange),
     /// MAIL was accepted.
     Mail(Box<Transaction>),

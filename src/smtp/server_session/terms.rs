@@ -187,9 +187,7 @@ pub struct Refused {
 pub(super) enum About {
     /// Nobody who could be named.
     Nobody,
-    /// One recipient.
     One(Mailbox),
-    /// All whom the message is for.
     Message,
 }
 
