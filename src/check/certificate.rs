@@ -3,26 +3,15 @@
 use std::path::Path;
 use std::time::Duration;
 
-use tokio_rustls::rustls::pki_types::CertificateDer;
-use x509_parser::prelude::{FromDer as _, X509Certificate};
-
 use super::finding::{Check, Finding};
 use super::look::Look;
-use crate::base::clock::Timestamp;
 use crate::config::findings::Severity;
 use crate::tls::verify::Roots;
-use crate::tls::{acceptor, read_certificates};
+use crate::tls::{acceptor, read_certificates, validity};
 
 /// How long before its end it is told.
 const EARLY: Duration = Duration::from_secs(14 * 86_400);
 const DAY_S: u64 = 86_400;
-
-/// When a certificate ends; none if it cannot be read.
-pub(crate) fn ends_at(certificate: &CertificateDer<'_>) -> Option<Timestamp> {
-    let (_, parsed) = X509Certificate::from_der(certificate).ok()?;
-    let seconds = u64::try_from(parsed.validity().not_after.timestamp()).ok()?;
-    Some(Timestamp::from_millis(seconds.saturating_mul(1000)))
-}
 
 /// The configured ones; the one that the relay makes for itself is trusted by file, or not at all.
 pub(super) fn look(look: &Look<'_>) {
@@ -44,7 +33,7 @@ fn of_files(look: &Look<'_>, certificate: &Path, private_key: &Path, name: Optio
     }
     let Ok(chain) = read_certificates(certificate) else { return };
     let now = look.clock.wall();
-    let left = chain.first().and_then(ends_at).map(|end| end.since(now));
+    let left = chain.first().and_then(validity::of).map(|validity| validity.end.since(now));
     if left == Some(Duration::ZERO) {
         return add(
             Severity::Error,
@@ -70,7 +59,7 @@ fn of_files(look: &Look<'_>, certificate: &Path, private_key: &Path, name: Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one};
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -91,8 +80,7 @@ mod tests {
             let mut world = World::sound();
             world.tls = format!("certificate = \"{}\"\nprivate_key = \"{}\"\n", shown("c.pem"), shown("c.key"));
             world.ca_file = Some(shown("c.pem"));
-            let findings = found(&world, |look| Box::pin(async move { super::look(look) })).await;
-            findings.into_iter().map(|f| (f.severity, f.text)).collect::<Vec<_>>()
+            super::super::testing::told(&world, |look| Box::pin(async move { super::look(look) })).await
         };
         made("relay.app.test", 90);
         assert_eq!(told().await, []);
@@ -102,8 +90,7 @@ mod tests {
             ("other.app.test", 90, Severity::Error, "do not believe it for relay.app.test"),
         ] {
             made(name, days);
-            let told = told().await;
-            assert!(told.len() == 1 && told[0].0 == severity && told[0].1.contains(expected), "{expected}: {told:?}");
+            assert_one(&told().await, severity, expected);
         }
     }
 }

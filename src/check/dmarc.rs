@@ -6,7 +6,6 @@ use super::finding::{Check, Finding};
 use super::look::Look;
 use super::world::Kind;
 use crate::config::findings::Severity;
-use crate::mail::address::domain_key;
 
 /// Names asked for on the way from a domain up (RFC 9989 section 4.10).
 const STEPS_MAX: usize = 8;
@@ -167,7 +166,7 @@ fn modes(look: &Look<'_>, domain: &str, record: &str, add: &Add<'_>) {
         );
         add(Severity::Warning, text, "give each of these domains a key of its own, or publish adkim=r", None);
     }
-    let reverse_path = look.config.delivery.reverse_path.as_ref().and_then(|path| domain_key(path.domain()));
+    let reverse_path = look.bounce_domain();
     if let Some(other) = reverse_path.filter(|other| is_strict("aspf") && other != domain) {
         let text =
             format!("the DMARC record of {domain} says aspf=s, so SPF of the reverse-path {other} does not count");
@@ -177,7 +176,7 @@ fn modes(look: &Look<'_>, domain: &str, record: &str, add: &Add<'_>) {
 
 /// Mail passes DMARC by SPF only where reverse-path and From have one organisation.
 async fn reverse_path(look: &Look<'_>, domain: &str, organization: &str) {
-    let reverse_path = look.config.delivery.reverse_path.as_ref().and_then(|path| domain_key(path.domain()));
+    let reverse_path = look.bounce_domain();
     let Some(other) = reverse_path.filter(|other| other != domain) else { return };
     let Some(theirs) = walk(look, &other).await else { return };
     let same = theirs.organization() == organization || other.ends_with(&format!(".{organization}"));
@@ -191,12 +190,11 @@ async fn reverse_path(look: &Look<'_>, domain: &str, organization: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one, told};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        let findings = found(world, |look| Box::pin(super::look(look))).await;
-        findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
+        told(world, |look| Box::pin(super::look(look))).await
     }
 
     fn with(record: &[&str]) -> World {
@@ -222,8 +220,7 @@ mod tests {
             (&["v=DMARC1; p=none; rua=mailto:a@reports.test"], Warning, "does not agree"),
             (&["v=DMARC1; p=none; pct=50; rua=mailto:a@app.test"], Note, "not used any more: pct"),
         ] {
-            let told = texts(&with(records)).await;
-            assert!(told.len() == 1 && told[0].1 == severity && told[0].2.contains(expected), "{expected}: {told:?}");
+            assert_one(&texts(&with(records)).await, severity, expected);
         }
         let mut agreed = with(&["v=DMARC1; p=none; rua=mailto:a@reports.test!10m"]);
         agreed.extend(&[("app.test._report._dmarc.reports.test", Kind::Txt, "v=DMARC1")]);

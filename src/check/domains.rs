@@ -11,7 +11,6 @@ use super::talk::Talk;
 use super::world::Kind;
 use crate::config::findings::Severity;
 use crate::destination::public::is_public;
-use crate::mail::address::domain_key;
 use crate::mail::registrable::registrable_domain;
 
 /// Who has to be there at every domain that sends (RFC 5321 section 4.5.1, RFC 2142).
@@ -28,7 +27,7 @@ pub(super) async fn look(look: &Look<'_>) {
 
 /// The domain that bounces go to, where it is the relay's to choose.
 pub(super) async fn bounces(look: &Look<'_>) {
-    let reverse_path = look.config.delivery.reverse_path.as_ref().and_then(|path| domain_key(path.domain()));
+    let reverse_path = look.bounce_domain();
     let Some(domain) = reverse_path else { return };
     if let Some(hosts) = of_domain(look, &domain, Check::BounceDomain).await {
         answers(look, &domain, &hosts).await;
@@ -151,12 +150,11 @@ async fn own_zone(look: &Look<'_>, zone: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one, told};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        let findings = found(world, |look| Box::pin(super::look(look))).await;
-        findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
+        told(world, |look| Box::pin(super::look(look))).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -176,9 +174,7 @@ mod tests {
             let told = texts(&world).await;
             match expected {
                 None => assert_eq!(told, []),
-                Some((severity, text)) => {
-                    assert!(told.len() == 1 && told[0].1 == severity && told[0].2.contains(text), "{text}: {told:?}");
-                }
+                Some((severity, text)) => assert_one(&told, severity, text),
             }
         }
         let mut world = World::sound();

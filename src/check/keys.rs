@@ -156,12 +156,11 @@ async fn verifies(look: &Look<'_>, key: &Key, record: &str) -> Result<(), String
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{KEY, World, found};
+    use super::super::testing::{KEY, World, assert_one, told};
     use super::*;
 
-    async fn texts(world: &World) -> Vec<(Severity, String)> {
-        let findings = found(world, |look| Box::pin(super::look(look))).await;
-        findings.into_iter().map(|finding| (finding.severity, finding.text)).collect()
+    async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
+        told(world, |look| Box::pin(super::look(look))).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -182,11 +181,7 @@ mod tests {
             let mut world = World::sound();
             world.without(KEY, Kind::Txt);
             published.iter().for_each(|text| world.extend(&[(KEY, Kind::Txt, text)]));
-            let told = texts(&world).await;
-            assert!(
-                told.len() == 1 && told[0].0 == Severity::Error && told[0].1.contains(expected),
-                "{expected}: {told:?}"
-            );
+            assert_one(&texts(&world).await, Severity::Error, expected);
         }
         // White space within a key is none of it.
         let mut world = World::sound();
@@ -199,18 +194,15 @@ mod tests {
     async fn every_authoritative_server_is_asked() {
         let mut world = World::sound();
         world.at("203.1.113.2", KEY, &[]);
-        let told = texts(&world).await;
-        assert!(told.len() == 1 && told[0].1.contains("server ns2.app.test does not have"), "{told:?}");
+        assert_one(&texts(&world).await, Severity::Error, "server ns2.app.test does not have");
         world.silent("203.1.113.2");
-        let told = texts(&world).await;
-        assert!(told.len() == 1 && told[0].0 == Severity::Warning && told[0].1.contains("does not answer"), "{told:?}");
+        assert_one(&texts(&world).await, Severity::Warning, "does not answer");
     }
 
     #[tokio::test(start_paused = true)]
     async fn each_from_domain_has_a_key() {
         let mut world = World::sound();
         world.senders = "\"*@app.test\", \"*@mail.app.test\", \"*@other.test\"";
-        let told = texts(&world).await;
-        assert!(told.len() == 1 && told[0].1.contains("no key signs"), "{told:?}");
+        assert_one(&texts(&world).await, Severity::Error, "no key signs");
     }
 }

@@ -80,6 +80,11 @@ impl<'a> Look<'a> {
         self.found.lock().push(finding);
     }
 
+    /// The domain of the one reverse-path, where the relay has one.
+    pub(super) fn bounce_domain(&self) -> Option<String> {
+        self.config.delivery.reverse_path.as_ref().and_then(|path| domain_key(path.domain()))
+    }
+
     /// Everything found so far, the worst first.
     pub(crate) fn findings(&self) -> Vec<Finding> {
         let mut found = self.found.lock().clone();

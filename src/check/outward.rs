@@ -209,15 +209,14 @@ fn date_in(banner: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one, told};
     use super::*;
 
     const GMAIL: &str =
         "220 mx.google.com ESMTP\r\n250-mx.google.com at your service, [198.17.100.7]\r\n250-STARTTLS\r\n250 SIZE\r\n";
 
     async fn texts(world: &World, probe: Probe) -> Vec<(Check, Severity, String)> {
-        let findings = found(world, move |look| Box::pin(super::look(look, probe))).await;
-        findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
+        told(world, move |look| Box::pin(super::look(look, probe))).await
     }
 
     #[tokio::test(start_paused = true)]
@@ -244,8 +243,8 @@ mod tests {
             let mut world = World::sound();
             world.says("203.1.113.25", &says);
             let told = texts(&world, Probe::Greeting).await;
-            let shown = told.len() == 1 && told[0].0 == check && told[0].1 == severity && told[0].2.contains(expected);
-            assert!(shown, "{expected}: {told:?}");
+            assert_one(&told, severity, expected);
+            assert_eq!(told[0].0, check);
         }
         let mut world = World::sound();
         world.hosts.clear();

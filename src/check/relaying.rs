@@ -71,21 +71,17 @@ async fn try_out(look: &Look<'_>, listener: &ListenerSettings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one};
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn nobody_sends_without_a_login() {
-        let told = async |world: &World| {
-            let findings = found(world, |look| Box::pin(super::look(look))).await;
-            findings.into_iter().map(|f| (f.severity, f.text)).collect::<Vec<_>>()
-        };
+        let told = async |world: &World| super::super::testing::told(world, |look| Box::pin(super::look(look))).await;
         assert_eq!(told(&World::sound()).await, []);
         let check = async |listener: &'static str, severity, expected: &str| {
             let mut world = World::sound();
             world.listener = listener;
-            let told = told(&world).await;
-            assert!(told.len() == 1 && told[0].0 == severity && told[0].1.contains(expected), "{expected}: {told:?}");
+            assert_one(&told(&world).await, severity, expected);
         };
         check("auth = \"trusted\"\ntrusted_networks = [\"8.8.0.0/16\"]", Severity::Warning, "public internet").await;
         let mut world = World::sound();

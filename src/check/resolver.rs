@@ -92,26 +92,25 @@ pub(super) fn unanswered(look: &Look<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, found};
+    use super::super::testing::{World, assert_one, told};
     use super::*;
 
-    async fn texts(world: &World) -> Vec<(Severity, String)> {
-        let all = found(world, |look| {
+    async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
+        let all = told(world, |look| {
             Box::pin(async move {
                 super::look(look).await;
                 look.ask("a.test", Kind::A).await;
                 unanswered(look);
             })
         });
-        all.await.into_iter().map(|finding| (finding.severity, finding.text)).collect()
+        all.await
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_resolver_answers_soon_and_truly() {
         assert_eq!(texts(&World::sound()).await, []);
         let check = async |world: World, severity, expected: &str| {
-            let told = texts(&world).await;
-            assert!(told.len() == 1 && told[0].0 == severity && told[0].1.contains(expected), "{expected}: {told:?}");
+            assert_one(&texts(&world).await, severity, expected);
         };
         check(World { validates: Some(false), ..World::sound() }, Severity::Warning, "does not carry DNSSEC").await;
         check(World { validates: None, ..World::sound() }, Severity::Error, "does not answer").await;

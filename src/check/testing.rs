@@ -10,11 +10,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, duplex};
 
-use super::finding::Finding;
+use super::finding::{Check, Finding};
 use super::look::Look;
 use super::world::{Kind, Names, RecordsFuture, Spf, SpfFuture};
 use crate::base::clock::{ManualClock, Timestamp};
 use crate::config::Config;
+use crate::config::findings::Severity;
 use crate::destination::resolver::DnsError;
 use crate::dkim::record::{generate_ed25519, txt_record};
 use crate::net::{BoxStream, Connecting, Network};
@@ -230,6 +231,21 @@ impl Network for World {
             Ok(Box::new(ours) as BoxStream)
         })
     }
+}
+
+/// What a check finds in a world, in short.
+pub(super) async fn told(
+    world: &World,
+    check: impl for<'a, 'b> FnOnce(&'a Look<'b>) -> Pin<Box<dyn Future<Output = ()> + 'a>>,
+) -> Vec<(Check, Severity, String)> {
+    let findings = found(world, check).await;
+    findings.into_iter().map(|finding| (finding.check, finding.severity, finding.text)).collect()
+}
+
+/// There is one finding, so bad, and its text has this in it.
+#[track_caller]
+pub(super) fn assert_one(told: &[(Check, Severity, String)], severity: Severity, text: &str) {
+    assert!(told.len() == 1 && told[0].1 == severity && told[0].2.contains(text), "{text}: {told:?}");
 }
 
 /// What a check finds in a world.
