@@ -52,9 +52,6 @@ pub(crate) fn destroy(path: &Path) -> io::Result<()> {
 }
 
 /// Makes the names in a folder durable.
-///
-/// # Errors
-/// When they cannot be.
 pub(crate) fn sync_folder(folder: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }

@@ -56,9 +56,6 @@ pub(crate) struct Shares {
 
 impl Shares {
     /// Takes `count` for a user.
-    ///
-    /// # Errors
-    /// Why it gets nothing.
     pub(crate) fn take(&mut self, user: &Arc<str>, count: usize, portion: Portion) -> Result<(), Beyond> {
         if self.total + count > portion.whole {
             return Err(Beyond::Whole);

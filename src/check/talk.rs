@@ -23,9 +23,6 @@ pub(super) struct Talk {
 
 impl Talk {
     /// Connects, reads the banner, says EHLO.
-    ///
-    /// # Errors
-    /// Why there is no conversation.
     pub(super) async fn open(look: &Look<'_>, to: SocketAddr, source: Option<IpAddr>) -> Result<Self, String> {
         let connecting = tokio::time::timeout(CONNECT_MAX, look.network.connect(to, source)).await;
         let stream = connecting.map_err(|_| "no connection in time".to_owned())?.map_err(|error| error.to_string())?;
@@ -40,9 +37,6 @@ impl Talk {
     }
 
     /// Says a line and reads the reply.
-    ///
-    /// # Errors
-    /// When there is none.
     pub(super) async fn say(&mut self, line: &str) -> Result<Reply, String> {
         let sent = self.stream.write_all(format!("{line}\r\n").as_bytes()).await;
         sent.map_err(|error| error.to_string())?;

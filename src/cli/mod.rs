@@ -147,9 +147,6 @@ fn config_file(named: Option<&Path>) -> Option<PathBuf> {
 }
 
 /// Reads the configuration; its findings go to standard error.
-///
-/// # Errors
-/// When it cannot be read, or has errors.
 fn load_config(named: Option<&Path>) -> anyhow::Result<Config> {
     let (config, findings) = read_config(named)?;
     let path = config_file(named);

@@ -102,9 +102,6 @@ impl<T: Moment> Backoff<T> {
     }
 
     /// Asks to try it now.
-    ///
-    /// # Errors
-    /// When to ask again.
     pub(super) fn enter(&mut self, now: T) -> Result<(), T> {
         match self.state {
             State::Closed { .. } => Ok(()),

@@ -135,9 +135,6 @@ impl NextHop {
     }
 
     /// What a session needs to log in; none: nobody does.
-    ///
-    /// # Errors
-    /// When there are no random numbers.
     pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
         match self {
             Self::Direct => Ok(None),
@@ -151,9 +148,6 @@ impl NextHop {
     }
 
     /// Asks to try it now. Whether the hosts of a domain are there is known by their site.
-    ///
-    /// # Errors
-    /// When to ask again.
     pub(super) fn enter(&self, now: Timestamp) -> Result<(), Timestamp> {
         self.smart_host().map_or(Ok(()), |host| host.enter(now))
     }

@@ -105,9 +105,6 @@ impl SmartHost {
     }
 
     /// What a session needs to log in; none: nobody does.
-    ///
-    /// # Errors
-    /// When there are no random numbers.
     pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
         let Some(account) = &self.account else { return Ok(None) };
         let mut nonce = [0; NONCE_LEN];
@@ -212,17 +209,11 @@ impl SmartHostState {
     }
 
     /// What a session needs to log in; none: nobody does.
-    ///
-    /// # Errors
-    /// When there are no random numbers.
     pub(super) fn login(&self) -> Result<Option<Login>, Failure> {
         self.settings.login()
     }
 
     /// Asks to try it now.
-    ///
-    /// # Errors
-    /// When to ask again.
     pub(super) fn enter(&self, now: Timestamp) -> Result<(), Timestamp> {
         self.state.lock().backoff.enter(now)
     }

@@ -49,9 +49,6 @@ impl Tasks {
     }
 
     /// Returns at this time.
-    ///
-    /// # Errors
-    /// When no new attempts are to begin before that.
     pub(super) async fn sleep_until(&self, at: Instant) -> Result<(), Draining> {
         tokio::select! {
             () = tokio::time::sleep_until(at.into()) => Ok(()),

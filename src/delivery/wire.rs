@@ -64,9 +64,6 @@ impl Wire {
     }
 
     /// Sends octets.
-    ///
-    /// # Errors
-    /// What the session is to be told.
     pub(super) async fn write(&mut self, octets: &[u8]) -> Result<(), Event<'static>> {
         for part in octets.chunks(WRITE_LEN) {
             let write = async {

@@ -55,9 +55,6 @@ pub(super) struct Acceptors {
 
 impl Acceptors {
     /// Makes an authority, writes its certificate to `root`, and has hosts vouched for by it.
-    ///
-    /// # Errors
-    /// When it cannot be made or written.
     pub(super) fn new(root: &Path, now: Timestamp) -> anyhow::Result<Self> {
         let authority = Arc::new(Authority::new(root, now)?);
         let bad = authority.made("wrong.sandbox", (date(now.minus(60 * DAY))?, date(now.minus(30 * DAY))?))?;

@@ -103,9 +103,6 @@ struct State {
 
 impl Faults {
     /// Adds a rule; returns its id.
-    ///
-    /// # Errors
-    /// What is wrong with it.
     pub(super) fn put(&self, new: NewFault, now: Timestamp) -> Result<String, String> {
         let span = |name: &str, text: Option<&str>| {
             let read = text.map(|text| units::duration(text).ok_or_else(|| format!("{name}: a time like \"30s\"")));

@@ -73,9 +73,6 @@ enum Disposition {
 
 impl MailHosts {
     /// Serves one connection to a host.
-    ///
-    /// # Errors
-    /// When the connection breaks.
     pub(super) async fn serve(self: Arc<Self>, host: Arc<str>, stream: BoxStream) -> anyhow::Result<()> {
         let trial = trial_of_host(&host);
         let session = Session { hosts: self, host, trial, sender: String::new(), tls: Tls::Off };

@@ -79,9 +79,6 @@ impl Options {
 }
 
 /// Runs the demo.
-///
-/// # Errors
-/// When it cannot be set up.
 pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
     keep_files_private();
     raise_file_limit();

@@ -12,9 +12,6 @@ use tokio::net::TcpStream;
 use crate::relay::random::fill_random;
 
 /// A code of six digits.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
 pub(super) fn code() -> anyhow::Result<String> {
     let mut bytes = [0; 4];
     fill_random(&mut bytes)?;
@@ -22,9 +19,6 @@ pub(super) fn code() -> anyhow::Result<String> {
 }
 
 /// A good OTP mail: the code first in subject and text, how long it holds, and nothing to click.
-///
-/// # Errors
-/// When it cannot be written down.
 pub(super) fn message(from: &str, to: &str, code: &str) -> anyhow::Result<String> {
     let text = format!(
         "{code} is your code for Example Shop.\n\nIt is valid for 10 minutes. If you did not ask for it, ignore this mail \
@@ -40,9 +34,6 @@ pub(super) fn message(from: &str, to: &str, code: &str) -> anyhow::Result<String
 }
 
 /// Submits a message the way an app does; each line of the dialog goes to `show`.
-///
-/// # Errors
-/// When the relay does not take it.
 pub(super) async fn submit(
     relay: SocketAddr,
     (user, password): (&str, &str),

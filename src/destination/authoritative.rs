@@ -20,9 +20,6 @@ pub(crate) struct Server {
 }
 
 /// The authoritative servers of the zone in which a domain is.
-///
-/// # Errors
-/// When they cannot be found.
 pub(crate) async fn servers(settings: &Settings, domain: &str) -> Result<Vec<Server>, DnsError> {
     let resolver = resolver(settings).map_err(|error| DnsError::Failed(error.to_string()))?;
     let mut zone = domain;

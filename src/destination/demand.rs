@@ -209,9 +209,6 @@ impl Demand {
 
     /// Whether a session with the host fulfils it: one with TLS in which the host showed this chain, or one in clear text.
     /// Says who verified the host and how.
-    ///
-    /// # Errors
-    /// Why it does not.
     pub(crate) fn judge(
         &self,
         host: &str,

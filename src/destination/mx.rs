@@ -97,9 +97,6 @@ impl Router {
     }
 
     /// The route to a domain or a host, from memory or by asking.
-    ///
-    /// # Errors
-    /// Why there is none.
     pub(crate) async fn route_to(&self, sought: Sought<'_>) -> RouteResult {
         if let Some(found) = self.remembered_to(sought) {
             return found;

@@ -89,9 +89,6 @@ pub(crate) struct Policies {
 
 impl Policies {
     /// Those in a folder, which is made if there is none. Damaged files are passed over.
-    ///
-    /// # Errors
-    /// When the folder cannot be made or read.
     pub(crate) fn open(
         folder: PathBuf,
         dns: Arc<dyn Dns>,

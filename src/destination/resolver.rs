@@ -203,9 +203,6 @@ fn complete(name: &str) -> Result<Name, DnsError> {
 }
 
 /// The trust anchors in a file.
-///
-/// # Errors
-/// Why it cannot be used.
 pub(crate) fn trust_anchors(path: &Path) -> Result<TrustAnchors, String> {
     let anchors = TrustAnchors::from_file(path).map_err(|error| format!("{}: {error}", path.display()))?;
     if anchors.is_empty() { Err(format!("{}: no DNSKEY record", path.display())) } else { Ok(anchors) }

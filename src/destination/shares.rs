@@ -89,9 +89,6 @@ impl<K: Eq + Hash + Clone> Shares<K> {
     }
 
     /// Takes a place that counts for each of these holders, no two of which are equal. Nobody's place is only counted.
-    ///
-    /// # Errors
-    /// Why there is none.
     pub(crate) fn take(&mut self, holders: &[K], standing: Standing) -> Result<(), Full> {
         let free = self.free(standing);
         if free == 0 {

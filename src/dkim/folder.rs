@@ -55,27 +55,18 @@ impl Folder {
     }
 
     /// The change of a domain's keys, a new one where there is none.
-    ///
-    /// # Errors
-    /// Why it cannot be read.
     pub(crate) fn rotation(&self, domain: &str) -> Result<Rotation, String> {
         let path = self.state_file(domain);
         if path.exists() { read(&path) } else { Ok(Rotation::new(domain)) }
     }
 
     /// Writes down how far it is.
-    ///
-    /// # Errors
-    /// When that cannot be made durable.
     pub(crate) fn store(&self, rotation: &Rotation) -> io::Result<()> {
         fs::create_dir_all(&self.0)?;
         files::replace(&self.state_file(&rotation.domain), rotation.to_json().as_bytes())
     }
 
     /// Gives what root has just made to the owner of the data folder, who is to use it.
-    ///
-    /// # Errors
-    /// What the system says.
     pub(crate) fn hand_over(&self) -> io::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(());
@@ -102,9 +93,6 @@ impl Folder {
     }
 
     /// The records of these selectors: name below the domain, and text.
-    ///
-    /// # Errors
-    /// Why a key cannot be read.
     pub(crate) fn records(&self, domain: &str, selectors: &[String]) -> Result<Vec<(String, String)>, String> {
         let keys = self.keys(domain, selectors)?;
         Ok(keys.iter().map(|key| (key.selector().to_owned(), key.record().to_owned())).collect())

@@ -324,9 +324,6 @@ impl Keys {
     }
 
     /// Keys (selector and PEM) that sign for whatever domain comes.
-    ///
-    /// # Errors
-    /// When one of them cannot be used.
     pub(crate) fn everywhere(pems: Vec<(String, Zeroizing<String>)>) -> Result<Self, KeyError> {
         for (selector, pem) in &pems {
             Key::from_pem("localhost", selector, pem)?;

@@ -30,9 +30,6 @@ pub(crate) struct SigningPool {
 
 impl SigningPool {
     /// Starts a thread for each core.
-    ///
-    /// # Errors
-    /// When the operating system gives no thread.
     pub(crate) fn start() -> std::io::Result<Self> {
         let jobs = Arc::new(LaneQueue::default());
         let count = std::thread::available_parallelism().map_or(1, std::num::NonZeroUsize::get);

@@ -126,9 +126,6 @@ impl Rotation {
     }
 
     /// Reads what was stored.
-    ///
-    /// # Errors
-    /// Why it cannot be used, in a sentence.
     pub(crate) fn from_json(text: &str) -> Result<Self, String> {
         let rotation: Self = serde_json::from_str(text).map_err(|error| error.to_string())?;
         if rotation.version > VERSION {

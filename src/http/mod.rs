@@ -373,9 +373,6 @@ impl Api {
 }
 
 /// Whether a text can be the author of a mail.
-///
-/// # Errors
-/// What is wrong with it.
 pub(crate) fn check_author(text: &str) -> Result<(), String> {
     compose::people::Person::author(text, "from").map(|_| ()).map_err(|problem| problem.detail().to_owned())
 }

@@ -44,9 +44,6 @@ pub(crate) async fn connect(
 }
 
 /// TLS over a connection, with a certificate that `tls` accepts for a name or an address, in brackets or without.
-///
-/// # Errors
-/// What is wrong with the name or the handshake.
 pub(crate) async fn encrypt<S: Stream>(tls: &TlsConnector, host: &str, stream: S) -> io::Result<TlsStream<S>> {
     let name = ServerName::try_from(host.trim_matches(['[', ']']).to_owned()).map_err(io::Error::other)?;
     tls.connect(name, stream).await
@@ -69,9 +66,6 @@ impl Session {
     }
 
     /// Sends a request and waits for the head of its answer, whose body comes while the session lasts.
-    ///
-    /// # Errors
-    /// The connection ended before, or the answer is no HTTP.
     pub(crate) async fn ask(&mut self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         self.requests.send_request(request).await
     }

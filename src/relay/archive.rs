@@ -68,9 +68,6 @@ pub(crate) fn lines(rows: &[(Table, Row)]) -> String {
 }
 
 /// Packs everything; `rows` as [`lines`] writes them.
-///
-/// # Errors
-/// Which file cannot be read.
 pub(crate) fn pack(config: &Config, file: &Path, rows: &[u8], now: Timestamp) -> anyhow::Result<Vec<u8>> {
     let mut packing = ArchiveWriter { tar: tar::Builder::new(Vec::new()), now };
     let configuration = absolute(file);

@@ -88,9 +88,6 @@ impl DataDir {
     }
 
     /// Random bytes that stay the same for this folder.
-    ///
-    /// # Errors
-    /// When they cannot be read or made.
     pub(crate) fn secret(&self) -> anyhow::Result<Vec<u8>> {
         let path = self.path.join("secret");
         let known = fs::read(&path).ok().filter(|bytes| bytes.len() == SECRET_LEN);
@@ -185,9 +182,6 @@ fn foreign_inside(path: &Path) -> io::Result<Option<String>> {
 
 /// What [`DataDir::open`] would say of the folder, but for another process that uses it, without making it; a warning, if
 /// there is one.
-///
-/// # Errors
-/// Why it cannot be used.
 pub(crate) fn look(path: &Path) -> io::Result<Option<String>> {
     let told = |errno: Errno| in_data_dir(path, &errno.into());
     if path.exists() {
@@ -217,9 +211,6 @@ pub(crate) fn is_in_use(path: &Path) -> bool {
 }
 
 /// The operator's token for the HTTP API, made if there is none; what is known of it here.
-///
-/// # Errors
-/// When the file cannot be read or made.
 pub(crate) fn token(path: &Path) -> anyhow::Result<TokenHash> {
     let shown = path.display();
     let token = match fs::read_to_string(path) {
@@ -243,9 +234,6 @@ pub(crate) fn token(path: &Path) -> anyhow::Result<TokenHash> {
 }
 
 /// A token of 256 random bits.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
 pub(crate) fn new_token() -> anyhow::Result<String> {
     use base64::Engine as _;
     let mut bytes = [0; TOKEN_LEN];

@@ -36,9 +36,6 @@ pub(crate) struct Generated {
 }
 
 /// Completes the configuration of a relay that has no file. Returns what to show when something is new.
-///
-/// # Errors
-/// When the data folder cannot be written.
 pub(crate) fn complete(config: &mut Config) -> anyhow::Result<Option<Generated>> {
     fs::create_dir_all(&config.data_dir).map_err(|error| in_data_dir(&config.data_dir, &error))?;
     let (hash, password) = password_hash(&config.data_dir.join("app.password-hash"))?;
@@ -64,9 +61,6 @@ fn password_hash(path: &Path) -> anyhow::Result<(PasswordHash, Option<String>)> 
 }
 
 /// A password of 130 random bits, and what the configuration keeps of it.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
 pub(crate) fn new_password() -> anyhow::Result<(String, ScramVerifier)> {
     let mut bytes = [0; PASSWORD_LEN];
     fill_random(&mut bytes)?;
@@ -76,9 +70,6 @@ pub(crate) fn new_password() -> anyhow::Result<(String, ScramVerifier)> {
 }
 
 /// What the configuration keeps of a password.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
 pub(crate) fn hash_password(password: &str) -> anyhow::Result<ScramVerifier> {
     let mut salt = [0; SALT_LEN];
     fill_random(&mut salt)?;

@@ -3,9 +3,6 @@
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 
 /// A number that no other process draws.
-///
-/// # Errors
-/// When the operating system gives no random numbers.
 pub(crate) fn random_number() -> anyhow::Result<u64> {
     let mut bytes = [0; 8];
     fill_random(&mut bytes)?;
@@ -13,9 +10,6 @@ pub(crate) fn random_number() -> anyhow::Result<u64> {
 }
 
 /// Random bytes from the operating system.
-///
-/// # Errors
-/// When it gives none.
 pub(crate) fn fill_random(bytes: &mut [u8]) -> anyhow::Result<()> {
     SystemRandom::new().fill(bytes).map_err(|_| anyhow::anyhow!("the operating system gives no random numbers"))
 }

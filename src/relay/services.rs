@@ -37,9 +37,6 @@ pub(super) struct Services {
 
 impl Services {
     /// Opens what is in the data folder and starts the readers of events; from then on events may go that all have read.
-    ///
-    /// # Errors
-    /// What could not be opened, in a sentence for the operator.
     pub(super) fn start(
         config: &Config,
         folder: &DataDir,

@@ -44,9 +44,6 @@ pub(crate) fn look(path: &Path) -> anyhow::Result<Report> {
 }
 
 /// The rows of suppressions and of what was learned, as a backup takes them.
-///
-/// # Errors
-/// As [`look`].
 pub(crate) fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> {
     let queue = path.join("queue");
     if !queue.exists() {

@@ -98,9 +98,6 @@ pub(crate) fn jitter_of(certificate: &[u8]) -> f64 {
 }
 
 /// What answers tls-alpn-01 for these names, with the digest for each.
-///
-/// # Errors
-/// When a certificate cannot be made.
 pub(crate) fn answering(answers: &[(String, Vec<u8>)]) -> Result<Arc<ServerConfig>, TlsError> {
     let made = answers.iter().map(|(name, digest)| Ok((name.to_ascii_lowercase(), answer(name, digest)?)));
     let mut config = server_config(Arc::new(Answers(made.collect::<Result<_, TlsError>>()?)))?;

@@ -65,9 +65,6 @@ impl Fault {
 }
 
 /// Does the handshake with a client.
-///
-/// # Errors
-/// Why there is no session.
 pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     stream: S,
@@ -93,9 +90,6 @@ pub(crate) async fn accept<S: AsyncRead + AsyncWrite + Unpin>(
 }
 
 /// As [`accept`], at a listener where a CA may come to look at the answer to its challenge, which is no session.
-///
-/// # Errors
-/// Why there is no session.
 pub(crate) async fn accept_or_answer<S: AsyncRead + AsyncWrite + Unpin>(
     acceptor: &TlsAcceptor,
     answer: Arc<ServerConfig>,

@@ -21,9 +21,6 @@ pub(crate) fn of(certificate: &CertificateDer<'_>) -> Option<Range<Timestamp>> {
 }
 
 /// When the first of a chain that ends in a file ends.
-///
-/// # Errors
-/// When the file cannot be read.
 pub(crate) fn end_of(chain: &Path) -> Result<Option<Timestamp>, TlsError> {
     Ok(read_certificates(chain)?.iter().filter_map(of).map(|validity| validity.end).min())
 }

@@ -63,9 +63,6 @@ impl Roots {
     }
 
     /// For connections that are worth nothing without a good certificate, as to a web server.
-    ///
-    /// # Errors
-    /// When the provider lacks a protocol version.
     pub(crate) fn client_config(&self) -> Result<ClientConfig, TlsError> {
         client_config(Some(self.verifier.clone()))
     }
@@ -127,9 +124,6 @@ impl ServerCertVerifier for Verifier {
 }
 
 /// Whether the chain leads to `anchor`, and the first certificate is for one of the names.
-///
-/// # Errors
-/// What is wrong, in a few words.
 pub(crate) fn leads_to(
     anchor: &CertificateDer<'_>,
     chain: &[CertificateDer<'_>],

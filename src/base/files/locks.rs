@@ -10,9 +10,6 @@ const PATIENCE: Duration = Duration::from_millis(500);
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// Takes a file's lock; false where it stays locked.
-///
-/// # Errors
-/// When it cannot be locked at all.
 pub(crate) fn wait_for_lock(file: &File) -> io::Result<bool> {
     match patiently(|| file.try_lock(), |error| matches!(error, TryLockError::WouldBlock)) {
         Ok(()) => Ok(true),

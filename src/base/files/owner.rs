@@ -24,9 +24,6 @@ impl Owner {
     }
 
     /// Makes the file theirs; nothing happens where one of them is not known here.
-    ///
-    /// # Errors
-    /// When the system refuses.
     pub(crate) fn take(&self, path: &Path) -> io::Result<()> {
         let user = User::from_name(&self.user).ok().flatten();
         let group = Group::from_name(&self.group).ok().flatten();

@@ -54,9 +54,6 @@ impl Places {
     }
 
     /// A place for a session that is about to be opened.
-    ///
-    /// # Errors
-    /// Why there is none.
     pub(super) fn take(self: &Arc<Self>, applicant: &Applicant, now: Instant) -> Result<Tenure, Full> {
         let leaves = CancellationToken::new();
         let id = self.table.lock().take(applicant, leaves.clone(), now)?;

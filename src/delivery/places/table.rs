@@ -76,9 +76,6 @@ impl Table {
     }
 
     /// A place for a session that is about to be opened; its number.
-    ///
-    /// # Errors
-    /// Why there is none.
     pub(super) fn take(&mut self, applicant: &Applicant, leaves: CancellationToken, now: Instant) -> Result<u64, Full> {
         let standing = self.standing(applicant, Some(now));
         self.shares.take(&applicant.holders, standing)?;

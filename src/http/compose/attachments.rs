@@ -43,9 +43,6 @@ pub(in crate::http) struct Attachment {
 }
 
 /// Reads the attachments of a request; `what` names the list.
-///
-/// # Errors
-/// Where one cannot be sent as it is.
 pub(in crate::http) fn read<'a>(
     given: impl IntoIterator<Item = RawAttachment<'a>>,
     what: &str,

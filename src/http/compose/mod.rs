@@ -41,9 +41,6 @@ pub(super) struct Letter<'a> {
 
 impl Letter<'_> {
     /// The content, lines ending in CRLF.
-    ///
-    /// # Errors
-    /// Where a part of it cannot be written as it is.
     pub(super) fn write(&self) -> Result<Bytes, Problem> {
         let Self { subject, from, .. } = self;
         if subject.chars().count() > SUBJECT_LEN_MAX || subject.chars().any(char::is_control) {
