@@ -201,67 +201,12 @@ impl Problem {
         Self::new(Kind::BadRequest, detail)
     }
 
-    pub(super) fn no_token() -> Self {
-        Self::new(
-            Kind::NoToken,
-            "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's",
-        )
-    }
-
-    pub(super) fn wrong_token() -> Self {
-        Self::new(
-            Kind::WrongToken,
-            "this token is not valid; send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's",
-        )
-    }
-
-    /// 401 for a call of a hook.
-    pub(super) fn no_proof() -> Self {
-        Self::new(Kind::WrongToken, "the signature or the value that proves this call is missing, wrong or too old")
-    }
-
     pub(super) fn forbidden(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::Forbidden, detail)
     }
 
-    /// 404, also for what belongs to somebody else.
-    pub(super) fn unknown_message() -> Self {
-        Self::new(Kind::NotFound, "no message with this id; traces are kept for queue.trace_retention")
-    }
-
-    /// 404, also for what belongs to somebody else.
-    pub(super) fn unknown_verification() -> Self {
-        Self::new(Kind::NotFound, "no verification with this id; one is kept for a day once it is final")
-    }
-
-    pub(super) fn not_suppressed() -> Self {
-        Self::new(Kind::NotFound, "this address is not suppressed")
-    }
-
-    pub(super) fn unknown_path() -> Self {
-        Self::new(Kind::NotFound, "there is nothing at this path")
-    }
-
-    pub(super) fn method() -> Self {
-        Self::new(Kind::Method, "this path exists, and does not take this method")
-    }
-
-    pub(super) fn too_slow() -> Self {
-        Self::new(Kind::Slow, "the request's body did not come in time")
-    }
-
     pub(super) fn too_large(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(Kind::TooLarge, detail)
-    }
-
-    /// 415 for a body that is packed in another way than gzip.
-    pub(super) fn unsupported_coding() -> Self {
-        Self::new(Kind::Coding, "Content-Encoding: gzip or none; the body is packed in another way")
-    }
-
-    pub(super) fn unknown_host() -> Self {
-        let detail = "the relay does not know itself by the name in Host; add it to hosts in [http], or send a token";
-        Self::new(Kind::UnknownHost, detail)
     }
 
     pub(super) fn invalid(detail: impl Into<Cow<'static, str>>) -> Self {
@@ -375,6 +320,35 @@ impl Problem {
             _ => {}
         }
     }
+}
+
+macro_rules! with_fixed_details {
+    ($($(#[$doc:meta])* $name:ident: $kind:ident $detail:literal;)+) => {
+        impl Problem {
+            $($(#[$doc])* pub(super) fn $name() -> Self {
+                Self::new(Kind::$kind, $detail)
+            })+
+        }
+    };
+}
+
+with_fixed_details! {
+    no_token: NoToken "send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's";
+    wrong_token: WrongToken
+        "this token is not valid; send the header \"Authorization: Bearer TOKEN\" with a user's token or the operator's";
+    /// For a call of a hook.
+    no_proof: WrongToken "the signature or the value that proves this call is missing, wrong or too old";
+    /// Also for what belongs to somebody else.
+    unknown_message: NotFound "no message with this id; traces are kept for queue.trace_retention";
+    /// Also for what belongs to somebody else.
+    unknown_verification: NotFound "no verification with this id; one is kept for a day once it is final";
+    not_suppressed: NotFound "this address is not suppressed";
+    unknown_path: NotFound "there is nothing at this path";
+    method: Method "this path exists, and does not take this method";
+    too_slow: Slow "the request's body did not come in time";
+    unsupported_coding: Coding "Content-Encoding: gzip or none; the body is packed in another way";
+    unknown_host: UnknownHost
+        "the relay does not know itself by the name in Host; add it to hosts in [http], or send a token";
 }
 
 fn whole_seconds(wait: Duration) -> u64 {
