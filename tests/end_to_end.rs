@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
-use crate::support::{copy_folder, manual_clock, pass, start_relay, start_relay_by};
+use crate::support::{copy_folder, manual_clock, pass, start_relay, start_relay_by, start_with_host};
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::event::cause::Cause;
 
@@ -20,9 +20,7 @@ const MINUTE: Duration = Duration::from_secs(60);
 #[tokio::test(flavor = "multi_thread")]
 async fn a_message_arrives_as_it_was_sent() {
     for extensions in [&[][..], PIPELINING, CHUNKING] {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(extensions).await;
-        let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+        let (_folder, mx, relay, mut events) = start_with_host(extensions, "").await;
         let mut app = Client::connect(relay.addresses()[0]).await;
         let reply = app.submit(&["alice@example.test"], &mail("one")).await;
         assert!(reply.starts_with("250 2.0.0 accepted id="), "{reply}");
@@ -66,10 +64,8 @@ async fn the_next_host_is_tried_where_that_can_help() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn each_recipient_is_an_entry_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
+    let (_folder, mx, relay, mut events) = start_with_host(PIPELINING, "").await;
     mx.trick("RCPT TO:<bob", Trick::Say("550 5.1.1 no such user"), 1);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@a.test", "bob@a.test", "carol@b.test"], &mail("three")).await;
     let mut ends = Vec::new();
@@ -95,9 +91,7 @@ async fn each_recipient_is_an_entry_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_session_carries_several_messages() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(CHUNKING).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(CHUNKING, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     for subject in ["one", "two", "three"] {
         app.submit(&["alice@example.test"], &mail(subject)).await;
@@ -111,9 +105,7 @@ async fn one_session_carries_several_messages() {
 /// RFC 9422.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_carries_as_many_messages_as_its_host_allows() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&["PIPELINING", "LIMITS RCPTMAX=1 MAILMAX=2"]).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(&["PIPELINING", "LIMITS RCPTMAX=1 MAILMAX=2"], "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     for number in 0..4 {
         app.submit(&["alice@example.test"], &mail(&number.to_string())).await;
@@ -131,10 +123,8 @@ async fn a_session_carries_as_many_messages_as_its_host_allows() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_destination_can_have_a_limit_of_its_own() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
     let exception = "[[destination]]\ndomains = [\"example.test\"]\nconnections_max = 1\n";
-    let (relay, mut events) = start_relay(folder.path(), mx.address, exception);
+    let (_folder, mx, relay, mut events) = start_with_host(PIPELINING, exception).await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let recipients = ["a@example.test", "b@example.test", "c@example.test", "d@example.test"];
     app.submit(&recipients, &mail("one")).await;
@@ -147,10 +137,8 @@ async fn a_destination_can_have_a_limit_of_its_own() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_the_configuration_says_is_not_used_at_a_destination() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&["PIPELINING", "CHUNKING"]).await;
     let exception = "[[destination]]\ndomains = [\"example.test\"]\navoid = [\"chunking\", \"pipelining\"]\n";
-    let (relay, mut events) = start_relay(folder.path(), mx.address, exception);
+    let (_folder, mx, relay, mut events) = start_with_host(&["PIPELINING", "CHUNKING"], exception).await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;
     events.next(Kind::Delivered).await;
@@ -162,9 +150,7 @@ async fn what_the_configuration_says_is_not_used_at_a_destination() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_session_that_ended_while_idle_costs_nothing() {
     for trick in [Trick::Close, Trick::Say("421 4.3.2 bye")] {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(PIPELINING).await;
-        let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+        let (_folder, mx, relay, mut events) = start_with_host(PIPELINING, "").await;
         let mut app = Client::connect(relay.addresses()[0]).await;
         app.submit(&["alice@example.test"], &mail("one")).await;
         events.next(Kind::Delivered).await;
@@ -203,10 +189,8 @@ async fn what_is_refused_for_now_is_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_acknowledged_message_survives_a_crash() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
+    let (folder, mx, relay, _events) = start_with_host(PIPELINING, "").await;
     mx.trick("RCPT", Trick::Hang, 2);
-    let (relay, _) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     let large = format!("{}\r\n{}", mail("large"), "0123456789abcdef\r\n".repeat(20_000));
     for content in [&mail("small"), &large] {
@@ -284,9 +268,7 @@ async fn a_lost_final_reply_is_told_as_it_is() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn domains_that_cannot_receive_are_refused_at_once() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, _mx, relay, _events) = start_with_host(PIPELINING, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.say("MAIL FROM:<otp@app.test>").await;
     for (recipient, reply) in [
@@ -303,9 +285,7 @@ async fn domains_that_cannot_receive_are_refused_at_once() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn senders_are_held_to_their_patterns() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, _events) = start_with_host(PIPELINING, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let reply = app.say("MAIL FROM:<ceo@bank.test>").await;
     assert_eq!(reply, "550 5.7.1 reverse-path not allowed for this user; allowed are *@app.test");
@@ -320,9 +300,7 @@ async fn senders_are_held_to_their_patterns() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_bare_line_feed_ends_the_connection_after_its_reply() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, _events) = start_with_host(PIPELINING, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.say("MAIL FROM:<otp@app.test>").await;
     app.say("RCPT TO:<alice@example.test>").await;
@@ -338,9 +316,7 @@ async fn a_bare_line_feed_ends_the_connection_after_its_reply() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_does_not_answer_gives_way_to_the_next() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, _mx, relay, mut events) = start_with_host(PIPELINING, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@two.test"], &mail("one")).await;
     let delivered = events.next(Kind::Delivered).await;
@@ -367,10 +343,8 @@ async fn a_host_that_refuses_everybody_is_tried_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_draining_relay_takes_no_new_mail_and_keeps_the_old() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
+    let (folder, mx, relay, mut events) = start_with_host(PIPELINING, "").await;
     mx.trick("banner", Trick::Say("421 4.3.2 later"), 9);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let address = relay.addresses()[0];
     let mut app = Client::connect(address).await;
     app.submit(&["alice@example.test"], &mail("one")).await;

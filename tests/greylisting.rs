@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
-use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
+use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by, start_with_host};
 use otp_relay::testing::event::cause::Cause;
 use otp_relay::testing::event::{Event, Kind};
 use otp_relay::testing::queue::inspect::Filter;
@@ -39,10 +39,8 @@ async fn a_retry_begins_with_the_host_that_made_it_wait() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_newer_code_inherits_the_wait_of_the_older_one() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
+    let (folder, mx, relay, mut events) = start_with_host(PIPELINING, "").await;
     mx.trick("RCPT", Trick::Say("450 4.2.0 Greylisted for 40 seconds"), 3);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &mail("one")).await;
     let first = events.next(Kind::Greylisted).await;
@@ -68,10 +66,8 @@ async fn a_newer_code_inherits_the_wait_of_the_older_one() {
 /// a restart; and it is tried all the same.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_that_inherits_too_long_a_wait_is_at_risk_from_the_beginning() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
+    let (folder, mx, relay, mut events) = start_with_host(PIPELINING, "").await;
     mx.trick("RCPT TO:<alice", Trick::Say("451 4.7.1 Greylisted, try again in 900 seconds"), 9);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     app.submit(&["alice@example.test"], &format!("X-OTP-Life: 3600\r\n{}", mail("one"))).await;
     events.next(Kind::Greylisted).await;

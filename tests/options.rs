@@ -1,11 +1,11 @@
-//! What an app can option for, and what it is told: one story for each option and each documented reply.
+//! What an app can ask for, and what it is told: one story for each option and each documented reply.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Received, Trick};
-use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by};
+use crate::support::{Events, manual_clock, pass, start_relay, start_relay_by, start_with_host};
 use otp_relay::testing::base::clock::ManualClock;
 use otp_relay::testing::event::cause::Cause;
 use otp_relay::testing::event::{Event, Kind};
@@ -58,14 +58,17 @@ fn life(event: &Event) -> u64 {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wish_is_granted_and_does_not_leave_the_relay() {
+async fn an_option_is_followed_and_does_not_leave_the_relay() {
     let mut scene = Scene::with("life = \"7m\"", "").await;
     let plain = scene.accepted("alice@example.test", "").await;
     assert_eq!((life(&plain), plain.head.lane.name()), (420, "otp"));
     scene.events.next(Kind::Delivered).await;
     let fields = "X-OTP-Life: 300\r\nX-OTP-Lane: reset\r\nX-OTP-Key: login:42\r\nX-OTP-Tag: signup\r\n";
-    let wished = scene.accepted("bob@example.test", fields).await;
-    assert_eq!((life(&wished), wished.head.lane.name(), wished.head.tag.as_deref()), (300, "reset", Some("signup")));
+    let with_options = scene.accepted("bob@example.test", fields).await;
+    assert_eq!(
+        (life(&with_options), with_options.head.lane.name(), with_options.head.tag.as_deref()),
+        (300, "reset", Some("signup"))
+    );
     scene.events.next(Kind::Delivered).await;
     let content = String::from_utf8(scene.received("bob")[0].content.clone()).unwrap();
     assert!(!content.to_ascii_lowercase().contains("x-otp"), "{content}");
@@ -103,7 +106,7 @@ async fn a_lane_above_the_users_is_lowered_and_said_so() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_wish_that_cannot_be_granted_is_refused() {
+async fn an_option_that_cannot_be_followed_is_refused() {
     let mut scene = Scene::new().await;
     for fields in [
         "X-OTP-Life: 4\r\n",
@@ -265,9 +268,7 @@ async fn a_user_sends_only_so_fast() {
 #[tokio::test(flavor = "multi_thread")]
 async fn arrival_is_told_if_asked_for_by_whoever_is_last_to_know() {
     for (extensions, expected) in [(EXTENSIONS, 2), (&["PIPELINING", "DSN"][..], 1)] {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(extensions).await;
-        let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+        let (_folder, mx, relay, mut events) = start_with_host(extensions, "").await;
         let mut app = Client::connect(relay.addresses()[0]).await;
         app.say("MAIL FROM:<otp@app.test> ENVID=login-42").await;
         app.say("RCPT TO:<alice@example.test> NOTIFY=SUCCESS,FAILURE").await;

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use crate::support::client::{Client, mail};
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
-use crate::support::{manual_clock, pass, start_relay, start_relay_by};
+use crate::support::{manual_clock, pass, start_relay, start_relay_by, start_with_host};
 
 /// A host of the last century.
 const HOST: &[&str] = &["PIPELINING"];
@@ -24,9 +24,7 @@ fn text_of(content: &[u8]) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_first_line_that_is_no_field_is_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(HOST).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(HOST, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let good = mail("one");
     for (first, expected) in [
@@ -47,9 +45,7 @@ async fn a_first_line_that_is_no_field_is_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn blind_copies_stay_blind() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(HOST).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(HOST, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let fields = "Return-Path: <otp@app.test>\r\nBcc: boss@bank.test,\r\n spy@bank.test\r\nbCC : spy@bank.test\r\n\
                   Resent-Bcc: spy@bank.test\r\n";
@@ -64,9 +60,7 @@ async fn blind_copies_stay_blind() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_lines_are_encoded_or_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(HOST).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(HOST, "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let long = format!("code 481516 {}", "\u{fc}ber = alles ".repeat(200));
     let fields =
@@ -95,9 +89,7 @@ async fn long_lines_are_encoded_or_refused() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn long_lines_are_refused_where_that_is_configured() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(HOST).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "[submission]\nlong_lines = \"refuse\"\n");
+    let (_folder, _mx, relay, _events) = start_with_host(HOST, "[submission]\nlong_lines = \"refuse\"\n").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     let reply = app.submit(&["alice@example.test"], &format!("{}\r\n{}", mail("one"), "x".repeat(999))).await;
     assert_eq!(reply, "554 5.6.0 line 6 has more than 998 bytes, and submission.long_lines is \"refuse\"");

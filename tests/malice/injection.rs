@@ -5,15 +5,13 @@ use otp_relay::testing::event::Kind;
 use serde_json::json;
 
 use crate::support::client::{Client, mail};
-use crate::support::fake_mx::{FakeMx, Trick};
+use crate::support::fake_mx::Trick;
 use crate::support::http::Http;
-use crate::support::start_relay;
+use crate::support::start_with_host;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_behind_starttls_are_not_carried_out() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&[]).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, _mx, relay, _events) = start_with_host(&[], "").await;
     for injected in ["MAIL FROM:<otp@app.test>\r\n", "RSET\r\n", "N", "\0", "\r\n"] {
         let mut client = Client::connect(relay.addresses()[0]).await;
         client.send(format!("STARTTLS\r\n{injected}").as_bytes()).await;
@@ -32,9 +30,7 @@ async fn commands_behind_starttls_are_not_carried_out() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn commands_in_a_chunk_are_content() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&[]).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "[submission]\nmessage_size_max = \"16KiB\"\n");
+    let (_folder, mx, relay, _events) = start_with_host(&[], "[submission]\nmessage_size_max = \"16KiB\"\n").await;
     let smuggled = "RSET\r\nMAIL FROM:<otp@app.test>\r\nRCPT TO:<victim@example.test>\r\nDATA\r\n";
     let padded = format!("{smuggled}{}", "x".repeat((20 << 10) - smuggled.len()));
     // Chunks that are refused for different reasons are read over all the same.
@@ -69,12 +65,10 @@ async fn commands_in_a_chunk_are_content() {
 /// What an app's request can hold of its own user's words gets into no header section but as the text that it is.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_header_field_by_http() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&["PIPELINING", "8BITMIME", "SMTPUTF8"]).await;
     let hash = token_hash("token of shop");
     let user = format!("[[user]]\nname = \"shop\"\ntoken_hash = \"{hash}\"\nsenders = [\"*@shop.test\"]\n");
     let more = format!("{user}[otp]\nrecipient_budget = \"off\"\n");
-    let (relay, mut events) = start_relay(folder.path(), mx.address, &more);
+    let (_folder, mx, relay, mut events) = start_with_host(&["PIPELINING", "8BITMIME", "SMTPUTF8"], &more).await;
     let shop = Http { address: relay.http_address().unwrap(), token: "token of shop".to_owned() };
     let good =
         json!({"from": "Shop <otp@shop.test>", "to": "alice@example.test", "otp": {"code": "481516", "app": "Shop"}});
@@ -129,9 +123,7 @@ async fn no_header_field_by_http() {
 /// xtext may stand for a line end; a notification that repeats it does not.
 #[tokio::test(flavor = "multi_thread")]
 async fn no_header_field_by_smtp_parameters() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&["PIPELINING", "DSN"]).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, mut events) = start_with_host(&["PIPELINING", "DSN"], "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     mx.trick("RCPT", Trick::Say("550 5.1.1 \u{1b}[2Jnobody\u{9b}31m\u{202e}here"), 1);
     let reply = app.say("MAIL FROM:<otp@app.test> ENVID=a+0D+0AX-Evil:+201+0D+0A+0D+0Ab AUTH=e+0D+0AX-Evil:1").await;
@@ -157,9 +149,7 @@ async fn no_header_field_by_smtp_parameters() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn header_bombs_are_refused() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&[]).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, _mx, relay, _events) = start_with_host(&[], "").await;
     let mut app = Client::connect(relay.addresses()[0]).await;
     for (bomb, expected) in [
         ("X: y\r\n".repeat(1100), "554 5.6.0 more than 1000 header fields"),
@@ -177,9 +167,7 @@ async fn header_bombs_are_refused() {
 /// A client may call itself anything; what becomes of it in the Received field is one word.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_client_s_name_stays_in_its_place() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&[]).await;
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "[submission]\nreceived_client = true\n");
+    let (_folder, mx, relay, mut events) = start_with_host(&[], "[submission]\nreceived_client = true\n").await;
     let by = "\r\n\tby relay.test (otp-relay) with ESMTP id ";
     for (name, expected) in [
         ("client.test", "client.test ([127.0.0.1])"),

@@ -13,8 +13,8 @@ use otp_relay::testing::smtp::extension::Features;
 use otp_relay::testing::smtp::reply::REPLY_KEPT_MAX;
 
 use crate::support::client::Client;
-use crate::support::fake_mx::{FakeMx, Trick};
-use crate::support::start_relay;
+use crate::support::fake_mx::Trick;
+use crate::support::start_with_host;
 
 /// As long as a reply may be, each word another one that looks like a code.
 fn longest_reply(first: &str) -> &'static str {
@@ -62,10 +62,8 @@ fn what_a_reply_can_cost_does_not_grow_with_its_length() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn codes_are_masked_in_a_long_reply_and_others_are_served() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&["PIPELINING"]).await;
+    let (_folder, mx, relay, mut events) = start_with_host(&["PIPELINING"], "").await;
     mx.trick("RCPT TO:<mallory", Trick::Say(longest_reply("no XK77QD here")), 1);
-    let (relay, mut events) = start_relay(folder.path(), mx.address, "");
     let mut app = Client::connect(relay.addresses()[0]).await;
     let mail =
         |recipient: &str| format!("From: otp@app.test\r\nTo: {recipient}\r\nSubject: x\r\n\r\nXK77QD A000B001C\r\n");

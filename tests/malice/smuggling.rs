@@ -6,8 +6,7 @@ use otp_relay::testing::smtp::data::{DataDecoder, Decoded, final_dot, line_fault
 use proptest::prelude::*;
 
 use crate::support::client::{Client, mail};
-use crate::support::fake_mx::FakeMx;
-use crate::support::start_relay;
+use crate::support::start_with_host;
 
 /// Ends of content that one program or another was seen to believe in.
 const FALSE_ENDS: &[&str] = &[
@@ -47,9 +46,7 @@ const SMUGGLED: &str =
 
 #[tokio::test(flavor = "multi_thread")]
 async fn no_false_end_of_content_is_believed() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(&[]).await;
-    let (relay, _events) = start_relay(folder.path(), mx.address, "");
+    let (_folder, mx, relay, _events) = start_with_host(&[], "").await;
     for end in FALSE_ENDS {
         let mut app = Client::connect(relay.addresses()[0]).await;
         for line in ["MAIL FROM:<otp@app.test>", "RCPT TO:<alice@example.test>", "DATA"] {
@@ -75,9 +72,7 @@ async fn no_false_end_of_content_is_believed() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_odd_line_is_a_line() {
     for extensions in [&["PIPELINING", "8BITMIME"][..], &["PIPELINING", "8BITMIME", "CHUNKING"]] {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(extensions).await;
-        let (relay, mut events) = start_relay(folder.path(), mx.address, "[otp]\nrecipient_budget = \"off\"\n");
+        let (_folder, mx, relay, mut events) = start_with_host(extensions, "[otp]\nrecipient_budget = \"off\"\n").await;
         let mut app = Client::connect(relay.addresses()[0]).await;
         for (number, line) in ODD_LINES.iter().enumerate() {
             let content = format!("{}{line}{}", mail("one"), SMUGGLED.replace("\r\n.\r\n", "\r\n"));

@@ -25,6 +25,8 @@ use otp_relay::testing::relay::{Environment, Relay};
 use otp_relay::testing::report::log::Output;
 use tokio::sync::mpsc;
 
+use fake_mx::FakeMx;
+
 /// Longer than anything here takes; reached only when something is broken.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
@@ -81,49 +83,45 @@ impl Events {
         tokio::time::timeout(PATIENCE, self.0.recv()).await.expect("something happens").expect("the relay runs")
     }
 
-    /// The next event of this kind; others are passed over.
-    pub async fn next(&mut self, kind: Kind) -> Event {
+    /// The next event of which this holds; others are passed over.
+    async fn next_where(&mut self, holds: impl Fn(&Event) -> bool) -> Option<Event> {
         let next = async {
             loop {
                 let event = self.0.recv().await.expect("the relay runs");
-                if event.kind() == kind {
+                if holds(&event) {
                     return event;
                 }
             }
         };
-        tokio::time::timeout(PATIENCE, next).await.unwrap_or_else(|_| panic!("no event {}", kind.name()))
+        tokio::time::timeout(PATIENCE, next).await.ok()
     }
 
-    /// The next event of one of these kinds.
+    pub async fn next(&mut self, kind: Kind) -> Event {
+        self.next_of(&[kind]).await
+    }
+
     pub async fn next_of(&mut self, kinds: &[Kind]) -> Event {
-        let next = async {
-            loop {
-                let event = self.0.recv().await.expect("the relay runs");
-                if kinds.contains(&event.kind()) {
-                    return event;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, next).await.expect("an event")
+        let next = self.next_where(|event| kinds.contains(&event.kind())).await;
+        next.unwrap_or_else(|| panic!("no event of {kinds:?}"))
     }
 
     /// The next event that ends an entry.
     pub async fn next_end(&mut self) -> Event {
-        let next = async {
-            loop {
-                let event = self.0.recv().await.expect("the relay runs");
-                if event.kind().is_end() {
-                    return event;
-                }
-            }
-        };
-        tokio::time::timeout(PATIENCE, next).await.expect("an entry ends")
+        self.next_where(|event| event.kind().is_end()).await.expect("an entry ends")
     }
 }
 
 /// A relay whose mail hosts are all at `mx`, with one trusted listener. `more` is added to its configuration.
 pub fn start_relay(folder: &Path, mx: SocketAddr, more: &str) -> (Relay, Events) {
     start_relay_with(folder, mx, more, "")
+}
+
+/// The same, with a mail host that offers these extensions, in a folder of its own.
+pub async fn start_with_host(extensions: &[&'static str], more: &str) -> (tempfile::TempDir, FakeMx, Relay, Events) {
+    let folder = tempfile::tempdir().unwrap();
+    let mx = FakeMx::start(extensions).await;
+    let (relay, events) = start_relay(folder.path(), mx.address, more);
+    (folder, mx, relay, events)
 }
 
 /// The same, with lines of events going to `output`.
