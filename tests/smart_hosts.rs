@@ -8,7 +8,7 @@ use std::path::Path;
 use crate::support::client::Client;
 use crate::support::fake_mx::{FakeMx, Trick};
 use crate::support::http::Http;
-use crate::support::{Events, copy_folder, start_relay, start_relay_with};
+use crate::support::{Events, copy_folder, start_relay, start_relay_with, start_with_host};
 use otp_relay::testing::base::clock::{Clock as _, SystemClock};
 use otp_relay::testing::event::cause::Cause;
 use otp_relay::testing::event::{Event, Kind};
@@ -77,14 +77,14 @@ async fn a_smart_host_takes_over_while_there_is_time_and_then_mail_goes_straight
     let story_of_one = story(&mut events).await;
     assert_one_at_a_time(&story_of_one);
     let greylisted = story_of_one.iter().find(|event| event.kind() == Kind::Greylisted).unwrap();
-    let expected = format!("next by the smart host {}: the direct way cannot make it in time", smart.address);
+    let expected = format!("next via the smart host {}: direct delivery cannot make it in time", smart.address);
     assert_eq!(note(greylisted), expected);
     assert!(story_of_one.iter().any(|event| event.kind() == Kind::AtRisk));
     let delivered = story_of_one.last().unwrap();
     assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 2));
     assert!(delivered.head.time < delivered.head.expires_at);
     assert_eq!(delivered.destination(), Some("127.0.0.1"));
-    let expected = format!("in clear text; smart host {}: the direct way cannot make it in time", smart.address);
+    let expected = format!("in clear text; smart host {}: direct delivery cannot make it in time", smart.address);
     assert_eq!(note(delivered), expected);
     assert_eq!((mx.received().len(), smart.received().len()), (0, 1));
     // What the smart host did was not learned about the destination.
@@ -164,7 +164,7 @@ async fn a_host_that_wants_tls_which_failed_is_reached_by_another_sender_at_once
         let deferred = events.next(Kind::Deferred).await;
         assert_eq!((deferred.cause(), deferred.destination()), (Some(Cause::TlsRequired), Some("mx.test")));
         assert!(deferred.reply().unwrap().contains("530"), "{deferred:?}");
-        let expected = format!("next by the smart host {}: another sender may do better", smart.address);
+        let expected = format!("next via the smart host {}: another sender may do better", smart.address);
         assert!(note(&deferred).ends_with(&expected), "{starttls}: {deferred:?}");
         let delivered = events.next_end().await;
         assert_eq!((delivered.kind(), delivered.head.attempt), (Kind::Delivered, 2));
@@ -199,8 +199,8 @@ async fn several_are_tried_in_order_and_then_the_direct_way() {
     let story_of_one = story(&mut events).await;
     assert_one_at_a_time(&story_of_one);
     let notes: Vec<&str> = story_of_one.iter().filter(|event| event.kind() == Kind::Deferred).map(note).collect();
-    let by_second = format!("next by the smart host {}: it takes all mail for this domain", second.address);
-    assert_eq!(notes, [by_second.as_str(), "next straight to the destination"]);
+    let by_second = format!("next via the smart host {}: it takes all mail for this domain", second.address);
+    assert_eq!(notes, [by_second.as_str(), "next directly to the destination"]);
     let delivered = story_of_one.last().unwrap();
     assert_eq!((delivered.head.attempt, delivered.destination()), (3, Some("mx.test")));
     assert_eq!((first.connections(), second.connections()), (1, 1));
@@ -428,7 +428,7 @@ async fn a_restart_keeps_the_way() {
     assert_eq!(first.destination(), Some("mx.test"));
     // Refused for good by the one, put off by the other: only the smart host is left.
     let second = events.next(Kind::Deferred).await;
-    assert!(note(&second).starts_with("next by the smart host"), "{}", note(&second));
+    assert!(note(&second).starts_with("next via the smart host"), "{}", note(&second));
     relay.queue().flush().await.unwrap();
     let after_crash = tempfile::tempdir().unwrap();
     copy_folder(folder.path(), after_crash.path());
@@ -445,10 +445,8 @@ async fn a_restart_keeps_the_way() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_smart_host_without_address_gives_way() {
-    let folder = tempfile::tempdir().unwrap();
-    let mx = FakeMx::start(PIPELINING).await;
     let dead = "[[smart_host]]\naddress = \"dead.test:2525\"\ntls = \"none\"\nwhen = \"always\"\n";
-    let (relay, mut events) = start_relay(folder.path(), mx.address, dead);
+    let (_folder, _mx, relay, mut events) = start_with_host(PIPELINING, dead).await;
     submit(&relay, "alice@example.test", 60).await;
     let deferred = events.next(Kind::Deferred).await;
     assert_eq!((deferred.cause(), deferred.destination()), (Some(Cause::Unreachable), Some("dead.test")));
@@ -457,7 +455,7 @@ async fn a_smart_host_without_address_gives_way() {
     relay.shut_down().await;
 }
 
-/// What hosts of the destination do with strangers is no concern of mail that a smart host takes.
+/// What hosts of the destination do with unknown senders is no concern of mail that a smart host takes.
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_smart_host_takes_from_the_beginning_is_not_at_risk_of_greylisting() {
     let folder = tempfile::tempdir().unwrap();

@@ -293,7 +293,7 @@ async fn a_policy_that_is_tested_holds_nothing_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_policy_does_not_count() {
     let enforce = || policy("enforce", "mx.test");
-    let stranger = Authority::new();
+    let unknown = Authority::new();
     for (head, policy, is_good) in [
         ("301 Moved Permanently\r\nLocation: /\r\nContent-Type: text/plain", enforce(), true),
         ("200 OK\r\nContent-Type: text/html", enforce(), true),
@@ -302,9 +302,9 @@ async fn what_is_no_policy_does_not_count() {
         (GOOD_HEAD, enforce(), false),
     ] {
         let stage = Stage::new();
-        let issued = if is_good { &stage.authority } else { &stranger }.issue("mta-sts.sts.test");
+        let issued = if is_good { &stage.authority } else { &unknown }.issue("mta-sts.sts.test");
         let stage = stage.served(issued, head, policy).await;
-        let mx = stage.host(&stranger.issue("mx.test")).await;
+        let mx = stage.host(&unknown.issue("mx.test")).await;
         let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
         assert_delivered(&event, &mx, "not verified");
     }
@@ -328,11 +328,11 @@ async fn a_policy_outlives_its_publication_and_a_restart() {
 /// The host's name is an alias, and the records, the certificate and the name asked for are those of its end.
 #[tokio::test(flavor = "multi_thread")]
 async fn records_stand_at_the_end_of_an_alias() {
-    let (stage, stranger) = (Stage::new(), Authority::new());
-    let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(stranger.issuer.der()) };
+    let (stage, unknown) = (Stage::new(), Authority::new());
+    let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(unknown.issuer.der()) };
     let world = World { secure: true, tlsa: Mutex::new(Some(Ok(vec![record]))), is_alias: true, ..World::default() };
     let stage = Stage { world: Arc::new(world), ..stage };
-    let mx = stage.host(&stranger.issue("end.test")).await;
+    let mx = stage.host(&unknown.issue("end.test")).await;
     let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
     assert_delivered(&event, &mx, "verified by DANE-TA");
     let mx = stage.host(&Authority::new().issue("mx.test")).await;
@@ -343,12 +343,12 @@ async fn records_stand_at_the_end_of_an_alias() {
 #[tokio::test(flavor = "multi_thread")]
 async fn dane_goes_by_dns_alone() {
     let stage = Stage::new();
-    let stranger = Authority::new();
+    let unknown = Authority::new();
     // Nobody knows the authority, and the name is another's: the key is the right one.
-    let own = stranger.issue("elsewhere.test");
+    let own = unknown.issue("elsewhere.test");
     let ta = |name| {
-        let issued = stranger.issue(name);
-        let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(stranger.issuer.der()) };
+        let issued = unknown.issue(name);
+        let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(unknown.issuer.der()) };
         (issued, record)
     };
     let stage = stage.with_dane(Ok(vec![end_entity(&own.certificate)]));

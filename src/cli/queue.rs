@@ -36,7 +36,7 @@ pub(super) enum Command {
         /// Its id, or an entry's
         id: String,
     },
-    /// Take a message back
+    /// Cancel a message
     Cancel {
         /// Its id, or an entry's
         id: String,

@@ -29,7 +29,7 @@ pub(super) struct LearnedLimits {
     /// The mean time between entries, recent ones counting more, and when the last one came.
     gap: Option<Duration>,
     last_entry: Option<Instant>,
-    /// How long the host bears an idle session, and when that was learned.
+    /// How long the host allows a session to idle, and when that was learned.
     rest_max: Option<(Duration, Instant)>,
     /// How long the session had rested that the host ended last, and when.
     ended: Option<(Duration, Instant)>,
@@ -136,7 +136,7 @@ impl LearnedLimits {
     }
 
     /// Whether the host keeps idle sessions at all.
-    pub(super) fn bears_rest(&self, now: Instant) -> bool {
+    pub(super) fn allows_rest(&self, now: Instant) -> bool {
         self.rest_borne(now).is_none_or(|rest| rest >= REST_WANTED)
     }
 
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!(limits.rest(most, now + PEAK_SPAN), REST_FIRST, "long ago");
         limits.ended_at_rest(SECOND, now + SECOND * 20);
         limits.ended_at_rest(SECOND, now + SECOND * 30);
-        assert!(!limits.bears_rest(now + SECOND * 30));
+        assert!(!limits.allows_rest(now + SECOND * 30));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::base::lane::Lane;
 use crate::mail::id::EntryId;
 use crate::queue::order::ReadyList;
 
-/// Sessions being opened ahead of their entries at most, with one destination.
+/// Sessions being prewarmed at most, with one destination.
 const OPENING_MAX: usize = 8;
 
 /// An entry on its way to a session.
@@ -124,7 +124,7 @@ impl Sessions {
         self.all < self.limits.sessions_wanted()
     }
 
-    /// Begins to open one more session ahead of its entry. The caller opens it.
+    /// Begins to prewarm one more session. The caller opens it.
     pub(super) fn prepare(&mut self, take_connection: impl FnOnce() -> bool) -> bool {
         let may = !self.is_retired && self.opening < OPENING_MAX && self.open(take_connection);
         self.opening += usize::from(may);
@@ -141,16 +141,16 @@ impl Sessions {
     /// For whom a session is to take the place of the last one, which has ended at rest: where the next entry is to be
     /// expected, for the last one whose message was taken. `most`: how long sessions are kept at most.
     pub(super) fn wanted_by(&self, most: Duration, now: Instant) -> Option<Caller> {
-        let is_wanted = self.all == 0 && self.limits.bears_rest(now) && self.limits.expects_another(most, now);
+        let is_wanted = self.all == 0 && self.limits.allows_rest(now) && self.limits.expects_another(most, now);
         self.last_caller.clone().filter(|_| is_wanted)
     }
 
-    /// A session that was opened ahead is there.
+    /// A prewarmed session is there.
     pub(super) fn opened(&mut self) {
         self.opening -= 1;
     }
 
-    /// A session that was opened ahead did not come about. Who waited for it takes its place, else it is over.
+    /// A prewarmed session did not come about. Who waited for it takes its place, else it is over.
     pub(super) fn not_opened(&mut self) -> Option<Assignment> {
         self.opening -= 1;
         let next = if self.all > self.limits.sessions_max() { None } else { self.next() };

@@ -193,13 +193,13 @@ impl EndedAttempt<'_> {
             Choice::Direct(Next::GiveUp) => (None, None, None),
             Choice::Direct(next) => {
                 let at = if let Next::At(at) = next { at } else { self.claim.message().expires_at };
-                let said = self.hops.via.smart_host().map(|_| "next straight to the destination".to_owned());
+                let said = self.hops.via.smart_host().map(|_| "next directly to the destination".to_owned());
                 (None, Some(at), said.filter(|_| next != Next::Expire))
             }
             Choice::SmartHost { host, at, called_by, direct_at } => {
                 attempted.plan = Some(called_by.text().into());
                 let name = self.hops.name(host);
-                let said = name.map(|host| format!("next by the smart host {host}: {}", called_by.text()));
+                let said = name.map(|host| format!("next via the smart host {host}: {}", called_by.text()));
                 (name.map(|host| Relayed { host: host.clone(), called_by, direct_at, tried }), Some(at), said)
             }
         };
@@ -241,7 +241,7 @@ pub(super) fn waits_for_session(failure: &Failure, mask: &Mask, from: Peer) -> S
 }
 
 /// The entry's life ended during the attempt, or it was taken away.
-pub(super) fn gone(gone: LostClaim, from: Peer) -> Settlement {
+pub(super) fn lost_claim(gone: LostClaim, from: Peer) -> Settlement {
     match gone {
         LostClaim::Expired => Settlement::Expired(from.attempted),
         // Whoever took it away has said so; what is released here is no longer ours, and stays as it is.

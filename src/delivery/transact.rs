@@ -348,7 +348,7 @@ impl Connection {
                 }
             }
             let awaited = self.session.awaited();
-            let event = match self.hear(awaited).await {
+            let event = match self.receive(awaited).await {
                 Input::Octets(len) => Event::Received(self.wire.octets(len)),
                 Input::Alert(text) => Event::TlsFailed(text),
                 Input::Closed => Event::Closed,
@@ -370,7 +370,7 @@ impl Connection {
     }
 
     /// Listens until the server speaks or its time is over. Tells the race, once for each thing, that it takes long.
-    async fn hear(&mut self, awaited: Option<(Stage, Instant)>) -> Input {
+    async fn receive(&mut self, awaited: Option<(Stage, Instant)>) -> Input {
         let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + WRITE_TIMEOUT);
         loop {
             let untold = awaited.filter(|(_, since)| self.told_slow != Some(*since));

@@ -23,9 +23,6 @@ const CONNECT_MAX: Duration = Duration::from_millis(1_500);
 const TIME_MAX: Duration = Duration::from_secs(4);
 
 /// Tries a smart host at one of its addresses.
-///
-/// # Errors
-/// What went wrong, in a sentence.
 pub(crate) async fn try_out(
     host: &SmartHost,
     address: SocketAddr,
@@ -39,7 +36,7 @@ pub(crate) async fn try_out(
     let demand = Arc::new(host.tls.demand(TlsOption::default()).map_err(|error| error.to_string())?);
     let starttls = if host.tls == Tls::Implicit { StartTls::Implicit } else { starttls(&demand) };
     let stage = if starttls == StartTls::Implicit { Stage::Tls } else { Stage::StartTls };
-    let login = host.login().map_err(|failure| told(&failure))?;
+    let login = host.login().map_err(|failure| described(&failure))?;
     let settings = ClientSettings { hostname: hostname.to_owned(), starttls, login };
     let connector = opportunistic_connector().map_err(|error| error.to_string())?;
     let roots = Roots::load(ca_file).map_err(|error| error.to_string())?;
@@ -51,11 +48,11 @@ pub(crate) async fn try_out(
     let opening = Connection::establish(fresh, settings, &handshake, &mut steps);
     let connection =
         tokio::time::timeout(TIME_MAX, opening).await.map_err(|_| "it does not answer in time".to_owned())?;
-    connection.map_err(|unopened| told(&unopened.failure))?.quit().await;
+    connection.map_err(|unopened| described(&unopened.failure))?.quit().await;
     Ok(())
 }
 
-fn told(failure: &Failure) -> String {
+fn described(failure: &Failure) -> String {
     let meaning = of_failure(failure).cause.meaning();
     let reply = failure.reply().map_or_else(String::new, |reply| format!(": {reply}"));
     format!("at {}{reply} ({})", failure.stage.name(), meaning.trim_end_matches('.'))

@@ -1,4 +1,4 @@
-//! Messages: submit, look, take back, and say that a code was used.
+//! Messages: submit, look, cancel, and say that a code was used.
 
 #![allow(unused_qualifications, reason = "descriptions of paths are written so by their macro")]
 
@@ -210,7 +210,7 @@ pub(super) async fn wait_for_end(api: &Api, who: &Principal, id: MessageId) -> R
     };
     tokio::select! {
         biased;
-        () = who.gone(api) => Err(Problem::wrong_token()),
+        () = who.revoked(api) => Err(Problem::wrong_token()),
         () = ended => Ok(true),
         () = api.parts.draining.cancelled() => Ok(false),
         () = tokio::time::sleep(WAIT_MAX) => Ok(false),
@@ -274,21 +274,21 @@ impl Api {
         tokio::task::spawn_blocking(work).await.unwrap_or_default()
     }
 
-    /// Takes back what is live of a message; says how all of it stands.
+    /// Cancels what is live of a message; says how all of it stands.
     pub(super) async fn cancel_message(&self, who: &Principal, id: MessageId) -> Result<CancelledJson, Problem> {
         self.known(who, id, Need::State).await?;
         let filter = Filter { user: who.only_user(), ..Filter::of_message(id) };
-        let cancelled = self.take_back(who, filter).await?;
+        let cancelled = self.cancel_live(who, filter).await?;
         let after = self.json(who, id).await?;
         Ok(CancelledJson::new(&cancelled, after.entries))
     }
 
-    /// Takes back what the filter covers. What was answered holds after a crash too.
-    async fn take_back(&self, who: &Principal, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
+    /// Cancels what the filter covers. What was answered holds after a crash too.
+    async fn cancel_live(&self, who: &Principal, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
         let now = self.parts.clock.now();
         let cancelled = self.scan(who, move |queue| queue.cancel(&filter, now)).await;
         if !cancelled.is_empty() {
-            let undone = "taken back, but not written down, so that a crash undoes it";
+            let undone = "cancelled, but not written down, so that a crash undoes it";
             self.parts.queue.flush().await.map_err(|error| self.not_stored(&error).about(undone))?;
         }
         Ok(cancelled)
@@ -316,7 +316,7 @@ pub(super) async fn cancel_many(
     let recipient = recipient.as_deref().map(plain).transpose()?;
     let key = key.map(Arc::from);
     let filter = Filter { recipient, key, user: who.only_user(), ..Filter::default() };
-    let cancelled = api.take_back(&who, filter).await?;
+    let cancelled = api.cancel_live(&who, filter).await?;
     Ok(Json(CancelledJson::new(&cancelled, Vec::<EntryJson>::new())))
 }
 

@@ -86,7 +86,7 @@ impl Principal {
     }
 
     /// Returns when it is nobody any more.
-    pub(super) async fn gone(&self, api: &Api) {
+    pub(super) async fn revoked(&self, api: &Api) {
         let mut changes = api.parts.credentials.watch();
         while self.renewed(api).is_ok() {
             if changes.changed().await.is_err() {

@@ -277,7 +277,7 @@ impl EntryJson {
         }
     }
 
-    fn hear(&mut self, event: &Event) {
+    fn on_event(&mut self, event: &Event) {
         let kind = event.kind();
         if self.ended_at.is_none() {
             self.state = state_after(kind).unwrap_or(self.state);
@@ -325,7 +325,7 @@ fn ended_entries(trace: &Trace) -> Vec<EntryJson> {
             state: "unknown",
             ..EntryJson::default()
         };
-        entries.entry(entry.index).or_insert_with(new).hear(event);
+        entries.entry(entry.index).or_insert_with(new).on_event(event);
     }
     entries.into_values().collect()
 }

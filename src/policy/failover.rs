@@ -20,7 +20,7 @@ const NEED: Duration = Duration::from_secs(10);
 const NEED_SHARE: f64 = 0.3;
 /// So many times what it took lately is what it may take now.
 const MARGIN: u32 = 2;
-/// Between two rounds of the smart hosts where there is no direct way any more.
+/// Between two rounds of the smart hosts without direct delivery any more.
 const ROUND: Duration = Duration::from_secs(10);
 
 named! {
@@ -30,9 +30,9 @@ named! {
     pub enum When: name {
         /// From the first attempt on.
         Always = "always",
-        /// When the direct way failed for a reason that another sender may not have.
+        /// When direct delivery failed for a reason that another sender may not have.
         DirectFailed = "direct-failed",
-        /// When the direct way cannot make it in time.
+        /// When direct delivery cannot make it in time.
         Deadline = "deadline",
     }
 }
@@ -43,7 +43,7 @@ impl When {
         match self {
             Self::Always => "it takes all mail for this domain",
             Self::DirectFailed => "another sender may do better",
-            Self::Deadline => "the direct way cannot make it in time",
+            Self::Deadline => "direct delivery cannot make it in time",
         }
     }
 }
@@ -76,7 +76,7 @@ pub struct Relayed {
     /// The smart host, as `host:port`.
     pub host: Arc<str>,
     pub(crate) called_by: When,
-    /// When the direct way is to be tried again if no smart host takes it; none: never.
+    /// When direct delivery is to be tried again if no smart host takes it; none: never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) direct_at: Option<Timestamp>,
     /// The smart hosts that failed since the last direct attempt.
@@ -86,13 +86,13 @@ pub struct Relayed {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Choice {
-    /// The direct way, as planned.
+    /// Direct delivery, as planned.
     Direct(Next),
     SmartHost {
         host: usize,
         at: Timestamp,
         called_by: When,
-        /// When the direct way would be tried again.
+        /// When direct delivery would be tried again.
         direct_at: Option<Timestamp>,
     },
 }
@@ -147,7 +147,7 @@ pub(crate) fn at_first(hosts: &[Candidate], now: Timestamp) -> Option<usize> {
     hosts.iter().position(|host| host.when == When::Always && host.ready_at <= now)
 }
 
-/// Decides what follows a direct attempt that did not deliver. `plan` is what the plan says for the direct way.
+/// Decides what follows a direct attempt that did not deliver. `plan` is what the plan says for direct delivery.
 pub(crate) fn after_direct(
     verdict: &Verdict,
     plan: (Next, Reason),
@@ -186,7 +186,7 @@ pub(crate) fn after_direct(
 }
 
 /// Decides what follows an attempt by a smart host that did not deliver: the next one in order that the same reason
-/// calls for, then the direct way, and where there is none, the smart hosts again. The candidates include the one that
+/// calls for, then direct delivery, and where there is none, the smart hosts again. The candidates include the one that
 /// was tried; `verdict` is what it said of the message or the recipient, and none if it said nothing of them.
 pub(crate) fn after_smart_host(
     verdict: Option<&Verdict>,
@@ -354,7 +354,7 @@ mod tests {
         let all_tried = [tried(When::Deadline), tried(When::Deadline)];
         assert_eq!(after(When::Deadline, Some(95), &all_tried), Choice::Direct(Next::At(at(95))));
         assert_eq!(after(When::Deadline, None, &all_tried), by(0, NOW + 10, When::Deadline, None));
-        // The first attempt went by a host for all mail: only another such one comes before the direct way.
+        // The first attempt went by a host for all mail: only another such one comes before direct delivery.
         let first = [tried(When::Always), host(When::Deadline)];
         assert_eq!(after(When::Always, Some(0), &first), Choice::Direct(Next::At(at(NOW))));
         let first = [tried(When::Always), host(When::Always)];

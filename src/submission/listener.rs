@@ -136,15 +136,12 @@ pub struct Submission {
 /// What the system says, with the address.
 pub(crate) fn bind(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpListener> {
     let listened = bound(address, others).and_then(|socket| socket.listen(BACKLOG));
-    listened.map_err(|error| told(address, &error))
+    listened.map_err(|error| described(address, &error))
 }
 
 /// Whether [`bind`] would do; nobody can connect meanwhile.
-///
-/// # Errors
-/// The same.
 pub(crate) fn try_out(address: SocketAddr, others: &[SocketAddr]) -> io::Result<()> {
-    bound(address, others).map(drop).map_err(|error| told(address, &error))
+    bound(address, others).map(drop).map_err(|error| described(address, &error))
 }
 
 fn bound(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpSocket> {
@@ -158,7 +155,7 @@ fn bound(address: SocketAddr, others: &[SocketAddr]) -> io::Result<TcpSocket> {
     Ok(socket)
 }
 
-fn told(address: SocketAddr, error: &io::Error) -> io::Error {
+fn described(address: SocketAddr, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{address}: {error}{}", mend(address, error)))
 }
 

@@ -184,7 +184,7 @@ async fn a_host_that_takes_few_messages_in_a_session_is_asked_for_no_more() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn no_more_sessions_are_opened_than_a_host_bears() {
+async fn no_more_sessions_are_opened_than_a_host_allows() {
     let world = World::new(&[(MX2, Mood::Serves(Manner { sessions_max: 2, ..GOOD }))]);
     for n in 0..60 {
         world.submit(&format!("user{n}@one.test")).await;

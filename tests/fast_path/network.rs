@@ -101,7 +101,7 @@ struct Inner {
     open: Mutex<(usize, usize)>,
     seen: Mutex<Vec<Seen>>,
     /// When recipients were first named.
-    strangers: Mutex<HashMap<String, Duration>>,
+    first_contacts: Mutex<HashMap<String, Duration>>,
 }
 
 impl Hosts {
@@ -114,7 +114,7 @@ impl Hosts {
             sessions: Mutex::default(),
             open: Mutex::default(),
             seen: Mutex::default(),
-            strangers: Mutex::default(),
+            first_contacts: Mutex::default(),
         }))
     }
 
@@ -179,7 +179,7 @@ impl Inner {
             tokio::time::sleep(manner.latency).await;
             let passes = |recipient: &str| {
                 let now = self.origin.elapsed();
-                now >= *self.strangers.lock().entry(recipient.to_owned()).or_insert(now) + manner.greylists
+                now >= *self.first_contacts.lock().entry(recipient.to_owned()).or_insert(now) + manner.greylists
             };
             while let Some((reply, taken, more)) = session.next(&mut input, passes) {
                 tokio::time::sleep(more).await;

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Postgrey before the recipient's mail host, which makes a stranger wait for longer than a code is worth anything; and
+# Postgrey before the recipient's mail host, which greylists for longer than a code is valid; and
 # another Postfix, with Cyrus SASL and TLS, as the smart host that takes over in time.
 #   usage: smart-host.sh path/to/otp-relay
 set -euo pipefail

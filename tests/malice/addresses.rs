@@ -1,4 +1,4 @@
-//! Addresses that a stranger types into an app's form so that somebody else's are refused.
+//! Addresses that somebody unknown types into an app's form so that somebody else's are refused.
 
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::event::cause::Cause;

@@ -188,7 +188,7 @@ async fn a_parents_key_signs_and_allows_nothing() {
     }
 }
 
-/// The hint how to override a suppression is pasted into a shell, and the address is a stranger's.
+/// The hint how to override a suppression is pasted into a shell, and the address is an unknown sender's.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_hint_is_safe_to_paste() {
     let bench = Bench::new("").await;

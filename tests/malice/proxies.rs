@@ -140,19 +140,19 @@ async fn limits_count_the_clients_behind_a_proxy() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn strangers_give_way_when_all_places_are_taken() {
+async fn unknown_clients_give_way_when_all_places_are_taken() {
     let bench = Bench::new("[submission]\nconnections_max = 8\n").await;
     let mut app = bench.client("127.0.0.3", b"").await;
     app.greet().await;
-    let mut strangers = Vec::new();
+    let mut unknown = Vec::new();
     for _ in 0..9 {
-        let mut stranger = bench.client("127.0.0.4", b"").await;
-        stranger.greet().await;
-        strangers.push(stranger);
+        let mut client = bench.client("127.0.0.4", b"").await;
+        client.greet().await;
+        unknown.push(client);
     }
     let mut second = bench.client("127.0.0.3", b"").await;
     second.greet().await;
-    assert!(strangers[0].is_closed().await && strangers[2].is_closed().await);
+    assert!(unknown[0].is_closed().await && unknown[2].is_closed().await);
     for client in [&mut app, &mut second] {
         assert!(client.submit(&["alice@example.test"], &mail("one")).await.starts_with("250"));
     }

@@ -178,7 +178,7 @@ fn defaults() -> Vec<Key<UserSettings>> {
              whatever became of that, and is not queued. For apps that send again when the reply to a mail was lost; \
              0s (off) to 1d. Date, Message-ID, Received, fields of an app's own and the boundaries of parts may \
              differ; From, Sender, Reply-To, To, Cc, Subject, In-Reply-To, References, the types of parts and every \
-             octet of the body may not: two codes are two mails. Who asks for the same code again within the window \
+             byte of the body may not: two codes are two mails. Who asks for the same code again within the window \
              gets no second mail. A message with X-OTP-Idempotency-Key goes by that alone.".written("\"0s\"");
     }
 }

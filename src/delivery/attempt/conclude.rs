@@ -105,7 +105,7 @@ impl Conclusion<'_> {
                 self.not_delivered(&silent, Peer::at(destination).with_steps(steps).with_note(GAVE_WAY), now);
             }
             End::LostClaim(gone, from) => {
-                let settlement = settle::gone(gone, from.unwrap_or_default().with_steps(steps));
+                let settlement = settle::lost_claim(gone, from.unwrap_or_default().with_steps(steps));
                 self.loaded.claimed.settle(settlement, now);
             }
             End::NotNoted(from) => {

@@ -7,7 +7,7 @@
 //!   delay it. While a more preferred one is slow, the refusal is kept: the slow host may still accept. The attempt ends
 //!   with the refusal when no such session is left, when the attempt that follows the refusal would be due, but not
 //!   before [`KEPT_LEAST`], and after [`KEPT_MAX`] at the latest. The next attempt is then due as the plan had it.
-//! - Where a smart host, or the direct way instead of one, would be tried at once if the attempt ended, slow sessions are
+//! - Where a smart host, or direct delivery instead of one, would be tried at once if the attempt ended, slow sessions are
 //!   given up for it.
 
 mod claimed_entry;

@@ -164,7 +164,7 @@ async fn a_smart_host_that_fails_gives_way_to_the_hosts_of_the_domain() {
     let now = world.bench.clock.now();
     let settlement = world.failed(Stage::Connect, Fault::Timeout, Peer::at(Some("smtp.app.test".into())));
     let Settlement::Deferred { attempted, next_attempt_at, .. } = settlement else { panic!("{settlement:?}") };
-    assert_eq!((next_attempt_at, attempted.note.as_deref()), (now, Some("next straight to the destination")));
+    assert_eq!((next_attempt_at, attempted.note.as_deref()), (now, Some("next directly to the destination")));
     assert_eq!(world.claim.progress().relayed, None);
 }
 
@@ -179,6 +179,6 @@ async fn a_delivery_names_the_smart_host_that_made_it() {
 
 #[tokio::test(start_paused = true)]
 async fn a_lost_claim_expires_the_entry_or_leaves_it_to_whoever_took_it() {
-    assert_eq!(decided(gone(LostClaim::Expired, Peer::at(None))).0, "expired");
-    assert_eq!(decided(gone(LostClaim::Ended, Peer::at(None))).0, "released");
+    assert_eq!(decided(lost_claim(LostClaim::Expired, Peer::at(None))).0, "expired");
+    assert_eq!(decided(lost_claim(LostClaim::Ended, Peer::at(None))).0, "released");
 }
