@@ -97,11 +97,11 @@ async fn messages_are_listed_in_pages() {
         let tag = if number % 2 == 0 { "even" } else { "odd" };
         let body = with(mail(&format!("user{}@example.test", number % 3)), json!({"tag": tag}));
         let answer = bench.shop.post("/v1/messages", body).await;
-        sent.insert(0, answer.json()["id"].as_str().unwrap().to_owned());
+        sent.insert(0, answer.id());
         bench.events.next(Kind::Delivered).await;
     }
     let own = with(mail("user0@example.test"), json!({"from": "otp@bank.test"}));
-    let of_bank = bench.bank.post("/v1/messages", own).await.json()["id"].as_str().unwrap().to_owned();
+    let of_bank = bench.bank.post("/v1/messages", own).await.id();
     bench.events.next(Kind::Delivered).await;
     assert_eq!(ids(&bench.shop, "").await, (sent.clone(), Value::Null));
     assert_eq!(ids(&bench.operator, "").await.0, [vec![of_bank.clone()], sent.clone()].concat());
@@ -263,7 +263,7 @@ async fn an_option_of_a_message_over_smtp_is_shown_and_does_not_leave() {
     let mut bench = bench().await;
     let raw = format!("From: otp@shop.test\nX-OTP-Traceparent: {TRACEPARENT}\nSubject: x\n\nx\n");
     let body = json!({"from": "otp@shop.test", "to": "alice@example.test", "raw": raw});
-    let id = bench.shop.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", body).await.id();
     bench.events.next(Kind::Delivered).await;
     let message = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     assert_eq!(message["traceparent"], TRACEPARENT);
@@ -400,7 +400,7 @@ async fn the_description_is_true() {
     let schemas = Schemas(&description);
     let id = bench.shop.post("/v1/messages", with(mail("alice@example.test"), json!({"wait": "delivered"}))).await;
     schemas.check_answer("POST", "/v1/messages", &id);
-    let id = id.json()["id"].as_str().unwrap().to_owned();
+    let id = id.id();
     bench.mx.trick("RCPT TO:<bob", crate::support::fake_mx::Trick::Say("550 5.1.1 no such user"), 1);
     bench.shop.post("/v1/messages", with(mail("bob@example.test"), json!({"wait": "delivered"}))).await;
     bench.mx.trick("RCPT", crate::support::fake_mx::Trick::Say("451 4.7.1 Greylisted, try again in 300 seconds"), 99);

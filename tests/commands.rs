@@ -128,7 +128,7 @@ async fn the_queue_is_shown_and_steered() {
     let mut ids = Vec::new();
     for recipient in ["alice@a.test", "bob@b.test"] {
         let body = serde_json::json!({"from": "otp@app.test", "to": recipient, "otp": {"code": "1234"}});
-        ids.push(http.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned());
+        ids.push(http.post("/v1/messages", body).await.id());
         bench.events.next(Kind::Deferred).await;
     }
     let list = bench.run(&["queue", "list"]).await.out;

@@ -98,7 +98,7 @@ impl Door {
 
     fn id(self, answer: &Answer) -> String {
         match self {
-            Self::Emails => answer.json()["id"].as_str().unwrap().to_owned(),
+            Self::Emails => answer.id(),
             Self::Email => answer.json()["MessageID"].as_str().unwrap().to_owned(),
             Self::MailSend => answer.field("x-message-id").to_owned(),
         }
@@ -465,7 +465,7 @@ async fn how_a_mail_stands_is_told_and_it_can_be_cancelled() {
     let send = async |to: Value| {
         let mut mail = Door::Emails.mail("x@example.test");
         mail["to"] = to;
-        shop.post("/emails", mail).await.json()["id"].as_str().unwrap().to_owned()
+        shop.post("/emails", mail).await.id()
     };
     let id = send(json!("alice@example.test")).await;
     bench.events.next(Kind::Delivered).await;

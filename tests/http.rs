@@ -41,7 +41,7 @@ async fn a_message_goes_in_and_its_story_comes_out() {
     let mut bench = bench().await;
     let answer = bench.shop.post("/v1/messages", with(mail("alice@example.test"), json!({"tag": "signup"}))).await;
     assert_eq!(answer.status, 202, "{answer:?}");
-    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let id = answer.id();
     assert_eq!(answer.json()["entries"][0]["recipient"], "alice@example.test");
     let delivered = bench.events.next(Kind::Delivered).await;
     assert_eq!(delivered.head.id.to_string(), id);
@@ -227,7 +227,7 @@ async fn users_see_their_own_and_the_operator_everything() {
     let sent = bench.operator.post("/v1/messages", mail("alice@example.test")).await;
     assert_eq!((sent.status, &sent.json()["user"]), (202, &json!("shop")));
     bench.events.next(Kind::Delivered).await;
-    let id = sent.json()["id"].as_str().unwrap().to_owned();
+    let id = sent.id();
     let path = format!("/v1/messages/{id}");
     for (http, status) in [(&bench.operator, 200), (&bench.shop, 200), (&bench.bank, 404)] {
         assert_eq!(http.get(&path).await.status, status);
@@ -255,8 +255,7 @@ async fn users_see_their_own_and_the_operator_everything() {
 async fn what_waits_can_be_taken_back() {
     let mut bench = bench().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
-    let id =
-        bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", mail("alice@example.test")).await.id();
     bench.events.next(Kind::Greylisted).await;
     let waiting = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     assert_eq!(
@@ -299,7 +298,7 @@ async fn the_queue_can_be_looked_at_and_hurried() {
     let mut bench = bench().await;
     // Each message twice: the session that is opened for it ahead, and its attempt.
     bench.mx.trick("banner", Trick::Say("421 4.3.2 later"), 4);
-    let id = bench.shop.post("/v1/messages", mail("alice@a.test")).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", mail("alice@a.test")).await.id();
     bench.events.next(Kind::Deferred).await;
     bench.operator.post("/v1/messages", with(mail("bob@b.test"), json!({"from": "otp@bank.test"}))).await;
     bench.events.next(Kind::Deferred).await;
@@ -358,7 +357,7 @@ async fn a_code_that_would_come_too_late_is_at_risk_in_the_answer() {
 async fn a_used_code_is_noted_once() {
     let mut bench = bench().await;
     let body = with(mail("alice@example.test"), json!({"tag": "signup"}));
-    let id = bench.shop.post("/v1/messages", body).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", body).await.id();
     bench.events.next(Kind::Delivered).await;
     for _ in 0..2 {
         assert_eq!(bench.shop.post(&format!("/v1/messages/{id}/verified"), json!({})).await.status, 204);
@@ -377,8 +376,7 @@ async fn a_used_code_is_noted_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn traces_outlive_the_relay() {
     let mut bench = bench().await;
-    let id =
-        bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", mail("alice@example.test")).await.id();
     bench.events.next(Kind::Delivered).await;
     let before = bench.shop.get(&format!("/v1/messages/{id}")).await.json();
     let (token, folder, mx) = (bench.operator.token.clone(), bench.folder, bench.mx);
@@ -399,8 +397,7 @@ async fn events_can_be_followed() {
         bench.shop.follow("/v1/events", "").await,
         bench.bank.follow("/v1/events", "").await,
     );
-    let id =
-        bench.shop.post("/v1/messages", mail("alice@example.test")).await.json()["id"].as_str().unwrap().to_owned();
+    let id = bench.shop.post("/v1/messages", mail("alice@example.test")).await.id();
     let mut last_id = String::new();
     for stream in [&mut all, &mut shops] {
         let (event_id, name, data) = stream.next().await.unwrap();
@@ -596,7 +593,7 @@ async fn a_newer_code_takes_the_older_ones_place() {
     let mut bench = bench().await;
     bench.mx.trick("RCPT", Trick::Say("451 4.7.1 Greylisted"), 1);
     let keyed = || with(mail("alice@example.test"), json!({"key": "login:42"}));
-    let older = bench.shop.post("/v1/messages", keyed()).await.json()["id"].as_str().unwrap().to_owned();
+    let older = bench.shop.post("/v1/messages", keyed()).await.id();
     bench.events.next(Kind::Greylisted).await;
     bench.shop.post("/v1/messages", keyed()).await;
     bench.events.next(Kind::Delivered).await;

@@ -57,7 +57,7 @@ impl Sandbox {
     async fn accept(&self, to: &str, code: &str) -> String {
         let answer = self.submit(to, code).await;
         assert_eq!(answer.status, 202, "{}", answer.body);
-        answer.json()["id"].as_str().unwrap().to_owned()
+        answer.id()
     }
 
     async fn code(&self, to: &str) -> Value {
@@ -452,7 +452,7 @@ async fn rules_make_hosts_fail_for_all() {
     let put = async |rule: Value| sandbox.http.ask("PUT", "/sandbox/faults", "", &rule.to_string()).await;
     let answer = put(json!({"to": "*@b.test", "reply": "451 4.7.1 not now", "at": "rcpt", "times": 1})).await;
     assert_eq!(answer.status, 200, "{}", answer.body);
-    let id = answer.json()["id"].as_str().unwrap().to_owned();
+    let id = answer.id();
     assert_eq!(sandbox.get("/sandbox/faults").await["faults"][0]["id"], json!(id));
     let message = sandbox.accept("x@b.test", "481516").await;
     let story = sandbox.story(&message).await;

@@ -43,17 +43,13 @@ fn other(code: &str) -> String {
     format!("{}{}", if code.starts_with('1') { '2' } else { '1' }, &code[1..])
 }
 
-fn id(answer: &Answer) -> String {
-    answer.json()["id"].as_str().unwrap().to_owned()
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_code_is_made_sent_and_checked() {
     let mut bench = bench().await;
     let body = json!({"to": "alice@example.test", "app": "Example Shop", "locale": "de", "purpose": "signup"});
     let begun = start(&bench.shop, body).await;
     assert_eq!(begun.status, 202, "{begun:?}");
-    let (json, id) = (begun.json(), id(&begun));
+    let (json, id) = (begun.json(), begun.id());
     assert_eq!(
         (&json["state"], &json["purpose"], &json["checks_left"], &json["sends"]),
         (&json!("pending"), &json!("signup"), &json!(5), &json!(1))
@@ -93,12 +89,12 @@ async fn what_is_asked_again_belongs_to_what_is_pending() {
     let first = start(&bench.shop, body(None)).await;
     let again = start(&bench.shop, body(None)).await;
     assert_eq!((first.status, again.status), (202, 200));
-    assert_eq!(id(&first), id(&again));
+    assert_eq!(first.id(), again.id());
     assert_eq!(again.json()["sends"], 1);
     let apart = start(&bench.shop, body(Some("s"))).await;
     assert_eq!(apart.status, 202);
-    assert_ne!(id(&apart), id(&first));
-    assert_ne!(id(&start(&bench.bank, body(None)).await), id(&first), "another app's");
+    assert_ne!(apart.id(), first.id());
+    assert_ne!(start(&bench.bank, body(None)).await.id(), first.id(), "another app's");
     for _ in 0..3 {
         bench.events.next(Kind::Delivered).await;
     }
@@ -107,10 +103,10 @@ async fn what_is_asked_again_belongs_to_what_is_pending() {
     let key = "Idempotency-Key: k1\r\n";
     let keyed = body(Some("k")).to_string();
     let one = bench.shop.ask("POST", "/v1/verifications", key, &keyed).await;
-    let withdrawn = bench.shop.delete(&format!("/v1/verifications/{}", id(&one))).await;
+    let withdrawn = bench.shop.delete(&format!("/v1/verifications/{}", one.id())).await;
     assert_eq!((withdrawn.status, &withdrawn.json()["state"]), (200, &json!("cancelled")));
     let two = bench.shop.ask("POST", "/v1/verifications", key, &keyed).await;
-    assert_eq!((one.status, two.status, id(&one) == id(&two)), (202, 200, true), "{one:?} {two:?}");
+    assert_eq!((one.status, two.status, one.id() == two.id()), (202, 200, true), "{one:?} {two:?}");
     let three = bench.shop.ask("POST", "/v1/verifications", key, &body(Some("other")).to_string()).await;
     assert_eq!(three.status, 409);
     bench.relay.shut_down().await;
@@ -128,7 +124,7 @@ async fn own_texts_letters_and_faults() {
     let code = mail.lines().next().unwrap().strip_prefix("Code ").unwrap().to_owned();
     assert!(code.len() == 10 && mail.contains(&format!("It is {code}.")), "{mail}");
     let typed = format!("{} {}", &code[..5].to_lowercase(), &code[5..]);
-    assert_eq!(check(&bench.shop, &id(&begun), &typed).await.json()["valid"], true);
+    assert_eq!(check(&bench.shop, &begun.id(), &typed).await.json()["valid"], true);
     for (more, expected) in [
         (json!({"life": 59}), "life"),
         (json!({"life": "31m"}), "life"),
@@ -183,18 +179,18 @@ async fn a_recipient_that_is_not_sent_to_is_told_unless_quiet() {
     assert_eq!(shape(&gone).1, ["expires_at", "id", "resend_at", "state"]);
     let (gone_again, there_again) =
         (start(&bench.shop, quiet("gone@example.test")).await, start(&bench.shop, quiet("here@example.test")).await);
-    assert_eq!((id(&gone), id(&there)), (id(&gone_again), id(&there_again)));
+    assert_eq!((gone.id(), there.id()), (gone_again.id(), there_again.id()));
     assert_eq!(shape(&gone_again), shape(&there_again));
     assert_eq!(gone_again.json()["resend_at"], gone.json()["resend_at"]);
     // What really happened is in the events.
     let failed = bench.events.next(Kind::Failed).await;
-    assert_eq!(failed.head.verification.as_deref(), Some(&*id(&gone)));
+    assert_eq!(failed.head.verification.as_deref(), Some(&*gone.id()));
     assert!(failed.note().unwrap().contains("suppressed"), "{failed:?}");
-    let answers = [check(&bench.shop, &id(&gone), "000000").await, check(&bench.shop, &id(&there), "0000000").await];
+    let answers = [check(&bench.shop, &gone.id(), "000000").await, check(&bench.shop, &there.id(), "0000000").await];
     assert_eq!(answers[0].json(), answers[1].json());
     let shown = [
-        bench.shop.get(&format!("/v1/verifications/{}", id(&gone))).await,
-        bench.shop.get(&format!("/v1/verifications/{}", id(&there))).await,
+        bench.shop.get(&format!("/v1/verifications/{}", gone.id())).await,
+        bench.shop.get(&format!("/v1/verifications/{}", there.id())).await,
     ];
     assert_eq!(shape(&shown[0]), shape(&shown[1]));
     // By address: nobody, a wrong code, and one that was not sent.
@@ -217,7 +213,7 @@ async fn races_and_restarts_over_http() {
     let begun = start(&bench.shop, json!({"to": "alice@example.test"})).await;
     bench.events.next(Kind::Delivered).await;
     let (code, _) = last_mail(&bench);
-    let id = id(&begun);
+    let id = begun.id();
     assert_eq!(check(&bench.shop, &id, &other(&code)).await.json()["checks_left"], 4);
     bench.relay.shut_down().await;
     let mut bench = bench_on(bench.folder, bench.mx, "");
@@ -246,7 +242,7 @@ async fn a_code_that_bounces_is_undeliverable_and_a_wait_sees_it() {
     bench.mx.trick("RCPT TO:<bob", Trick::Say("550 5.1.1 no such user"), 1);
     let begun = start(&bench.shop, json!({"to": "bob@example.test", "wait": "delivered"})).await;
     assert_eq!((begun.status, &begun.json()["state"]), (202, &json!("undeliverable")), "{begun:?}");
-    let answer = check(&bench.shop, &id(&begun), "000000").await;
+    let answer = check(&bench.shop, &begun.id(), "000000").await;
     assert_eq!(answer.json(), json!({"valid": false, "state": "undeliverable", "checks_left": 0}));
     bench.relay.shut_down().await;
 }
@@ -269,7 +265,7 @@ async fn guesses_end_in_429_with_their_end() {
         let wait: u64 = answer.field("retry-after").parse().unwrap();
         assert!((3590..=3600).contains(&wait), "{wait}");
     }
-    let own = check(&bench.shop, &id(&begun), "0000000").await;
+    let own = check(&bench.shop, &begun.id(), "0000000").await;
     assert_eq!(own.json(), json!({"valid": false, "state": "pending", "checks_left": 4}));
     assert_eq!(start(&bench.bank, json!({"to": "alice@example.test"})).await.status, 202, "another app's");
     tokio::time::timeout(Duration::from_secs(20), bench.relay.shut_down()).await.unwrap();

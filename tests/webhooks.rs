@@ -144,7 +144,7 @@ impl Bench {
             json!({"from": "otp@shop.test", "to": to, "subject": "481516 is your code", "text": "It is 481516.\n"});
         let sent = self.shop.post("/v1/messages", body).await;
         self.events.next(Kind::Delivered).await;
-        sent.json()["id"].as_str().unwrap().to_owned()
+        sent.id()
     }
 }
 
@@ -213,7 +213,7 @@ async fn a_post_as_an_email_names_the_message_id_field() {
     {
         let sent = bench.shop.post("/v1/messages", mail).await;
         assert_eq!(sent.status, 202, "{}", sent.body);
-        ids.push(sent.json()["id"].as_str().unwrap().to_owned());
+        ids.push(sent.id());
         bench.events.next(Kind::Delivered).await;
         app.posts("/mail", ids.len()).await;
         let content = mx.received().pop().unwrap().content;

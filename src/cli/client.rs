@@ -48,9 +48,14 @@ pub(super) struct Access {
 }
 
 impl Access {
-    /// Whether the token is to be read from standard input.
-    pub(super) fn reads_stdin(&self) -> bool {
-        self.token_file.as_deref() == Some(Path::new("-"))
+    /// Refuses two secrets from one standard input.
+    pub(super) fn leaves_stdin_to(&self, code_file: Option<&Path>) -> anyhow::Result<()> {
+        let is_stdin = |file: Option<&Path>| file == Some(Path::new("-"));
+        if is_stdin(code_file) && is_stdin(self.token_file.as_deref()) {
+            let text = "standard input holds one secret: --code-file - or --token-file -, not both";
+            return Err(Exit::Usage.saying(text));
+        }
+        Ok(())
     }
 
     /// The token that the options name.
@@ -177,18 +182,10 @@ impl Client {
         }
     }
 
-    /// Asks, and returns the answer's status and JSON.
-    pub(super) async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<&Value>,
-    ) -> anyhow::Result<(StatusCode, Value)> {
-        let answer = self.send(method, path, body).await?;
-        let status = answer.response.status();
-        let body = answer.body().await?;
-        let json = serde_json::from_slice(&body).context("what answers is no relay")?;
-        Ok((status, json))
+    /// Asks, and returns the answer's JSON.
+    pub(super) async fn ask(&self, method: Method, path: &str, body: Option<&Value>) -> anyhow::Result<Value> {
+        let body = self.send(method, path, body).await?.body().await?;
+        serde_json::from_slice(&body).context("what answers is no relay")
     }
 
     pub(super) async fn text(&self, path: &str) -> anyhow::Result<Bytes> {
@@ -196,7 +193,7 @@ impl Client {
     }
 
     pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
-        Ok(self.ask(Method::GET, path, None).await?.1)
+        self.ask(Method::GET, path, None).await
     }
 
     pub(super) async fn follow(&self, path: &str) -> anyhow::Result<Stream> {

@@ -90,14 +90,14 @@ async fn ask(client: &Client, command: &Command) -> anyhow::Result<Value> {
         Command::Show { id } => story(client, id).await,
         Command::Cancel { id } => {
             let message = id.split('-').next().unwrap_or_default();
-            Ok(client.ask(Method::DELETE, &format!("/v1/messages/{}", encoded(message)), None).await?.1)
+            client.ask(Method::DELETE, &format!("/v1/messages/{}", encoded(message)), None).await
         }
         Command::Retry { id, destination } => {
             let body = match (id, destination) {
                 (Some(id), _) => json!({"id": id}),
                 (None, destination) => json!({"destination": destination}),
             };
-            Ok(client.ask(Method::POST, "/v1/queue/retry", Some(&body)).await?.1)
+            client.ask(Method::POST, "/v1/queue/retry", Some(&body)).await
         }
     }
 }

@@ -27,7 +27,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     let client = Client::new(file, &options.access)?;
     let Command::Erase { address } = &options.command;
     let path = format!("/v1/recipients/{}", encoded(address));
-    let (_, answer) = wait_for(client.ask(Method::DELETE, &path, None))?;
+    let answer = wait_for(client.ask(Method::DELETE, &path, None))?;
     if options.json {
         say(&answer.to_string());
         return Ok(ExitCode::SUCCESS);

@@ -53,18 +53,9 @@ pub(super) struct Options {
 
 /// Succeeds only if it was delivered.
 pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<ExitCode> {
-    let code_from_stdin = options.code_file.as_deref() == Some(Path::new("-"));
-    if code_from_stdin && options.access.reads_stdin() {
-        let text = "standard input holds one secret: --code-file - or --token-file -, not both";
-        return Err(Exit::Usage.saying(text));
-    }
+    options.access.leaves_stdin_to(options.code_file.as_deref())?;
     let client = Client::new(file, &options.access)?;
-    let from = match &options.from {
-        Some(from) => from.clone(),
-        None => default_sender(&configuration(file)?)
-            .context("say --from ADDRESS: the configuration names no sender to choose")
-            .or_exit(Exit::Usage)?,
-    };
+    let from = sender(file, options.from.as_ref())?;
     let code = code(options)?;
     let mut otp = json!({"code": *code, "locale": options.locale});
     if let Some(app) = &options.app {
@@ -79,7 +70,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
 }
 
 async fn follow(client: &Client, body: &serde_json::Value, as_json: bool) -> anyhow::Result<Message> {
-    let (_, taken) = client.ask(Method::POST, "/v1/messages", Some(body)).await?;
+    let taken = client.ask(Method::POST, "/v1/messages", Some(body)).await?;
     let id = taken["id"].as_str().context("what answers is no relay")?.to_owned();
     let mut events = client.follow(&format!("/v1/events?message={id}")).await?;
     if !as_json {
@@ -115,8 +106,14 @@ fn random_code() -> anyhow::Result<Zeroizing<String>> {
     Ok(Zeroizing::new(format!("{:06}", u32::from_be_bytes(bytes) % 1_000_000)))
 }
 
+/// The sender that is asked for, else one that the configuration allows.
+pub(super) fn sender(file: Option<&Path>, from: Option<&String>) -> anyhow::Result<String> {
+    let chosen = from.map_or_else(|| Ok(default_sender(&configuration(file)?)), |from| anyhow::Ok(Some(from.clone())));
+    chosen?.context("say --from ADDRESS: the configuration names no sender to choose").or_exit(Exit::Usage)
+}
+
 /// An address that some user may send as; a relay without a file has a user for its own name.
-pub(super) fn default_sender(config: &Config) -> Option<String> {
+fn default_sender(config: &Config) -> Option<String> {
     let mut users: Vec<_> = config.accounts.values().map(|account| &account.user).collect();
     users.sort_by(|a, b| a.name.cmp(&b.name));
     let patterns = users.iter().filter_map(|user| match &user.senders {

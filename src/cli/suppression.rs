@@ -56,9 +56,9 @@ async fn ask(client: &Client, command: &Command) -> anyhow::Result<Value> {
     match command {
         Command::List => client.get("/v1/suppressions").await,
         Command::Add { address, reason } => {
-            Ok(client.ask(Method::PUT, &path(address), Some(&json!({"reason": reason}))).await?.1)
+            client.ask(Method::PUT, &path(address), Some(&json!({"reason": reason}))).await
         }
-        Command::Remove { address } => Ok(client.ask(Method::DELETE, &path(address), None).await?.1),
+        Command::Remove { address } => client.ask(Method::DELETE, &path(address), None).await,
     }
 }
 

@@ -3,14 +3,13 @@
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context as _;
 use clap::Subcommand;
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
-use super::client::{ApiOptions, Client, configuration, encoded, wait_for};
-use super::exit::{Exit, OrExit as _};
-use super::send::default_sender;
+use super::client::{ApiOptions, Client, encoded, wait_for};
+use super::exit::Exit;
+use super::send::sender;
 use super::{say, secret};
 
 /// Options of `verify`.
@@ -81,19 +80,14 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
 
 fn begin(file: Option<&Path>, options: &Options, start: &Start) -> anyhow::Result<ExitCode> {
     let client = Client::new(file, &options.access)?;
-    let from = match &start.from {
-        Some(from) => from.clone(),
-        None => default_sender(&configuration(file)?)
-            .context("say --from ADDRESS: the configuration names no sender to choose")
-            .or_exit(Exit::Usage)?,
-    };
+    let from = sender(file, start.from.as_ref())?;
     let mut body = json!({"to": start.to, "from": from, "purpose": start.purpose, "locale": start.locale});
     for (name, value) in [("app", &start.app), ("life", &start.life), ("session", &start.session)] {
         if let Some(value) = value {
             body[name] = json!(value);
         }
     }
-    let (_, begun) = wait_for(client.ask(Method::POST, "/v1/verifications", Some(&body)))?;
+    let begun = wait_for(client.ask(Method::POST, "/v1/verifications", Some(&body)))?;
     if options.json {
         say(&begun.to_string());
         return Ok(ExitCode::SUCCESS);
@@ -113,10 +107,7 @@ fn begin(file: Option<&Path>, options: &Options, start: &Start) -> anyhow::Resul
 }
 
 fn check_code(file: Option<&Path>, options: &Options, check: &Check) -> anyhow::Result<ExitCode> {
-    if check.code_file.as_deref() == Some(Path::new("-")) && options.access.reads_stdin() {
-        let text = "standard input holds one secret: --code-file - or --token-file -, not both";
-        return Err(Exit::Usage.saying(text));
-    }
+    options.access.leaves_stdin_to(check.code_file.as_deref())?;
     let client = Client::new(file, &options.access)?;
     let code = match (&check.code, &check.code_file) {
         (Some(code), _) => zeroize::Zeroizing::new(code.clone()),
@@ -131,7 +122,7 @@ fn check_code(file: Option<&Path>, options: &Options, check: &Check) -> anyhow::
     if let Some(session) = &check.session {
         body["session"] = json!(session);
     }
-    let (_, answer): (_, Value) = wait_for(client.ask(Method::POST, &path, Some(&body)))?;
+    let answer = wait_for(client.ask(Method::POST, &path, Some(&body)))?;
     if options.json {
         say(&answer.to_string());
     } else {

@@ -68,11 +68,11 @@ async fn ask(client: &Client, command: &Command) -> anyhow::Result<Value> {
             let fields = [("since", since), ("id", id), ("endpoint", endpoint)];
             let given = fields.into_iter().filter_map(|(name, text)| Some((name, text.clone()?)));
             let body: Value = given.collect();
-            Ok(client.ask(Method::POST, "/v1/webhooks/replay", Some(&body)).await?.1)
+            client.ask(Method::POST, "/v1/webhooks/replay", Some(&body)).await
         }
         Command::Test { endpoint } => {
             let body = endpoint.as_ref().map_or_else(|| json!({}), |url| json!({"endpoint": url}));
-            Ok(client.ask(Method::POST, "/v1/webhooks/test", Some(&body)).await?.1)
+            client.ask(Method::POST, "/v1/webhooks/test", Some(&body)).await
         }
     }
 }

@@ -59,7 +59,7 @@ impl Bench {
         assert_eq!(self.operator.get("/v1/queue").await.status, 200);
         let sent = self.bank.post("/v1/messages", mail("bank", "bob@example.test")).await;
         assert_eq!(sent.status, 202, "{sent:?}");
-        let id = sent.json()["id"].as_str().unwrap().to_owned();
+        let id = sent.id();
         while self.events.next(Kind::Delivered).await.head.id.to_string() != id {}
     }
 }

@@ -30,7 +30,7 @@ async fn every_refused_request_leaves_a_line() {
     let once = shop.post("/v1/messages", code("otp@app.test", "bob@example.test")).await;
     assert_eq!(once.status, 202, "{}", once.body);
     assert_eq!(shop.post("/v1/messages", code("otp@app.test", "bob@example.test")).await.status, 429);
-    let id = once.json()["id"].as_str().unwrap().to_owned();
+    let id = once.id();
     assert_eq!(bank.get(&format!("/v1/messages/{id}")).await.status, 404);
     let key = "Idempotency-Key: one\r\n";
     let with_key = |to: &str| code("otp@app.test", to).to_string();

@@ -23,6 +23,11 @@ impl Answer {
         serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {}", self.body))
     }
 
+    /// The id of what was made.
+    pub fn id(&self) -> String {
+        self.json()["id"].as_str().unwrap_or_else(|| panic!("no id: {}", self.body)).to_owned()
+    }
+
     /// A header field; empty if there is none.
     pub fn field(&self, name: &str) -> &str {
         let of_name = |line: &&str| line.starts_with(&format!("{name}:"));
