@@ -6,7 +6,6 @@ use std::hash::Hash;
 use std::time::Instant;
 
 use hickory_resolver::TokioResolver;
-use mail_auth::common::cache::NoCache;
 use mail_auth::common::parse::TxtRecordParser as _;
 use mail_auth::common::verify::DomainKey;
 use mail_auth::{AuthenticatedMessage, DkimResult, MessageAuthenticator, Parameters, ResolverCache, Txt};
@@ -24,21 +23,31 @@ pub struct Verdict {
 
 /// Checks every signature of a message with the keys that `resolver` finds.
 pub async fn verify(resolver: TokioResolver, message: &[u8]) -> Vec<Verdict> {
-    verify_with(resolver, message, None::<&NoCache<Box<str>, Txt>>).await
+    verify_knowing(resolver, message, |_| None).await
 }
 
-/// As [`verify`]; keys that `known` has are not looked up.
-async fn verify_with(
+/// As [`verify`], with one published key for whatever name is asked for; asks no DNS. None if the record cannot be read.
+pub async fn verify_against(resolver: TokioResolver, message: &[u8], record: &str) -> Option<Vec<Verdict>> {
+    DomainKey::parse(record.as_bytes()).ok()?;
+    Some(verify_knowing(resolver, message, |_| Some(record.to_owned())).await)
+}
+
+/// As [`verify`]; a record that `record` has for a selector, under whatever domain, is not looked up.
+pub(crate) async fn verify_knowing(
     resolver: TokioResolver,
     message: &[u8],
-    known: Option<&impl ResolverCache<Box<str>, Txt>>,
+    record: impl Fn(&str) -> Option<String>,
 ) -> Vec<Verdict> {
     let Some(parsed) = AuthenticatedMessage::parse(message) else { return Vec::new() };
+    let signatures = parsed.dkim_headers.iter().map(|field| &field.header);
+    let known = signatures.filter_map(|signature| {
+        let key = DomainKey::parse(record(&signature.s)?.as_bytes()).ok()?;
+        let name = format!("{}._domainkey.{}.", signature.s, signature.d).to_lowercase();
+        Some((name.into_boxed_str(), Txt::from(key)))
+    });
+    let known = KnownKeys(known.collect());
     let authenticator = MessageAuthenticator(resolver);
-    let output = match known {
-        Some(known) => authenticator.verify_dkim(Parameters::new(&parsed).with_txt_cache(known)).await,
-        None => authenticator.verify_dkim(&parsed).await,
-    };
+    let output = authenticator.verify_dkim(Parameters::new(&parsed).with_txt_cache(&known)).await;
     output
         .iter()
         .map(|output| Verdict {
@@ -56,29 +65,6 @@ async fn verify_with(
         .collect()
 }
 
-/// As [`verify`], with one published key for whatever name is asked for; asks no DNS. None if the record cannot be read.
-pub async fn verify_against(resolver: TokioResolver, message: &[u8], record: &str) -> Option<Vec<Verdict>> {
-    let key = OneKey(Txt::from(DomainKey::parse(record.as_bytes()).ok()?));
-    Some(verify_with(resolver, message, Some(&key)).await)
-}
-
-/// As [`verify`]; a record that `record` has for a selector, under whatever domain, is not looked up.
-pub(crate) async fn verify_knowing(
-    resolver: TokioResolver,
-    message: &[u8],
-    record: impl Fn(&str) -> Option<String>,
-) -> Vec<Verdict> {
-    let Some(parsed) = AuthenticatedMessage::parse(message) else { return Vec::new() };
-    let signatures = parsed.dkim_headers.iter().map(|field| &field.header);
-    let known = signatures.filter_map(|signature| {
-        let key = DomainKey::parse(record(&signature.s)?.as_bytes()).ok()?;
-        let name = format!("{}._domainkey.{}.", signature.s, signature.d).to_lowercase();
-        Some((name.into_boxed_str(), Txt::from(key)))
-    });
-    let known = KnownKeys(known.collect());
-    verify_with(resolver, message, Some(&known)).await
-}
-
 struct KnownKeys(HashMap<Box<str>, Txt>);
 
 impl ResolverCache<Box<str>, Txt> for KnownKeys {
@@ -87,26 +73,6 @@ impl ResolverCache<Box<str>, Txt> for KnownKeys {
         Box<str>: Borrow<Q>,
     {
         self.0.get(name).cloned()
-    }
-
-    fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        None
-    }
-
-    fn insert(&self, _: Box<str>, _: Txt, _: Instant) {}
-}
-
-struct OneKey(Txt);
-
-impl ResolverCache<Box<str>, Txt> for OneKey {
-    fn get<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
-    where
-        Box<str>: Borrow<Q>,
-    {
-        Some(self.0.clone())
     }
 
     fn remove<Q: Hash + Eq + ?Sized>(&self, _: &Q) -> Option<Txt>
