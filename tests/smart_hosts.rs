@@ -278,18 +278,24 @@ async fn a_wrong_password_is_no_fault_of_the_recipient() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_password_is_never_sent_to_a_host_that_is_not_verified() {
-    for (certificate_of, ca_file, why) in [
-        ("smtp.test", "", "TLS: "),
-        ("another.test", "ca_file = \"smart.pem\"", "TLS: "),
-        ("", "", "the host does not offer STARTTLS"),
+    const KNOWN: &str = "ca_file = \"smart.pem\"";
+    for (tls, certificate_of, ca_file, why) in [
+        ("verify", "smtp.test", "", "TLS: "),
+        ("verify", "another.test", KNOWN, "TLS: "),
+        ("verify", "", "", "the host does not offer STARTTLS"),
+        ("implicit", "smtp.test", "", "TLS: "),
+        ("implicit", "another.test", KNOWN, "TLS: "),
+        // It begins in clear text.
+        ("implicit", "", "", "TLS: "),
     ] {
         let folder = tempfile::tempdir().unwrap();
         let mx = FakeMx::start(PIPELINING).await;
-        let smart = match certificate_of {
-            "" => FakeMx::start(AUTH).await,
-            name => secured(folder.path(), name, AUTH).await,
+        let smart = match (tls, certificate_of) {
+            (_, "") => FakeMx::start(AUTH).await,
+            ("implicit", name) => implicit(folder.path(), name, AUTH).await,
+            (_, name) => secured(folder.path(), name, AUTH).await,
         };
-        let login = with_login(folder.path(), &smart, "secret\n");
+        let login = with_login(folder.path(), &smart, "secret\n") + &format!("tls = \"{tls}\"\n");
         let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, ca_file);
         submit(&relay, "alice@example.test", 60).await;
         let deferred = events.next(Kind::Deferred).await;
@@ -335,32 +341,6 @@ async fn where_tls_begins_with_the_connection_it_logs_in_and_keeps_the_session()
     assert_eq!((smart.received().len(), smart.connections(), auth_lines(&smart)), (2, 1, 1));
     assert!(smart.received()[1].mail.contains(" REQUIRETLS"));
     relay.shut_down().await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn where_tls_begins_with_the_connection_no_password_goes_to_a_host_that_is_not_verified() {
-    for (certificate_of, ca_file, reason) in [
-        ("smtp.test", "", "TLS: "),
-        ("another.test", "ca_file = \"smart.pem\"", "TLS: "),
-        // It begins in clear text.
-        ("", "", "TLS: "),
-    ] {
-        let folder = tempfile::tempdir().unwrap();
-        let mx = FakeMx::start(PIPELINING).await;
-        let smart = match certificate_of {
-            "" => FakeMx::start(AUTH).await,
-            name => implicit(folder.path(), name, AUTH).await,
-        };
-        let login = with_login(folder.path(), &smart, "secret\n") + "tls = \"implicit\"\n";
-        let (relay, mut events) = start_relay_with(folder.path(), mx.address, &login, ca_file);
-        submit(&relay, "alice@example.test", 60).await;
-        let deferred = events.next(Kind::Deferred).await;
-        assert!(deferred.reply().as_ref().unwrap().starts_with(reason), "{deferred:?}");
-        assert_eq!(deferred.cause(), Some(Cause::TlsRequired));
-        assert_eq!(events.next(Kind::Delivered).await.destination(), Some("mx.test"));
-        assert_eq!((auth_lines(&smart), smart.received().len(), smart.connections()), (0, 0, 1));
-        relay.shut_down().await;
-    }
 }
 
 async fn submit_requiring_tls(relay: &Relay) {

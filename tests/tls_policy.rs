@@ -183,6 +183,26 @@ impl Stage {
     async fn host(&self, issued: &Issued) -> FakeMx {
         FakeMx::start_with(EXTENSIONS, Some(issued.acceptor.clone())).await
     }
+
+    /// A message is delivered to a host with this certificate.
+    async fn delivered(&self, issued: &Issued, recipient: &str, how: &str) -> FakeMx {
+        let mx = self.host(issued).await;
+        assert_delivered(&first_attempt(self, &mx, recipient, &mail("one")).await, &mx, how);
+        mx
+    }
+
+    /// A message is held back from a host with this certificate.
+    async fn held(&self, issued: &Issued, recipient: &str, why: &str) -> FakeMx {
+        let mx = self.host(issued).await;
+        assert_held(&first_attempt(self, &mx, recipient, &mail("one")).await, &mx, why);
+        mx
+    }
+
+    /// The same, from a host without TLS.
+    async fn held_in_clear(&self, recipient: &str) {
+        let mx = FakeMx::start(EXTENSIONS).await;
+        assert_held(&first_attempt(self, &mx, recipient, &mail("one")).await, &mx, "STARTTLS");
+    }
 }
 
 fn sha256(octets: &[u8]) -> Vec<u8> {
@@ -238,31 +258,23 @@ fn assert_held(event: &Event, mx: &FakeMx, why: &str) {
 #[tokio::test(flavor = "multi_thread")]
 async fn where_nothing_is_asked_for_any_certificate_will_do() {
     let stage = Stage::new();
-    let mx = stage.host(&Authority::new().issue("elsewhere.test")).await;
-    let event = first_attempt(&stage, &mx, "a@plain.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "not verified");
+    stage.delivered(&Authority::new().issue("elsewhere.test"), "a@plain.test", "not verified").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_is_fetched_and_enforced() {
     let stage = Stage::with_policy(policy("enforce", "mx.test")).await;
     let good = stage.authority.issue("mx.test");
-    let mx = stage.host(&good).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by name (MTA-STS)");
+    stage.delivered(&good, "a@sts.test", "verified by name (MTA-STS)").await;
 
     let self_made = Authority::new().issue("mx.test");
     for (issued, why) in
         [(&self_made, "invalid peer certificate"), (&stage.authority.issue("other.test"), "not valid for name")]
     {
-        let mx = stage.host(issued).await;
-        let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-        assert_held(&event, &mx, why);
+        let mx = stage.held(issued, "a@sts.test", why).await;
         assert!(mx.log().iter().any(|line| line == "STARTTLS"));
     }
-    let in_clear = FakeMx::start(EXTENSIONS).await;
-    let event = first_attempt(&stage, &in_clear, "a@sts.test", &mail("one")).await;
-    assert_held(&event, &in_clear, "STARTTLS");
+    stage.held_in_clear("a@sts.test").await;
     // What the sender says of its own message counts more than the policy.
     let mx = stage.host(&self_made).await;
     let relaxed = format!("TLS-Required: No\r\n{}", mail("one"));
@@ -273,21 +285,15 @@ async fn a_policy_is_fetched_and_enforced() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_host_that_the_policy_does_not_name_is_not_even_connected_to() {
     let stage = Stage::with_policy(policy("enforce", "*.elsewhere.test")).await;
-    let mx = stage.host(&stage.authority.issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-    assert_held(&event, &mx, "policy does not name it");
+    let mx = stage.held(&stage.authority.issue("mx.test"), "a@sts.test", "policy does not name it").await;
     assert_eq!(mx.connections(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_that_is_tested_holds_nothing_back() {
     let stage = Stage::with_policy(policy("testing", "mx.test")).await;
-    let mx = stage.host(&Authority::new().issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "MTA-STS would refuse");
-    let mx = stage.host(&stage.authority.issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by name (MTA-STS, testing)");
+    stage.delivered(&Authority::new().issue("mx.test"), "a@sts.test", "MTA-STS would refuse").await;
+    stage.delivered(&stage.authority.issue("mx.test"), "a@sts.test", "verified by name (MTA-STS, testing)").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -304,9 +310,7 @@ async fn what_is_no_policy_does_not_count() {
         let stage = Stage::new();
         let issued = if is_good { &stage.authority } else { &unknown }.issue("mta-sts.sts.test");
         let stage = stage.served(issued, head, policy).await;
-        let mx = stage.host(&unknown.issue("mx.test")).await;
-        let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-        assert_delivered(&event, &mx, "not verified");
+        stage.delivered(&unknown.issue("mx.test"), "a@sts.test", "not verified").await;
     }
 }
 
@@ -314,15 +318,11 @@ async fn what_is_no_policy_does_not_count() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_policy_outlives_its_publication_and_a_restart() {
     let mut stage = Stage::with_policy(policy("enforce", "mx.test")).await;
-    let mx = stage.host(&stage.authority.issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by name");
+    stage.delivered(&stage.authority.issue("mx.test"), "a@sts.test", "verified by name").await;
     assert!(folder_of(&stage).join("data/mta-sts/sts.test").exists());
     stage.world = Arc::default();
     stage.policy_port = 9;
-    let mx = stage.host(&Authority::new().issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@sts.test", &mail("two")).await;
-    assert_held(&event, &mx, "invalid peer certificate");
+    stage.held(&Authority::new().issue("mx.test"), "a@sts.test", "invalid peer certificate").await;
 }
 
 /// The host's name is an alias, and the records, the certificate and the name asked for are those of its end.
@@ -332,12 +332,8 @@ async fn records_stand_at_the_end_of_an_alias() {
     let record = TlsaRecord { usage: 2, selector: 0, matching: 1, data: sha256(unknown.issuer.der()) };
     let world = World { secure: true, tlsa: Mutex::new(Some(Ok(vec![record]))), is_alias: true, ..World::default() };
     let stage = Stage { world: Arc::new(world), ..stage };
-    let mx = stage.host(&unknown.issue("end.test")).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by DANE-TA");
-    let mx = stage.host(&Authority::new().issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "b@dane.test", &mail("one")).await;
-    assert_held(&event, &mx, "not one of those in DNS");
+    stage.delivered(&unknown.issue("end.test"), "a@dane.test", "verified by DANE-TA").await;
+    stage.held(&Authority::new().issue("mx.test"), "b@dane.test", "not one of those in DNS").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -352,48 +348,32 @@ async fn dane_goes_by_dns_alone() {
         (issued, record)
     };
     let stage = stage.with_dane(Ok(vec![end_entity(&own.certificate)]));
-    let mx = stage.host(&own).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by DANE-EE");
+    stage.delivered(&own, "a@dane.test", "verified by DANE-EE").await;
 
     let (good, record) = ta("mx.test");
     let stage = stage.with_dane(Ok(vec![record.clone()]));
-    let mx = stage.host(&good).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "verified by DANE-TA");
+    stage.delivered(&good, "a@dane.test", "verified by DANE-TA").await;
 
     let (wrong_name, _) = ta("elsewhere.test");
-    let mx = stage.host(&wrong_name).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_held(&event, &mx, "not valid for name");
+    stage.held(&wrong_name, "a@dane.test", "not valid for name").await;
 
     // A certificate that every browser would believe, and DNS says another.
     let stage = stage.with_dane(Ok(vec![end_entity(&own.certificate)]));
-    let mx = stage.host(&stage.authority.issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_held(&event, &mx, "not one of those in DNS");
-    let in_clear = FakeMx::start(EXTENSIONS).await;
-    let event = first_attempt(&stage, &in_clear, "a@dane.test", &mail("one")).await;
-    assert_held(&event, &in_clear, "STARTTLS");
+    stage.held(&stage.authority.issue("mx.test"), "a@dane.test", "not one of those in DNS").await;
+    stage.held_in_clear("a@dane.test").await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn records_that_cannot_be_had_or_used() {
     let forged = DnsError::Failed("forged".into());
     let stage = Stage::new().with_dane(Err(forged));
-    let mx = stage.host(&stage.authority.issue("mx.test")).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_held(&event, &mx, "TLSA records cannot be looked up");
+    let mx = stage.held(&stage.authority.issue("mx.test"), "a@dane.test", "TLSA records cannot be looked up").await;
     assert_eq!(mx.connections(), 0);
 
     let unusable: TlsaRecord = "0 0 1 00".parse().unwrap();
     let stage = stage.with_dane(Ok(vec![unusable]));
-    let mx = stage.host(&Authority::new().issue("elsewhere.test")).await;
-    let event = first_attempt(&stage, &mx, "a@dane.test", &mail("one")).await;
-    assert_delivered(&event, &mx, "not verified");
-    let in_clear = FakeMx::start(EXTENSIONS).await;
-    let event = first_attempt(&stage, &in_clear, "a@dane.test", &mail("one")).await;
-    assert_held(&event, &in_clear, "STARTTLS");
+    stage.delivered(&Authority::new().issue("elsewhere.test"), "a@dane.test", "not verified").await;
+    stage.held_in_clear("a@dane.test").await;
 }
 
 /// The session that is there already is used only where it is good enough.
