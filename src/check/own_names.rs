@@ -13,18 +13,7 @@ use crate::net::own_addresses::reverse_name;
 const HOSTS: &str = "/etc/hosts";
 /// Labels, or beginnings of them, that providers give to addresses of their customers.
 const GENERIC: [&str; 13] = [
-    "dyn",
-    "dynamic",
-    "dhcp",
-    "pool",
-    "static",
-    "dsl",
-    "adsl",
-    "ppp",
-    "dialup",
-    "cable",
-    "customer",
-    "broadband",
+    "dyn", "dynamic", "dhcp", "pool", "static", "dsl", "adsl", "ppp", "dialup", "cable", "customer", "broadband",
     "cust",
 ];
 
