@@ -59,7 +59,7 @@ fn of_files(look: &Look<'_>, certificate: &Path, private_key: &Path, name: Optio
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     #[tokio::test(start_paused = true)]
@@ -80,7 +80,7 @@ mod tests {
             let mut world = World::sound();
             world.tls = format!("certificate = \"{}\"\nprivate_key = \"{}\"\n", shown("c.pem"), shown("c.key"));
             world.ca_file = Some(shown("c.pem"));
-            super::super::testing::told(&world, |look| Box::pin(async move { super::look(look) })).await
+            summary(&world, |look| Box::pin(async move { super::look(look) })).await
         };
         made("relay.app.test", 90);
         assert_eq!(told().await, []);

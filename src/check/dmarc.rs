@@ -190,11 +190,11 @@ async fn reverse_path(look: &Look<'_>, domain: &str, organization: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one, told};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        told(world, |look| Box::pin(super::look(look))).await
+        summary(world, |look| Box::pin(super::look(look))).await
     }
 
     fn with(record: &[&str]) -> World {

@@ -150,11 +150,11 @@ async fn own_zone(look: &Look<'_>, zone: &str) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one, told};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        told(world, |look| Box::pin(super::look(look))).await
+        summary(world, |look| Box::pin(super::look(look))).await
     }
 
     #[tokio::test(start_paused = true)]

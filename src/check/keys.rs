@@ -156,11 +156,11 @@ async fn verifies(look: &Look<'_>, key: &Key, record: &str) -> Result<(), String
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{KEY, World, assert_one, told};
+    use super::super::testing::{KEY, World, assert_one, summary};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        told(world, |look| Box::pin(super::look(look))).await
+        summary(world, |look| Box::pin(super::look(look))).await
     }
 
     #[tokio::test(start_paused = true)]

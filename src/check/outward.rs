@@ -209,14 +209,14 @@ fn date_in(banner: &str) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one, told};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     const GMAIL: &str =
         "220 mx.google.com ESMTP\r\n250-mx.google.com at your service, [198.17.100.7]\r\n250-STARTTLS\r\n250 SIZE\r\n";
 
     async fn texts(world: &World, probe: Probe) -> Vec<(Check, Severity, String)> {
-        told(world, move |look| Box::pin(super::look(look, probe))).await
+        summary(world, move |look| Box::pin(super::look(look, probe))).await
     }
 
     #[tokio::test(start_paused = true)]

@@ -71,12 +71,12 @@ async fn try_out(look: &Look<'_>, listener: &ListenerSettings) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     #[tokio::test(start_paused = true)]
     async fn nobody_sends_without_a_login() {
-        let told = async |world: &World| super::super::testing::told(world, |look| Box::pin(super::look(look))).await;
+        let told = async |world: &World| summary(world, |look| Box::pin(super::look(look))).await;
         assert_eq!(told(&World::sound()).await, []);
         let check = async |listener: &'static str, severity, expected: &str| {
             let mut world = World::sound();

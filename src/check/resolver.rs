@@ -92,11 +92,11 @@ pub(super) fn unanswered(look: &Look<'_>) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one, told};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     async fn texts(world: &World) -> Vec<(Check, Severity, String)> {
-        let all = told(world, |look| {
+        let all = summary(world, |look| {
             Box::pin(async move {
                 super::look(look).await;
                 look.ask("a.test", Kind::A).await;

@@ -232,7 +232,7 @@ fn merged(domain: &str, terms: &[&str], sources: &[IpAddr]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::testing::{World, assert_one, told};
+    use super::super::testing::{World, assert_one, summary};
     use super::*;
 
     #[test]
@@ -253,7 +253,7 @@ mod tests {
         let mut world = World::sound();
         world.without("app.test", Kind::Txt);
         world.extend(records);
-        let told = told(&world, |look| Box::pin(super::look(look))).await;
+        let told = summary(&world, |look| Box::pin(super::look(look))).await;
         match expected {
             None => assert_eq!(told, []),
             Some((severity, text)) => assert_one(&told, severity, text),

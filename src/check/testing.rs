@@ -234,7 +234,7 @@ impl Network for World {
 }
 
 /// What a check finds in a world, in short.
-pub(super) async fn told(
+pub(super) async fn summary(
     world: &World,
     check: impl for<'a, 'b> FnOnce(&'a Look<'b>) -> Pin<Box<dyn Future<Output = ()> + 'a>>,
 ) -> Vec<(Check, Severity, String)> {
