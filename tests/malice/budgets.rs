@@ -18,7 +18,15 @@ fn quoted() -> Vec<String> {
 /// One mailbox at Gmail: dots, case, tags, and both of its domains.
 fn dotted() -> Vec<String> {
     let locals = [
-        "henry", "Henry", "h.enry", "h.e.n.r.y", "henry+1", "h.enry+x.y", "\".henry\"", "\"hen..ry.\"", "\"henry+ x\"",
+        "henry",
+        "Henry",
+        "h.enry",
+        "h.e.n.r.y",
+        "henry+1",
+        "h.enry+x.y",
+        "\".henry\"",
+        "\"hen..ry.\"",
+        "\"henry+ x\"",
     ];
     let domains = ["gmail.com", "googlemail.com", "GMAIL.com"];
     domains.iter().flat_map(|domain| locals.iter().map(move |local| format!("{local}@{domain}"))).collect()

@@ -10,8 +10,24 @@ use crate::support::start_with_host;
 
 /// Ends of content that one program or another was seen to believe in.
 const FALSE_ENDS: &[&str] = &[
-    "\n.\n", "\n.\r\n", "\r\n.\n", "\r.\r", "\r.\r\n", "\r\n.\r", "\n.\r", "\r.\n", "\r\n\0.\r\n", "\r\n.\0\r\n",
-    "\r\n.\r\0\n", "\r\n.\r\r\n", "\r\r\n.\r\n", "\n\n.\r\n", "\r\n.\n\r\n", "\r\0\n.\r\n", "\n\r.\r\n", "\r\n\r.\r\n",
+    "\n.\n",
+    "\n.\r\n",
+    "\r\n.\n",
+    "\r.\r",
+    "\r.\r\n",
+    "\r\n.\r",
+    "\n.\r",
+    "\r.\n",
+    "\r\n\0.\r\n",
+    "\r\n.\0\r\n",
+    "\r\n.\r\0\n",
+    "\r\n.\r\r\n",
+    "\r\r\n.\r\n",
+    "\n\n.\r\n",
+    "\r\n.\n\r\n",
+    "\r\0\n.\r\n",
+    "\n\r.\r\n",
+    "\r\n\r.\r\n",
     "\r\n.\n.\r\n",
 ];
 /// Not ends by anybody's rules, but close to one.

@@ -46,7 +46,14 @@ const SESSION: Duration = Duration::from_millis(250);
 const GIVES_WAY: Duration = Duration::from_secs(62);
 /// Each known domain gets a code before anybody means harm.
 const KNOWN: [&str; 9] = [
-    "own0.test", "own1.test", "own2.test", "grey0.test", "grey1.test", "c0.test", "c1.test", "greyc2.test",
+    "own0.test",
+    "own1.test",
+    "own2.test",
+    "grey0.test",
+    "grey1.test",
+    "c0.test",
+    "c1.test",
+    "greyc2.test",
     "victim.test",
 ];
 /// Codes of everybody else, and of the attacker, in the two minutes after that.

@@ -17,8 +17,20 @@ const MESSAGE_ID_LEN_MAX: usize = 250;
 
 /// What the relay writes itself, or what names the parties.
 const IGNORED: [&str; 14] = [
-    "From", "Sender", "To", "Cc", "Bcc", "Reply-To", "Subject", "Date", "MIME-Version", "Return-Path", "Received",
-    "DKIM-Signature", "Apparently-To", "Delivered-To",
+    "From",
+    "Sender",
+    "To",
+    "Cc",
+    "Bcc",
+    "Reply-To",
+    "Subject",
+    "Date",
+    "MIME-Version",
+    "Return-Path",
+    "Received",
+    "DKIM-Signature",
+    "Apparently-To",
+    "Delivered-To",
 ];
 const IGNORED_BEGINNINGS: [&str; 3] = ["Content-", "ARC-", "Resent-"];
 const SINGLE: [&str; 4] = ["Message-ID", "In-Reply-To", "References", "Auto-Submitted"];
