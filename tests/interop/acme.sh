@@ -90,7 +90,7 @@ start_ca
 start_relay web
 wait_for "a certificate of the CA" is_of_ca
 ok "http-01: issued, with a fifth of all nonces refused: $(issuer)"
-shown | openssl x509 -noout -ext subjectAltName | grep -q "DNS:mail.app.test, DNS:relay.app.test\|DNS:relay.app.test, DNS:mail.app.test" ||
+says "DNS:mail.app.test, DNS:relay.app.test\|DNS:relay.app.test, DNS:mail.app.test" openssl x509 -noout -ext subjectAltName -in <(shown) ||
   fail "both names" "$(shown | openssl x509 -noout -ext subjectAltName)"
 modes=$(find "$work/web/data/acme" -type f -printf '%m\n' | sort -u)
 [ "$modes" = 600 ] || fail "mode 600 in data_dir/acme" "$modes"
@@ -186,7 +186,7 @@ wait_for "the second CA" curl -skf -o /dev/null "https://127.0.0.1:$ca/directory
 config persist dns-persist-01
 sed -i "s|/dir\"|/directory\"|" "$work/persist/relay.toml"
 start_relay persist
-has_record() { "$relay" check --offline -c "$work/persist/relay.toml" 2>/dev/null | grep -q '^_validation-persist.relay.app.test. 3600 IN TXT "ca.test; accounturi='; }
+has_record() { says '^_validation-persist.relay.app.test. 3600 IN TXT "ca.test; accounturi=' "$relay" check --offline -c "$work/persist/relay.toml" 2>/dev/null; }
 wait_for "the record" has_record
 is_of_second() { issuer | grep -q "second authority"; }
 is_of_second && fail "no certificate without the records" "$(issuer)"

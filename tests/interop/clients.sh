@@ -85,7 +85,7 @@ arrived "msmtp, PLAIN, STARTTLS" msmtp1
 msmtp_sends "msmtp, LOGIN, implicit TLS" login secret msmtp2 --port="$smtps_port" --tls-starttls=off
 arrived "msmtp, LOGIN, implicit TLS" msmtp2
 refused "msmtp, PLAIN" "535" msmtp_sends wrong plain wrong msmtp0 --port="$smtp_port"
-if msmtp --version | grep -q 'scram-sha-256'; then
+if says scram-sha-256 msmtp --version; then
   msmtp_sends "msmtp, SCRAM-SHA-256" scram-sha-256 secret msmtp3 --port="$smtp_port"
   arrived "msmtp, SCRAM-SHA-256" msmtp3
   refused "msmtp, SCRAM-SHA-256" "535" msmtp_sends wrong scram-sha-256 wrong msmtp0 --port="$smtp_port"
@@ -144,7 +144,7 @@ refused Net::SMTP "AUTH: 535" perl_sends "$smtp_port" no wrong wrong perl0@examp
 # Verified connections. Where an app trusts the file, it sends; where it does not, the relay counts and tells it.
 trusted=$work/data/self-signed.pem
 openssl x509 -in "$trusted" -noout -fingerprint -sha256 | sed 's/.*=//' >"$work/fingerprint"
-jq -Rr 'fromjson? | objects | .sha256 // empty' "$work/relay.log" | grep -qxF -f "$work/fingerprint" ||
+says "^$(cat "$work/fingerprint")$" jq -Rr 'fromjson? | objects | .sha256 // empty' "$work/relay.log" ||
   fail "the certificate's fingerprint in the log" "$(grep -m 1 certificate "$work/relay.log")"
 [ "$(openssl x509 -in "$trusted" -noout -ext subjectAltName | tail -n 1 | tr -d ' ')" = \
   "DNS:localhost,IPAddress:127.0.0.1,IPAddress:0:0:0:0:0:0:0:1,DNS:host.docker.internal,DNS:relay.app.test" ] ||

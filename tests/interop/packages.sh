@@ -77,7 +77,7 @@ ok "lintian: no errors, $(grep -c '^W:' "$work/lintian.log" || true) warnings"
 
 rpm -qpl "$packages/otp-relay-$version-1.x86_64.rpm" >"$work/rpm.log"
 grep -qx /usr/bin/otp-relay "$work/rpm.log" || fail "the program in the .rpm" "$(head -n 3 "$work/rpm.log")"
-rpm -qpc "$packages/otp-relay-$version-1.x86_64.rpm" | grep -qx /etc/otp-relay/relay.toml || fail "the configuration as one of the .rpm" "none"
+says '^/etc/otp-relay/relay.toml$' rpm -qpc "$packages/otp-relay-$version-1.x86_64.rpm" || fail "the configuration as one of the .rpm" "none"
 ok ".rpm: $(wc -l <"$work/rpm.log") files"
 
 # --- A machine

@@ -91,14 +91,14 @@ ids=$(jq -r 'select(.path == "/events").headers["webhook-id"]' "$posts" | sort |
 ok "a redirect is a failure, is not followed, and the next try has the same id"
 
 # The commands.
-hook list | grep -q "/dead  failing  .* waiting" || fail "the dead one to fail" "$(hook list)"
-hook test "http://127.0.0.1:$hook_port/events" | grep -q 204 || fail "a test to be taken" "something else"
+says "/dead  failing  .* waiting" hook list || fail "the dead one to fail" "$(hook list)"
+says 204 hook test "http://127.0.0.1:$hook_port/events" || fail "a test to be taken" "something else"
 ! hook test "http://127.0.0.1:9/dead" >/dev/null 2>&1 || fail "a test of the dead one to fail" "exit status 0"
 : >"$posts"
-hook replay --since 2026-01-01T00:00:00Z --endpoint "http://127.0.0.1:$hook_port/events" | grep -q '^[1-9]' || fail "a replay" "nothing"
+says '^[1-9]' hook replay --since 2026-01-01T00:00:00Z --endpoint "http://127.0.0.1:$hook_port/events" || fail "a replay" "nothing"
 wait_for 20 "what is replayed" posted /events 14
 ok "list, test and replay"
-curl -sf "http://127.0.0.1:$http_port/metrics" | grep -q 'otp_relay_webhook_waiting{endpoint="http://127.0.0.1:9/dead"} [1-9]' ||
+says 'otp_relay_webhook_waiting{endpoint="http://127.0.0.1:9/dead"} [1-9]' curl -sf "http://127.0.0.1:$http_port/metrics" ||
   fail "the backlog of the dead one in the metrics" "none"
 ok "the backlog of each endpoint is in the metrics"
 
