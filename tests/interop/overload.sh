@@ -15,5 +15,5 @@ smtp_port=$(free_port) mx_port=$(free_port)
 } >"$work/relay.toml"
 start_relay
 "$python" "$here/overload.py" "$smtp_port" "$mx_port" "${pids[relay]}" "${2:-3}" "${3:-}" | tee "$work/table" || fail "codes to pass" "see above"
-ok "codes pass while $(grep -c ' ms ' "$work/table") floods go on"
+ok "codes pass while $(grep -v '^nothing' "$work/table" | grep -c ' ms ') floods go on"
 stop relay || fail "exit status 0 of the relay" "$?"
