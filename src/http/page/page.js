@@ -55,7 +55,7 @@ function showAll(all) {
   if (drawing.nodeName === "svg") fill("chart", [document.importNode(drawing, true)]);
   fill("times", all.chart_rows.map(([when, half, most]) => row(when, ms(half), ms(most))));
   fill("lanes", all.lanes.map((lane) => row(lane.lane, lane.entries, make("td", { class: lane.at_risk ? "bad" : "" }, String(lane.at_risk)), seconds(lane.oldest_s))));
-  by("state").textContent = (all.able_to_store ? "" : "New mail cannot be stored. ") + all.sessions + " sessions with mail hosts.";
+  by("state").textContent = (all.able_to_store ? "" : "New mail cannot be stored. ") + "Sessions with mail hosts: " + all.sessions + ".";
   by("state").className = all.able_to_store ? "quiet" : "bad";
   fill("providers", all.providers.length ? all.providers.map((one) => row(one.name, one.delivered, ms(one.p50_ms), ms(one.p95_ms), make("td", { class: one.refused ? "bad" : "" }, String(one.refused)), one.failed, one.sessions, seconds(one.greylisted_s))) : [row("none yet", "–", "–", "–", "–", "–", "–", "–")]);
   fill("refusals", all.refusals.map((one) => make("li", null,
@@ -77,7 +77,7 @@ function showWebhooks(webhooks) {
   const rest = webhooks.length === 0 ? "None is configured." : keepUp === 0 ? "" : keepUp + " of " + webhooks.length + " have all events.";
   fill("webhooks", behind.map((one) => make("li", null,
     make("p", null, make("strong", { class: one.state === "well" ? "warn" : "bad" }, one.state === "gone" ? "gone" : "behind"), " " + one.url),
-    make("p", null, (one.more_waiting ? "more than " : "") + one.waiting + " events wait" + (one.oldest ? ", the oldest since " + clock(one.oldest) : "")),
+    make("p", null, (one.more_waiting ? "more than " : "") + (one.waiting === 1 ? "1 event waits" : one.waiting + " events wait") + (one.oldest ? ", the oldest since " + clock(one.oldest) : "")),
     one.answer ? make("p", null, "last answer: ", make("code", null, one.answer)) : null,
     one.state === "gone" ? make("p", { class: "quiet" }, "It answered 410; after a reload it is posted to again.") : null)).concat(rest ? [make("li", { class: "quiet" }, rest)] : []));
 }
