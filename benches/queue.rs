@@ -13,15 +13,17 @@ use std::time::Duration;
 use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::{Clock, SystemClock, Timestamp};
 use otp_relay::testing::event::{Attempted, NoSink};
+use otp_relay::testing::ledger::embedded::node::{Node, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::ledger::entry::{Message, SignedContent, State};
+use otp_relay::testing::ledger::rules::Delivery;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
 use otp_relay::testing::mail::id::{EntryId, IdSource};
 use otp_relay::testing::mail::message::Content;
 use otp_relay::testing::queue::claim::Settlement;
 use otp_relay::testing::queue::inspect::Filter;
-use otp_relay::testing::queue::{Consequences, Ending, Foreknowledge, Queue, Settings, Storage};
+use otp_relay::testing::queue::{Consequences, Ending, Queue, Settings};
 
 const ENTRIES: usize = 200_000;
 const ROUNDS: usize = 15;
@@ -70,7 +72,14 @@ fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
     let settings = Settings { entries_max: ENTRIES, deliver_at_most_once: false, supersede: Supersede::ByKey };
     let entail = Box::new(|_: &Ending| Consequences::default());
     let (store, now, ids) = (Box::new(MemoryStore::default()), clock.now(), IdSource::new());
-    let queue = Queue::open(store, Storage::Inline, settings, clock, Arc::new(NoSink), entail, 1).unwrap();
+    let queue = Queue::open(
+        Node::alone(store, Storage::Inline, clock.clone(), Delivery::AtLeastOnce).unwrap(),
+        settings,
+        clock,
+        Arc::new(NoSink),
+        entail,
+    )
+    .unwrap();
     drop(queue.take_offers());
     let mut entries = Vec::new();
     for number in 0..ENTRIES {
@@ -82,12 +91,8 @@ fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
         let life = now..now.plus(Duration::from_secs(86_400));
         let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
-        drop(queue.admit(
-            &message,
-            SignedContent { signatures: Default::default(), content },
-            Foreknowledge::default(),
-        ));
+        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         entries.push(EntryId { message: message.id, index: 0 });
     }
     (queue, entries)

@@ -49,8 +49,8 @@ pub mod intake {
 
 pub mod ledger {
     pub use crate::ledger::{
-        FRESH, IDEMPOTENCY_MEMORY, Ledger, accept, attempt, cursor, embedded, entry, filter, heartbeat, memory, read,
-        rules, suppression,
+        FRESH, IDEMPOTENCY_MEMORY, Ledger, accept, attempt, cursor, embedded, entry, filter, heartbeat, latest, memory,
+        outbox, read, rules, side, suppression,
     };
 }
 
@@ -67,9 +67,7 @@ pub mod policy {
 }
 
 pub mod queue {
-    pub use crate::queue::{
-        Consequences, Ending, Foreknowledge, Offer, Queue, Settings, Storage, Telling, claim, inspect, owned,
-    };
+    pub use crate::queue::{Acceptance, Consequences, Ending, Offer, Offers, Queue, Settings, Telling, claim, inspect};
 }
 
 pub mod relay {

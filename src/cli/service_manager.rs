@@ -5,7 +5,7 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 
 use crate::base::clock::monotonic_us;
-use crate::ledger::embedded::journal::Activity;
+use crate::ledger::read::Activity;
 use crate::queue::Depth;
 
 /// How often it hears how the queue is.

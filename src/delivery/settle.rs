@@ -245,7 +245,7 @@ pub(super) fn lost_claim(gone: LostClaim, from: Peer) -> Settlement {
     match gone {
         LostClaim::Expired => Settlement::Expired(from.attempted),
         // Whoever took it away has said so; what is released here is no longer ours, and stays as it is.
-        LostClaim::Ended => Settlement::Released(from.attempted),
+        LostClaim::Ended | LostClaim::NotNow => Settlement::Released(from.attempted),
     }
 }
 

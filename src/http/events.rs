@@ -29,7 +29,7 @@ use super::seats::Seat;
 use crate::event;
 use crate::event::json::EventJson;
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::journal::Read;
+use crate::ledger::outbox::Read;
 use crate::mail::id::MessageId;
 use crate::report::reasons::Reason;
 
@@ -119,7 +119,7 @@ impl Follower {
                 return Some(self.bye(Reason::LoginEnded, "this token is not valid any more"));
             }
             self.watch.borrow_and_update();
-            match self.api.parts.queue.journal().events_after(self.at, READ_MAX).await {
+            match self.api.parts.queue.events_after(self.at, READ_MAX).await {
                 Ok(Read { has_missed: true, .. }) => {
                     self.is_over = true;
                     self.api.stream_ended(self.origin, &self.who.name(), Reason::TooSlow, MISSED);

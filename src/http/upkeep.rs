@@ -11,7 +11,7 @@ use super::api::Segment;
 use super::auth::Access;
 use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
-use crate::ledger::embedded::store::Row;
+use crate::ledger::side::SideRow;
 use crate::mail::address::Mailbox;
 
 const LINES: &str = "application/x-ndjson";
@@ -50,7 +50,7 @@ pub(super) async fn rows(Access(api, who): Access) -> Result<Response, Problem> 
     Ok(([(header::CONTENT_TYPE, LINES)], text).into_response())
 }
 
-fn line(table: &'static str, (key, value): &Row) -> String {
+fn line(table: &'static str, (key, value): &SideRow) -> String {
     let row = RowJson { table, key: BASE64.encode(key), value: BASE64.encode(value) };
     // It is three texts.
     serde_json::to_string(&row).unwrap_or_default() + "\n"
@@ -72,8 +72,7 @@ pub(super) async fn erase(Access(api, who): Access, Segment(text): Segment) -> J
     parts.door.erase_verifications(&plain).await?;
     parts.queue.forget_waits(&plain).await.map_err(|_| Problem::cannot_store("greylisting waits are left of it"))?;
     parts.destinations.forget_reply(&mailbox.domain_key());
-    let events =
-        parts.queue.journal().erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;
+    let events = parts.queue.erase(&plain).await.map_err(|_| Problem::cannot_store("events are left of it"))?;
     parts.webhooks.erase(&plain);
     let (traces, erased) = (parts.traces.clone(), plain.clone());
     let traces = tokio::task::spawn_blocking(move || traces.erase(&erased)).await.unwrap_or_default();

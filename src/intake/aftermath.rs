@@ -16,8 +16,8 @@ use super::verification::Verifications;
 use crate::base::clock::{Clock, Timestamp};
 use crate::dkim::Keys;
 use crate::ledger::embedded::code_keys::CodeKeys;
-use crate::ledger::embedded::store::Table;
 use crate::ledger::entry::Message;
+use crate::ledger::side::SideTable;
 use crate::mail::address::Mailbox;
 use crate::mail::id::IdSource;
 use crate::queue::{Consequences, Ending, Entail, Queue};
@@ -65,10 +65,10 @@ impl Aftermath {
 
     /// Takes up what the queue found in the store.
     pub(super) fn take_up(&self, queue: &Queue, now: Timestamp) {
-        self.budgets.take_up(queue.take_side(Table::Budget), now);
-        self.suppressions.take_up(queue.take_side(Table::Suppression), now);
+        self.budgets.take_up(queue.take_side(SideTable::Budget), now);
+        self.suppressions.take_up(queue.take_side(SideTable::Suppression), now);
         let limits = &self.settings.load().verification;
-        self.verifications.take_up(queue.take_side(Table::Verification), limits, now);
+        self.verifications.take_up(queue.take_side(SideTable::Verification), limits, now);
     }
 
     pub(super) fn reconfigure(&self, settings: Settings) {

@@ -8,8 +8,8 @@ use super::buckets::Buckets;
 use super::budget::Request;
 use super::refusal::Refusal;
 use crate::accounts::user::User;
-use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::Message;
+use crate::ledger::side::SideChange;
 use crate::mail::id::EntryId;
 
 /// What was taken for a message; given back unless the message is accepted.
@@ -18,7 +18,7 @@ pub(super) struct Allowance<'a> {
     buckets: &'a Buckets,
     message: Arc<Message>,
     /// To be stored with the message.
-    changes: Vec<Change>,
+    changes: Vec<SideChange>,
     counts_for_rate: bool,
     is_kept: bool,
 }
@@ -56,7 +56,7 @@ impl<'a> Allowance<'a> {
     }
 
     /// What of it is to be stored with the message.
-    pub(super) fn changes(&mut self) -> Vec<Change> {
+    pub(super) fn changes(&mut self) -> Vec<SideChange> {
         std::mem::take(&mut self.changes)
     }
 

@@ -13,7 +13,7 @@ use crate::accounts::user::User;
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::base::rate::Rate;
-use crate::ledger::embedded::store::{Change, Row};
+use crate::ledger::side::{SideChange, SideRow};
 use crate::mail::address::Mailbox;
 use crate::mail::envelope::Recipient;
 use crate::mail::id::{EntryId, MessageId};
@@ -42,16 +42,16 @@ pub(super) struct Request<'a> {
 
 impl Budgets {
     /// With these rows.
-    pub(super) fn new(limits: Limits, rows: Vec<Row>, now: Timestamp) -> Self {
+    pub(super) fn new(limits: Limits, rows: Vec<SideRow>, now: Timestamp) -> Self {
         Self::bounded(limits, rows, MAILBOXES_MAX, now)
     }
 
-    fn bounded(limits: Limits, rows: Vec<Row>, mailboxes_max: usize, now: Timestamp) -> Self {
+    fn bounded(limits: Limits, rows: Vec<SideRow>, mailboxes_max: usize, now: Timestamp) -> Self {
         Self { limits: ArcSwap::from_pointee(limits), table: Mutex::new(Table::new(rows, mailboxes_max, now)) }
     }
 
     /// Takes up the rows found at start, in the place of what is known.
-    pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
+    pub(super) fn take_up(&self, rows: Vec<SideRow>, now: Timestamp) {
         *self.table.lock() = Table::new(rows, MAILBOXES_MAX, now);
     }
 
@@ -80,7 +80,7 @@ impl Budgets {
     ///
     /// # Errors
     /// Where a recipient has had too many.
-    pub(super) fn take(&self, request: &Request<'_>, recipients: &[Recipient]) -> Result<Vec<Change>, Refusal> {
+    pub(super) fn take(&self, request: &Request<'_>, recipients: &[Recipient]) -> Result<Vec<SideChange>, Refusal> {
         let Some(windows) = Windows::of(**self.limits.load()) else { return Ok(Vec::new()) };
         let Request { now, lane, user, .. } = *request;
         let mut table = self.table.lock();
@@ -99,7 +99,7 @@ impl Budgets {
     }
 
     /// Gives a place back; the change is to be stored.
-    pub(super) fn give_back(&self, user: &str, recipient: &Mailbox, entry: EntryId) -> Option<Change> {
+    pub(super) fn give_back(&self, user: &str, recipient: &Mailbox, entry: EntryId) -> Option<SideChange> {
         self.table.lock().give_back(&budget_form(recipient), user, entry)
     }
 }
@@ -145,7 +145,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::ledger::embedded::store::Table as SideTable;
+    use crate::ledger::side::SideTable;
     use crate::mail::id::IdSource;
 
     const SPAN: Duration = Duration::from_secs(600);
@@ -160,14 +160,14 @@ mod tests {
             Self::with(2, None, 1000, Vec::new())
         }
 
-        fn with(own: u32, total: Option<u32>, mailboxes_max: usize, rows: Vec<Row>) -> Self {
+        fn with(own: u32, total: Option<u32>, mailboxes_max: usize, rows: Vec<SideRow>) -> Self {
             let rate = |count| Rate { count, span: SPAN };
             let limits = Limits { own: Some(rate(own)), total: total.map(rate) };
             let now = Timestamp::from_millis(10_000);
             Self { budgets: Budgets::bounded(limits, rows, mailboxes_max, now), ids: IdSource::with_random(|| 7) }
         }
 
-        fn take(&self, lane: Lane, recipients: &[&str], at_s: u64) -> Result<(EntryId, Vec<Change>), Refusal> {
+        fn take(&self, lane: Lane, recipients: &[&str], at_s: u64) -> Result<(EntryId, Vec<SideChange>), Refusal> {
             self.take_as("shop", lane, recipients, at_s)
         }
 
@@ -177,7 +177,7 @@ mod tests {
             lane: Lane,
             recipients: &[&str],
             at_s: u64,
-        ) -> Result<(EntryId, Vec<Change>), Refusal> {
+        ) -> Result<(EntryId, Vec<SideChange>), Refusal> {
             let now = Timestamp::from_millis(at_s * 1000);
             let id = self.ids.next(now);
             let request = Request { user, lane, id, is_repeatable: false, now };
@@ -198,9 +198,9 @@ mod tests {
     }
 
     /// What is on disk after these changes.
-    fn stored(rows: &mut Vec<Row>, changes: Vec<Change>) {
+    fn stored(rows: &mut Vec<SideRow>, changes: Vec<SideChange>) {
         for change in changes {
-            let Change::Side(SideTable::Budget, key, value) = change else { panic!("{change:?}") };
+            let SideChange(SideTable::Budget, key, value) = change else { panic!("{change:?}") };
             rows.retain(|(known, _)| *known != key);
             rows.extend(value.map(|value| (key, value)));
         }
@@ -269,13 +269,13 @@ mod tests {
             ("j.doe@yandex.com", "j-doe@ya.ru"),
             ("\"a b@example.com", "\"a b\"@example.com"),
         ] {
-            let row: Row = (format!("shop\n{written}").into_bytes().into(), value.clone().into());
+            let row: SideRow = (format!("shop\n{written}").into_bytes().into(), value.clone().into());
             let world = World::with(2, None, 1000, vec![row]);
             let is_cut = written.starts_with("\"a b");
             assert_eq!(world.take(Lane::Otp, &[spelling], 2).is_err(), !is_cut, "{written}");
         }
         // Rows that turn out to be one mailbox's come together, under its name.
-        let row = |written: &str| -> Row { (format!("shop\n{written}").into_bytes().into(), value.clone().into()) };
+        let row = |written: &str| -> SideRow { (format!("shop\n{written}").into_bytes().into(), value.clone().into()) };
         let mut rows = vec![row("a@example.com"), row("\"a\"@example.com")];
         let world = World::with(5, None, 1000, rows.clone());
         stored(&mut rows, world.take(Lane::Otp, &["a@example.com"], 2).unwrap().1);

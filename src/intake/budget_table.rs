@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::budget_form::{budget_form, form_of};
 use crate::base::clock::Timestamp;
 use crate::base::rate::Rate;
-use crate::ledger::embedded::store::{Change, Row, Table as SideTable};
+use crate::ledger::side::{SideChange, SideRow, SideTable};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 
@@ -97,12 +97,12 @@ pub(super) struct Table {
     mailboxes_max: usize,
     swept_at: Timestamp,
     /// What is to be stored of rows that were read in another form, with the next change.
-    leftovers: Vec<Change>,
+    leftovers: Vec<SideChange>,
 }
 
 impl Table {
     /// Takes up the rows found at start. What a clock took that was ahead counts as taken now.
-    pub(super) fn new(rows: Vec<Row>, mailboxes_max: usize, now: Timestamp) -> Self {
+    pub(super) fn new(rows: Vec<SideRow>, mailboxes_max: usize, now: Timestamp) -> Self {
         let mut table = Self {
             accounts: HashMap::new(),
             order: BTreeSet::new(),
@@ -115,7 +115,7 @@ impl Table {
             let Some((user, form, places)) = decode(&key, &value) else { continue };
             let name = row_key(&user, &form);
             if *name.as_bytes() != *key {
-                table.leftovers.push(Change::Side(SideTable::Budget, key, None));
+                table.leftovers.push(SideChange(SideTable::Budget, key, None));
                 renamed.push((user.clone(), form.clone()));
             }
             let account = table.accounts.entry(form.into()).or_default();
@@ -149,7 +149,7 @@ impl Table {
         user: &str,
         place: BudgetPlace,
         windows: &Windows,
-        changes: &mut Vec<Change>,
+        changes: &mut Vec<SideChange>,
     ) {
         while !self.accounts.contains_key(form) && self.accounts.len() >= self.mailboxes_max {
             let Some((_, _, forgotten)) = self.order.pop_first() else { break };
@@ -169,7 +169,7 @@ impl Table {
     }
 
     /// Gives a place back.
-    pub(super) fn give_back(&mut self, form: &str, user: &str, entry: EntryId) -> Option<Change> {
+    pub(super) fn give_back(&mut self, form: &str, user: &str, entry: EntryId) -> Option<SideChange> {
         let account = self.accounts.get_mut(form)?;
         let before = account.taken.len();
         account.taken.retain(|one| one.place.entry != entry || *one.user != *user);
@@ -181,7 +181,7 @@ impl Table {
     }
 
     /// Once a window, forgets what lies before it.
-    pub(super) fn sweep(&mut self, windows: &Windows, now: Timestamp) -> Vec<Change> {
+    pub(super) fn sweep(&mut self, windows: &Windows, now: Timestamp) -> Vec<SideChange> {
         let mut changes = std::mem::take(&mut self.leftovers);
         if now.since(self.swept_at) < windows.longest {
             return changes;
@@ -218,17 +218,17 @@ impl Table {
     }
 
     /// A user's places in a mailbox, as they are stored.
-    fn row(&self, user: &str, form: &str) -> Change {
+    fn row(&self, user: &str, form: &str) -> SideChange {
         let own = self.of(form).unwrap_or_default().iter().filter(|one| *one.user == *user);
         let places: Vec<BudgetPlace> = own.map(|one| one.place).collect();
         let value = (!places.is_empty()).then(|| encode(&places));
-        Change::Side(SideTable::Budget, row_key(user, form).into_bytes().into(), value)
+        SideChange(SideTable::Budget, row_key(user, form).into_bytes().into(), value)
     }
 }
 
-fn removals(taken: &[Booking], form: &str) -> Vec<Change> {
+fn removals(taken: &[Booking], form: &str) -> Vec<SideChange> {
     let users: BTreeSet<&str> = taken.iter().map(|one| &*one.user).collect();
-    let removal = |user: &str| Change::Side(SideTable::Budget, row_key(user, form).into_bytes().into(), None);
+    let removal = |user: &str| SideChange(SideTable::Budget, row_key(user, form).into_bytes().into(), None);
     users.into_iter().map(removal).collect()
 }
 
@@ -249,7 +249,7 @@ fn encode(places: &[BudgetPlace]) -> Box<[u8]> {
 }
 
 /// Whether a stored row can be read.
-pub(super) fn reads(row: &Row) -> bool {
+pub(super) fn reads(row: &SideRow) -> bool {
     decode(&row.0, &row.1).is_some()
 }
 

@@ -32,14 +32,15 @@ use crate::dkim::Keys;
 use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
-use crate::ledger::embedded::journal::{JournalError, PendingCommit};
-use crate::ledger::embedded::store::{Change, Table};
+use crate::ledger::LedgerError;
+use crate::ledger::accept::Refused;
 use crate::ledger::entry::{Message, SignedContent, State};
+use crate::ledger::side::{SideChange, SideTable};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
-use crate::queue::{AppendError, Foreknowledge, Offered, Queue};
+use crate::queue::{AppendError, Offered, Queue};
 use crate::smtp::client_name::received_from;
 use crate::smtp::server_session::Submission;
 
@@ -117,7 +118,7 @@ impl Door {
         budget_form::prepare();
         let (queue, now) = (&parts.queue, parts.clock.now());
         parts.aftermath.take_up(queue, now);
-        let idempotency = idempotency::Keys::new(queue.take_side(Table::Idempotency), parts.secrets.clone(), now);
+        let idempotency = idempotency::Keys::new(queue.take_side(SideTable::Idempotency), parts.secrets.clone(), now);
         let forecasts = Forecasts {
             queue: parts.queue.clone(),
             router: parts.router.clone(),
@@ -422,40 +423,21 @@ impl Door {
         &self,
         message: &Arc<Message>,
         content: Content,
-        side: Vec<Change>,
+        side: Vec<SideChange>,
         note: Option<&'static str>,
     ) -> Result<Offered, Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let commit = queue.append(message, content.clone(), side, note, !signing.is_busy())?;
-        let mut pending = Pending { queue, message, commit, is_over: false };
+        let mut acceptance = queue.append(message, content.clone(), side, note, !signing.is_busy())?;
         let terms = message.signature_terms(self.parts.clock.step());
         let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at);
         let signatures = match message.signing_domain.as_deref().and_then(keys_of) {
             Some(keys) => signing.sign(message.lane, &keys, &content, terms).await,
             None => Some(bytes::Bytes::new()),
         };
-        queue.stored(&mut pending.commit).await?;
+        acceptance.stored().await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
-        pending.is_over = true;
-        let known = Foreknowledge { risks: &self.forecasts.risks(message, self.parts.clock.now()), note };
-        Ok(queue.admit(message, SignedContent { signatures, content }, known))
-    }
-}
-
-/// A message between the beginning of its storing and its admission. If it gets no further, because something failed
-/// or the client's connection is torn down, its places are given back and what was stored of it goes.
-struct Pending<'a> {
-    queue: &'a Queue,
-    message: &'a Message,
-    commit: PendingCommit,
-    is_over: bool,
-}
-
-impl Drop for Pending<'_> {
-    fn drop(&mut self) {
-        if !self.is_over {
-            self.queue.abandon(self.message, &mut self.commit);
-        }
+        let risks = self.forecasts.risks(message, self.parts.clock.now());
+        Ok(queue.admit(acceptance, SignedContent { signatures, content }, &risks))
     }
 }
 
@@ -470,9 +452,25 @@ impl From<AppendError> for Refusal {
         match error {
             AppendError::QueueFull { entries_max } => Self::QueueFull { entries_max },
             AppendError::ShareFull(portion) => Self::Share(portion),
-            AppendError::Journal(JournalError::Full) => Self::DiskFull,
-            AppendError::Journal(JournalError::Failed) => Self::Internal,
-            AppendError::Journal(JournalError::Closed) => Self::ShuttingDown,
+            AppendError::Refused(Refused::Full) => Self::DiskFull,
+            AppendError::Refused(Refused::Unavailable(_)) => Self::ShuttingDown,
+            AppendError::Refused(
+                Refused::Failed
+                | Refused::Repeat(_)
+                | Refused::Conflict
+                | Refused::Suppressed(_)
+                | Refused::Budget { .. },
+            ) => Self::Internal,
+        }
+    }
+}
+
+impl From<LedgerError> for Refusal {
+    fn from(error: LedgerError) -> Self {
+        match error {
+            LedgerError::Full => Self::DiskFull,
+            LedgerError::Damaged(_) | LedgerError::Fault(_) => Self::Internal,
+            LedgerError::Unavailable => Self::ShuttingDown,
         }
     }
 }

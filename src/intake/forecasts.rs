@@ -8,10 +8,11 @@ use crate::destination::route::Route;
 use crate::destination::via::SmartHostDomains;
 use crate::greylist::facts::Forecast;
 use crate::greylist::table::Triplet;
+use crate::ledger::accept::Risk;
 use crate::ledger::entry::Message;
 use crate::mail::address::Mailbox;
 use crate::mail::envelope::Recipient;
-use crate::queue::{Queue, Risk};
+use crate::queue::Queue;
 
 /// By what forecasts are made.
 pub(super) struct Forecasts {

@@ -16,7 +16,7 @@ use self::same::{Digest, Sameness, digest_of};
 use super::refusal::Refusal;
 use crate::accounts::user::User;
 use crate::base::clock::Timestamp;
-use crate::ledger::embedded::store::Row;
+use crate::ledger::side::SideRow;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
@@ -47,7 +47,7 @@ pub(crate) fn latest_day(now: Timestamp) -> u64 {
 }
 
 /// Whether a stored row can be read.
-pub(super) fn reads(row: &Row) -> bool {
+pub(super) fn reads(row: &SideRow) -> bool {
     Record::decode(&row.1, MEMORY).is_some()
 }
 
@@ -80,8 +80,8 @@ pub(super) enum Lookup<'a> {
 
 impl Keys {
     /// Takes up the rows found at start, but for those that cannot have been taken yet.
-    pub(super) fn new(rows: Vec<Row>, secrets: Arc<dyn RotatingSecrets>, now: Timestamp) -> Self {
-        let record = |(name, value): Row| Some((name, Record::decode(&value, MEMORY)?));
+    pub(super) fn new(rows: Vec<SideRow>, secrets: Arc<dyn RotatingSecrets>, now: Timestamp) -> Self {
+        let record = |(name, value): SideRow| Some((name, Record::decode(&value, MEMORY)?));
         let records = rows.into_iter().filter_map(record);
         let (by_content, by_key) = records.partition::<Vec<_>, _>(|(name, _)| name.first() == Some(&OF_CONTENT));
         let by_content = Memory::new(by_content, CONTENTS_MAX, now);
@@ -190,7 +190,7 @@ fn name_of(digest: &Digest) -> Name {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ledger::embedded::store::{Change, Table};
+    use crate::ledger::side::{SideChange, SideTable};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{MailParameters, Recipient};
     use crate::mail::id::IdSource;
@@ -245,7 +245,7 @@ mod tests {
         assert!(matches!(ask(&keys, &mail("y2", "123456"), 86_399).await, Ok(Lookup::Repeat(first)) if first == id));
         assert!(matches!(ask(&keys, &mail("y2", "654321"), 1).await, Err(Refusal::IdempotencyConflict)));
         // After a restart too.
-        let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
+        let [SideChange(SideTable::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
         let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
         assert!(matches!(ask(&again, &mail("y2", "123456"), 5).await, Ok(Lookup::Repeat(first)) if first == id));
         let Ok(Lookup::First(reservation)) = ask(&again, &mail("y2", "123456"), 86_400).await else { panic!() };
@@ -262,7 +262,7 @@ mod tests {
         let set_back_a_little = ask(&keys, &mail("x1", "123456"), week - 3600).await;
         assert!(matches!(set_back_a_little, Ok(Lookup::Repeat(_))));
         assert!(matches!(ask(&keys, &mail("x1", "123456"), 0).await, Ok(Lookup::First(_))), "while the relay runs");
-        let [Change::Side(Table::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
+        let [SideChange(SideTable::Idempotency, key, Some(value))] = rows.as_slice() else { panic!() };
         let again = Keys::new(vec![(key.clone(), value.clone())], Arc::new(Secrets), Timestamp::default());
         assert!(matches!(ask(&again, &mail("x1", "123456"), 0).await, Ok(Lookup::First(_))), "over a restart");
     }
@@ -318,7 +318,7 @@ mod tests {
             assert!(!is_repeat(ask_again(&keys, &mail("x1", "654321"), first_at + 1).await), "another code");
             assert!(!is_repeat(ask_again(&keys, &mail("y2", "123456"), first_at + 30).await), "the window is over");
             // After a restart too.
-            let [Change::Side(Table::Idempotency, name, Some(value))] = rows.as_slice() else { panic!() };
+            let [SideChange(SideTable::Idempotency, name, Some(value))] = rows.as_slice() else { panic!() };
             let row = || vec![(name.clone(), value.clone())];
             let again = Keys::new(row(), Arc::new(Secrets), Timestamp::from_millis(first_at * 1000));
             assert!(is_repeat(ask_again(&again, &mail("y2", "123456"), first_at + 29).await));
@@ -326,7 +326,7 @@ mod tests {
             let Some(Lookup::First(other)) = ask_again(&late, &mail("z3", "777777"), first_at + 30).await else {
                 panic!()
             };
-            let removed = Change::Side(Table::Idempotency, name.clone(), None);
+            let removed = SideChange(SideTable::Idempotency, name.clone(), None);
             assert!(other.changes(id).iter().any(|change| format!("{change:?}") == format!("{removed:?}")));
         }
     }
@@ -366,7 +366,7 @@ mod tests {
         for number in 0..10_u8 {
             let Look::Reserved(reservation) = memory.look(&[[number].into()], WINDOW, None, now) else { panic!() };
             for change in reservation.changes(id) {
-                let Change::Side(_, name, value) = change else { panic!() };
+                let SideChange(_, name, value) = change;
                 if value.is_some() {
                     rows.insert(name)
                 } else {

@@ -23,15 +23,15 @@ mod terms;
 mod unsigned;
 pub(crate) mod verification;
 
-use crate::ledger::embedded::store::{Row, Table};
+use crate::ledger::side::{SideRow, SideTable};
 
 /// Whether a row of one of the tables kept here can be read; none: another room reads it.
-pub(crate) fn reads(table: Table, row: &Row) -> Option<bool> {
+pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
     match table {
-        Table::Suppression => Some(suppression::reads(row)),
-        Table::Budget => Some(budget_table::reads(row)),
-        Table::Idempotency => Some(idempotency::reads(row)),
-        Table::Verification => Some(verification::reads(row)),
-        Table::Greylist | Table::Meta | Table::Ledger => None,
+        SideTable::Suppression => Some(suppression::reads(row)),
+        SideTable::Budget => Some(budget_table::reads(row)),
+        SideTable::Idempotency => Some(idempotency::reads(row)),
+        SideTable::Verification => Some(verification::reads(row)),
+        SideTable::Greylist | SideTable::Meta | SideTable::Ledger => None,
     }
 }

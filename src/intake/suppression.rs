@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 use crate::base::clock::{Step, Timestamp};
 use crate::event::cause::Cause;
 use crate::event::{Kind, Suppress};
-use crate::ledger::embedded::store::{Change, Row, Table};
+use crate::ledger::side::{SideChange, SideRow, SideTable};
 pub(crate) use crate::ledger::suppression::Standing;
 use crate::ledger::suppression::{Bounce, Counted, keys, teaches};
 pub use crate::ledger::suppression::{Source, Suppression};
@@ -49,18 +49,18 @@ struct State {
     entries: HashMap<Box<str>, Suppression>,
     swept_at: Timestamp,
     /// Rows of an earlier version that count no more, to be removed with the next change.
-    leftovers: Vec<Change>,
+    leftovers: Vec<SideChange>,
 }
 
 impl Suppressions {
     /// Takes up the rows found at start, in the place of what is known. Domains that version 0.1 learned from a reply are
     /// dropped.
-    pub(super) fn take_up(&self, rows: Vec<Row>, now: Timestamp) {
+    pub(super) fn take_up(&self, rows: Vec<SideRow>, now: Timestamp) {
         let mut state = State::default();
         for (key, value) in rows {
             let Some(entry) = Suppression::decode(&value) else { continue };
             if entry.source == Source::Learned && entry.address.starts_with('@') {
-                state.leftovers.push(Change::Side(Table::Suppression, key, None));
+                state.leftovers.push(SideChange(SideTable::Suppression, key, None));
             } else {
                 state.entries.insert(entry.address.clone().into(), entry.taken_up(now));
             }
@@ -91,7 +91,7 @@ impl Suppressions {
     }
 
     /// Learns from the end of an entry; the changes are to be stored.
-    pub(super) fn learn(&self, ending: &Ending, step: Step) -> Vec<Change> {
+    pub(super) fn learn(&self, ending: &Ending, step: Step) -> Vec<SideChange> {
         let (mailbox, kind) = (ending.recipient(), ending.event.kind());
         let mut state = self.0.lock();
         let mut changes = std::mem::take(&mut state.leftovers);
@@ -138,7 +138,7 @@ impl Suppressions {
     }
 
     /// All rows as they are stored, for a backup. The list is let go of again and again meanwhile: clients wait for it.
-    pub(crate) fn rows(&self) -> Vec<Row> {
+    pub(crate) fn rows(&self) -> Vec<SideRow> {
         let keys: Vec<Box<str>> = self.0.lock().entries.keys().cloned().collect();
         let mut rows = Vec::with_capacity(keys.len());
         for some in keys.chunks(ROWS_AT_ONCE) {
@@ -169,7 +169,7 @@ impl Suppressions {
     }
 
     /// Puts an address or `@domain` on the list; the change is to be stored.
-    pub(super) fn put(&self, address: &str, source: Source, reason: &str, now: Timestamp) -> (Suppression, Change) {
+    pub(super) fn put(&self, address: &str, source: Source, reason: &str, now: Timestamp) -> (Suppression, SideChange) {
         let entry = Suppression::lasting(address, source, reason, now);
         self.0.lock().entries.insert(address.into(), entry.clone());
         let change = row(address, Some(&entry));
@@ -177,7 +177,7 @@ impl Suppressions {
     }
 
     /// Takes it off the list; the change is to be stored. None if it was not there.
-    pub(super) fn remove(&self, address: &str) -> Option<Change> {
+    pub(super) fn remove(&self, address: &str) -> Option<SideChange> {
         self.0.lock().entries.remove(address).map(|_| row(address, None))
     }
 }
@@ -204,7 +204,7 @@ impl State {
     }
 
     /// Counts a refusal for this address.
-    fn bounced(&mut self, key: String, (ending, step): (&Ending, Step), bounce: Bounce) -> Option<Change> {
+    fn bounced(&mut self, key: String, (ending, step): (&Ending, Step), bounce: Bounce) -> Option<SideChange> {
         let now = ending.now();
         self.make_room(now);
         if self.entries.len() >= ADDRESSES_MAX && !self.entries.contains_key(key.as_str()) {
@@ -236,13 +236,13 @@ impl State {
 }
 
 /// Whether a stored row can be read.
-pub(crate) fn reads(row: &Row) -> bool {
+pub(crate) fn reads(row: &SideRow) -> bool {
     Suppression::decode(&row.1).is_some()
 }
 
-fn row(key: &str, entry: Option<&Suppression>) -> Change {
+fn row(key: &str, entry: Option<&Suppression>) -> SideChange {
     let value = entry.map(Suppression::encode);
-    Change::Side(Table::Suppression, key.as_bytes().into(), value)
+    SideChange(SideTable::Suppression, key.as_bytes().into(), value)
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Happened};
 use crate::greylist::facts::Forecast;
 use crate::ledger::entry::Message;
+use crate::ledger::side::SideChange;
 use crate::ledger::suppression::Suppression;
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
@@ -114,12 +115,28 @@ pub struct NewMessage {
     pub risks: Vec<Risk>,
     /// That it was accepted.
     pub event: Event,
+    /// Rows that were decided above.
+    pub rows: Vec<SideChange>,
+    /// Whether it is waited for now; else the caller is busy meanwhile, and says so by [`Outbox::hurry`].
+    ///
+    /// [`Outbox::hurry`]: crate::ledger::outbox::Outbox::hurry
+    pub at_once: bool,
 }
 
 impl NewMessage {
     /// One that nothing stands in the way of: of the relay's own.
     pub fn plain(message: Arc<Message>, content: Content, event: Event) -> Self {
-        Self { message, content, idempotency: None, budgets: Vec::new(), slots: Vec::new(), risks: Vec::new(), event }
+        Self {
+            message,
+            content,
+            idempotency: None,
+            budgets: Vec::new(),
+            slots: Vec::new(),
+            risks: Vec::new(),
+            event,
+            rows: Vec::new(),
+            at_once: true,
+        }
     }
 
     /// What its acceptance tells, in order.
@@ -158,7 +175,8 @@ pub struct Accepted {
     pub sequence: u64,
     /// Older entries whose slot it took.
     pub superseded: Vec<(EntryId, MayHaveArrived)>,
-    /// Its entries that are not ours: a newer message has their slot already, or our epoch was revoked meanwhile.
+    /// Its entries that are not ours: a newer message has their slot already and they have ended, or our epoch was revoked
+    /// meanwhile.
     pub overtaken: Vec<u16>,
     /// Triplets of its entries that wait already.
     pub waits: Vec<(u16, KnownWait)>,
@@ -184,6 +202,8 @@ pub enum Refused {
     },
     /// `queue.entries_max` is reached, or the disk is full.
     Full,
+    /// The ledger failed, and nothing of it is stored.
+    Failed,
     /// The ledger does not answer.
     Unavailable(Stored),
 }

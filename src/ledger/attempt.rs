@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use crate::event::{Event, Kind};
 use crate::ledger::accept::{KeyHash, KnownWait, NewMessage};
-use crate::ledger::entry::{Message, Outcome, Progress};
+use crate::ledger::entry::{Message, Progress};
+use crate::ledger::side::SideChange;
 use crate::ledger::suppression::Bounce;
 use crate::mail::id::EntryId;
 
@@ -29,6 +30,13 @@ pub struct Attempt {
     pub number: u32,
 }
 
+impl Attempt {
+    /// The one that an event of an entry is about.
+    pub fn of(event: &Event) -> Option<Self> {
+        event.entry().map(|entry| Self { entry, number: event.head.attempt })
+    }
+}
+
 /// How an attempt is marked before its content goes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark {
@@ -43,8 +51,8 @@ pub enum Mark {
 pub struct End {
     /// In which way.
     pub kind: Kind,
-    /// What a notification says of it, where others of its message live.
-    pub outcome: Option<Box<Outcome>>,
+    /// What is known of it while others of its message live, for the notification that tells of all.
+    pub left: Option<Box<Progress>>,
 }
 
 /// How an attempt ended, with all that follows from it.
@@ -69,6 +77,19 @@ pub enum Settled {
         events: Vec<Event>,
         /// What else changes.
         side: Vec<Side>,
+        /// A message to whoever wants to know.
+        notification: Option<Box<NewMessage>>,
+    },
+    /// Nothing has become of an attempt, but it was told that the entry is at risk or late.
+    Noted {
+        /// How far it got, with that it was told.
+        progress: Box<Progress>,
+        /// What happened, in order.
+        events: Vec<Event>,
+        /// What else changes.
+        side: Vec<Side>,
+        /// A message to whoever wants to know.
+        notification: Option<Box<NewMessage>>,
     },
 }
 
@@ -88,6 +109,8 @@ pub enum Side {
     Lifted,
     /// Its triplet waits.
     Waits(KnownWait),
+    /// A row that was decided above.
+    Row(SideChange),
 }
 
 /// Why an attempt must not go on.
@@ -136,6 +159,6 @@ pub struct Held {
     pub message: Arc<Message>,
     /// Which, and how far they got.
     pub entries: Vec<(u16, Progress)>,
-    /// How others of its entries ended, for a notification that tells of all.
-    pub outcomes: Vec<(u16, Outcome)>,
+    /// What is known of others of its entries that ended, for the notification that tells of all.
+    pub ended: Vec<(u16, Progress)>,
 }

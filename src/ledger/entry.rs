@@ -215,6 +215,8 @@ pub enum LostClaim {
     Expired,
     /// It ended, or somebody else has it.
     Ended,
+    /// Nobody can say now whether it is ours: later perhaps.
+    NotNow,
 }
 
 /// Who works on an entry, and until when that is believed.

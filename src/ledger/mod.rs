@@ -6,15 +6,19 @@
 
 pub mod accept;
 pub mod attempt;
+mod common;
 pub mod cursor;
 pub mod embedded;
 pub mod entry;
 pub mod filter;
 pub mod heartbeat;
+pub mod latest;
 pub(crate) mod listing;
 pub mod memory;
+pub mod outbox;
 pub mod read;
 pub mod rules;
+pub mod side;
 pub mod suppression;
 mod tables;
 pub(crate) mod time;
@@ -30,10 +34,11 @@ use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 use accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
 use attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
-use cursor::Cursor;
 use filter::Filter;
 use listing::{Cancelled, Listing};
-use read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
+use outbox::Outbox;
+use read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use side::SideTables;
 
 /// How long an entry may be attempted without a gate after it was accepted or gated.
 pub const FRESH: Duration = Duration::from_millis(250);
@@ -72,8 +77,9 @@ pub enum LedgerError {
 pub(crate) type Answer<'a, T> = BoxFuture<'a, Result<T, LedgerError>>;
 
 /// Durable truth about accepted mail. Every verb is conditional: it says what became of it, and it may be repeated with the
-/// same arguments after an error. Each call is one item; a ledger gathers what comes meanwhile into one commit.
-pub trait Ledger: Send + Sync {
+/// same arguments after an error. Each call is one item; a ledger gathers what comes meanwhile into one commit. Calls take
+/// their places in the order of their first polls.
+pub trait Ledger: SideTables + Outbox {
     /// Ledger time. Never goes back.
     fn now(&self) -> Timestamp;
 
@@ -89,6 +95,9 @@ pub trait Ledger: Send + Sync {
     /// The entries are ours and may be attempted at once, without a gate, for [`FRESH`].
     fn accept(&self, new: NewMessage) -> BoxFuture<'_, Result<Accepted, Refused>>;
 
+    /// Takes in a message of the relay's own, which is never refused: stored soon, with what else changes. A crash may lose it.
+    fn adopt(&self, new: NewMessage);
+
     /// What would stand in the way of a message to this recipient: suppression, budget, a wait of its triplet. Decides nothing.
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles>;
 
@@ -97,7 +106,8 @@ pub trait Ledger: Send + Sync {
     fn gate(&self, attempt: Attempt, mark: Mark) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// How an attempt ended, with all that follows from it, in one transaction: end or new due time, events, side rows, a
-    /// notification.
+    /// notification. It is decided when it returns `Ok`, and never taken back; a crash may lose it, and then the entry is as it
+    /// was before.
     fn settle(&self, attempt: Attempt, settled: Settled) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// The content of a message; none: it is gone, or its key is.
@@ -117,9 +127,6 @@ pub trait Ledger: Send + Sync {
 
     /// A message alive or ended, as the events tell it.
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>>;
-
-    /// Events of all nodes in an order in which nothing is ever inserted before what was read.
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents>;
 
     /// Rows of a shared table changed since a version.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;

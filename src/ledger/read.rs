@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
@@ -167,13 +168,27 @@ pub struct Peer {
     pub egress: Arc<str>,
 }
 
+/// What whoever writes the ledger down is at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Activity {
+    /// It waits for work.
+    #[default]
+    Rests,
+    /// It has been at one batch of commits, or at housekeeping, for so long.
+    Works(Duration),
+    /// It is gone: nothing is stored any more until the relay starts anew.
+    Panicked,
+}
+
 /// How the ledger is.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub struct Health {
     /// Why it takes no new mail, while it takes none.
     pub fault: Option<Arc<str>>,
-    /// Settlements that it keeps until it is well again.
+    /// Settlements, or changes, that it keeps until it is well again.
     pub kept: usize,
+    /// What its storage is at.
+    pub activity: Activity,
 }
 
 #[cfg(test)]

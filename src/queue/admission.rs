@@ -1,19 +1,23 @@
 //! The way into the queue: stored first, then brought to life.
 
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+
+use futures_util::future::BoxFuture;
 
 use super::effects::{Effects, accepted};
 use super::offers::Offered;
 use super::outbox::Patience;
-use super::risk::Foreknowledge;
 use super::schedule::Schedule;
 use super::{AppendError, Queue};
 use crate::base::clock::Timestamp;
 use crate::base::shares::Beyond;
-use crate::event::{Attempted, Event, Happened};
-use crate::ledger::embedded::journal::PendingCommit;
-use crate::ledger::embedded::store::Change;
+use crate::event::{Attempted, Event, Happened, Kind};
+use crate::ledger::accept::{Accepted, NewMessage, Refused, Risk};
+use crate::ledger::attempt::{Attempt, End, Epoch, Settled};
 use crate::ledger::entry::{Message, SignedContent};
+use crate::ledger::side::SideChange;
+use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 
 /// What is told of an entry of a message that was stored and not acknowledged.
@@ -22,21 +26,99 @@ fn given_up(message: &Message, index: u16, now: Timestamp) -> Event {
     Event { head: message.entry_head(index, 0, now), what: Happened::Cancelled(attempted) }
 }
 
+/// A message on its way into the ledger. If it gets no further, because something failed or nobody waits for it any more, its
+/// places are given back and what was stored of it goes; where its acceptance was told, its end is told too.
+#[must_use = "a message that is not admitted is taken back"]
+pub struct Acceptance {
+    queue: Arc<Queue>,
+    message: Arc<Message>,
+    what: Happened,
+    /// Under which it was asked for.
+    epoch: Epoch,
+    accepting: BoxFuture<'static, Result<Accepted, Refused>>,
+    answer: Option<Result<Accepted, Refused>>,
+    is_over: bool,
+}
+
+impl std::fmt::Debug for Acceptance {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptance").field("id", &self.message.id).finish_non_exhaustive()
+    }
+}
+
+impl Acceptance {
+    /// Waits until the message is durable.
+    ///
+    /// # Errors
+    /// When it was not stored.
+    pub async fn stored(&mut self) -> Result<(), AppendError> {
+        self.answered().await.map(|_| ()).map_err(AppendError::Refused)
+    }
+
+    pub(super) async fn answered(&mut self) -> Result<Accepted, Refused> {
+        if let Some(answer) = &self.answer {
+            return answer.clone();
+        }
+        self.queue.ledger.hurry();
+        let answer = (&mut self.accepting).await;
+        self.answer.insert(answer).clone()
+    }
+
+    fn entries(&self) -> impl Iterator<Item = EntryId> + use<> {
+        let message = self.message.id;
+        let indices = (0..).zip(&self.message.envelope.recipients).map(|(index, _)| index);
+        let indices: Vec<u16> = indices.collect();
+        indices.into_iter().map(move |index| EntryId { message, index })
+    }
+}
+
+impl Drop for Acceptance {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let (queue, message) = (&self.queue, &self.message);
+        let count = message.envelope.recipients.len();
+        queue.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
+        // What the ledger has not answered yet it takes back itself.
+        if !matches!(self.answer, Some(Ok(_))) {
+            return;
+        }
+        let now = queue.ledger.now();
+        for entry in self.entries() {
+            let end = End { kind: Kind::Cancelled, left: None };
+            let events = vec![given_up(message, entry.index, now)];
+            let settled = Settled::End { end, events, side: Vec::new(), notification: None };
+            queue.settle(Attempt { entry, number: 0 }, settled);
+        }
+    }
+}
+
 impl Queue {
-    /// Starts storing a message; [`Queue::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
+    /// Starts storing a message; [`Acceptance::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
     /// `note` is more for people, told with the acceptance.
     ///
     /// # Errors
     /// When there are too many entries already, in all or of the message's user.
     pub fn append(
-        &self,
+        self: &Arc<Self>,
         message: &Arc<Message>,
         content: Content,
-        side: Vec<Change>,
+        rows: Vec<SideChange>,
         note: Option<&'static str>,
         at_once: bool,
-    ) -> Result<PendingCommit, AppendError> {
+    ) -> Result<Acceptance, AppendError> {
+        let event = accepted(message, note, self.ledger.now());
+        self.begin(NewMessage { rows, at_once, ..NewMessage::plain(message.clone(), content, event) })
+    }
+
+    /// The same for a message of which the ledger decides more.
+    ///
+    /// # Errors
+    /// As [`Queue::append`].
+    pub fn begin(self: &Arc<Self>, new: NewMessage) -> Result<Acceptance, AppendError> {
+        let message = new.message.clone();
         let recipients = message.envelope.recipients.len();
         let portion = self.sharing.lock().of(self.settings.entries_max);
         let taken = self.outbox.schedule(|schedule| schedule.shares().take(&message.user, recipients, portion));
@@ -44,47 +126,48 @@ impl Queue {
             Beyond::Whole => AppendError::QueueFull { entries_max: self.settings.entries_max },
             Beyond::Share => AppendError::ShareFull(portion),
         })?;
-        let event = accepted(message, note, self.clock.now());
-        let mut changes = vec![Change::Accept(message.clone(), content), Change::Event(Arc::new(event))];
-        changes.extend(side);
-        Ok(self.journal.begin_commit(message.lane, changes, at_once))
+        let (what, epoch) = (new.event.what.clone(), self.ledger.lease().epoch);
+        let ledger = self.ledger.clone();
+        let mut accepting: BoxFuture<'static, _> = Box::pin(async move { ledger.accept(new).await });
+        // Now it has its place.
+        let answer = match accepting.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(answer) => Some(answer),
+            Poll::Pending => None,
+        };
+        Ok(Acceptance { queue: self.clone(), message, what, epoch, accepting, answer, is_over: false })
     }
 
-    /// Waits until what [`Queue::append`] began is durable.
-    ///
-    /// # Errors
-    /// When it was not stored.
-    pub async fn stored(&self, commit: &mut PendingCommit) -> Result<(), AppendError> {
-        Ok(self.journal.finish(commit).await?)
-    }
-
-    /// Takes back what [`Queue::append`] began: the places in the queue, and what may be stored. Where its acceptance was told,
-    /// its end is told too.
-    pub(crate) fn abandon(&self, message: &Message, commit: &mut PendingCommit) {
-        let count = message.envelope.recipients.len();
-        self.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
-        let mut changes = std::mem::take(&mut commit.undo);
-        if !commit.has_failed() {
-            let now = self.clock.now();
-            changes.extend((0..).take(count).map(|index| Change::Event(Arc::new(given_up(message, index, now)))));
-        }
-        self.journal.withdraw(message.lane, changes);
-    }
-
-    /// Brings a stored message to life: its entries are offered to the workers, also those at risk.
-    pub fn admit(&self, message: &Arc<Message>, content: SignedContent, known: Foreknowledge<'_>) -> Offered {
-        let event = accepted(message, known.note, self.clock.now());
+    /// Brings a stored message to life: its entries are offered to the workers, also those at risk. One that is not stored is
+    /// taken back.
+    pub fn admit(&self, mut acceptance: Acceptance, content: SignedContent, risks: &[Risk]) -> Offered {
+        let Some(Ok(stored)) = acceptance.answer.take() else { return Offered::default() };
+        acceptance.is_over = true;
+        // What others did to entries of before comes first.
+        self.hear_all();
+        let (message, epoch) = (&acceptance.message, acceptance.epoch);
+        let event = Event { head: message.head(self.ledger.now()), what: acceptance.what.clone() };
+        // Where it was revoked meanwhile, others have it; where it is later, that will be heard.
+        let is_ours = self.ledger.lease().epoch == epoch;
         let accept = |schedule: &mut Schedule, effects: &mut Effects| {
-            schedule.accept(message, content, known.risks, event, effects);
+            stored.superseded.iter().for_each(|(id, _)| schedule.part_with(*id));
+            if !is_ours {
+                schedule.shares().give_back(&message.user, message.envelope.recipients.len());
+                return;
+            }
+            schedule.set_owner(epoch);
+            schedule.accept(message, content, risks, event, effects);
+            stored
+                .overtaken
+                .iter()
+                .for_each(|index| schedule.part_with(EntryId { message: message.id, index: *index }));
         };
         self.apply_and_offer(Patience::PassBy, accept).1
     }
 
     /// Takes in a message of the relay's own that no end entails; it is stored soon.
     pub(crate) fn take_in(&self, message: Arc<Message>, content: Content) {
-        let now = self.clock.now();
-        let event = Change::Event(Arc::new(accepted(&message, None, now)));
-        self.journal.commit_later(vec![Change::Accept(message.clone(), content), event]);
+        let now = self.ledger.now();
+        self.ledger.adopt(NewMessage::plain(message.clone(), content, accepted(&message, None, now)));
         self.apply(Patience::PassBy, |schedule, effects| schedule.adopt(message, now, effects));
     }
 }

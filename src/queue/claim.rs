@@ -10,10 +10,11 @@ pub use super::settlement::Settlement;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Happened};
 use crate::greylist::table::{Greylists, RowChange};
-use crate::ledger::embedded::journal::JournalError;
-use crate::ledger::embedded::store::{Change, Table};
-use crate::ledger::entry::LostClaim;
-use crate::ledger::entry::{LEASE, Message, Progress, SignedContent};
+use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark};
+use crate::ledger::entry::{LEASE, LostClaim, Message, Progress, SignedContent};
+use crate::ledger::rules::Delivery;
+use crate::ledger::side::{SideChange, SideTable};
+use crate::ledger::{FRESH, LedgerError};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 use crate::policy::failover::Relayed;
@@ -36,12 +37,14 @@ pub struct Claim {
     queue: Arc<Queue>,
     hold: Hold,
     content: Option<Arc<SignedContent>>,
+    /// Under which it is ours.
+    epoch: Epoch,
     is_settled: bool,
 }
 
 impl Claim {
-    pub(super) fn new(queue: Arc<Queue>, hold: Hold, content: Option<Arc<SignedContent>>) -> Self {
-        Self { queue, hold, content, is_settled: false }
+    pub(super) fn new(queue: Arc<Queue>, hold: Hold, content: Option<Arc<SignedContent>>, epoch: Epoch) -> Self {
+        Self { queue, hold, content, epoch, is_settled: false }
     }
 
     /// The entry.
@@ -57,6 +60,11 @@ impl Claim {
     /// How far it got, this attempt counted.
     pub fn progress(&self) -> &Progress {
         &self.hold.progress
+    }
+
+    /// Under which it is ours.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     /// The recipient's domain, as `domain_key` writes it.
@@ -83,8 +91,8 @@ impl Claim {
     /// was taken away meanwhile.
     pub(crate) fn store_greylisting(&self, rows: Vec<RowChange>) {
         if !rows.is_empty() {
-            let change = |(key, value)| Change::Side(Table::Greylist, key, value);
-            self.queue.journal.commit_later(rows.into_iter().map(change).collect());
+            let change = |(key, value)| SideChange(SideTable::Greylist, key, value);
+            self.queue.ledger.store_soon(rows.into_iter().map(change).collect());
         }
     }
 
@@ -102,11 +110,11 @@ impl Claim {
     ///
     /// # Errors
     /// When it cannot be read for now.
-    pub(crate) async fn stored_content(&self) -> Result<Option<Content>, JournalError> {
-        self.queue.journal.content(self.hold.message.lane, self.hold.id.message).await
+    pub async fn stored_content(&self) -> Result<Option<Content>, LedgerError> {
+        self.queue.ledger.content(self.hold.id.message, self.hold.message.expires_at).await
     }
 
-    /// Whether the entry may still be sent: its life is not over, and nobody took it away.
+    /// Whether the entry may still be sent: its life is not over, nobody took it away, and nobody can have.
     ///
     /// # Errors
     /// Why not.
@@ -114,7 +122,10 @@ impl Claim {
         if self.hold.message.expires_at <= now {
             return Err(LostClaim::Expired);
         }
-        self.queue.outbox.schedule(|schedule| schedule.check(&self.hold))
+        self.queue.outbox.schedule(|schedule| schedule.check(&self.hold))?;
+        let lease = self.queue.ledger.lease();
+        let is_ours = lease.epoch == self.epoch && self.queue.clock.instant() < lease.until;
+        if is_ours { Ok(()) } else { Err(LostClaim::NotNow) }
     }
 
     /// Makes the lease outlast a wait of `wait` from now.
@@ -123,28 +134,52 @@ impl Claim {
         self.queue.outbox.schedule(|schedule| schedule.renew(&self.hold, ends_at));
     }
 
-    /// To be called before the content leaves. From then on the entry may arrive, whatever happens to it here. With
-    /// `deliver_at_most_once` it returns when a note of the attempt is on disk.
+    /// To be called before the content leaves. From then on the entry may arrive, whatever happens to it here. It asks the
+    /// ledger, unless the entry was accepted or the ledger asked a moment ago. With `deliver_at_most_once` it always does, and
+    /// returns when a note of the attempt is on disk.
     ///
     /// # Errors
     /// When the content must not be sent: the life is over, the entry was taken away, or the note could not be written.
-    pub(crate) async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
-        if self.queue.settings.deliver_at_most_once {
-            self.check(now).map_err(NotReleased::LostClaim)?;
-            let hold = &mut self.hold;
-            self.queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::LostClaim)?;
-            let change = Change::Update(self.hold.id, Box::new(self.hold.progress.clone()));
-            // What happened to the entry before is written before.
-            drop(self.queue.pass_on(Patience::Wait));
-            let noted = self.queue.journal.commit(self.hold.message.lane, vec![change]).await;
-            noted.map_err(|_| NotReleased::NotNoted)?;
-        }
-        let now = now.max(self.queue.clock.now());
-        if self.hold.message.expires_at <= now {
-            return Err(NotReleased::LostClaim(LostClaim::Expired));
-        }
+    pub async fn release_content(&mut self, now: Timestamp) -> Result<(), NotReleased> {
+        let queue = self.queue.clone();
+        self.check(now).map_err(NotReleased::LostClaim)?;
         let hold = &mut self.hold;
-        self.queue.outbox.schedule(|schedule| schedule.release_content(hold)).map_err(NotReleased::LostClaim)
+        let mark = match queue.settings.delivery() {
+            Delivery::AtMostOnce => {
+                queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::LostClaim)?;
+                Some(Mark::Durable)
+            }
+            Delivery::AtLeastOnce => {
+                let is_fresh = queue.outbox.schedule(|schedule| schedule.is_fresh(hold, now));
+                (!is_fresh).then_some(Mark::Visible)
+            }
+        };
+        if let Some(mark) = mark {
+            self.pass_gate(mark).await?;
+        }
+        self.check(now.max(queue.ledger.now())).map_err(NotReleased::LostClaim)?;
+        let hold = &mut self.hold;
+        queue.outbox.schedule(|schedule| schedule.release_content(hold)).map_err(NotReleased::LostClaim)
+    }
+
+    async fn pass_gate(&mut self, mark: Mark) -> Result<(), NotReleased> {
+        let (queue, entry) = (&self.queue, self.hold.id);
+        // What happened to the entry before is written before.
+        drop(queue.pass_on(Patience::Wait));
+        let attempt = Attempt { entry, number: self.hold.progress.attempts };
+        match queue.ledger.gate(attempt, mark).await {
+            Ok(()) => {
+                let fresh_until = queue.ledger.now().plus(FRESH);
+                queue.outbox.schedule(|schedule| schedule.gated(&self.hold, fresh_until));
+                Ok(())
+            }
+            Err(Lost::Unavailable) => Err(NotReleased::NotNoted),
+            Err(Lost::Ended(_) | Lost::TakenOver | Lost::Fenced) => {
+                self.is_settled = true;
+                queue.outbox.schedule(|schedule| schedule.part_with(entry));
+                Err(NotReleased::LostClaim(LostClaim::Ended))
+            }
+        }
     }
 
     /// Says how the attempt ended. If the lease was lost meanwhile, nothing changes.
@@ -162,7 +197,7 @@ impl Claim {
 impl Drop for Claim {
     fn drop(&mut self) {
         if !self.is_settled {
-            let now = self.queue.clock.now();
+            let now = self.queue.ledger.now();
             self.settle_once(Settlement::put_off(Attempted::default(), now.plus(LOST_ATTEMPT_PAUSE)), now);
         }
     }

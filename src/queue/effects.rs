@@ -6,7 +6,7 @@ use super::ending::Ending;
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::{Event, Happened};
-use crate::ledger::embedded::store::Change;
+use crate::ledger::attempt::Epoch;
 use crate::ledger::entry::{Message, Progress};
 use crate::mail::id::EntryId;
 
@@ -38,17 +38,19 @@ pub(super) fn accepted(message: &Message, note: Option<&str>, now: Timestamp) ->
     Event { head: message.head(now), what: Happened::Accepted { note, others } }
 }
 
-/// One thing that happened. Its changes are one commit.
+/// One thing that happened. What it changes is one commit.
 #[derive(Debug)]
 pub(super) enum Occurrence {
-    /// A message is accepted, and that is on its way to the disk already.
+    /// A message is accepted, and that is stored, or on its way there, already.
     Accepted(Box<Event>),
-    /// Something to be stored, of which nobody is told.
-    Stored(Vec<Change>),
-    /// An event, and what is stored with it.
-    Told(Vec<Change>, Box<Event>),
-    /// An end, or that an entry is at risk: what it entails is stored with it.
-    Ended(Vec<Change>, Box<Ending>),
+    /// Something informative.
+    Told(Box<Event>),
+    /// An attempt has come to nothing yet, by which the entry may be at risk.
+    Deferred(Box<Progress>, Box<Event>, Option<Box<Ending>>),
+    /// An entry is at risk, or late, and goes on.
+    Noted(Box<Progress>, Box<Ending>),
+    /// An entry has ended; what is known of it while others of its message live.
+    Ended(Option<Box<Progress>>, Box<Ending>),
 }
 
 /// What there is to be done, in this order.
@@ -62,6 +64,8 @@ pub(super) struct Effects {
     pub(super) offers: Vec<Offer>,
     /// A timer is due before the timers are looked at next.
     pub(super) wakes: bool,
+    /// Under which epoch all of that is ours.
+    pub(super) owner: Epoch,
 }
 
 impl Effects {
@@ -69,20 +73,25 @@ impl Effects {
         self.happened.is_empty() && self.lost.is_empty() && self.offers.is_empty() && !self.wakes
     }
 
-    pub(super) fn store(&mut self, id: EntryId, progress: &Progress) {
-        self.happened.push(Occurrence::Stored(vec![Change::Update(id, Box::new(progress.clone()))]));
-    }
-
     pub(super) fn accepted(&mut self, event: Event) {
         self.happened.push(Occurrence::Accepted(Box::new(event)));
     }
 
-    pub(super) fn tell(&mut self, changes: Vec<Change>, event: Event) {
-        self.happened.push(Occurrence::Told(changes, Box::new(event)));
+    pub(super) fn tell(&mut self, event: Event) {
+        self.happened.push(Occurrence::Told(Box::new(event)));
     }
 
-    pub(super) fn end(&mut self, changes: Vec<Change>, ending: Ending) {
-        self.happened.push(Occurrence::Ended(changes, Box::new(ending)));
+    pub(super) fn defer(&mut self, progress: &Progress, event: Event, at_risk: Option<Ending>) {
+        let deferred = Occurrence::Deferred(Box::new(progress.clone()), Box::new(event), at_risk.map(Box::new));
+        self.happened.push(deferred);
+    }
+
+    pub(super) fn note(&mut self, progress: &Progress, ending: Ending) {
+        self.happened.push(Occurrence::Noted(Box::new(progress.clone()), Box::new(ending)));
+    }
+
+    pub(super) fn end(&mut self, left: Option<Box<Progress>>, ending: Ending) {
+        self.happened.push(Occurrence::Ended(left, Box::new(ending)));
     }
 
     pub(super) fn offer(&mut self, entry: EntryId, message: Arc<Message>) {

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::settlement::Settlement;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Kind, Suppress};
-use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{Message, Outcome};
+use crate::ledger::side::SideChange;
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
@@ -61,7 +61,7 @@ pub enum Telling {
 #[derive(Debug, Default)]
 pub struct Consequences {
     /// Rows of side tables.
-    pub(crate) changes: Vec<Change>,
+    pub(crate) changes: Vec<SideChange>,
     /// A message to somebody who wants to know.
     pub notification: Option<(Arc<Message>, Content)>,
 }

@@ -225,13 +225,14 @@ mod tests {
     use super::*;
     use crate::base::clock::{Clock as _, ManualClock};
     use crate::event::NoSink;
+    use crate::ledger::embedded::node::{Node, Storage};
     use crate::ledger::embedded::store::memory::MemoryStore;
     use crate::ledger::entry::{Message, SignedContent};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
     use crate::mail::message::Content;
-    use crate::queue::{Consequences, Ending, Foreknowledge, Settings, Storage, Supersede};
+    use crate::queue::{Consequences, Ending, Settings, Supersede};
 
     fn queue_of(messages: usize, recipients: usize) -> Arc<Queue> {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
@@ -239,7 +240,14 @@ mod tests {
         let settings = Settings { entries_max: 100_000, deliver_at_most_once: false, supersede: Supersede::Off };
         let store = Box::new(MemoryStore::default());
         let entail = Box::new(|_: &Ending| Consequences::default());
-        let queue = Queue::open(store, Storage::Inline, settings, clock, Arc::new(NoSink), entail, 1).unwrap();
+        let queue = Queue::open(
+            Node::alone(store, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock,
+            Arc::new(NoSink),
+            entail,
+        )
+        .unwrap();
         for _ in 0..messages {
             let mailbox = |n: usize| Recipient::new(Mailbox::parse(&format!("user{n}@example.test")).unwrap());
             let envelope = Envelope {
@@ -250,12 +258,8 @@ mod tests {
             let life = now..now.plus(Duration::from_secs(600));
             let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
             let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-            queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
-            drop(queue.admit(
-                &message,
-                SignedContent { signatures: Default::default(), content },
-                Foreknowledge::default(),
-            ));
+            let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+            drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         }
         queue
     }

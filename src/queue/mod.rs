@@ -1,7 +1,8 @@
 //! The queue: what was accepted and has not ended, on disk and in memory.
 //!
-//! The store keeps messages; the schedule (who is due when, whose life ends when) lives in memory and is rebuilt at
-//! start. Nothing but `intake` puts messages in; each leaves by exactly one end per recipient, said here.
+//! The ledger keeps messages, and says what is ours of them; the schedule (who is due when, whose life ends when) lives in
+//! memory and is built of that. What the schedule decides is a verb to the ledger, which may say that it is too late: others
+//! may share it. Nothing but `intake` puts messages in; each leaves by exactly one end per recipient, said here.
 
 mod admission;
 pub mod claim;
@@ -9,11 +10,10 @@ mod effects;
 mod ending;
 mod index;
 pub mod inspect;
+mod notices;
 mod offers;
 pub(crate) mod order;
 mod outbox;
-pub mod owned;
-mod risk;
 mod schedule;
 mod settlement;
 mod slots;
@@ -22,36 +22,43 @@ pub(crate) mod testing;
 #[cfg(test)]
 mod tests;
 mod timers;
+mod verbs;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use parking_lot::Mutex;
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 
 use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::lane::Lane;
 use crate::base::shares::{Portion, Sharing};
 use crate::event::{Attempted, Event, Happened, Head, Sink};
 use crate::greylist::table::Greylists;
-use crate::ledger::embedded::events::Events;
-use crate::ledger::embedded::journal::{Activity, Journal, JournalError};
-use crate::ledger::embedded::store::{Change, Found, Row, Store, StoreError, Table};
+use crate::ledger::accept::Refused;
+use crate::ledger::attempt::Notice;
+use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::{LEASE, LostClaim};
+use crate::ledger::latest::Latest;
+use crate::ledger::outbox::Read;
+use crate::ledger::read::Activity;
+use crate::ledger::rules::Delivery;
+use crate::ledger::side::{SideChange, SideRow, SideTable};
+use crate::ledger::{Ledger, LedgerError};
 use crate::mail::id::EntryId;
+pub use admission::Acceptance;
 use claim::Claim;
 pub use effects::Offer;
 pub(crate) use ending::Entail;
 pub use ending::{Consequences, Ending, Telling};
 use offers::OfferQueue;
-pub(crate) use offers::{Offered, Offers};
+pub(crate) use offers::Offered;
+pub use offers::Offers;
 use outbox::{Outbox, Patience};
-pub use risk::Foreknowledge;
-pub(crate) use risk::Risk;
 pub(crate) use schedule::Depth;
-use schedule::{Common, Schedule};
+use schedule::Schedule;
+use verbs::Verbs;
 
 /// What the queue needs to know.
 #[derive(Debug, Clone, Copy)]
@@ -64,6 +71,13 @@ pub struct Settings {
     pub supersede: Supersede,
 }
 
+impl Settings {
+    /// How often content may go.
+    pub(crate) fn delivery(&self) -> Delivery {
+        if self.deliver_at_most_once { Delivery::AtMostOnce } else { Delivery::AtLeastOnce }
+    }
+}
+
 impl Default for Settings {
     fn default() -> Self {
         Self { entries_max: 200_000, deliver_at_most_once: false, supersede: Supersede::default() }
@@ -71,7 +85,7 @@ impl Default for Settings {
 }
 
 /// Why a message was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AppendError {
     /// `queue.entries_max` is reached.
     #[error("the queue is full")]
@@ -82,28 +96,28 @@ pub enum AppendError {
     /// The user has its share of `queue.entries_max` already: so many.
     #[error("the user's share of the queue is full")]
     ShareFull(Portion),
-    /// The store did not take it.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
+    /// The ledger did not take it.
+    #[error("the ledger refused it")]
+    Refused(Refused),
 }
 
 /// The queue. Of its locks `outbox` has its own order (at the head of `queue/outbox.rs`); the others are held for a look or a
 /// push of a value.
 pub struct Queue {
-    journal: Journal,
+    ledger: Arc<dyn Ledger>,
     clock: Arc<dyn Clock>,
     events: Arc<dyn Sink>,
     /// As [`Entail`].
     entail: Box<dyn Fn(&Ending) -> Consequences + Send + Sync>,
     settings: Settings,
     outbox: Outbox,
+    verbs: Verbs,
+    /// Heard under this lock, so that their order is kept.
+    notices: Mutex<mpsc::Receiver<Notice>>,
     timers_changed: Notify,
     offering: Arc<OfferQueue>,
     greylists: Greylists,
-    /// Rows of side tables found at start, until somebody takes them.
-    side: Mutex<Vec<(Table, Row)>>,
     sharing: Mutex<Sharing>,
-    owner: u64,
     /// No more entries are offered.
     stopped: AtomicBool,
 }
@@ -114,71 +128,48 @@ impl std::fmt::Debug for Queue {
     }
 }
 
-/// How the storage thread does its work.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Storage {
-    /// On a thread of its own.
-    Threaded,
-    /// In the caller's place, for simulation.
-    Inline,
-}
+/// Somebody else hears what becomes of what the ledger says is ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("another queue is open on this ledger")]
+pub struct AlreadyOpen;
 
 impl Queue {
-    /// Takes up what the store holds. `owner` is a number that no other process uses; whoever opens the store has
-    /// shown by its lock that all former owners are gone, so their leases end here.
+    /// Takes up what the ledger says is ours, now and from now on.
     ///
     /// # Errors
-    /// When the store cannot be read.
+    /// Where another queue does already.
     pub fn open(
-        mut store: Box<dyn Store>,
-        storage: Storage,
+        ledger: Arc<dyn Ledger>,
         settings: Settings,
         clock: Arc<dyn Clock>,
         events: Arc<dyn Sink>,
         entail: Entail,
-        owner: u64,
-    ) -> Result<Arc<Self>, StoreError> {
-        let now = clock.now();
-        let mut schedule = Schedule::new(settings.supersede);
-        let mut side = Vec::new();
-        let mut common = Common::default();
-        store.scan(&mut |found| match found {
-            Found::Message(message, progress) => {
-                let (mut message, mut progress) = crate::ledger::entry::taken_up(*message, progress, now);
-                common.share(&mut message, &mut progress);
-                schedule.restore(Arc::from(message), progress, now);
-            }
-            Found::Side(table, row) => side.push((table, row)),
-            Found::Unreadable(name) => {
-                tracing::error!(record = name, "a stored record cannot be read and was set aside; the rest is served");
-            }
-        })?;
-        let journal = match storage {
-            Storage::Threaded => Journal::start(store, clock.clone())?,
-            Storage::Inline => Journal::inline(store, clock.clone())?,
-        };
-        let greylists = side.extract_if(.., |(of, _)| *of == Table::Greylist).map(|(_, row)| row).collect();
-        Ok(Arc::new(Self {
-            journal,
+    ) -> Result<Arc<Self>, AlreadyOpen> {
+        let notices = Mutex::new(ledger.notices().ok_or(AlreadyOpen)?);
+        let schedule = Schedule::new(settings.supersede, ledger.lease().epoch);
+        let greylists = Greylists::new(ledger.take_side(SideTable::Greylist));
+        let queue = Arc::new(Self {
+            ledger,
             clock,
             events,
             entail,
             settings,
             outbox: Outbox::new(schedule),
+            verbs: Verbs::default(),
+            notices,
             timers_changed: Notify::new(),
             offering: Arc::default(),
-            greylists: Greylists::new(greylists),
-            side: Mutex::new(side),
+            greylists,
             sharing: Mutex::default(),
-            owner,
             stopped: AtomicBool::new(false),
-        }))
+        });
+        queue.hear_all();
+        Ok(queue)
     }
 
     /// The rows of a side table as they were at start; they can be taken once.
-    pub(crate) fn take_side(&self, table: Table) -> Vec<Row> {
-        let mut side = self.side.lock();
-        side.extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
+    pub(crate) fn take_side(&self, table: SideTable) -> Vec<SideRow> {
+        self.ledger.take_side(table)
     }
 
     /// Says whether there are several users, none of whom may fill the queue.
@@ -200,16 +191,16 @@ impl Queue {
     ///
     /// # Errors
     /// When they could not be stored.
-    pub(crate) async fn store_side(&self, changes: Vec<Change>) -> Result<(), AppendError> {
-        Ok(self.journal.commit(Lane::Otp, changes).await?)
+    pub(crate) async fn store_side(&self, changes: Vec<SideChange>) -> Result<(), LedgerError> {
+        self.ledger.store(changes).await
     }
 
     /// Forgets at which hosts a recipient (`Mailbox::plain_key`) is greylisted, or was.
     ///
     /// # Errors
     /// When that could not be stored.
-    pub(crate) async fn forget_waits(&self, recipient: &str) -> Result<(), AppendError> {
-        let changed = |(key, value)| Change::Side(Table::Greylist, key, value);
+    pub(crate) async fn forget_waits(&self, recipient: &str) -> Result<(), LedgerError> {
+        let changed = |(key, value)| SideChange(SideTable::Greylist, key, value);
         self.store_side(self.greylists.forget(recipient).into_iter().map(changed).collect()).await
     }
 
@@ -218,8 +209,19 @@ impl Queue {
     /// # Errors
     /// When there is nothing to claim (any more).
     pub fn claim(self: &Arc<Self>, id: EntryId, now: Timestamp) -> Result<Claim, LostClaim> {
-        let claimed = self.apply(Patience::PassBy, |schedule, effects| schedule.claim(id, self.owner, now, effects));
-        let mut claim = claimed.map(|(hold, content)| Claim::new(self.clone(), hold, content))?;
+        let claimed = self.apply(Patience::PassBy, |schedule, effects| {
+            // Looked at under the schedule's lock, so that whoever hands it over sees one or the other.
+            if self.verbs.is_pending(id) {
+                return Err(LostClaim::NotNow);
+            }
+            let claimed = schedule.claim(id, now, effects)?;
+            Ok((claimed, schedule.owner()))
+        });
+        if matches!(claimed, Err(LostClaim::NotNow)) {
+            self.rest(id);
+        }
+        let ((hold, content), epoch) = claimed?;
+        let mut claim = Claim::new(self.clone(), hold, content, epoch);
         if self.clock.within(LEASE) > LEASE {
             claim.renew(now, Duration::ZERO);
         }
@@ -228,7 +230,7 @@ impl Queue {
 
     /// Tells that a live entry waits for a slot at this destination.
     pub(crate) fn waits_for_slot(&self, id: EntryId, destination: Arc<str>) {
-        let now = self.clock.now();
+        let now = self.ledger.now();
         let known = self.outbox.schedule(|schedule| {
             let (message, progress) = schedule.progress(id)?;
             Some((message.entry_head(id.index, progress.attempts, now), progress.last_reply.clone()))
@@ -240,7 +242,7 @@ impl Queue {
 
     /// Tells what is only informative: it is stored soon, along with what else changes.
     pub(crate) fn tell(&self, event: Event) {
-        self.journal.commit_later(vec![Change::Event(Arc::new(event.clone()))]);
+        self.ledger.tell(event.clone());
         self.events.emit(event);
     }
 
@@ -248,7 +250,7 @@ impl Queue {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub(crate) async fn verified(&self, head: Head, since_delivered: Option<Duration>) -> Result<(), JournalError> {
+    pub(crate) async fn verified(&self, head: Head, since_delivered: Option<Duration>) -> Result<(), LedgerError> {
         self.commit_event(Event { head, what: Happened::Verified { since_delivered } }).await
     }
 
@@ -256,21 +258,39 @@ impl Queue {
     ///
     /// # Errors
     /// When that could not be stored.
-    pub(crate) async fn commit_event(&self, event: Event) -> Result<(), JournalError> {
-        let lane = event.head.lane;
-        self.journal.commit(lane, vec![Change::Event(Arc::new(event.clone()))]).await?;
+    pub(crate) async fn commit_event(&self, event: Event) -> Result<(), LedgerError> {
+        self.ledger.record(event.clone()).await?;
         self.events.emit(event);
         Ok(())
     }
 
-    /// The events that were committed; who lags reads on by [`Queue::journal`].
-    pub fn happened(&self) -> &Arc<Events> {
-        self.journal.events()
+    /// The latest events that were committed; who lags reads on by [`Queue::events_after`].
+    pub fn happened(&self) -> &Arc<Latest> {
+        self.ledger.latest()
     }
 
-    /// Where events and content are read from the store.
-    pub fn journal(&self) -> &Journal {
-        &self.journal
+    /// Up to `most` events behind a place, more where they come from the store.
+    ///
+    /// # Errors
+    /// When they cannot be read for now.
+    pub async fn events_after(&self, at: Cursor, most: usize) -> Result<Read, LedgerError> {
+        self.ledger.events(at, most).await
+    }
+
+    /// The same, for threads that may wait.
+    ///
+    /// # Errors
+    /// When they cannot be read for now.
+    pub fn wait_for_events_after(&self, at: Cursor, most: usize) -> Result<Read, LedgerError> {
+        futures_executor::block_on(self.ledger.events(at, most))
+    }
+
+    /// Takes a recipient's events out, wherever they are; their numbers stay. Says how many of those in memory.
+    ///
+    /// # Errors
+    /// When the ledger failed; then there may be some left.
+    pub async fn erase(&self, plain: &str) -> Result<usize, LedgerError> {
+        self.ledger.erase(plain.into()).await
     }
 
     /// Messages and entries by state.
@@ -285,17 +305,22 @@ impl Queue {
 
     /// Whether new mail can be stored.
     pub(crate) fn is_able_to_store(&self) -> bool {
-        !self.journal.is_failing()
+        self.storage_fault().is_none()
     }
 
     /// Why new mail cannot be stored, while it cannot.
     pub(crate) fn storage_fault(&self) -> Option<Arc<str>> {
-        self.journal.fault()
+        self.ledger.health().fault
     }
 
-    /// What the storage thread is at.
+    /// What the ledger's storage is at.
     pub(crate) fn storage_activity(&self) -> Activity {
-        self.journal.activity(self.clock.instant())
+        self.ledger.health().activity
+    }
+
+    /// Whether entries are offered no more.
+    pub(crate) fn is_stopped(&self) -> bool {
+        self.stopped.load(Ordering::Relaxed)
     }
 
     /// Offers no more entries. Claims that are held can still be settled.
@@ -310,20 +335,20 @@ impl Queue {
         self.outbox.clear();
     }
 
-    /// Writes down what is left and closes the store.
+    /// Writes down what is left and leaves the ledger.
     pub fn close(&self) {
         self.stop();
         drop(self.pass_on(Patience::Wait));
-        self.journal.close();
+        futures_executor::block_on(self.ledger.shutdown(Duration::ZERO));
     }
 
     /// Makes everything done so far durable.
     ///
     /// # Errors
     /// When it could not be.
-    pub async fn flush(&self) -> Result<(), JournalError> {
+    pub async fn flush(&self) -> Result<(), LedgerError> {
         drop(self.pass_on(Patience::Wait));
-        self.journal.flush().await
+        self.ledger.flush().await
     }
 
     /// Looks at the timers anew: while the machine was suspended, more time passed than the runtime's timer knows of.

@@ -49,12 +49,12 @@ pub struct Offers(Arc<OfferQueue>);
 
 impl Offers {
     /// An entry that is ready now.
-    pub(crate) fn try_next(&self) -> Option<Offer> {
+    pub fn try_next(&self) -> Option<Offer> {
         self.0.waiting.lock().offers.pop_front()
     }
 
     /// Returns when entries were announced since it last did.
-    pub(crate) async fn announced(&self) {
+    pub async fn announced(&self) {
         self.0.news.notified().await;
     }
 }

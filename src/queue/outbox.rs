@@ -8,18 +8,19 @@
 //! acts for both.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Queue;
-use super::effects::{Effects, Occurrence, accepted};
-use super::ending::{Consequences, Ending};
+use super::effects::{Effects, Occurrence, Offer, accepted};
+use super::ending::Ending;
 use super::offers::Offered;
 use super::schedule::Schedule;
-use crate::event::Event;
-use crate::ledger::embedded::store::Change;
+use crate::event::{Event, Kind};
+use crate::ledger::accept::NewMessage;
+use crate::ledger::attempt::{Attempt, End, Settled, Side};
+use crate::ledger::entry::Progress;
 
 /// Whether to wait for the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -72,6 +73,7 @@ impl Outbox {
         let result = command(&mut inner.schedule, &mut effects);
         let has_effects = !effects.is_empty();
         if has_effects {
+            effects.owner = inner.schedule.owner();
             inner.waiting.push_back(effects);
         }
         (result, has_effects)
@@ -122,20 +124,25 @@ impl Queue {
     /// What was offered is to be announced by the caller.
     fn act(&self, effects: Effects) -> Offered {
         let mut offered = Offered::default();
-        let Effects { happened, lost, offers, wakes } = effects;
+        let Effects { happened, lost, offers, wakes, owner } = effects;
         for occurrence in happened {
             match occurrence {
                 Occurrence::Accepted(event) => self.events.emit(*event),
-                Occurrence::Stored(changes) => self.journal.commit_later(changes),
-                Occurrence::Told(changes, event) => self.store_and_tell(changes, *event),
-                Occurrence::Ended(changes, ending) => offered.and(self.conclude(changes, *ending)),
+                Occurrence::Told(event) => self.tell(*event),
+                Occurrence::Deferred(progress, event, at_risk) => {
+                    offered.and(self.conclude(Change::Deferred(progress), Some(*event), at_risk));
+                }
+                Occurrence::Noted(progress, ending) => {
+                    offered.and(self.conclude(Change::Noted(progress), None, Some(ending)));
+                }
+                Occurrence::Ended(left, ending) => offered.and(self.conclude(Change::Ended(left), None, Some(ending))),
             }
         }
         for entry in lost {
             tracing::error!(%entry, "an attempt did not renew its lease; the entry is offered again");
         }
-        if !offers.is_empty() && !self.stopped.load(Ordering::Relaxed) {
-            offered.and(self.offering.offer(offers));
+        if !offers.is_empty() {
+            offered.and(self.offer(self.attemptable(offers, owner)));
         }
         if wakes {
             self.timers_changed.notify_one();
@@ -143,38 +150,68 @@ impl Queue {
         offered
     }
 
-    fn store_and_tell(&self, mut changes: Vec<Change>, event: Event) {
-        changes.push(Change::Event(Arc::new(event.clone())));
-        self.journal.commit_later(changes);
-        self.events.emit(event);
+    /// Offers entries; whoever calls this announces them.
+    pub(super) fn offer(&self, offers: Vec<Offer>) -> Offered {
+        if offers.is_empty() || self.stopped.load(Ordering::Relaxed) {
+            return Offered::default();
+        }
+        self.offering.offer(offers)
     }
 
-    /// An end, stored with what it entails. A notification is in the queue before the end is told.
-    fn conclude(&self, mut changes: Vec<Change>, ending: Ending) -> Offered {
-        let Consequences { changes: entailed, notification } = (self.entail)(&ending);
-        changes.extend(entailed);
-        let mut adopted = Effects::default();
-        if let Some((message, content)) = notification {
-            changes.push(Change::Accept(message.clone(), content));
-            changes.push(Change::Event(Arc::new(accepted(&message, None, ending.now()))));
-            self.outbox.schedule(|schedule| schedule.adopt(message, ending.now(), &mut adopted));
+    /// What has become of an entry, stored with what that entails. A notification is in the queue before the end is told.
+    fn conclude(&self, change: Change, event: Option<Event>, ending: Option<Box<Ending>>) -> Offered {
+        let (mut side, mut notification, mut adopted) = (Vec::new(), None, Effects::default());
+        if let Some(ending) = &ending {
+            let consequences = (self.entail)(ending);
+            side.extend(consequences.changes.into_iter().map(Side::Row));
+            if let Some((message, content)) = consequences.notification {
+                let event = accepted(&message, None, ending.now());
+                notification = Some(Box::new(NewMessage::plain(message.clone(), content, event)));
+                self.outbox.schedule(|schedule| {
+                    schedule.adopt(message, ending.now(), &mut adopted);
+                    adopted.owner = schedule.owner();
+                });
+            }
         }
-        changes.push(Change::Event(Arc::new(ending.event.clone())));
-        self.journal.commit_later(changes);
+        let events: Vec<Event> = event.into_iter().chain(ending.map(|ending| ending.event)).collect();
+        if let Some(attempt) = events.first().and_then(Attempt::of) {
+            self.settle(attempt, change.settled(events.clone(), side, notification));
+        }
         let offered = self.act(adopted);
-        self.events.emit(ending.event);
+        events.into_iter().for_each(|event| self.events.emit(event));
         offered
+    }
+}
+
+/// What becomes of an entry in the ledger.
+enum Change {
+    Deferred(Box<Progress>),
+    Noted(Box<Progress>),
+    Ended(Option<Box<Progress>>),
+}
+
+impl Change {
+    fn settled(self, events: Vec<Event>, side: Vec<Side>, notification: Option<Box<NewMessage>>) -> Settled {
+        match self {
+            Self::Deferred(progress) => Settled::Deferred { progress, events, side, notification },
+            Self::Noted(progress) => Settled::Noted { progress, events, side, notification },
+            Self::Ended(left) => {
+                let kind = events.last().map_or(Kind::Failed, Event::kind);
+                Settled::End { end: End { kind, left }, events, side, notification }
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{OnceLock, Weak};
+    use std::sync::{Arc, OnceLock, Weak};
     use std::time::Duration;
 
     use super::*;
     use crate::base::clock::{ManualClock, Timestamp};
-    use crate::event::{Kind, Sink};
+    use crate::event::Sink;
+    use crate::ledger::embedded::node::{Node, Storage};
     use crate::ledger::embedded::store::memory::MemoryStore;
     use crate::ledger::entry::{Message, SignedContent};
     use crate::mail::address::{Mailbox, ReversePath};
@@ -182,7 +219,7 @@ mod tests {
     use crate::mail::id::{EntryId, IdSource};
     use crate::mail::message::Content;
     use crate::queue::inspect::Filter;
-    use crate::queue::{Foreknowledge, Settings, Storage, Supersede};
+    use crate::queue::{Consequences, Settings, Supersede};
 
     /// Remembers what it is told, and whether the schedule was free then.
     #[derive(Default)]
@@ -217,12 +254,19 @@ mod tests {
             Consequences::default()
         });
         let store = Box::new(MemoryStore::default());
-        let queue = Queue::open(store, Storage::Inline, settings, clock, witness.clone(), entail, 1).unwrap();
+        let queue = Queue::open(
+            Node::alone(store, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock,
+            witness.clone(),
+            entail,
+        )
+        .unwrap();
         witness.queue.set(Arc::downgrade(&queue)).unwrap();
         (queue, witness)
     }
 
-    fn accept(queue: &Queue, ids: &IdSource) -> EntryId {
+    fn accept(queue: &Arc<Queue>, ids: &IdSource) -> EntryId {
         let now = queue.clock.now();
         let envelope = Envelope {
             reverse_path: ReversePath::NULL,
@@ -232,12 +276,8 @@ mod tests {
         let message = Message::new(ids.next(now), "shop".into(), envelope, now..now.plus(Duration::from_secs(600)));
         let message = Arc::new(Message { key: Some("login".into()), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        drop(queue.append(&message, content.clone(), Vec::new(), None, true).unwrap());
-        drop(queue.admit(
-            &message,
-            SignedContent { signatures: Default::default(), content },
-            Foreknowledge::default(),
-        ));
+        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         EntryId { message: message.id, index: 0 }
     }
 

@@ -6,10 +6,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 
 use super::claim::Claim;
-use super::{AppendError, Consequences, Ending, Offers, Queue, Settings, Storage};
+use super::{AppendError, Consequences, Ending, Offers, Queue, Settings};
 use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock as _, ManualClock, Timestamp};
 use crate::event::{Event, Kind, Sink};
+use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::{Message, SignedContent};
 use crate::mail::address::{Mailbox, ReversePath};
@@ -50,9 +51,16 @@ impl Bench {
         let witness = Arc::new(Witness::default());
         let settings = Settings { entries_max: 3, deliver_at_most_once: true, supersede: Supersede::ByKey };
         let (stored, entail) = (Box::new(store.clone()), Box::new(|_: &Ending| Consequences::default()));
-        let queue = Queue::open(stored, Storage::Inline, settings, clock.clone(), witness.clone(), entail, 1).unwrap();
+        let queue = Queue::open(
+            Node::alone(stored, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock.clone(),
+            witness.clone(),
+            entail,
+        )
+        .unwrap();
         let offers = Mutex::new(queue.take_offers().unwrap());
-        tokio::spawn(queue.clone().run_timers());
+        tokio::spawn(queue.clone().run());
         Self { queue, store, clock, witness, offers, ids: IdSource::new() }
     }
 
@@ -79,13 +87,9 @@ impl Bench {
         let message = Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE));
         let message = Arc::new(Message { key: key.map(Arc::from), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let mut pending = self.queue.append(&message, content.clone(), Vec::new(), None, true)?;
-        let stored = self.queue.stored(&mut pending).await;
-        if let Err(error) = stored {
-            self.queue.abandon(&message, &mut pending);
-            return Err(error);
-        }
-        drop(self.queue.admit(&message, SignedContent { signatures: Default::default(), content }, Default::default()));
+        let mut acceptance = self.queue.append(&message, content.clone(), Vec::new(), None, true)?;
+        acceptance.stored().await?;
+        drop(self.queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         Ok(EntryId { message: message.id, index: 0 })
     }
 

@@ -10,7 +10,7 @@ use super::testing::{Bench, LIFE};
 use crate::base::clock::{Clock as _, ManualClock, Timestamp};
 use crate::base::shares::Sharing;
 use crate::event::{Attempted, Kind, Suppress};
-use crate::ledger::embedded::journal::JournalError;
+use crate::ledger::accept::Refused;
 use crate::ledger::entry::{LEASE, LostClaim, State};
 use crate::mail::id::EntryId;
 
@@ -127,7 +127,7 @@ async fn a_store_that_fails_refuses_new_mail_and_loses_no_old() {
     let bench = Bench::new();
     let entry = bench.accept(1).await.unwrap();
     bench.store.set_failing(true);
-    assert_eq!(bench.accept(1).await, Err(AppendError::Journal(JournalError::Full)));
+    assert_eq!(bench.accept(1).await, Err(AppendError::Refused(Refused::Full)));
     assert!(!bench.queue.is_able_to_store());
     let claim = bench.queue.claim(entry, bench.clock.now()).unwrap();
     claim.settle(delivered(), bench.clock.now());

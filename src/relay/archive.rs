@@ -17,7 +17,7 @@ use crate::base::files::faults::{Use, absolute, explain};
 use crate::base::files::owner::Owner;
 use crate::base::format::{self, FORMAT};
 use crate::config::Config;
-use crate::ledger::embedded::store::{Row, Table};
+use crate::ledger::side::{SideRow, SideTable};
 
 /// What is taken of the data folder: files, and whole folders.
 const OF_DATA: [&str; 8] =
@@ -53,10 +53,10 @@ struct RowJson {
     value: String,
 }
 
-const TABLES: [(&str, Table); 2] = [("suppression", Table::Suppression), ("greylist", Table::Greylist)];
+const TABLES: [(&str, SideTable); 2] = [("suppression", SideTable::Suppression), ("greylist", SideTable::Greylist)];
 
 /// Rows as an archive has them, a JSON object a line.
-pub(crate) fn lines(rows: &[(Table, Row)]) -> String {
+pub(crate) fn lines(rows: &[(SideTable, SideRow)]) -> String {
     let mut text = String::new();
     for (table, (key, value)) in rows {
         let Some((name, _)) = TABLES.iter().find(|(_, known)| known == table) else { continue };
@@ -162,7 +162,7 @@ pub(crate) struct Backup {
     pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.
     pub files: Vec<UnpackedFile>,
-    pub(crate) rows: Vec<(Table, Row)>,
+    pub(crate) rows: Vec<(SideTable, SideRow)>,
 }
 
 /// Reads an archive. The configuration goes to `file`, or to where it was; all else to where it says.
@@ -225,7 +225,7 @@ fn read(archive: impl io::Read) -> anyhow::Result<Members> {
     Ok(members)
 }
 
-fn rows(text: &[u8]) -> anyhow::Result<Vec<(Table, Row)>> {
+fn rows(text: &[u8]) -> anyhow::Result<Vec<(SideTable, SideRow)>> {
     let row = |line: &[u8]| {
         let RowJson { table, key, value } = serde_json::from_slice(line).ok()?;
         let (_, table) = TABLES.into_iter().find(|(name, _)| *name == table)?;
@@ -258,7 +258,7 @@ mod tests {
         fs::write(&file, &text).unwrap();
         let (config, findings) = Config::load(&file).unwrap();
         let config = config.unwrap_or_else(|| panic!("{findings}"));
-        let rows = lines(&[(Table::Suppression, (b"a@example.test".as_slice().into(), b"row".as_slice().into()))]);
+        let rows = lines(&[(SideTable::Suppression, (b"a@example.test".as_slice().into(), b"row".as_slice().into()))]);
         pack(&config, &file, rows.as_bytes(), NOW).unwrap()
     }
 
@@ -276,7 +276,7 @@ mod tests {
             ["new/../data/dkim/next.pem", "new/../data/secret", "new/certs/k.pem", "new/relay.toml", "outside.pem"];
         assert_eq!(paths, expected.map(Path::new));
         assert_eq!(backup.rows.len(), 1);
-        assert_eq!((backup.rows[0].0, &*backup.rows[0].1.1), (Table::Suppression, b"row".as_slice()));
+        assert_eq!((backup.rows[0].0, &*backup.rows[0].1.1), (SideTable::Suppression, b"row".as_slice()));
     }
 
     #[test]

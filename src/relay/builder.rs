@@ -24,15 +24,13 @@ use crate::intake::aftermath::Aftermath;
 use crate::intake::door::{self, Door};
 use crate::intake::idempotency::RotatingSecrets;
 use crate::ledger::embedded::code_keys::CodeKeys;
+use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::Store;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::mail::id::IdSource;
 use crate::net::{Network, TcpNetwork};
-use crate::queue::{Queue, Storage};
+use crate::queue::Queue;
 use crate::tls::{self, verify::Roots};
-
-/// The owner of a queue that no other process can have.
-const ONLY_OWNER: u64 = 1;
 
 /// What mail goes through.
 #[derive(Clone)]
@@ -71,7 +69,6 @@ pub struct Builder {
     policies: Option<(PathBuf, u16)>,
     store: Box<dyn Store>,
     storage: Storage,
-    owner: u64,
     events: Arc<dyn Sink>,
     signing: SigningPool,
     ids: IdSource,
@@ -92,7 +89,6 @@ impl Builder {
             policies: None,
             store: Box::new(MemoryStore::default()),
             storage: Storage::Inline,
-            owner: ONLY_OWNER,
             events: Arc::new(NoSink),
             signing: SigningPool::inline(),
             ids: IdSource::new(),
@@ -132,10 +128,10 @@ impl Builder {
         Self { policies: Some((folder, port)), ..self }
     }
 
-    /// Where entries are kept, by a thread of its own; `owner` is a number that no other process uses.
+    /// Where entries are kept, by a thread of its own.
     #[must_use]
-    pub fn store(self, store: Box<dyn Store>, owner: u64) -> Self {
-        Self { store, storage: Storage::Threaded, owner, ..self }
+    pub fn store(self, store: Box<dyn Store>) -> Self {
+        Self { store, storage: Storage::Threaded, ..self }
     }
 
     /// Where entries are kept, in the caller's place.
@@ -187,7 +183,7 @@ impl Builder {
         let dns = self.bounded_dns()?;
         let roots = self.roots.clone().map_or_else(|| Roots::load(self.config.delivery.ca_file.as_deref()), Ok)?;
         let policies = self.opened_policies(&dns, &roots)?;
-        let Self { config, clock, network, store, storage, owner, events, ids, secrets, code_keys, offers, .. } = self;
+        let Self { config, clock, network, store, storage, events, ids, secrets, code_keys, offers, .. } = self;
         let router = Router::new(dns.clone(), clock.clone(), config.delivery.allow_private_destinations);
         let router = router.routing_by(config.intake.route_by);
         let router = Arc::new(policies.iter().fold(router, |router, policies| router.with_policies(policies.clone())));
@@ -195,7 +191,8 @@ impl Builder {
         let keys = Arc::new(ArcSwap::from_pointee(config.keys));
         let code_keys = Arc::new(code_keys.map_or_else(keys_in_memory, Ok)?);
         let aftermath = Aftermath::new(config.intake, ids, keys.clone(), code_keys, clock.clone());
-        let queue = Queue::open(store, storage, config.queue, clock.clone(), events, aftermath.entail(), owner)?;
+        let ledger = Node::alone(store, storage, clock.clone(), config.queue.delivery())?;
+        let queue = Queue::open(ledger, config.queue, clock.clone(), events, aftermath.entail())?;
         queue.set_sharing(sharing);
         let reverse_path = config.delivery.reverse_path.clone();
         let parts = delivery::Parts {

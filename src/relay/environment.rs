@@ -7,7 +7,6 @@ use tokio_util::sync::CancellationToken;
 
 use super::builder::{Builder, Core};
 use super::data_dir::DataDir;
-use super::random;
 use crate::accounts::credentials::Admits;
 use crate::base::clock::{Clock, SystemClock};
 use crate::config::Config;
@@ -85,7 +84,7 @@ impl Environment {
             None => Box::new(SledStore::open(&folder.queue(), ring)?),
         };
         let builder = Builder::new(config).clock(self.clock.clone()).network(self.network.clone()).dns(dns);
-        let builder = builder.store(store, random::random_number()?).policies(folder.policies(), self.policy_port);
+        let builder = builder.store(store).policies(folder.policies(), self.policy_port);
         let builder = builder.signing(SigningPool::start()?).secrets(Arc::new(folder.rotating_secrets(now)));
         let builder = builder.code_keys(code_keys);
         builder.build()

@@ -123,7 +123,7 @@ impl Relay {
             waiting.iter().for_each(|(entry, domain)| sinks.destinations.waits(*entry, domain));
             tracing::info!(messages = depth.messages, entries = depth.deferred, "taken up from the queue");
         }
-        tokio::spawn(core.queue.clone().run_timers());
+        tokio::spawn(core.queue.clone().run());
         self.spawn(watch_clock(clock.clone(), core.queue.clone()));
         let (verifying, digesting, refusals) = (core.door.clone(), core.door.clone(), refusals.clone());
         self.spawn(async move { verifying.run_verifications().await });

@@ -12,7 +12,7 @@ use crate::dkim::Keys;
 use crate::dkim::folder::Folder;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::sled::verify::{self as database, Contents};
-use crate::ledger::embedded::store::{Row, Table};
+use crate::ledger::side::{SideRow, SideTable};
 use crate::report::trace::decode;
 use crate::{greylist, intake, tls};
 
@@ -44,7 +44,7 @@ pub(crate) fn look(path: &Path) -> anyhow::Result<Report> {
 }
 
 /// The rows of suppressions and of what was learned, as a backup takes them.
-pub(crate) fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> {
+pub(crate) fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(SideTable, SideRow)>> {
     let queue = path.join("queue");
     if !queue.exists() {
         return Ok(Vec::new());
@@ -53,9 +53,11 @@ pub(crate) fn rows_for_backup(path: &Path) -> anyhow::Result<Vec<(Table, Row)>> 
     let mut side = database::queue(&queue, &mut keys)?.side;
     // Who waits where is over soon.
     side.retain(|(table, (key, _))| match table {
-        Table::Suppression => true,
-        Table::Greylist => matches!(key.first(), Some(b'd' | b'f')),
-        Table::Idempotency | Table::Budget | Table::Verification | Table::Meta | Table::Ledger => false,
+        SideTable::Suppression => true,
+        SideTable::Greylist => matches!(key.first(), Some(b'd' | b'f')),
+        SideTable::Idempotency | SideTable::Budget | SideTable::Verification | SideTable::Meta | SideTable::Ledger => {
+            false
+        }
     });
     Ok(side)
 }
@@ -84,7 +86,7 @@ fn look_at_queue(path: &Path, report: &mut Report) -> anyhow::Result<()> {
     let contents = database::queue(&queue, &mut keys)?;
     let Contents { format, messages, entries, unreadable, set_aside, damaged, side } = contents;
     report.found.push(format!("queue: format {format}, {messages} messages, {entries} entries that were tried"));
-    let mut tables: BTreeMap<Table, (usize, usize)> = BTreeMap::new();
+    let mut tables: BTreeMap<SideTable, (usize, usize)> = BTreeMap::new();
     for (table, row) in &side {
         let (all, faulty) = tables.entry(*table).or_default();
         *all += 1;
@@ -108,8 +110,8 @@ fn look_at_queue(path: &Path, report: &mut Report) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn reads(table: Table, row: &Row) -> bool {
-    intake::reads(table, row).unwrap_or_else(|| table != Table::Greylist || greylist::table::reads(row))
+fn reads(table: SideTable, row: &SideRow) -> bool {
+    intake::reads(table, row).unwrap_or_else(|| table != SideTable::Greylist || greylist::table::reads(row))
 }
 
 fn look_at_traces(path: &Path, report: &mut Report) -> anyhow::Result<()> {

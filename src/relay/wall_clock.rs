@@ -32,13 +32,14 @@ mod tests {
     use super::*;
     use crate::base::clock::{ManualClock, Timestamp};
     use crate::event::{Event, Kind, Sink};
+    use crate::ledger::embedded::node::{Node, Storage};
     use crate::ledger::embedded::store::memory::MemoryStore;
     use crate::ledger::entry::{Message, SignedContent};
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
     use crate::mail::message::Content;
-    use crate::queue::{Consequences, Ending, Settings, Storage};
+    use crate::queue::{Consequences, Ending, Settings};
 
     const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
     const LIFE: Duration = Duration::from_secs(600);
@@ -80,21 +81,27 @@ mod tests {
     fn watched(clock: &Arc<ManualClock>) -> (Arc<Queue>, Arc<RecordedEvents>) {
         let (told, store) = (Arc::new(RecordedEvents::default()), Box::new(MemoryStore::default()));
         let (settings, entail) = (Settings::default(), Box::new(|_: &Ending| Consequences::default()));
-        let queue = Queue::open(store, Storage::Inline, settings, clock.clone(), told.clone(), entail, 1).unwrap();
-        tokio::spawn(queue.clone().run_timers());
+        let queue = Queue::open(
+            Node::alone(store, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock.clone(),
+            told.clone(),
+            entail,
+        )
+        .unwrap();
+        tokio::spawn(queue.clone().run());
         tokio::spawn(watch_clock(clock.clone(), queue.clone()));
         (queue, told)
     }
 
-    fn accept(queue: &Queue) {
+    fn accept(queue: &Arc<Queue>) {
         let recipients = vec![Recipient::new(Mailbox::parse("alice@example.test").unwrap())];
         let envelope = Envelope { reverse_path: ReversePath::NULL, parameters: MailParameters::default(), recipients };
         let life = START..START.plus(LIFE);
         let message = Arc::new(Message::new(IdSource::new().next(START), "shop".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        drop(queue.append(&message, content.clone(), Vec::new(), None, true).unwrap());
-        let content = SignedContent { signatures: Default::default(), content };
-        drop(queue.admit(&message, content, Default::default()));
+        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
     }
 
     /// The runtime's timer stands still while the machine is suspended, lives do not.

@@ -30,7 +30,7 @@ use tokio::sync::watch;
 
 use crate::event::{Event, Sink};
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::events::{Events, Next};
+use crate::ledger::latest::{Latest, Next};
 use log::EventLog;
 
 /// Events passed on in one go.
@@ -69,7 +69,7 @@ pub struct Reporter {
 
 #[derive(Debug)]
 struct Shared {
-    events: Arc<Events>,
+    events: Arc<Latest>,
     passed_on: watch::Sender<Cursor>,
     lost: AtomicU64,
     is_closed: AtomicBool,
@@ -81,7 +81,7 @@ impl Reporter {
     ///
     /// # Errors
     /// When the operating system gives no thread.
-    pub fn start(events: Arc<Events>, log: EventLog, listeners: Vec<Arc<dyn Listener>>) -> std::io::Result<Arc<Self>> {
+    pub fn start(events: Arc<Latest>, log: EventLog, listeners: Vec<Arc<dyn Listener>>) -> std::io::Result<Arc<Self>> {
         let passed_on = watch::Sender::new(events.before_latest());
         let (lost, is_closed) = (AtomicU64::new(0), AtomicBool::new(false));
         let shared = Arc::new(Shared { events, passed_on, lost, is_closed });

@@ -19,11 +19,11 @@ pub use super::trace_form::{decode, encode};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::{Event, Kind};
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::events::Confirmation;
 use crate::ledger::embedded::store::StoreError;
 use crate::ledger::embedded::store::sled::engine::guarded;
 pub use crate::ledger::embedded::store::sled::traces::Limits;
 use crate::ledger::embedded::store::sled::traces::{Records, Stored};
+use crate::ledger::latest::Confirmation;
 
 use crate::mail::id::MessageId;
 use crate::queue::Queue;
@@ -307,7 +307,7 @@ impl Shared {
         let Some(Source { queue, .. }) = self.source.lock().clone() else { return };
         loop {
             let at = *self.folded.borrow();
-            let Ok(read) = queue.journal().wait_for_events_after(at, FOLDED_MAX) else { return };
+            let Ok(read) = queue.wait_for_events_after(at, FOLDED_MAX) else { return };
             if read.has_missed {
                 tracing::warn!("events are gone that the traces had not read");
             }

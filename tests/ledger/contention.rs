@@ -73,7 +73,11 @@ async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64, rounds: u
                 let name = match refused {
                     Refused::Repeat(_) => "repeat",
                     Refused::Budget { .. } => "budget",
-                    Refused::Conflict | Refused::Suppressed(_) | Refused::Full | Refused::Unavailable(_) => {
+                    Refused::Conflict
+                    | Refused::Suppressed(_)
+                    | Refused::Full
+                    | Refused::Failed
+                    | Refused::Unavailable(_) => {
                         panic!("{refused:?}")
                     }
                 };

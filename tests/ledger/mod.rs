@@ -1,11 +1,11 @@
 //! One suite over every implementation of the ledger: every verb, every refusal, every repeat. `cargo test --test relay
 //! ledger::` runs it. What needs several nodes is in `cluster`, what the ledger of one node keeps over restarts and a disk that
-//! fails in `embedded`, eight writers on few keys in `contention`; the queue's half above the seam is in `owned`.
+//! fails in `embedded`, eight writers on few keys in `contention`; the queue over all of them is in `queue`.
 
 mod cluster;
 mod contention;
 mod embedded;
-mod owned;
+mod queue;
 mod verbs;
 
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewM
 use otp_relay::testing::ledger::attempt::{Attempt, End, Settled, Side};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::embedded::key_ring::KeyRing;
-use otp_relay::testing::ledger::embedded::node::{self as embedded_node, Node as OneNode};
+use otp_relay::testing::ledger::embedded::node::{self as embedded_node, Node as OneNode, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::ledger::embedded::store::sled::SledStore;
 use otp_relay::testing::ledger::entry::{Message, Progress};
@@ -71,12 +71,15 @@ impl Engine {
         let settings = embedded_settings(entries_max);
         let folder = matches!(self, Self::Sled | Self::SledOnAThread).then(|| tempfile::tempdir().unwrap());
         let ledger: Arc<dyn Ledger> = match (self, &folder) {
-            (Self::Sled, Some(folder)) => Arc::new(OneNode::open_inline(sled(folder), clock, settings).await.unwrap()),
+            (Self::Sled, Some(folder)) => {
+                Arc::new(OneNode::open(sled(folder), Storage::Inline, clock, settings).unwrap())
+            }
             (Self::SledOnAThread, Some(folder)) => {
-                Arc::new(OneNode::open(sled(folder), clock, settings).await.unwrap())
+                Arc::new(OneNode::open(sled(folder), Storage::Threaded, clock, settings).unwrap())
             }
             (Self::Embedded, _) => {
-                Arc::new(OneNode::open_inline(Box::new(MemoryStore::default()), clock, settings).await.unwrap())
+                let disk = Box::new(MemoryStore::default());
+                Arc::new(OneNode::open(disk, Storage::Inline, clock, settings).unwrap())
             }
             (Self::Memory | Self::Sled | Self::SledOnAThread, _) => {
                 let database = Database::new(clock.clone(), 1, Replication::Synchronous);
@@ -151,7 +154,7 @@ impl World {
             head: message.entry_head(index, 1, self.ledger.now()),
             what: Happened::of(kind, Attempted::default(), None),
         };
-        Settled::End { end: End { kind, outcome: None }, events: vec![event], side, notification: None }
+        Settled::End { end: End { kind, left: None }, events: vec![event], side, notification: None }
     }
 
     pub fn deferred(&self, message: &Message, number: u32, side: Vec<Side>) -> Settled {
@@ -159,19 +162,20 @@ impl World {
         let progress = Progress { attempts: number, next_attempt_at: at, ..Progress::default() };
         let what = Happened::Deferred { attempted: Attempted::default(), next_attempt_at: Some(at) };
         let event = Event { head: message.entry_head(0, number, self.ledger.now()), what };
-        Settled::Deferred { progress: Box::new(progress), events: vec![event], side }
+        Settled::Deferred { progress: Box::new(progress), events: vec![event], side, notification: None }
     }
 
     /// All that happened, in order.
     pub async fn kinds(&self) -> Vec<Kind> {
+        self.ledger.flush().await.unwrap();
         let (mut kinds, mut at) = (Vec::new(), Cursor::default());
         loop {
-            let (events, next) = self.ledger.events(at, usize::MAX).await.unwrap();
-            kinds.extend(events.into_iter().map(|(_, event)| event.kind()));
-            if next == at {
+            let read = self.ledger.events(at, usize::MAX).await.unwrap();
+            kinds.extend(read.events.into_iter().map(|(_, event)| event.kind()));
+            if read.at == at {
                 return kinds;
             }
-            at = next;
+            at = read.at;
         }
     }
 }

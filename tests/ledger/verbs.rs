@@ -11,6 +11,7 @@ use otp_relay::testing::ledger::attempt::{Lost, Mark, Settled, Side, Target};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::entry::State;
 use otp_relay::testing::ledger::filter::Filter;
+use otp_relay::testing::ledger::outbox::Read;
 use otp_relay::testing::ledger::read::{Page, Put, RowChange, Table, Version};
 use otp_relay::testing::ledger::suppression::Bounce;
 use otp_relay::testing::mail::address::Mailbox;
@@ -224,13 +225,14 @@ suite! {
         for _ in 0..5 {
             world.accept(&world.message(&["a@one.test"])).await;
         }
-        let (some, cursor) = world.ledger.events(Cursor::default(), 3).await.unwrap();
+        let Read { events: some, at: cursor, .. } = world.ledger.events(Cursor::default(), 3).await.unwrap();
         assert_eq!((some.len(), some[2].0), (3, cursor));
-        let (rest, end) = world.ledger.events(cursor, 10).await.unwrap();
+        let Read { events: rest, at: end, .. } = world.ledger.events(cursor, 10).await.unwrap();
         assert_eq!(rest.len(), 2);
-        assert_eq!(world.ledger.events(end, 10).await.unwrap(), (Vec::new(), end));
+        let nothing = world.ledger.events(end, 10).await.unwrap();
+        assert!(nothing.events.is_empty() && nothing.at == end);
         world.ledger.cancel(Filter::default()).await.unwrap();
-        let (ends, _) = world.ledger.events(end, 10).await.unwrap();
+        let Read { events: ends, .. } = world.ledger.events(end, 10).await.unwrap();
         assert_eq!(ends.len(), 5);
         assert!(ends.iter().all(|(at, event)| *at > end && event.kind() == Kind::Cancelled));
     }
@@ -259,7 +261,7 @@ suite! {
         let settled = Settled::End { end, events, side, notification: Some(Box::new(note.clone())) };
         world.ledger.settle(attempt(id, 1), settled.clone()).await.unwrap();
         world.ledger.settle(attempt(id, 1), settled).await.unwrap();
-        assert_eq!(world.kinds().await, [Kind::Accepted, Kind::Failed, Kind::Accepted]);
+        assert_eq!(world.kinds().await, [Kind::Accepted, Kind::Accepted, Kind::Failed], "who reads of the end finds it");
         world.ledger.gate(attempt(first(&note), 1), Mark::Visible).await.unwrap();
     }
 

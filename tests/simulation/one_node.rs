@@ -1,4 +1,4 @@
-//! The queue's half above the seam on the ledger of one node, in simulated time: its disk fails, keeps a part of what it
+//! The queue on the ledger of one node, which decides on slots, keys and budgets, in simulated time: its disk fails, keeps a part of what it
 //! refuses, and loses its power at any moment. One number decides everything; a run that breaks a law prints it, and
 //! `ONE_NODE_SEED=n cargo test --test relay simulation::one_node` plays it again; `ONE_NODE_SEEDS=n` sets how many are tried.
 
@@ -6,22 +6,21 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
-use otp_relay::testing::event::{Attempted, Event, Suppress};
+use otp_relay::testing::event::{Attempted, Event, NoSink, Suppress};
 use otp_relay::testing::ledger::Ledger;
 use otp_relay::testing::ledger::accept::KeyHash;
 use otp_relay::testing::ledger::attempt::Target;
 use otp_relay::testing::ledger::cursor::Cursor;
-use otp_relay::testing::ledger::embedded::node::{Node, Settings};
+use otp_relay::testing::ledger::embedded::node::{Node, Settings, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::rules::Delivery;
 use otp_relay::testing::mail::id::{EntryId, IdSource, MessageId};
-use otp_relay::testing::queue::Offer;
 use otp_relay::testing::queue::claim::Settlement;
-use otp_relay::testing::queue::owned::Owned;
+use otp_relay::testing::queue::{self, Consequences, Ending, Offers, Queue};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::drawn::{BUDGET_MOST, LIFE_MAX, message};
@@ -44,7 +43,7 @@ struct Known {
 /// What lives until the next loss of power.
 struct Life {
     node: Arc<Node>,
-    owned: Arc<Owned>,
+    queue: Arc<Queue>,
     work: Vec<JoinHandle<()>>,
     attempts: Arc<Mutex<Vec<JoinHandle<()>>>>,
 }
@@ -63,7 +62,7 @@ struct World {
 }
 
 impl Life {
-    async fn begin(
+    fn begin(
         seed: u64,
         disk: &MemoryStore,
         clock: &Arc<dyn Clock>,
@@ -72,22 +71,30 @@ impl Life {
     ) -> Self {
         let (name, egress) = ("node".into(), "node".into());
         let settings = Settings { name, egress, delivery, entries_max: 10_000 };
-        let node = Arc::new(Node::open_inline(Box::new(disk.clone()), clock.clone(), settings).await.unwrap());
-        let (owned, offers) = Owned::of(node.clone(), clock.clone(), delivery).unwrap();
+        let node = Node::open(Box::new(disk.clone()), Storage::Inline, clock.clone(), settings).unwrap();
+        let node = Arc::new(node);
+        let terms = queue::Settings {
+            deliver_at_most_once: delivery == Delivery::AtMostOnce,
+            supersede: Supersede::Off,
+            ..queue::Settings::default()
+        };
+        let entail = Box::new(|_: &Ending| Consequences::default());
+        let queue = Queue::open(node.clone(), terms, clock.clone(), Arc::new(NoSink), entail).unwrap();
         let attempts = Arc::new(Mutex::new(Vec::new()));
         let hosts = hosts(
-            (owned.clone(), clock.clone()),
-            offers,
+            (queue.clone(), clock.clone()),
+            queue.take_offers().unwrap(),
             Random::new(seed),
             disk.clone(),
             known.clone(),
             attempts.clone(),
         );
-        let work = vec![tokio::spawn(owned.clone().run()), tokio::spawn(hosts)];
-        Self { node, owned, work, attempts }
+        let work = vec![tokio::spawn(queue.clone().run()), tokio::spawn(hosts)];
+        Self { node, queue, work, attempts }
     }
 
     fn end(&self) {
+        self.queue.freeze();
         self.work.iter().for_each(JoinHandle::abort);
         self.attempts.lock().drain(..).for_each(|attempt| attempt.abort());
     }
@@ -95,33 +102,36 @@ impl Life {
 
 /// Has each entry that is offered attempted.
 async fn hosts(
-    life: (Arc<Owned>, Arc<dyn Clock>),
-    mut offers: mpsc::UnboundedReceiver<Offer>,
+    life: (Arc<Queue>, Arc<dyn Clock>),
+    offers: Offers,
     mut random: Random,
     disk: MemoryStore,
     known: Arc<Mutex<Known>>,
     attempts: Arc<Mutex<Vec<JoinHandle<()>>>>,
 ) {
-    while let Some(offer) = offers.recv().await {
-        let attempt = attempt(life.clone(), offer.entry, Random::new(random.next()), disk.clone(), known.clone());
-        let mut attempts = attempts.lock();
-        attempts.retain(|attempt| !attempt.is_finished());
-        attempts.push(tokio::spawn(attempt));
+    loop {
+        while let Some(offer) = offers.try_next() {
+            let attempt = attempt(life.clone(), offer.entry, Random::new(random.next()), disk.clone(), known.clone());
+            let mut attempts = attempts.lock();
+            attempts.retain(|attempt| !attempt.is_finished());
+            attempts.push(tokio::spawn(attempt));
+        }
+        offers.announced().await;
     }
 }
 
 async fn attempt(
-    life: (Arc<Owned>, Arc<dyn Clock>),
+    life: (Arc<Queue>, Arc<dyn Clock>),
     id: EntryId,
     mut random: Random,
     disk: MemoryStore,
     known: Arc<Mutex<Known>>,
 ) {
-    let (owned, clock) = life;
-    let Ok(mut claim) = owned.claim(id) else { return };
+    let (queue, clock) = life;
+    let Ok(mut claim) = queue.claim(id, clock.now()) else { return };
     tokio::time::sleep(Duration::from_millis(random.below(400))).await;
-    if claim.release_content().await.is_err() {
-        return;
+    if claim.release_content(clock.now()).await.is_err() {
+        return claim.settle(Settlement::Released(Attempted::default()), clock.now());
     }
     let is_end = |event: &Event| event.kind().is_end() && event.entry() == Some(id) && event.head.id == id.message;
     if disk.stored_events().iter().any(|(_, event)| is_end(event)) {
@@ -129,7 +139,7 @@ async fn attempt(
     }
     tokio::time::sleep(Duration::from_millis(random.below(50))).await;
     let attempted = Attempted::default();
-    claim.settle(match random.below(10) {
+    let settlement = match random.below(10) {
         0..6 => {
             *known.lock().delivered.entry(id).or_default() += 1;
             Settlement::Delivered { attempted, notifies: false }
@@ -139,16 +149,17 @@ async fn attempt(
             Settlement::put_off(attempted, clock.now().plus(wait))
         }
         _ => Settlement::Failed { attempted, suppress: Suppress::No },
-    });
+    };
+    claim.settle(settlement, clock.now());
 }
 
 impl World {
-    async fn begin(seed: u64) -> Self {
+    fn begin(seed: u64) -> Self {
         let mut random = Random::new(seed);
         let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
         let delivery = if random.below(3) == 0 { Delivery::AtMostOnce } else { Delivery::AtLeastOnce };
         let (disk, known) = (MemoryStore::default(), Arc::default());
-        let life = Life::begin(random.next(), &disk, &clock, delivery, &known).await;
+        let life = Life::begin(random.next(), &disk, &clock, delivery, &known);
         let ids = IdSource::with_random(|| 1);
         Self { random, clock, disk, delivery, ids, life, known, read: Vec::new(), at: Cursor::default() }
     }
@@ -158,29 +169,29 @@ impl World {
     }
 
     /// The power goes, and comes back.
-    async fn crash(&mut self) {
+    fn crash(&mut self) {
         let image = self.disk.image();
         self.life.end();
         self.disk = image;
         self.disk.heal();
         let seed = self.random.next();
-        self.life = Life::begin(seed, &self.disk, &self.clock, self.delivery, &self.known).await;
+        self.life = Life::begin(seed, &self.disk, &self.clock, self.delivery, &self.known);
     }
 
     async fn read_on(&mut self) {
         loop {
-            let (events, at) = self.life.node.events(self.at, 16).await.unwrap();
-            self.read.extend(events);
-            if at == self.at {
+            let read = self.life.queue.events_after(self.at, 16).await.unwrap();
+            self.read.extend(read.events);
+            if read.at == self.at {
                 return;
             }
-            self.at = at;
+            self.at = read.at;
         }
     }
 
     async fn step(&mut self) {
         match self.random.below(24) {
-            0 | 1 => self.crash().await,
+            0 | 1 => self.crash(),
             2 => self.disk.set_failing(true),
             3 | 4 => self.disk.heal(),
             5 => self.disk.fail_next(self.random.index(3)),
@@ -189,13 +200,13 @@ impl World {
                 if !ids.is_empty() {
                     let one = ids[self.random.index(ids.len())];
                     // What cannot be written now is kept.
-                    let _ = self.life.owned.cancel(Filter::of_message(one)).await;
+                    let _ = self.life.queue.cancel_everywhere(Filter::of_message(one)).await;
                 }
             }
             7 => self.pass(8000).await,
             8 => {
-                let entries = self.life.owned.entries(100);
-                let _ = self.life.owned.hand_over(entries, Target::Unowned).await;
+                let entries = self.life.queue.entries(100);
+                let _ = self.life.queue.hand_over(entries, Target::Unowned).await;
             }
             _ => self.submit().await,
         }
@@ -208,7 +219,7 @@ impl World {
 
     async fn submit(&mut self) {
         let new = message(&mut self.random, &self.ids, self.clock.now());
-        if self.life.owned.accept(new.clone()).await.is_err() {
+        if self.life.queue.accept(new.clone()).await.is_err() {
             return;
         }
         let mut known = self.known.lock();
@@ -230,7 +241,7 @@ impl World {
         self.life.node.make_due(Filter::default()).await.unwrap();
         self.read_on().await;
         assert!(self.disk.is_empty(), "something is left");
-        assert_eq!(self.life.owned.depth().messages, 0, "something is left in memory");
+        assert_eq!(self.life.queue.depth().messages, 0, "something is left in memory");
         let stored = self.disk.stored_events();
         assert_eq!(self.read, stored, "what was read is not what was committed");
         let mut ends: HashSet<EntryId> = HashSet::new();
@@ -258,7 +269,7 @@ impl World {
 }
 
 async fn play(seed: u64) {
-    let mut world = World::begin(seed).await;
+    let mut world = World::begin(seed);
     for _ in 0..world.random.below(50) + 5 {
         world.step().await;
     }

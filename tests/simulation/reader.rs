@@ -23,7 +23,7 @@ impl Reader {
     pub async fn read_on(&mut self, life: &Life) {
         loop {
             let at = self.at.max(life.queue.happened().before_oldest());
-            let read = life.queue.journal().events_after(at, 16).await.unwrap();
+            let read = life.queue.events_after(at, 16).await.unwrap();
             assert!(!read.has_missed, "events are gone that were not read");
             self.read.extend(read.events);
             if read.at == self.at {

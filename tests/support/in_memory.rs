@@ -169,7 +169,7 @@ impl Life {
         let ids = IdSource::with_random(|| u128::from(NEXT_ID.fetch_add(1, Ordering::Relaxed)));
         let builder = builder.store_inline(Box::new(store.clone())).events(sink).ids(ids).secrets(Arc::new(Secrets));
         let Core { queue, door, delivery, .. } = builder.build().unwrap();
-        let timers = tokio::spawn(queue.clone().run_timers());
+        let timers = tokio::spawn(queue.clone().run());
         let own = door.clone();
         let digests = tokio::spawn(async move { own.run_digests().await });
         Self { queue, door, delivery, timers, digests }

@@ -8,7 +8,7 @@ use tokio::sync::watch;
 
 use super::same::{DIGEST_LEN, Digest};
 use crate::base::clock::Timestamp;
-use crate::ledger::embedded::store::{Change, Table};
+use crate::ledger::side::{SideChange, SideTable};
 use crate::mail::id::MessageId;
 
 /// What was taken later than this from now was taken by a clock that was ahead, and is forgotten.
@@ -150,14 +150,14 @@ pub(in crate::intake) struct Reservation<'a> {
 
 impl Reservation<'_> {
     /// What is to be stored together with the message, and what goes meanwhile.
-    pub(in crate::intake) fn changes(&self, id: MessageId) -> Vec<Change> {
-        let mut changes = vec![Change::Side(Table::Idempotency, self.name.clone(), Some(self.record(id).encode()))];
+    pub(in crate::intake) fn changes(&self, id: MessageId) -> Vec<SideChange> {
+        let mut changes = vec![SideChange(SideTable::Idempotency, self.name.clone(), Some(self.record(id).encode()))];
         let mut known = self.memory.known.lock();
         let is_full = |known: &Slots| known.order.len() >= self.memory.names_max;
         while known.order.first().is_some_and(|(until, _)| *until <= self.now || is_full(&known)) {
             let Some((_, name)) = known.order.pop_first() else { break };
             known.slots.remove(&name);
-            changes.push(Change::Side(Table::Idempotency, name, None));
+            changes.push(SideChange(SideTable::Idempotency, name, None));
         }
         changes
     }

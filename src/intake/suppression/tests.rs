@@ -27,11 +27,11 @@ impl World {
         Self { list: Suppressions::default(), ids: IdSource::with_random(|| 3) }
     }
 
-    fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
+    fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<SideChange> {
         self.end_for(mailbox(), kind, suppress, at_h)
     }
 
-    fn end_for(&self, mailbox: Mailbox, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<Change> {
+    fn end_for(&self, mailbox: Mailbox, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<SideChange> {
         let now = at(at_h);
         let envelope = Envelope {
             reverse_path: ReversePath::NULL,
@@ -76,7 +76,7 @@ fn a_bounce_is_told_to_whose_message_it_was() {
     }
 }
 
-fn taken_up(rows: Vec<Row>) -> Suppressions {
+fn taken_up(rows: Vec<SideRow>) -> Suppressions {
     let list = Suppressions::default();
     list.take_up(rows, at(0));
     list
@@ -199,7 +199,7 @@ fn domains_that_an_earlier_version_learned_hold_no_more() {
     assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), "shop", at(1)).is_err());
     // Its row goes with the next end.
     let changes = world.end(Kind::Delivered, Suppress::No, 1);
-    assert!(matches!(&changes[..], [Change::Side(Table::Suppression, key, None)] if **key == *b"@example.com"));
+    assert!(matches!(&changes[..], [SideChange(SideTable::Suppression, key, None)] if **key == *b"@example.com"));
     assert!(world.end(Kind::Delivered, Suppress::No, 1).is_empty());
 }
 
@@ -208,7 +208,7 @@ fn what_a_clock_learned_that_was_ahead_holds_no_longer_than_meant() {
     let world = World::new();
     let year_h = 8760;
     let changes = world.end(Kind::Failed, Suppress::Address, year_h);
-    let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
+    let Some(SideChange(SideTable::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
     let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
     assert!(!again.is_open(0) && again.is_open(1));
 }
@@ -217,7 +217,7 @@ fn what_a_clock_learned_that_was_ahead_holds_no_longer_than_meant() {
 fn manual_entries_and_restarts() {
     let world = World::new();
     let changes = world.end(Kind::Failed, Suppress::Address, 0);
-    let Some(Change::Side(Table::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
+    let Some(SideChange(SideTable::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
     assert_eq!(key.as_ref(), b"alice@example.com");
     let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
     assert!(!again.is_open(0));

@@ -11,7 +11,7 @@ use crate::event::Head;
 use crate::intake::budget_form::budget_form;
 use crate::intake::options;
 use crate::ledger::embedded::code_keys::CodeKeys;
-use crate::ledger::embedded::store::Change;
+use crate::ledger::side::SideChange;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 use crate::queue::Queue;
@@ -180,7 +180,7 @@ struct CountedCheck {
     /// Of an approval: which.
     id: Option<Arc<str>>,
     answer: Answer,
-    changes: Vec<Change>,
+    changes: Vec<SideChange>,
     approved: Option<Box<(Head, Option<Duration>)>>,
     /// Messages that are of no more use.
     over: Vec<MessageId>,

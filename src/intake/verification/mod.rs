@@ -28,8 +28,8 @@ use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock, Step, Timestamp};
 use crate::event::Kind;
 use crate::ledger::embedded::code_keys::CodeKeys;
-use crate::ledger::embedded::store::{Change, Row};
 use crate::ledger::entry::Message;
+use crate::ledger::side::{SideChange, SideRow};
 use crate::mail::id::MessageId;
 use crate::queue::inspect::Filter;
 use crate::queue::{Ending, Queue};
@@ -73,7 +73,7 @@ impl Verifications {
     }
 
     /// Takes up the rows found at start.
-    pub(super) fn take_up(&self, rows: Vec<Row>, limits: &Limits, now: Timestamp) {
+    pub(super) fn take_up(&self, rows: Vec<SideRow>, limits: &Limits, now: Timestamp) {
         let found = rows::read(rows, now);
         let mut table = self.table.lock();
         let held = table.take_up(found, limits, now);
@@ -160,7 +160,7 @@ impl Verifications {
     }
 
     /// The row of a verification whose code goes with this message, to be stored with it.
-    pub fn sent(&self, slot: &Slot, message: &Message, step: Step) -> Vec<Change> {
+    pub fn sent(&self, slot: &Slot, message: &Message, step: Step) -> Vec<SideChange> {
         let mut table = self.table.lock();
         let Some(one) = table.get_mut(&slot.id) else { return Vec::new() };
         if let Some(send) = one.sends.get_mut(slot.index) {
@@ -174,12 +174,12 @@ impl Verifications {
     }
 
     /// The row of a verification whose code nobody sees yet.
-    pub(crate) fn begun(&self, slot: &Slot, step: Step) -> Vec<Change> {
+    pub(crate) fn begun(&self, slot: &Slot, step: Step) -> Vec<SideChange> {
         self.table.lock().get_mut(&slot.id).map(|one| rows::start(one, step)).into_iter().collect()
     }
 
     /// A code was not sent after all, and nobody was told of it: as if it had not been asked for. The rows that say so.
-    pub(crate) fn withdrawn(&self, slot: &Slot, step: Step) -> Vec<Change> {
+    pub(crate) fn withdrawn(&self, slot: &Slot, step: Step) -> Vec<SideChange> {
         let mut table = self.table.lock();
         let Some(send) = table.withdraw(&slot.id, slot.index, slot.asked.as_ref()) else { return Vec::new() };
         let changes = match table.get_mut(&slot.id) {
@@ -197,11 +197,11 @@ impl Verifications {
     }
 
     /// A code was not sent, and nobody may tell: the verification goes on without it.
-    pub fn refused(&self, slot: &Slot, now: Timestamp, step: Step) -> Vec<Change> {
+    pub fn refused(&self, slot: &Slot, now: Timestamp, step: Step) -> Vec<SideChange> {
         self.hear(&slot.id, slot.index, Fate::Gone(now), now, step)
     }
 
-    fn hear(&self, id: &str, index: usize, fate: Fate, now: Timestamp, step: Step) -> Vec<Change> {
+    fn hear(&self, id: &str, index: usize, fate: Fate, now: Timestamp, step: Step) -> Vec<SideChange> {
         let mut table = self.table.lock();
         let before = table.held(id);
         let Some(one) = table.get_mut(id) else { return Vec::new() };
@@ -216,7 +216,7 @@ impl Verifications {
     }
 
     /// What the end of an entry means for the code that it carries; the rows that are stored with it.
-    pub(super) fn learn(&self, ending: &Ending, step: Step) -> Vec<Change> {
+    pub(super) fn learn(&self, ending: &Ending, step: Step) -> Vec<SideChange> {
         let Some(id) = &ending.message.verification else { return Vec::new() };
         let now = ending.now();
         let may_have_arrived = ending.was_sent || ending.event.may_have_arrived();
@@ -250,7 +250,7 @@ impl Verifications {
     }
 
     /// Forgets the final ones of an address in its plain form; the rows that go.
-    pub(super) fn erase(&self, plain: &str, now: Timestamp) -> Vec<Change> {
+    pub(super) fn erase(&self, plain: &str, now: Timestamp) -> Vec<SideChange> {
         self.table.lock().erase(plain, now)
     }
 

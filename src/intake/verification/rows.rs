@@ -12,7 +12,7 @@ use super::state::{Answer, AnsweredCheck, Fate, Key, Send, State, Verification};
 use crate::base::clock::{Step, Timestamp};
 use crate::base::lane::Lane;
 use crate::ledger::embedded::code_keys::{CodeDigest, DIGEST_LEN};
-use crate::ledger::embedded::store::{Change, Row, Table};
+use crate::ledger::side::{SideChange, SideRow, SideTable};
 use crate::mail::id::MessageId;
 
 const VERSION: u8 = 1;
@@ -94,11 +94,11 @@ struct GuessRow {
     at: Timestamp,
 }
 
-fn row(key: Vec<u8>, value: &impl Serialize) -> Change {
+fn row(key: Vec<u8>, value: &impl Serialize) -> SideChange {
     let mut octets = vec![VERSION];
     // It has no map with keys that are not text and nothing else that could fail.
     let _ = serde_json::to_writer(&mut octets, value);
-    Change::Side(Table::Verification, key.into(), Some(octets.into()))
+    SideChange(SideTable::Verification, key.into(), Some(octets.into()))
 }
 
 fn key(kind: u8, id: &str) -> Vec<u8> {
@@ -110,7 +110,7 @@ fn nth_key(kind: u8, id: &str, nth: usize) -> Vec<u8> {
     [&[kind], id.as_bytes(), &nth.to_be_bytes()].concat()
 }
 
-pub(super) fn start(one: &Verification, step: Step) -> Change {
+pub(super) fn start(one: &Verification, step: Step) -> SideChange {
     let sends = one.sends.iter().map(|send| SendRow {
         message: send.message,
         digest: text_of(&send.digest),
@@ -141,7 +141,7 @@ pub(super) fn check(
     answered: Option<&AnsweredCheck>,
     at: Timestamp,
     step: Step,
-) -> Change {
+) -> SideChange {
     let value = CheckRow {
         at: step.wall(at),
         valid: answer.valid,
@@ -154,7 +154,7 @@ pub(super) fn check(
 }
 
 /// The row of a send's fate; none while it is under way.
-pub(super) fn fate(id: &str, index: usize, fate: Fate, step: Step) -> Option<Change> {
+pub(super) fn fate(id: &str, index: usize, fate: Fate, step: Step) -> Option<SideChange> {
     let (word, at) = match fate {
         Fate::UnderWay => return None,
         Fate::Arrived(at) => (FateWord::Arrived, at),
@@ -164,21 +164,21 @@ pub(super) fn fate(id: &str, index: usize, fate: Fate, step: Step) -> Option<Cha
     Some(row(nth_key(FATE, id, index), &FateRow { at: step.wall(at), fate: word }))
 }
 
-pub(super) fn cancelled(id: &str, at: Timestamp, step: Step) -> Change {
+pub(super) fn cancelled(id: &str, at: Timestamp, step: Step) -> SideChange {
     row(key(END, id), &EndRow { at: step.wall(at) })
 }
 
-pub(super) fn guess((user, form): &GuessKey, at: Timestamp, step: Step) -> Change {
+pub(super) fn guess((user, form): &GuessKey, at: Timestamp, step: Step) -> SideChange {
     let value = GuessRow { user: user.clone(), form: form.clone(), at: step.wall(at) };
     row(key(GUESS, &ulid::Ulid::generate().to_string()), &value)
 }
 
 /// All rows of a verification go.
-pub(super) fn removed(one: &Verification) -> Vec<Change> {
+pub(super) fn removed(one: &Verification) -> Vec<SideChange> {
     let checks = (1..=one.spent as usize).map(|nth| nth_key(CHECK, &one.id, nth));
     let fates = (0..one.sends.len()).map(|nth| nth_key(FATE, &one.id, nth));
     let keys = [key(START, &one.id), key(END, &one.id)].into_iter().chain(checks).chain(fates);
-    keys.map(|key| Change::Side(Table::Verification, key.into(), None)).collect()
+    keys.map(|key| SideChange(SideTable::Verification, key.into(), None)).collect()
 }
 
 fn text_of(digest: &CodeDigest) -> String {
@@ -197,7 +197,7 @@ fn digest_of(text: &str) -> Option<CodeDigest> {
 }
 
 /// Whether a row can be read.
-pub(in crate::intake) fn reads((key, value): &Row) -> bool {
+pub(in crate::intake) fn reads((key, value): &SideRow) -> bool {
     let Some((&VERSION, json)) = value.split_first() else { return false };
     match key.first() {
         Some(&START) => serde_json::from_slice::<StartRow>(json).is_ok(),
@@ -221,7 +221,7 @@ pub(super) struct RestoredState {
 }
 
 /// Reads all rows; what cannot be read is passed over, and what was written by a clock that was ahead counts from now.
-pub(super) fn read(rows: Vec<Row>, now: Timestamp) -> RestoredState {
+pub(super) fn read(rows: Vec<SideRow>, now: Timestamp) -> RestoredState {
     let mut found = RestoredState::default();
     let (mut starts, mut others) = (std::collections::BTreeMap::new(), Vec::new());
     for (key, value) in rows {

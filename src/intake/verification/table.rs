@@ -10,7 +10,7 @@ use super::rows::{self, RestoredState};
 use super::state::{Fate, Key, Send, State, Verification};
 use super::{LIVE_OF_RECIPIENT_MAX, Limits, Refused};
 use crate::base::clock::Timestamp;
-use crate::ledger::embedded::store::Change;
+use crate::ledger::side::SideChange;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
@@ -199,10 +199,9 @@ impl Table {
         ids.iter().filter_map(|id| self.all.get(id)).any(|one| one.created_at.plus(span) > now)
     }
 
-    pub(super) fn remember_guess(&mut self, now: Timestamp, change: &Change) {
-        if let Change::Side(_, key, _) = change {
-            self.guess_rows.push_back((now, key.clone()));
-        }
+    pub(super) fn remember_guess(&mut self, now: Timestamp, change: &SideChange) {
+        let SideChange(_, key, _) = change;
+        self.guess_rows.push_back((now, key.clone()));
     }
 
     /// Sets the time at which one has something to do.
@@ -225,7 +224,7 @@ impl Table {
     }
 
     /// Ends what is past, and lets go what was final for long: the buckets whose codes are over, and the rows that go.
-    pub(super) fn let_go(&mut self, span: Duration, now: Timestamp) -> (Vec<u32>, Vec<Change>) {
+    pub(super) fn let_go(&mut self, span: Duration, now: Timestamp) -> (Vec<u32>, Vec<SideChange>) {
         let (mut buckets, mut changes) = (Vec::new(), Vec::new());
         while let Some((at, id)) = self.due.first().cloned().filter(|(at, _)| *at <= now) {
             let Some(one) = self.all.get(&id) else {
@@ -246,13 +245,13 @@ impl Table {
             self.guesses.housekeep(span, now);
         }
         while let Some((_, key)) = self.guess_rows.pop_front_if(|(at, _)| at.plus(span).plus(span) <= now) {
-            changes.push(Change::Side(crate::ledger::embedded::store::Table::Verification, key, None));
+            changes.push(SideChange(crate::ledger::side::SideTable::Verification, key, None));
         }
         (buckets, changes)
     }
 
     /// Forgets the final ones of an address in its plain form; the rows that go.
-    pub(super) fn erase(&mut self, plain: &str, now: Timestamp) -> Vec<Change> {
+    pub(super) fn erase(&mut self, plain: &str, now: Timestamp) -> Vec<SideChange> {
         let is_theirs = |one: &&Verification| {
             let of = Mailbox::parse(&one.key.to).is_ok_and(|mailbox| mailbox.plain_key() == plain);
             of && one.state(now) != State::Pending

@@ -9,15 +9,16 @@ use super::*;
 use crate::accounts::user::User;
 use crate::base::clock::ManualClock;
 use crate::event::NoSink;
-use crate::ledger::embedded::store::Table as SideTable;
+use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::SignedContent;
+use crate::ledger::side::{SideTable, SideTables as _};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
 use crate::mail::id::IdSource;
 use crate::mail::message::Content;
 use crate::queue::claim::Settlement;
-use crate::queue::{Consequences, Foreknowledge, Settings, Storage};
+use crate::queue::{Consequences, Settings};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
@@ -47,7 +48,14 @@ impl World {
         });
         let settings = Settings { entries_max: 10_000, ..Settings::default() };
         let boxed = Box::new(store.clone());
-        let queue = Queue::open(boxed, Storage::Inline, settings, clock.clone(), Arc::new(NoSink), entail, 1).unwrap();
+        let queue = Queue::open(
+            Node::alone(boxed, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock.clone(),
+            Arc::new(NoSink),
+            entail,
+        )
+        .unwrap();
         let limits = Limits::default();
         all.take_up(queue.take_side(SideTable::Verification), &limits, now);
         Self { store, clock, queue, all, limits, user: User::unlimited("shop"), ids: IdSource::new() }
@@ -89,10 +97,9 @@ impl World {
         let message = Arc::new(slot.carried_by(Message::new(id, self.user.name.clone(), envelope, life)));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         let side = self.all.sent(&slot, &message, Step::NONE);
-        let mut pending = self.queue.append(&message, content.clone(), side, None, true).unwrap();
-        self.queue.stored(&mut pending).await.unwrap();
-        let content = SignedContent { signatures: Default::default(), content };
-        let _ = self.queue.admit(&message, content, Foreknowledge::default());
+        let mut acceptance = self.queue.append(&message, content.clone(), side, None, true).unwrap();
+        acceptance.stored().await.unwrap();
+        drop(self.queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         (slot.id.clone(), slot.code.to_string(), id)
     }
 
@@ -415,14 +422,11 @@ async fn what_is_final_goes_after_a_day_and_its_rows_with_it() {
     world.queue.store_side(changes).await.unwrap();
     assert!(world.all.view("shop", &id, &world.limits, world.now()).is_none());
     world.queue.flush().await.unwrap();
-    let left = Queue::open(
+    let left = Node::alone(
         Box::new(world.store.image()),
         Storage::Inline,
-        Settings::default(),
         world.clock.clone(),
-        Arc::new(NoSink),
-        Box::new(|_| Consequences::default()),
-        1,
+        Settings::default().delivery(),
     );
     let rows = left.unwrap().take_side(SideTable::Verification);
     // The message's own end comes with its timers, which nobody runs here.

@@ -10,34 +10,24 @@ mod storage;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use parking_lot::Mutex;
 use tokio::sync::oneshot;
 
-use super::events::{Events, Next};
 use super::inbox::{Haste, Inbox};
 use super::store::{Change, ReadEvents, Store, StoreError};
 use crate::base::clock::Clock;
 use crate::base::lane::Lane;
-use crate::event::Event;
 use crate::ledger::cursor::Cursor;
+use crate::ledger::latest::{Latest, Next};
+use crate::ledger::outbox::Read;
+use crate::ledger::read::Activity;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 pub use job::JournalError;
 use job::{Health, Job};
 use storage::{StorageThread, undoing};
-
-/// Events behind a reader's place.
-#[derive(Debug)]
-pub struct Read {
-    /// Each with its place.
-    pub events: Vec<(Cursor, Arc<Event>)>,
-    /// Where the reader is now.
-    pub at: Cursor,
-    /// Events before these are gone that the reader has not read.
-    pub has_missed: bool,
-}
 
 /// A handle on the storage thread.
 pub struct Journal {
@@ -46,18 +36,7 @@ pub struct Journal {
     /// In simulation, who does the work in place of the thread.
     inline: Option<Mutex<StorageThread>>,
     health: Arc<Health>,
-    events: Arc<Events>,
-}
-
-/// What the storage thread is at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Activity {
-    /// It waits for work.
-    Rests,
-    /// It has been at one batch of commits, or at housekeeping, for so long.
-    Works(Duration),
-    /// It is gone: nothing is stored any more until the relay starts anew.
-    Panicked,
+    events: Arc<Latest>,
 }
 
 impl std::fmt::Debug for Journal {
@@ -130,6 +109,21 @@ impl Journal {
         result
     }
 
+    /// As [`Journal::finish`], but without haste.
+    ///
+    /// # Errors
+    /// Then none of its changes is stored.
+    pub async fn wait(&self, commit: &mut PendingCommit) -> Result<(), JournalError> {
+        let result = (&mut commit.answer).await.unwrap_or(Err(JournalError::Closed));
+        commit.has_failed = result.is_err();
+        result
+    }
+
+    /// Somebody waits for what was begun so far.
+    pub fn hurry(&self) {
+        self.jobs.hurry();
+    }
+
     /// Commits the changes soon, in the order of the calls, whatever else waits.
     pub fn commit_later(&self, changes: Vec<Change>) {
         if let Some(storage) = &self.inline {
@@ -141,7 +135,7 @@ impl Journal {
 
     /// Commits soon what undoes a commit of the same lane that nobody waits for any more.
     pub fn withdraw(&self, lane: Lane, changes: Vec<Change>) {
-        self.push(lane, Job::Later(changes), Haste::Later);
+        self.push(lane, Job::Withdraw(changes), Haste::Later);
     }
 
     /// The content of a message; none if it is gone for good.
@@ -155,7 +149,7 @@ impl Journal {
     }
 
     /// The events that were committed.
-    pub fn events(&self) -> &Arc<Events> {
+    pub fn events(&self) -> &Arc<Latest> {
         &self.events
     }
 
@@ -169,20 +163,6 @@ impl Journal {
             Err(lagging) => {
                 let answer = self.read(lagging.at);
                 lagging.finish(answer.await.unwrap_or(Err(JournalError::Closed)))
-            }
-        }
-    }
-
-    /// The same, for threads that may wait.
-    ///
-    /// # Errors
-    /// When they cannot be read for now.
-    pub fn wait_for_events_after(&self, at: Cursor, most: usize) -> Result<Read, JournalError> {
-        match self.in_memory(at, most) {
-            Ok(read) => Ok(read),
-            Err(lagging) => {
-                let answer = self.read(lagging.at);
-                lagging.finish(answer.blocking_recv().unwrap_or(Err(JournalError::Closed)))
             }
         }
     }
@@ -231,6 +211,11 @@ impl Journal {
     /// Whether the last commit failed.
     pub fn is_failing(&self) -> bool {
         self.health.failing.load(Ordering::Relaxed)
+    }
+
+    /// Changes of a commit that failed, which are written again.
+    pub(crate) fn kept(&self) -> usize {
+        self.health.kept.load(Ordering::Relaxed)
     }
 
     /// Why the last commit failed, if it did.

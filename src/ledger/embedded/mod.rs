@@ -2,7 +2,6 @@
 //! content is sealed under.
 
 pub(crate) mod code_keys;
-pub(crate) mod events;
 mod inbox;
 pub mod journal;
 pub mod key_ring;

@@ -99,7 +99,7 @@ impl Copies {
         let copy = self.held.get(&attempt.entry).cloned();
         match settled {
             Settled::End { .. } => drop(self.held.remove(&attempt.entry)),
-            Settled::Deferred { progress, .. } => {
+            Settled::Deferred { progress, .. } | Settled::Noted { progress, .. } => {
                 if let Some(copy) = self.held.get_mut(&attempt.entry) {
                     copy.progress = (**progress).clone();
                 }

@@ -11,6 +11,7 @@ use super::faults::{Dice, Fate, Faults, Replication};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::attempt::Epoch;
+use crate::ledger::side::{SideChange, SideRow, SideTable};
 use crate::ledger::tables::state::{State, Touched};
 use crate::mail::id::EntryId;
 
@@ -53,6 +54,13 @@ impl Disk {
         for touched in std::mem::take(&mut self.state.touched) {
             match touched {
                 Touched::Event(event) => self.state.events.push(event),
+                Touched::Side(SideChange(table, key, value)) => {
+                    let name = (table, key);
+                    match value {
+                        Some(value) => drop(self.state.side.insert(name, value)),
+                        None => drop(self.state.side.remove(&name)),
+                    }
+                }
                 Touched::Accepted(message, ..) => {
                     for (index, _) in (0..).zip(&message.envelope.recipients) {
                         let entry = EntryId { message: message.id, index };
@@ -189,6 +197,13 @@ impl Database {
         let late =
             ended.filter(|(_, end)| end.by.and_then(|(epoch, _)| revoked_at(epoch)).is_some_and(|at| at < end.at));
         late.map(|(id, _)| *id).collect()
+    }
+
+    /// Rows that were decided above the ledger.
+    pub(super) fn side(&self, table: SideTable) -> Vec<SideRow> {
+        let disk = self.0.disk.lock();
+        let rows = disk.state.side.iter().filter(|((of, _), _)| *of == table);
+        rows.map(|((_, key), value)| (key.clone(), value.clone())).collect()
     }
 
     pub(super) fn next_epoch(&self) -> Epoch {

@@ -1,8 +1,9 @@
 //! Who is alive, and whose entries are taken over.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
+
+use litemap::LiteMap;
 
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
@@ -194,12 +195,13 @@ impl State {
             message: message.clone(),
             content,
             sequence,
-            entries: BTreeMap::new(),
-            outcomes: BTreeMap::new(),
+            entries: LiteMap::new(),
+            ended: LiteMap::new(),
             has_slots: true,
         };
         let held = self.messages.entry(id.message).or_insert_with(new);
-        held.entries.insert(id.index, EntryRow { standing, slots: slots.clone(), progress });
+        held.entries
+            .insert(id.index, EntryRow { standing, slots: slots.clone().into(), progress: Some(Box::new(progress)) });
         self.live += 1;
         for slot in slots {
             let row = self.slots.entry(slot).or_default();

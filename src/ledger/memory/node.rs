@@ -14,7 +14,9 @@ use super::membership::{Beat, Joining};
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::Kind;
 use crate::ledger::attempt::{Epoch, Held, Lost, NodeName, Notice};
+use crate::ledger::cursor::Cursor;
 use crate::ledger::heartbeat::{OwnLease, Sign, Timing, Watch};
+use crate::ledger::latest::Latest;
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
 use crate::ledger::tables::accept::Accepting;
@@ -29,6 +31,8 @@ mod verbs;
 
 /// How long an answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(3);
+/// Events that come with a heartbeat, at most.
+const EVENTS_AT_ONCE: usize = 1024;
 /// How often a node compares what it holds with the database.
 const RECONCILE_EVERY: Duration = Duration::from_secs(10);
 
@@ -105,6 +109,8 @@ struct Inner {
     timing: Timing,
     local: Mutex<Local>,
     chores: Notify,
+    /// What happened, as far as it was read.
+    latest: Arc<Latest>,
     notices: mpsc::Sender<Notice>,
     receiving: Mutex<Option<mpsc::Receiver<Notice>>>,
 }
@@ -153,6 +159,7 @@ impl Node {
             settings,
             local: Mutex::new(local),
             chores: Notify::new(),
+            latest: Arc::new(Latest::new(Cursor::default(), Cursor::default())),
             notices,
             receiving: Mutex::new(Some(receiving)),
         });
@@ -252,8 +259,15 @@ impl Inner {
         let me = if epoch == Epoch::UNOWNED { self.enter().await.ok() } else { Some(epoch) };
         let Some(me) = me else { return self.unanswered() };
         let sent = self.clock.instant();
-        match self.ask(self.timing.patience(), move |state, now| state.heartbeat(me, now)).await {
-            Ok(Ok(beat)) => self.answered(me, sent, beat),
+        let at = self.latest.newest();
+        let statement =
+            move |state: &mut State, now| state.heartbeat(me, now).map(|beat| (beat, state.events(at, EVENTS_AT_ONCE)));
+        match self.ask(self.timing.patience(), statement).await {
+            Ok(Ok((beat, read))) => {
+                self.latest.publish(read.events.into_iter().map(|(_, event)| event).collect());
+                self.latest.wake();
+                self.answered(me, sent, beat);
+            }
             Ok(Err(Fenced)) => {
                 self.fence(me);
                 // The next heartbeat is the first of the new epoch.

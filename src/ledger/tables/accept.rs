@@ -1,6 +1,6 @@
 //! A message comes in: one statement decides on all that could stand in its way.
 
-use std::collections::BTreeMap;
+use litemap::LiteMap;
 
 use super::state::{EntryRow, KeyRow, MessageRow, Place, SlotRow, State, Touched};
 use crate::base::clock::Timestamp;
@@ -99,11 +99,12 @@ impl State {
             self.touched.push(Touched::Key(key));
         }
         new.budgets.iter().for_each(|ask| self.take_places(ask, message.id, now));
-        for recipient in &message.envelope.recipients {
-            for key in suppression::keys(&recipient.mailbox) {
-                if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
-                    entry.try_with(message.id, now);
-                }
+        self.touched.extend(new.rows.iter().cloned().map(Touched::Side));
+        let recipients = message.envelope.recipients.iter().filter(|_| !self.suppressions.is_empty());
+        let keys: Vec<String> = recipients.flat_map(|recipient| suppression::keys(&recipient.mailbox)).collect();
+        for key in keys {
+            if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
+                entry.try_with(message.id, now);
             }
         }
         sequence
@@ -118,9 +119,9 @@ impl State {
         now: Timestamp,
     ) -> Accepted {
         self.insert(by, new, sequence);
-        let superseded = self.take_slots(by.me, new.message.id, &new.slots, sequence, now);
+        let (superseded, overtaken) = self.take_slots(by.me, new.message.id, &new.slots, sequence, now);
         let waits = self.known_waits(new);
-        Accepted { sequence, superseded, overtaken: Vec::new(), waits }
+        Accepted { sequence, superseded, overtaken, waits }
     }
 
     /// Gives back what [`State::reserve`] took for a message that was not stored.
@@ -180,15 +181,16 @@ impl State {
             let at_risk = new.risks.iter().any(|risk| risk.index == index);
             let slots = new.slots.iter().filter(|(of, _)| *of == index).map(|(_, slot)| *slot).collect();
             let standing = Standing::accepted(by.me, by.delivery);
-            EntryRow { standing, slots, progress: Progress { at_risk, ..Progress::default() } }
+            let progress = at_risk.then(|| Box::new(Progress { at_risk, ..Progress::default() }));
+            EntryRow { standing, slots, progress }
         };
-        let entries: BTreeMap<u16, EntryRow> = (0..count).map(|index| (index, row(index))).collect();
+        let entries: LiteMap<u16, EntryRow> = (0..count).map(|index| (index, row(index))).collect();
         let (message, content, has_slots) = (message.clone(), new.content.clone(), !new.slots.is_empty());
-        let outcomes = BTreeMap::new();
-        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, outcomes, has_slots });
+        let ended = LiteMap::new();
+        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, ended, has_slots });
     }
 
-    /// A message takes its slots; what had them ends.
+    /// A message takes its slots; what had them ends. Where a newer message has one already, its own entry does.
     pub(in crate::ledger) fn take_slots(
         &mut self,
         me: Epoch,
@@ -196,14 +198,21 @@ impl State {
         slots: &[(u16, KeyHash)],
         sequence: u64,
         now: Timestamp,
-    ) -> Vec<(EntryId, MayHaveArrived)> {
-        let mut ended = Vec::new();
+    ) -> (Vec<(EntryId, MayHaveArrived)>, Vec<u16>) {
+        let (mut ended, mut overtaken) = (Vec::new(), Vec::new());
         for (index, key) in slots {
             let slot = self.slots.entry(*key).or_default();
             let id = EntryId { message, index: *index };
             // The same recipient twice in one message is no newer code.
             if slot.sequence == sequence {
                 slot.holders.push(id);
+                continue;
+            }
+            if slot.sequence > sequence {
+                let by = slot.holders.first().map(|holder| holder.message);
+                let note = by.map(|newer| format!("by {newer}").into());
+                self.end_by(me, id, Kind::Superseded, Attempted { note, ..Attempted::default() }, now);
+                overtaken.push(*index);
                 continue;
             }
             let former = std::mem::replace(slot, SlotRow { sequence, holders: vec![id] });
@@ -214,7 +223,7 @@ impl State {
                 ended.extend(end.map(|may_have_arrived| (holder, may_have_arrived)));
             }
         }
-        ended
+        (ended, overtaken)
     }
 
     fn check_key(&self, new: &NewMessage, now: Timestamp) -> Result<(), Refused> {
@@ -234,6 +243,10 @@ impl State {
         id: Option<MessageId>,
         now: Timestamp,
     ) -> Option<Suppression> {
+        // Names need not be made where there are none.
+        if self.suppressions.is_empty() {
+            return None;
+        }
         let rows = suppression::keys(mailbox).into_iter().filter_map(|key| self.suppressions.get(key.as_str()));
         let mut rows = rows.filter_map(|(_, row)| row.as_ref());
         rows.find(|row| row.standing(now, id) != suppression::Standing::Open).cloned()
@@ -266,6 +279,9 @@ impl State {
     }
 
     fn known_waits(&self, new: &NewMessage) -> Vec<(u16, KnownWait)> {
+        if self.waits.is_empty() {
+            return Vec::new();
+        }
         let indices = (0..).zip(&new.message.envelope.recipients).map(|(index, _)| index);
         let wait = |index| Some((index, self.waits.get(&Self::waiting(&new.message, index))?.clone()));
         indices.filter_map(wait).collect()

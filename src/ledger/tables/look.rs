@@ -12,7 +12,8 @@ use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::State as EntryState;
 use crate::ledger::filter::Filter;
 use crate::ledger::listing::{Cancelled, EntrySnapshot, Listing, Snapshot};
-use crate::ledger::read::{MessageStatus, Page, ReadEvents};
+use crate::ledger::outbox::Read;
+use crate::ledger::read::{MessageStatus, Page};
 use crate::mail::id::{EntryId, MessageId};
 
 fn state_of(row: &EntryRow) -> EntryState {
@@ -36,7 +37,7 @@ fn snapshot(held: &MessageRow, filter: &Filter) -> Option<Snapshot> {
     let entries = covered.map(|(index, row)| EntrySnapshot {
         id: EntryId { message: held.message.id, index: *index },
         state: Some(state_of(row)),
-        progress: row.progress.clone(),
+        progress: row.progress(),
         may_have_arrived: row.standing.is_out,
     });
     let entries: Vec<_> = entries.collect();
@@ -82,7 +83,8 @@ impl State {
         let covered = self.covered(filter);
         for id in &covered {
             let Some(row) = self.entry_mut(*id) else { continue };
-            row.progress.next_attempt_at = row.progress.next_attempt_at.min(now);
+            let progress = row.progress_mut();
+            progress.next_attempt_at = progress.next_attempt_at.min(now);
             let owner = row.standing.owner;
             self.touched.push(Touched::Entry(*id));
             self.signal(owner, by, Signal::Due(*id));
@@ -95,11 +97,11 @@ impl State {
         MessageStatus::of(message, self.events.iter().map(Arc::as_ref).filter(|event| event.head.id == id))
     }
 
-    pub(in crate::ledger) fn events(&self, after: Cursor, most: usize) -> ReadEvents {
+    pub(in crate::ledger) fn events(&self, after: Cursor, most: usize) -> Read {
         let from = usize::try_from(after.number()).unwrap_or(usize::MAX).min(self.events.len());
         let some = self.events[from..].iter().take(most);
         let some: Vec<_> = (1..).map(|number| after.plus(number)).zip(some.cloned()).collect();
-        let last = some.last().map_or(after, |(cursor, _)| *cursor);
-        (some, last)
+        let at = some.last().map_or(after, |(cursor, _)| *cursor);
+        Read { events: some, at, has_missed: false }
     }
 }

@@ -5,6 +5,7 @@ use super::state::{EndRow, Signal, State, Touched};
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Kind};
+use crate::ledger::accept::NewMessage;
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Settled, Side, Target};
 use crate::ledger::rules::{Deferral, Delivery, Denied, Takeover};
 use crate::ledger::suppression::{self, Counted, Source, Suppression};
@@ -41,7 +42,7 @@ impl State {
         &mut self,
         by: Accepting,
         attempt: Attempt,
-        settled: &Settled,
+        settled: Settled,
         now: Timestamp,
     ) -> Result<(), Verdict> {
         self.living(by.me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
@@ -54,52 +55,72 @@ impl State {
                 let row = self.entry(attempt.entry).ok_or(why)?;
                 row.standing.end(by.me).map_err(lost)?;
                 self.change_side(attempt.entry, side, now);
-                if let Some(outcome) = &end.outcome
+                if let Some(left) = end.left
                     && let Some(row) = self.messages.get_mut(&attempt.entry.message)
                 {
-                    row.outcomes.insert(attempt.entry.index, (**outcome).clone());
+                    row.ended.insert(attempt.entry.index, left);
                 }
                 let by_attempt = Some((by.me, attempt.number));
                 self.remove(attempt.entry, EndRow { kind: end.kind, by: by_attempt, at: now });
                 debug_assert_eq!(events.iter().filter(|event| is_end_of(event, attempt.entry)).count(), 1);
-                events.iter().for_each(|event| self.tell(event.clone()));
-                if let Some(new) = notification {
-                    self.adopt(by, new, now);
-                }
+                self.tell_with(events, notification, by, now);
             }
-            Settled::Deferred { progress, events, side } => {
+            Settled::Noted { progress, events, side, notification } => {
+                let why = self.why_gone(attempt.entry);
+                let row = self.entry_mut(attempt.entry).ok_or(why)?;
+                row.standing.end(by.me).map_err(lost)?;
+                let known = row.progress_mut();
+                if (known.at_risk, known.late) == (progress.at_risk, progress.late) {
+                    return Ok(());
+                }
+                *known = *progress;
+                self.touched.push(Touched::Entry(attempt.entry));
+                self.change_side(attempt.entry, side, now);
+                self.tell_with(events, notification, by, now);
+            }
+            Settled::Deferred { progress, events, side, notification } => {
                 let why = self.why_gone(attempt.entry);
                 let row = self.entry_mut(attempt.entry).ok_or(why)?;
                 match row.standing.defer(by.me, attempt.number).map_err(lost)? {
                     Deferral::Repeat => return Ok(()),
                     Deferral::Done(standing) => row.standing = standing,
                 }
-                row.progress = (**progress).clone();
+                row.progress = Some(progress);
                 self.touched.push(Touched::Entry(attempt.entry));
                 self.change_side(attempt.entry, side, now);
-                events.iter().for_each(|event| self.tell(event.clone()));
+                self.tell_with(events, notification, by, now);
             }
         }
         Ok(())
     }
 
-    fn change_side(&mut self, entry: EntryId, side: &[Side], now: Timestamp) {
+    fn tell_with(&mut self, events: Vec<Event>, notification: Option<Box<NewMessage>>, by: Accepting, now: Timestamp) {
+        if let Some(new) = notification {
+            self.adopt(by, &new, now);
+        }
+        events.into_iter().for_each(|event| self.tell(event));
+    }
+
+    fn change_side(&mut self, entry: EntryId, side: Vec<Side>, now: Timestamp) {
+        if side.is_empty() {
+            return;
+        }
         let Some(message) = self.messages.get(&entry.message).map(|row| row.message.clone()) else { return };
         let mailbox = &message.recipient(entry.index).mailbox;
         for change in side {
             match change {
                 Side::GivesBack(key) => {
-                    if let Some(places) = self.budgets.get_mut(key) {
+                    if let Some(places) = self.budgets.get_mut(&key) {
                         places.retain(|place| place.entry != entry);
                     }
-                    self.touched.push(Touched::Budget(*key));
+                    self.touched.push(Touched::Budget(key));
                 }
                 Side::Bounced { bounce, reason } if suppression::teaches(mailbox) => {
                     let [key, _] = suppression::keys(mailbox);
                     let version = self.next_version();
                     let row = self.suppressions.entry(key.as_str().into()).or_default();
                     let known = row.1.get_or_insert_with(|| Suppression::silent(&key, now));
-                    if known.bounced(*bounce, (&message.user, reason), now) != Counted::No {
+                    if known.bounced(bounce, (&message.user, &reason), now) != Counted::No {
                         row.0 = version;
                         self.touched.push(Touched::Suppression(key.into()));
                     }
@@ -119,8 +140,9 @@ impl State {
                 Side::Waits(wait) => {
                     let waiting = Self::waiting(&message, entry.index);
                     self.touched.push(Touched::Wait(waiting.clone()));
-                    self.waits.insert(waiting, wait.clone());
+                    self.waits.insert(waiting, wait);
                 }
+                Side::Row(row) => self.touched.push(Touched::Side(row)),
             }
         }
     }

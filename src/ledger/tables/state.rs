@@ -4,13 +4,16 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
+
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Kind};
 use crate::ledger::accept::{Digest, KeyHash, KnownWait, MayHaveArrived};
 use crate::ledger::attempt::{Attempt, Epoch, Held, NodeName};
-use crate::ledger::entry::{Message, Outcome, Progress};
+use crate::ledger::entry::{Message, Progress};
 use crate::ledger::read::{Table, Version};
 use crate::ledger::rules::Standing;
+use crate::ledger::side::{SideChange, SideTable};
 use crate::ledger::suppression::{self, Suppression};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
@@ -34,9 +37,9 @@ pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) content: Content,
     pub(in crate::ledger) sequence: u64,
     /// Those that live.
-    pub(in crate::ledger) entries: BTreeMap<u16, EntryRow>,
-    /// How others ended, for the notification.
-    pub(in crate::ledger) outcomes: BTreeMap<u16, Outcome>,
+    pub(in crate::ledger) entries: LiteMap<u16, EntryRow>,
+    /// What is known of others that ended, for the notification.
+    pub(in crate::ledger) ended: LiteMap<u16, Box<Progress>>,
     /// Whether entries of it took slots.
     pub(in crate::ledger) has_slots: bool,
 }
@@ -44,8 +47,20 @@ pub(in crate::ledger) struct MessageRow {
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct EntryRow {
     pub(in crate::ledger) standing: Standing,
-    pub(in crate::ledger) slots: Vec<KeyHash>,
-    pub(in crate::ledger) progress: Progress,
+    pub(in crate::ledger) slots: Box<[KeyHash]>,
+    /// None: it is fresh.
+    pub(in crate::ledger) progress: Option<Box<Progress>>,
+}
+
+impl EntryRow {
+    /// How far it got.
+    pub(in crate::ledger) fn progress(&self) -> Progress {
+        self.progress.as_deref().cloned().unwrap_or_default()
+    }
+
+    pub(in crate::ledger) fn progress_mut(&mut self) -> &mut Progress {
+        self.progress.get_or_insert_default()
+    }
 }
 
 /// That an entry ended, and by which attempt of whom.
@@ -95,6 +110,9 @@ pub(in crate::ledger) enum Signal {
 /// Who waits for which triplet: reverse-path and recipient.
 pub(in crate::ledger) type Waiting = (Box<str>, Box<str>);
 
+/// A row that was decided above: its table and key.
+pub(in crate::ledger) type SideName = (SideTable, Box<[u8]>);
+
 /// What a statement changed, in its order. Rows are named: what they say then, whoever stores them looks up.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) enum Touched {
@@ -111,6 +129,8 @@ pub(in crate::ledger) enum Touched {
     Suppression(Box<str>),
     Fact(Box<[u8]>),
     Wait(Waiting),
+    /// A row that was decided above.
+    Side(SideChange),
     /// The content of an attempt may go. No row says so.
     Gated(Epoch, Attempt),
 }
@@ -134,6 +154,8 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
     pub(in crate::ledger) facts: BTreeMap<Box<[u8]>, Fact>,
     pub(in crate::ledger) waits: HashMap<Waiting, KnownWait>,
+    /// Rows that were decided above, where they are kept here.
+    pub(in crate::ledger) side: BTreeMap<SideName, Box<[u8]>>,
     pub(in crate::ledger) signals: HashMap<Epoch, Vec<Signal>>,
     pub(in crate::ledger) live: usize,
     pub(in crate::ledger) sequence: u64,
@@ -167,11 +189,11 @@ impl MessageRow {
     /// Some of its entries, as their new owner sees them.
     pub(in crate::ledger) fn taken(&self, indices: &[u16]) -> Taken {
         let rows = || self.entries.iter().filter(|(index, _)| indices.contains(index));
-        let progress = |row: &EntryRow| Progress { attempts: row.standing.attempt, ..row.progress.clone() };
+        let progress = |row: &EntryRow| Progress { attempts: row.standing.attempt, ..row.progress() };
         let held = Held {
             message: self.message.clone(),
             entries: rows().map(|(index, row)| (*index, progress(row))).collect(),
-            outcomes: self.outcomes.iter().map(|(index, outcome)| (*index, outcome.clone())).collect(),
+            ended: self.ended.iter().map(|(index, left)| (*index, (**left).clone())).collect(),
         };
         let slots = rows().flat_map(|(index, row)| row.slots.iter().map(|slot| (*index, *slot))).collect();
         Taken { held, content: self.content.clone(), sequence: self.sequence, slots }
@@ -206,6 +228,17 @@ impl State {
         self.touched.push(Touched::Event(Arc::new(event)));
     }
 
+    /// Rows that were decided above.
+    pub(in crate::ledger) fn change_rows(&mut self, rows: Vec<SideChange>) {
+        self.touched.extend(rows.into_iter().map(Touched::Side));
+    }
+
+    /// Takes a recipient's events out; says how many.
+    pub(in crate::ledger) fn erase(&mut self, plain: &str) -> usize {
+        let theirs = self.events.iter_mut().filter(|event| event.is_about(plain));
+        theirs.map(|event| *event = Arc::new(event.without_recipient())).count()
+    }
+
     /// Whoever owns it hears of it, unless that is whoever does it.
     pub(in crate::ledger) fn signal(&mut self, owner: Epoch, by: Epoch, signal: Signal) {
         if owner != by && self.is_alive(owner) {
@@ -236,6 +269,9 @@ impl State {
     }
 
     pub(in crate::ledger) fn end_try(&mut self, mailbox: &Mailbox, id: MessageId) {
+        if self.suppressions.is_empty() {
+            return;
+        }
         for key in suppression::keys(mailbox) {
             if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
                 entry.end_try(id);

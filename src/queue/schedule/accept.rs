@@ -1,49 +1,20 @@
 //! How messages come in: accepted, made by the relay itself, or found at start.
 
-use std::collections::HashSet;
-use std::hash::Hash;
 use std::sync::Arc;
 
 use super::{Delay, Entry, Schedule, Timer, entries_of};
 use crate::base::clock::Timestamp;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Event, Kind, Suppress};
-use crate::ledger::embedded::store::Change;
+use crate::ledger::FRESH;
+use crate::ledger::accept::Risk;
 use crate::ledger::entry::{Message, Progress, SignedContent, State};
-use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
-use crate::queue::effects::{Effects, Occurrence, accepted};
+use crate::queue::effects::{Effects, accepted};
 use crate::queue::ending::{End, Ending};
-use crate::queue::risk::Risk;
 
 /// Content of fresh messages kept in memory, so that it need not be read back, at most; beyond it is read.
 const CONTENT_IN_MEMORY_MAX: usize = 64 << 20;
-
-/// What many stored messages have in common, so that it is in memory once.
-#[derive(Debug, Default)]
-pub(in crate::queue) struct Common {
-    texts: HashSet<Arc<str>>,
-    senders: HashSet<Mailbox>,
-}
-
-impl Common {
-    /// Puts what is known in the place of its equals.
-    pub(in crate::queue) fn share(&mut self, message: &mut Message, stored: &mut [(u16, Progress)]) {
-        let replies = stored.iter_mut().map(|(_, progress)| &mut progress.last_reply);
-        for text in replies.chain([&mut message.signing_domain, &mut message.tag]).flatten() {
-            share(&mut self.texts, text);
-        }
-        share(&mut self.texts, &mut message.user);
-        message.envelope.reverse_path.0.iter_mut().for_each(|sender| share(&mut self.senders, sender));
-    }
-}
-
-fn share<T: Clone + Eq + Hash>(known: &mut HashSet<T>, one: &mut T) {
-    match known.get(one) {
-        Some(equal) => one.clone_from(equal),
-        None => drop(known.insert(one.clone())),
-    }
-}
 
 impl Schedule {
     /// A message is stored and comes to life: its entries are ready, also those at risk.
@@ -56,8 +27,9 @@ impl Schedule {
         effects: &mut Effects,
     ) {
         let now = acceptance.head.time;
+        let fresh = || Entry { fresh_until: now.plus(FRESH), ..Entry::new(Progress::default()) };
         let keep = self.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
-        let entries = entries_of(message).map(|_| (Some(State::Queued), Entry::new(Progress::default()))).collect();
+        let entries = entries_of(message).map(|_| (Some(State::Queued), fresh())).collect();
         self.hold(message.clone(), keep.then(|| Arc::new(content)), entries);
         effects.accepted(acceptance);
         for id in entries_of(message) {
@@ -91,8 +63,7 @@ impl Schedule {
             is_late: false,
             telling,
         };
-        let change = Change::Update(id, Box::new(entry.progress.clone()));
-        effects.end(vec![change], ending);
+        effects.note(&entry.progress, ending);
     }
 
     /// A message that the relay itself has to send. It counts for the user whose message it is about, and is never refused.
@@ -100,13 +71,6 @@ impl Schedule {
         self.shares.add(&message.user, message.envelope.recipients.len());
         effects.accepted(accepted(&message, None, now));
         self.take_up(message, Vec::new(), now, effects);
-    }
-
-    /// A message found in the store at start.
-    pub(in crate::queue) fn restore(&mut self, message: Arc<Message>, stored: Vec<(u16, Progress)>, now: Timestamp) {
-        let user = message.user.clone();
-        let live = self.take_up(message, stored, now, &mut Effects::default());
-        self.shares.add(&user, live);
     }
 
     /// Returns how many entries live.
@@ -127,7 +91,6 @@ impl Schedule {
         }
         let live = entries.iter().filter(|(state, _)| state.is_some()).count();
         if live == 0 {
-            self.empty.push(message.id);
             return 0;
         }
         self.outcomes += entries.iter().filter(|(_, entry)| entry.progress.outcome.is_some()).count();
@@ -166,10 +129,6 @@ impl Schedule {
         let doomed: Vec<(EntryId, End)> = self.doomed.drain(..most.min(self.doomed.len())).collect();
         for (id, end) in doomed {
             self.end(id, end, now, effects);
-        }
-        let empty = std::mem::take(&mut self.empty);
-        if !empty.is_empty() {
-            effects.happened.push(Occurrence::Stored(empty.into_iter().map(Change::Remove).collect()));
         }
         !self.doomed.is_empty()
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use super::{Delay, Entry, Schedule, Timer};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Suppress};
-use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::{LEASE, Lease, LostClaim, Message, Progress, SignedContent, State};
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
@@ -36,11 +35,10 @@ impl Hold {
 }
 
 impl Schedule {
-    /// Takes an entry for an attempt by this process, whose number is `owner`.
+    /// Takes an entry for an attempt.
     pub(in crate::queue) fn claim(
         &mut self,
         id: EntryId,
-        owner: u64,
         now: Timestamp,
         effects: &mut Effects,
     ) -> Result<ClaimedEntry, LostClaim> {
@@ -54,17 +52,13 @@ impl Schedule {
             return Err(LostClaim::Ended);
         }
         self.next_token += 1;
-        let lease = Lease { owner, token: self.next_token, ends_at: now.plus(LEASE) };
+        let lease = Lease { owner: self.owner.0, token: self.next_token, ends_at: now.plus(LEASE) };
         entry.turn(Some(State::Sending), &mut self.counts);
         entry.is_out = false;
         entry.progress.lease = Some(lease);
         entry.progress.attempts = entry.progress.attempts.saturating_add(1);
         let progress = entry.progress.clone();
         self.add_timer(lease.ends_at, id, Timer::Lease, effects);
-        // A fresh entry's lease goes without saying: it belongs to whoever accepted it, and ends with the process.
-        if progress.attempts > 1 {
-            effects.store(id, &progress);
-        }
         Ok((Hold { id, lease, message, progress }, content))
     }
 
@@ -92,6 +86,18 @@ impl Schedule {
         Ok(())
     }
 
+    /// Whether the content may go without a gate.
+    pub(in crate::queue) fn is_fresh(&mut self, hold: &Hold, now: Timestamp) -> bool {
+        self.leased(hold).is_some_and(|entry| now < entry.fresh_until)
+    }
+
+    /// Until then the content may go without another gate.
+    pub(in crate::queue) fn gated(&mut self, hold: &Hold, fresh_until: Timestamp) {
+        if let Some(entry) = self.leased(hold) {
+            entry.fresh_until = fresh_until;
+        }
+    }
+
     /// The content leaves; from now on it may arrive, whatever happens to the entry here.
     pub(in crate::queue) fn release_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
         self.leased(hold).ok_or(LostClaim::Ended)?.is_out = true;
@@ -108,6 +114,7 @@ impl Schedule {
         effects: &mut Effects,
     ) {
         let Some(entry) = self.leased(hold) else { return };
+        entry.fresh_until = Timestamp::default();
         // That may have been told while the attempt was running.
         hold.progress.late |= entry.progress.late;
         if !matches!(settlement, Settlement::Released(_)) {
@@ -161,13 +168,11 @@ impl Schedule {
         // They may have rung while the attempt was running.
         self.add_timers_of_life(&hold.message, hold.id, hold.progress.late, effects);
         let next_attempt_at = (at < hold.message.expires_at).then_some(at);
-        let change = Change::Update(hold.id, Box::new(hold.progress.clone()));
-        let at_risk = is_news.then(|| Attempted { note: None, steps: None, ..attempted.clone() });
-        effects.tell(vec![change], hold.event(Happened::Deferred { attempted, next_attempt_at }, now));
-        if let Some(attempted) = at_risk {
+        let at_risk = is_news.then(|| {
             let held = self.held.get(&hold.id.message);
             let telling = held.map(|held| held.telling_of_delay(hold.id.index, Delay::AtRisk, now));
-            let ending = Ending {
+            let attempted = Attempted { note: None, steps: None, ..attempted.clone() };
+            Ending {
                 message: hold.message.clone(),
                 event: hold.event(Happened::AtRisk { attempted, next_attempt_at }, now),
                 suppress: Suppress::No,
@@ -175,9 +180,9 @@ impl Schedule {
                 is_passed_on: false,
                 is_late: false,
                 telling: telling.unwrap_or_default(),
-            };
-            effects.end(Vec::new(), ending);
-        }
+            }
+        });
+        effects.defer(&hold.progress, hold.event(Happened::Deferred { attempted, next_attempt_at }, now), at_risk);
     }
 
     /// The attempt does not count, and the entry is ready again.
@@ -187,7 +192,7 @@ impl Schedule {
         self.put_back(hold, State::Queued);
         self.add_timer(hold.message.expires_at, hold.id, Timer::Expiry, effects);
         if attempted.note.is_some() {
-            effects.tell(Vec::new(), hold.event(Happened::Queued(attempted), now));
+            effects.tell(hold.event(Happened::Queued(attempted), now));
         }
         effects.offer(hold.id, hold.message.clone());
     }

@@ -3,7 +3,6 @@
 use super::{Delay, Schedule, Timer};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Kind, Suppress};
-use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::State;
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
@@ -81,6 +80,6 @@ impl Schedule {
             is_late: true,
             telling,
         };
-        effects.end(vec![Change::Update(id, Box::new(progress))], ending);
+        effects.note(&progress, ending);
     }
 }

@@ -23,10 +23,9 @@ use crate::accounts::supersede::Supersede;
 use crate::base::clock::Timestamp;
 use crate::base::shares::Shares;
 use crate::event::{Attempted, Event, Happened, Kind};
-use crate::ledger::embedded::store::Change;
+use crate::ledger::attempt::Epoch;
 use crate::ledger::entry::{Message, Outcome, Progress, SignedContent, State};
 use crate::mail::id::{EntryId, MessageId};
-pub(super) use accept::Common;
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
 pub use find::Cancelled;
@@ -91,6 +90,8 @@ pub(super) struct Entry {
     counts_as_at_risk: bool,
     /// When somebody asked for an attempt; known to this process only.
     retried_at: Option<Timestamp>,
+    /// Until then its content may go without a gate.
+    fresh_until: Timestamp,
 }
 
 impl Entry {
@@ -102,6 +103,7 @@ impl Entry {
             may_have_arrived: false,
             counts_as_at_risk: false,
             retried_at: None,
+            fresh_until: Timestamp::default(),
         }
     }
 
@@ -146,10 +148,10 @@ pub(super) struct Schedule {
     /// Who holds the place that a newer message would take.
     slots: HashMap<Box<str>, EntryId>,
     supersede: Supersede,
+    /// Under which all of it is ours.
+    owner: Epoch,
     /// What turned out at start to have no future.
     doomed: VecDeque<(EntryId, End)>,
-    /// Messages all of whose entries had ended at start.
-    empty: Vec<MessageId>,
 }
 
 /// What became of an entry's content, as far as is known at its end.
@@ -162,8 +164,25 @@ pub(super) enum Content {
 }
 
 impl Schedule {
-    pub(super) fn new(supersede: Supersede) -> Self {
-        Self { supersede, ..Self::default() }
+    /// One that holds nothing yet, of what this epoch owns.
+    pub(super) fn new(supersede: Supersede, owner: Epoch) -> Self {
+        Self { supersede, owner, ..Self::default() }
+    }
+
+    /// Under which all of it is ours.
+    pub(super) fn owner(&self) -> Epoch {
+        self.owner
+    }
+
+    /// Our epoch is another one: what is held is held under it.
+    pub(super) fn set_owner(&mut self, owner: Epoch) {
+        self.owner = owner;
+    }
+
+    /// Our epoch was revoked: nothing is ours any more.
+    pub(super) fn forget_all(&mut self) {
+        let supersede = self.supersede;
+        *self = Self { next_token: self.next_token, ..Self::new(supersede, Epoch::UNOWNED) };
     }
 
     /// Messages and entries by state.
@@ -270,15 +289,18 @@ impl Schedule {
         let head = message.entry_head(id.index, progress.attempts, now);
         let event = Event { head, what: Happened::of(kind, attempted, None) };
         let was_sent = progress.was_sent || may_have_arrived || kind == Kind::Delivered;
-        let (change, telling) =
-            if is_last { self.let_go(id.message) } else { self.remember(id, &event, progress, notifies) };
+        let (left, telling) = if is_last {
+            (None, Telling::Now(self.let_go(id.message)))
+        } else {
+            (Some(self.remember(id, &event, progress, notifies)), Telling::Not)
+        };
         let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, telling };
-        effects.end(vec![change], ending);
+        effects.end(left, ending);
         Some(if may_have_arrived { Content::MayHaveArrived } else { Content::Kept })
     }
 
-    /// The last entry of a message has ended.
-    fn let_go(&mut self, id: MessageId) -> (Change, Telling) {
+    /// The last entry of a message has ended; how others did that are to be told of.
+    fn let_go(&mut self, id: MessageId) -> Vec<(u16, Outcome)> {
         let mut others = Vec::new();
         if let Some(mut held) = self.held.remove(&id) {
             self.content_len -= held.content.as_ref().map_or(0, |content| content.len());
@@ -286,11 +308,11 @@ impl Schedule {
             others = held.take_outcomes();
         }
         self.outcomes = self.outcomes.saturating_sub(others.len());
-        (Change::Remove(id), Telling::Now(others))
+        others
     }
 
     /// An entry has ended while others of its message live: how is kept for the notification that tells of all.
-    fn remember(&mut self, id: EntryId, event: &Event, progress: Progress, notifies: bool) -> (Change, Telling) {
+    fn remember(&mut self, id: EntryId, event: &Event, progress: Progress, notifies: bool) -> Box<Progress> {
         let Progress { at_risk, late, .. } = progress;
         let mut ended = Progress { ended: true, at_risk, late, ..Progress::default() };
         if let Some(held) = self.held.get_mut(&id.message) {
@@ -306,7 +328,7 @@ impl Schedule {
             }
             held.entries[usize::from(id.index)].progress = ended.clone();
         }
-        (Change::Update(id, Box::new(ended)), Telling::Not)
+        Box::new(ended)
     }
 
     /// Gives an entry its places; says which entries end by that.

@@ -1,30 +1,28 @@
-//! Entries that come from other nodes, and that go to them or ended there: nothing is told or stored of that here.
+//! Entries that become ours, at a start or from other nodes, and that go to others or ended there: nothing is told or stored of
+//! that here.
 
 use std::sync::Arc;
 
 use super::{Schedule, entries_of};
 use crate::base::clock::Timestamp;
 use crate::ledger::attempt::Held;
-use crate::ledger::entry::{Message, Outcome, Progress, State};
+use crate::ledger::entry::{Message, Progress, State};
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
 
 impl Schedule {
     /// Some entries of a message are ours now. Others of it, which are not, stand as if they had ended.
     pub(in crate::queue) fn acquire(&mut self, held: Held, now: Timestamp, effects: &mut Effects) {
-        let Held { message, entries, outcomes } = held;
+        let Held { message, entries, ended } = held;
         if self.held.contains_key(&message.id) {
             entries.into_iter().for_each(|(index, progress)| self.acquire_one(&message, index, progress, now, effects));
             return;
         }
-        let outcome_of = |index| {
-            let outcome = outcomes.iter().find(|(of, _)| *of == index);
-            outcome.map(|(_, outcome): &(u16, Outcome)| Box::new(outcome.clone()))
-        };
+        let left_of = |index| ended.iter().find(|(of, _)| *of == index).map(|(_, left): &(u16, Progress)| left.clone());
         let others = entries_of(&message).map(|id| id.index);
         let others = others.filter(|index| !entries.iter().any(|(own, _)| own == index));
-        let ended = |index| Progress { ended: true, outcome: outcome_of(index), ..Progress::default() };
-        let mut stored: Vec<_> = others.map(|index| (index, ended(index))).collect();
+        let left = |index| Progress { ended: true, ..left_of(index).unwrap_or_default() };
+        let mut stored: Vec<_> = others.map(|index| (index, left(index))).collect();
         stored.extend(entries);
         let user = message.user.clone();
         let live = self.take_up(message, stored, now, effects);
@@ -50,6 +48,13 @@ impl Schedule {
         self.index.add_entry(&message.recipient(index).mailbox, id);
         self.shares.add(&message.user, 1);
         self.plan(message, id, now, effects);
+    }
+
+    /// An entry is about to go to another node: its content does not go without a gate any more.
+    pub(in crate::queue) fn unfreshen(&mut self, id: EntryId) {
+        if let Some((entry, _)) = self.entry_mut(id) {
+            entry.fresh_until = Timestamp::default();
+        }
     }
 
     /// An entry is not ours any more: it has ended, or lives on elsewhere.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use proptest::prelude::*;
 
 use super::*;
+use crate::ledger::attempt::Held;
 use crate::ledger::entry::LostClaim;
 use crate::ledger::filter::Filter;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -36,7 +37,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let schedule = Schedule::new(Supersede::ByKey);
+        let schedule = Schedule::new(Supersede::ByKey, Epoch(1));
         let (effects, holds) = (Effects::default(), Vec::new());
         Self { schedule, ids: IdSource::with_random(|| 7), now: START, effects, holds }
     }
@@ -61,7 +62,7 @@ impl World {
     }
 
     fn claim(&mut self, id: EntryId) -> Result<Hold, LostClaim> {
-        self.schedule.claim(id, 1, self.now, &mut self.effects).map(|(hold, _)| hold)
+        self.schedule.claim(id, self.now, &mut self.effects).map(|(hold, _)| hold)
     }
 
     fn settle(&mut self, mut hold: Hold, settlement: Settlement) {
@@ -71,12 +72,14 @@ impl World {
     /// The kinds of events since the last call.
     fn told(&mut self) -> Vec<Kind> {
         let happened = std::mem::take(&mut self.effects).happened;
-        let kind = |occurrence| match occurrence {
-            Occurrence::Stored(_) => None,
-            Occurrence::Accepted(event) | Occurrence::Told(_, event) => Some(event.kind()),
-            Occurrence::Ended(_, ending) => Some(ending.event.kind()),
+        let kinds = |occurrence| match occurrence {
+            Occurrence::Accepted(event) | Occurrence::Told(event) => vec![event.kind()],
+            Occurrence::Deferred(_, event, at_risk) => {
+                std::iter::once(event.kind()).chain(at_risk.map(|ending| ending.event.kind())).collect()
+            }
+            Occurrence::Noted(_, ending) | Occurrence::Ended(_, ending) => vec![ending.event.kind()],
         };
-        happened.into_iter().filter_map(kind).collect()
+        happened.into_iter().flat_map(kinds).collect()
     }
 
     fn found(&self, filter: &Filter, most: usize) -> BTreeSet<EntryId> {
@@ -150,11 +153,13 @@ fn an_entry_is_offered_claimed_once_and_settled_once() {
     assert_eq!(world.effects.offers.iter().map(|offer| offer.entry).collect::<Vec<_>>(), [id]);
     let hold = world.claim(id).unwrap();
     assert_eq!(world.claim(id).unwrap_err(), LostClaim::Ended);
-    assert_eq!(world.told(), [Kind::Accepted], "a first lease goes without saying, and is not stored");
+    assert_eq!(world.told(), [Kind::Accepted], "a lease is of this process, and is not stored");
     world.settle(hold, put_off(30));
     assert_eq!(world.schedule.depth(), Depth { messages: 1, deferred: 1, ..Depth::default() });
-    let [Occurrence::Told(changes, event)] = &world.effects.happened[..] else { panic!("{:?}", world.effects) };
-    assert!(matches!(changes[..], [Change::Update(..)]) && event.next_attempt_at() == Some(at(30)));
+    let [Occurrence::Deferred(progress, event, None)] = &world.effects.happened[..] else {
+        panic!("{:?}", world.effects)
+    };
+    assert_eq!((progress.next_attempt_at, event.next_attempt_at()), (at(30), Some(at(30))));
     world.effects = Effects::default();
     assert_eq!(world.schedule.fire(9, at(29), &mut world.effects), Some(at(30)));
     assert!(world.effects.is_empty());
@@ -162,7 +167,6 @@ fn an_entry_is_offered_claimed_once_and_settled_once() {
     world.schedule.fire(9, at(30), &mut world.effects);
     assert_eq!(world.effects.offers.len(), 1);
     let hold = world.claim(id).unwrap();
-    assert!(matches!(world.effects.happened[..], [Occurrence::Stored(_)]), "the second lease is");
     world.settle(hold, delivered());
     assert_eq!((world.told(), world.schedule.is_live(id.message)), (vec![Kind::Delivered], false));
     world.check();
@@ -180,8 +184,8 @@ fn what_ends_is_stored_with_its_end_and_the_last_takes_the_message_along() {
     let [Occurrence::Ended(first, failed), Occurrence::Ended(second, cancelled)] = &world.effects.happened[..] else {
         panic!("{:?}", world.effects)
     };
-    assert!(matches!(first[..], [Change::Update(entry, _)] if entry == one) && failed.telling == Telling::Not);
-    assert!(matches!(second[..], [Change::Remove(message)] if message == id));
+    assert!(first.as_ref().is_some_and(|left| left.ended && left.outcome.is_some()) && failed.telling == Telling::Not);
+    assert!(second.is_none(), "the message goes with it");
     let Telling::Now(others) = &cancelled.telling else { panic!("{cancelled:?}") };
     assert_eq!(others.iter().map(|(index, outcome)| (*index, outcome.kind)).collect::<Vec<_>>(), [(0, Kind::Failed)]);
     world.check();
@@ -196,7 +200,7 @@ fn a_newer_one_ends_the_older_and_content_that_is_out_may_arrive() {
     world.accept("shop", &["a@one.test"], Some("login"));
     let ended = world.effects.happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Ended(_, ending) => Some(ending),
-        Occurrence::Accepted(_) | Occurrence::Told(..) | Occurrence::Stored(_) => None,
+        Occurrence::Accepted(_) | Occurrence::Told(_) | Occurrence::Deferred(..) | Occurrence::Noted(..) => None,
     });
     let ended = ended.unwrap();
     assert_eq!((ended.entry(), ended.event.kind(), ended.event.may_have_arrived()), (older, Kind::Superseded, true));
@@ -239,10 +243,14 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
     world.schedule.fire(10, world.now, &mut world.effects);
     let happened = std::mem::take(&mut world.effects).happened;
     let stored = happened.iter().find_map(|occurrence| match occurrence {
-        Occurrence::Ended(changes, ending) if ending.is_late => changes.first(),
-        Occurrence::Accepted(_) | Occurrence::Stored(_) | Occurrence::Told(..) | Occurrence::Ended(..) => None,
+        Occurrence::Noted(progress, ending) if ending.is_late => Some(progress),
+        Occurrence::Accepted(_)
+        | Occurrence::Told(_)
+        | Occurrence::Deferred(..)
+        | Occurrence::Noted(..)
+        | Occurrence::Ended(..) => None,
     });
-    assert!(matches!(stored, Some(Change::Update(_, progress)) if progress.content_sent && progress.late));
+    assert!(stored.is_some_and(|progress| progress.content_sent && progress.late));
     // The attempt's end says what became of the content.
     world.schedule.release_content(&mut hold).unwrap();
     world.settle(hold, put_off(90));
@@ -271,9 +279,12 @@ fn what_has_no_future_at_a_start_is_ended_a_part_at_a_time() {
     let mut world = World::new();
     let ids: Vec<MessageId> = (0..5).map(|_| world.accept("shop", &["a@one.test"], None)).collect();
     let messages: Vec<Arc<Message>> = ids.iter().map(|id| world.schedule.held[id].message.clone()).collect();
-    world.schedule = Schedule::new(Supersede::ByKey);
+    world.schedule = Schedule::new(Supersede::ByKey, Epoch(1));
     world.effects = Effects::default();
-    messages.into_iter().for_each(|message| world.schedule.restore(message, Vec::new(), at(601)));
+    for message in messages {
+        let held = Held { message, entries: vec![(0, Progress::default())], ended: Vec::new() };
+        world.schedule.acquire(held, at(601), &mut world.effects);
+    }
     assert!(world.schedule.end_doomed(3, at(601), &mut world.effects));
     assert_eq!(world.told(), [Kind::Expired; 3]);
     assert!(!world.schedule.end_doomed(3, at(601), &mut world.effects));

@@ -17,9 +17,9 @@ use tokio::sync::watch;
 use crate::base::clock::{Clock, Timestamp};
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::events::Confirmation;
 use crate::ledger::embedded::store::StoreError;
 use crate::ledger::embedded::store::sled::reader_rows::{ReaderRows, RowChange};
+use crate::ledger::latest::Confirmation;
 use crate::queue::Queue;
 use counts::Counts;
 use table::{BYS, By, Names, Resolution, RowKey, add_to_row, parts, row_prefix};
@@ -285,7 +285,7 @@ impl CountingThread {
 
     fn count(&mut self) {
         loop {
-            let Ok(read) = self.queue.journal().wait_for_events_after(self.at, COUNTED_MAX) else { return };
+            let Ok(read) = self.queue.wait_for_events_after(self.at, COUNTED_MAX) else { return };
             if read.has_missed {
                 tracing::warn!("events are gone that the statistics had not counted");
             }

@@ -2,10 +2,11 @@ use super::*;
 use crate::base::clock::ManualClock;
 use crate::event::cause::Cause;
 use crate::event::{Attempted, Happened, Head, NoSink};
+use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
-use crate::queue::{Consequences, Ending, Settings, Storage};
+use crate::queue::{Consequences, Ending, Settings};
 
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 
@@ -35,7 +36,14 @@ impl Scene {
         let entail = Box::new(|_: &Ending| Consequences::default());
         let store = Box::new(MemoryStore::default());
         let settings = Settings::default();
-        let queue = Queue::open(store, Storage::Inline, settings, clock.clone(), Arc::new(NoSink), entail, 1).unwrap();
+        let queue = Queue::open(
+            Node::alone(store, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),
+            settings,
+            clock.clone(),
+            Arc::new(NoSink),
+            entail,
+        )
+        .unwrap();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         Self { folder: tempfile::tempdir().unwrap(), clock, queue, runtime }
     }

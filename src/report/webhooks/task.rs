@@ -13,8 +13,8 @@ use super::sender::{Post, PostResult, Sender};
 use super::{Shared, Standing, Status, WAITING_MAX, body, signature};
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::events::Confirmation;
 use crate::ledger::embedded::store::StoreError;
+use crate::ledger::latest::Confirmation;
 
 /// Posts of one endpoint under way at once; only one while it fails.
 const UNDER_WAY_MAX: usize = 16;
@@ -166,7 +166,7 @@ impl Task {
     /// Takes in what was committed since; says whether there is more than there is room for.
     async fn read(&mut self) -> bool {
         while self.waiting.len() < WAITING_MAX {
-            let Ok(read) = self.shared.queue.journal().events_after(self.at, READ_MAX).await else { return false };
+            let Ok(read) = self.shared.queue.events_after(self.at, READ_MAX).await else { return false };
             if read.has_missed {
                 tracing::error!(url = %self.endpoint.target.url, "events are gone that were never posted to this webhook");
             }

@@ -26,7 +26,7 @@ use laws::Laws;
 use owner::Owner;
 
 /// `.ci/run simulation` tries many more.
-const SEEDS_DEFAULT: u64 = 60;
+const SEEDS_DEFAULT: u64 = 100;
 const START: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const LEASE: Duration = Duration::from_millis(1200);
 /// How long a process stands still, at most.

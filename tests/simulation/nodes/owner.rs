@@ -3,19 +3,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::Clock;
-use otp_relay::testing::event::{Attempted, Suppress};
+use otp_relay::testing::event::{Attempted, NoSink, Suppress};
 use otp_relay::testing::ledger::Ledger;
 use otp_relay::testing::ledger::accept::NewMessage;
 use otp_relay::testing::ledger::attempt::{Epoch, Target};
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::memory::{Database, Node, Settings};
+use otp_relay::testing::ledger::rules::Delivery;
 use otp_relay::testing::mail::id::EntryId;
-use otp_relay::testing::queue::Offer;
-use otp_relay::testing::queue::claim::Settlement;
-use otp_relay::testing::queue::owned::{Owned, OwnedClaim};
+use otp_relay::testing::queue::claim::{Claim, Settlement};
+use otp_relay::testing::queue::{self, Consequences, Ending, Offers, Queue};
 use parking_lot::Mutex;
-use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
 use super::laws::{Laws, Outcome};
@@ -30,7 +30,7 @@ const ENTRIES_MAX: usize = 1000;
 struct Inner {
     place: usize,
     node: Arc<Node>,
-    owned: Arc<Owned>,
+    queue: Arc<Queue>,
     clock: Arc<dyn Clock>,
     laws: Arc<Laws>,
     random: Mutex<Random>,
@@ -55,18 +55,25 @@ impl Owner {
     ) -> Option<Self> {
         let settings = Settings { lease: LEASE, delivery: terms.delivery, ..Settings::of(place as u64) };
         let node = Arc::new(Node::join(database, clock.clone(), settings).await.ok()?);
-        let (owned, offers) = Owned::of(node.clone(), clock.clone(), terms.delivery).unwrap();
+        let settings = queue::Settings {
+            deliver_at_most_once: terms.delivery == Delivery::AtMostOnce,
+            supersede: Supersede::Off,
+            ..queue::Settings::default()
+        };
+        let entail = Box::new(|_: &Ending| Consequences::default());
+        let queue = Queue::open(node.clone(), settings, clock.clone(), Arc::new(NoSink), entail).unwrap();
+        let offers = queue.take_offers().unwrap();
         let inner = Arc::new(Inner {
             place,
             node,
-            owned: owned.clone(),
+            queue: queue.clone(),
             clock,
             laws,
             random: Mutex::new(Random::new(seed)),
             still_until: Mutex::default(),
             attempts: Mutex::default(),
         });
-        let work = [tokio::spawn(owned.run()), tokio::spawn(inner.clone().work(offers))];
+        let work = [tokio::spawn(queue.run()), tokio::spawn(inner.clone().work(offers))];
         Some(Self { inner, work })
     }
 
@@ -74,6 +81,7 @@ impl Owner {
         laws.crashed(self.inner.place);
         self.work.iter().for_each(JoinHandle::abort);
         // Before the attempts end, so that what they let go of is not told.
+        self.inner.queue.freeze();
         self.inner.node.crash();
         self.inner.attempts.lock().drain(..).for_each(|attempt| attempt.abort());
     }
@@ -84,37 +92,38 @@ impl Owner {
     }
 
     pub async fn accept(&self, new: NewMessage, laws: &Laws) {
-        let Ok(accepted) = self.inner.owned.accept(new.clone()).await else { return };
+        let Ok(accepted) = self.inner.queue.accept(new.clone()).await else { return };
         laws.acknowledged(&new, &accepted, self.inner.place);
         laws.taken_away(accepted.superseded.iter().map(|(id, _)| *id));
     }
 
     pub async fn hand_over(&self, number: u64, to: Target) {
-        let entries = self.inner.owned.entries(ENTRIES_MAX);
+        let entries = self.inner.queue.entries(ENTRIES_MAX);
         if !entries.is_empty() {
             let entry = entries[number as usize % entries.len()];
             // Where no answer came, a comparison tells later who has it.
-            let _ = self.inner.owned.hand_over(vec![entry], to).await;
+            let _ = self.inner.queue.hand_over(vec![entry], to).await;
         }
     }
 
     pub async fn cancel(&self, filter: Filter) {
-        let Ok(cancelled) = self.inner.owned.cancel(filter).await else { return };
+        let Ok(cancelled) = self.inner.queue.cancel_everywhere(filter).await else { return };
         self.inner.laws.taken_away(cancelled.iter().map(|one| one.id));
     }
 }
 
 impl Inner {
-    async fn work(self: Arc<Self>, mut offers: mpsc::UnboundedReceiver<Offer>) {
+    async fn work(self: Arc<Self>, offers: Offers) {
         let mut epoch = self.node.lease().epoch;
         loop {
             tokio::select! {
                 biased;
-                offer = offers.recv() => {
-                    let Some(offer) = offer else { return };
+                () = offers.announced() => {
                     let mut attempts = self.attempts.lock();
                     attempts.retain(|attempt| !attempt.is_finished());
-                    attempts.push(tokio::spawn(self.clone().attempt(offer.entry)));
+                    while let Some(offer) = offers.try_next() {
+                        attempts.push(tokio::spawn(self.clone().attempt(offer.entry)));
+                    }
                 }
                 () = tokio::time::sleep(LOOK) => {
                     let now = self.node.lease().epoch;
@@ -140,22 +149,27 @@ impl Inner {
 
     async fn attempt(self: Arc<Self>, id: EntryId) {
         self.stand().await;
-        let Ok(mut claim) = self.owned.claim(id) else { return };
-        if claim.check().is_err() {
-            return;
+        let Ok(mut claim) = self.queue.claim(id, self.node.now()) else { return };
+        if claim.check(self.node.now()).is_err() {
+            return self.let_go(claim);
         }
         let connecting = self.random.lock().below(400);
         tokio::time::sleep(Duration::from_millis(connecting)).await;
         self.stand().await;
-        if claim.release_content().await.is_err() {
-            return;
+        if claim.release_content(self.node.now()).await.is_err() {
+            return self.let_go(claim);
         }
         // Between the look and the last octet the process may stand still.
         let stood = self.stand().await;
         self.send(claim, stood).await;
     }
 
-    async fn send(&self, claim: OwnedClaim, stood: Duration) {
+    /// Nothing came of it.
+    fn let_go(&self, claim: Claim) {
+        claim.settle(Settlement::Released(Attempted::default()), self.node.now());
+    }
+
+    async fn send(&self, claim: Claim, stood: Duration) {
         let takes = Duration::from_millis(self.random.lock().below(50));
         let (number, from) = (claim.progress().attempts, (claim.id(), claim.epoch()));
         let sending = self.laws.content_leaves(from, self.place, number, stood);
@@ -168,13 +182,14 @@ impl Inner {
         self.laws.content_left(sending, outcome);
         self.stand().await;
         let attempted = Attempted::default();
-        claim.settle(match outcome {
+        let settlement = match outcome {
             Outcome::Delivered => Settlement::Delivered { attempted, notifies: false },
             Outcome::Failed => Settlement::Failed { attempted, suppress: Suppress::No },
             Outcome::Deferred => {
                 let wait = Duration::from_millis(300 + self.random.lock().below(5000));
                 Settlement::put_off(attempted, self.node.now().plus(wait))
             }
-        });
+        };
+        claim.settle(settlement, self.node.now());
     }
 }

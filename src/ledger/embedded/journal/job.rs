@@ -1,7 +1,7 @@
 //! What the storage thread is asked for, and what can be seen of it.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::time::Instant;
 
 use parking_lot::Mutex;
@@ -33,6 +33,8 @@ pub(super) type EventsAnswer = oneshot::Sender<Result<ReadEvents, JournalError>>
 pub(super) enum Job {
     /// Changes that somebody waits for.
     Commit(Vec<Change>, CommitAnswer),
+    /// What undoes a commit that came before it in its lane; it stays behind that, and is kept where it cannot be stored.
+    Withdraw(Vec<Change>),
     /// Changes that nobody waits for.
     Later(Vec<Change>),
     /// Content wanted back.
@@ -51,6 +53,8 @@ pub(super) struct Health {
     pub(super) failing: AtomicBool,
     /// Why, while it is.
     pub(super) fault: Mutex<Option<Arc<str>>>,
+    /// Changes of a commit that failed, which are written again.
+    pub(super) kept: AtomicUsize,
     /// Since when the thread has been at work on what waits; none while it rests.
     pub(super) busy_since: Mutex<Option<Instant>>,
 }

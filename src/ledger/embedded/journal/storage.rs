@@ -11,9 +11,9 @@ use crate::base::lane::Lanes;
 use crate::base::telemetry;
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
-use crate::ledger::embedded::events::Events;
 use crate::ledger::embedded::inbox::{Inbox, Waited};
 use crate::ledger::embedded::store::{Change, ReadEvents, Store, StoreError, Table};
+use crate::ledger::latest::Latest;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
 
@@ -42,7 +42,7 @@ pub(super) struct StorageThread {
     /// The last commit failed, and may be found on disk as far as it got. The first of `later` sets that right and holds what
     /// waited before; with what rode along it is one group.
     is_first_whole: bool,
-    pub(super) events: Arc<Events>,
+    pub(super) events: Arc<Latest>,
     /// Informative events that were published and are stored with the next commit.
     riding: Vec<Change>,
     /// Before then nothing is committed.
@@ -68,7 +68,7 @@ impl StorageThread {
             is_inline: false,
             later: VecDeque::new(),
             is_first_whole: false,
-            events: Arc::new(Events::new(held.swept, held.newest)),
+            events: Arc::new(Latest::new(held.swept, held.newest)),
             riding: Vec::new(),
             retry_at: None,
             revive_at: None,
@@ -157,7 +157,8 @@ impl StorageThread {
                 Job::Load(id, answer) => loading.push((id, answer)),
                 Job::Read(at, answer) => reading.push((at, answer)),
                 Job::Erase(plain, answer) => erasing.push((plain, answer)),
-                Job::Commit(changes, answer) => waiting.push((changes, answer)),
+                Job::Commit(changes, answer) => waiting.push((changes, Some(answer))),
+                Job::Withdraw(changes) => waiting.push((changes, None)),
                 Job::Flush(answer) => flushing.push(answer),
                 Job::Later(changes) => self.later.push_back(changes),
             }
@@ -165,7 +166,7 @@ impl StorageThread {
         if !waiting.is_empty() || !flushing.is_empty() {
             let is_caught_up = waiting.is_empty() && self.later.is_empty() && self.retry_at.is_none();
             let result = if is_caught_up { Ok(()) } else { self.commit(&waiting) };
-            for answer in waiting.into_iter().map(|(_, answer)| answer).chain(flushing) {
+            for answer in waiting.into_iter().filter_map(|(_, answer)| answer).chain(flushing) {
                 // Whoever asked may have gone away.
                 let _ = answer.send(result);
             }
@@ -246,7 +247,7 @@ impl StorageThread {
         self.events.swept(self.store.sweep(to));
     }
 
-    fn commit(&mut self, waiting: &[(Vec<Change>, CommitAnswer)]) -> Result<(), JournalError> {
+    fn commit(&mut self, waiting: &[(Vec<Change>, Option<CommitAnswer>)]) -> Result<(), JournalError> {
         self.recover()?;
         let accepts = |changes: &Vec<Change>| changes.iter().any(|change| matches!(change, Change::Accept(..)));
         if waiting.iter().any(|(changes, _)| accepts(changes)) && !self.store.has_room() {
@@ -278,6 +279,7 @@ impl StorageThread {
                 self.later.clear();
                 self.riding.clear();
                 self.is_first_whole = false;
+                self.health.kept.store(0, Ordering::Relaxed);
                 self.sweep();
                 self.note_success();
                 Ok(())
@@ -286,8 +288,11 @@ impl StorageThread {
                 self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
                 // It may still be found on disk: what was refused must not be delivered, and where the process dies in the
                 // midst of the next commit, no part of this one may have lost its events alone.
-                let undone = waiting.iter().flat_map(|(changes, _)| undoing(changes));
-                let whole = self.later.drain(..).flatten().chain(undone).collect();
+                let undone = waiting.iter().flat_map(|(changes, answer)| match answer {
+                    Some(_) => undoing(changes),
+                    None => changes.clone(),
+                });
+                let whole: Vec<Change> = self.later.drain(..).flatten().chain(undone).collect();
                 self.later.push_back(whole);
                 self.is_first_whole = true;
                 let kind = match error {
@@ -336,6 +341,7 @@ impl StorageThread {
 
     fn note_failure(&mut self, kind: JournalError, what: &str) {
         self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
+        self.health.kept.store(self.later.iter().map(Vec::len).sum(), Ordering::Relaxed);
         *self.health.fault.lock() = Some(what.into());
         if !self.health.failing.swap(true, Ordering::Relaxed) {
             tracing::error!(cause = %kind, "new mail is refused: {what}");
@@ -356,7 +362,7 @@ pub(super) fn gather(jobs: &mut Lanes<Job>) -> Vec<Job> {
 }
 
 fn job_len(job: &Job) -> usize {
-    let (Job::Commit(changes, _) | Job::Later(changes)) = job else { return 0 };
+    let (Job::Commit(changes, _) | Job::Withdraw(changes) | Job::Later(changes)) = job else { return 0 };
     changes.iter().map(|change| if let Change::Accept(_, content) = change { content.len() } else { 0 }).sum()
 }
 

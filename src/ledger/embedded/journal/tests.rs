@@ -1,8 +1,10 @@
 use super::storage::{BATCH_GROUPS_MAX, BATCH_LEN_MAX, RECOVERY_PAUSE, gather, moved_to_wall};
+use std::time::Duration;
+
 use super::*;
 use crate::base::clock::{ManualClock, Step, Timestamp};
 use crate::base::lane::Lanes;
-use crate::event::{Attempted, Happened, Kind};
+use crate::event::{Attempted, Event, Happened, Kind};
 use crate::ledger::embedded::store::Table;
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::Message;
@@ -99,6 +101,27 @@ fn a_batch_has_bounds() {
     assert_eq!((gather(&mut jobs).len(), jobs.len()), (2, 3));
 }
 
+/// Whoever wanted it may go away before the thread has seen either.
+#[test]
+fn what_undoes_a_commit_stays_behind_it() {
+    let (store, clock) = (MemoryStore::default(), Arc::new(ManualClock::new(START)));
+    let mut thread = StorageThread::new(Box::new(store.clone()), clock.clone(), Arc::default()).unwrap();
+    let withdrawn = |number| vec![Job::Commit(vec![accept(number)], oneshot::channel().0), withdrawal(number)];
+    thread.work(withdrawn(1));
+    assert!(!store.holds(id(1)), "in one batch");
+    thread.work(vec![Job::Commit(vec![accept(2)], oneshot::channel().0)]);
+    store.fail_next(0);
+    thread.work(vec![withdrawal(2)]);
+    assert!(store.holds(id(2)), "it cannot be written");
+    clock.advance(RECOVERY_PAUSE);
+    thread.work(vec![Job::Flush(oneshot::channel().0)]);
+    assert!(!store.holds(id(2)), "and is kept until it can");
+}
+
+fn withdrawal(number: u8) -> Job {
+    Job::Withdraw(vec![Change::Remove(id(number))])
+}
+
 #[test]
 fn stored_times_are_the_wall_clocks() {
     let ahead = ManualClock::new(START);
@@ -116,7 +139,7 @@ fn event(number: u8, what: Happened) -> Change {
 }
 
 fn kinds(journal: &Journal, at: &mut Cursor) -> Vec<Kind> {
-    let read = journal.wait_for_events_after(*at, 10).unwrap();
+    let read = futures_executor::block_on(journal.events_after(*at, 10)).unwrap();
     *at = read.at;
     read.events.iter().map(|(_, event)| event.kind()).collect()
 }

@@ -1,166 +1,136 @@
-//! Messages are accepted: what comes while a commit is under way goes with the next one. Until its commit is over, a message has
-//! all that it needs, and its entries are not there.
+//! Messages are accepted. Until its commit is over, a message has all that it needs, and its entries are not there.
 
-use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use tokio::sync::oneshot;
-
-use super::{Inner, rows};
+use super::{Inner, Tables, rows};
 use crate::base::clock::Timestamp;
+use crate::event::{Attempted, Event, Happened};
 use crate::ledger::accept::{Accepted, NewMessage, Refused, Stored};
 use crate::ledger::embedded::journal::{JournalError, PendingCommit};
 use crate::ledger::embedded::store::Change;
+use crate::ledger::entry::Message;
 use crate::ledger::tables::accept::Reserved;
-use crate::mail::id::MessageId;
 
-/// Messages that are accepted with one commit, at most.
-const ACCEPTED_AT_ONCE: usize = 128;
-/// Why a message is withdrawn.
-const NOBODY_WAITS: &str = "given up before it was acknowledged";
+/// What became of a message that asks to be let in.
+enum Begun<'a> {
+    /// It was accepted before.
+    Known(Accepted),
+    /// It waits for its commit.
+    UnderWay(Box<UnderWay<'a>>),
+    /// What it repeats does.
+    RepeatsUnderWay(Box<NewMessage>),
+}
 
-/// A message that waits for the next commit.
-struct Asking {
+/// A message that waits for its commit. If it gets no further, because that failed or nobody waits any more, it gives back what
+/// it had taken, and what was stored of it goes.
+struct UnderWay<'a> {
+    inner: &'a Inner,
     new: NewMessage,
-    answer: oneshot::Sender<Result<Accepted, Refused>>,
+    sequence: u64,
+    commit: PendingCommit,
+    is_over: bool,
 }
 
-/// Messages that wait for the next commit.
-#[derive(Default)]
-pub(super) struct Waiters {
-    asking: VecDeque<Asking>,
-    /// Somebody is at it.
-    is_written: bool,
-}
-
-/// What became of a message that asks.
-enum Decided {
-    Told(Result<Accepted, Refused>),
-    New { sequence: u64, commit: PendingCommit },
-}
-
-/// What is told of a message once all that belongs to it is on disk.
-struct Answer {
-    id: MessageId,
-    is_new: bool,
-    told: Result<Accepted, Refused>,
-    answer: oneshot::Sender<Result<Accepted, Refused>>,
+/// What is told of an entry of a message that was stored and not acknowledged.
+fn given_up(message: &Message, index: u16, now: Timestamp) -> Event {
+    let attempted = Attempted { note: Some("given up before it was acknowledged".into()), ..Attempted::default() };
+    Event { head: message.entry_head(index, 0, now), what: Happened::Cancelled(attempted) }
 }
 
 impl Inner {
-    pub(super) async fn accept(self: &Arc<Self>, new: NewMessage) -> Result<Accepted, Refused> {
-        let (answer, answered) = oneshot::channel();
-        let is_first = {
-            let mut waiters = self.waiters.lock();
-            waiters.asking.push_back(Asking { new, answer });
-            !std::mem::replace(&mut waiters.is_written, true)
+    pub(super) async fn accept(&self, new: NewMessage) -> Result<Accepted, Refused> {
+        let mut begun = self.begin(new)?;
+        let mut under_way = loop {
+            let again = match begun {
+                Begun::Known(accepted) => return Ok(accepted),
+                Begun::UnderWay(under_way) => break under_way,
+                Begun::RepeatsUnderWay(new) => new,
+            };
+            // Waited for from before the look on, so that nothing is missed.
+            let mut concluded = std::pin::pin!(self.concluded.notified());
+            concluded.as_mut().enable();
+            begun = match self.begin(*again)? {
+                Begun::RepeatsUnderWay(new) => {
+                    concluded.await;
+                    self.begin(*new)?
+                }
+                begun @ (Begun::Known(_) | Begun::UnderWay(_)) => begun,
+            };
         };
-        if is_first {
-            // On a task of its own: whoever asked may go away at any moment.
-            tokio::spawn(self.clone().write_accepted());
+        self.journal.wait(&mut under_way.commit).await.map_err(|error| match error {
+            JournalError::Full => Refused::Full,
+            JournalError::Failed => Refused::Failed,
+            JournalError::Closed => Refused::Unavailable(Stored::No),
+        })?;
+        let accepted = under_way.conclude();
+        // What was superseded has ended for good before anybody hears of it. Where that cannot be written now it is kept.
+        if !accepted.superseded.is_empty() {
+            let _ = self.journal.flush().await;
         }
-        answered.await.unwrap_or(Err(Refused::Unavailable(Stored::Unknown)))
+        Ok(accepted)
     }
 
-    /// Accepts what waits, as much at once as there is.
-    async fn write_accepted(self: Arc<Self>) {
-        loop {
-            let asking: Vec<Asking> = {
-                let mut waiters = self.waiters.lock();
-                let count = waiters.asking.len().min(ACCEPTED_AT_ONCE);
-                if count == 0 {
-                    waiters.is_written = false;
-                    return;
-                }
-                waiters.asking.drain(..count).collect()
-            };
-            let mut begun = self.begin(asking);
-            let mut stored = Vec::with_capacity(begun.len());
-            for (_, decided) in &mut begun {
-                stored.push(match decided {
-                    Decided::New { commit, .. } => self.journal.finish(commit).await,
-                    Decided::Told(_) => Ok(()),
-                });
+    fn begin(&self, mut new: NewMessage) -> Result<Begun<'_>, Refused> {
+        let mut tables = self.tables().ok_or(Refused::Unavailable(Stored::No))?;
+        let is_under_way = |tables: &Tables, id| tables.under_way.contains(&id);
+        match tables.state.reserve(self.by, &new, self.clock.now()) {
+            Err(Refused::Repeat(first)) if is_under_way(&tables, first) => Ok(Begun::RepeatsUnderWay(Box::new(new))),
+            Err(refused) => Err(refused),
+            Ok(Reserved::Known(_)) if is_under_way(&tables, new.message.id) => {
+                Ok(Begun::RepeatsUnderWay(Box::new(new)))
             }
-            let answers = self.conclude(begun, stored);
-            // What was superseded has ended for good before anybody hears of it. Where that cannot be written now it is kept.
-            let superseded = |answer: &Answer| matches!(&answer.told, Ok(accepted) if !accepted.superseded.is_empty());
-            if answers.iter().any(superseded) {
-                let _ = self.journal.flush().await;
+            Ok(Reserved::Known(accepted)) => Ok(Begun::Known(accepted)),
+            Ok(Reserved::New(sequence)) => {
+                tables.under_way.insert(new.message.id);
+                let changes = self.drain(&mut tables);
+                let commit = self.journal.begin_commit(new.message.lane, changes, new.at_once);
+                (new.content, new.rows) = (rows::no_content(), Vec::new());
+                let under_way = UnderWay { inner: self, new, sequence, commit, is_over: false };
+                Ok(Begun::UnderWay(Box::new(under_way)))
             }
-            answers.into_iter().for_each(|answer| self.tell(answer));
         }
-    }
-
-    /// Where nobody waits for it any more, what was accepted is taken back.
-    fn tell(&self, Answer { id, is_new, told, answer }: Answer) {
-        let unheard = answer.send(told);
-        if is_new && matches!(unheard, Err(Ok(_))) {
-            let mut tables = self.tables.lock();
-            tables.state.withdraw(self.by.me, id, NOBODY_WAITS, self.clock.now());
-            self.store(&mut tables, Vec::new());
-        }
-    }
-
-    fn begin(&self, asking: Vec<Asking>) -> Vec<(Asking, Decided)> {
-        let now = self.clock.now();
-        let mut tables = self.tables.lock();
-        let decide = |asking: Asking| {
-            if tables.has_left {
-                return (asking, Decided::Told(Err(Refused::Unavailable(Stored::No))));
-            }
-            let decided = match tables.state.reserve(self.by, &asking.new, now) {
-                Err(refused) => Decided::Told(Err(refused)),
-                Ok(Reserved::Known(accepted)) => Decided::Told(Ok(accepted)),
-                Ok(Reserved::New(sequence)) => {
-                    let changes = self.drain(&mut tables);
-                    let commit = self.journal.begin_commit(asking.new.message.lane, changes, true);
-                    Decided::New { sequence, commit }
-                }
-            };
-            (asking, decided)
-        };
-        asking.into_iter().map(decide).collect()
-    }
-
-    fn conclude(&self, begun: Vec<(Asking, Decided)>, stored: Vec<Result<(), JournalError>>) -> Vec<Answer> {
-        let now = self.clock.now();
-        let (mut lost, mut answers) = (BTreeSet::new(), Vec::with_capacity(begun.len()));
-        for ((Asking { new, answer }, decided), stored) in begun.into_iter().zip(stored) {
-            let id = new.message.id;
-            let mut tables = self.tables.lock();
-            let is_new = matches!(decided, Decided::New { .. });
-            let told = match (decided, stored) {
-                // What it repeats was not stored.
-                (Decided::Told(Err(Refused::Repeat(first))), _) if lost.contains(&first) => {
-                    Err(Refused::Unavailable(Stored::No))
-                }
-                (Decided::Told(Ok(_)), _) if lost.contains(&id) => Err(Refused::Unavailable(Stored::No)),
-                (Decided::Told(told), _) => told,
-                (Decided::New { sequence, .. }, Ok(())) => {
-                    let without = NewMessage { content: rows::no_content(), ..new };
-                    let accepted = tables.state.admit(self.by, &without, sequence, now);
-                    tables.tell(&events_of(&without, now));
-                    self.store(&mut tables, Vec::new());
-                    Ok(accepted)
-                }
-                (Decided::New { .. }, Err(error)) => {
-                    lost.insert(id);
-                    tables.state.release(&new);
-                    self.store(&mut tables, vec![rows::no_slots(id)]);
-                    Err(match error {
-                        JournalError::Full => Refused::Full,
-                        JournalError::Failed | JournalError::Closed => Refused::Unavailable(Stored::No),
-                    })
-                }
-            };
-            answers.push(Answer { id, is_new, told, answer });
-        }
-        answers
     }
 }
 
-/// What an acceptance tells.
-fn events_of(new: &NewMessage, now: Timestamp) -> Vec<Change> {
-    new.events(now).into_iter().map(|event| Change::Event(Arc::new(event))).collect()
+impl UnderWay<'_> {
+    fn conclude(mut self) -> Accepted {
+        self.is_over = true;
+        let Self { inner, new, sequence, .. } = &self;
+        let accepted = {
+            let mut tables = inner.tables.lock();
+            tables.under_way.remove(&new.message.id);
+            let accepted = tables.state.admit(inner.by, new, *sequence, inner.clock.now());
+            inner.store(&mut tables);
+            accepted
+        };
+        inner.concluded.notify_waiters();
+        accepted
+    }
+}
+
+impl Drop for UnderWay<'_> {
+    fn drop(&mut self) {
+        if self.is_over {
+            return;
+        }
+        let Self { inner, new, commit, .. } = self;
+        let message = &new.message;
+        {
+            let mut tables = inner.tables.lock();
+            tables.under_way.remove(&message.id);
+            tables.state.release(new);
+            let mut changes = inner.drain(&mut tables);
+            changes.append(&mut commit.undo);
+            if !new.slots.is_empty() {
+                changes.push(rows::no_slots(message.id));
+            }
+            if !commit.has_failed() {
+                let (now, count) = (inner.clock.now(), message.envelope.recipients.len());
+                let ends = (0..).take(count).map(|index| Change::Event(Arc::new(given_up(message, index, now))));
+                changes.extend(ends);
+            }
+            inner.journal.withdraw(message.lane, changes);
+        }
+        inner.concluded.notify_waiters();
+    }
 }

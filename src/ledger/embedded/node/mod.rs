@@ -8,32 +8,31 @@ mod accepting;
 mod rows;
 mod verbs;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use parking_lot::{Mutex, MutexGuard};
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::journal::Journal;
 use super::store::{self, Change, Store, StoreError};
 use crate::base::clock::{Clock, Timestamp};
-use crate::base::lane::Lane;
 use crate::ledger::accept::KeyHash;
 use crate::ledger::attempt::{Epoch, Held, NodeName, Notice};
-use crate::ledger::cursor::Cursor;
-use crate::ledger::read::{MessageStatus, Peer};
+use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
+use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::tables::accept::Accepting;
 use crate::ledger::tables::state::{NodeRow, State, Touched, Waiting};
 use crate::ledger::{IDEMPOTENCY_MEMORY, NOTICES_MAX};
 use crate::mail::id::{EntryId, MessageId};
-use accepting::Waiters;
 use rows::Found;
 
-/// How long what has ended is known, so that a repeat finds it.
+/// How long what has ended is known, so that a repeat finds it, and how many of those at most.
 const ENDED_KNOWN_FOR: Duration = Duration::from_secs(600);
+const ENDED_KNOWN_MAX: usize = 8192;
 /// Rows that are looked at with one change, whether they may go.
 const FADED_AT_ONCE: usize = 64;
 
@@ -53,20 +52,27 @@ pub struct Settings {
 /// What may be forgotten at some time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fading {
-    Ended(EntryId),
-    Message(MessageId),
     Key(KeyHash),
     Budget(KeyHash),
     Wait(Waiting),
 }
 
+/// An entry that ended, and whether its message did by that.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    at: Timestamp,
+    entry: EntryId,
+    is_last: bool,
+}
+
 /// What the lock is over.
 struct Tables {
     state: State,
-    /// What became of messages that live or ended lately.
-    statuses: BTreeMap<MessageId, MessageStatus>,
+    /// Messages that wait for their commits.
+    under_way: HashSet<MessageId>,
+    /// In their order.
+    ended: VecDeque<Ended>,
     fading: BTreeSet<(Timestamp, Fading)>,
-    has_left: bool,
 }
 
 struct Inner {
@@ -76,12 +82,14 @@ struct Inner {
     peers: Arc<[Peer]>,
     /// Longer than any process runs.
     lease_until: Instant,
+    has_left: AtomicBool,
     tables: Mutex<Tables>,
-    waiters: Mutex<Waiters>,
-    /// Settlements that could not be written yet.
-    kept: AtomicUsize,
+    /// Told when a message that waited for its commit does not any more.
+    concluded: Notify,
     notices: mpsc::Sender<Notice>,
     receiving: Mutex<Option<mpsc::Receiver<Notice>>>,
+    /// Rows found at the opening, until somebody takes them.
+    side: Mutex<Vec<(SideTable, SideRow)>>,
 }
 
 /// The ledger of one node.
@@ -94,55 +102,61 @@ impl std::fmt::Debug for Node {
     }
 }
 
-impl Node {
-    /// Takes up what the store holds, with a storage thread. All that lives is ours, and comes as the first notices.
-    ///
-    /// # Errors
-    /// When the store cannot be read.
-    pub async fn open(store: Box<dyn Store>, clock: Arc<dyn Clock>, settings: Settings) -> Result<Self, StoreError> {
-        Self::take_up(store, clock, settings, Commits::OnAThread).await
-    }
+/// Who makes commits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Storage {
+    /// A thread of its own.
+    Threaded,
+    /// The caller, for simulated time.
+    Inline,
+}
 
-    /// The same with commits in the caller's place, for simulated time.
+impl Node {
+    /// One node alone, whose entries whoever is above it counts.
     ///
     /// # Errors
     /// As [`Node::open`].
-    pub async fn open_inline(
+    pub fn alone(
         store: Box<dyn Store>,
+        storage: Storage,
         clock: Arc<dyn Clock>,
-        settings: Settings,
-    ) -> Result<Self, StoreError> {
-        Self::take_up(store, clock, settings, Commits::Inline).await
+        delivery: Delivery,
+    ) -> Result<Arc<Self>, StoreError> {
+        let settings = Settings { name: "node".into(), egress: "node".into(), delivery, entries_max: usize::MAX };
+        Self::open(store, storage, clock, settings).map(Arc::new)
     }
 
-    async fn take_up(
+    /// Takes up what the store holds. All that lives is ours, and comes as the first notices.
+    ///
+    /// # Errors
+    /// When the store cannot be read.
+    pub fn open(
         mut store: Box<dyn Store>,
+        storage: Storage,
         clock: Arc<dyn Clock>,
         settings: Settings,
-        commits: Commits,
     ) -> Result<Self, StoreError> {
         let Settings { name, egress, delivery, entries_max } = settings;
         let now = clock.now();
         let mut found = Found::begin(now);
         store.scan(&mut |seen| match seen {
             store::Found::Message(message, progress) => found.take_up_message(*message, progress, delivery, now),
-            store::Found::Side(table, row) => found.take_up_row(table, &row, now),
+            store::Found::Side(table, row) => found.take_up_row(table, row, now),
             store::Found::Unreadable(name) => {
                 tracing::error!(record = name, "a stored record cannot be read and was set aside; the rest is served");
             }
         })?;
         // No number is given twice, also where a disk that is full does not keep it.
         let me = Epoch(now.as_millis().max(found.last_epoch.0 + 1));
-        let journal = match commits {
-            Commits::OnAThread => Journal::start(store, clock.clone())?,
-            Commits::Inline => Journal::inline(store, clock.clone())?,
+        let journal = match storage {
+            Storage::Threaded => Journal::start(store, clock.clone())?,
+            Storage::Inline => Journal::inline(store, clock.clone())?,
         };
-        if let Err(error) = journal.commit(Lane::Otp, vec![rows::epoch_row(me)]).await {
-            tracing::warn!(%error, "the node's epoch cannot be written yet");
-        }
         let row = NodeRow { id: 0, name: name.clone(), egress: egress.clone(), beat: 1, revoked_at: None };
         found.state.nodes.insert(me, row);
-        let leftovers = found.give_to(me, delivery, now);
+        let mut changes = vec![rows::epoch_row(me)];
+        changes.extend(found.give_to(me, now));
+        let side = std::mem::take(&mut found.side);
         let (notices, receiving) = mpsc::channel(NOTICES_MAX);
         let mut tables = Tables::new(found.state);
         tables.fade_all();
@@ -152,29 +166,23 @@ impl Node {
             by: Accepting { me, delivery, entries_max },
             peers: Arc::from([Peer { epoch: me, name, egress }]),
             lease_until: clock.instant() + Duration::from_secs(100 * 365 * 86_400),
+            has_left: AtomicBool::new(false),
             clock,
             notices,
             receiving: Mutex::new(Some(receiving)),
-            waiters: Mutex::default(),
+            concluded: Notify::new(),
             tables: Mutex::new(tables),
-            kept: AtomicUsize::new(0),
+            side: Mutex::new(side),
         };
-        inner.read_what_happened().await?;
-        inner.store(&mut inner.tables.lock(), leftovers);
+        changes.extend(inner.drain(&mut inner.tables.lock()));
+        inner.journal.commit_later(changes);
         Ok(Self(Arc::new(inner)))
     }
 }
 
-/// Who makes commits.
-#[derive(Clone, Copy)]
-enum Commits {
-    OnAThread,
-    Inline,
-}
-
 impl Tables {
     fn new(state: State) -> Self {
-        Self { state, statuses: BTreeMap::new(), fading: BTreeSet::new(), has_left: false }
+        Self { state, under_way: HashSet::new(), ended: VecDeque::new(), fading: BTreeSet::new() }
     }
 
     /// Notes when what was found may go.
@@ -199,34 +207,48 @@ impl Tables {
                 last.map(|last| (last, Fading::Budget(*key)))
             }
             Touched::Wait(waiting) => state.waits.get(waiting).map(|wait| (wait.until, Fading::Wait(waiting.clone()))),
-            Touched::Entry(id) if state.ended.contains_key(id) => Some((now.plus(ENDED_KNOWN_FOR), Fading::Ended(*id))),
+            Touched::Entry(id) if state.ended.contains_key(id) => {
+                self.ended.push_back(Ended { at: now, entry: *id, is_last: false });
+                None
+            }
             Touched::Gone(id, _) => {
-                self.fading.insert((now.plus(ENDED_KNOWN_FOR), Fading::Message(id.message)));
-                Some((now.plus(ENDED_KNOWN_FOR), Fading::Ended(*id)))
+                self.ended.push_back(Ended { at: now, entry: *id, is_last: true });
+                None
             }
             Touched::Accepted(..)
             | Touched::Event(_)
             | Touched::Entry(_)
             | Touched::Gated(..)
             | Touched::Suppression(_)
+            | Touched::Side(_)
             | Touched::Fact(_) => None,
         };
         self.fading.extend(fading);
     }
 
+    /// Forgets ends that nobody repeats any more.
+    fn forget_ended(&mut self, now: Timestamp) {
+        while let Some(oldest) = self.ended.front() {
+            if self.ended.len() <= ENDED_KNOWN_MAX && now.since(oldest.at) < ENDED_KNOWN_FOR {
+                return;
+            }
+            self.state.ended.remove(&oldest.entry);
+            if oldest.is_last {
+                self.state.accepted.remove(&oldest.entry.message);
+            }
+            self.ended.pop_front();
+        }
+    }
+
     /// Forgets some of what counts no more.
     fn forget(&mut self, now: Timestamp) {
+        self.forget_ended(now);
         for _ in 0..FADED_AT_ONCE {
             let Some((_, fading)) = self.fading.first().filter(|(at, _)| *at <= now) else { return };
             let fading = fading.clone();
             self.fading.pop_first();
             let state = &mut self.state;
             match fading {
-                Fading::Ended(id) => drop(state.ended.remove(&id)),
-                Fading::Message(id) => {
-                    state.accepted.remove(&id);
-                    self.statuses.remove(&id);
-                }
                 Fading::Key(key) => {
                     if state.keys.get(&key).is_some_and(|row| now.since(row.at) >= IDEMPOTENCY_MEMORY) {
                         state.keys.remove(&key);
@@ -248,41 +270,9 @@ impl Tables {
             }
         }
     }
-
-    /// What became of messages, as these changes tell it.
-    fn tell(&mut self, changes: &[Change]) {
-        for change in changes {
-            let Change::Event(event) = change else { continue };
-            let id = event.head.id;
-            let message = self.state.messages.get(&id).map(|held| held.message.clone());
-            let status = self.statuses.entry(id).or_insert_with(|| MessageStatus::begin(event));
-            status.tell(message.as_deref(), event);
-        }
-    }
 }
 
 impl Inner {
-    /// What became of messages that live or ended lately, as stored events tell it.
-    async fn read_what_happened(&self) -> Result<(), StoreError> {
-        let (mut at, now) = (Cursor::default(), self.clock.now());
-        loop {
-            let read = self.journal.events_after(at, usize::MAX).await;
-            let read = read.map_err(|error| StoreError::Failed(error.to_string()))?;
-            let mut tables = self.tables.lock();
-            for (_, event) in &read.events {
-                tables.tell(&[Change::Event(event.clone())]);
-                let (id, is_live) = (event.head.id, tables.state.messages.contains_key(&event.head.id));
-                if !is_live && event.kind().is_end() {
-                    tables.fading.insert((now.plus(ENDED_KNOWN_FOR), Fading::Message(id)));
-                }
-            }
-            if read.at == at {
-                return Ok(());
-            }
-            at = read.at;
-        }
-    }
-
     /// What the last statements changed, as it is to be stored; what counts no more goes along.
     fn drain(&self, tables: &mut Tables) -> Vec<Change> {
         let now = self.clock.now();
@@ -292,18 +282,16 @@ impl Inner {
         rows::changes(&tables.state, touched, self.clock.step())
     }
 
-    /// Has what was decided stored soon, and these changes with it. Called under the lock, so that the order is kept.
-    fn store(&self, tables: &mut Tables, and: Vec<Change>) {
-        let mut changes = self.drain(tables);
-        tables.tell(&changes);
-        changes.extend(and);
+    /// Has what was decided stored soon. Called under the lock, so that the order is kept.
+    fn store(&self, tables: &mut Tables) {
+        let changes = self.drain(tables);
         if !changes.is_empty() {
             self.journal.commit_later(changes);
         }
     }
 
     fn tables(&self) -> Option<MutexGuard<'_, Tables>> {
-        Some(self.tables.lock()).filter(|tables| !tables.has_left)
+        Some(self.tables.lock()).filter(|_| !self.has_left.load(Ordering::Relaxed))
     }
 }
 

@@ -1,21 +1,24 @@
 //! Which rows the tables are stored as, and what a start makes of them. Times in them are of the wall clock.
 //!
-//! Messages and how far their entries got are rows of their own, suppressions too; all else is in one side table, by a
-//! letter: `k` an idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `e` the last epoch.
+//! Messages and how far their entries got are rows of their own; all else is in one side table, by a letter: `k` an
+//! idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use litemap::LiteMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{Step, Timestamp};
 use crate::ledger::accept::{Digest, KeyHash, KnownWait};
 use crate::ledger::attempt::Epoch;
-use crate::ledger::embedded::store::{Change, Row, Table};
-use crate::ledger::entry::{Message, Outcome, Progress};
+use crate::ledger::common::Common;
+use crate::ledger::embedded::store::{Change, Table};
+use crate::ledger::entry::{Message, Progress};
 use crate::ledger::rules::{Delivery, Standing};
+use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::suppression::Suppression;
 use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, Place, State, Touched, Waiting};
 use crate::mail::id::{EntryId, MessageId};
@@ -132,12 +135,13 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
             Touched::Suppression(address) => {
                 let known = state.suppressions.get(&address).and_then(|(_, known)| known.as_ref());
                 let value = known.map(Suppression::encode);
-                changes.push(Change::Side(Table::Suppression, address.as_bytes().into(), value));
+                changes.push(Change::Side(Table::Ledger, name(b'p', address.as_bytes()), value));
             }
             Touched::Fact(key) => {
                 let value = state.facts.get(&key).and_then(|(_, value)| value.clone());
                 changes.push(Change::Side(Table::Ledger, name(b'f', &key), value));
             }
+            Touched::Side(row) => changes.push(row.into()),
             Touched::Wait(waiting) => {
                 let json = state.waits.get(&waiting).map(|wait| WaitJson {
                     egress: wait.egress.clone(),
@@ -165,12 +169,14 @@ fn json_of(place: &Place, step: Step) -> PlaceJson {
 fn progress_of(state: &State, id: EntryId) -> Option<Box<Progress>> {
     let held = state.messages.get(&id.message)?;
     Some(Box::new(match held.entries.get(&id.index) {
-        Some(row) => row.progress.clone(),
-        None => {
-            let outcome = held.outcomes.get(&id.index).cloned().map(Box::new);
-            Progress { ended: true, outcome, ..Progress::default() }
-        }
+        Some(row) => row.progress(),
+        None => held.ended.get(&id.index).map_or_else(ended, |left| (**left).clone()),
     }))
+}
+
+/// Nothing more is known of it.
+fn ended() -> Progress {
+    Progress { ended: true, ..Progress::default() }
 }
 
 /// What a start found.
@@ -181,6 +187,9 @@ pub(super) struct Found {
     /// Messages all of whose entries had ended.
     empty: Vec<MessageId>,
     slots: BTreeMap<MessageId, Vec<(u16, KeyHash)>>,
+    /// Rows of whoever is above.
+    pub(super) side: Vec<(SideTable, SideRow)>,
+    common: Common,
 }
 
 impl Found {
@@ -198,42 +207,42 @@ impl Found {
         now: Timestamp,
     ) {
         let (message, progress) = crate::ledger::entry::taken_up(message, progress, now);
+        let (mut message, mut progress) = (message, progress);
+        self.common.share(&mut message, &mut progress);
         let message: Arc<Message> = Arc::from(message);
         let mut progress: BTreeMap<u16, Progress> = progress.into_iter().collect();
-        let (mut entries, mut outcomes) = (BTreeMap::new(), BTreeMap::<u16, Outcome>::new());
+        let (mut entries, mut ended) = (LiteMap::new(), LiteMap::new());
         for (index, _) in (0..).zip(&message.envelope.recipients) {
-            let progress = progress.remove(&index).unwrap_or_default();
-            if progress.ended {
-                outcomes.extend(progress.outcome.map(|outcome| (index, *outcome)));
+            let progress = progress.remove(&index).map(Box::new);
+            let (number, content_sent) = progress.as_ref().map_or((0, false), |of| (of.attempts, of.content_sent));
+            if let Some(left) = progress.as_ref().filter(|of| of.ended) {
+                ended.insert(index, left.clone());
                 continue;
             }
-            let number = progress.attempts;
-            let is_out = delivery == Delivery::AtLeastOnce || progress.content_sent;
-            let settled = if progress.content_sent { number.saturating_sub(1) } else { number };
+            let is_out = delivery == Delivery::AtLeastOnce || content_sent;
+            let settled = if content_sent { number.saturating_sub(1) } else { number };
             let standing = Standing { owner: Epoch::UNOWNED, attempt: number, settled, is_out };
-            entries.insert(index, EntryRow { standing, slots: Vec::new(), progress });
+            entries.insert(index, EntryRow { standing, slots: Box::default(), progress });
         }
         if entries.is_empty() {
             self.empty.push(message.id);
             return;
         }
         self.state.live += entries.len();
-        let held = MessageRow { message, content: no_content(), sequence: 0, entries, outcomes, has_slots: false };
+        let held = MessageRow { message, content: no_content(), sequence: 0, entries, ended, has_slots: false };
         self.state.messages.insert(held.message.id, held);
     }
 
-    /// A row that cannot be read counts for nothing.
-    pub(super) fn take_up_row(&mut self, table: Table, row: &Row, now: Timestamp) {
+    /// A row of ours that cannot be read counts for nothing.
+    pub(super) fn take_up_row(&mut self, table: SideTable, row: SideRow, now: Timestamp) {
         match table {
-            Table::Suppression => {
-                if let Some(known) = Suppression::decode(&row.1) {
-                    let version = self.state.next_version();
-                    let known = known.taken_up(now);
-                    self.state.suppressions.insert(known.address.clone().into(), (version, Some(known)));
-                }
-            }
-            Table::Ledger => drop(self.take_up_side(&row.0, &row.1, now)),
-            Table::Idempotency | Table::Budget | Table::Greylist | Table::Meta | Table::Verification => {}
+            SideTable::Ledger => drop(self.take_up_side(&row.0, &row.1, now)),
+            SideTable::Idempotency
+            | SideTable::Budget
+            | SideTable::Greylist
+            | SideTable::Suppression
+            | SideTable::Meta
+            | SideTable::Verification => self.side.push((table, row)),
         }
     }
 
@@ -261,6 +270,11 @@ impl Found {
                 let slots = slots.into_iter().map(|(index, slot)| (index, KeyHash(slot))).collect();
                 self.slots.insert(MessageId::from_bytes(rest.try_into().ok()?), slots);
             }
+            b'p' => {
+                let known = Suppression::decode(value)?.taken_up(now);
+                let version = self.state.next_version();
+                self.state.suppressions.insert(known.address.clone().into(), (version, Some(known)));
+            }
             b'f' => {
                 let version = self.state.next_version();
                 self.state.facts.insert(rest.into(), (version, Some(value.into())));
@@ -275,8 +289,9 @@ impl Found {
         Some(())
     }
 
-    /// Gives all that lives to `me`, the older first: a newer message has the slots. Returns what is to be removed.
-    pub(super) fn give_to(&mut self, me: Epoch, delivery: Delivery, now: Timestamp) -> Vec<Change> {
+    /// Gives all that lives to `me`, the older first: a newer message has the slots. What may have left and must not leave again
+    /// is ended by its owner, as all that has no future. Returns what is to be removed.
+    pub(super) fn give_to(&mut self, me: Epoch, now: Timestamp) -> Vec<Change> {
         let ids: Vec<MessageId> = self.state.messages.keys().copied().collect();
         for id in ids {
             self.state.sequence += 1;
@@ -287,15 +302,10 @@ impl Found {
             held.sequence = sequence;
             held.has_slots = !slots.is_empty();
             slots.retain(|(index, _)| held.entries.contains_key(index));
-            for (index, slot) in &slots {
-                held.entries.entry(*index).and_modify(|row| row.slots.push(*slot));
+            for (index, row) in held.entries.iter_mut() {
+                row.standing.owner = me;
+                row.slots = slots.iter().filter(|(of, _)| of == index).map(|(_, slot)| *slot).collect();
             }
-            let indices: Vec<u16> = held.entries.keys().copied().collect();
-            for index in indices {
-                self.state.take_one(me, delivery, EntryId { message: id, index }, now);
-            }
-            // Those that live still.
-            slots.retain(|(index, _)| self.state.entry(EntryId { message: id, index: *index }).is_some());
             self.state.take_slots(me, id, &slots, sequence, now);
         }
         let empty = std::mem::take(&mut self.empty).into_iter().map(Change::Remove);

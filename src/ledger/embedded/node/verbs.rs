@@ -4,21 +4,26 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
 use super::{Inner, Node};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
+use crate::event::Event;
 use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::journal::JournalError;
 use crate::ledger::embedded::store::Change;
 use crate::ledger::filter::Filter;
+use crate::ledger::latest::Latest;
 use crate::ledger::listing::{Cancelled, Listing};
-use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
+use crate::ledger::outbox::{Outbox, Read};
+use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
 use crate::ledger::rules::Standing;
+use crate::ledger::side::{SideChange, SideRow, SideTable, SideTables};
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::State;
 use crate::ledger::{Answer, Lease, Ledger, LedgerError};
@@ -42,7 +47,7 @@ impl Inner {
         let done = {
             let mut tables = self.tables().ok_or(LedgerError::Unavailable)?;
             let done = statement(&mut tables.state, self.clock.now());
-            self.store(&mut tables, Vec::new());
+            self.store(&mut tables);
             done
         };
         self.journal.flush().await.map_err(fault)?;
@@ -58,36 +63,30 @@ impl Inner {
         let commit = {
             let mut tables = self.tables().ok_or(Lost::Fenced)?;
             tables.state.gate(self.by.me, attempt).map_err(Self::says)?;
-            self.store(&mut tables, Vec::new());
-            let row = tables.state.entry_mut(attempt.entry).filter(|_| mark == Mark::Durable);
+            self.store(&mut tables);
+            if mark == Mark::Visible {
+                return Ok(());
+            }
+            let lane = tables.state.messages.get(&attempt.entry.message).map_or(Lane::Otp, |held| held.message.lane);
+            let row = tables.state.entry_mut(attempt.entry);
             row.map(|row| {
-                row.progress.attempts = attempt.number;
-                row.progress.content_sent = true;
-                let change = Change::Update(attempt.entry, Box::new(row.progress.clone()));
-                self.journal.begin_commit(Lane::Otp, vec![change], true)
+                let progress = row.progress_mut();
+                progress.attempts = attempt.number;
+                progress.content_sent = true;
+                let change = Change::Update(attempt.entry, Box::new(progress.clone()));
+                self.journal.begin_commit(lane, vec![change], true)
             })
         };
         let Some(mut commit) = commit else { return Ok(()) };
         self.journal.finish(&mut commit).await.map_err(|_| Lost::Unavailable)
     }
 
-    async fn settle(&self, attempt: Attempt, settled: Settled) -> Result<(), Lost> {
-        {
-            let mut tables = self.tables().ok_or(Lost::Fenced)?;
-            tables.state.settle(self.by, attempt, &settled, self.clock.now()).map_err(Self::says)?;
-            self.store(&mut tables, Vec::new());
-        }
-        match self.journal.flush().await {
-            Ok(()) => {
-                // All that was kept came before it.
-                self.kept.store(0, Ordering::Relaxed);
-                Ok(())
-            }
-            Err(_) => {
-                self.kept.fetch_add(1, Ordering::Relaxed);
-                Err(Lost::Unavailable)
-            }
-        }
+    /// Decided at once; the journal keeps it until it can be written.
+    fn settle(&self, attempt: Attempt, settled: Settled) -> Result<(), Lost> {
+        let mut tables = self.tables().ok_or(Lost::Fenced)?;
+        tables.state.settle(self.by, attempt, settled, self.clock.now()).map_err(Self::says)?;
+        self.store(&mut tables);
+        Ok(())
     }
 
     /// There is nobody else: what goes to whoever takes it comes back at once.
@@ -116,13 +115,20 @@ impl Inner {
         self.journal.content(lane, message).await.map_err(fault)
     }
 
-    async fn events(&self, after: Cursor, most: usize) -> Result<ReadEvents, LedgerError> {
-        drop(self.tables().ok_or(LedgerError::Unavailable)?);
-        let mut read = self.journal.events_after(after, most).await.map_err(fault)?;
-        // More come at once from the store.
-        read.events.truncate(most);
-        let at = if read.events.len() == most { read.events.last().map_or(read.at, |(at, _)| *at) } else { read.at };
-        Ok((read.events, at))
+    /// Looks through all events that are still there.
+    async fn lookup(&self, id: MessageId) -> Result<Option<MessageStatus>, LedgerError> {
+        let message = self.look(|state, _| state.messages.get(&id).map(|held| held.message.clone()))?;
+        let (mut at, mut status) = (Cursor::default(), None::<MessageStatus>);
+        loop {
+            let read = self.journal.events_after(at, usize::MAX).await.map_err(fault)?;
+            for (_, event) in read.events.iter().filter(|(_, event)| event.head.id == id) {
+                status.get_or_insert_with(|| MessageStatus::begin(event)).tell(message.as_deref(), event);
+            }
+            if read.at == at {
+                return Ok(status);
+            }
+            at = read.at;
+        }
     }
 
     async fn leave(&self, grace: Duration) {
@@ -135,7 +141,11 @@ impl Inner {
         while is_sending() && self.clock.instant() < until {
             tokio::time::sleep(LEAVE_LOOK).await;
         }
-        self.tables.lock().has_left = true;
+        {
+            // What is decided under the lock is decided before.
+            let _tables = self.tables.lock();
+            self.has_left.store(true, Ordering::Relaxed);
+        }
         let _ = self.journal.flush().await;
         self.journal.close();
     }
@@ -156,10 +166,10 @@ impl Ledger for Node {
 
     fn lease(&self) -> Lease {
         let (me, until) = (self.0.by.me, self.0.lease_until);
-        match self.0.tables() {
-            Some(_) => Lease { epoch: me, until },
-            None => Lease { epoch: Epoch::UNOWNED, until: self.0.clock.instant() },
+        if self.0.has_left.load(Ordering::Relaxed) {
+            return Lease { epoch: Epoch::UNOWNED, until: self.0.clock.instant() };
         }
+        Lease { epoch: me, until }
     }
 
     fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
@@ -168,6 +178,13 @@ impl Ledger for Node {
 
     fn accept(&self, new: NewMessage) -> BoxFuture<'_, Result<Accepted, Refused>> {
         Box::pin(self.0.accept(new))
+    }
+
+    fn adopt(&self, new: NewMessage) {
+        if let Some(mut tables) = self.0.tables() {
+            tables.state.adopt(self.0.by, &new, self.0.clock.now());
+            self.0.store(&mut tables);
+        }
     }
 
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles> {
@@ -179,7 +196,7 @@ impl Ledger for Node {
     }
 
     fn settle(&self, attempt: Attempt, settled: Settled) -> BoxFuture<'_, Result<(), Lost>> {
-        Box::pin(self.0.settle(attempt, settled))
+        Box::pin(std::future::ready(self.0.settle(attempt, settled)))
     }
 
     fn content(&self, message: MessageId, _: Timestamp) -> Answer<'_, Option<Content>> {
@@ -205,14 +222,7 @@ impl Ledger for Node {
     }
 
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>> {
-        Box::pin(async move {
-            let tables = self.0.tables().ok_or(LedgerError::Unavailable)?;
-            Ok(tables.statuses.get(&message).cloned())
-        })
-    }
-
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents> {
-        Box::pin(self.0.events(after, most))
+        Box::pin(self.0.lookup(message))
     }
 
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)> {
@@ -228,10 +238,60 @@ impl Ledger for Node {
     }
 
     fn health(&self) -> Health {
-        Health { fault: self.0.journal.fault(), kept: self.0.kept.load(Ordering::Relaxed) }
+        let (journal, now) = (&self.0.journal, self.0.clock.instant());
+        Health { fault: journal.fault(), kept: journal.kept(), activity: journal.activity(now) }
     }
 
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {
         Box::pin(self.0.leave(grace))
+    }
+}
+
+impl SideTables for Node {
+    fn take_side(&self, table: SideTable) -> Vec<SideRow> {
+        self.0.side.lock().extract_if(.., |(of, _)| *of == table).map(|(_, row)| row).collect()
+    }
+
+    fn store(&self, rows: Vec<SideChange>) -> Answer<'_, ()> {
+        Box::pin(async move {
+            drop(self.0.tables().ok_or(LedgerError::Unavailable)?);
+            self.0.journal.commit(Lane::Otp, rows.into_iter().map(Change::from).collect()).await.map_err(fault)
+        })
+    }
+
+    fn store_soon(&self, rows: Vec<SideChange>) {
+        self.0.journal.commit_later(rows.into_iter().map(Change::from).collect());
+    }
+}
+
+impl Outbox for Node {
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, Read> {
+        Box::pin(self.0.journal.events_after(after, most).map(|read| read.map_err(fault)))
+    }
+
+    fn latest(&self) -> &Arc<Latest> {
+        self.0.journal.events()
+    }
+
+    fn tell(&self, event: Event) {
+        self.0.journal.commit_later(vec![Change::Event(Arc::new(event))]);
+    }
+
+    fn record(&self, event: Event) -> Answer<'_, ()> {
+        let lane = event.head.lane;
+        let changes = vec![Change::Event(Arc::new(event))];
+        Box::pin(async move { self.0.journal.commit(lane, changes).await.map_err(fault) })
+    }
+
+    fn erase(&self, plain: Arc<str>) -> Answer<'_, usize> {
+        Box::pin(async move { self.0.journal.erase(&plain).await.map_err(fault) })
+    }
+
+    fn flush(&self) -> Answer<'_, ()> {
+        Box::pin(self.0.journal.flush().map(|flushed| flushed.map_err(fault)))
+    }
+
+    fn hurry(&self) {
+        self.0.journal.hurry();
     }
 }

@@ -1,5 +1,4 @@
-//! What the queue asks of an engine. Narrow on purpose: today an embedded database, later perhaps one that several
-//! nodes share.
+//! What the ledger of one node asks of an engine. Narrow on purpose.
 
 pub mod memory;
 pub mod sled;
@@ -12,6 +11,8 @@ use crate::event::Event;
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::{Message, Progress};
 pub use crate::ledger::read::ReadEvents;
+use crate::ledger::side::SideChange;
+pub use crate::ledger::side::{SideRow as Row, SideTable as Table};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -30,27 +31,11 @@ pub enum Change {
     Event(Arc<Event>),
 }
 
-/// Small tables whose rows change together with messages.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Table {
-    /// What was accepted under an idempotency key.
-    Idempotency,
-    /// What was accepted for a recipient lately.
-    Budget,
-    /// What is known of greylisting, and who waits since when.
-    Greylist,
-    /// Which addresses are not sent to.
-    Suppression,
-    /// Facts about the store itself.
-    Meta,
-    /// Verifications: digests of their codes, what was spent of them, and wrong guesses.
-    Verification,
-    /// What the ledger of one node decides by beside messages and suppressions.
-    Ledger,
+impl From<SideChange> for Change {
+    fn from(SideChange(table, key, value): SideChange) -> Self {
+        Self::Side(table, key, value)
+    }
 }
-
-/// Key and value of a side table's row.
-pub type Row = (Box<[u8]>, Box<[u8]>);
 
 /// What a scan finds.
 #[derive(Debug)]

@@ -104,11 +104,11 @@ impl Inner {
         let by = self.accepting(me);
         let Kept { attempt, settled, copy } = kept;
         let first = settled.clone();
-        let done = self.ask(PATIENCE, move |state, now| state.settle(by, attempt, &first, now)).await?;
+        let done = self.ask(PATIENCE, move |state, now| state.settle(by, attempt, first, now)).await?;
         let (Err(Verdict::Missing), Some(copy)) = (done, copy) else { return Ok(done) };
         let again = move |state: &mut super::State, now| {
             state.insert_again(me, attempt.entry, &copy, now);
-            state.settle(by, attempt, &settled, now)
+            state.settle(by, attempt, settled, now)
         };
         self.ask(PATIENCE, again).await
     }

@@ -9,13 +9,17 @@ use tokio::sync::mpsc;
 use super::super::database::Unanswered;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
+use crate::event::Event;
 use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused, Stored};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
 use crate::ledger::filter::Filter;
+use crate::ledger::latest::Latest;
 use crate::ledger::listing::{Cancelled, Listing};
-use crate::ledger::read::{Health, MessageStatus, Page, Peer, Put, ReadEvents, Row, RowChange, Table, Version};
+use crate::ledger::outbox::{Outbox, Read};
+use crate::ledger::read::{Activity, Health, MessageStatus, Page, Peer, Put, Row, RowChange, Table, Version};
+use crate::ledger::side::{SideChange, SideRow, SideTable, SideTables};
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::State;
 use crate::ledger::{Answer, Ledger, LedgerError};
@@ -157,6 +161,12 @@ impl Inner {
         self.ask(PATIENCE, statement).await.map_err(|_| LedgerError::Unavailable)
     }
 
+    /// What nobody waits for.
+    fn ask_soon(self: &Arc<Self>, statement: impl FnOnce(&mut State, Timestamp) + Send + 'static) {
+        let this = self.clone();
+        tokio::spawn(async move { this.ask(PATIENCE, statement).await });
+    }
+
     async fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Result<Vec<EntryId>, LedgerError> {
         let me = self.local.lock().epoch;
         let went = self.look(move |state, _| state.hand_over(me, &entries, &to)).await?;
@@ -211,6 +221,12 @@ impl Ledger for Node {
         Box::pin(self.inner.accept(new))
     }
 
+    fn adopt(&self, new: NewMessage) {
+        let me = self.inner.local.lock().epoch;
+        let by = self.inner.accepting(me);
+        self.inner.ask_soon(move |state, now| state.adopt(by, &new, now));
+    }
+
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles> {
         Box::pin(self.inner.look(move |state, now| state.precheck(&ask, now)))
     }
@@ -249,10 +265,6 @@ impl Ledger for Node {
         Box::pin(self.inner.look(move |state, _| state.lookup(message)))
     }
 
-    fn events(&self, after: Cursor, most: usize) -> Answer<'_, ReadEvents> {
-        Box::pin(self.inner.look(move |state, _| state.events(after, most)))
-    }
-
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)> {
         Box::pin(self.inner.look(move |state, _| state.rows(table, since)))
     }
@@ -268,10 +280,54 @@ impl Ledger for Node {
     fn health(&self) -> Health {
         let local = self.inner.local.lock();
         let fault = (!local.is_available).then(|| "the ledger does not answer".into());
-        Health { fault, kept: local.copies.kept_len() }
+        Health { fault, kept: local.copies.kept_len(), activity: Activity::Rests }
     }
 
     fn shutdown(&self, grace: Duration) -> BoxFuture<'_, ()> {
         Box::pin(self.inner.leave(grace))
+    }
+}
+
+impl SideTables for Node {
+    fn take_side(&self, table: SideTable) -> Vec<SideRow> {
+        self.inner.database.side(table)
+    }
+
+    fn store(&self, rows: Vec<SideChange>) -> Answer<'_, ()> {
+        Box::pin(self.inner.look(move |state, _| state.change_rows(rows)))
+    }
+
+    fn store_soon(&self, rows: Vec<SideChange>) {
+        self.inner.ask_soon(move |state, _| state.change_rows(rows));
+    }
+}
+
+impl Outbox for Node {
+    fn events(&self, after: Cursor, most: usize) -> Answer<'_, Read> {
+        Box::pin(self.inner.look(move |state, _| state.events(after, most)))
+    }
+
+    fn latest(&self) -> &Arc<Latest> {
+        &self.inner.latest
+    }
+
+    fn tell(&self, event: Event) {
+        self.inner.ask_soon(move |state, _| state.tell(event));
+    }
+
+    fn record(&self, event: Event) -> Answer<'_, ()> {
+        Box::pin(self.inner.look(move |state, _| state.tell(event)))
+    }
+
+    fn erase(&self, plain: Arc<str>) -> Answer<'_, usize> {
+        Box::pin(async move {
+            self.inner.latest.erase(&plain);
+            self.inner.look(move |state, _| state.erase(&plain)).await
+        })
+    }
+
+    /// All that is answered is durable.
+    fn flush(&self) -> Answer<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 }

@@ -3,42 +3,58 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::base::clock::{Clock, ManualClock};
-use otp_relay::testing::event::{Attempted, Kind};
+use otp_relay::testing::accounts::supersede::Supersede;
+use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
+use otp_relay::testing::event::{Attempted, Kind, NoSink};
+use otp_relay::testing::ledger::Ledger;
 use otp_relay::testing::ledger::attempt::Target;
-use otp_relay::testing::ledger::embedded::node::Node as OneNode;
+use otp_relay::testing::ledger::embedded::node::{Node as OneNode, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
+use otp_relay::testing::ledger::entry::LostClaim;
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::memory::{Faults, Replication};
-use otp_relay::testing::ledger::rules::Delivery;
 use otp_relay::testing::mail::id::{EntryId, IdSource};
-use otp_relay::testing::queue::Offer;
-use otp_relay::testing::queue::claim::Settlement;
-use otp_relay::testing::queue::owned::{NotReleased, Owned};
-use tokio::sync::mpsc;
+use otp_relay::testing::queue::claim::{Claim, NotReleased, Settlement};
+use otp_relay::testing::queue::{Consequences, Ending, Offers, Queue, Settings};
 
 use super::cluster::{Cluster, pass};
 use super::{START, World, embedded_settings};
 
-struct Queue {
+/// A queue on one node's ledger, which decides on slots.
+struct Bench {
     world: World,
-    owned: Arc<Owned>,
-    offers: mpsc::UnboundedReceiver<Offer>,
+    owned: Arc<Queue>,
+    offers: Offers,
     node: Arc<otp_relay::testing::ledger::memory::Node>,
 }
 
-impl Queue {
+/// The queue over this ledger.
+pub fn queue_over(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, settings: Settings) -> Arc<Queue> {
+    let settings = Settings { supersede: Supersede::Off, ..settings };
+    Queue::open(ledger, settings, clock, Arc::new(NoSink), Box::new(|_: &Ending| Consequences::default())).unwrap()
+}
+
+impl Bench {
     async fn join(cluster: &Cluster, id: u64) -> Self {
         let node = cluster.node(id).await;
         let clock = cluster.clock.clone();
-        let (owned, offers) = Owned::of(node.clone(), clock, Delivery::AtLeastOnce).unwrap();
+        let owned = queue_over(node.clone(), clock, Settings::default());
+        let offers = owned.take_offers().unwrap();
         tokio::spawn(owned.clone().run());
         let world = World::of(node.clone(), cluster.ids.clone());
         Self { world, owned, offers, node }
     }
 
-    fn offered(&mut self) -> Vec<EntryId> {
-        std::iter::from_fn(|| self.offers.try_recv().ok()).map(|offer| offer.entry).collect()
+    fn now(&self) -> Timestamp {
+        self.world.ledger.now()
+    }
+
+    fn claim(&self, id: EntryId) -> Result<Claim, LostClaim> {
+        self.owned.claim(id, self.now())
+    }
+
+    fn offered(&self) -> Vec<EntryId> {
+        std::iter::from_fn(|| self.offers.try_next()).map(|offer| offer.entry).collect()
     }
 }
 
@@ -49,17 +65,17 @@ fn delivered() -> Settlement {
 #[tokio::test(start_paused = true)]
 async fn what_was_accepted_goes_without_a_gate_for_a_moment() {
     let cluster = Cluster::new(Replication::Synchronous);
-    let mut queue = Queue::join(&cluster, 1).await;
+    let queue = Bench::join(&cluster, 1).await;
     let new = queue.world.message(&["a@one.test"]);
     queue.owned.accept(new.clone()).await.unwrap();
     let [id] = queue.offered()[..] else { panic!() };
     // Nobody is asked: the database is not there.
     cluster.database.set_available(false);
-    let mut claim = queue.owned.claim(id).unwrap();
-    assert_eq!(claim.release_content().await, Ok(()));
+    let mut claim = queue.claim(id).unwrap();
+    assert_eq!(claim.release_content(queue.now()).await, Ok(()));
     pass(300).await;
-    assert_eq!(claim.release_content().await, Err(NotReleased::NotNow), "it is not fresh any more");
-    claim.settle(delivered());
+    assert_eq!(claim.release_content(queue.now()).await, Err(NotReleased::NotNoted), "it is not fresh any more");
+    claim.settle(delivered(), queue.now());
     assert_eq!(queue.owned.depth().messages, 0);
     cluster.database.set_available(true);
     pass(2000).await;
@@ -69,11 +85,12 @@ async fn what_was_accepted_goes_without_a_gate_for_a_moment() {
 #[tokio::test(start_paused = true)]
 async fn nothing_is_offered_without_a_lease_and_all_is_with_one() {
     let cluster = Cluster::new(Replication::Synchronous);
-    let mut queue = Queue::join(&cluster, 1).await;
+    let queue = Bench::join(&cluster, 1).await;
     queue.owned.accept(queue.world.message(&["a@one.test"])).await.unwrap();
     let [id] = queue.offered()[..] else { panic!() };
-    let claim = queue.owned.claim(id).unwrap();
-    claim.settle(Settlement::put_off(Attempted::default(), queue.world.ledger.now().plus(Duration::from_secs(5))));
+    let claim = queue.claim(id).unwrap();
+    let now = queue.world.ledger.now();
+    claim.settle(Settlement::put_off(Attempted::default(), now.plus(Duration::from_secs(5))), now);
     pass(1000).await;
     cluster.database.set_available(false);
     pass(20_000).await;
@@ -86,40 +103,41 @@ async fn nothing_is_offered_without_a_lease_and_all_is_with_one() {
 #[tokio::test(start_paused = true)]
 async fn an_entry_is_not_attempted_while_its_settlement_is_under_way() {
     let cluster = Cluster::new(Replication::Synchronous);
-    let mut queue = Queue::join(&cluster, 1).await;
+    let queue = Bench::join(&cluster, 1).await;
     queue.owned.accept(queue.world.message(&["a@one.test"])).await.unwrap();
     let [id] = queue.offered()[..] else { panic!() };
     cluster.database.set_faults(Faults { delay_max: Duration::from_millis(400), ..Faults::default() });
-    let claim = queue.owned.claim(id).unwrap();
-    claim.settle(Settlement::put_off(Attempted::default(), queue.world.ledger.now()));
-    assert!(queue.owned.claim(id).is_err());
+    let claim = queue.claim(id).unwrap();
+    let now = queue.world.ledger.now();
+    claim.settle(Settlement::put_off(Attempted::default(), now), now);
+    assert!(queue.claim(id).is_err());
     pass(5000).await;
     assert_eq!(queue.offered(), [id], "once");
-    assert!(queue.owned.claim(id).is_ok());
+    assert!(queue.claim(id).is_ok());
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_is_fenced_forgets_all_and_others_go_on() {
     let cluster = Cluster::new(Replication::Synchronous);
-    let (mut a, mut b) = (Queue::join(&cluster, 1).await, Queue::join(&cluster, 2).await);
+    let (a, b) = (Bench::join(&cluster, 1).await, Bench::join(&cluster, 2).await);
     let new = a.world.message(&["a@one.test", "b@two.test"]);
     a.owned.accept(new.clone()).await.unwrap();
     let offered = a.offered();
-    let mut claim = a.owned.claim(offered[0]).unwrap();
+    let mut claim = a.claim(offered[0]).unwrap();
     a.node.stand_still(Duration::from_secs(4));
     pass(3000).await;
-    assert!(claim.check().is_err());
+    assert!(claim.check(a.now()).is_err());
     let mut taken = b.offered();
     taken.sort_unstable();
     assert_eq!(taken, offered, "both, of one message");
     pass(1500).await;
-    assert!(claim.release_content().await.is_err());
+    assert!(claim.release_content(a.now()).await.is_err());
     drop(claim);
     assert_eq!((a.owned.depth().messages, b.owned.depth().messages), (0, 1));
     for id in taken {
-        let mut claim = b.owned.claim(id).unwrap();
-        assert_eq!(claim.release_content().await, Ok(()));
-        claim.settle(delivered());
+        let mut claim = b.claim(id).unwrap();
+        assert_eq!(claim.release_content(b.now()).await, Ok(()));
+        claim.settle(delivered(), b.now());
     }
     pass(300).await;
     assert_eq!(cluster.ends(), [Kind::Delivered; 2]);
@@ -128,22 +146,22 @@ async fn what_is_fenced_forgets_all_and_others_go_on() {
 #[tokio::test(start_paused = true)]
 async fn the_entries_of_a_message_can_be_with_several_nodes() {
     let cluster = Cluster::new(Replication::Synchronous);
-    let (mut a, mut b) = (Queue::join(&cluster, 1).await, Queue::join(&cluster, 2).await);
+    let (a, b) = (Bench::join(&cluster, 1).await, Bench::join(&cluster, 2).await);
     a.owned.accept(a.world.message(&["a@one.test", "b@two.test"])).await.unwrap();
     let offered = a.offered();
     let to_b = Target::Node("node2".into());
     assert_eq!(a.owned.hand_over(vec![offered[1]], to_b.clone()).await.unwrap(), [offered[1]]);
     pass(300).await;
     assert_eq!(b.offered(), [offered[1]]);
-    assert!(a.owned.claim(offered[1]).is_err());
-    let held = a.owned.claim(offered[0]).unwrap();
+    assert!(a.claim(offered[1]).is_err());
+    let held = a.claim(offered[0]).unwrap();
     assert_eq!(a.owned.hand_over(vec![offered[0]], to_b.clone()).await.unwrap(), [], "it is being attempted");
-    drop(held);
+    held.settle(Settlement::Released(Attempted::default()), a.now());
     assert_eq!(a.owned.hand_over(vec![offered[0]], to_b).await.unwrap(), [offered[0]]);
     pass(300).await;
     assert_eq!(b.offered(), [offered[0]], "the other one is there already");
     assert_eq!((a.owned.depth().messages, b.owned.depth().messages), (0, 1));
-    assert_eq!(a.owned.cancel(Filter::default()).await.unwrap().len(), 2, "whoever owns them");
+    assert_eq!(a.owned.cancel_everywhere(Filter::default()).await.unwrap().len(), 2, "whoever owns them");
     pass(300).await;
     assert_eq!(b.owned.depth().messages, 0);
 }
@@ -153,37 +171,39 @@ async fn the_entries_of_a_message_can_be_with_several_nodes() {
 async fn one_node_goes_on_with_what_a_crash_left() {
     let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
     let (disk, ids) = (MemoryStore::default(), Arc::new(IdSource::new()));
-    let open = async |disk: &MemoryStore| {
-        let node = OneNode::open_inline(Box::new(disk.clone()), clock.clone(), embedded_settings(100)).await.unwrap();
-        let (owned, offers) = Owned::of(Arc::new(node.clone()), clock.clone(), Delivery::AtLeastOnce).unwrap();
-        let running = tokio::spawn(owned.clone().run());
+    let open = |disk: &MemoryStore| {
+        let disk = Box::new(disk.clone());
+        let node = OneNode::open(disk, Storage::Inline, clock.clone(), embedded_settings(100)).unwrap();
+        let owned = queue_over(Arc::new(node.clone()), clock.clone(), Settings::default());
+        let (offers, running) = (owned.take_offers().unwrap(), tokio::spawn(owned.clone().run()));
         (World::of(Arc::new(node), ids.clone()), owned, offers, running)
     };
-    let (world, owned, mut offers, running) = open(&disk).await;
+    let (world, owned, offers, running) = open(&disk);
     owned.accept(world.in_slot("login", &["a@one.test"])).await.unwrap();
-    let older = offers.try_recv().unwrap().entry;
+    let older = offers.try_next().unwrap().entry;
     let new = world.in_slot("login", &["a@one.test"]);
     assert_eq!(owned.accept(new.clone()).await.unwrap().superseded.len(), 1);
-    assert!(owned.claim(older).is_err());
-    let id = offers.try_recv().unwrap().entry;
-    let mut claim = owned.claim(id).unwrap();
-    claim.release_content().await.unwrap();
-    claim.settle(Settlement::put_off(Attempted::default(), world.ledger.now().plus(Duration::from_secs(5))));
-    pass(100).await;
+    assert!(owned.claim(older, world.ledger.now()).is_err());
+    let id = offers.try_next().unwrap().entry;
+    let mut claim = owned.claim(id, world.ledger.now()).unwrap();
+    claim.release_content(world.ledger.now()).await.unwrap();
+    let now = world.ledger.now();
+    claim.settle(Settlement::put_off(Attempted::default(), now.plus(Duration::from_secs(5))), now);
+    world.ledger.flush().await.unwrap();
     running.abort();
     let disk = disk.image();
     drop((world, owned, offers));
 
-    let (world, owned, mut offers, _running) = open(&disk).await;
+    let (world, owned, offers, _running) = open(&disk);
     pass(1000).await;
-    assert!(offers.try_recv().is_err(), "it is not due yet");
+    assert!(offers.try_next().is_none(), "it is not due yet");
     pass(5000).await;
-    assert_eq!(offers.try_recv().unwrap().entry, id);
-    let mut claim = owned.claim(id).unwrap();
+    assert_eq!(offers.try_next().unwrap().entry, id);
+    let mut claim = owned.claim(id, world.ledger.now()).unwrap();
     assert_eq!(claim.progress().attempts, 2);
-    assert_eq!(claim.content().await.unwrap(), Some(new.content));
-    claim.release_content().await.unwrap();
-    claim.settle(delivered());
+    assert_eq!(claim.stored_content().await.unwrap(), Some(new.content));
+    claim.release_content(world.ledger.now()).await.unwrap();
+    claim.settle(delivered(), world.ledger.now());
     pass(100).await;
     let kinds = world.kinds().await;
     let expected = [Kind::Accepted, Kind::Accepted, Kind::Superseded, Kind::Deferred, Kind::Delivered];

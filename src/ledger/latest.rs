@@ -43,10 +43,10 @@ pub enum Next {
     Missed(Cursor),
 }
 
-/// The events.
+/// The latest events, and the places of those who read them.
 #[derive(Debug)]
-pub struct Events {
-    latest: Mutex<Latest>,
+pub struct Latest {
+    inner: Mutex<Inner>,
     arrived: Condvar,
     newest: watch::Sender<Cursor>,
     /// Where those are that count; one that is gone does not.
@@ -55,7 +55,7 @@ pub struct Events {
 }
 
 #[derive(Debug)]
-struct Latest {
+struct Inner {
     events: VecDeque<Arc<Event>>,
     /// The place before the first of them.
     before: Cursor,
@@ -66,7 +66,7 @@ struct Latest {
     is_closed: bool,
 }
 
-impl Latest {
+impl Inner {
     fn newest(&self) -> Cursor {
         self.before.plus(self.events.len() as u64)
     }
@@ -83,22 +83,21 @@ impl Confirmation {
     }
 }
 
-impl Events {
+impl Latest {
     /// Nothing in memory yet; the store has what is between these places.
-    pub(super) fn new(swept: Cursor, newest: Cursor) -> Self {
-        let latest =
-            Latest { events: VecDeque::new(), before: newest, swept, marks: VecDeque::new(), is_closed: false };
+    pub(in crate::ledger) fn new(swept: Cursor, newest: Cursor) -> Self {
+        let inner = Inner { events: VecDeque::new(), before: newest, swept, marks: VecDeque::new(), is_closed: false };
         let readers = Mutex::default();
         let newest = watch::Sender::new(newest);
-        Self { latest: Mutex::new(latest), arrived: Condvar::new(), newest, readers, is_swept: AtomicBool::new(false) }
+        Self { inner: Mutex::new(inner), arrived: Condvar::new(), newest, readers, is_swept: AtomicBool::new(false) }
     }
 
-    /// Events that are on disk now, or need not be. Threads that wait for them are woken by [`Events::wake`].
-    pub(super) fn publish(&self, events: Vec<Arc<Event>>) {
+    /// Events that are on disk now, or need not be. Threads that wait for them are woken by [`Latest::wake`].
+    pub(in crate::ledger) fn publish(&self, events: Vec<Arc<Event>>) {
         if events.is_empty() {
             return;
         }
-        let mut latest = self.latest.lock();
+        let mut latest = self.inner.lock();
         latest.events.extend(events);
         while latest.events.len() > IN_MEMORY_MAX {
             latest.events.pop_front();
@@ -110,13 +109,13 @@ impl Events {
     }
 
     /// Wakes the threads that read events, once whoever waited for a commit has its answer.
-    pub(super) fn wake(&self) {
+    pub(in crate::ledger) fn wake(&self) {
         self.arrived.notify_all();
     }
 
     /// Nothing comes any more.
-    pub(super) fn close(&self) {
-        self.latest.lock().is_closed = true;
+    pub(in crate::ledger) fn close(&self) {
+        self.inner.lock().is_closed = true;
         self.arrived.notify_all();
     }
 
@@ -127,23 +126,23 @@ impl Events {
 
     /// The place before the oldest event that is in memory.
     pub fn before_latest(&self) -> Cursor {
-        self.latest.lock().before
+        self.inner.lock().before
     }
 
     /// The place before the oldest event that is still there.
     pub fn before_oldest(&self) -> Cursor {
-        let latest = self.latest.lock();
+        let latest = self.inner.lock();
         latest.swept
     }
 
     /// Up to `most` events behind a place.
     pub fn after(&self, at: Cursor, most: usize) -> Next {
-        self.latest.lock().after(at, most)
+        self.inner.lock().after(at, most)
     }
 
     /// The same, after waiting for news for some time at most. None: nothing comes any more.
     pub fn wait(&self, at: Cursor, most: usize, patience: Duration) -> Option<Next> {
-        let mut latest = self.latest.lock();
+        let mut latest = self.inner.lock();
         if at == latest.newest() && !latest.is_closed {
             self.arrived.wait_for(&mut latest, patience);
         }
@@ -154,18 +153,18 @@ impl Events {
     }
 
     /// Takes a recipient's events out; their numbers stay, without anybody in them. Returns how many.
-    pub(super) fn erase(&self, plain: &str) -> usize {
-        let mut latest = self.latest.lock();
+    pub(in crate::ledger) fn erase(&self, plain: &str) -> usize {
+        let mut latest = self.inner.lock();
         let theirs = latest.events.iter_mut().filter(|event| event.is_about(plain));
         theirs.map(|event| *event = Arc::new(event.without_recipient())).count()
     }
 
     /// Whether nothing comes any more.
     pub fn is_closed(&self) -> bool {
-        self.latest.lock().is_closed
+        self.inner.lock().is_closed
     }
 
-    /// Tells of every new event; [`Events::after`] has it then.
+    /// Tells of every new event; [`Latest::after`] has it then.
     pub fn watch(&self) -> watch::Receiver<Cursor> {
         self.newest.subscribe()
     }
@@ -183,7 +182,7 @@ impl Events {
     }
 
     /// Up to where events may go at this time; none while that is not worth the work.
-    pub(super) fn may_go(&self, now: Timestamp) -> Option<Cursor> {
+    pub(in crate::ledger) fn may_go(&self, now: Timestamp) -> Option<Cursor> {
         if !self.is_swept.load(Ordering::Relaxed) {
             return None;
         }
@@ -192,7 +191,7 @@ impl Events {
         let places = readers.iter().filter_map(Weak::upgrade);
         let confirmed = places.map(|place| place.load(Ordering::Relaxed)).min();
         drop(readers);
-        let mut latest = self.latest.lock();
+        let mut latest = self.inner.lock();
         let newest = latest.newest();
         if latest.marks.back().is_none_or(|(at, _)| at.plus(MARK_PAUSE) <= now) {
             // What is from before the start counts as old.
@@ -213,13 +212,13 @@ impl Events {
     }
 
     /// What comes up to this place is gone.
-    pub(super) fn swept(&self, to: Cursor) {
-        let mut latest = self.latest.lock();
+    pub(in crate::ledger) fn swept(&self, to: Cursor) {
+        let mut latest = self.inner.lock();
         latest.swept = latest.swept.max(to);
     }
 }
 
-impl Latest {
+impl Inner {
     fn after(&self, at: Cursor, most: usize) -> Next {
         if at < self.swept {
             return Next::Missed(self.swept);
@@ -248,8 +247,8 @@ mod tests {
         Arc::new(Event { head, what: Happened::Verified { since_delivered: None } })
     }
 
-    fn events() -> Events {
-        Events::new(Cursor::behind(70), Cursor::behind(100))
+    fn events() -> Latest {
+        Latest::new(Cursor::behind(70), Cursor::behind(100))
     }
 
     fn attempts(next: Next) -> Vec<(u64, u32)> {
