@@ -37,7 +37,7 @@ pub struct EntrySnapshot {
     pub may_have_arrived: bool,
 }
 
-/// What became of an entry that was to be taken back.
+/// What became of an entry that was to be cancelled.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Cancelled {
     /// Which.

@@ -143,7 +143,7 @@ impl Queue {
         let Some(Ok(stored)) = acceptance.answer.take() else { return Offered::default() };
         acceptance.is_over = true;
         // What others did to entries of before comes first.
-        self.hear_all();
+        self.on_waiting_notices();
         let (message, epoch) = (&acceptance.message, acceptance.epoch);
         let event = Event { head: message.head(self.ledger.now()), what: acceptance.what.clone() };
         // Where it was revoked meanwhile, others have it; where it is later, that will be heard.

@@ -163,7 +163,7 @@ impl Queue {
             sharing: Mutex::default(),
             stopped: AtomicBool::new(false),
         });
-        queue.hear_all();
+        queue.on_waiting_notices();
         Ok(queue)
     }
 

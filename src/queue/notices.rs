@@ -22,19 +22,19 @@ impl Queue {
         let mut notices = self.notices.lock();
         notices.poll_recv(context).map(|notice| {
             let is_open = notice.is_some();
-            notice.into_iter().for_each(|notice| self.hear(notice));
+            notice.into_iter().for_each(|notice| self.on_notice(notice));
             is_open
         })
     }
 
-    pub(super) fn hear_all(&self) {
+    pub(super) fn on_waiting_notices(&self) {
         let mut notices = self.notices.lock();
         while let Ok(notice) = notices.try_recv() {
-            self.hear(notice);
+            self.on_notice(notice);
         }
     }
 
-    fn hear(&self, notice: Notice) {
+    fn on_notice(&self, notice: Notice) {
         let now = self.ledger.now();
         match notice {
             Notice::Acquired(acquired) => {
@@ -105,7 +105,7 @@ impl Queue {
         let went = went?;
         self.outbox.schedule(|schedule| went.iter().for_each(|id| schedule.part_with(*id)));
         // What a ledger gives back at once comes behind that.
-        self.hear_all();
+        self.on_waiting_notices();
         Ok(went)
     }
 

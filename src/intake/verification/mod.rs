@@ -198,14 +198,14 @@ impl Verifications {
 
     /// A code was not sent, and nobody may tell: the verification goes on without it.
     pub fn refused(&self, slot: &Slot, now: Timestamp, step: Step) -> Vec<SideChange> {
-        self.hear(&slot.id, slot.index, Fate::Gone(now), now, step)
+        self.on_fate(&slot.id, slot.index, Fate::Gone(now), now, step)
     }
 
-    fn hear(&self, id: &str, index: usize, fate: Fate, now: Timestamp, step: Step) -> Vec<SideChange> {
+    fn on_fate(&self, id: &str, index: usize, fate: Fate, now: Timestamp, step: Step) -> Vec<SideChange> {
         let mut table = self.table.lock();
         let before = table.held(id);
         let Some(one) = table.get_mut(id) else { return Vec::new() };
-        one.hear(index, fate, now);
+        one.on_fate(index, fate, now);
         let after = table.held(id);
         let change = rows::fate(id, index, fate, step);
         table.is_due(id);
@@ -236,7 +236,7 @@ impl Verifications {
             | Kind::Verified => return Vec::new(),
         };
         let Some(index) = self.table.lock().index_of(id, ending.message.id) else { return Vec::new() };
-        self.hear(id, index, fate, now, step)
+        self.on_fate(id, index, fate, now, step)
     }
 
     fn release(&self, before: Vec<u32>, after: Vec<u32>) {

@@ -218,7 +218,7 @@ impl Verification {
     }
 
     /// What became of a message. Where no code can arrive any more, that is the end, unless nobody may tell that.
-    pub(super) fn hear(&mut self, index: usize, fate: Fate, now: Timestamp) {
+    pub(super) fn on_fate(&mut self, index: usize, fate: Fate, now: Timestamp) {
         let Some(send) = self.sends.get_mut(index) else { return };
         send.fate = fate;
         let is_hopeless = self.sends.iter().all(|send| matches!(send.fate, Fate::Gone(_)));
@@ -283,12 +283,12 @@ mod tests {
     #[test]
     fn what_can_not_arrive_is_void_and_the_last_of_it_is_the_end() {
         let mut one = verification(vec![send(0, Fate::UnderWay), send(60, Fate::UnderWay)]);
-        one.hear(0, Fate::Gone(at(60)), at(60));
+        one.on_fate(0, Fate::Gone(at(60)), at(60));
         assert_eq!((one.state(at(61)), one.live(at(61)).count(), one.expires_at()), (State::Pending, 1, at(660)));
-        one.hear(1, Fate::Gone(at(70)), at(70));
+        one.on_fate(1, Fate::Gone(at(70)), at(70));
         assert_eq!((one.state(at(71)), one.live(at(71)).count()), (State::Undeliverable, 0));
         let mut quiet = Verification { quiet: true, ..verification(vec![send(0, Fate::UnderWay)]) };
-        quiet.hear(0, Fate::Gone(at(1)), at(1));
+        quiet.on_fate(0, Fate::Gone(at(1)), at(1));
         assert_eq!(
             (quiet.state(at(2)), quiet.state(at(600)), quiet.live(at(2)).count()),
             (State::Pending, State::Expired, 0)
