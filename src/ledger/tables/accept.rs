@@ -184,7 +184,9 @@ impl State {
             let progress = at_risk.then(|| Box::new(Progress { at_risk, ..Progress::default() }));
             EntryRow { standing, slots, progress }
         };
-        let entries: LiteMap<u16, EntryRow> = (0..count).map(|index| (index, row(index))).collect();
+        // In as much memory as they need.
+        let entries: Vec<(u16, EntryRow)> = (0..count).map(|index| (index, row(index))).collect();
+        let entries = LiteMap::from_sorted_store_unchecked(entries);
         let (message, content, has_slots) = (message.clone(), new.content.clone(), !new.slots.is_empty());
         let ended = LiteMap::new();
         self.messages.insert(message.id, MessageRow { message, content, sequence, entries, ended, has_slots });

@@ -297,15 +297,18 @@ impl Inner {
 
 /// All that lives, in as many notices as there is room for.
 fn tell_what_lives(notices: &mpsc::Sender<Notice>, state: &State) {
-    let mut all: Vec<Held> = Vec::with_capacity(state.messages.len());
-    for held in state.messages.values() {
-        let indices: Vec<u16> = held.entries.keys().copied().collect();
-        all.push(held.taken(&indices).held);
-    }
-    let some = (all.len() / (NOTICES_MAX / 2)).max(1);
-    while !all.is_empty() {
-        let rest = all.split_off(some.min(all.len()));
+    let some = (state.messages.len() / (NOTICES_MAX / 2)).max(1);
+    let mut waiting = state.messages.values();
+    loop {
+        let held = waiting.by_ref().take(some).map(|held| {
+            let indices: Vec<u16> = held.entries.keys().copied().collect();
+            held.taken(&indices).held
+        });
+        let held: Vec<Held> = held.collect();
+        if held.is_empty() {
+            return;
+        }
         // There is room for twice as many.
-        let _ = notices.try_send(Notice::Acquired(std::mem::replace(&mut all, rest)));
+        let _ = notices.try_send(Notice::Acquired(held));
     }
 }

@@ -211,7 +211,8 @@ impl Found {
         self.common.share(&mut message, &mut progress);
         let message: Arc<Message> = Arc::from(message);
         let mut progress: BTreeMap<u16, Progress> = progress.into_iter().collect();
-        let (mut entries, mut ended) = (LiteMap::new(), LiteMap::new());
+        let recipients = message.envelope.recipients.len();
+        let (mut entries, mut ended) = (LiteMap::with_capacity(recipients), LiteMap::new());
         for (index, _) in (0..).zip(&message.envelope.recipients) {
             let progress = progress.remove(&index).map(Box::new);
             let (number, content_sent) = progress.as_ref().map_or((0, false), |of| (of.attempts, of.content_sent));
