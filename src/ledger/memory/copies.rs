@@ -7,14 +7,15 @@ use super::membership::Compared;
 use crate::base::clock::Timestamp;
 use crate::event::Kind;
 use crate::ledger::accept::{Accepted, NewMessage};
-use crate::ledger::attempt::{Attempt, Held, Settled};
+use crate::ledger::attempt::{Attempt, Epoch, Held, Lost, Settled};
 use crate::ledger::entry::{Message, Progress};
+use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::{HeldCopy, Taken};
 use crate::mail::id::{EntryId, MessageId};
 
 /// Settlements kept while the database is away, at most; beyond, the oldest go, and their entries are attempted again.
 const KEPT_MAX: usize = 100_000;
-/// How long ends are remembered, in case the database forgets them.
+/// How long ends and hand-overs are remembered, in case the database forgets them.
 const RECENT: Duration = Duration::from_secs(60);
 
 /// A settlement, with what it takes to insert its entry again.
@@ -23,6 +24,49 @@ pub(super) struct Kept {
     pub(super) attempt: Attempt,
     pub(super) settled: Settled,
     pub(super) copy: Option<HeldCopy>,
+}
+
+/// How an entry came to be ours no more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Parting {
+    /// Somebody else ended it.
+    Ended(Kind),
+    /// It lives on, and whose it was then; [`Epoch::UNOWNED`]: nobody's, or it is not known whose.
+    To(Epoch),
+}
+
+impl Parting {
+    pub(super) fn is_end(self) -> bool {
+        match self {
+            Self::Ended(_) => true,
+            Self::To(_) => false,
+        }
+    }
+
+    /// What the queue hears. A kind that is no end: it lives on.
+    pub(super) fn kind(self) -> Kind {
+        match self {
+            Self::Ended(kind) => kind,
+            Self::To(_) => Kind::Queued,
+        }
+    }
+
+    /// What a verb says of an entry that it found with somebody else.
+    fn of(verdict: Verdict) -> Option<Self> {
+        match verdict {
+            Verdict::Lost(Lost::Ended(kind)) => Some(Self::Ended(kind)),
+            Verdict::Lost(Lost::TakenOver) => Some(Self::To(Epoch::UNOWNED)),
+            Verdict::Lost(Lost::Fenced | Lost::Unavailable) | Verdict::Missing => None,
+        }
+    }
+}
+
+/// An entry that was ours a moment ago.
+#[derive(Clone, Debug)]
+struct Parted {
+    at: Instant,
+    parting: Parting,
+    copy: HeldCopy,
 }
 
 #[derive(Debug, Default)]
@@ -35,6 +79,7 @@ pub(super) struct Copies {
     busy: HashMap<EntryId, u32>,
     kept: VecDeque<Kept>,
     recent: VecDeque<(Instant, Kept)>,
+    parted: BTreeMap<EntryId, Parted>,
 }
 
 impl Copies {
@@ -43,7 +88,7 @@ impl Copies {
         self.refused.remove(&id);
     }
 
-    pub(super) fn accepted(&mut self, new: &NewMessage, accepted: &Accepted) {
+    pub(super) fn accepted(&mut self, new: &NewMessage, accepted: &Accepted, now: Instant) {
         let message = &new.message;
         self.under_way.remove(&message.id);
         for (index, _) in (0..).zip(&message.envelope.recipients) {
@@ -61,7 +106,7 @@ impl Copies {
             self.held.insert(EntryId { message: message.id, index }, copy);
         }
         for (id, _) in &accepted.superseded {
-            self.held.remove(id);
+            self.part_with(*id, Parting::Ended(Kind::Superseded), now);
         }
     }
 
@@ -83,8 +128,25 @@ impl Copies {
         self.held.get(&id).cloned()
     }
 
-    pub(super) fn forget(&mut self, id: EntryId) -> bool {
-        self.held.remove(&id).is_some()
+    /// An entry is not ours any more. Whether that is news.
+    pub(super) fn part_with(&mut self, id: EntryId, parting: Parting, now: Instant) -> bool {
+        let copy = self.held.remove(&id);
+        let was_held = copy.is_some();
+        self.remember(id, copy, Some(parting), now);
+        was_held
+    }
+
+    fn remember(&mut self, id: EntryId, copy: Option<HeldCopy>, parting: Option<Parting>, now: Instant) {
+        self.parted.retain(|_, parted| now.saturating_duration_since(parted.at) <= RECENT);
+        if let (Some(copy), Some(parting)) = (copy, parting) {
+            self.parted.insert(id, Parted { at: now, parting, copy });
+        }
+    }
+
+    /// A verb found an entry with somebody else.
+    pub(super) fn not_ours(&mut self, id: EntryId, verdict: Verdict, now: Instant) {
+        let copy = self.held.remove(&id);
+        self.remember(id, copy, Parting::of(verdict), now);
     }
 
     pub(super) fn gated(&mut self, attempt: Attempt) {
@@ -129,9 +191,11 @@ impl Copies {
     }
 
     /// It came too late.
-    pub(super) fn lost(&mut self, entry: EntryId) {
+    pub(super) fn lost(&mut self, kept: Kept, verdict: Verdict, now: Instant) {
+        let entry = kept.attempt.entry;
         self.end_settlement(entry);
-        self.held.remove(&entry);
+        let copy = self.held.remove(&entry).or(kept.copy);
+        self.remember(entry, copy, Parting::of(verdict), now);
     }
 
     /// It waits for the database.
@@ -167,6 +231,11 @@ impl Copies {
         self.recent.iter().find(|(_, kept)| kept.attempt.entry == entry).map(|(_, kept)| kept.clone())
     }
 
+    /// What was ours, and how it went.
+    pub(super) fn parted(&self, entry: EntryId) -> Option<(Parting, HeldCopy)> {
+        self.parted.get(&entry).map(|parted| (parted.parting, parted.copy.clone()))
+    }
+
     pub(super) fn is_busy(&self, entry: EntryId) -> bool {
         self.busy.contains_key(&entry)
     }
@@ -180,6 +249,7 @@ impl Copies {
             under_way: self.under_way.iter().copied().chain(self.busy.keys().map(|id| id.message)).collect(),
             refused: self.refused.keys().copied().collect(),
             settled: self.recent.iter().map(|(_, kept)| kept.attempt.entry).collect(),
+            parted: self.parted.iter().map(|(id, parted)| (*id, parted.parting)).collect(),
         }
     }
 
@@ -193,7 +263,8 @@ impl Copies {
         held.entries.retain(|(index, _)| {
             let entry = EntryId { message: id, index: *index };
             let is_recent = self.recent.iter().any(|(_, kept)| kept.attempt.entry == entry);
-            !self.held.contains_key(&entry) && !self.busy.contains_key(&entry) && !is_recent
+            let has_ended = self.parted.get(&entry).is_some_and(|parted| parted.parting.is_end());
+            !self.held.contains_key(&entry) && !self.busy.contains_key(&entry) && !is_recent && !has_ended
         });
         for (index, progress) in &held.entries {
             let slots = slots.iter().filter(|(of, _)| of == index).map(|(_, slot)| *slot).collect();
@@ -204,13 +275,15 @@ impl Copies {
                 slots,
                 progress: progress.clone(),
             };
-            self.held.insert(EntryId { message: id, index: *index }, copy);
+            let entry = EntryId { message: id, index: *index };
+            self.parted.remove(&entry);
+            self.held.insert(entry, copy);
         }
         (!held.entries.is_empty()).then_some(held)
     }
 
     /// An entry is not ours any more, as the database says. Whether that is news.
-    pub(super) fn gone(&mut self, id: EntryId, _kind: Kind) -> bool {
-        !self.busy.contains_key(&id) && self.held.remove(&id).is_some()
+    pub(super) fn gone(&mut self, id: EntryId, parting: Parting, now: Instant) -> bool {
+        !self.busy.contains_key(&id) && self.part_with(id, parting, now)
     }
 }

@@ -141,15 +141,24 @@ impl Database {
 
     /// A standby takes its place; where replication is asynchronous, some of the last commits are gone.
     pub fn fail_over(&self) {
-        let mut disk = self.0.disk.lock();
-        if disk.replication == Replication::Asynchronous {
+        let lost = {
+            let mut disk = self.0.disk.lock();
             let most = u64::try_from(disk.history.len()).unwrap_or(0);
-            let lost = usize::try_from(disk.dice.below(most + 1)).unwrap_or(0);
-            let kept = disk.history.len() - lost;
-            let first_lost = disk.history.drain(kept..).next();
-            if let Some(state) = first_lost {
-                disk.state = state;
+            match disk.replication {
+                Replication::Asynchronous => usize::try_from(disk.dice.below(most + 1)).unwrap_or(0),
+                Replication::Synchronous => 0,
             }
+        };
+        self.fail_over_without(lost);
+    }
+
+    /// A standby takes its place that has not seen so many of the last statements.
+    pub(super) fn fail_over_without(&self, lost: usize) {
+        let mut disk = self.0.disk.lock();
+        let kept = disk.history.len().saturating_sub(lost);
+        let first_lost = disk.history.drain(kept..).next();
+        if let Some(state) = first_lost {
+            disk.state = state;
         }
         disk.history.clear();
         disk.is_available = true;

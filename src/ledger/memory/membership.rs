@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use litemap::LiteMap;
 
+use super::copies::Parting;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
 use crate::ledger::attempt::{Epoch, NodeName};
@@ -50,6 +51,8 @@ pub(super) struct Compared {
     pub(super) refused: Vec<MessageId>,
     /// Ended lately by this node.
     pub(super) settled: Vec<EntryId>,
+    /// What it held until lately, and how it went.
+    pub(super) parted: Vec<(EntryId, Parting)>,
 }
 
 /// Where a node's memory and the table differ.
@@ -57,11 +60,13 @@ pub(super) struct Compared {
 pub(super) struct Differences {
     pub(super) unknown_to_node: Vec<Taken>,
     /// The entry has ended, or lives on with somebody else.
-    pub(super) gone: Vec<(EntryId, Kind)>,
+    pub(super) gone: Vec<(EntryId, Parting)>,
     /// The database knows nothing of them.
     pub(super) unknown_to_database: Vec<EntryId>,
     /// The database does not know that they ended.
     pub(super) unsettled: Vec<EntryId>,
+    /// Nor how these went.
+    pub(super) unparted: Vec<EntryId>,
 }
 
 impl State {
@@ -182,12 +187,31 @@ impl State {
     /// Rows that the database lost in a fail-over, from the memory of their owner. What a newer message has the slot of
     /// ends.
     pub(super) fn insert_again(&mut self, me: Epoch, id: EntryId, copy: &HeldCopy, now: Timestamp) {
+        self.insert_for(me, me, (id, copy), now);
+    }
+
+    /// That an entry went to somebody, or that somebody ended it, where a fail-over lost it: from the memory of its former
+    /// owner. Whose it was has it again, or others take it over.
+    pub(super) fn part_again(&mut self, me: Epoch, (id, copy): (EntryId, &HeldCopy), parting: Parting, now: Timestamp) {
+        match parting {
+            Parting::To(owner) => self.insert_for(me, owner, (id, copy), now),
+            Parting::Ended(kind) => {
+                self.insert_for(me, me, (id, copy), now);
+                if self.is_alive(me) && self.entry(id).is_some_and(|row| row.standing.owner == me) {
+                    let note = Some("the database had lost this end".into());
+                    self.end_by(me, id, kind, Attempted { note, ..Attempted::default() }, now);
+                }
+            }
+        }
+    }
+
+    fn insert_for(&mut self, me: Epoch, owner: Epoch, (id, copy): (EntryId, &HeldCopy), now: Timestamp) {
         if !self.is_alive(me) || self.ended.contains_key(&id) || self.entry(id).is_some() {
             return;
         }
         let progress = copy.progress.clone();
         let number = progress.attempts;
-        let standing = Standing { owner: me, attempt: number, settled: number.saturating_sub(1), is_out: true };
+        let standing = Standing { owner, attempt: number, settled: number.saturating_sub(1), is_out: true };
         let HeldCopy { message, content, sequence, slots, .. } = copy.clone();
         self.sequence = self.sequence.max(sequence);
         self.accepted.entry(id.message).or_insert(sequence);
@@ -203,6 +227,7 @@ impl State {
         held.entries
             .insert(id.index, EntryRow { standing, slots: slots.clone().into(), progress: Some(Box::new(progress)) });
         self.live += 1;
+        self.signal(owner, me, Signal::Yours(id));
         for slot in slots {
             let row = self.slots.entry(slot).or_default();
             let newer = row.holders.first().copied().filter(|_| row.sequence > sequence);
@@ -235,7 +260,10 @@ impl State {
             }
             let is_new = |index: &u16| {
                 let entry = EntryId { message: id, index: *index };
-                !compared.held.contains(&entry) && !compared.settled.contains(&entry)
+                let has_ended = |(id, parting): &(EntryId, Parting)| *id == entry && parting.is_end();
+                !compared.held.contains(&entry)
+                    && !compared.settled.contains(&entry)
+                    && !compared.parted.iter().any(has_ended)
             };
             let mine = held.entries.iter().filter(|(_, row)| row.standing.owner == me).map(|(index, _)| *index);
             let new: Vec<u16> = mine.filter(is_new).collect();
@@ -246,8 +274,8 @@ impl State {
         for id in &compared.held {
             match (self.entry(*id), self.ended.get(id)) {
                 (Some(row), _) if row.standing.owner == me => {}
-                (Some(_), _) => differences.gone.push((*id, Kind::Queued)),
-                (None, Some(end)) => differences.gone.push((*id, end.kind)),
+                (Some(row), _) => differences.gone.push((*id, Parting::To(row.standing.owner))),
+                (None, Some(end)) => differences.gone.push((*id, Parting::Ended(end.kind))),
                 (None, None) => differences.unknown_to_database.push(*id),
             }
         }
@@ -255,6 +283,11 @@ impl State {
         let is_mine = |id: &EntryId| self.entry(*id).is_none_or(|row| row.standing.owner == me);
         let unsettled = compared.settled.iter().filter(|id| !has_ended(id) && is_mine(id));
         differences.unsettled = unsettled.copied().collect();
+        let is_lost = |(id, parting): &&(EntryId, Parting)| match parting {
+            Parting::Ended(_) => !has_ended(id) && is_mine(id),
+            Parting::To(_) => !has_ended(id) && self.entry(*id).is_none(),
+        };
+        differences.unparted = compared.parted.iter().filter(is_lost).map(|(id, _)| *id).collect();
         Ok(differences)
     }
 }

@@ -7,6 +7,8 @@ mod database;
 mod faults;
 mod membership;
 mod node;
+#[cfg(test)]
+mod tests;
 
 pub use database::{Allowed, Database};
 pub use faults::{Faults, Replication};

@@ -8,11 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::copies::Copies;
+use super::copies::{Copies, Parting};
 use super::database::{Database, Unanswered};
 use super::membership::{Beat, Joining};
 use crate::base::clock::{Clock, Timestamp};
-use crate::event::Kind;
 use crate::ledger::attempt::{Epoch, Held, Lost, NodeName, Notice};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::heartbeat::{OwnLease, Sign, Timing, Watch};
@@ -302,7 +301,7 @@ impl Inner {
         self.watch(&mut local, me, &peers, (sent, answered));
         local.peers = peers.into_iter().map(|(peer, _)| peer).collect();
         local.has_orphans |= has_orphans;
-        local.heard(signals);
+        local.heard(signals, answered);
         let acquired: Vec<Held> = given.into_iter().filter_map(|taken| local.copies.acquire(taken)).collect();
         local.acquired(acquired);
         let is_due = local.compared_at.is_none_or(|at| answered - at >= RECONCILE_EVERY);
@@ -380,11 +379,11 @@ impl Inner {
 }
 
 impl Local {
-    fn heard(&mut self, signals: Vec<Signal>) {
+    fn heard(&mut self, signals: Vec<Signal>, now: Instant) {
         let mut due: Vec<EntryId> = Vec::new();
         for signal in signals {
             match signal {
-                Signal::Ended(id, kind) => self.gone(id, kind),
+                Signal::Ended(id, kind) => self.gone(id, Parting::Ended(kind), now),
                 Signal::Due(id) if self.copies.holds(id) => due.push(id),
                 Signal::Due(_) | Signal::Yours(_) => {}
             }
@@ -394,9 +393,9 @@ impl Local {
         }
     }
 
-    fn gone(&mut self, id: EntryId, kind: Kind) {
-        if self.copies.gone(id, kind) {
-            self.waiting.push_back(Notice::Ended(id, kind));
+    fn gone(&mut self, id: EntryId, parting: Parting, now: Instant) {
+        if self.copies.gone(id, parting, now) {
+            self.waiting.push_back(Notice::Ended(id, parting.kind()));
         }
     }
 

@@ -50,8 +50,6 @@ struct Known {
     /// Entries that took a slot, by their place in the order, and when that was acknowledged.
     slots: HashMap<KeyHash, Vec<(u64, EntryId, Timestamp)>>,
     sendings: Vec<Sending>,
-    /// Cancelled or superseded: no node remembers them.
-    taken_away: BTreeSet<EntryId>,
     has_failed_over: bool,
     /// A node lost its memory: it crashed, or was fenced.
     has_forgotten: bool,
@@ -105,10 +103,6 @@ impl Laws {
         for ask in &new.budgets {
             *known.budgets.entry(ask.key).or_default() += u32::from(count);
         }
-    }
-
-    pub fn taken_away(&self, entries: impl Iterator<Item = EntryId>) {
-        self.known.lock().taken_away.extend(entries);
     }
 
     pub fn some_message(&self, number: u64) -> Option<MessageId> {
@@ -212,8 +206,7 @@ impl Laws {
             for (message, (count, _)) in &known.acknowledged {
                 for index in 0..*count {
                     let entry = EntryId { message: *message, index };
-                    let is_forgotten = !self.is_synchronous(&known) && known.taken_away.contains(&entry);
-                    assert!(ends.contains_key(&entry) || is_forgotten, "{entry} never ended");
+                    assert!(ends.contains_key(&entry), "{entry} never ended");
                 }
             }
         }

@@ -94,7 +94,6 @@ impl Owner {
     pub async fn accept(&self, new: NewMessage, laws: &Laws) {
         let Ok(accepted) = self.inner.queue.accept(new.clone()).await else { return };
         laws.acknowledged(&new, &accepted, self.inner.place);
-        laws.taken_away(accepted.superseded.iter().map(|(id, _)| *id));
     }
 
     pub async fn hand_over(&self, number: u64, to: Target) {
@@ -107,8 +106,8 @@ impl Owner {
     }
 
     pub async fn cancel(&self, filter: Filter) {
-        let Ok(cancelled) = self.inner.queue.cancel_everywhere(filter).await else { return };
-        self.inner.laws.taken_away(cancelled.iter().map(|one| one.id));
+        // Where no answer came, it may have been done.
+        let _ = self.inner.queue.cancel_everywhere(filter).await;
     }
 }
 

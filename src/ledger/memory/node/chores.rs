@@ -58,7 +58,7 @@ impl Inner {
             self.fence(me);
             return Err(Stopped);
         };
-        let Differences { unknown_to_node, gone, unknown_to_database, unsettled } = differences;
+        let Differences { unknown_to_node, gone, unknown_to_database, unsettled, unparted } = differences;
         {
             let mut local = self.local.lock();
             if local.epoch != me {
@@ -67,7 +67,8 @@ impl Inner {
             let acquired: Vec<Held> =
                 unknown_to_node.into_iter().filter_map(|taken| local.copies.acquire(taken)).collect();
             local.acquired(acquired);
-            gone.into_iter().for_each(|(id, kind)| local.gone(id, kind));
+            let heard = self.clock.instant();
+            gone.into_iter().for_each(|(id, parting)| local.gone(id, parting, heard));
             self.pass_on(&mut local);
         }
         for id in unknown_to_database {
@@ -75,6 +76,9 @@ impl Inner {
         }
         for id in unsettled {
             self.settle_again(me, id).await?;
+        }
+        for id in unparted {
+            self.part_again(me, id).await?;
         }
         let mut local = self.local.lock();
         local.compared_at = Some(self.clock.instant());
@@ -92,6 +96,12 @@ impl Inner {
         };
         let Some(copy) = copy else { return Ok(()) };
         self.ask(PATIENCE, move |state, now| state.insert_again(me, id, &copy, now)).await.map_err(|_| Stopped)
+    }
+
+    async fn part_again(&self, me: Epoch, id: EntryId) -> Result<(), Stopped> {
+        let Some((parting, copy)) = self.local.lock().copies.parted(id) else { return Ok(()) };
+        let asked = move |state: &mut super::State, now| state.part_again(me, (id, &copy), parting, now);
+        self.ask(PATIENCE, asked).await.map_err(|_| Stopped)
     }
 
     async fn settle_again(&self, me: Epoch, id: EntryId) -> Result<(), Stopped> {
@@ -132,16 +142,16 @@ impl Inner {
                     self.fence(me);
                     return Err(Stopped);
                 }
-                Err(Verdict::Lost(Lost::Ended(kind))) => {
+                Err(verdict @ Verdict::Lost(Lost::Ended(kind))) => {
                     let was_held = local.copies.holds(entry);
-                    local.copies.lost(entry);
+                    local.copies.lost(kept, verdict, now);
                     if was_held {
                         local.waiting.push_back(Notice::Ended(entry, kind));
                     }
                     self.pass_on(&mut local);
                 }
-                Err(Verdict::Lost(Lost::TakenOver | Lost::Unavailable) | Verdict::Missing) => {
-                    local.copies.lost(entry);
+                Err(verdict @ (Verdict::Lost(Lost::TakenOver | Lost::Unavailable) | Verdict::Missing)) => {
+                    local.copies.lost(kept, verdict, now);
                 }
             }
         }

@@ -6,10 +6,11 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
+use super::super::copies::Parting;
 use super::super::database::Unanswered;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
-use crate::event::Event;
+use crate::event::{Event, Kind};
 use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused, Stored};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
@@ -68,7 +69,7 @@ impl Inner {
                 if local.epoch != me {
                     accepted.overtaken = (0..).zip(&new.message.envelope.recipients).map(|(index, _)| index).collect();
                 }
-                local.copies.accepted(&new, &accepted);
+                local.copies.accepted(&new, &accepted, self.clock.instant());
                 Ok(accepted)
             }
             Ok(Err(refused)) => {
@@ -110,7 +111,7 @@ impl Inner {
                 Ok(())
             }
             Ok(Err(verdict)) => {
-                self.local.lock().copies.forget(attempt.entry);
+                self.local.lock().copies.not_ours(attempt.entry, verdict, self.clock.instant());
                 Err(self.says(me, verdict))
             }
             Err(_) => Err(Lost::Unavailable),
@@ -143,7 +144,7 @@ impl Inner {
                 Ok(())
             }
             Ok(Err(verdict)) => {
-                local.copies.lost(attempt.entry);
+                local.copies.lost(kept, verdict, now);
                 drop(local);
                 Err(self.says(me, verdict))
             }
@@ -169,17 +170,27 @@ impl Inner {
 
     async fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Result<Vec<EntryId>, LedgerError> {
         let me = self.local.lock().epoch;
-        let went = self.look(move |state, _| state.hand_over(me, &entries, &to)).await?;
+        let asked = move |state: &mut State, _| {
+            let went = state.hand_over(me, &entries, &to).into_iter();
+            let owner = |id| state.entry(id).map_or(Epoch::UNOWNED, |row| row.standing.owner);
+            went.map(|id| (id, owner(id))).collect::<Vec<_>>()
+        };
+        let went = self.look(asked).await?;
+        let now = self.clock.instant();
         let mut local = self.local.lock();
-        went.iter().for_each(|id| _ = local.copies.forget(*id));
-        Ok(went)
+        if local.epoch == me {
+            went.iter().for_each(|(id, owner)| _ = local.copies.part_with(*id, Parting::To(*owner), now));
+        }
+        Ok(went.into_iter().map(|(id, _)| id).collect())
     }
 
     async fn cancel(&self, which: Filter) -> Result<Vec<Cancelled>, LedgerError> {
         let me = self.local.lock().epoch;
         let cancelled = self.look(move |state, now| state.cancel(me, &which, now)).await?;
+        let now = self.clock.instant();
         let mut local = self.local.lock();
-        cancelled.iter().for_each(|cancelled| _ = local.copies.forget(cancelled.id));
+        let parting = Parting::Ended(Kind::Cancelled);
+        cancelled.iter().for_each(|cancelled| _ = local.copies.part_with(cancelled.id, parting, now));
         Ok(cancelled)
     }
 
