@@ -97,3 +97,14 @@ async fn what_another_node_ended_does_not_vanish_with_a_fail_over() {
     assert_eq!(cluster.ends_of(id), [Kind::Cancelled]);
     assert!(!cluster.has_a_living_owner(id));
 }
+
+#[tokio::test(start_paused = true)]
+async fn what_is_handed_over_to_its_owner_stays() {
+    let cluster = Cluster::new(Replication::Synchronous, 1);
+    let a = cluster.join(1).await;
+    let id = cluster.accept(&a).await;
+    assert_eq!(a.hand_over(vec![id], Target::Node("node1".into())).await.unwrap(), []);
+    let mut notices = a.notices().unwrap();
+    pass(12_000).await;
+    assert!(notices.try_recv().is_err(), "nothing is news");
+}

@@ -173,7 +173,8 @@ impl Inner {
         let asked = move |state: &mut State, _| {
             let went = state.hand_over(me, &entries, &to).into_iter();
             let owner = |id| state.entry(id).map_or(Epoch::UNOWNED, |row| row.standing.owner);
-            went.map(|id| (id, owner(id))).collect::<Vec<_>>()
+            // What goes to whoever has it stays.
+            went.map(|id| (id, owner(id))).filter(|(_, owner)| *owner != me).collect::<Vec<_>>()
         };
         let went = self.look(asked).await?;
         let now = self.clock.instant();
