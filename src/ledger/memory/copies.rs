@@ -80,6 +80,9 @@ pub(super) struct Copies {
     kept: VecDeque<Kept>,
     recent: VecDeque<(Instant, Kept)>,
     parted: BTreeMap<EntryId, Parted>,
+    /// Hand-overs of entries that have not been answered.
+    handing: BTreeSet<(EntryId, u64)>,
+    hand_overs: u64,
 }
 
 impl Copies {
@@ -149,10 +152,29 @@ impl Copies {
         self.remember(id, copy, Parting::of(verdict), now);
     }
 
-    pub(super) fn gated(&mut self, attempt: Attempt) {
+    /// An attempt may go on; hand-overs of its entry up to this number are void now.
+    pub(super) fn gated(&mut self, attempt: Attempt, void: Option<u64>) {
+        self.handing.retain(|(id, number)| *id != attempt.entry || Some(*number) > void);
         if let Some(copy) = self.held.get_mut(&attempt.entry) {
             copy.progress.attempts = attempt.number;
         }
+    }
+
+    /// A hand-over begins; says its number.
+    pub(super) fn begin_hand_over(&mut self, entries: &[EntryId]) -> u64 {
+        self.hand_overs += 1;
+        self.handing.extend(entries.iter().map(|id| (*id, self.hand_overs)));
+        self.hand_overs
+    }
+
+    /// It is answered.
+    pub(super) fn end_hand_over(&mut self, entries: &[EntryId], number: u64) {
+        entries.iter().for_each(|id| _ = self.handing.remove(&(*id, number)));
+    }
+
+    /// The last hand-over of an entry that has not been answered.
+    pub(super) fn handing(&self, id: EntryId) -> Option<u64> {
+        self.handing.range((id, 0)..=(id, u64::MAX)).next_back().map(|(_, number)| *number)
     }
 
     /// A settlement begins. Its entry is taken out of what is held where it ends.

@@ -8,7 +8,7 @@ use litemap::LiteMap;
 use super::copies::Parting;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
-use crate::ledger::attempt::{Epoch, NodeName};
+use crate::ledger::attempt::{Epoch, NodeName, Target};
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Standing;
 use crate::ledger::tables::accept::Accepting;
@@ -203,6 +203,29 @@ impl State {
                 }
             }
         }
+    }
+
+    /// Entries to another node or to nobody, unless whoever asks for it gave it up meanwhile. Says which went, and whose they
+    /// are.
+    pub(super) fn hand_over_numbered(
+        &mut self,
+        (me, number): (Epoch, u64),
+        entries: &[EntryId],
+        to: &Target,
+    ) -> Vec<(EntryId, Epoch)> {
+        if self.void.get(&me).is_some_and(|up_to| number <= *up_to) {
+            return Vec::new();
+        }
+        let went = self.hand_over(me, entries, to).into_iter();
+        let owner = |id| self.entry(id).map_or(Epoch::UNOWNED, |row| row.standing.owner);
+        // What goes to whoever has it stays.
+        went.map(|id| (id, owner(id))).filter(|(_, owner)| *owner != me).collect()
+    }
+
+    /// Hand-overs up to this number that have not come yet come to nothing.
+    pub(super) fn give_up(&mut self, me: Epoch, number: u64) {
+        let up_to = self.void.entry(me).or_default();
+        *up_to = number.max(*up_to);
     }
 
     fn insert_for(&mut self, me: Epoch, owner: Epoch, (id, copy): (EntryId, &HeldCopy), now: Timestamp) {

@@ -1,12 +1,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Database, Node, Replication, Settings};
+use super::{Database, Faults, Node, Replication, Settings};
 use crate::base::clock::{Clock, ManualClock, Timestamp};
 use crate::event::{Event, Happened, Kind};
 use crate::ledger::Ledger;
 use crate::ledger::accept::NewMessage;
-use crate::ledger::attempt::Target;
+use crate::ledger::attempt::{Attempt, Mark, Target};
 use crate::ledger::entry::Message;
 use crate::ledger::filter::Filter;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -107,4 +107,29 @@ async fn what_is_handed_over_to_its_owner_stays() {
     let mut notices = a.notices().unwrap();
     pass(12_000).await;
     assert!(notices.try_recv().is_err(), "nothing is news");
+}
+
+/// Each request comes up to 8 s late, and nobody waits for longer than 3 s.
+#[tokio::test(start_paused = true)]
+async fn a_hand_over_that_was_given_up_comes_to_nothing_once_an_attempt_may_begin() {
+    let mut given_up = 0;
+    for seed in 0..20 {
+        let cluster = Cluster::new(Replication::Synchronous, seed);
+        let (a, b) = (cluster.join(1).await, cluster.join(2).await);
+        let mut notices = b.notices().unwrap();
+        let id = cluster.accept(&a).await;
+        cluster.database.set_faults(Faults { delayed: 1000, ..Faults::default() });
+        let handing = a.hand_over(vec![id], Target::Node("node2".into()));
+        let (went, ()) = tokio::join!(handing, async { cluster.database.set_faults(Faults::default()) });
+        if went.is_ok() {
+            continue;
+        }
+        given_up += 1;
+        a.gate(Attempt { entry: id, number: 1 }, Mark::Visible).await.unwrap();
+        pass(8000).await;
+        let owner = cluster.database.standing(id, a.lease().epoch).0;
+        assert_eq!(owner, Some(a.lease().epoch), "its content is under way");
+        assert!(notices.try_recv().is_err());
+    }
+    assert!(given_up > 5, "{given_up} came too late");
 }

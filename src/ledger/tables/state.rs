@@ -157,6 +157,8 @@ pub(in crate::ledger) struct State {
     /// Rows that were decided above, where they are kept here.
     pub(in crate::ledger) side: BTreeMap<SideName, Box<[u8]>>,
     pub(in crate::ledger) signals: HashMap<Epoch, Vec<Signal>>,
+    /// Up to which number hand-overs of an epoch are void: it gave them up.
+    pub(in crate::ledger) void: HashMap<Epoch, u64>,
     pub(in crate::ledger) live: usize,
     pub(in crate::ledger) sequence: u64,
     pub(in crate::ledger) version: u64,

@@ -33,6 +33,7 @@ pub enum Outcome {
 #[derive(Clone, Copy, Debug)]
 struct Sending {
     entry: EntryId,
+    epoch: Epoch,
     place: usize,
     from: Timestamp,
     to: Option<Timestamp>,
@@ -169,16 +170,25 @@ impl Laws {
         }
         let is_elsewhere = known.acknowledged.get(&entry.message).is_some_and(|(_, accepted)| *accepted != place);
         TAKEN_OVER.fetch_add(u64::from(is_elsewhere), Ordering::Relaxed);
-        known.sendings.push(Sending { entry, place, from, to: None, outcome: None, stood });
+        known.sendings.push(Sending { entry, epoch, place, from, to: None, outcome: None, stood });
         known.sendings.len() - 1
     }
 
     pub fn content_left(&self, sending: usize, outcome: Outcome) {
         let mut known = self.known.lock();
         let now = self.clock.now();
+        let is_synchronous = self.is_synchronous(&known);
         let sending = &mut known.sendings[sending];
-        if sending.to.is_none() {
-            (sending.to, sending.outcome) = (Some(now), Some(outcome));
+        if sending.to.is_some() {
+            return;
+        }
+        (sending.to, sending.outcome) = (Some(now), Some(outcome));
+        // Nobody else gets it meanwhile, unless the epoch was revoked.
+        let (owner, is_alive) = self.database.standing(sending.entry, sending.epoch);
+        let is_others = is_alive && owner.is_some_and(|owner| owner != sending.epoch);
+        if is_others && sending.stood <= Timing::of(LEASE).margin() && is_synchronous {
+            let law = format!("{owner:?} got it meanwhile: {sending:?}");
+            known.broken.get_or_insert(law);
         }
     }
 

@@ -88,14 +88,16 @@ impl Inner {
     }
 
     async fn gate(&self, attempt: Attempt) -> Result<(), Lost> {
-        let (me, copy) = {
+        let (me, copy, void) = {
             let local = self.local.lock();
             if local.copies.is_kept(attempt.entry) {
                 return Err(Lost::Unavailable);
             }
-            (local.epoch, local.copies.copy(attempt.entry))
+            (local.epoch, local.copies.copy(attempt.entry), local.copies.handing(attempt.entry))
         };
         let asked = move |state: &mut State, now| {
+            // A hand-over that was given up must not come after it.
+            void.into_iter().for_each(|number| state.give_up(me, number));
             let gated = state.gate(me, attempt);
             match (gated, copy) {
                 (Err(Verdict::Missing), Some(copy)) => {
@@ -107,7 +109,7 @@ impl Inner {
         };
         match self.ask(PATIENCE, asked).await {
             Ok(Ok(())) => {
-                self.local.lock().copies.gated(attempt);
+                self.local.lock().copies.gated(attempt, void);
                 Ok(())
             }
             Ok(Err(verdict)) => {
@@ -169,17 +171,16 @@ impl Inner {
     }
 
     async fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Result<Vec<EntryId>, LedgerError> {
-        let me = self.local.lock().epoch;
-        let asked = move |state: &mut State, _| {
-            let went = state.hand_over(me, &entries, &to).into_iter();
-            let owner = |id| state.entry(id).map_or(Epoch::UNOWNED, |row| row.standing.owner);
-            // What goes to whoever has it stays.
-            went.map(|id| (id, owner(id))).filter(|(_, owner)| *owner != me).collect::<Vec<_>>()
+        let (me, number) = {
+            let mut local = self.local.lock();
+            (local.epoch, local.copies.begin_hand_over(&entries))
         };
-        let went = self.look(asked).await?;
+        let asked = entries.clone();
+        let went = self.look(move |state, _| state.hand_over_numbered((me, number), &asked, &to)).await?;
         let now = self.clock.instant();
         let mut local = self.local.lock();
         if local.epoch == me {
+            local.copies.end_hand_over(&entries, number);
             went.iter().for_each(|(id, owner)| _ = local.copies.part_with(*id, Parting::To(*owner), now));
         }
         Ok(went.into_iter().map(|(id, _)| id).collect())
