@@ -12,7 +12,7 @@ use crate::relay::verify;
 /// Subcommands of `data`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Read everything in a data folder that no relay uses, or in a copy of one, change nothing, and say what was found
+    /// Read a data folder that no relay uses, or a copy of one, but for statistics and webhooks; change nothing, and say what was found
     Verify {
         /// The folder
         dir: PathBuf,
