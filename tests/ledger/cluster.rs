@@ -61,13 +61,13 @@ impl Cluster {
 
 impl Member {
     /// What was heard so far.
-    fn heard(&mut self) -> Vec<Notice> {
+    fn noticed(&mut self) -> Vec<Notice> {
         std::iter::from_fn(|| self.notices.try_recv().ok()).collect()
     }
 
     fn acquired(&mut self) -> Vec<EntryId> {
         let mut acquired = Vec::new();
-        for notice in self.heard() {
+        for notice in self.noticed() {
             let Notice::Acquired(held) = notice else { continue };
             for one in held {
                 acquired
@@ -151,7 +151,7 @@ async fn a_node_that_stood_still_is_fenced_and_joins_anew() {
     let lease = a.node.lease();
     assert!(lease.until < cluster.clock.instant(), "what it does next is a look at its lease");
     pass(2300).await;
-    assert!(matches!(a.heard().as_slice(), [Notice::Fenced]), "and it has nothing");
+    assert!(matches!(a.noticed().as_slice(), [Notice::Fenced]), "and it has nothing");
     assert!(a.node.lease().epoch > former);
     pass(300).await;
     assert!(a.node.lease().until > cluster.clock.instant());
@@ -177,7 +177,7 @@ async fn what_others_did_is_heard_with_the_next_heartbeat() {
     let accepted = b.node.accept(slot(&b.world)).await.unwrap();
     assert_eq!(accepted.superseded.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [first(&older)]);
     pass(300).await;
-    let heard = a.heard();
+    let heard = a.noticed();
     assert!(heard.iter().any(|notice| matches!(notice, Notice::MakeDue(ids) if *ids == [due])), "{heard:?}");
     let superseded = |notice: &Notice| matches!(notice, Notice::Ended(id, Kind::Superseded) if *id == first(&older));
     assert!(heard.iter().any(superseded), "{heard:?}");
@@ -218,7 +218,7 @@ async fn an_outage_revokes_nobody_and_loses_nothing() {
     pass(1500).await;
     assert_eq!((a.node.lease().epoch, b.node.lease().epoch), epochs);
     for member in [&mut a, &mut b] {
-        let heard = member.heard();
+        let heard = member.noticed();
         assert!(matches!(heard.as_slice(), [Notice::Unavailable, Notice::Available]), "{heard:?}");
     }
     assert_eq!(cluster.ends(), [Kind::Delivered], "what was kept is written");

@@ -305,7 +305,7 @@ impl Copies {
     }
 
     /// An entry is not ours any more, as the database says. Whether that is news.
-    pub(super) fn gone(&mut self, id: EntryId, parting: Parting, now: Instant) -> bool {
+    pub(super) fn ended_elsewhere(&mut self, id: EntryId, parting: Parting, now: Instant) -> bool {
         !self.busy.contains_key(&id) && self.part_with(id, parting, now)
     }
 }

@@ -301,7 +301,7 @@ impl Inner {
         self.watch(&mut local, me, &peers, (sent, answered));
         local.peers = peers.into_iter().map(|(peer, _)| peer).collect();
         local.has_orphans |= has_orphans;
-        local.heard(signals, answered);
+        local.on_signals(signals, answered);
         let acquired: Vec<Held> = given.into_iter().filter_map(|taken| local.copies.acquire(taken)).collect();
         local.acquired(acquired);
         let is_due = local.compared_at.is_none_or(|at| answered - at >= RECONCILE_EVERY);
@@ -379,11 +379,11 @@ impl Inner {
 }
 
 impl Local {
-    fn heard(&mut self, signals: Vec<Signal>, now: Instant) {
+    fn on_signals(&mut self, signals: Vec<Signal>, now: Instant) {
         let mut due: Vec<EntryId> = Vec::new();
         for signal in signals {
             match signal {
-                Signal::Ended(id, kind) => self.gone(id, Parting::Ended(kind), now),
+                Signal::Ended(id, kind) => self.ended_elsewhere(id, Parting::Ended(kind), now),
                 Signal::Due(id) if self.copies.holds(id) => due.push(id),
                 Signal::Due(_) | Signal::Yours(_) => {}
             }
@@ -393,8 +393,8 @@ impl Local {
         }
     }
 
-    fn gone(&mut self, id: EntryId, parting: Parting, now: Instant) {
-        if self.copies.gone(id, parting, now) {
+    fn ended_elsewhere(&mut self, id: EntryId, parting: Parting, now: Instant) {
+        if self.copies.ended_elsewhere(id, parting, now) {
             self.waiting.push_back(Notice::Ended(id, parting.kind()));
         }
     }

@@ -68,7 +68,7 @@ impl Inner {
                 unknown_to_node.into_iter().filter_map(|taken| local.copies.acquire(taken)).collect();
             local.acquired(acquired);
             let heard = self.clock.instant();
-            gone.into_iter().for_each(|(id, parting)| local.gone(id, parting, heard));
+            gone.into_iter().for_each(|(id, parting)| local.ended_elsewhere(id, parting, heard));
             self.pass_on(&mut local);
         }
         for id in unknown_to_database {
