@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::membership::Compared;
+use super::parting::Parting;
 use crate::base::clock::Timestamp;
 use crate::event::Kind;
 use crate::ledger::accept::{Accepted, NewMessage};
-use crate::ledger::attempt::{Attempt, Epoch, Held, Lost, Settled};
+use crate::ledger::attempt::{Attempt, Held, Settled};
 use crate::ledger::entry::{Message, Progress};
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::{HeldCopy, Taken};
@@ -24,41 +25,6 @@ pub(super) struct Kept {
     pub(super) attempt: Attempt,
     pub(super) settled: Settled,
     pub(super) copy: Option<HeldCopy>,
-}
-
-/// How an entry came to be ours no more.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Parting {
-    /// Somebody else ended it.
-    Ended(Kind),
-    /// It lives on, and whose it was then; [`Epoch::UNOWNED`]: nobody's, or it is not known whose.
-    To(Epoch),
-}
-
-impl Parting {
-    pub(super) fn is_end(self) -> bool {
-        match self {
-            Self::Ended(_) => true,
-            Self::To(_) => false,
-        }
-    }
-
-    /// What the queue hears. A kind that is no end: it lives on.
-    pub(super) fn kind(self) -> Kind {
-        match self {
-            Self::Ended(kind) => kind,
-            Self::To(_) => Kind::Queued,
-        }
-    }
-
-    /// What a verb says of an entry that it found with somebody else.
-    fn of(verdict: Verdict) -> Option<Self> {
-        match verdict {
-            Verdict::Lost(Lost::Ended(kind)) => Some(Self::Ended(kind)),
-            Verdict::Lost(Lost::TakenOver) => Some(Self::To(Epoch::UNOWNED)),
-            Verdict::Lost(Lost::Fenced | Lost::Unavailable) | Verdict::Missing => None,
-        }
-    }
 }
 
 /// An entry that was ours a moment ago.

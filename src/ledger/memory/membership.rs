@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use litemap::LiteMap;
 
-use super::copies::Parting;
+use super::parting::Parting;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
 use crate::ledger::attempt::{Epoch, NodeName, Target};

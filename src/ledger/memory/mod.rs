@@ -7,6 +7,7 @@ mod database;
 mod faults;
 mod membership;
 mod node;
+mod parting;
 #[cfg(test)]
 mod tests;
 

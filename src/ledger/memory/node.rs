@@ -8,9 +8,10 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinHandle;
 
-use super::copies::{Copies, Parting};
+use super::copies::Copies;
 use super::database::{Database, Unanswered};
 use super::membership::{Beat, Joining};
+use super::parting::Parting;
 use crate::base::clock::{Clock, Timestamp};
 use crate::ledger::attempt::{Epoch, Held, Lost, NodeName, Notice};
 use crate::ledger::cursor::Cursor;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use tokio::sync::mpsc;
 
-use super::super::copies::Parting;
 use super::super::database::Unanswered;
+use super::super::parting::Parting;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
