@@ -91,7 +91,7 @@ fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
         let life = now..now.plus(Duration::from_secs(86_400));
         let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        let acceptance = queue.begin(queue.new_message(message.clone(), content.clone(), None)).unwrap();
         drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         entries.push(EntryId { message: message.id, index: 0 });
     }

@@ -15,6 +15,7 @@ use super::suppression::Suppressions;
 use super::verification::Verifications;
 use crate::base::clock::{Clock, Timestamp};
 use crate::dkim::Keys;
+use crate::ledger::attempt::Side;
 use crate::ledger::embedded::code_keys::CodeKeys;
 use crate::ledger::entry::Message;
 use crate::ledger::side::SideTable;
@@ -82,13 +83,14 @@ impl Aftermath {
         let (message, step) = (&ending.message, self.clock.step());
         let is_end = ending.event.kind().is_end();
         let mut consequences = Consequences::default();
-        consequences.changes.extend(self.verifications.learn(ending, step));
+        let mut rows = self.verifications.learn(ending, step);
         if is_end && settings.learning == Learning::On {
-            consequences.changes.extend(self.suppressions.learn(ending, step));
+            rows.extend(self.suppressions.learn(ending, step));
         }
         if is_end && !ending.was_sent {
-            consequences.changes.extend(self.budgets.give_back(&message.user, ending.recipient(), ending.entry()));
+            rows.extend(self.budgets.give_back(&message.user, ending.recipient(), ending.entry()));
         }
+        consequences.side.extend(rows.into_iter().map(Side::Row));
         let sender = message.envelope.reverse_path.mailbox();
         if let Some(sender) = sender.filter(|sender| settings.covers(sender))
             && let Some(report) = dsn::Report::of(ending, step)

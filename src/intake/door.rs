@@ -33,9 +33,9 @@ use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
 use crate::ledger::LedgerError;
-use crate::ledger::accept::Refused;
+use crate::ledger::accept::{NewMessage, Refused};
 use crate::ledger::entry::{Message, SignedContent, State};
-use crate::ledger::side::{SideChange, SideTable};
+use crate::ledger::side::SideTable;
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
@@ -346,7 +346,10 @@ impl Door {
         side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
         let step = self.parts.clock.step();
         side.extend(slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)));
-        let offered = self.store(&message, content, side, is_encoded.then_some(ENCODED)).await?;
+        let queue = &self.parts.queue;
+        let note = is_encoded.then_some(ENCODED);
+        let new = NewMessage { rows: side, ..queue.new_message(message.clone(), content, note) };
+        let offered = self.store(new).await?;
         allowance.keep();
         if message.signing_domain.is_none() {
             let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
@@ -418,16 +421,10 @@ impl Door {
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
-    /// `note` is what there is to tell of the message.
-    async fn store(
-        &self,
-        message: &Arc<Message>,
-        content: Content,
-        side: Vec<SideChange>,
-        note: Option<&'static str>,
-    ) -> Result<Offered, Refusal> {
+    async fn store(&self, new: NewMessage) -> Result<Offered, Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
-        let mut acceptance = queue.append(message, content.clone(), side, note, !signing.is_busy())?;
+        let (message, content) = (new.message.clone(), new.content.clone());
+        let mut acceptance = queue.begin(NewMessage { at_once: !signing.is_busy(), ..new })?;
         let terms = message.signature_terms(self.parts.clock.step());
         let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at);
         let signatures = match message.signing_domain.as_deref().and_then(keys_of) {
@@ -436,7 +433,7 @@ impl Door {
         };
         acceptance.stored().await?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
-        let risks = self.forecasts.risks(message, self.parts.clock.now());
+        let risks = self.forecasts.risks(&message, self.parts.clock.now());
         Ok(queue.admit(acceptance, SignedContent { signatures, content }, &risks))
     }
 }

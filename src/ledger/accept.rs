@@ -34,12 +34,26 @@ pub enum KeyOf {
 impl KeyHash {
     /// The first 16 octets of an HMAC-SHA-256.
     pub fn of(secret: &[u8], of: KeyOf, name: &[u8]) -> Self {
-        let mut context = hmac::Context::with_key(&hmac::Key::new(hmac::HMAC_SHA256, secret));
+        KeySecret::new(secret).hash(of, name)
+    }
+}
+
+/// The secret under which names are hashed, ready for use.
+#[derive(Debug)]
+pub(crate) struct KeySecret(hmac::Key);
+
+impl KeySecret {
+    pub(crate) fn new(secret: &[u8]) -> Self {
+        Self(hmac::Key::new(hmac::HMAC_SHA256, secret))
+    }
+
+    pub(crate) fn hash(&self, of: KeyOf, name: &[u8]) -> KeyHash {
+        let mut context = hmac::Context::with_key(&self.0);
         context.update(&[of as u8]);
         context.update(name);
         let mut hash = [0; 16];
         hash.copy_from_slice(&context.sign().as_ref()[..16]);
-        Self(hash)
+        KeyHash(hash)
     }
 }
 

@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::base::clock::Timestamp;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
-use accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
+use accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused};
 use attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use filter::Filter;
 use listing::{Cancelled, Listing};
@@ -86,6 +86,9 @@ pub trait Ledger: SideTables + Outbox {
     /// Who we are and until when nobody can have revoked our epoch. Asked before each connection and before the last octets of
     /// each content.
     fn lease(&self) -> Lease;
+
+    /// A name under the secret of all nodes, as [`NewMessage`] wants it.
+    fn key_hash(&self, of: KeyOf, name: &[u8]) -> KeyHash;
 
     /// What others did to what is ours. Given out once; 1,024 wait at most, a full channel delays notices and never a
     /// heartbeat.

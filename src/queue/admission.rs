@@ -16,7 +16,6 @@ use crate::event::{Attempted, Event, Happened, Kind};
 use crate::ledger::accept::{Accepted, NewMessage, Refused, Risk};
 use crate::ledger::attempt::{Attempt, End, Epoch, Settled};
 use crate::ledger::entry::{Message, SignedContent};
-use crate::ledger::side::SideChange;
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
 
@@ -95,28 +94,17 @@ impl Drop for Acceptance {
 }
 
 impl Queue {
+    /// A message for [`Queue::begin`]. `note` is more for people, told with the acceptance.
+    pub fn new_message(&self, message: Arc<Message>, content: Content, note: Option<&'static str>) -> NewMessage {
+        let event = accepted(&message, note, self.ledger.now());
+        NewMessage::plain(message, content, event)
+    }
+
     /// Starts storing a message; [`Acceptance::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
-    /// `note` is more for people, told with the acceptance.
     ///
     /// # Errors
     /// When there are too many entries already, in all or of the message's user.
-    pub fn append(
-        self: &Arc<Self>,
-        message: &Arc<Message>,
-        content: Content,
-        rows: Vec<SideChange>,
-        note: Option<&'static str>,
-        at_once: bool,
-    ) -> Result<Acceptance, AppendError> {
-        let event = accepted(message, note, self.ledger.now());
-        self.begin(NewMessage { rows, at_once, ..NewMessage::plain(message.clone(), content, event) })
-    }
-
-    /// The same for a message of which the ledger decides more.
-    ///
-    /// # Errors
-    /// As [`Queue::append`].
     pub fn begin(self: &Arc<Self>, new: NewMessage) -> Result<Acceptance, AppendError> {
         let message = new.message.clone();
         let recipients = message.envelope.recipients.len();

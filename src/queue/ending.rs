@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::settlement::Settlement;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Kind, Suppress};
+use crate::ledger::attempt::Side;
 use crate::ledger::entry::{Message, Outcome};
-use crate::ledger::side::SideChange;
 use crate::mail::address::Mailbox;
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
@@ -60,8 +60,8 @@ pub enum Telling {
 /// What the end of an entry entails, stored together with it.
 #[derive(Debug, Default)]
 pub struct Consequences {
-    /// Rows of side tables.
-    pub(crate) changes: Vec<SideChange>,
+    /// What changes besides.
+    pub(crate) side: Vec<Side>,
     /// A message to somebody who wants to know.
     pub notification: Option<(Arc<Message>, Content)>,
 }

@@ -258,7 +258,7 @@ mod tests {
             let life = now..now.plus(Duration::from_secs(600));
             let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, life));
             let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-            let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+            let acceptance = queue.begin(queue.new_message(message.clone(), content.clone(), None)).unwrap();
             drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         }
         queue

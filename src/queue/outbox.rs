@@ -163,7 +163,7 @@ impl Queue {
         let (mut side, mut notification, mut adopted) = (Vec::new(), None, Effects::default());
         if let Some(ending) = &ending {
             let consequences = (self.entail)(ending);
-            side.extend(consequences.changes.into_iter().map(Side::Row));
+            side = consequences.side;
             if let Some((message, content)) = consequences.notification {
                 let event = accepted(&message, None, ending.now());
                 notification = Some(Box::new(NewMessage::plain(message.clone(), content, event)));
@@ -276,7 +276,7 @@ mod tests {
         let message = Message::new(ids.next(now), "shop".into(), envelope, now..now.plus(Duration::from_secs(600)));
         let message = Arc::new(Message { key: Some("login".into()), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        let acceptance = queue.begin(queue.new_message(message.clone(), content.clone(), None)).unwrap();
         drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         EntryId { message: message.id, index: 0 }
     }

@@ -87,7 +87,7 @@ impl Bench {
         let message = Message::new(self.ids.next(now), "app".into(), envelope, now..now.plus(LIFE));
         let message = Arc::new(Message { key: key.map(Arc::from), ..message });
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let mut acceptance = self.queue.append(&message, content.clone(), Vec::new(), None, true)?;
+        let mut acceptance = self.queue.begin(self.queue.new_message(message.clone(), content.clone(), None))?;
         acceptance.stored().await?;
         drop(self.queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         Ok(EntryId { message: message.id, index: 0 })

@@ -100,7 +100,7 @@ mod tests {
         let life = START..START.plus(LIFE);
         let message = Arc::new(Message::new(IdSource::new().next(START), "shop".into(), envelope, life));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
-        let acceptance = queue.append(&message, content.clone(), Vec::new(), None, true).unwrap();
+        let acceptance = queue.begin(queue.new_message(message.clone(), content.clone(), None)).unwrap();
         drop(queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
     }
 

@@ -9,6 +9,8 @@ use super::*;
 use crate::accounts::user::User;
 use crate::base::clock::ManualClock;
 use crate::event::NoSink;
+use crate::ledger::accept::NewMessage;
+use crate::ledger::attempt::Side;
 use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::memory::MemoryStore;
 use crate::ledger::entry::SignedContent;
@@ -43,7 +45,7 @@ impl World {
         let all = Arc::new(Verifications::new(Arc::new(CodeKeys::in_memory(&[7; 32]))));
         let learning = all.clone();
         let entail = Box::new(move |ending: &Ending| Consequences {
-            changes: learning.learn(ending, Step::NONE),
+            side: learning.learn(ending, Step::NONE).into_iter().map(Side::Row).collect(),
             notification: None,
         });
         let settings = Settings { entries_max: 10_000, ..Settings::default() };
@@ -97,7 +99,8 @@ impl World {
         let message = Arc::new(slot.carried_by(Message::new(id, self.user.name.clone(), envelope, life)));
         let content = Content { head: "A: b\r\n".into(), body: "\r\n".into() };
         let side = self.all.sent(&slot, &message, Step::NONE);
-        let mut acceptance = self.queue.append(&message, content.clone(), side, None, true).unwrap();
+        let new = NewMessage { rows: side, ..self.queue.new_message(message.clone(), content.clone(), None) };
+        let mut acceptance = self.queue.begin(new).unwrap();
         acceptance.stored().await.unwrap();
         drop(self.queue.admit(acceptance, SignedContent { signatures: Default::default(), content }, &[]));
         (slot.id.clone(), slot.code.to_string(), id)

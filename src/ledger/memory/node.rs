@@ -13,6 +13,7 @@ use super::database::{Database, Unanswered};
 use super::membership::{Beat, Joining};
 use super::parting::Parting;
 use crate::base::clock::{Clock, Timestamp};
+use crate::ledger::accept::KeySecret;
 use crate::ledger::attempt::{Epoch, Held, Lost, NodeName, Notice};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::heartbeat::{OwnLease, Sign, Timing, Watch};
@@ -105,6 +106,7 @@ struct Local {
 struct Inner {
     database: Database,
     clock: Arc<dyn Clock>,
+    key_secret: KeySecret,
     settings: Settings,
     timing: Timing,
     local: Mutex<Local>,
@@ -155,6 +157,8 @@ impl Node {
         let inner = Arc::new(Inner {
             database: database.clone(),
             clock,
+            // All nodes share it.
+            key_secret: KeySecret::new(b"the nodes of one simulation"),
             timing: Timing::of(settings.lease),
             settings,
             local: Mutex::new(local),

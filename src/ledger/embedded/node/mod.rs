@@ -19,7 +19,7 @@ use tokio::sync::{Notify, mpsc};
 use super::journal::Journal;
 use super::store::{self, Change, Store, StoreError};
 use crate::base::clock::{Clock, Timestamp};
-use crate::ledger::accept::KeyHash;
+use crate::ledger::accept::{KeyHash, KeySecret};
 use crate::ledger::attempt::{Epoch, Held, NodeName, Notice};
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
@@ -79,6 +79,7 @@ struct Inner {
     journal: Journal,
     clock: Arc<dyn Clock>,
     by: Accepting,
+    key_secret: KeySecret,
     peers: Arc<[Peer]>,
     /// Longer than any process runs.
     lease_until: Instant,
@@ -155,6 +156,14 @@ impl Node {
         let row = NodeRow { id: 0, name: name.clone(), egress: egress.clone(), beat: 1, revoked_at: None };
         found.state.nodes.insert(me, row);
         let mut changes = vec![rows::epoch_row(me)];
+        let secret = match found.secret {
+            Some(secret) => secret,
+            None => {
+                let secret = rows::new_secret()?;
+                changes.push(rows::secret_row(&secret));
+                secret
+            }
+        };
         changes.extend(found.give_to(me, now));
         let side = std::mem::take(&mut found.side);
         let (notices, receiving) = mpsc::channel(NOTICES_MAX);
@@ -164,6 +173,7 @@ impl Node {
         let inner = Inner {
             journal,
             by: Accepting { me, delivery, entries_max },
+            key_secret: KeySecret::new(&secret),
             peers: Arc::from([Peer { epoch: me, name, egress }]),
             lease_until: clock.instant() + Duration::from_secs(100 * 365 * 86_400),
             has_left: AtomicBool::new(false),

@@ -1,7 +1,8 @@
 //! Which rows the tables are stored as, and what a start makes of them. Times in them are of the wall clock.
 //!
 //! Messages and how far their entries got are rows of their own; all else is in one side table, by a letter: `k` an
-//! idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch.
+//! idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch, `h` the secret under which
+//! names are hashed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::base::clock::{Step, Timestamp};
 use crate::ledger::accept::{Digest, KeyHash, KnownWait};
 use crate::ledger::attempt::Epoch;
 use crate::ledger::common::Common;
-use crate::ledger::embedded::store::{Change, Table};
+use crate::ledger::embedded::store::{Change, StoreError, Table};
 use crate::ledger::entry::{Message, Progress};
 use crate::ledger::rules::{Delivery, Standing};
 use crate::ledger::side::{SideRow, SideTable};
@@ -83,6 +84,21 @@ fn wait_name((sender, recipient): &Waiting) -> Box<[u8]> {
 /// The last epoch that was given.
 pub(super) fn epoch_row(epoch: Epoch) -> Change {
     row(name(b'e', b""), Some(&epoch.0))
+}
+
+/// The secret under which names are hashed, as long as the data folder lives.
+pub(super) fn secret_row(secret: &[u8; 32]) -> Change {
+    row(name(b'h', b""), Some(secret))
+}
+
+/// Made when there is none.
+///
+/// # Errors
+/// When the system has no random octets.
+pub(super) fn new_secret() -> Result<[u8; 32], StoreError> {
+    let mut secret = [0; 32];
+    aws_lc_rs::rand::fill(&mut secret).map_err(|_| StoreError::Failed("no random octets".into()))?;
+    Ok(secret)
 }
 
 /// No entry of this message has slots.
@@ -184,6 +200,7 @@ fn ended() -> Progress {
 pub(super) struct Found {
     pub(super) state: State,
     pub(super) last_epoch: Epoch,
+    pub(super) secret: Option<[u8; 32]>,
     /// Messages all of whose entries had ended.
     empty: Vec<MessageId>,
     slots: BTreeMap<MessageId, Vec<(u16, KeyHash)>>,
@@ -251,6 +268,7 @@ impl Found {
         let (letter, rest) = key.split_first()?;
         match letter {
             b'e' => self.last_epoch = Epoch(read(value)?),
+            b'h' => self.secret = Some(read(value)?),
             b'k' => {
                 let KeyJson { day, digest, message, at } = read(value)?;
                 let digest = Digest { day, octets: digest };

@@ -12,7 +12,7 @@ use super::{Inner, Node};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Event;
-use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused};
+use crate::ledger::accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::journal::JournalError;
@@ -170,6 +170,10 @@ impl Ledger for Node {
             return Lease { epoch: Epoch::UNOWNED, until: self.0.clock.instant() };
         }
         Lease { epoch: me, until }
+    }
+
+    fn key_hash(&self, of: KeyOf, name: &[u8]) -> KeyHash {
+        self.0.key_secret.hash(of, name)
     }
 
     fn notices(&self) -> Option<mpsc::Receiver<Notice>> {

@@ -11,7 +11,7 @@ use super::super::parting::Parting;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
-use crate::ledger::accept::{Accepted, NewMessage, Obstacles, Precheck, Refused, Stored};
+use crate::ledger::accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused, Stored};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
@@ -224,6 +224,10 @@ impl Ledger for Node {
 
     fn lease(&self) -> crate::ledger::Lease {
         self.inner.lease()
+    }
+
+    fn key_hash(&self, of: KeyOf, name: &[u8]) -> KeyHash {
+        self.inner.key_secret.hash(of, name)
     }
 
     fn notices(&self) -> Option<mpsc::Receiver<Notice>> {
