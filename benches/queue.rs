@@ -10,7 +10,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::{Clock, SystemClock, Timestamp};
 use otp_relay::testing::event::{Attempted, NoSink};
 use otp_relay::testing::ledger::embedded::node::{Node, Storage};
@@ -69,7 +68,7 @@ fn address(number: usize) -> String {
 }
 
 fn queue(clock: Arc<dyn Clock>) -> (Arc<Queue>, Vec<EntryId>) {
-    let settings = Settings { entries_max: ENTRIES, deliver_at_most_once: false, supersede: Supersede::ByKey };
+    let settings = Settings { entries_max: ENTRIES, deliver_at_most_once: false };
     let entail = Box::new(|_: &Ending| Consequences::default());
     let (store, now, ids) = (Box::new(MemoryStore::default()), clock.now(), IdSource::new());
     let queue = Queue::open(

@@ -314,7 +314,8 @@ impl Door {
         let signing_domain = self.signing_domain(&header.from.mailboxes, &envelope);
         let is_lowered = terms::asked_lane(&options, &envelope).is_some_and(|lane| lane < user.lane);
         let message = terms::message(id, user, envelope, &content, &options, signing_domain, life);
-        let message = Message { is_direct: self.is_direct(&message.envelope), message_id, ..message };
+        let supersede = settings.rule_of(message.supersede);
+        let message = Message { is_direct: self.is_direct(&message.envelope), message_id, supersede, ..message };
         let message = match slot {
             Some(slot) => slot.carried_by(message),
             None => message,

@@ -6,6 +6,7 @@ use super::budget;
 use super::refusal::Refusal;
 use super::stamp::LongLines;
 use super::verification;
+use crate::accounts::supersede::Supersede;
 use crate::base::rate::Rate;
 use crate::mail::address::{Mailbox, pattern_covers};
 use crate::mail::trial::{Asks, RouteBy, Trial};
@@ -29,6 +30,8 @@ pub struct Settings {
     pub budgets: budget::Limits,
     /// What codes may be checked, and how often sent.
     pub verification: verification::Limits,
+    /// Which newer message takes the place of which older one, where its user has no rule of its own.
+    pub supersede: Supersede,
     /// Whether addresses are learned that are not to be sent to.
     pub learning: Learning,
     /// By what the way of a recipient's mail is found; in the sandbox an address can ask for a refusal, too.
@@ -61,6 +64,7 @@ impl Default for Settings {
             only_to: Vec::new(),
             budgets: budget::Limits { own: Some(BUDGET), total: Some(BUDGET_TOTAL) },
             verification: verification::Limits::default(),
+            supersede: Supersede::default(),
             learning: Learning::default(),
             route_by: RouteBy::default(),
         }
@@ -87,6 +91,11 @@ impl Settings {
             Some(Asks::Budget) => Err(Refusal::Budget { count, window: span, wait: span }),
             _ => Ok(()),
         }
+    }
+
+    /// Which newer message takes a message's place, where its user says this; as that is kept, by-key is none.
+    pub(super) fn rule_of(&self, own: Option<Supersede>) -> Option<Supersede> {
+        Some(own.unwrap_or(self.supersede)).filter(|rule| *rule != Supersede::default())
     }
 
     /// Whether `only_to` lets mail to this recipient through.

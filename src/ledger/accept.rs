@@ -123,7 +123,7 @@ pub struct NewMessage {
     pub idempotency: Option<(KeyHash, Digest)>,
     /// The places it needs: all of them or none.
     pub budgets: Vec<BudgetAsk>,
-    /// The supersession slots that its entries take.
+    /// The supersession slots that its entries take, as [`slots_of`] finds them.
     pub slots: Vec<(u16, KeyHash)>,
     /// The entries of which it is known that they come too late.
     pub risks: Vec<Risk>,
@@ -162,6 +162,13 @@ impl NewMessage {
     }
 }
 
+/// The supersession slots that a message's entries take, by how their names are hashed.
+pub fn slots_of(message: &Message, hash: impl Fn(&[u8]) -> KeyHash) -> Vec<(u16, KeyHash)> {
+    let indices = (0..).zip(&message.envelope.recipients).map(|(index, _)| index);
+    let named = indices.flat_map(|index| message.slot_names(index).map(move |name| (index, name)));
+    named.map(|(index, name)| (index, hash(name.as_bytes()))).collect()
+}
+
 /// Whether the content of an entry that ended may arrive all the same.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MayHaveArrived {
@@ -187,8 +194,11 @@ pub struct KnownWait {
 pub struct Accepted {
     /// Its place among all messages of all nodes: newer is higher.
     pub sequence: u64,
-    /// Older entries whose slot it took.
+    /// Older entries whose slot it took, and which have ended by that.
     pub superseded: Vec<(EntryId, MayHaveArrived)>,
+    /// Entries of ours that are of no use beside a newer message, which is named: where a ledger leaves them to their owner,
+    /// who knows best what became of them, that ends them now.
+    pub outlived: Vec<(EntryId, MessageId)>,
     /// Its entries that are not ours: a newer message has their slot already and they have ended, or our epoch was revoked
     /// meanwhile.
     pub overtaken: Vec<u16>,

@@ -7,7 +7,7 @@ use crate::ledger::accept::{KeyHash, KnownWait, NewMessage};
 use crate::ledger::entry::{Message, Progress};
 use crate::ledger::side::SideChange;
 use crate::ledger::suppression::Bounce;
-use crate::mail::id::EntryId;
+use crate::mail::id::{EntryId, MessageId};
 
 /// A node from its joining to its leaving or revocation. The ledger gives each number once; 0 is nobody.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -161,4 +161,6 @@ pub struct Held {
     pub entries: Vec<(u16, Progress)>,
     /// What is known of others of its entries that ended, for the notification that tells of all.
     pub ended: Vec<(u16, Progress)>,
+    /// Those of them that are of no use beside a newer message, which is named: their owner ends them.
+    pub outlived: Vec<(u16, MessageId)>,
 }

@@ -44,7 +44,7 @@ pub struct Message {
     /// What the app's own tracing knows it by.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub traceparent: Option<Arc<str>>,
-    /// Which newer message takes its place, and which older ones it replaces; none: as `otp.supersede` says.
+    /// Which newer message takes its place, and which older ones it replaces; none: by its key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub supersede: Option<Supersede>,
     /// The header fields that a notification returns.
@@ -104,6 +104,20 @@ impl Message {
     pub fn signature_terms(&self, step: Step) -> Terms {
         let sender = if self.is_direct { SenderField::Closed } else { SenderField::Open };
         Terms { signed_at: step.wall(self.accepted_at), life_ends_at: step.wall(self.expires_at), sender }
+    }
+
+    /// The names of the supersession slots that an entry takes: of two live entries in one slot, the newer stays.
+    pub fn slot_names(&self, index: u16) -> impl Iterator<Item = Box<str>> + use<> {
+        let rule = self.supersede.unwrap_or_default();
+        let by_key = if rule == Supersede::Off { None } else { self.key.as_deref() };
+        let by_recipient =
+            rule == Supersede::SameRecipient && self.lane.rules().is_superseded_by_recipient && self.is_supersedable();
+        let slot = |key: &str| {
+            let recipient = self.recipient(index).mailbox.plain_key();
+            // A key is printable: no other user, recipient and key give the same slot.
+            format!("{}\n{recipient}\n{key}", self.user).into_boxed_str()
+        };
+        by_key.map(slot).into_iter().chain(by_recipient.then(|| slot("")))
     }
 
     /// Whether a newer message can take its place. Notifications have none: they have no reverse-path.

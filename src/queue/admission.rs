@@ -6,6 +6,7 @@ use std::task::{Context, Poll, Waker};
 use futures_util::future::BoxFuture;
 
 use super::effects::{Effects, accepted};
+use super::ending::End;
 use super::offers::Offered;
 use super::outbox::Patience;
 use super::schedule::Schedule;
@@ -13,8 +14,8 @@ use super::{AppendError, Queue};
 use crate::base::clock::Timestamp;
 use crate::base::shares::Beyond;
 use crate::event::{Attempted, Event, Happened, Kind};
-use crate::ledger::accept::{Accepted, NewMessage, Refused, Risk};
-use crate::ledger::attempt::{Attempt, End, Epoch, Settled};
+use crate::ledger::accept::{Accepted, KeyOf, MayHaveArrived, NewMessage, Refused, Risk, slots_of};
+use crate::ledger::attempt::{self, Attempt, Epoch, Settled};
 use crate::ledger::entry::{Message, SignedContent};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
@@ -85,7 +86,7 @@ impl Drop for Acceptance {
         }
         let now = queue.ledger.now();
         for entry in self.entries() {
-            let end = End { kind: Kind::Cancelled, left: None };
+            let end = attempt::End { kind: Kind::Cancelled, left: None };
             let events = vec![given_up(message, entry.index, now)];
             let settled = Settled::End { end, events, side: Vec::new(), notification: None };
             queue.settle(Attempt { entry, number: 0 }, settled);
@@ -105,8 +106,9 @@ impl Queue {
     ///
     /// # Errors
     /// When there are too many entries already, in all or of the message's user.
-    pub fn begin(self: &Arc<Self>, new: NewMessage) -> Result<Acceptance, AppendError> {
+    pub fn begin(self: &Arc<Self>, mut new: NewMessage) -> Result<Acceptance, AppendError> {
         let message = new.message.clone();
+        new.slots = slots_of(&message, |name| self.ledger.key_hash(KeyOf::Slot, name));
         let recipients = message.envelope.recipients.len();
         let portion = self.sharing.lock().of(self.settings.entries_max);
         let taken = self.outbox.schedule(|schedule| schedule.shares().take(&message.user, recipients, portion));
@@ -137,13 +139,18 @@ impl Queue {
         // Where it was revoked meanwhile, others have it; where it is later, that will be heard.
         let is_ours = self.ledger.lease().epoch == epoch;
         let accept = |schedule: &mut Schedule, effects: &mut Effects| {
-            stored.superseded.iter().for_each(|(id, _)| schedule.part_with(*id));
+            let now = event.head.time;
+            for (id, arrived) in &stored.superseded {
+                let mut end = End::superseded_by(message.id);
+                end.attempted.may_have_arrived = *arrived == MayHaveArrived::Yes;
+                schedule.ended_elsewhere(*id, end, now, effects);
+            }
             if !is_ours {
                 schedule.shares().give_back(&message.user, message.envelope.recipients.len());
                 return;
             }
             schedule.set_owner(epoch);
-            schedule.accept(message, content, risks, event, effects);
+            schedule.accept(message, content, (risks, &stored.outlived), event, effects);
             stored
                 .overtaken
                 .iter()

@@ -174,7 +174,12 @@ impl Claim {
                 Ok(())
             }
             Err(Lost::Unavailable) => Err(NotReleased::NotNoted),
-            Err(Lost::Ended(_) | Lost::TakenOver | Lost::Fenced) => {
+            Err(Lost::Ended(kind)) => {
+                self.is_settled = true;
+                queue.on_ended(entry, kind);
+                Err(NotReleased::LostClaim(LostClaim::Ended))
+            }
+            Err(Lost::TakenOver | Lost::Fenced) => {
                 self.is_settled = true;
                 queue.outbox.schedule(|schedule| schedule.part_with(entry));
                 Err(NotReleased::LostClaim(LostClaim::Ended))

@@ -51,6 +51,8 @@ pub(super) enum Occurrence {
     Noted(Box<Progress>, Box<Ending>),
     /// An entry has ended; what is known of it while others of its message live.
     Ended(Option<Box<Progress>>, Box<Ending>),
+    /// The ledger has ended an entry.
+    EndedElsewhere(Box<Ending>),
 }
 
 /// What there is to be done, in this order.
@@ -92,6 +94,10 @@ impl Effects {
 
     pub(super) fn end(&mut self, left: Option<Box<Progress>>, ending: Ending) {
         self.happened.push(Occurrence::Ended(left, Box::new(ending)));
+    }
+
+    pub(super) fn ended_elsewhere(&mut self, ending: Ending) {
+        self.happened.push(Occurrence::EndedElsewhere(Box::new(ending)));
     }
 
     pub(super) fn offer(&mut self, entry: EntryId, message: Arc<Message>) {

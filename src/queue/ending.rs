@@ -8,7 +8,7 @@ use crate::event::{Attempted, Event, Kind, Suppress};
 use crate::ledger::attempt::Side;
 use crate::ledger::entry::{Message, Outcome};
 use crate::mail::address::Mailbox;
-use crate::mail::id::EntryId;
+use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
 /// The end of an entry, or that it is at risk, for those who have to do something about it.
@@ -83,6 +83,12 @@ pub(super) struct End {
 impl End {
     pub(super) fn of(kind: Kind) -> Self {
         Self::after(kind, Attempted::default())
+    }
+
+    /// A newer message has its place.
+    pub(super) fn superseded_by(newer: MessageId) -> Self {
+        let note = Some(format!("by {newer}").into());
+        Self::after(Kind::Superseded, Attempted { note, ..Attempted::default() })
     }
 
     pub(super) fn after(kind: Kind, attempted: Attempted) -> Self {

@@ -232,12 +232,12 @@ mod tests {
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
     use crate::mail::message::Content;
-    use crate::queue::{Consequences, Ending, Settings, Supersede};
+    use crate::queue::{Consequences, Ending, Settings};
 
     fn queue_of(messages: usize, recipients: usize) -> Arc<Queue> {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
         let (now, ids) = (clock.now(), IdSource::new());
-        let settings = Settings { entries_max: 100_000, deliver_at_most_once: false, supersede: Supersede::Off };
+        let settings = Settings { entries_max: 100_000, deliver_at_most_once: false };
         let store = Box::new(MemoryStore::default());
         let entail = Box::new(|_: &Ending| Consequences::default());
         let queue = Queue::open(

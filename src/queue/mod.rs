@@ -16,7 +16,6 @@ pub(crate) mod order;
 mod outbox;
 mod schedule;
 mod settlement;
-mod slots;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]
@@ -31,7 +30,6 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
 
-use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock, Timestamp};
 use crate::base::shares::{Portion, Sharing};
 use crate::event::{Attempted, Event, Happened, Head, Sink};
@@ -67,8 +65,6 @@ pub struct Settings {
     pub entries_max: usize,
     /// Whether an attempt is noted on disk before its last bytes leave.
     pub deliver_at_most_once: bool,
-    /// Which newer message takes the place of which older one.
-    pub supersede: Supersede,
 }
 
 impl Settings {
@@ -80,7 +76,7 @@ impl Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { entries_max: 200_000, deliver_at_most_once: false, supersede: Supersede::default() }
+        Self { entries_max: 200_000, deliver_at_most_once: false }
     }
 }
 
@@ -146,7 +142,7 @@ impl Queue {
         entail: Entail,
     ) -> Result<Arc<Self>, AlreadyOpen> {
         let notices = Mutex::new(ledger.notices().ok_or(AlreadyOpen)?);
-        let schedule = Schedule::new(settings.supersede, ledger.lease().epoch);
+        let schedule = Schedule::new(ledger.lease().epoch);
         let greylists = Greylists::new(ledger.take_side(SideTable::Greylist));
         let queue = Arc::new(Self {
             ledger,

@@ -5,8 +5,10 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::Queue;
+use super::ending::End;
 use super::outbox::Patience;
 use super::schedule::Again;
+use crate::event::Kind;
 use crate::ledger::LedgerError;
 use crate::ledger::accept::{Accepted, NewMessage, Refused};
 use crate::ledger::attempt::{Notice, Target};
@@ -45,7 +47,7 @@ impl Queue {
                     effects.wakes = true;
                 });
             }
-            Notice::Ended(id, _) => self.outbox.schedule(|schedule| schedule.part_with(id)),
+            Notice::Ended(id, kind) => self.on_ended(id, kind),
             Notice::MakeDue(ids) => {
                 let again = Again::After(Duration::ZERO);
                 self.apply(Patience::PassBy, |schedule, effects| drop(schedule.retry(&ids, again, now, effects)));
@@ -57,6 +59,15 @@ impl Queue {
             // New mail is refused by the ledger itself, and attempts end at their lease.
             Notice::Unavailable | Notice::Available => {}
         }
+    }
+
+    /// An entry is not ours any more, by what the ledger says.
+    pub(super) fn on_ended(&self, id: EntryId, kind: Kind) {
+        if !kind.is_end() {
+            return self.outbox.schedule(|schedule| schedule.part_with(id));
+        }
+        let now = self.ledger.now();
+        self.apply(Patience::PassBy, |schedule, effects| schedule.ended_elsewhere(id, End::of(kind), now, effects));
     }
 
     /// Takes a message in, where the ledger accepts it; its entries are ready at once.

@@ -8,19 +8,21 @@
 //! acts for both.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use parking_lot::{Mutex, MutexGuard};
 
 use super::Queue;
 use super::effects::{Effects, Occurrence, Offer, accepted};
-use super::ending::Ending;
+use super::ending::{Consequences, Ending};
 use super::offers::Offered;
 use super::schedule::Schedule;
+use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
 use crate::ledger::accept::NewMessage;
 use crate::ledger::attempt::{Attempt, End, Settled, Side};
-use crate::ledger::entry::Progress;
+use crate::ledger::entry::{Message, Progress};
 
 /// Whether to wait for the turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -136,6 +138,7 @@ impl Queue {
                     offered.and(self.conclude(Change::Noted(progress), None, Some(ending)));
                 }
                 Occurrence::Ended(left, ending) => offered.and(self.conclude(Change::Ended(left), None, Some(ending))),
+                Occurrence::EndedElsewhere(ending) => offered.and(self.follow_up(*ending)),
             }
         }
         for entry in lost {
@@ -158,6 +161,32 @@ impl Queue {
         self.offering.offer(offers)
     }
 
+    /// The ledger has ended an entry: what that entails is stored behind it.
+    fn follow_up(&self, ending: Ending) -> Offered {
+        let Consequences { side, notification } = (self.entail)(&ending);
+        let row = |side| if let Side::Row(row) = side { Some(row) } else { None };
+        let rows: Vec<_> = side.into_iter().filter_map(row).collect();
+        if !rows.is_empty() {
+            self.ledger.store_soon(rows);
+        }
+        let mut adopted = Effects::default();
+        if let Some((message, content)) = notification {
+            let event = accepted(&message, None, ending.now());
+            self.ledger.adopt(NewMessage::plain(message.clone(), content, event));
+            self.adopted(message, ending.now(), &mut adopted);
+        }
+        let offered = self.act(adopted);
+        self.events.emit(ending.event);
+        offered
+    }
+
+    fn adopted(&self, message: Arc<Message>, now: Timestamp, effects: &mut Effects) {
+        self.outbox.schedule(|schedule| {
+            schedule.adopt(message, now, effects);
+            effects.owner = schedule.owner();
+        });
+    }
+
     /// What has become of an entry, stored with what that entails. A notification is in the queue before the end is told.
     fn conclude(&self, change: Change, event: Option<Event>, ending: Option<Box<Ending>>) -> Offered {
         let (mut side, mut notification, mut adopted) = (Vec::new(), None, Effects::default());
@@ -167,10 +196,7 @@ impl Queue {
             if let Some((message, content)) = consequences.notification {
                 let event = accepted(&message, None, ending.now());
                 notification = Some(Box::new(NewMessage::plain(message.clone(), content, event)));
-                self.outbox.schedule(|schedule| {
-                    schedule.adopt(message, ending.now(), &mut adopted);
-                    adopted.owner = schedule.owner();
-                });
+                self.adopted(message, ending.now(), &mut adopted);
             }
         }
         let events: Vec<Event> = event.into_iter().chain(ending.map(|ending| ending.event)).collect();
@@ -205,21 +231,21 @@ impl Change {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::{Arc, OnceLock, Weak};
+    use std::sync::{OnceLock, Weak};
     use std::time::Duration;
 
     use super::*;
-    use crate::base::clock::{ManualClock, Timestamp};
+    use crate::base::clock::ManualClock;
     use crate::event::Sink;
     use crate::ledger::embedded::node::{Node, Storage};
     use crate::ledger::embedded::store::memory::MemoryStore;
-    use crate::ledger::entry::{Message, SignedContent};
+    use crate::ledger::entry::SignedContent;
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::{EntryId, IdSource};
     use crate::mail::message::Content;
+    use crate::queue::Settings;
     use crate::queue::inspect::Filter;
-    use crate::queue::{Consequences, Settings, Supersede};
 
     /// Remembers what it is told, and whether the schedule was free then.
     #[derive(Default)]
@@ -245,7 +271,7 @@ mod tests {
 
     fn queue() -> (Arc<Queue>, Arc<Witness>) {
         let clock = Arc::new(ManualClock::new(Timestamp::from_millis(1_795_255_200_000)));
-        let settings = Settings { entries_max: 100, deliver_at_most_once: false, supersede: Supersede::ByKey };
+        let settings = Settings { entries_max: 100, deliver_at_most_once: false };
         let witness = Arc::new(Witness::default());
         let also = witness.clone();
         let entail = Box::new(move |ending: &Ending| {

@@ -7,7 +7,6 @@ use parking_lot::Mutex;
 
 use super::claim::Claim;
 use super::{AppendError, Consequences, Ending, Offers, Queue, Settings};
-use crate::accounts::supersede::Supersede;
 use crate::base::clock::{Clock as _, ManualClock, Timestamp};
 use crate::event::{Event, Kind, Sink};
 use crate::ledger::embedded::node::{Node, Storage};
@@ -49,7 +48,7 @@ impl Bench {
 
     pub(crate) fn on(store: MemoryStore, clock: Arc<ManualClock>) -> Self {
         let witness = Arc::new(Witness::default());
-        let settings = Settings { entries_max: 3, deliver_at_most_once: true, supersede: Supersede::ByKey };
+        let settings = Settings { entries_max: 3, deliver_at_most_once: true };
         let (stored, entail) = (Box::new(store.clone()), Box::new(|_: &Ending| Consequences::default()));
         let queue = Queue::open(
             Node::alone(stored, Storage::Inline, clock.clone(), settings.delivery()).unwrap(),

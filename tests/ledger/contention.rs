@@ -30,9 +30,9 @@ struct Seen {
     refused: HashMap<&'static str, u64>,
 }
 
-fn message(world: &World, random: &mut Random, number: u64) -> (NewMessage, [u64; 3]) {
+fn message(world: &World, random: &mut Random) -> (NewMessage, [u64; 3]) {
     let [once, budget, slot] = [random.below(KEYS * 8), random.below(KEYS), random.below(KEYS)];
-    let address = format!("user{number}@one.test");
+    let address = format!("user{slot}@one.test");
     let ask = BudgetAsk {
         key: key(KeyOf::Budget, &budget.to_string()),
         entries: vec![0],
@@ -43,16 +43,16 @@ fn message(world: &World, random: &mut Random, number: u64) -> (NewMessage, [u64
     let new = NewMessage {
         idempotency: Some((key(KeyOf::Idempotency, &once.to_string()), Digest { day: 1, octets: [1; 32] })),
         budgets: vec![ask],
-        slots: vec![(0, key(KeyOf::Slot, &slot.to_string()))],
         ..world.message(&[address.as_str()])
     };
+    let new = world.taking_slot("login", new);
     (new, [once, budget, slot])
 }
 
 async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64, rounds: u64) {
     let mut random = Random::new(writer);
-    for round in 0..rounds {
-        let (new, [once, budget, slot]) = message(&world, &mut random, writer * rounds + round);
+    for _ in 0..rounds {
+        let (new, [once, budget, slot]) = message(&world, &mut random);
         let id = EntryId { message: new.message.id, index: 0 };
         // On a machine that has no time for heartbeats a lease may be over for a moment.
         let accepted = loop {
@@ -63,6 +63,7 @@ async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64, rounds: u
         };
         match accepted {
             Ok(accepted) => {
+                world.replaced(&accepted).await;
                 let mut seen = seen.lock();
                 seen.keys.entry(once).or_default().push(id.message);
                 *seen.budgets.entry(budget).or_default() += 1;

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock, ManualClock};
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::ledger::accept::{KeyOf, KnownWait, NewMessage, Refused};
-use otp_relay::testing::ledger::attempt::{Lost, Mark, Notice, Settled, Side, Target};
+use otp_relay::testing::ledger::accept::{KnownWait, NewMessage, Refused};
+use otp_relay::testing::ledger::attempt::{Held, Lost, Mark, Notice, Settled, Side, Target};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::embedded::node::{Node, Settings, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
@@ -19,7 +19,7 @@ use otp_relay::testing::ledger::suppression::Bounce;
 use otp_relay::testing::mail::id::{EntryId, IdSource, MessageId};
 use otp_relay::testing::mail::message::Content;
 
-use super::{START, World, attempt, embedded_settings, key};
+use super::{START, World, attempt, embedded_settings};
 
 const ALL: Page = Page { after: None, most: usize::MAX };
 
@@ -94,24 +94,29 @@ impl Machine {
     }
 }
 
-fn acquired(world: &World) -> Vec<(EntryId, Progress)> {
+fn held(world: &World) -> Vec<Held> {
     let mut notices = world.ledger.notices().unwrap();
     let mut all = Vec::new();
     while let Ok(notice) = notices.try_recv() {
         let Notice::Acquired(held) = notice else { panic!("{notice:?}") };
-        for one in held {
-            let id = |index| EntryId { message: one.message.id, index };
-            all.extend(one.entries.iter().map(|(index, progress)| (id(*index), progress.clone())));
-        }
+        all.extend(held);
     }
     all
+}
+
+fn acquired(world: &World) -> Vec<(EntryId, Progress)> {
+    let entries = held(world).into_iter().flat_map(|one| {
+        let id = one.message.id;
+        one.entries.into_iter().map(move |(index, progress)| (EntryId { message: id, index }, progress))
+    });
+    entries.collect()
 }
 
 #[tokio::test(start_paused = true)]
 async fn what_was_decided_holds_over_a_crash() {
     let mut machine = Machine::new();
     let world = machine.start();
-    let once = NewMessage { slots: vec![(0, key(KeyOf::Slot, "login"))], ..world.keyed("once", 1) };
+    let once = world.taking_slot("login", world.keyed("once", 1));
     let id = world.accept(&once).await;
     let deferred = world.deferred(&once.message, 1, Vec::new());
     world.ledger.settle(attempt(id, 1), deferred.clone()).await.unwrap();
@@ -146,8 +151,8 @@ async fn what_was_decided_holds_over_a_crash() {
     assert_eq!(world.ledger.accept(world.message(&["c@one.test"])).await.unwrap().waits, [(0, wait)]);
     let (facts, _) = world.ledger.rows(Table::Fact, Version(0)).await.unwrap();
     assert_eq!(facts[0].value.as_deref(), Some(&b"1"[..]));
-    let superseded = world.ledger.accept(world.in_slot("login", &["a@one.test"])).await.unwrap().superseded;
-    assert_eq!(superseded.iter().map(|(id, _)| *id).collect::<Vec<_>>(), [id]);
+    let accepted = world.ledger.accept(world.in_slot("login", &["a@one.test"])).await.unwrap();
+    assert_eq!(world.replaced(&accepted).await, [id]);
     let status = world.ledger.lookup(gone_id.message).await.unwrap().unwrap();
     assert!(status.is_over() && status.entries[&0].kind == Kind::Failed);
 }
@@ -157,16 +162,13 @@ async fn of_two_in_a_slot_the_older_ends_at_the_start() {
     let mut machine = Machine::new();
     let world = machine.start();
     let old = world.accept(&world.in_slot("login", &["a@one.test"])).await;
-    // The newer is on the disk; that the older ended is not.
-    machine.disk.fail_next(1);
-    let _ = world.ledger.accept(world.in_slot("login", &["a@one.test"])).await;
+    // The newer is on the disk; its owner had no time to end the older.
+    let new = world.in_slot("login", &["a@one.test"]);
+    assert_eq!(world.ledger.accept(new.clone()).await.unwrap().outlived, [(old, new.message.id)]);
     machine.crash(world);
-    machine.disk.heal();
     let world = machine.start();
-    let held = acquired(&world);
-    assert_eq!(held.len(), 1);
-    assert_ne!(held[0].0, old);
-    assert_eq!(world.ledger.gate(attempt(old, 1), Mark::Visible).await, Err(Lost::Ended(Kind::Superseded)));
+    let outlived = held(&world).into_iter().map(|one| (one.message.id, one.outlived)).collect::<Vec<_>>();
+    assert_eq!(outlived, [(old.message, vec![(0, new.message.id)]), (new.message.id, vec![])]);
 }
 
 #[tokio::test(start_paused = true)]

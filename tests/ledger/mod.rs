@@ -14,7 +14,7 @@ use std::time::Duration;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Event, Happened, Kind};
 use otp_relay::testing::ledger::Ledger;
-use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::testing::ledger::accept::{Accepted, BudgetAsk, Digest, KeyHash, KeyOf, NewMessage, slots_of};
 use otp_relay::testing::ledger::attempt::{Attempt, End, Settled, Side};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::embedded::key_ring::KeyRing;
@@ -22,7 +22,9 @@ use otp_relay::testing::ledger::embedded::node::{self as embedded_node, Node as 
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
 use otp_relay::testing::ledger::embedded::store::sled::SledStore;
 use otp_relay::testing::ledger::entry::{Message, Progress};
+use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::memory::{Database, Node, Replication, Settings};
+use otp_relay::testing::ledger::read::Page;
 use otp_relay::testing::ledger::rules::Delivery;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -132,8 +134,14 @@ impl World {
 
     /// The same, in this slot.
     pub fn in_slot(&self, slot: &str, recipients: &[&str]) -> NewMessage {
-        let slots = (0..).zip(recipients).map(|(index, _)| (index, key(KeyOf::Slot, slot))).collect();
-        NewMessage { slots, ..self.message(recipients) }
+        self.taking_slot(slot, self.message(recipients))
+    }
+
+    /// This message, with a supersession key.
+    pub fn taking_slot(&self, slot: &str, new: NewMessage) -> NewMessage {
+        let message = Arc::new(Message { key: Some(slot.into()), ..Message::clone(&new.message) });
+        let slots = slots_of(&message, |name| self.ledger.key_hash(KeyOf::Slot, name));
+        NewMessage { message, slots, ..new }
     }
 
     /// The same, with a place for each recipient in one budget.
@@ -145,8 +153,24 @@ impl World {
     }
 
     pub async fn accept(&self, message: &NewMessage) -> EntryId {
-        self.ledger.accept(message.clone()).await.unwrap();
+        let accepted = self.ledger.accept(message.clone()).await.unwrap();
+        self.replaced(&accepted).await;
         first(message)
+    }
+
+    /// The entries that a message took the place of, after their owner has ended those that are left to it.
+    pub async fn replaced(&self, accepted: &Accepted) -> Vec<EntryId> {
+        let mut all: Vec<EntryId> = accepted.superseded.iter().map(|(id, _)| *id).collect();
+        for (id, _) in &accepted.outlived {
+            let page = Page { after: None, most: 1 };
+            let found = self.ledger.find(Filter::of_message(id.message), page).await.unwrap();
+            let Some(found) = found.messages.first() else { continue };
+            let end = self.end(&found.message, id.index, Kind::Superseded, Vec::new());
+            if self.ledger.settle(attempt(*id, 0), end).await.is_ok() {
+                all.push(*id);
+            }
+        }
+        all
     }
 
     pub fn end(&self, message: &Message, index: u16, kind: Kind, side: Vec<Side>) -> Settled {

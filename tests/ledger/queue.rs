@@ -3,10 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Kind, NoSink};
 use otp_relay::testing::ledger::Ledger;
+use otp_relay::testing::ledger::accept::NewMessage;
 use otp_relay::testing::ledger::attempt::Target;
 use otp_relay::testing::ledger::embedded::node::{Node as OneNode, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
@@ -17,6 +17,8 @@ use otp_relay::testing::mail::id::{EntryId, IdSource};
 use otp_relay::testing::queue::claim::{Claim, NotReleased, Settlement};
 use otp_relay::testing::queue::{Consequences, Ending, Offers, Queue, Settings};
 
+use parking_lot::Mutex;
+
 use super::cluster::{Cluster, pass};
 use super::{START, World, embedded_settings};
 
@@ -24,13 +26,14 @@ use super::{START, World, embedded_settings};
 struct Bench {
     world: World,
     owned: Arc<Queue>,
+    /// Ends of which this node has seen to what they entail.
+    entailed: Arc<Mutex<Vec<(EntryId, Kind)>>>,
     offers: Offers,
     node: Arc<otp_relay::testing::ledger::memory::Node>,
 }
 
 /// The queue over this ledger.
 pub fn queue_over(ledger: Arc<dyn Ledger>, clock: Arc<dyn Clock>, settings: Settings) -> Arc<Queue> {
-    let settings = Settings { supersede: Supersede::Off, ..settings };
     Queue::open(ledger, settings, clock, Arc::new(NoSink), Box::new(|_: &Ending| Consequences::default())).unwrap()
 }
 
@@ -38,11 +41,17 @@ impl Bench {
     async fn join(cluster: &Cluster, id: u64) -> Self {
         let node = cluster.node(id).await;
         let clock = cluster.clock.clone();
-        let owned = queue_over(node.clone(), clock, Settings::default());
+        let entailed = Arc::new(Mutex::new(Vec::new()));
+        let seen = entailed.clone();
+        let entail = Box::new(move |ending: &Ending| {
+            seen.lock().push((ending.entry(), ending.event.kind()));
+            Consequences::default()
+        });
+        let owned = Queue::open(node.clone(), Settings::default(), clock, Arc::new(NoSink), entail).unwrap();
         let offers = owned.take_offers().unwrap();
         tokio::spawn(owned.clone().run());
         let world = World::of(node.clone(), cluster.ids.clone());
-        Self { world, owned, offers, node }
+        Self { world, owned, entailed, offers, node }
     }
 
     fn now(&self) -> Timestamp {
@@ -143,6 +152,25 @@ async fn what_is_fenced_forgets_all_and_others_go_on() {
     assert_eq!(cluster.ends(), [Kind::Delivered; 2]);
 }
 
+/// What a newer message ends, on its own node or on another: its owner sees to what that entails, once.
+#[tokio::test(start_paused = true)]
+async fn what_another_node_supersedes_entails_the_same() {
+    let cluster = Cluster::new(Replication::Synchronous);
+    let (a, b) = (Bench::join(&cluster, 1).await, Bench::join(&cluster, 2).await);
+    let in_slot = |bench: &Bench| bench.world.in_slot("login", &["a@one.test"]);
+    let id = |new: &NewMessage| EntryId { message: new.message.id, index: 0 };
+    let (first, second, third) = (in_slot(&a), in_slot(&a), in_slot(&b));
+    a.owned.accept(first.clone()).await.unwrap();
+    a.owned.accept(second.clone()).await.unwrap();
+    assert_eq!(*a.entailed.lock(), [(id(&first), Kind::Superseded)]);
+    b.owned.accept(third).await.unwrap();
+    pass(300).await;
+    assert_eq!(*a.entailed.lock(), [(id(&first), Kind::Superseded), (id(&second), Kind::Superseded)]);
+    assert!(b.entailed.lock().is_empty());
+    assert_eq!((a.owned.depth().messages, b.owned.depth().messages), (0, 1));
+    assert_eq!(cluster.ends(), [Kind::Superseded; 2], "told once each");
+}
+
 #[tokio::test(start_paused = true)]
 async fn the_entries_of_a_message_can_be_with_several_nodes() {
     let cluster = Cluster::new(Replication::Synchronous);
@@ -182,7 +210,8 @@ async fn one_node_goes_on_with_what_a_crash_left() {
     owned.accept(world.in_slot("login", &["a@one.test"])).await.unwrap();
     let older = offers.try_next().unwrap().entry;
     let new = world.in_slot("login", &["a@one.test"]);
-    assert_eq!(owned.accept(new.clone()).await.unwrap().superseded.len(), 1);
+    let accepted = owned.accept(new.clone()).await.unwrap();
+    assert_eq!(accepted.outlived, [(older, new.message.id)], "its owner ends it");
     assert!(owned.claim(older, world.ledger.now()).is_err());
     let id = offers.try_next().unwrap().entry;
     let mut claim = owned.claim(id, world.ledger.now()).unwrap();

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::Timestamp;
 use otp_relay::testing::event::{Event, Happened};
-use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage};
+use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage, slots_of};
 use otp_relay::testing::ledger::entry::Message;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -32,7 +32,9 @@ pub fn message(random: &mut Random, ids: &IdSource, now: Timestamp) -> NewMessag
         recipients: (0..count).map(recipient).collect(),
     };
     let life = Duration::from_millis(5000 + random.below(LIFE_MAX.as_millis() as u64 - 5000));
-    let message = Arc::new(Message::new(ids.next(now), "app".into(), envelope, now..now.plus(life)));
+    let message = Message::new(ids.next(now), "app".into(), envelope, now..now.plus(life));
+    let key = (random.below(3) == 0).then(|| format!("key {}", random.below(KEYS)).into());
+    let message = Arc::new(Message { key, ..message });
     let event = Event { head: message.head(now), what: Happened::Accepted { note: None, others: Arc::default() } };
     let content = Content { head: "A: b\r\n".into(), body: "\r\ncode\r\n".into() };
     let hash = |of, name: u64| KeyHash::of(&[1; 32], of, &name.to_be_bytes());
@@ -46,8 +48,6 @@ pub fn message(random: &mut Random, ids: &IdSource, now: Timestamp) -> NewMessag
         let (entries, span) = ((0..).zip(0..count).map(|(index, _)| index).collect(), Duration::from_secs(86_400));
         new.budgets.push(BudgetAsk { key, entries, most: BUDGET_MOST, span, is_repeatable: true });
     }
-    if random.below(3) == 0 {
-        new.slots.push((0, hash(KeyOf::Slot, random.below(KEYS))));
-    }
+    new.slots = slots_of(&new.message, |name| KeyHash::of(&[1; 32], KeyOf::Slot, name));
     new
 }

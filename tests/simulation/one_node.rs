@@ -6,7 +6,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Event, NoSink, Suppress};
 use otp_relay::testing::ledger::Ledger;
@@ -73,11 +72,8 @@ impl Life {
         let settings = Settings { name, egress, delivery, entries_max: 10_000 };
         let node = Node::open(Box::new(disk.clone()), Storage::Inline, clock.clone(), settings).unwrap();
         let node = Arc::new(node);
-        let terms = queue::Settings {
-            deliver_at_most_once: delivery == Delivery::AtMostOnce,
-            supersede: Supersede::Off,
-            ..queue::Settings::default()
-        };
+        let terms =
+            queue::Settings { deliver_at_most_once: delivery == Delivery::AtMostOnce, ..queue::Settings::default() };
         let entail = Box::new(|_: &Ending| Consequences::default());
         let queue = Queue::open(node.clone(), terms, clock.clone(), Arc::new(NoSink), entail).unwrap();
         let attempts = Arc::new(Mutex::new(Vec::new()));

@@ -216,7 +216,7 @@ pub(in crate::config) fn submission() -> Table<Config> {
 
 pub(in crate::config) fn otp() -> Table<Config> {
     let keys = keys! { Config;
-        supersede => queue.supersede, SUPERSEDE, Restart,
+        supersede => intake.supersede, SUPERSEDE, Live,
             "Which newer message takes the place of an older one: \"by-key\" (X-OTP-Key), \"same-recipient\", \"off\".";
         recipient_budget => intake.budgets.own, BUDGET, Live,
             "Accepted messages per user and mailbox, whatever the spelling: case, quotes, tags, dots and other names \

@@ -244,7 +244,6 @@ impl State {
             sequence,
             entries: LiteMap::new(),
             ended: LiteMap::new(),
-            has_slots: true,
         };
         let held = self.messages.entry(id.message).or_insert_with(new);
         held.entries
@@ -252,15 +251,15 @@ impl State {
         self.live += 1;
         self.signal(owner, me, Signal::Yours(id));
         for slot in slots {
-            let row = self.slots.entry(slot).or_default();
-            let newer = row.holders.first().copied().filter(|_| row.sequence > sequence);
-            if let Some(newer) = newer {
-                let note = Some(format!("by {}", newer.message).into());
+            let fresh = || SlotRow { sequence, newest: id.message, holders: Vec::new() };
+            let row = self.slots.entry(slot).or_insert_with(fresh);
+            if row.sequence > sequence {
+                let note = Some(format!("by {}", row.newest).into());
                 self.end_by(Epoch::UNOWNED, id, Kind::Superseded, Attempted { note, ..Attempted::default() }, now);
                 return;
             }
             if row.sequence < sequence {
-                *row = SlotRow { sequence, holders: Vec::new() };
+                *row = fresh();
             }
             row.holders.push(id);
         }

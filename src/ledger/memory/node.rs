@@ -20,7 +20,7 @@ use crate::ledger::heartbeat::{OwnLease, Sign, Timing, Watch};
 use crate::ledger::latest::Latest;
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
-use crate::ledger::tables::accept::Accepting;
+use crate::ledger::tables::accept::{Accepting, Supersession};
 use crate::ledger::tables::settle::Verdict;
 use crate::ledger::tables::state::{Fenced, Signal, State};
 use crate::ledger::time::LedgerTime;
@@ -194,7 +194,7 @@ impl Drop for Node {
 impl Inner {
     fn accepting(&self, me: Epoch) -> Accepting {
         let Settings { delivery, entries_max, .. } = self.settings;
-        Accepting { me, delivery, entries_max }
+        Accepting { me, delivery, entries_max, supersession: Supersession::ByStatement }
     }
 
     async fn stand(&self) {

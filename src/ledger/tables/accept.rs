@@ -7,7 +7,7 @@ use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
 use crate::ledger::IDEMPOTENCY_MEMORY;
 use crate::ledger::accept::{
-    Accepted, BudgetAsk, KeyHash, KnownWait, MayHaveArrived, NewMessage, Obstacles, Precheck, Refused, Stored,
+    Accepted, BudgetAsk, KeyHash, KnownWait, NewMessage, Obstacles, Precheck, Refused, Stored,
 };
 use crate::ledger::attempt::Epoch;
 use crate::ledger::entry::{Message, Progress};
@@ -22,6 +22,16 @@ pub(in crate::ledger) struct Accepting {
     pub(in crate::ledger) me: Epoch,
     pub(in crate::ledger) delivery: Delivery,
     pub(in crate::ledger) entries_max: usize,
+    pub(in crate::ledger) supersession: Supersession,
+}
+
+/// Who ends entries of whoever accepts a newer message for their slot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::ledger) enum Supersession {
+    /// Its statement does, as it ends those of others.
+    ByStatement,
+    /// Their owner is told to.
+    ByOwner,
 }
 
 /// What became of a message that asks to be let in.
@@ -92,7 +102,7 @@ impl State {
         let sequence = self.sequence;
         self.accepted.insert(message.id, sequence);
         self.live += message.envelope.recipients.len();
-        self.touched.push(Touched::Accepted(message.clone(), new.content.clone(), new.slots.clone()));
+        self.touched.push(Touched::Accepted(message.clone(), new.content.clone()));
         new.events(now).into_iter().for_each(|event| self.tell(event));
         if let Some((key, digest)) = new.idempotency {
             self.keys.insert(key, KeyRow { digest, message: message.id, at: now });
@@ -119,9 +129,9 @@ impl State {
         now: Timestamp,
     ) -> Accepted {
         self.insert(by, new, sequence);
-        let (superseded, overtaken) = self.take_slots(by.me, new.message.id, &new.slots, sequence, now);
-        let waits = self.known_waits(new);
-        Accepted { sequence, superseded, overtaken, waits }
+        let mut accepted = Accepted { sequence, waits: self.known_waits(new), ..Accepted::default() };
+        self.take_slots(by, new.message.id, &new.slots, &mut accepted, now);
+        accepted
     }
 
     /// Gives back what [`State::reserve`] took for a message that was not stored.
@@ -187,45 +197,52 @@ impl State {
         // In as much memory as they need.
         let entries: Vec<(u16, EntryRow)> = (0..count).map(|index| (index, row(index))).collect();
         let entries = LiteMap::from_sorted_store_unchecked(entries);
-        let (message, content, has_slots) = (message.clone(), new.content.clone(), !new.slots.is_empty());
-        let ended = LiteMap::new();
-        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, ended, has_slots });
+        let (message, content, ended) = (message.clone(), new.content.clone(), LiteMap::new());
+        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, ended });
     }
 
-    /// A message takes its slots; what had them ends. Where a newer message has one already, its own entry does.
+    /// A message takes its slots; what had them ends, or its owner is to end it. Where a newer message has one already, that is
+    /// so of its own entry.
     pub(in crate::ledger) fn take_slots(
         &mut self,
-        me: Epoch,
+        by: Accepting,
         message: MessageId,
         slots: &[(u16, KeyHash)],
-        sequence: u64,
+        accepted: &mut Accepted,
         now: Timestamp,
-    ) -> (Vec<(EntryId, MayHaveArrived)>, Vec<u16>) {
-        let (mut ended, mut overtaken) = (Vec::new(), Vec::new());
+    ) {
         for (index, key) in slots {
-            let slot = self.slots.entry(*key).or_default();
             let id = EntryId { message, index: *index };
-            // The same recipient twice in one message is no newer code.
-            if slot.sequence == sequence {
-                slot.holders.push(id);
-                continue;
-            }
-            if slot.sequence > sequence {
-                let by = slot.holders.first().map(|holder| holder.message);
-                let note = by.map(|newer| format!("by {newer}").into());
-                self.end_by(me, id, Kind::Superseded, Attempted { note, ..Attempted::default() }, now);
-                overtaken.push(*index);
-                continue;
-            }
-            let former = std::mem::replace(slot, SlotRow { sequence, holders: vec![id] });
-            let note = format!("by {message}");
-            for holder in former.holders {
-                let attempted = Attempted { note: Some(note.as_str().into()), ..Attempted::default() };
-                let end = self.end_by(me, holder, Kind::Superseded, attempted, now);
-                ended.extend(end.map(|may_have_arrived| (holder, may_have_arrived)));
+            let (newest, outlived) = self.take_slot(*key, id, accepted.sequence);
+            for entry in outlived {
+                let is_ours = self.entry(entry).is_some_and(|row| row.standing.owner == by.me);
+                if is_ours && by.supersession == Supersession::ByOwner {
+                    accepted.outlived.push((entry, newest));
+                    continue;
+                }
+                let note = Some(format!("by {newest}").into());
+                let end = self.end_by(by.me, entry, Kind::Superseded, Attempted { note, ..Attempted::default() }, now);
+                match end {
+                    Some(_) if entry == id => accepted.overtaken.push(*index),
+                    Some(may_have_arrived) => accepted.superseded.push((entry, may_have_arrived)),
+                    None => {}
+                }
             }
         }
-        (ended, overtaken)
+    }
+
+    /// Says which message is the newest in the slot, and which entries in it are not of that one.
+    fn take_slot(&mut self, key: KeyHash, id: EntryId, sequence: u64) -> (MessageId, Vec<EntryId>) {
+        let fresh = || SlotRow { sequence, newest: id.message, holders: Vec::new() };
+        let slot = self.slots.entry(key).or_insert_with(fresh);
+        slot.holders.push(id);
+        if slot.sequence > sequence {
+            return (slot.newest, vec![id]);
+        }
+        (slot.sequence, slot.newest) = (sequence, id.message);
+        // The same recipient twice in one message is no newer code.
+        let older = slot.holders.iter().filter(|holder| holder.message != id.message);
+        (id.message, older.copied().collect())
     }
 
     fn check_key(&self, new: &NewMessage, now: Timestamp) -> Result<(), Refused> {

@@ -40,8 +40,6 @@ pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) entries: LiteMap<u16, EntryRow>,
     /// What is known of others that ended, for the notification.
     pub(in crate::ledger) ended: LiteMap<u16, Box<Progress>>,
-    /// Whether entries of it took slots.
-    pub(in crate::ledger) has_slots: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,10 +90,13 @@ impl Place {
     }
 }
 
-/// The entries in a supersession slot: of one message.
-#[derive(Clone, Debug, Default)]
+/// A supersession slot that entries live in.
+#[derive(Clone, Debug)]
 pub(in crate::ledger) struct SlotRow {
+    /// The place in the order of the newest message that took it, and which that is.
     pub(in crate::ledger) sequence: u64,
+    pub(in crate::ledger) newest: MessageId,
+    /// Its entries, and older ones that their owner has to end yet.
     pub(in crate::ledger) holders: Vec<EntryId>,
 }
 
@@ -116,14 +117,14 @@ pub(in crate::ledger) type SideName = (SideTable, Box<[u8]>);
 /// What a statement changed, in its order. Rows are named: what they say then, whoever stores them looks up.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) enum Touched {
-    /// A message was accepted, with the slots of its entries.
-    Accepted(Arc<Message>, Content, Vec<(u16, KeyHash)>),
+    /// A message was accepted.
+    Accepted(Arc<Message>, Content),
     /// Something happened.
     Event(Arc<Event>),
     /// An entry got further, or ended while others of its message live.
     Entry(EntryId),
-    /// The last entry of a message ended; whether entries of it took slots.
-    Gone(EntryId, bool),
+    /// The last entry of a message ended.
+    Gone(EntryId),
     Key(KeyHash),
     Budget(KeyHash),
     Suppression(Box<str>),
@@ -196,6 +197,7 @@ impl MessageRow {
             message: self.message.clone(),
             entries: rows().map(|(index, row)| (*index, progress(row))).collect(),
             ended: self.ended.iter().map(|(index, left)| (*index, (**left).clone())).collect(),
+            outlived: Vec::new(),
         };
         let slots = rows().flat_map(|(index, row)| row.slots.iter().map(|slot| (*index, *slot))).collect();
         Taken { held, content: self.content.clone(), sequence: self.sequence, slots }
@@ -254,7 +256,7 @@ impl State {
         let row = held.entries.remove(&id.index)?;
         let mailbox = held.message.recipient(id.index).mailbox.clone();
         if held.entries.is_empty() {
-            self.touched.push(Touched::Gone(id, held.has_slots));
+            self.touched.push(Touched::Gone(id));
             self.messages.remove(&id.message);
         } else {
             self.touched.push(Touched::Entry(id));
@@ -264,6 +266,9 @@ impl State {
         for slot in &row.slots {
             if let Some(place) = self.slots.get_mut(slot) {
                 place.holders.retain(|holder| *holder != id);
+                if place.holders.is_empty() {
+                    self.slots.remove(slot);
+                }
             }
         }
         self.end_try(&mailbox, id.message);

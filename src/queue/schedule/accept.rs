@@ -9,7 +9,7 @@ use crate::event::{Attempted, Event, Kind, Suppress};
 use crate::ledger::FRESH;
 use crate::ledger::accept::Risk;
 use crate::ledger::entry::{Message, Progress, SignedContent, State};
-use crate::mail::id::EntryId;
+use crate::mail::id::{EntryId, MessageId};
 use crate::queue::effects::{Effects, accepted};
 use crate::queue::ending::{End, Ending};
 
@@ -22,7 +22,7 @@ impl Schedule {
         &mut self,
         message: &Arc<Message>,
         content: SignedContent,
-        risks: &[Risk],
+        (risks, outlived): (&[Risk], &[(EntryId, MessageId)]),
         acceptance: Event,
         effects: &mut Effects,
     ) {
@@ -37,9 +37,8 @@ impl Schedule {
         }
         // Where the message itself is the older one, because another overtook it on its way to the disk, its own entries
         // end.
-        let ends: Vec<(EntryId, End)> = entries_of(message).flat_map(|id| self.take_slots(message, id)).collect();
-        for (id, end) in ends {
-            self.end(id, end, now, effects);
+        for (id, newer) in outlived {
+            self.end(*id, End::superseded_by(*newer), now, effects);
         }
         risks.iter().for_each(|risk| self.foresee(message, risk, now, effects));
         entries_of(message).for_each(|id| effects.offer(id, message.clone()));
@@ -116,10 +115,6 @@ impl Schedule {
             self.add_timer(due_at, id, Timer::Due, effects);
             self.add_timers_of_life(message, id, is_late, effects);
         }
-        // Also one whose own life is over may be the newer one, whose crash came before the older one's end was written
-        // down.
-        let superseded = self.take_slots(message, id);
-        self.doomed.extend(superseded);
     }
 
     /// Ends some of what turned out at start to have no future: lives that ended meanwhile, entries whose place a newer one

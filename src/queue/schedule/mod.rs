@@ -12,14 +12,12 @@ mod owned;
 mod tests;
 mod timers;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::effects::Effects;
 use super::ending::{End, Ending, Telling};
 use super::index::Index;
-use super::slots::slots;
-use crate::accounts::supersede::Supersede;
 use crate::base::clock::Timestamp;
 use crate::base::shares::Shares;
 use crate::event::{Attempted, Event, Happened, Kind};
@@ -145,9 +143,6 @@ pub(super) struct Schedule {
     next_token: u64,
     /// How many ended entries are remembered for the notification of their message.
     outcomes: usize,
-    /// Who holds the place that a newer message would take.
-    slots: HashMap<Box<str>, EntryId>,
-    supersede: Supersede,
     /// Under which all of it is ours.
     owner: Epoch,
     /// What turned out at start to have no future.
@@ -165,8 +160,8 @@ pub(super) enum Content {
 
 impl Schedule {
     /// One that holds nothing yet, of what this epoch owns.
-    pub(super) fn new(supersede: Supersede, owner: Epoch) -> Self {
-        Self { supersede, owner, ..Self::default() }
+    pub(super) fn new(owner: Epoch) -> Self {
+        Self { owner, ..Self::default() }
     }
 
     /// Under which all of it is ours.
@@ -181,8 +176,7 @@ impl Schedule {
 
     /// Our epoch was revoked: nothing is ours any more.
     pub(super) fn forget_all(&mut self) {
-        let supersede = self.supersede;
-        *self = Self { next_token: self.next_token, ..Self::new(supersede, Epoch::UNOWNED) };
+        *self = Self { next_token: self.next_token, ..Self::new(Epoch::UNOWNED) };
     }
 
     /// Messages and entries by state.
@@ -261,16 +255,25 @@ impl Schedule {
         if let Some(lease) = progress.lease {
             self.timers.remove(lease.ends_at, id, Timer::Lease);
         }
-        for slot in slots(self.supersede, message, id.index) {
-            if self.slots.get(&slot) == Some(&id) {
-                self.slots.remove(&slot);
-            }
-        }
     }
 
     /// Ends an entry: out of memory at once, off the disk soon. The last of a message takes its content along. None if the
     /// entry had ended already.
     fn end(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) -> Option<Content> {
+        let (left, ending, content) = self.ended(id, end, now)?;
+        effects.end(left, ending);
+        Some(content)
+    }
+
+    /// The ledger has ended an entry of ours, and told that: what it entails is left to do.
+    pub(in crate::queue) fn ended_elsewhere(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) {
+        if let Some((_, ending, _)) = self.ended(id, end, now) {
+            effects.ended_elsewhere(ending);
+        }
+    }
+
+    /// Takes an entry out. What is known of it while others of its message live, its end, and its content.
+    fn ended(&mut self, id: EntryId, end: End, now: Timestamp) -> Option<(Option<Box<Progress>>, Ending, Content)> {
         let held = self.held.get_mut(&id.message)?;
         let entry = held.entries.get_mut(usize::from(id.index))?;
         entry.state?;
@@ -295,8 +298,7 @@ impl Schedule {
             (Some(self.remember(id, &event, progress, notifies)), Telling::Not)
         };
         let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, telling };
-        effects.end(left, ending);
-        Some(if may_have_arrived { Content::MayHaveArrived } else { Content::Kept })
+        Some((left, ending, if may_have_arrived { Content::MayHaveArrived } else { Content::Kept }))
     }
 
     /// The last entry of a message has ended; how others did that are to be told of.
@@ -329,25 +331,6 @@ impl Schedule {
             held.entries[usize::from(id.index)].progress = ended.clone();
         }
         Box::new(ended)
-    }
-
-    /// Gives an entry its places; says which entries end by that.
-    fn take_slots(&mut self, message: &Message, id: EntryId) -> Vec<(EntryId, End)> {
-        let mut ended = Vec::new();
-        for slot in slots(self.supersede, message, id.index) {
-            let holder = self.slots.get(&slot).copied();
-            let (newer, older) = match holder {
-                // The same recipient twice in one message is no newer code.
-                Some(holder) if holder.message == id.message => (id, None),
-                Some(holder) if holder.message > id.message => (holder, Some(id)),
-                Some(holder) => (id, Some(holder)),
-                None => (id, None),
-            };
-            self.slots.insert(slot, newer);
-            let attempted = Attempted { note: Some(format!("by {}", newer.message).into()), ..Attempted::default() };
-            ended.extend(older.map(|older| (older, End::after(Kind::Superseded, attempted))));
-        }
-        ended
     }
 }
 

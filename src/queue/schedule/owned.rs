@@ -9,13 +9,17 @@ use crate::ledger::attempt::Held;
 use crate::ledger::entry::{Message, Progress, State};
 use crate::mail::id::EntryId;
 use crate::queue::effects::Effects;
+use crate::queue::ending::End;
 
 impl Schedule {
     /// Some entries of a message are ours now. Others of it, which are not, stand as if they had ended.
     pub(in crate::queue) fn acquire(&mut self, held: Held, now: Timestamp, effects: &mut Effects) {
-        let Held { message, entries, ended } = held;
+        let Held { message, entries, ended, outlived } = held;
+        let id = message.id;
+        let outlived = outlived.into_iter().map(|(index, by)| (EntryId { message: id, index }, End::superseded_by(by)));
         if self.held.contains_key(&message.id) {
             entries.into_iter().for_each(|(index, progress)| self.acquire_one(&message, index, progress, now, effects));
+            self.doomed.extend(outlived);
             return;
         }
         let left_of = |index| ended.iter().find(|(of, _)| *of == index).map(|(_, left): &(u16, Progress)| left.clone());
@@ -27,6 +31,7 @@ impl Schedule {
         let user = message.user.clone();
         let live = self.take_up(message, stored, now, effects);
         self.shares.add(&user, live);
+        self.doomed.extend(outlived);
     }
 
     fn acquire_one(

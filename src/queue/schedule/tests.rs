@@ -37,7 +37,7 @@ struct World {
 
 impl World {
     fn new() -> Self {
-        let schedule = Schedule::new(Supersede::ByKey, Epoch(1));
+        let schedule = Schedule::new(Epoch(1));
         let (effects, holds) = (Effects::default(), Vec::new());
         Self { schedule, ids: IdSource::with_random(|| 7), now: START, effects, holds }
     }
@@ -57,8 +57,20 @@ impl World {
         self.schedule.shares().add(&message.user, recipients.len());
         let accepted =
             Event { head: message.head(self.now), what: Happened::Accepted { note: None, others: Arc::default() } };
-        self.schedule.accept(&message, content, &[], accepted, &mut self.effects);
+        let outlived = self.outlived_by(&message);
+        self.schedule.accept(&message, content, (&[], &outlived), accepted, &mut self.effects);
         message.id
+    }
+
+    /// What a ledger says of its slots.
+    fn outlived_by(&self, newer: &Message) -> Vec<(EntryId, MessageId)> {
+        let names: BTreeSet<_> = entries_of(newer).flat_map(|id| newer.slot_names(id.index)).collect();
+        let live = self.schedule.held.values().flat_map(|held| {
+            let live = entries_of(&held.message).zip(&held.entries).filter(|(_, entry)| entry.state.is_some());
+            live.map(|(id, _)| (&held.message, id))
+        });
+        let outlived = live.filter(|(message, id)| message.slot_names(id.index).any(|name| names.contains(&name)));
+        outlived.map(|(_, id)| (id, newer.id)).collect()
     }
 
     fn claim(&mut self, id: EntryId) -> Result<Hold, LostClaim> {
@@ -77,7 +89,9 @@ impl World {
             Occurrence::Deferred(_, event, at_risk) => {
                 std::iter::once(event.kind()).chain(at_risk.map(|ending| ending.event.kind())).collect()
             }
-            Occurrence::Noted(_, ending) | Occurrence::Ended(_, ending) => vec![ending.event.kind()],
+            Occurrence::Noted(_, ending) | Occurrence::Ended(_, ending) | Occurrence::EndedElsewhere(ending) => {
+                vec![ending.event.kind()]
+            }
         };
         happened.into_iter().flat_map(kinds).collect()
     }
@@ -200,7 +214,11 @@ fn a_newer_one_ends_the_older_and_content_that_is_out_may_arrive() {
     world.accept("shop", &["a@one.test"], Some("login"));
     let ended = world.effects.happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Ended(_, ending) => Some(ending),
-        Occurrence::Accepted(_) | Occurrence::Told(_) | Occurrence::Deferred(..) | Occurrence::Noted(..) => None,
+        Occurrence::Accepted(_)
+        | Occurrence::Told(_)
+        | Occurrence::Deferred(..)
+        | Occurrence::Noted(..)
+        | Occurrence::EndedElsewhere(_) => None,
     });
     let ended = ended.unwrap();
     assert_eq!((ended.entry(), ended.event.kind(), ended.event.may_have_arrived()), (older, Kind::Superseded, true));
@@ -248,7 +266,8 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
         | Occurrence::Told(_)
         | Occurrence::Deferred(..)
         | Occurrence::Noted(..)
-        | Occurrence::Ended(..) => None,
+        | Occurrence::Ended(..)
+        | Occurrence::EndedElsewhere(_) => None,
     });
     assert!(stored.is_some_and(|progress| progress.content_sent && progress.late));
     // The attempt's end says what became of the content.
@@ -279,10 +298,10 @@ fn what_has_no_future_at_a_start_is_ended_a_part_at_a_time() {
     let mut world = World::new();
     let ids: Vec<MessageId> = (0..5).map(|_| world.accept("shop", &["a@one.test"], None)).collect();
     let messages: Vec<Arc<Message>> = ids.iter().map(|id| world.schedule.held[id].message.clone()).collect();
-    world.schedule = Schedule::new(Supersede::ByKey, Epoch(1));
+    world.schedule = Schedule::new(Epoch(1));
     world.effects = Effects::default();
     for message in messages {
-        let held = Held { message, entries: vec![(0, Progress::default())], ended: Vec::new() };
+        let held = Held { message, entries: vec![(0, Progress::default())], ended: Vec::new(), outlived: Vec::new() };
         world.schedule.acquire(held, at(601), &mut world.effects);
     }
     assert!(world.schedule.end_doomed(3, at(601), &mut world.effects));

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use otp_relay::testing::accounts::supersede::Supersede;
 use otp_relay::testing::base::clock::Clock;
 use otp_relay::testing::event::{Attempted, NoSink, Suppress};
 use otp_relay::testing::ledger::Ledger;
@@ -57,7 +56,6 @@ impl Owner {
         let node = Arc::new(Node::join(database, clock.clone(), settings).await.ok()?);
         let settings = queue::Settings {
             deliver_at_most_once: terms.delivery == Delivery::AtMostOnce,
-            supersede: Supersede::Off,
             ..queue::Settings::default()
         };
         let entail = Box::new(|_: &Ending| Consequences::default());

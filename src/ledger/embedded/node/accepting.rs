@@ -62,12 +62,7 @@ impl Inner {
             JournalError::Failed => Refused::Failed,
             JournalError::Closed => Refused::Unavailable(Stored::No),
         })?;
-        let accepted = under_way.conclude();
-        // What was superseded has ended for good before anybody hears of it. Where that cannot be written now it is kept.
-        if !accepted.superseded.is_empty() {
-            let _ = self.journal.flush().await;
-        }
-        Ok(accepted)
+        Ok(under_way.conclude())
     }
 
     fn begin(&self, mut new: NewMessage) -> Result<Begun<'_>, Refused> {
@@ -121,9 +116,6 @@ impl Drop for UnderWay<'_> {
             tables.state.release(new);
             let mut changes = inner.drain(&mut tables);
             changes.append(&mut commit.undo);
-            if !new.slots.is_empty() {
-                changes.push(rows::no_slots(message.id));
-            }
             if !commit.has_failed() {
                 let (now, count) = (inner.clock.now(), message.envelope.recipients.len());
                 let ends = (0..).take(count).map(|index| Change::Event(Arc::new(given_up(message, index, now))));

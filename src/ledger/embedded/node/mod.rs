@@ -8,7 +8,7 @@ mod accepting;
 mod rows;
 mod verbs;
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ use crate::ledger::attempt::{Epoch, Held, NodeName, Notice};
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
 use crate::ledger::side::{SideRow, SideTable};
-use crate::ledger::tables::accept::Accepting;
+use crate::ledger::tables::accept::{Accepting, Supersession};
 use crate::ledger::tables::state::{NodeRow, State, Touched, Waiting};
 use crate::ledger::{IDEMPOTENCY_MEMORY, NOTICES_MAX};
 use crate::mail::id::{EntryId, MessageId};
@@ -149,6 +149,7 @@ impl Node {
         })?;
         // No number is given twice, also where a disk that is full does not keep it.
         let me = Epoch(now.as_millis().max(found.last_epoch.0 + 1));
+        let by = Accepting { me, delivery, entries_max, supersession: Supersession::ByOwner };
         let journal = match storage {
             Storage::Threaded => Journal::start(store, clock.clone())?,
             Storage::Inline => Journal::inline(store, clock.clone())?,
@@ -164,16 +165,18 @@ impl Node {
                 secret
             }
         };
-        changes.extend(found.give_to(me, now));
+        let key_secret = KeySecret::new(&secret);
+        changes.extend(found.give_to(by, &key_secret, now));
+        let outlived = std::mem::take(&mut found.outlived);
         let side = std::mem::take(&mut found.side);
         let (notices, receiving) = mpsc::channel(NOTICES_MAX);
         let mut tables = Tables::new(found.state);
         tables.fade_all();
-        tell_what_lives(&notices, &tables.state);
+        tell_what_lives(&notices, &tables.state, &outlived);
         let inner = Inner {
             journal,
-            by: Accepting { me, delivery, entries_max },
-            key_secret: KeySecret::new(&secret),
+            by,
+            key_secret,
             peers: Arc::from([Peer { epoch: me, name, egress }]),
             lease_until: clock.instant() + Duration::from_secs(100 * 365 * 86_400),
             has_left: AtomicBool::new(false),
@@ -221,7 +224,7 @@ impl Tables {
                 self.ended.push_back(Ended { at: now, entry: *id, is_last: false });
                 None
             }
-            Touched::Gone(id, _) => {
+            Touched::Gone(id) => {
                 self.ended.push_back(Ended { at: now, entry: *id, is_last: true });
                 None
             }
@@ -306,13 +309,16 @@ impl Inner {
 }
 
 /// All that lives, in as many notices as there is room for.
-fn tell_what_lives(notices: &mpsc::Sender<Notice>, state: &State) {
+fn tell_what_lives(notices: &mpsc::Sender<Notice>, state: &State, outlived: &BTreeMap<EntryId, MessageId>) {
     let some = (state.messages.len() / (NOTICES_MAX / 2)).max(1);
     let mut waiting = state.messages.values();
     loop {
         let held = waiting.by_ref().take(some).map(|held| {
             let indices: Vec<u16> = held.entries.keys().copied().collect();
-            held.taken(&indices).held
+            let id = held.message.id;
+            let newer = |index: u16| Some((index, *outlived.get(&EntryId { message: id, index })?));
+            let outlived = indices.iter().filter_map(|index| newer(*index)).collect();
+            Held { outlived, ..held.taken(&indices).held }
         });
         let held: Vec<Held> = held.collect();
         if held.is_empty() {

@@ -1,7 +1,7 @@
 //! Which rows the tables are stored as, and what a start makes of them. Times in them are of the wall clock.
 //!
 //! Messages and how far their entries got are rows of their own; all else is in one side table, by a letter: `k` an
-//! idempotency key, `b` a budget, `s` the slots of a message, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch, `h` the secret under which
+//! idempotency key, `b` a budget, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch, `h` the secret under which
 //! names are hashed.
 
 use std::collections::BTreeMap;
@@ -13,7 +13,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::base::clock::{Step, Timestamp};
-use crate::ledger::accept::{Digest, KeyHash, KnownWait};
+use crate::ledger::accept::{Accepted, Digest, KeyHash, KeyOf, KeySecret, KnownWait, slots_of};
 use crate::ledger::attempt::Epoch;
 use crate::ledger::common::Common;
 use crate::ledger::embedded::store::{Change, StoreError, Table};
@@ -21,6 +21,7 @@ use crate::ledger::entry::{Message, Progress};
 use crate::ledger::rules::{Delivery, Standing};
 use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::suppression::Suppression;
+use crate::ledger::tables::accept::Accepting;
 use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, Place, State, Touched, Waiting};
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
@@ -101,11 +102,6 @@ pub(super) fn new_secret() -> Result<[u8; 32], StoreError> {
     Ok(secret)
 }
 
-/// No entry of this message has slots.
-pub(super) fn no_slots(id: MessageId) -> Change {
-    row(name(b's', &id.to_bytes()), None::<&u8>)
-}
-
 /// What is read from the store when it is wanted.
 pub(super) fn no_content() -> Content {
     Content { head: bytes::Bytes::new(), body: bytes::Bytes::new() }
@@ -116,23 +112,11 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
     let mut changes = Vec::with_capacity(touched.len());
     for touched in touched {
         match touched {
-            Touched::Accepted(message, content, slots) => {
-                if !slots.is_empty() {
-                    // As a list that JSON can hold.
-                    let slots: Vec<(u16, [u8; 16])> = slots.iter().map(|(index, slot)| (*index, slot.0)).collect();
-                    changes.push(row(name(b's', &message.id.to_bytes()), Some(&slots)));
-                }
-                changes.push(Change::Accept(message, content));
-            }
+            Touched::Accepted(message, content) => changes.push(Change::Accept(message, content)),
             Touched::Event(event) => changes.push(Change::Event(event)),
             Touched::Gated(..) => {}
             Touched::Entry(id) => changes.extend(progress_of(state, id).map(|progress| Change::Update(id, progress))),
-            Touched::Gone(id, has_slots) => {
-                changes.push(Change::Remove(id.message));
-                if has_slots {
-                    changes.push(no_slots(id.message));
-                }
-            }
+            Touched::Gone(id) => changes.push(Change::Remove(id.message)),
             Touched::Key(key) => {
                 let json = state.keys.get(&key).map(|known| KeyJson {
                     day: known.digest.day,
@@ -203,7 +187,8 @@ pub(super) struct Found {
     pub(super) secret: Option<[u8; 32]>,
     /// Messages all of whose entries had ended.
     empty: Vec<MessageId>,
-    slots: BTreeMap<MessageId, Vec<(u16, KeyHash)>>,
+    /// Entries beside which a newer message lives, and which.
+    pub(super) outlived: BTreeMap<EntryId, MessageId>,
     /// Rows of whoever is above.
     pub(super) side: Vec<(SideTable, SideRow)>,
     common: Common,
@@ -247,7 +232,7 @@ impl Found {
             return;
         }
         self.state.live += entries.len();
-        let held = MessageRow { message, content: no_content(), sequence: 0, entries, ended, has_slots: false };
+        let held = MessageRow { message, content: no_content(), sequence: 0, entries, ended };
         self.state.messages.insert(held.message.id, held);
     }
 
@@ -284,11 +269,6 @@ impl Found {
                 });
                 self.state.budgets.insert(hash(rest)?, places.collect());
             }
-            b's' => {
-                let slots = read::<Vec<(u16, [u8; 16])>>(value)?;
-                let slots = slots.into_iter().map(|(index, slot)| (index, KeyHash(slot))).collect();
-                self.slots.insert(MessageId::from_bytes(rest.try_into().ok()?), slots);
-            }
             b'p' => {
                 let known = Suppression::decode(value)?.taken_up(now);
                 let version = self.state.next_version();
@@ -308,26 +288,26 @@ impl Found {
         Some(())
     }
 
-    /// Gives all that lives to `me`, the older first: a newer message has the slots. What may have left and must not leave again
-    /// is ended by its owner, as all that has no future. Returns what is to be removed.
-    pub(super) fn give_to(&mut self, me: Epoch, now: Timestamp) -> Vec<Change> {
+    /// Gives all that lives to whoever takes it up, the older first: a newer message has the slots. What may have left and must
+    /// not leave again is ended by its owner, as all that has no future. Returns what is to be removed.
+    pub(super) fn give_to(&mut self, by: Accepting, secret: &KeySecret, now: Timestamp) -> Vec<Change> {
         let ids: Vec<MessageId> = self.state.messages.keys().copied().collect();
         for id in ids {
             self.state.sequence += 1;
             let sequence = self.state.sequence;
             self.state.accepted.insert(id, sequence);
-            let mut slots = self.slots.remove(&id).unwrap_or_default();
             let Some(held) = self.state.messages.get_mut(&id) else { continue };
             held.sequence = sequence;
-            held.has_slots = !slots.is_empty();
+            let mut slots = slots_of(&held.message, |name| secret.hash(KeyOf::Slot, name));
             slots.retain(|(index, _)| held.entries.contains_key(index));
             for (index, row) in held.entries.iter_mut() {
-                row.standing.owner = me;
+                row.standing.owner = by.me;
                 row.slots = slots.iter().filter(|(of, _)| of == index).map(|(_, slot)| *slot).collect();
             }
-            self.state.take_slots(me, id, &slots, sequence, now);
+            let mut taken = Accepted { sequence, ..Accepted::default() };
+            self.state.take_slots(by, id, &slots, &mut taken, now);
+            self.outlived.extend(taken.outlived);
         }
-        let empty = std::mem::take(&mut self.empty).into_iter().map(Change::Remove);
-        empty.chain(std::mem::take(&mut self.slots).into_keys().map(no_slots)).collect()
+        std::mem::take(&mut self.empty).into_iter().map(Change::Remove).collect()
     }
 }
