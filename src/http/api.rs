@@ -99,7 +99,7 @@ impl Api {
         }
     }
 
-    fn not_stored(&self, error: &impl ToString) -> Problem {
+    pub(super) fn not_stored(&self, error: &impl ToString) -> Problem {
         let fault = self.parts.queue.storage_fault().unwrap_or_else(|| error.to_string().into());
         Problem::cannot_store(&fault)
     }
@@ -285,12 +285,13 @@ impl Api {
 
     /// Cancels what the filter covers. What was answered holds after a crash too.
     async fn cancel_live(&self, who: &Principal, filter: Filter) -> Result<Vec<Cancelled>, Problem> {
-        let now = self.parts.clock.now();
-        let cancelled = self.scan(who, move |queue| queue.cancel(&filter, now)).await;
+        let (now, queue, of_ours) = (self.parts.clock.now(), &self.parts.queue, filter.clone());
+        let mut cancelled = self.scan(who, move |queue| queue.cancel(&of_ours, now)).await;
         if !cancelled.is_empty() {
             let undone = "cancelled, but not written down, so that a crash undoes it";
-            self.parts.queue.flush().await.map_err(|error| self.not_stored(&error).about(undone))?;
+            queue.flush().await.map_err(|error| self.not_stored(&error).about(undone))?;
         }
+        cancelled.extend(queue.cancel_everywhere(filter).await.map_err(|error| self.not_stored(&error))?);
         Ok(cancelled)
     }
 }

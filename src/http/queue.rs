@@ -57,7 +57,10 @@ pub(super) async fn list(Access(api, who): Access, query: ParsedQuery<QueueQuery
         ..Filter::default()
     };
     let limit = limit.unwrap_or(LIST_DEFAULT).min(LIST_MAX);
-    let listing = api.scan(&who, move |queue| queue.list(&filter, limit)).await;
+    let of_ours = filter.clone();
+    let ours = api.scan(&who, move |queue| queue.list(&of_ours, limit)).await;
+    let all = api.parts.queue.list_everywhere(filter, limit, ours).await;
+    let listing = all.map_err(|error| api.not_stored(&error))?;
     let messages = listing.messages.iter().map(|snapshot| MessageJson::live(snapshot, None, &api.parts.door)).collect();
     Ok(Json(QueueJson { entries: listing.entries, messages }))
 }
@@ -79,8 +82,10 @@ pub(super) async fn retry(Access(api, who): Access, Payload(headers, body): Payl
     let (user, now) = (who.only_user(), api.parts.clock.now());
     let pause = if user.is_some() { RETRY_PAUSE } else { Duration::ZERO };
     let filter = Filter { user, ..filter };
-    let RetriedEntries { entries, kept_back } =
-        api.scan(&who, move |queue| queue.retry_after(&filter, pause, now)).await;
+    let of_ours = filter.clone();
+    let ours = api.scan(&who, move |queue| queue.retry_after(&of_ours, pause, now)).await;
+    let all = api.parts.queue.retry_everywhere(filter, pause, ours).await;
+    let RetriedEntries { entries, kept_back } = all.map_err(|error| api.not_stored(&error))?;
     match kept_back {
         Some(wait) if entries.is_empty() => Err(Problem::retried_lately(wait)),
         Some(_) | None => Ok(Json(RetriedJson {

@@ -7,9 +7,9 @@ use std::time::Duration;
 use super::Queue;
 use super::effects::Effects;
 use super::outbox::Patience;
-pub use super::schedule::Cancelled;
 use super::schedule::{Again, Schedule};
-pub(crate) use super::schedule::{EntrySnapshot, RetriedEntries, Snapshot};
+pub use super::schedule::{Cancelled, RetriedEntries};
+pub(crate) use super::schedule::{EntrySnapshot, Snapshot};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Kind;
@@ -197,7 +197,7 @@ impl Queue {
     }
 
     /// The same, but for entries that were made due so less than `pause` ago.
-    pub(crate) fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> RetriedEntries {
+    pub fn retry_after(&self, filter: &Filter, pause: Duration, now: Timestamp) -> RetriedEntries {
         self.end_doomed();
         let mut all = RetriedEntries::default();
         let retry = |schedule: &mut Schedule, page: &[EntryId], effects: &mut Effects| {

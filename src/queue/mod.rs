@@ -8,6 +8,7 @@ mod admission;
 pub mod claim;
 mod effects;
 mod ending;
+mod everywhere;
 mod index;
 pub mod inspect;
 mod notices;

@@ -14,7 +14,6 @@ use crate::ledger::accept::{Accepted, NewMessage, Refused};
 use crate::ledger::attempt::{Notice, Target};
 use crate::ledger::entry::{SignedContent, State};
 use crate::ledger::filter::Filter;
-use crate::ledger::listing::Cancelled;
 use crate::mail::id::EntryId;
 use std::sync::Arc;
 
@@ -80,16 +79,6 @@ impl Queue {
         let accepted = acceptance.answered().await?;
         drop(self.admit(acceptance, content, &[]));
         Ok(accepted)
-    }
-
-    /// Ends entries that a filter covers whoever owns them.
-    ///
-    /// # Errors
-    /// When the ledger does not answer.
-    pub async fn cancel_everywhere(&self, which: Filter) -> Result<Vec<Cancelled>, LedgerError> {
-        let cancelled = self.ledger.cancel(which).await?;
-        self.outbox.schedule(|schedule| cancelled.iter().for_each(|one| schedule.part_with(one.id)));
-        Ok(cancelled)
     }
 
     /// Hands those of the entries over that are not being attempted; says which went.

@@ -10,7 +10,7 @@ use otp_relay::testing::ledger::accept::NewMessage;
 use otp_relay::testing::ledger::attempt::Target;
 use otp_relay::testing::ledger::embedded::node::{Node as OneNode, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
-use otp_relay::testing::ledger::entry::LostClaim;
+use otp_relay::testing::ledger::entry::{LostClaim, State};
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::memory::{Faults, Replication};
 use otp_relay::testing::mail::id::{EntryId, IdSource};
@@ -169,6 +169,36 @@ async fn what_another_node_supersedes_entails_the_same() {
     assert!(b.entailed.lock().is_empty());
     assert_eq!((a.owned.depth().messages, b.owned.depth().messages), (0, 1));
     assert_eq!(cluster.ends(), [Kind::Superseded; 2], "told once each");
+}
+
+/// Whoever asks one node sees, and reaches, what others have.
+#[tokio::test(start_paused = true)]
+async fn one_node_is_asked_for_all() {
+    let cluster = Cluster::new(Replication::Synchronous);
+    let (a, b) = (Bench::join(&cluster, 1).await, Bench::join(&cluster, 2).await);
+    pass(300).await;
+    let new = |bench: &Bench| bench.world.message(&["a@one.test"]);
+    a.owned.accept(new(&a)).await.unwrap();
+    b.owned.accept(new(&b)).await.unwrap();
+    let (ours, theirs) = (a.offered()[0], b.offered()[0]);
+    let (all, later) = (Filter::default(), b.now().plus(Duration::from_secs(60)));
+    b.claim(theirs).unwrap().settle(Settlement::put_off(Attempted::default(), later), b.now());
+    b.owned.flush().await.unwrap();
+    let claim = a.claim(ours).unwrap();
+    let listing = a.owned.list_everywhere(all.clone(), 10, a.owned.list(&all, 10)).await.unwrap();
+    let states: Vec<_> = listing.messages.iter().map(|found| found.entries[0].state).collect();
+    assert_eq!((listing.entries, states), (2, vec![Some(State::Sending), Some(State::Deferred)]));
+    drop(claim);
+    let retried = a.owned.retry_after(&all, Duration::ZERO, a.now());
+    let retried = a.owned.retry_everywhere(all.clone(), Duration::ZERO, retried).await.unwrap();
+    assert_eq!(retried.entries, [ours, theirs]);
+    pass(300).await;
+    assert_eq!(b.offered(), [theirs]);
+    assert_eq!(a.owned.cancel(&all, a.now()).len(), 1);
+    a.owned.flush().await.unwrap();
+    assert_eq!(a.owned.cancel_everywhere(all).await.unwrap().iter().map(|one| one.id).collect::<Vec<_>>(), [theirs]);
+    pass(300).await;
+    assert_eq!((b.owned.depth().messages, cluster.ends()), (0, vec![Kind::Cancelled; 2]));
 }
 
 #[tokio::test(start_paused = true)]

@@ -196,7 +196,7 @@ impl World {
                 if !ids.is_empty() {
                     let one = ids[self.random.index(ids.len())];
                     // What cannot be written now is kept.
-                    let _ = self.life.queue.cancel_everywhere(Filter::of_message(one)).await;
+                    self.life.queue.cancel(&Filter::of_message(one), self.clock.now());
                 }
             }
             7 => self.pass(8000).await,

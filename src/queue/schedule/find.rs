@@ -19,11 +19,11 @@ use crate::queue::index::IndexCursor;
 
 /// What was to be tried again.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct RetriedEntries {
+pub struct RetriedEntries {
     /// What is tried now.
     pub entries: Vec<EntryId>,
     /// Where something was left out because it was tried again a moment ago: when the first of that may be.
-    pub(crate) kept_back: Option<Duration>,
+    pub kept_back: Option<Duration>,
 }
 
 /// Whom an attempt out of turn is for.

@@ -26,8 +26,8 @@ use crate::ledger::entry::{Message, Outcome, Progress, SignedContent, State};
 use crate::mail::id::{EntryId, MessageId};
 pub(super) use attempt::Hold;
 pub(super) use find::Again;
-pub use find::Cancelled;
-pub(crate) use find::{EntrySnapshot, RetriedEntries, Snapshot};
+pub use find::{Cancelled, RetriedEntries};
+pub(crate) use find::{EntrySnapshot, Snapshot};
 use timers::{Timer, Timers};
 
 /// Ended entries, of messages with live ones, whose end is remembered for a notification.

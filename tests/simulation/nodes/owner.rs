@@ -104,6 +104,8 @@ impl Owner {
     }
 
     pub async fn cancel(&self, filter: Filter) {
+        let now = self.inner.node.now();
+        self.inner.queue.cancel(&filter, now);
         // Where no answer came, it may have been done.
         let _ = self.inner.queue.cancel_everywhere(filter).await;
     }
