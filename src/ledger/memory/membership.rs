@@ -237,13 +237,13 @@ impl State {
         let standing = Standing { owner, attempt: number, settled: number.saturating_sub(1), is_out: true };
         let HeldCopy { message, content, sequence, slots, .. } = copy.clone();
         self.sequence = self.sequence.max(sequence);
-        self.accepted.entry(id.message).or_insert(sequence);
+        self.accepted.remove(&id.message);
         let new = || MessageRow {
             message: message.clone(),
-            content,
+            content: Some(Box::new(content)),
             sequence,
             entries: LiteMap::new(),
-            ended: LiteMap::new(),
+            ended: None,
         };
         let held = self.messages.entry(id.message).or_insert_with(new);
         held.entries

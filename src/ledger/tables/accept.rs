@@ -70,8 +70,8 @@ impl State {
     ) -> Result<Reserved, Refused> {
         self.living(by.me).map_err(|_| Refused::Unavailable(Stored::No))?;
         let message = &new.message;
-        if let Some(sequence) = self.accepted.get(&message.id) {
-            let accepted = Accepted { sequence: *sequence, waits: self.known_waits(new), ..Accepted::default() };
+        if let Some(sequence) = self.sequence_of(message.id) {
+            let accepted = Accepted { sequence, waits: self.known_waits(new), ..Accepted::default() };
             return Ok(Reserved::Known(accepted));
         }
         self.check_key(new, now)?;
@@ -89,7 +89,7 @@ impl State {
 
     /// A message of the relay's own, which is never refused.
     pub(in crate::ledger) fn adopt(&mut self, by: Accepting, new: &NewMessage, now: Timestamp) {
-        if !self.accepted.contains_key(&new.message.id) {
+        if self.sequence_of(new.message.id).is_none() {
             let sequence = self.take_in(new, now);
             self.admit(by, new, sequence, now);
         }
@@ -197,8 +197,10 @@ impl State {
         // In as much memory as they need.
         let entries: Vec<(u16, EntryRow)> = (0..count).map(|index| (index, row(index))).collect();
         let entries = LiteMap::from_sorted_store_unchecked(entries);
-        let (message, content, ended) = (message.clone(), new.content.clone(), LiteMap::new());
-        self.messages.insert(message.id, MessageRow { message, content, sequence, entries, ended });
+        let content = Some(&new.content).filter(|content| !content.is_empty()).cloned().map(Box::new);
+        let row = MessageRow { message: message.clone(), content, sequence, entries, ended: None };
+        self.accepted.remove(&message.id);
+        self.messages.insert(message.id, row);
     }
 
     /// A message takes its slots; what had them ends, or its owner is to end it. Where a newer message has one already, that is

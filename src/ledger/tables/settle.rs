@@ -58,7 +58,7 @@ impl State {
                 if let Some(left) = end.left
                     && let Some(row) = self.messages.get_mut(&attempt.entry.message)
                 {
-                    row.ended.insert(attempt.entry.index, left);
+                    row.ended.get_or_insert_default().insert(attempt.entry.index, left);
                 }
                 let by_attempt = Some((by.me, attempt.number));
                 self.remove(attempt.entry, EndRow { kind: end.kind, by: by_attempt, at: now });

@@ -34,12 +34,13 @@ pub(in crate::ledger) struct NodeRow {
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct MessageRow {
     pub(in crate::ledger) message: Arc<Message>,
-    pub(in crate::ledger) content: Content,
+    /// None: it is kept elsewhere.
+    pub(in crate::ledger) content: Option<Box<Content>>,
     pub(in crate::ledger) sequence: u64,
     /// Those that live.
     pub(in crate::ledger) entries: LiteMap<u16, EntryRow>,
-    /// What is known of others that ended, for the notification.
-    pub(in crate::ledger) ended: LiteMap<u16, Box<Progress>>,
+    /// What is known of others that ended, for the notification; mostly there are none.
+    pub(in crate::ledger) ended: Option<Box<LiteMap<u16, Box<Progress>>>>,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +144,7 @@ pub(in crate::ledger) type Fact = (Version, Option<Box<[u8]>>);
 pub(in crate::ledger) struct State {
     pub(in crate::ledger) nodes: BTreeMap<Epoch, NodeRow>,
     pub(in crate::ledger) messages: BTreeMap<MessageId, MessageRow>,
+    /// Messages none of whose entries are here: that are about to come, or whose last one has ended.
     pub(in crate::ledger) accepted: HashMap<MessageId, u64>,
     pub(in crate::ledger) ended: HashMap<EntryId, EndRow>,
     /// All that happened, where they are kept here.
@@ -196,11 +198,21 @@ impl MessageRow {
         let held = Held {
             message: self.message.clone(),
             entries: rows().map(|(index, row)| (*index, progress(row))).collect(),
-            ended: self.ended.iter().map(|(index, left)| (*index, (**left).clone())).collect(),
+            ended: self.left().map(|(index, left)| (*index, left.clone())).collect(),
             outlived: Vec::new(),
         };
         let slots = rows().flat_map(|(index, row)| row.slots.iter().map(|slot| (*index, *slot))).collect();
-        Taken { held, content: self.content.clone(), sequence: self.sequence, slots }
+        Taken { held, content: self.content(), sequence: self.sequence, slots }
+    }
+
+    /// Its content, where that is kept here.
+    pub(in crate::ledger) fn content(&self) -> Content {
+        self.content.as_deref().cloned().unwrap_or_default()
+    }
+
+    /// What is known of entries that ended.
+    pub(in crate::ledger) fn left(&self) -> impl Iterator<Item = (&u16, &Progress)> {
+        self.ended.iter().flat_map(|ended| ended.iter()).map(|(index, left)| (index, &**left))
     }
 }
 
@@ -213,6 +225,11 @@ impl State {
     /// Where this epoch may do nothing any more.
     pub(in crate::ledger) fn living(&self, epoch: Epoch) -> Result<(), Fenced> {
         if self.is_alive(epoch) { Ok(()) } else { Err(Fenced) }
+    }
+
+    /// The place of a message that was accepted.
+    pub(in crate::ledger) fn sequence_of(&self, id: MessageId) -> Option<u64> {
+        self.messages.get(&id).map(|held| held.sequence).or_else(|| self.accepted.get(&id).copied())
     }
 
     pub(in crate::ledger) fn entry(&self, id: EntryId) -> Option<&EntryRow> {
@@ -257,6 +274,7 @@ impl State {
         let mailbox = held.message.recipient(id.index).mailbox.clone();
         if held.entries.is_empty() {
             self.touched.push(Touched::Gone(id));
+            self.accepted.insert(id.message, held.sequence);
             self.messages.remove(&id.message);
         } else {
             self.touched.push(Touched::Entry(id));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Inner, Tables, rows};
+use super::{Inner, Tables};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened};
 use crate::ledger::accept::{Accepted, NewMessage, Refused, Stored};
@@ -10,6 +10,7 @@ use crate::ledger::embedded::journal::{JournalError, PendingCommit};
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::Message;
 use crate::ledger::tables::accept::Reserved;
+use crate::mail::message::Content;
 
 /// What became of a message that asks to be let in.
 enum Begun<'a> {
@@ -79,7 +80,7 @@ impl Inner {
                 tables.under_way.insert(new.message.id);
                 let changes = self.drain(&mut tables);
                 let commit = self.journal.begin_commit(new.message.lane, changes, new.at_once);
-                (new.content, new.rows) = (rows::no_content(), Vec::new());
+                (new.content, new.rows) = (Content::default(), Vec::new());
                 let under_way = UnderWay { inner: self, new, sequence, commit, is_over: false };
                 Ok(Begun::UnderWay(Box::new(under_way)))
             }

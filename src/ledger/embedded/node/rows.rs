@@ -24,7 +24,6 @@ use crate::ledger::suppression::Suppression;
 use crate::ledger::tables::accept::Accepting;
 use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, Place, State, Touched, Waiting};
 use crate::mail::id::{EntryId, MessageId};
-use crate::mail::message::Content;
 
 /// Version of the rows.
 const VERSION: u8 = 1;
@@ -102,11 +101,6 @@ pub(super) fn new_secret() -> Result<[u8; 32], StoreError> {
     Ok(secret)
 }
 
-/// What is read from the store when it is wanted.
-pub(super) fn no_content() -> Content {
-    Content { head: bytes::Bytes::new(), body: bytes::Bytes::new() }
-}
-
 /// What the statements have changed, as it is stored.
 pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<Change> {
     let mut changes = Vec::with_capacity(touched.len());
@@ -170,7 +164,7 @@ fn progress_of(state: &State, id: EntryId) -> Option<Box<Progress>> {
     let held = state.messages.get(&id.message)?;
     Some(Box::new(match held.entries.get(&id.index) {
         Some(row) => row.progress(),
-        None => held.ended.get(&id.index).map_or_else(ended, |left| (**left).clone()),
+        None => held.left().find(|(index, _)| **index == id.index).map_or_else(ended, |(_, left)| left.clone()),
     }))
 }
 
@@ -214,12 +208,12 @@ impl Found {
         let message: Arc<Message> = Arc::from(message);
         let mut progress: BTreeMap<u16, Progress> = progress.into_iter().collect();
         let recipients = message.envelope.recipients.len();
-        let (mut entries, mut ended) = (LiteMap::with_capacity(recipients), LiteMap::new());
+        let (mut entries, mut ended) = (LiteMap::with_capacity(recipients), None::<Box<LiteMap<_, _>>>);
         for (index, _) in (0..).zip(&message.envelope.recipients) {
             let progress = progress.remove(&index).map(Box::new);
             let (number, content_sent) = progress.as_ref().map_or((0, false), |of| (of.attempts, of.content_sent));
             if let Some(left) = progress.as_ref().filter(|of| of.ended) {
-                ended.insert(index, left.clone());
+                ended.get_or_insert_default().insert(index, left.clone());
                 continue;
             }
             let is_out = delivery == Delivery::AtLeastOnce || content_sent;
@@ -232,7 +226,7 @@ impl Found {
             return;
         }
         self.state.live += entries.len();
-        let held = MessageRow { message, content: no_content(), sequence: 0, entries, ended };
+        let held = MessageRow { message, content: None, sequence: 0, entries, ended };
         self.state.messages.insert(held.message.id, held);
     }
 
@@ -295,7 +289,6 @@ impl Found {
         for id in ids {
             self.state.sequence += 1;
             let sequence = self.state.sequence;
-            self.state.accepted.insert(id, sequence);
             let Some(held) = self.state.messages.get_mut(&id) else { continue };
             held.sequence = sequence;
             let mut slots = slots_of(&held.message, |name| secret.hash(KeyOf::Slot, name));

@@ -258,7 +258,7 @@ impl Ledger for Node {
     }
 
     fn content(&self, message: MessageId, _: Timestamp) -> Answer<'_, Option<Content>> {
-        Box::pin(self.inner.look(move |state, _| state.messages.get(&message).map(|held| held.content.clone())))
+        Box::pin(self.inner.look(move |state, _| state.messages.get(&message).map(|held| held.content())))
     }
 
     fn hand_over(&self, entries: Vec<EntryId>, to: Target) -> Answer<'_, Vec<EntryId>> {
