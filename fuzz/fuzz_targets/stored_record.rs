@@ -18,7 +18,7 @@ use otp_relay::testing::mail::id::MessageId;
 use otp_relay::testing::queue::inspect::Filter;
 use otp_relay::testing::report::trace::{decode, encode};
 use otp_relay_fuzz::choice;
-use otp_relay_fuzz::relay::{NOW, Relay, user};
+use otp_relay_fuzz::relay::{NOW, Relay, runtime, user};
 
 const TABLES: [Table; 6] =
     [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Verification, Table::Meta];
@@ -53,8 +53,11 @@ fn traces(json: &[u8]) {
 fn start(found: Vec<Found>, id: Option<MessageId>) {
     let relay = Relay::restored(found, Some(Rate { count: 2, span: Duration::from_secs(600) }));
     let (alice, path) = (Mailbox::parse("alice@example.com").expect("an address"), ReversePath::NULL);
-    let _ = relay.door.check_recipient(&user(), &alice);
-    assert!(relay.door.suppressions().list(NOW, 10).0.len() <= 10);
+    let user = user();
+    runtime().block_on(async {
+        let _ = relay.door.check_recipient(&user, &alice).await;
+        assert!(relay.door.suppressions(10).await.is_ok_and(|(held, _)| held.len() <= 10));
+    });
     let triplet = Triplet::new(path.as_str(), &alice.plain_key(), "mx.example");
     let greylists = relay.queue.greylists();
     if let Some(facts) = greylists.facts("example.com", "mx.example", NOW) {

@@ -74,19 +74,22 @@ pub(super) async fn check_recipients(door: &Door, drafts: &[&Draft]) -> Vec<Resu
     let mut unknown: HashMap<String, &Mailbox> = HashMap::new();
     let mut checked = Vec::with_capacity(drafts.len());
     for draft in drafts {
-        let check = |mailbox| match door.check_recipient(&draft.user, mailbox) {
-            RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::TotalBudget | Refusal::Rate { .. }))
-                if draft.may_be_repeat() =>
-            {
-                Ok(())
-            }
-            RecipientCheck::Done(result) => result,
-            RecipientCheck::NeedsDns => {
-                unknown.insert(mailbox.domain_key(), mailbox);
-                Ok(())
-            }
-        };
-        checked.push(draft.recipients.iter().map(check).collect::<Vec<_>>());
+        let mut results = Vec::with_capacity(draft.recipients.len());
+        for mailbox in &draft.recipients {
+            results.push(match door.check_recipient(&draft.user, mailbox).await {
+                RecipientCheck::Done(Err(Refusal::Budget { .. } | Refusal::TotalBudget | Refusal::Rate { .. }))
+                    if draft.may_be_repeat() =>
+                {
+                    Ok(())
+                }
+                RecipientCheck::Done(result) => result,
+                RecipientCheck::NeedsDns => {
+                    unknown.insert(mailbox.domain_key(), mailbox);
+                    Ok(())
+                }
+            });
+        }
+        checked.push(results);
     }
     let look_ups = unknown.into_iter().map(|(domain, mailbox)| async {
         let result = door.wait_for_domain(mailbox, DNS_WAIT).await;

@@ -84,7 +84,7 @@ fn address(text: &str) -> Result<String, Problem> {
 pub(super) async fn list(Access(api, who): Access) -> JsonResult<ListJson> {
     who.operator_only("only the operator sees the list; ask for one address")?;
     let door = &api.parts.door;
-    let (entries, count) = door.suppressions().list(api.parts.clock.now(), LIST_MAX);
+    let (entries, count) = door.suppressions(LIST_MAX).await?;
     let suppressions = entries.into_iter().map(|entry| SuppressionJson::new(entry, door)).collect();
     Ok(Json(ListJson { count, suppressions }))
 }
@@ -94,14 +94,13 @@ pub(super) async fn list(Access(api, who): Access) -> JsonResult<ListJson> {
 #[utoipa::path(get, path = "/v1/suppressions/{address}", tag = "suppressions", params(("address" = String, Path, description = "an address, or `@domain`")),
     responses((status = 200, description = "whether it is sent to; for the operator, why not", body = StandingJson), Refusals))]
 pub(super) async fn show(Access(api, who): Access, Segment(text): Segment) -> Result<Response, Problem> {
-    let (now, door) = (api.parts.clock.now(), &api.parts.door);
-    let suppressions = door.suppressions();
+    let door = &api.parts.door;
     if who.only_user().is_none() {
-        let entry = suppressions.get(&address(&text)?, now).map(|entry| SuppressionJson::new(entry, door));
+        let entry = door.suppression(&address(&text)?).await?.map(|entry| SuppressionJson::new(entry, door));
         return entry.map(|entry| Json(entry).into_response()).ok_or_else(Problem::not_suppressed);
     }
     let mailbox = Mailbox::parse(text.trim()).map_err(|error| Problem::invalid(format!("address: {error}")))?;
-    let (suppressed, until) = match door.standing(&mailbox) {
+    let (suppressed, until) = match door.standing(&mailbox).await? {
         Standing::Open => (false, None),
         Standing::Suppressed { until } => (true, until.map(|until| door.wall(until).rfc3339())),
     };

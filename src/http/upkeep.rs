@@ -11,6 +11,7 @@ use super::api::Segment;
 use super::auth::Access;
 use super::problem::{JsonResult, Problem};
 use super::refusals::Refusals;
+use crate::intake::refusal::Refusal;
 use crate::ledger::side::SideRow;
 use crate::mail::address::Mailbox;
 
@@ -43,7 +44,8 @@ pub(super) async fn rows(Access(api, who): Access) -> Result<Response, Problem> 
     who.operator_only("only the operator makes backups")?;
     let parts = &api.parts;
     let mut text = String::new();
-    let tables = [("suppression", parts.door.suppressions().rows()), ("greylist", parts.queue.greylists().rows())];
+    let suppressions = parts.door.suppression_rows().await.map_err(Refusal::from)?;
+    let tables = [("suppression", suppressions), ("greylist", parts.queue.greylists().rows())];
     for (table, rows) in tables {
         rows.iter().for_each(|row| text.push_str(&line(table, row)));
     }

@@ -9,9 +9,9 @@ use tokio::sync::Notify;
 
 use super::budget::Budgets;
 use super::dsn;
+use super::learning::learned;
 use super::notices::{Admission, Digest, Notices};
 use super::settings::{Learning, Settings};
-use super::suppression::Suppressions;
 use super::verification::Verifications;
 use crate::base::clock::{Clock, Timestamp};
 use crate::dkim::Keys;
@@ -27,7 +27,6 @@ use crate::queue::{Consequences, Ending, Entail, Queue};
 pub struct Aftermath {
     pub(super) settings: ArcSwap<Settings>,
     pub(super) budgets: Budgets,
-    pub(super) suppressions: Suppressions,
     pub(super) verifications: Verifications,
     pub(super) ids: IdSource,
     notices: Notices,
@@ -48,7 +47,6 @@ impl Aftermath {
         Arc::new(Self {
             budgets: Budgets::new(settings.budgets, Vec::new(), clock.now()),
             settings: ArcSwap::from_pointee(settings),
-            suppressions: Suppressions::default(),
             verifications: Verifications::new(code_keys),
             ids,
             notices: Notices::default(),
@@ -67,7 +65,6 @@ impl Aftermath {
     /// Takes up what the queue found in the store.
     pub(super) fn take_up(&self, queue: &Queue, now: Timestamp) {
         self.budgets.take_up(queue.take_side(SideTable::Budget), now);
-        self.suppressions.take_up(queue.take_side(SideTable::Suppression), now);
         let limits = &self.settings.load().verification;
         self.verifications.take_up(queue.take_side(SideTable::Verification), limits, now);
     }
@@ -85,7 +82,7 @@ impl Aftermath {
         let mut consequences = Consequences::default();
         let mut rows = self.verifications.learn(ending, step);
         if is_end && settings.learning == Learning::On {
-            rows.extend(self.suppressions.learn(ending, step));
+            consequences.side.extend(learned(ending));
         }
         if is_end && !ending.was_sent {
             rows.extend(self.budgets.give_back(&message.user, ending.recipient(), ending.entry()));

@@ -1,5 +1,4 @@
-//! What a message takes of what is limited: a place in the budget of each recipient, tokens of its user's rate, and where a
-//! recipient was suppressed, the one try.
+//! What a message takes of what is limited: a place in the budget of each recipient, and tokens of its user's rate.
 
 use std::sync::Arc;
 
@@ -45,9 +44,6 @@ impl<'a> Allowance<'a> {
         };
         let (Message { user: name, lane, id, accepted_at: now, .. }, recipients) =
             (message.as_ref(), &message.envelope.recipients);
-        for recipient in recipients {
-            aftermath.suppressions.try_with(&recipient.mailbox, (name, *id), *now)?;
-        }
         let request = Request { user: name, lane: *lane, id: *id, is_repeatable, now: *now };
         taken.changes = aftermath.budgets.take(&request, recipients)?;
         buckets.take(user, recipients.len(), *now)?;
@@ -78,7 +74,6 @@ impl Drop for Allowance<'_> {
         for (recipient, index) in envelope.recipients.iter().zip(0..) {
             // What may be stored of it is superfluous within the window, and gone after it.
             let _ = self.aftermath.budgets.give_back(user, &recipient.mailbox, EntryId { message: *id, index });
-            self.aftermath.suppressions.release(&recipient.mailbox, *id);
         }
     }
 }

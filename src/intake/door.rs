@@ -19,7 +19,6 @@ use super::refusal::Refusal;
 pub use super::settings::{BUDGET, Settings};
 pub(crate) use super::settings::{BUDGET_TOTAL, Learning};
 use super::stamp::{self, Trace};
-use super::suppression::{Source, Standing, Suppression, Suppressions};
 use super::terms;
 use super::unsigned::Unsigned;
 use super::verification::{self, Slot, Verifications};
@@ -33,7 +32,7 @@ use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
 use crate::ledger::LedgerError;
-use crate::ledger::accept::{NewMessage, Refused};
+use crate::ledger::accept::{NewMessage, Precheck, Refused};
 use crate::ledger::entry::{Message, SignedContent, State};
 use crate::ledger::side::SideTable;
 use crate::mail::address::{Mailbox, ReversePath};
@@ -113,7 +112,7 @@ pub struct Ready<'a> {
 }
 
 impl Door {
-    /// A door to the queue. What is stored of budgets, keys and suppressions counts from here on.
+    /// A door to the queue. What is stored of budgets and keys counts from here on.
     pub fn new(parts: Parts) -> Arc<Self> {
         budget_form::prepare();
         let (queue, now) = (&parts.queue, parts.clock.now());
@@ -173,10 +172,6 @@ impl Door {
         &self.parts.aftermath.verifications
     }
 
-    pub(super) fn suppressed(&self) -> &Suppressions {
-        &self.parts.aftermath.suppressions
-    }
-
     pub(super) fn budgets(&self) -> &Budgets {
         &self.parts.aftermath.budgets
     }
@@ -209,6 +204,22 @@ impl Door {
 
     pub(super) fn by_wall(&self, refusal: Refusal) -> Refusal {
         refusal.by_wall(self.parts.clock.step())
+    }
+
+    /// Whether something is known to stand in the way of a message of this user to a recipient. Its acceptance decides; where
+    /// the ledger does not answer, that will say so.
+    pub(super) async fn precheck(&self, user: &str, recipient: &Mailbox) -> Result<(), Refusal> {
+        let ask = Precheck { sender: Box::default(), recipient: recipient.clone(), budgets: Vec::new() };
+        let obstacles = self.parts.queue.precheck(ask).await.unwrap_or_default();
+        obstacles.suppression.map_or(Ok(()), |found| Err(self.by_wall(Refusal::suppressed(&found, user))))
+    }
+
+    /// What the client hears where the queue did not take its message.
+    fn refusal_of(&self, error: AppendError, user: &str) -> Refusal {
+        match error {
+            AppendError::Refused(Refused::Suppressed(found)) => self.by_wall(Refusal::suppressed(&found, user)),
+            AppendError::QueueFull { .. } | AppendError::ShareFull(_) | AppendError::Refused(_) => error.into(),
+        }
     }
 
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
@@ -321,6 +332,9 @@ impl Door {
             None => message,
         };
         let message = Arc::new(message);
+        for recipient in &message.envelope.recipients {
+            self.precheck(&user.name, &recipient.mailbox).await?;
+        }
         let allowance = Allowance::take(&self.parts.aftermath, &self.buckets, user, &message, reservation.is_some())
             .map_err(|refusal| self.by_wall(refusal))?;
         let author = header.from.mailboxes.into_iter().next();
@@ -370,36 +384,6 @@ impl Door {
         Receipt { id, repeat_of, is_lowered: false, offered: Offered::default() }
     }
 
-    /// The addresses that are not sent to.
-    pub fn suppressions(&self) -> &Suppressions {
-        self.suppressed()
-    }
-
-    /// Whether an address is sent to, and if not, until when: what a user may ask, one address at a time.
-    pub fn standing(&self, address: &Mailbox) -> Standing {
-        self.suppressed().standing(address, self.parts.clock.now())
-    }
-
-    /// Puts an address (as `suppression_key` writes it) on the list of those.
-    ///
-    /// # Errors
-    /// When it could not be stored.
-    pub async fn suppress(&self, address: &str, source: Source, reason: &str) -> Result<Suppression, Refusal> {
-        let (entry, change) = self.suppressed().put(address, source, reason, self.parts.clock.now());
-        self.parts.queue.store_side(vec![change]).await?;
-        Ok(entry)
-    }
-
-    /// Takes an address off the list; says whether it was there.
-    ///
-    /// # Errors
-    /// When that could not be stored.
-    pub(crate) async fn unsuppress(&self, address: &str) -> Result<bool, Refusal> {
-        let Some(change) = self.suppressed().remove(address) else { return Ok(false) };
-        self.parts.queue.store_side(vec![change]).await?;
-        Ok(true)
-    }
-
     /// The domain that signs for the author's, since DMARC looks at that; else the one for the reverse-path's.
     fn signing_domain(&self, from: &[Mailbox], envelope: &Envelope) -> Option<Arc<str>> {
         let keys = self.parts.keys.load();
@@ -432,7 +416,7 @@ impl Door {
             Some(keys) => signing.sign(message.lane, &keys, &content, terms).await,
             None => Some(bytes::Bytes::new()),
         };
-        acceptance.stored().await?;
+        acceptance.stored().await.map_err(|error| self.refusal_of(error, &message.user))?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         let risks = self.forecasts.risks(&message, self.parts.clock.now());
         Ok(queue.admit(acceptance, SignedContent { signatures, content }, &risks))

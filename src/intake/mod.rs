@@ -11,6 +11,7 @@ pub mod door;
 mod dsn;
 mod forecasts;
 pub mod idempotency;
+mod learning;
 mod notices;
 pub mod options;
 mod parsed_content;
@@ -28,10 +29,9 @@ use crate::ledger::side::{SideRow, SideTable};
 /// Whether a row of one of the tables kept here can be read; none: another room reads it.
 pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
     match table {
-        SideTable::Suppression => Some(suppression::reads(row)),
         SideTable::Budget => Some(budget_table::reads(row)),
         SideTable::Idempotency => Some(idempotency::reads(row)),
         SideTable::Verification => Some(verification::reads(row)),
-        SideTable::Greylist | SideTable::Meta | SideTable::Ledger => None,
+        SideTable::Greylist | SideTable::Suppression | SideTable::Meta | SideTable::Ledger => None,
     }
 }

@@ -23,13 +23,14 @@ pub enum RecipientCheck {
 }
 
 impl Door {
-    /// May mail go to this recipient? Answers at once unless DNS has to be asked.
-    pub fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
+    /// May mail go to this recipient? Asks the ledger, and says so where DNS has to be asked too.
+    pub async fn check_recipient(&self, user: &User, recipient: &Mailbox) -> RecipientCheck {
         let settings = self.settings();
         let now = self.parts.clock.now();
-        let suppressed =
-            || self.suppressed().check(recipient, &user.name, now).map_err(|refusal| self.by_wall(refusal));
-        let room = settings.check_form(recipient).and_then(|()| suppressed());
+        let room = match settings.check_form(recipient) {
+            Ok(()) => self.precheck(&user.name, recipient).await,
+            refused @ Err(_) => refused,
+        };
         let room = room.and_then(|()| self.buckets.check(user, now));
         let room = room.and_then(|()| self.budgets().check(user, recipient, now));
         if room.is_err() {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::clock::{Step, Timestamp};
 use crate::base::shares::Portion;
 use crate::base::text::shell_argument;
+use crate::ledger::suppression::Suppression;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
 /// When it is worth asking again where all users together sent too much.
@@ -101,6 +102,11 @@ pub enum Refusal {
 }
 
 impl Refusal {
+    /// By this row nothing is sent. A user hears what became of its own message; else, as over HTTP, until when.
+    pub(super) fn suppressed(found: &Suppression, user: &str) -> Self {
+        Self::Suppressed { bounced: found.bounced_for(user), until: found.until, address: found.address.clone() }
+    }
+
     /// When it is worth trying again, where that is known.
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {

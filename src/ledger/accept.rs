@@ -11,7 +11,7 @@ use crate::event::{Attempted, Event, Happened};
 use crate::greylist::facts::Forecast;
 use crate::ledger::entry::Message;
 use crate::ledger::side::SideChange;
-use crate::ledger::suppression::Suppression;
+use crate::ledger::suppression::{Standing, Suppression};
 use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
@@ -213,7 +213,7 @@ pub enum Refused {
     Repeat(MessageId),
     /// Another message was accepted under its idempotency key.
     Conflict,
-    /// A recipient is not sent to.
+    /// A recipient is not sent to, by this row; until when, as it stands.
     Suppressed(Box<Suppression>),
     /// A recipient has had too many.
     Budget {
@@ -255,8 +255,10 @@ pub struct Precheck {
 /// What would stand in its way.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Obstacles {
-    /// The recipient is not sent to.
+    /// The recipient is not sent to, by this row; until when, as it stands.
     pub suppression: Option<Suppression>,
+    /// Until when it is not, by all that is known of it and of its domain.
+    pub standing: Standing,
     /// The recipient has had too many: until when.
     pub budget: Option<Timestamp>,
     /// Its triplet waits.

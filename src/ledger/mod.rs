@@ -131,7 +131,12 @@ pub trait Ledger: SideTables + Outbox {
     /// A message alive or ended, as the events tell it.
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>>;
 
-    /// Rows of a shared table changed since a version.
+    /// A row of a shared table; none: there is none.
+    fn row(&self, table: Table, key: Box<[u8]>) -> Answer<'_, Option<Row>>;
+
+    /// Rows of a shared table changed since a version, in the order of their versions, 1,000 at most; and up to which version
+    /// that is, from where one reads on until nothing comes. A row that changes meanwhile comes once more. Of rows that are gone
+    /// the latest 10,000 are told.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;
 
     /// A change that holds only if the row's version is still the one it was made from.

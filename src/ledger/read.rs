@@ -113,6 +113,9 @@ impl MessageStatus {
     }
 }
 
+/// Rows of a shared table that are read at once, at most: nobody waits behind a long one.
+pub(crate) const ROWS_AT_ONCE: usize = 1000;
+
 /// A table that all nodes share.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Table {

@@ -4,7 +4,9 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::base::clock::Timestamp;
+use crate::base::clock::{Step, Timestamp};
+use crate::event::cause::Cause;
+use crate::ledger::side::SideRow;
 use crate::mail::address::Mailbox;
 use crate::mail::id::MessageId;
 
@@ -35,9 +37,10 @@ pub enum Source {
 }
 
 /// Whether an address is sent to: all that its sender may know of what others did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Standing {
     /// It is.
+    #[default]
     Open,
     /// It is not.
     Suppressed {
@@ -178,6 +181,11 @@ impl Suppression {
         }
     }
 
+    /// The same with its end as it stands for a message.
+    pub(crate) fn until(self, until: Option<Timestamp>) -> Self {
+        Self { until, ..self }
+    }
+
     /// This message is the try.
     pub(crate) fn try_with(&mut self, id: MessageId, now: Timestamp) {
         if !self.is_silent() {
@@ -217,6 +225,33 @@ impl Suppression {
         self.reason = reason.chars().take(REASON_LEN_MAX).collect();
         Counted::Suppressed
     }
+}
+
+/// An address is suppressed from now on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Learned {
+    /// Whose end says so.
+    pub(crate) id: MessageId,
+    /// Why.
+    pub(crate) cause: Option<Cause>,
+    /// Until when.
+    pub(crate) until: Option<Timestamp>,
+    /// Hard bounces so far.
+    pub(crate) bounces: u32,
+}
+
+impl Learned {
+    /// Tells the operator.
+    pub(crate) fn tell(self, step: Step) {
+        let Self { id, cause, until, bounces } = self;
+        let (cause, until) = (cause.map(Cause::name), until.map(|until| step.wall(until).rfc3339()));
+        tracing::info!(%id, cause, until, bounces, "recipient suppressed");
+    }
+}
+
+/// Whether a stored row can be read.
+pub(crate) fn reads(row: &SideRow) -> bool {
+    Suppression::decode(&row.1).is_some()
 }
 
 /// The rows that say something of an address: its own and its domain's.

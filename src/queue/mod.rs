@@ -17,6 +17,7 @@ pub(crate) mod order;
 mod outbox;
 mod schedule;
 mod settlement;
+mod tables;
 #[cfg(test)]
 pub(crate) mod testing;
 #[cfg(test)]

@@ -13,6 +13,7 @@ use crate::dkim::folder::Folder;
 use crate::ledger::embedded::key_ring::KeyRing;
 use crate::ledger::embedded::store::sled::verify::{self as database, Contents};
 use crate::ledger::side::{SideRow, SideTable};
+use crate::ledger::suppression;
 use crate::report::trace::decode;
 use crate::{greylist, intake, tls};
 
@@ -111,7 +112,13 @@ fn look_at_queue(path: &Path, report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn reads(table: SideTable, row: &SideRow) -> bool {
-    intake::reads(table, row).unwrap_or_else(|| table != SideTable::Greylist || greylist::table::reads(row))
+    intake::reads(table, row).unwrap_or_else(|| match table {
+        SideTable::Greylist => greylist::table::reads(row),
+        SideTable::Suppression => suppression::reads(row),
+        SideTable::Idempotency | SideTable::Budget | SideTable::Verification | SideTable::Meta | SideTable::Ledger => {
+            true
+        }
+    })
 }
 
 fn look_at_traces(path: &Path, report: &mut Report) -> anyhow::Result<()> {

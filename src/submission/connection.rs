@@ -401,7 +401,7 @@ impl Connection {
         let Some(Login { user, .. }) = &self.login else {
             return Ok(self.handle(Event::Checked(Err(reply::AUTHENTICATION_REQUIRED))));
         };
-        let checked = self.shared.door.check_recipient(user, &recipient.mailbox);
+        let checked = self.shared.door.check_recipient(user, &recipient.mailbox).await;
         if let (Some(reverse_path), RecipientCheck::Done(Ok(())) | RecipientCheck::NeedsDns) =
             (&self.reverse_path, &checked)
         {

@@ -15,6 +15,7 @@ use otp_relay::testing::ledger::entry::Progress;
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::read::{Page, Put, RowChange, Table, Version};
 use otp_relay::testing::ledger::rules::Delivery;
+use otp_relay::testing::ledger::side::SideTable;
 use otp_relay::testing::ledger::suppression::Bounce;
 use otp_relay::testing::mail::id::{EntryId, IdSource, MessageId};
 use otp_relay::testing::mail::message::Content;
@@ -284,4 +285,63 @@ async fn what_is_handed_over_comes_back() {
     let Ok(Notice::Acquired(held)) = notices.try_recv() else { panic!() };
     assert_eq!(held[0].message.id, id.message);
     world.ledger.gate(attempt(id, 1), Mark::Visible).await.unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn suppressions_are_rows_under_their_addresses() {
+    let mut machine = Machine::new();
+    let row = |address: &str, source: &str| {
+        let json = format!(
+            r#"{{"address":"{address}","source":"{source}","reason":"554 no","since":1,"until":1795300000000,"bounces":1}}"#
+        );
+        Change::Side(SideTable::Suppression, address.as_bytes().into(), Some(json.into_bytes().into()))
+    };
+    // As version 0.1 wrote them, which learned domains too; and one that cannot be read.
+    let unreadable = Change::Side(SideTable::Suppression, (*b"x@one.test").into(), Some((*b"?").into()));
+    let rows = [row("@two.test", "learned"), row("@three.test", "manual"), row("a@one.test", "learned"), unreadable];
+    machine.disk.commit(&[&rows]).unwrap();
+    let world = machine.start();
+    world.accept(&world.message(&["a@two.test"])).await;
+    for suppressed in ["a@three.test", "a@one.test"] {
+        let refused = world.ledger.accept(world.message(&[suppressed])).await;
+        assert!(matches!(refused, Err(Refused::Suppressed(_))), "{suppressed}: {refused:?}");
+    }
+    let new = world.message(&["b@one.test"]);
+    let id = world.accept(&new).await;
+    let bounced = Side::Bounced { bounce: Bounce::Hard, reason: "550 no".into() };
+    world.ledger.settle(attempt(id, 1), world.end(&new.message, 0, Kind::Failed, vec![bounced])).await.unwrap();
+    world.ledger.flush().await.unwrap();
+    let keys = |machine: &Machine| -> Vec<String> {
+        let rows = machine.disk.rows().into_iter().filter(|(table, _)| *table == SideTable::Suppression);
+        rows.map(|(_, key)| String::from_utf8(key.into()).unwrap()).collect()
+    };
+    assert_eq!(keys(&machine), ["@three.test", "a@one.test", "b@one.test", "x@one.test"]);
+    machine.crash(world);
+
+    let world = machine.start();
+    let found = world.ledger.row(Table::Suppression, (*b"b@one.test").into()).await.unwrap().unwrap();
+    assert!(String::from_utf8_lossy(found.value.as_deref().unwrap()).contains(r#""reason":"550 no""#));
+    assert!(world.ledger.take_side(SideTable::Suppression).is_empty(), "nobody above keeps the list");
+    let gone = RowChange { key: found.key, value: None, from: found.version };
+    assert!(matches!(world.ledger.put(Table::Suppression, gone).await, Ok(Put::Done(_))));
+    assert_eq!(keys(&machine), ["@three.test", "a@one.test", "x@one.test"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_try_that_is_not_stored_keeps_nobody_waiting() {
+    let machine = Machine::new();
+    let world = machine.start();
+    let new = world.message(&["a@one.test"]);
+    let id = world.accept(&new).await;
+    let bounced = Side::Bounced { bounce: Bounce::Hard, reason: "550 no".into() };
+    world.ledger.settle(attempt(id, 1), world.end(&new.message, 0, Kind::Failed, vec![bounced])).await.unwrap();
+    world.ledger.flush().await.unwrap();
+    tokio::time::sleep(Duration::from_secs(3600)).await;
+    machine.disk.set_failing(true);
+    assert_eq!(world.ledger.accept(world.message(&["a@one.test"])).await, Err(Refused::Full));
+    machine.disk.heal();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    world.accept(&world.message(&["a@one.test"])).await;
+    let next = world.ledger.accept(world.message(&["a@one.test"])).await;
+    assert!(matches!(next, Err(Refused::Suppressed(_))), "that is the try: {next:?}");
 }

@@ -1,11 +1,13 @@
 //! One suite over every implementation of the ledger: every verb, every refusal, every repeat. `cargo test --test relay
 //! ledger::` runs it. What needs several nodes is in `cluster`, what the ledger of one node keeps over restarts and a disk that
-//! fails in `embedded`, eight writers on few keys in `contention`; the queue over all of them is in `queue`.
+//! fails in `embedded`, eight writers on few keys in `contention`, who is not sent to in `suppression`; the queue over all of them
+//! is in `queue`.
 
 mod cluster;
 mod contention;
 mod embedded;
 mod queue;
+mod suppression;
 mod verbs;
 
 use std::sync::Arc;

@@ -272,7 +272,7 @@ async fn send(life: &Life, code: &Code, id: u64) {
     };
     let reverse_path = ReversePath::parse("<otp@app.test>").unwrap();
     let mailbox = Mailbox::parse(&code.recipient).unwrap();
-    let allowed = match life.door.check_recipient(&user, &mailbox) {
+    let allowed = match life.door.check_recipient(&user, &mailbox).await {
         RecipientCheck::Done(allowed) => allowed,
         RecipientCheck::NeedsDns => life.door.wait_for_domain(&mailbox, DNS_WAIT).await,
     };

@@ -1,234 +1,161 @@
-//! Who is suppressed by what, for how long, and who is not.
+//! What users and operators are told of the list, and what the door makes of it.
 
+use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::*;
-use crate::event::{Attempted, Event, Happened};
-use crate::ledger::entry::Message;
-use crate::ledger::suppression::TRY_MAX;
+use crate::accounts::user::{Senders, User};
+use crate::base::clock::ManualClock;
+use crate::config::Config;
+use crate::destination::resolver::{Answer, Dns, DnsError, MxRecord};
+use crate::intake::door::{InWork, PreparedSubmission, Ready};
+use crate::intake::idempotency::RotatingSecrets;
+use crate::intake::options::Options;
+use crate::intake::recipient::RecipientCheck;
+use crate::ledger::embedded::store::memory::MemoryStore;
+use crate::ledger::suppression::{Bounce, Counted, TRY_MAX};
 use crate::mail::address::ReversePath;
 use crate::mail::envelope::{Envelope, MailParameters, Recipient};
-use crate::mail::id::IdSource;
-use crate::queue::Telling;
+use crate::relay::builder::{Builder, Core};
+use crate::smtp::server_session::{Protocol, Submission};
 
+const NOW: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const HOUR: Duration = Duration::from_secs(3600);
+const ALICE: &str = "alice@example.com";
 
-struct World {
-    list: Suppressions,
-    ids: IdSource,
-}
-
-fn mailbox() -> Mailbox {
-    Mailbox::parse("alice@example.com").unwrap()
-}
-
-impl World {
-    fn new() -> Self {
-        Self { list: Suppressions::default(), ids: IdSource::with_random(|| 3) }
-    }
-
-    fn end(&self, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<SideChange> {
-        self.end_for(mailbox(), kind, suppress, at_h)
-    }
-
-    fn end_for(&self, mailbox: Mailbox, kind: Kind, suppress: Suppress, at_h: u64) -> Vec<SideChange> {
-        let now = at(at_h);
-        let envelope = Envelope {
-            reverse_path: ReversePath::NULL,
-            parameters: MailParameters::default(),
-            recipients: vec![Recipient::new(mailbox)],
-        };
-        let message = Arc::new(Message::new(self.ids.next(now), "shop".into(), envelope, now..now));
-        let attempted = Attempted {
-            cause: Some(Cause::BadMailbox),
-            reply: Some("550 5.1.1 no such user".into()),
-            ..Attempted::default()
-        };
-        let ending = Ending {
-            event: Event { head: message.entry_head(0, 1, now), what: Happened::of(kind, attempted, None) },
-            message,
-            suppress,
-            was_sent: false,
-            is_passed_on: false,
-            is_late: false,
-            telling: Telling::Not,
-        };
-        self.list.learn(&ending, Step::NONE)
-    }
-
-    fn is_open(&self, at_h: u64) -> bool {
-        self.list.check(&mailbox(), "shop", at(at_h)).is_ok()
-    }
+/// One of which a message of `shop` bounced.
+fn bounced() -> Suppression {
+    let mut row = Suppression::silent(ALICE, NOW);
+    assert_eq!(row.bounced(Bounce::Hard, ("shop", "550 no"), NOW), Counted::Suppressed);
+    row
 }
 
 /// What became of a message is told to whose it was; others hear until when.
 #[test]
 fn a_bounce_is_told_to_whose_message_it_was() {
-    let world = World::new();
-    world.end(Kind::Failed, Suppress::Address, 0);
-    let text = |user: &str| world.list.check(&mailbox(), user, at(0)).unwrap_err().reply().text.into_owned();
+    let text = |row: &Suppression, user: &str| Refusal::suppressed(row, user).reply().text.into_owned();
     let end = "until 2026-11-21T11:00; to override: otp-relay suppression remove 'alice@example.com'";
-    assert_eq!(text("shop"), format!("suppressed: hard bounce on 2026-11-21, {end}"));
-    assert_eq!(text("bank"), format!("suppressed, {end}"));
-    world.list.put("alice@example.com", Source::Complaint, "owner of a trap", at(0));
+    assert_eq!(text(&bounced(), "shop"), format!("suppressed: hard bounce on 2026-11-21, {end}"));
+    assert_eq!(text(&bounced(), "bank"), format!("suppressed, {end}"));
+    let row = Suppression::lasting(ALICE, Source::Complaint, "owner of a trap", NOW);
     for user in ["shop", "bank"] {
-        assert_eq!(text(user), "suppressed; to override: otp-relay suppression remove 'alice@example.com'");
-    }
-}
-
-fn taken_up(rows: Vec<SideRow>) -> Suppressions {
-    let list = Suppressions::default();
-    list.take_up(rows, at(0));
-    list
-}
-
-fn at(hours: u64) -> Timestamp {
-    Timestamp::from_millis(1_795_255_200_000).plus(HOUR * u32::try_from(hours).unwrap())
-}
-
-#[test]
-fn terms_grow_and_success_clears() {
-    let world = World::new();
-    world.end(Kind::Failed, Suppress::Address, 0);
-    assert!(!world.is_open(0) && world.is_open(1));
-    world.end(Kind::Failed, Suppress::Address, 1);
-    assert!(!world.is_open(168) && world.is_open(169));
-    world.end(Kind::Failed, Suppress::Address, 169);
-    assert!(!world.is_open(169 + 719) && world.is_open(169 + 720));
-    world.end(Kind::Delivered, Suppress::No, 900);
-    world.end(Kind::Failed, Suppress::Address, 901);
-    assert!(world.is_open(902));
-}
-
-#[test]
-fn what_was_under_way_does_not_lengthen_a_term() {
-    let world = World::new();
-    world.end(Kind::Failed, Suppress::Address, 0);
-    assert!(world.end(Kind::Failed, Suppress::Address, 0).is_empty());
-    assert!(world.is_open(1));
-}
-
-#[test]
-fn one_try_at_a_time() {
-    let world = World::new();
-    world.end(Kind::Failed, Suppress::Address, 0);
-    let id = world.ids.next(at(2));
-    assert!(world.list.try_with(&mailbox(), ("shop", id), at(2)).is_ok());
-    assert!(!world.is_open(2));
-    world.list.release(&mailbox(), id);
-    assert!(world.is_open(2));
-}
-
-/// Whoever gives its message a day does not keep others out for a day, and each is told the truth meanwhile.
-#[test]
-fn others_wait_for_a_try_only_so_long() {
-    let world = World::new();
-    world.end(Kind::Failed, Suppress::Address, 0);
-    let id = world.ids.next(at(2));
-    assert!(world.list.try_with(&mailbox(), ("shop", id), at(2)).is_ok());
-    // The same message to another spelling is the same try.
-    assert!(world.list.try_with(&Mailbox::parse("ALICE@example.com").unwrap(), ("shop", id), at(2)).is_ok());
-    let ends = at(2).plus(TRY_MAX);
-    let before = ends.minus(Duration::from_millis(1));
-    assert_eq!(world.list.standing(&mailbox(), before), Standing::Suppressed { until: Some(ends) });
-    let refused = world.list.check(&mailbox(), "shop", before);
-    assert!(matches!(refused, Err(Refusal::Suppressed { until, .. }) if until == Some(ends)), "{refused:?}");
-    assert_eq!(
-        (world.list.standing(&mailbox(), ends), world.list.check(&mailbox(), "shop", ends)),
-        (Standing::Open, Ok(()))
-    );
-}
-
-#[test]
-fn an_address_is_open_or_suppressed_until() {
-    let world = World::new();
-    let standing = |at_h| world.list.standing(&mailbox(), at(at_h));
-    assert_eq!(standing(0), Standing::Open);
-    world.end(Kind::Failed, Suppress::Address, 0);
-    assert_eq!(standing(0), Standing::Suppressed { until: Some(at(1)) });
-    assert_eq!(standing(1), Standing::Open);
-    world.list.put("@example.com", Source::Manual, "traps", at(0));
-    assert_eq!(standing(0), Standing::Suppressed { until: None });
-}
-
-#[test]
-fn three_doubtful_refusals_count_as_one() {
-    let world = World::new();
-    for hour in 0..3 {
-        assert!(world.is_open(hour));
-        world.end(Kind::Failed, Suppress::Count, hour);
-    }
-    assert!(!world.is_open(2) && world.is_open(3));
-}
-
-#[test]
-fn other_spellings_and_routes_teach_nothing() {
-    let world = World::new();
-    for text in [
-        "ALICE@example.com",
-        "\"alice\"@example.com",
-        "\"a\\lice\"@example.com",
-        "alice@EXAMPLE.com",
-        "alice%x@example.com",
-        "x!alice@example.com",
-        "\"alice@x\"@example.com",
-        "alice@b\u{fc}cher.example",
-    ] {
-        let changes = world.end_for(Mailbox::parse(text).unwrap(), Kind::Failed, Suppress::Address, 0);
-        assert!(changes.is_empty(), "{text}: {changes:?}");
-    }
-    assert!(world.is_open(0));
-    // The address itself does, and counts for every spelling of it.
-    world.end(Kind::Failed, Suppress::Address, 0);
-    for text in ["ALICE@example.com", "\"alice\"@EXAMPLE.com"] {
-        assert!(world.list.check(&Mailbox::parse(text).unwrap(), "shop", at(0)).is_err(), "{text}");
+        assert_eq!(text(&row, user), "suppressed; to override: otp-relay suppression remove 'alice@example.com'");
     }
 }
 
 #[test]
-fn domains_that_an_earlier_version_learned_hold_no_more() {
-    let stored = |address: &str, source: Source| {
-        let (entry, _) = Suppressions::default().put(address, source, "554 5.7.1 Relay access denied", at(0));
-        let mut entry = entry;
-        entry.until = (source == Source::Learned).then(|| at(24));
-        (address.as_bytes().into(), serde_json::to_vec(&entry).unwrap().into_boxed_slice())
-    };
-    let rows = vec![stored("@example.com", Source::Learned), stored("@spam.example", Source::Manual)];
-    let world = World { list: taken_up(rows), ..World::new() };
-    assert!(world.is_open(1));
-    assert!(world.list.check(&Mailbox::parse("a@spam.example").unwrap(), "shop", at(1)).is_err());
-    // Its row goes with the next end.
-    let changes = world.end(Kind::Delivered, Suppress::No, 1);
-    assert!(matches!(&changes[..], [SideChange(SideTable::Suppression, key, None)] if **key == *b"@example.com"));
-    assert!(world.end(Kind::Delivered, Suppress::No, 1).is_empty());
+fn what_only_counts_or_is_over_is_not_shown() {
+    let mut counted = Suppression::silent(ALICE, NOW);
+    assert_eq!(counted.bounced(Bounce::Soft, ("shop", "552 full"), NOW), Counted::Noted);
+    assert_eq!(shown(&counted.encode(), NOW), None);
+    assert_eq!(shown(&bounced().encode(), NOW), Some(bounced()));
+    assert_eq!(shown(&bounced().encode(), NOW.plus(HOUR)), None);
+    assert_eq!(shown(b"\x07{}", NOW), None);
 }
 
 #[test]
-fn what_a_clock_learned_that_was_ahead_holds_no_longer_than_meant() {
-    let world = World::new();
-    let year_h = 8760;
-    let changes = world.end(Kind::Failed, Suppress::Address, year_h);
-    let Some(SideChange(SideTable::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
-    let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
-    assert!(!again.is_open(0) && again.is_open(1));
-}
-
-#[test]
-fn manual_entries_and_restarts() {
-    let world = World::new();
-    let changes = world.end(Kind::Failed, Suppress::Address, 0);
-    let Some(SideChange(SideTable::Suppression, key, Some(value))) = changes.into_iter().next_back() else { panic!() };
-    assert_eq!(key.as_ref(), b"alice@example.com");
-    let again = World { list: taken_up(vec![(key, value)]), ..World::new() };
-    assert!(!again.is_open(0));
-    again.list.put("alice@example.com", Source::Manual, "asked for it", at(0));
-    assert!(!again.is_open(10_000));
-    again.end(Kind::Delivered, Suppress::No, 10_000);
-    assert!(!again.is_open(10_000));
-    assert_eq!(again.list.list(at(30), 10).1, 1);
-    assert!(again.list.remove("alice@example.com").is_some());
-    assert!(again.is_open(10_001));
+fn an_address_or_a_domain_is_read_as_it_is_kept() {
     assert_eq!(suppression_key(" @EXAMPLE.com "), Some("@example.com".to_owned()));
     assert_eq!(suppression_key("Alice@Example.com"), Some("alice@example.com".to_owned()));
     assert_eq!(suppression_key("nobody"), None);
+}
+
+struct NoDns;
+
+impl Dns for NoDns {
+    fn mx<'a>(&'a self, _: &'a str) -> Answer<'a, MxRecord> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+
+    fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
+        Box::pin(async { Err(DnsError::NoRecords) })
+    }
+}
+
+struct Secrets;
+
+impl RotatingSecrets for Secrets {
+    fn of(&self, _: u64) -> Option<[u8; 32]> {
+        Some([7; 32])
+    }
+}
+
+fn door() -> Arc<Door> {
+    let builder = Builder::new(&Config::default()).clock(Arc::new(ManualClock::new(NOW))).dns(Arc::new(NoDns)).idle();
+    let builder = builder.store_inline(Box::new(MemoryStore::default())).secrets(Arc::new(Secrets));
+    let Core { door, .. } = builder.build().unwrap();
+    door
+}
+
+fn user() -> User {
+    User { senders: Senders::Patterns(vec!["*@app.test".to_owned()]), ..User::unlimited("shop") }
+}
+
+async fn prepared(door: &Door) -> Result<Box<Ready<'_>>, Refusal> {
+    let submission = Submission {
+        envelope: Envelope {
+            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
+            parameters: MailParameters::default(),
+            recipients: vec![Recipient::new(Mailbox::parse(ALICE).unwrap())],
+        },
+        content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
+        client_name: "app.test".into(),
+        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
+    };
+    match door.prepare(&user(), submission, Options::default(), None, InWork::Wait).await? {
+        PreparedSubmission::Ready(ready) => Ok(ready),
+        PreparedSubmission::Repeat(receipt) => panic!("{receipt:?}"),
+    }
+}
+
+async fn check(door: &Door) -> RecipientCheck {
+    door.check_recipient(&user(), &Mailbox::parse(ALICE).unwrap()).await
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_is_on_the_list_is_refused_at_the_door_until_off_it() {
+    let door = door();
+    let entry = door.suppress(ALICE, Source::Manual, "asked\u{7} for it").await.unwrap();
+    assert_eq!((&*entry.address, &*entry.reason, entry.since, entry.until), (ALICE, "asked for it", NOW, None));
+    let refusal = Refusal::Suppressed { bounced: None, until: None, address: ALICE.to_owned() };
+    assert_eq!(check(&door).await, RecipientCheck::Done(Err(refusal.clone())));
+    assert_eq!(prepared(&door).await.err(), Some(refusal));
+    assert_eq!(door.suppression(ALICE).await, Ok(Some(entry.clone())));
+    door.suppress("@spam.test", Source::Complaint, "").await.unwrap();
+    let (all, count) = door.suppressions(1).await.unwrap();
+    assert_eq!((count, all), (2, vec![Suppression::lasting("@spam.test", Source::Complaint, "", NOW)]));
+    assert_eq!(door.standing(&Mailbox::parse("x@SPAM.test").unwrap()).await, Ok(Standing::Suppressed { until: None }));
+    assert_eq!(door.suppression("x@spam.test").await, Ok(None), "no entry of its own");
+    assert_eq!(door.suppression_rows().await.unwrap()[1], (ALICE.as_bytes().into(), entry.encode()));
+    // It is written over, whatever it says.
+    let again = door.suppress(ALICE, Source::Complaint, "").await.unwrap();
+    assert_eq!(door.suppression(ALICE).await, Ok(Some(again)));
+    assert_eq!((door.unsuppress(ALICE).await, door.unsuppress(ALICE).await), (Ok(true), Ok(false)));
+    assert_eq!(check(&door).await, RecipientCheck::NeedsDns);
+    door.accept(*prepared(&door).await.unwrap()).await.unwrap();
+}
+
+/// Both were found good while nobody tried; the ledger takes one.
+#[tokio::test(start_paused = true)]
+async fn of_two_that_are_prepared_one_is_the_try() {
+    let door = door();
+    let replaced = door.parts.queue.replace_row(Table::Suppression, ALICE.as_bytes(), Some(bounced().encode())).await;
+    assert_eq!(replaced, Ok(None));
+    let until = NOW.plus(HOUR);
+    let refusal = Refusal::Suppressed { bounced: Some(NOW), until: Some(until), address: ALICE.to_owned() };
+    assert_eq!(prepared(&door).await.err(), Some(refusal));
+    tokio::time::sleep(HOUR).await;
+    let (first, second) = (prepared(&door).await.unwrap(), prepared(&door).await.unwrap());
+    // A message that was only prepared is no try.
+    drop(prepared(&door).await.unwrap());
+    door.accept(*first).await.unwrap();
+    let until = Some(NOW.plus(HOUR).plus(TRY_MAX));
+    let refusal = Refusal::Suppressed { bounced: Some(NOW), until, address: ALICE.to_owned() };
+    assert_eq!(door.accept(*second).await.err(), Some(refusal.clone()));
+    assert_eq!(prepared(&door).await.err(), Some(refusal.clone()));
+    assert_eq!(check(&door).await, RecipientCheck::Done(Err(refusal)));
+    assert_eq!(door.standing(&Mailbox::parse(ALICE).unwrap()).await, Ok(Standing::Suppressed { until }));
+    assert_eq!(door.parts.queue.depth().messages, 1);
+    assert_eq!(door.suppressions(10).await, Ok((Vec::new(), 0)), "its term is over");
 }

@@ -12,8 +12,6 @@ use crate::ledger::accept::{
 use crate::ledger::attempt::Epoch;
 use crate::ledger::entry::{Message, Progress};
 use crate::ledger::rules::{Delivery, Standing};
-use crate::ledger::suppression::{self, Suppression};
-use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 
 /// Whose acceptance, and under which rules.
@@ -75,14 +73,13 @@ impl State {
             return Ok(Reserved::Known(accepted));
         }
         self.check_key(new, now)?;
-        for recipient in &message.envelope.recipients {
-            if let Some(found) = self.suppressed(&recipient.mailbox, Some(message.id), now) {
-                return Err(Refused::Suppressed(Box::new(found)));
-            }
-        }
+        let tries = self.suppressions.admit(message, now).map_err(Refused::Suppressed)?;
         new.budgets.iter().try_for_each(|ask| self.check_budget(ask, now))?;
         if self.live + message.envelope.recipients.len() > by.entries_max {
             return Err(Refused::Full);
+        }
+        if tries {
+            self.suppressions.try_with(message, now);
         }
         Ok(Reserved::New(self.take_in(new, now)))
     }
@@ -110,13 +107,6 @@ impl State {
         }
         new.budgets.iter().for_each(|ask| self.take_places(ask, message.id, now));
         self.touched.extend(new.rows.iter().cloned().map(Touched::Side));
-        let recipients = message.envelope.recipients.iter().filter(|_| !self.suppressions.is_empty());
-        let keys: Vec<String> = recipients.flat_map(|recipient| suppression::keys(&recipient.mailbox)).collect();
-        for key in keys {
-            if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
-                entry.try_with(message.id, now);
-            }
-        }
         sequence
     }
 
@@ -179,7 +169,7 @@ impl State {
             self.touched.push(Touched::Budget(key));
         }
         for recipient in &message.envelope.recipients {
-            self.end_try(&recipient.mailbox, message.id);
+            self.suppressions.end_try(&recipient.mailbox, message.id);
         }
     }
 
@@ -257,22 +247,6 @@ impl State {
         }
     }
 
-    /// The row by which a recipient is not sent to.
-    pub(in crate::ledger) fn suppressed(
-        &self,
-        mailbox: &Mailbox,
-        id: Option<MessageId>,
-        now: Timestamp,
-    ) -> Option<Suppression> {
-        // Names need not be made where there are none.
-        if self.suppressions.is_empty() {
-            return None;
-        }
-        let rows = suppression::keys(mailbox).into_iter().filter_map(|key| self.suppressions.get(key.as_str()));
-        let mut rows = rows.filter_map(|(_, row)| row.as_ref());
-        rows.find(|row| row.standing(now, id) != suppression::Standing::Open).cloned()
-    }
-
     fn check_budget(&self, ask: &BudgetAsk, now: Timestamp) -> Result<(), Refused> {
         match self.room(ask, now) {
             None => Ok(()),
@@ -310,12 +284,13 @@ impl State {
 
     /// What would stand in the way.
     pub(in crate::ledger) fn precheck(&self, ask: &Precheck, now: Timestamp) -> Obstacles {
-        let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
-        let mut obstacles = Obstacles {
-            suppression: self.suppressed(&ask.recipient, None, now),
-            budget: None,
-            wait: self.waits.get(&waiting).cloned(),
-        };
+        let (suppression, standing) = self.suppressions.against(&ask.recipient, now);
+        let mut obstacles = Obstacles { suppression, standing, budget: None, wait: None };
+        // Names need not be made where there are none.
+        if !self.waits.is_empty() {
+            let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
+            obstacles.wait = self.waits.get(&waiting).cloned();
+        }
         for budget in &ask.budgets {
             let again_at = self.room(budget, now);
             let taken = self.budgets.get(&budget.key).map_or(&[][..], Vec::as_slice);

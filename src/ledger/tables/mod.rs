@@ -3,7 +3,10 @@
 //! `memory` keeps the value as it is, `embedded` makes rows of what was touched.
 
 pub(in crate::ledger) mod accept;
+mod learning;
 mod look;
 pub(in crate::ledger) mod settle;
 mod shared;
 pub(in crate::ledger) mod state;
+mod suppressions;
+mod versioned;

@@ -8,7 +8,7 @@ use crate::event::{Attempted, Event, Kind};
 use crate::ledger::accept::NewMessage;
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Settled, Side, Target};
 use crate::ledger::rules::{Deferral, Delivery, Denied, Takeover};
-use crate::ledger::suppression::{self, Counted, Source, Suppression};
+use crate::ledger::suppression::Learned;
 use crate::mail::id::EntryId;
 
 /// Why a step of an owner was not taken.
@@ -36,6 +36,8 @@ impl State {
         Ok(())
     }
 
+    /// Says what was learned of the recipient.
+    ///
     /// # Errors
     /// Where nothing was changed.
     pub(in crate::ledger) fn settle(
@@ -44,17 +46,18 @@ impl State {
         attempt: Attempt,
         settled: Settled,
         now: Timestamp,
-    ) -> Result<(), Verdict> {
+    ) -> Result<Option<Learned>, Verdict> {
         self.living(by.me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
+        let learned;
         match settled {
             Settled::End { end, events, side, notification } => {
                 if self.is_repeat(by.me, attempt, end.kind) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 let why = self.why_gone(attempt.entry);
                 let row = self.entry(attempt.entry).ok_or(why)?;
                 row.standing.end(by.me).map_err(lost)?;
-                self.change_side(attempt.entry, side, now);
+                learned = self.change_side(attempt.entry, side, &events, now);
                 if let Some(left) = end.left
                     && let Some(row) = self.messages.get_mut(&attempt.entry.message)
                 {
@@ -71,27 +74,27 @@ impl State {
                 row.standing.end(by.me).map_err(lost)?;
                 let known = row.progress_mut();
                 if (known.at_risk, known.late) == (progress.at_risk, progress.late) {
-                    return Ok(());
+                    return Ok(None);
                 }
                 *known = *progress;
                 self.touched.push(Touched::Entry(attempt.entry));
-                self.change_side(attempt.entry, side, now);
+                learned = self.change_side(attempt.entry, side, &events, now);
                 self.tell_with(events, notification, by, now);
             }
             Settled::Deferred { progress, events, side, notification } => {
                 let why = self.why_gone(attempt.entry);
                 let row = self.entry_mut(attempt.entry).ok_or(why)?;
                 match row.standing.defer(by.me, attempt.number).map_err(lost)? {
-                    Deferral::Repeat => return Ok(()),
+                    Deferral::Repeat => return Ok(None),
                     Deferral::Done(standing) => row.standing = standing,
                 }
                 row.progress = Some(progress);
                 self.touched.push(Touched::Entry(attempt.entry));
-                self.change_side(attempt.entry, side, now);
+                learned = self.change_side(attempt.entry, side, &events, now);
                 self.tell_with(events, notification, by, now);
             }
         }
-        Ok(())
+        Ok(learned)
     }
 
     fn tell_with(&mut self, events: Vec<Event>, notification: Option<Box<NewMessage>>, by: Accepting, now: Timestamp) {
@@ -101,12 +104,13 @@ impl State {
         events.into_iter().for_each(|event| self.tell(event));
     }
 
-    fn change_side(&mut self, entry: EntryId, side: Vec<Side>, now: Timestamp) {
+    fn change_side(&mut self, entry: EntryId, side: Vec<Side>, events: &[Event], now: Timestamp) -> Option<Learned> {
         if side.is_empty() {
-            return;
+            return None;
         }
-        let Some(message) = self.messages.get(&entry.message).map(|row| row.message.clone()) else { return };
+        let message = self.messages.get(&entry.message).map(|row| row.message.clone())?;
         let mailbox = &message.recipient(entry.index).mailbox;
+        let mut learned = None;
         for change in side {
             match change {
                 Side::GivesBack(key) => {
@@ -115,28 +119,11 @@ impl State {
                     }
                     self.touched.push(Touched::Budget(key));
                 }
-                Side::Bounced { bounce, reason } if suppression::teaches(mailbox) => {
-                    let [key, _] = suppression::keys(mailbox);
-                    let version = self.next_version();
-                    let row = self.suppressions.entry(key.as_str().into()).or_default();
-                    let known = row.1.get_or_insert_with(|| Suppression::silent(&key, now));
-                    if known.bounced(bounce, (&message.user, &reason), now) != Counted::No {
-                        row.0 = version;
-                        self.touched.push(Touched::Suppression(key.into()));
-                    }
+                Side::Bounced { bounce, reason } => {
+                    let cause = events.last().and_then(Event::cause);
+                    learned = self.count_bounce(&message, mailbox, (bounce, cause, &reason), now);
                 }
-                Side::Bounced { .. } => {}
-                Side::Lifted => {
-                    for key in suppression::keys(mailbox) {
-                        let version = self.next_version();
-                        if let Some(row) = self.suppressions.get_mut(key.as_str())
-                            && row.1.as_ref().is_some_and(|known| known.source == Source::Learned)
-                        {
-                            *row = (version, None);
-                            self.touched.push(Touched::Suppression(key.into()));
-                        }
-                    }
-                }
+                Side::Lifted => self.lift_suppression(mailbox),
                 Side::Waits(wait) => {
                     let waiting = Self::waiting(&message, entry.index);
                     self.touched.push(Touched::Wait(waiting.clone()));
@@ -145,6 +132,7 @@ impl State {
                 Side::Row(row) => self.touched.push(Touched::Side(row)),
             }
         }
+        learned
     }
 
     /// An entry without an owner that lives gets one. What may have left and must not leave again ends; false then.

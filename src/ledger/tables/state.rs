@@ -6,16 +6,16 @@ use std::time::Duration;
 
 use litemap::LiteMap;
 
+use super::suppressions::Suppressions;
+use super::versioned::Versioned;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Kind};
 use crate::ledger::accept::{Digest, KeyHash, KnownWait, MayHaveArrived};
 use crate::ledger::attempt::{Attempt, Epoch, Held, NodeName};
 use crate::ledger::entry::{Message, Progress};
-use crate::ledger::read::{Table, Version};
+use crate::ledger::read::Version;
 use crate::ledger::rules::Standing;
 use crate::ledger::side::{SideChange, SideTable};
-use crate::ledger::suppression::{self, Suppression};
-use crate::mail::address::Mailbox;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
 
@@ -137,9 +137,6 @@ pub(in crate::ledger) enum Touched {
     Gated(Epoch, Attempt),
 }
 
-/// Since which version, and what; none: it is gone.
-pub(in crate::ledger) type Fact = (Version, Option<Box<[u8]>>);
-
 #[derive(Clone, Debug, Default)]
 pub(in crate::ledger) struct State {
     pub(in crate::ledger) nodes: BTreeMap<Epoch, NodeRow>,
@@ -154,8 +151,8 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) keys: HashMap<KeyHash, KeyRow>,
     pub(in crate::ledger) budgets: HashMap<KeyHash, Vec<Place>>,
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
-    pub(in crate::ledger) suppressions: BTreeMap<Box<str>, (Version, Option<Suppression>)>,
-    pub(in crate::ledger) facts: BTreeMap<Box<[u8]>, Fact>,
+    pub(in crate::ledger) suppressions: Suppressions,
+    pub(in crate::ledger) facts: Versioned<Box<[u8]>>,
     pub(in crate::ledger) waits: HashMap<Waiting, KnownWait>,
     /// Rows that were decided above, where they are kept here.
     pub(in crate::ledger) side: BTreeMap<SideName, Box<[u8]>>,
@@ -271,7 +268,7 @@ impl State {
     pub(in crate::ledger) fn remove(&mut self, id: EntryId, end: EndRow) -> Option<EntryRow> {
         let held = self.messages.get_mut(&id.message)?;
         let row = held.entries.remove(&id.index)?;
-        let mailbox = held.message.recipient(id.index).mailbox.clone();
+        self.suppressions.end_try(&held.message.recipient(id.index).mailbox, id.message);
         if held.entries.is_empty() {
             self.touched.push(Touched::Gone(id));
             self.accepted.insert(id.message, held.sequence);
@@ -289,19 +286,7 @@ impl State {
                 }
             }
         }
-        self.end_try(&mailbox, id.message);
         Some(row)
-    }
-
-    pub(in crate::ledger) fn end_try(&mut self, mailbox: &Mailbox, id: MessageId) {
-        if self.suppressions.is_empty() {
-            return;
-        }
-        for key in suppression::keys(mailbox) {
-            if let Some((_, Some(entry))) = self.suppressions.get_mut(key.as_str()) {
-                entry.end_try(id);
-            }
-        }
     }
 
     /// Ends an entry whoever owns it. None where it has ended.
@@ -334,13 +319,4 @@ impl State {
         let sender = message.envelope.reverse_path.mailbox().map_or_else(String::new, |sender| sender.plain_key());
         (sender.into(), message.recipient(index).mailbox.plain_key().into())
     }
-}
-
-/// Changed rows of a table, in the order of their versions.
-pub(in crate::ledger) fn version_of(table: Table, state: &State) -> Version {
-    let versions = match table {
-        Table::Suppression => state.suppressions.values().map(|(version, _)| *version).max(),
-        Table::Fact => state.facts.values().map(|(version, _)| *version).max(),
-    };
-    versions.unwrap_or_default()
 }

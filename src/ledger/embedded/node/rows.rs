@@ -1,8 +1,8 @@
 //! Which rows the tables are stored as, and what a start makes of them. Times in them are of the wall clock.
 //!
-//! Messages and how far their entries got are rows of their own; all else is in one side table, by a letter: `k` an
-//! idempotency key, `b` a budget, `f` a fact, `w` a wait, `p` a suppression, `e` the last epoch, `h` the secret under which
-//! names are hashed.
+//! Messages and how far their entries got are rows of their own, and suppressions in a table of theirs, by address; all else is
+//! in one side table, by a letter: `k` an idempotency key, `b` a budget, `f` a fact, `w` a wait, `e` the last epoch, `h` the
+//! secret under which names are hashed.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -127,12 +127,11 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
                 changes.push(row(name(b'b', &key.0), json.as_ref()));
             }
             Touched::Suppression(address) => {
-                let known = state.suppressions.get(&address).and_then(|(_, known)| known.as_ref());
-                let value = known.map(Suppression::encode);
-                changes.push(Change::Side(Table::Ledger, name(b'p', address.as_bytes()), value));
+                let value = state.suppressions.get(&address).map(Suppression::encode);
+                changes.push(Change::Side(Table::Suppression, address.into_boxed_bytes(), value));
             }
             Touched::Fact(key) => {
-                let value = state.facts.get(&key).and_then(|(_, value)| value.clone());
+                let value = state.facts.get(&key).cloned();
                 changes.push(Change::Side(Table::Ledger, name(b'f', &key), value));
             }
             Touched::Side(row) => changes.push(row.into()),
@@ -183,6 +182,8 @@ pub(super) struct Found {
     empty: Vec<MessageId>,
     /// Entries beside which a newer message lives, and which.
     pub(super) outlived: BTreeMap<EntryId, MessageId>,
+    /// Rows that count no more.
+    leftovers: Vec<Change>,
     /// Rows of whoever is above.
     pub(super) side: Vec<(SideTable, SideRow)>,
     common: Common,
@@ -234,10 +235,15 @@ impl Found {
     pub(super) fn take_up_row(&mut self, table: SideTable, row: SideRow, now: Timestamp) {
         match table {
             SideTable::Ledger => drop(self.take_up_side(&row.0, &row.1, now)),
+            SideTable::Suppression => {
+                let known = Suppression::decode(&row.1);
+                if known.is_some_and(|known| !self.state.take_up_suppression(known, now)) {
+                    self.leftovers.push(Change::Side(table, row.0, None));
+                }
+            }
             SideTable::Idempotency
             | SideTable::Budget
             | SideTable::Greylist
-            | SideTable::Suppression
             | SideTable::Meta
             | SideTable::Verification => self.side.push((table, row)),
         }
@@ -263,14 +269,9 @@ impl Found {
                 });
                 self.state.budgets.insert(hash(rest)?, places.collect());
             }
-            b'p' => {
-                let known = Suppression::decode(value)?.taken_up(now);
-                let version = self.state.next_version();
-                self.state.suppressions.insert(known.address.clone().into(), (version, Some(known)));
-            }
             b'f' => {
                 let version = self.state.next_version();
-                self.state.facts.insert(rest.into(), (version, Some(value.into())));
+                self.state.facts.set(rest, version, Some(value.into()));
             }
             b'w' => {
                 let (sender, recipient) = std::str::from_utf8(rest).ok()?.split_once('\n')?;
@@ -301,6 +302,7 @@ impl Found {
             self.state.take_slots(by, id, &slots, &mut taken, now);
             self.outlived.extend(taken.outlived);
         }
-        std::mem::take(&mut self.empty).into_iter().map(Change::Remove).collect()
+        let empty = std::mem::take(&mut self.empty).into_iter().map(Change::Remove);
+        empty.chain(std::mem::take(&mut self.leftovers)).collect()
     }
 }

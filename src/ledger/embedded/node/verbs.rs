@@ -83,9 +83,15 @@ impl Inner {
 
     /// Decided at once; the journal keeps it until it can be written.
     fn settle(&self, attempt: Attempt, settled: Settled) -> Result<(), Lost> {
-        let mut tables = self.tables().ok_or(Lost::Fenced)?;
-        tables.state.settle(self.by, attempt, settled, self.clock.now()).map_err(Self::says)?;
-        self.store(&mut tables);
+        let learned = {
+            let mut tables = self.tables().ok_or(Lost::Fenced)?;
+            let learned = tables.state.settle(self.by, attempt, settled, self.clock.now()).map_err(Self::says)?;
+            self.store(&mut tables);
+            learned
+        };
+        if let Some(learned) = learned {
+            learned.tell(self.clock.step());
+        }
         Ok(())
     }
 
@@ -227,6 +233,10 @@ impl Ledger for Node {
 
     fn lookup(&self, message: MessageId) -> Answer<'_, Option<MessageStatus>> {
         Box::pin(self.0.lookup(message))
+    }
+
+    fn row(&self, table: Table, key: Box<[u8]>) -> Answer<'_, Option<Row>> {
+        Box::pin(async move { self.0.look(|state, _| state.row(table, &key)) })
     }
 
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)> {

@@ -282,6 +282,10 @@ impl Ledger for Node {
         Box::pin(self.inner.look(move |state, _| state.lookup(message)))
     }
 
+    fn row(&self, table: Table, key: Box<[u8]>) -> Answer<'_, Option<Row>> {
+        Box::pin(self.inner.look(move |state, _| state.row(table, &key)))
+    }
+
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)> {
         Box::pin(self.inner.look(move |state, _| state.rows(table, since)))
     }
