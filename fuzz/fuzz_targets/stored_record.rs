@@ -20,8 +20,15 @@ use otp_relay::testing::report::trace::{decode, encode};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, Relay, runtime, user};
 
-const TABLES: [Table; 6] =
-    [Table::Idempotency, Table::Budget, Table::Greylist, Table::Suppression, Table::Verification, Table::Meta];
+const TABLES: [Table; 7] = [
+    Table::Idempotency,
+    Table::Budget,
+    Table::Greylist,
+    Table::Suppression,
+    Table::Verification,
+    Table::Meta,
+    Table::Ledger,
+];
 
 fn message(record: &[u8]) -> Option<Message> {
     let (message, content) = read_message(record)?;

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
-use super::budget::Budgets;
+use super::budget::Expected;
 use super::dsn;
 use super::learning::learned;
 use super::notices::{Admission, Digest, Notices};
@@ -20,13 +20,14 @@ use crate::ledger::embedded::code_keys::CodeKeys;
 use crate::ledger::entry::Message;
 use crate::ledger::side::SideTable;
 use crate::mail::address::Mailbox;
+use crate::mail::budget_form::budget_form;
 use crate::mail::id::IdSource;
 use crate::queue::{Consequences, Ending, Entail, Queue};
 
 /// What ends teach, and whom they are told. It knows no queue of its own.
 pub struct Aftermath {
     pub(super) settings: ArcSwap<Settings>,
-    pub(super) budgets: Budgets,
+    pub(super) expected: Expected,
     pub(super) verifications: Verifications,
     pub(super) ids: IdSource,
     notices: Notices,
@@ -45,7 +46,7 @@ impl Aftermath {
         clock: Arc<dyn Clock>,
     ) -> Arc<Self> {
         Arc::new(Self {
-            budgets: Budgets::new(settings.budgets, Vec::new(), clock.now()),
+            expected: Expected::default(),
             settings: ArcSwap::from_pointee(settings),
             verifications: Verifications::new(code_keys),
             ids,
@@ -64,13 +65,11 @@ impl Aftermath {
 
     /// Takes up what the queue found in the store.
     pub(super) fn take_up(&self, queue: &Queue, now: Timestamp) {
-        self.budgets.take_up(queue.take_side(SideTable::Budget), now);
         let limits = &self.settings.load().verification;
         self.verifications.take_up(queue.take_side(SideTable::Verification), limits, now);
     }
 
     pub(super) fn reconfigure(&self, settings: Settings) {
-        self.budgets.set_limits(settings.budgets);
         self.settings.store(Arc::new(settings));
     }
 
@@ -80,12 +79,12 @@ impl Aftermath {
         let (message, step) = (&ending.message, self.clock.step());
         let is_end = ending.event.kind().is_end();
         let mut consequences = Consequences::default();
-        let mut rows = self.verifications.learn(ending, step);
+        let rows = self.verifications.learn(ending, step);
         if is_end && settings.learning == Learning::On {
             consequences.side.extend(learned(ending));
         }
         if is_end && !ending.was_sent {
-            rows.extend(self.budgets.give_back(&message.user, ending.recipient(), ending.entry()));
+            consequences.gives_back = Some(budget_form(ending.recipient()));
         }
         consequences.side.extend(rows.into_iter().map(Side::Row));
         let sender = message.envelope.reverse_path.mailbox();

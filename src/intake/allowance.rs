@@ -4,56 +4,79 @@ use std::sync::Arc;
 
 use super::aftermath::Aftermath;
 use super::buckets::Buckets;
-use super::budget::Request;
+use super::budget::{Expectation, Request};
 use super::refusal::Refusal;
 use crate::accounts::user::User;
+use crate::ledger::accept::{Ahead, BudgetAsk, KeyOf, Precheck};
 use crate::ledger::entry::Message;
-use crate::ledger::side::SideChange;
-use crate::mail::id::EntryId;
+use crate::queue::Queue;
 
 /// What was taken for a message; given back unless the message is accepted.
 pub(super) struct Allowance<'a> {
-    aftermath: &'a Aftermath,
     buckets: &'a Buckets,
     message: Arc<Message>,
-    /// To be stored with the message.
-    changes: Vec<SideChange>,
+    /// The places that it asks the ledger for.
+    budgets: Vec<BudgetAsk>,
+    /// They count here until the ledger has decided on them.
+    _expectation: Expectation<'a>,
     counts_for_rate: bool,
     is_kept: bool,
 }
 
 impl<'a> Allowance<'a> {
-    /// Takes all of it, or nothing.
+    /// Takes all of it, or nothing; of places in budgets it only makes sure that there are enough.
     ///
     /// # Errors
     /// What there is not enough of.
-    pub(super) fn take(
-        aftermath: &'a Aftermath,
-        buckets: &'a Buckets,
+    pub(super) async fn take(
+        (aftermath, buckets, queue): (&'a Aftermath, &'a Buckets, &Queue),
         user: &User,
         message: &Arc<Message>,
         is_repeatable: bool,
     ) -> Result<Self, Refusal> {
+        let request = Request { user: &message.user, lane: message.lane, is_repeatable };
+        let recipients = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox);
+        let limits = aftermath.settings.load().budgets;
+        let budgets = limits.asks(request, recipients.clone(), |name| queue.key_hash(KeyOf::Budget, name));
+        let (expectation, ahead) = aftermath.expected.expect(message.id, &budgets);
         let mut taken = Self {
-            aftermath,
             buckets,
             message: message.clone(),
-            changes: Vec::new(),
+            budgets,
+            _expectation: expectation,
             counts_for_rate: false,
             is_kept: false,
         };
-        let (Message { user: name, lane, id, accepted_at: now, .. }, recipients) =
-            (message.as_ref(), &message.envelope.recipients);
-        let request = Request { user: name, lane: *lane, id: *id, is_repeatable, now: *now };
-        taken.changes = aftermath.budgets.take(&request, recipients)?;
-        buckets.take(user, recipients.len(), *now)?;
+        taken.check(queue, &ahead).await?;
+        buckets.take(user, message.envelope.recipients.len(), message.accepted_at)?;
         taken.counts_for_rate = true;
         Ok(taken)
     }
 
-    /// What of it is to be stored with the message.
-    pub(super) fn changes(&mut self) -> Vec<SideChange> {
-        std::mem::take(&mut self.changes)
+    /// Whether nothing is known to stand in its way, behind what others of this node are about to ask for. Its acceptance decides.
+    async fn check(&self, queue: &Queue, ahead: &[Ahead]) -> Result<(), Refusal> {
+        let message = &self.message;
+        let mut over_budget = None;
+        for (index, recipient) in (0..).zip(&message.envelope.recipients) {
+            let of_mailbox = self.budgets.iter().filter(|ask| ask.entries.first() == Some(&index));
+            let ask = Precheck {
+                sender: Box::default(),
+                recipient: recipient.mailbox.clone(),
+                budgets: of_mailbox.cloned().collect(),
+                ahead: ahead.to_vec(),
+            };
+            let obstacles = queue.precheck(ask).await?;
+            if let Some(found) = obstacles.suppression {
+                return Err(Refusal::suppressed(&found, &message.user));
+            }
+            over_budget = over_budget.or(obstacles.budget);
+        }
+        over_budget.map_or(Ok(()), |over| Err(Refusal::over_budget(over.why, message.accepted_at)))
+    }
+
+    /// The places that it asks the ledger for.
+    pub(super) fn budgets(&mut self) -> Vec<BudgetAsk> {
+        std::mem::take(&mut self.budgets)
     }
 
     /// The message was accepted.
@@ -67,13 +90,9 @@ impl Drop for Allowance<'_> {
         if self.is_kept {
             return;
         }
-        let Message { user, id, envelope, .. } = self.message.as_ref();
+        let Message { user, envelope, .. } = self.message.as_ref();
         if self.counts_for_rate {
             self.buckets.give_back(user, envelope.recipients.len());
-        }
-        for (recipient, index) in envelope.recipients.iter().zip(0..) {
-            // What may be stored of it is superfluous within the window, and gone after it.
-            let _ = self.aftermath.budgets.give_back(user, &recipient.mailbox, EntryId { message: *id, index });
         }
     }
 }

@@ -8,8 +8,6 @@ use arc_swap::ArcSwap;
 use super::aftermath::Aftermath;
 use super::allowance::Allowance;
 use super::buckets::Buckets;
-use super::budget::Budgets;
-use super::budget_form;
 use super::forecasts::Forecasts;
 pub(crate) use super::idempotency::InWork;
 use super::idempotency::{self, Lookup, Reservation, RotatingSecrets};
@@ -32,10 +30,11 @@ use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
 use crate::ledger::LedgerError;
-use crate::ledger::accept::{NewMessage, Precheck, Refused};
+use crate::ledger::accept::{NewMessage, Refused};
 use crate::ledger::entry::{Message, SignedContent, State};
-use crate::ledger::side::SideTable;
+use crate::ledger::side::{SideChange, SideTable};
 use crate::mail::address::{Mailbox, ReversePath};
+use crate::mail::budget_form;
 use crate::mail::envelope::Envelope;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
@@ -172,10 +171,6 @@ impl Door {
         &self.parts.aftermath.verifications
     }
 
-    pub(super) fn budgets(&self) -> &Budgets {
-        &self.parts.aftermath.budgets
-    }
-
     pub(super) fn settings(&self) -> Arc<Settings> {
         self.parts.aftermath.settings.load_full()
     }
@@ -204,22 +199,6 @@ impl Door {
 
     pub(super) fn by_wall(&self, refusal: Refusal) -> Refusal {
         refusal.by_wall(self.parts.clock.step())
-    }
-
-    /// Whether something is known to stand in the way of a message of this user to a recipient. Its acceptance decides; where
-    /// the ledger does not answer, that will say so.
-    pub(super) async fn precheck(&self, user: &str, recipient: &Mailbox) -> Result<(), Refusal> {
-        let ask = Precheck { sender: Box::default(), recipient: recipient.clone(), budgets: Vec::new() };
-        let obstacles = self.parts.queue.precheck(ask).await.unwrap_or_default();
-        obstacles.suppression.map_or(Ok(()), |found| Err(self.by_wall(Refusal::suppressed(&found, user))))
-    }
-
-    /// What the client hears where the queue did not take its message.
-    fn refusal_of(&self, error: AppendError, user: &str) -> Refusal {
-        match error {
-            AppendError::Refused(Refused::Suppressed(found)) => self.by_wall(Refusal::suppressed(&found, user)),
-            AppendError::QueueFull { .. } | AppendError::ShareFull(_) | AppendError::Refused(_) => error.into(),
-        }
     }
 
     /// When a live entry is expected to pass a host that makes it wait; none: at once, or nobody knows.
@@ -332,11 +311,9 @@ impl Door {
             None => message,
         };
         let message = Arc::new(message);
-        for recipient in &message.envelope.recipients {
-            self.precheck(&user.name, &recipient.mailbox).await?;
-        }
-        let allowance = Allowance::take(&self.parts.aftermath, &self.buckets, user, &message, reservation.is_some())
-            .map_err(|refusal| self.by_wall(refusal))?;
+        let limits = (&*self.parts.aftermath, &self.buckets, &*self.parts.queue);
+        let allowance = Allowance::take(limits, user, &message, reservation.is_some()).await;
+        let allowance = allowance.map_err(|refusal| self.by_wall(refusal))?;
         let author = header.from.mailboxes.into_iter().next();
         Ok(PreparedSubmission::Ready(Box::new(Ready {
             message,
@@ -357,13 +334,14 @@ impl Door {
     pub(crate) async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
         let Ready { message, content, mut allowance, reservation, author, is_encoded, is_lowered, slot } = ready;
         let id = message.id;
-        let mut side = allowance.changes();
-        side.extend(reservation.iter().flat_map(|reservation| reservation.changes(id)));
+        let side = reservation.iter().flat_map(|reservation| reservation.changes(id));
+        let mut side: Vec<SideChange> = side.collect();
         let step = self.parts.clock.step();
         side.extend(slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)));
         let queue = &self.parts.queue;
         let note = is_encoded.then_some(ENCODED);
-        let new = NewMessage { rows: side, ..queue.new_message(message.clone(), content, note) };
+        let budgets = allowance.budgets();
+        let new = NewMessage { rows: side, budgets, ..queue.new_message(message.clone(), content, note) };
         let offered = self.store(new).await?;
         allowance.keep();
         if message.signing_domain.is_none() {
@@ -409,14 +387,16 @@ impl Door {
     async fn store(&self, new: NewMessage) -> Result<Offered, Refusal> {
         let Parts { queue, keys, signing, .. } = &self.parts;
         let (message, content) = (new.message.clone(), new.content.clone());
-        let mut acceptance = queue.begin(NewMessage { at_once: !signing.is_busy(), ..new })?;
+        let refused = |error| self.by_wall(Refusal::of_append(error, &message.user, self.parts.clock.now()));
+        let acceptance = queue.begin(NewMessage { at_once: !signing.is_busy(), ..new });
+        let mut acceptance = acceptance.map_err(refused)?;
         let terms = message.signature_terms(self.parts.clock.step());
         let keys_of = |domain: &str| keys.load().of_acceptance(domain, terms.signed_at);
         let signatures = match message.signing_domain.as_deref().and_then(keys_of) {
             Some(keys) => signing.sign(message.lane, &keys, &content, terms).await,
             None => Some(bytes::Bytes::new()),
         };
-        acceptance.stored().await.map_err(|error| self.refusal_of(error, &message.user))?;
+        acceptance.stored().await.map_err(refused)?;
         let signatures = signatures.ok_or(Refusal::Internal)?;
         let risks = self.forecasts.risks(&message, self.parts.clock.now());
         Ok(queue.admit(acceptance, SignedContent { signatures, content }, &risks))
@@ -429,20 +409,16 @@ fn unusual(message_id: Arc<str>, id: MessageId, envelope: &Envelope) -> Option<A
     (usual.as_deref() != Some(&*message_id)).then_some(message_id)
 }
 
-impl From<AppendError> for Refusal {
-    fn from(error: AppendError) -> Self {
+impl Refusal {
+    fn of_append(error: AppendError, user: &str, now: Timestamp) -> Self {
         match error {
             AppendError::QueueFull { entries_max } => Self::QueueFull { entries_max },
             AppendError::ShareFull(portion) => Self::Share(portion),
             AppendError::Refused(Refused::Full) => Self::DiskFull,
             AppendError::Refused(Refused::Unavailable(_)) => Self::ShuttingDown,
-            AppendError::Refused(
-                Refused::Failed
-                | Refused::Repeat(_)
-                | Refused::Conflict
-                | Refused::Suppressed(_)
-                | Refused::Budget { .. },
-            ) => Self::Internal,
+            AppendError::Refused(Refused::Budget(why)) => Self::over_budget(why, now),
+            AppendError::Refused(Refused::Suppressed(found)) => Self::suppressed(&found, user),
+            AppendError::Refused(Refused::Failed | Refused::Repeat(_) | Refused::Conflict) => Self::Internal,
         }
     }
 }

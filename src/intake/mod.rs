@@ -5,8 +5,6 @@ pub(crate) mod aftermath;
 mod allowance;
 mod buckets;
 pub mod budget;
-pub(crate) mod budget_form;
-mod budget_table;
 pub mod door;
 mod dsn;
 mod forecasts;
@@ -29,9 +27,8 @@ use crate::ledger::side::{SideRow, SideTable};
 /// Whether a row of one of the tables kept here can be read; none: another room reads it.
 pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
     match table {
-        SideTable::Budget => Some(budget_table::reads(row)),
         SideTable::Idempotency => Some(idempotency::reads(row)),
         SideTable::Verification => Some(verification::reads(row)),
-        SideTable::Greylist | SideTable::Suppression | SideTable::Meta | SideTable::Ledger => None,
+        SideTable::Budget | SideTable::Greylist | SideTable::Suppression | SideTable::Meta | SideTable::Ledger => None,
     }
 }

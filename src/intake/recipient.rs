@@ -3,10 +3,13 @@
 
 use std::time::Duration;
 
+use super::budget::Request;
 use super::door::Door;
 use super::refusal::Refusal;
 use crate::accounts::user::User;
+use crate::base::clock::Timestamp;
 use crate::destination::route::RouteError;
+use crate::ledger::accept::{KeyOf, Precheck};
 use crate::mail::address::Mailbox;
 
 /// How long all recipients of a message together wait for DNS. Clients that send while somebody looks at a page give a command
@@ -28,11 +31,9 @@ impl Door {
         let settings = self.settings();
         let now = self.parts.clock.now();
         let room = match settings.check_form(recipient) {
-            Ok(()) => self.precheck(&user.name, recipient).await,
+            Ok(()) => self.check_obstacles(user, recipient, now).await,
             refused @ Err(_) => refused,
         };
-        let room = room.and_then(|()| self.buckets.check(user, now));
-        let room = room.and_then(|()| self.budgets().check(user, recipient, now));
         if room.is_err() {
             return RecipientCheck::Done(room);
         }
@@ -46,6 +47,24 @@ impl Door {
             Some(Err(error)) if settings.verify_domain => RecipientCheck::Done(domain_verdict(&error)),
             Some(_) => RecipientCheck::Done(Ok(())),
             None => RecipientCheck::NeedsDns,
+        }
+    }
+
+    /// Whether a message to this recipient could pass in any lane that the user may use, or as a repeat.
+    async fn check_obstacles(&self, user: &User, recipient: &Mailbox, now: Timestamp) -> Result<(), Refusal> {
+        let (queue, lane) = (&self.parts.queue, user.lane.with_most_budget());
+        let request = Request { user: &user.name, lane, is_repeatable: false };
+        let budgets = self.settings().budgets.asks(request, [recipient], |name| queue.key_hash(KeyOf::Budget, name));
+        let ahead = self.parts.aftermath.expected.ahead(&budgets);
+        let ask = Precheck { sender: Box::default(), recipient: recipient.clone(), budgets, ahead };
+        let obstacles = queue.precheck(ask).await?;
+        if let Some(found) = obstacles.suppression {
+            return Err(self.by_wall(Refusal::suppressed(&found, &user.name)));
+        }
+        self.buckets.check(user, now)?;
+        match obstacles.budget {
+            Some(over) if !over.may_repeat => Err(Refusal::over_budget(over.why, now)),
+            Some(_) | None => Ok(()),
         }
     }
 

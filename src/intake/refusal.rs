@@ -5,6 +5,7 @@ use std::time::Duration;
 use crate::base::clock::{Step, Timestamp};
 use crate::base::shares::Portion;
 use crate::base::text::shell_argument;
+use crate::ledger::accept::NoRoom;
 use crate::ledger::suppression::Suppression;
 use crate::smtp::reply::{self, EnhancedCode, Reply};
 
@@ -133,6 +134,14 @@ impl Refusal {
             | Self::Share(_)
             | Self::Internal
             | Self::ShuttingDown => None,
+        }
+    }
+
+    /// There is no room in a budget.
+    pub(super) fn over_budget(why: NoRoom, now: Timestamp) -> Self {
+        match why {
+            NoRoom::Own { count, span, again_at } => Self::Budget { count, window: span, wait: again_at.since(now) },
+            NoRoom::Total => Self::TotalBudget,
         }
     }
 

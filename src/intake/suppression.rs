@@ -55,7 +55,8 @@ impl Door {
     /// # Errors
     /// When the ledger does not answer.
     pub async fn standing(&self, address: &Mailbox) -> Result<Standing, Refusal> {
-        let ask = Precheck { sender: Box::default(), recipient: address.clone(), budgets: Vec::new() };
+        let ask =
+            Precheck { sender: Box::default(), recipient: address.clone(), budgets: Vec::new(), ahead: Vec::new() };
         Ok(self.parts.queue.precheck(ask).await?.standing)
     }
 

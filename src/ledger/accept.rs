@@ -32,6 +32,9 @@ pub enum KeyOf {
 }
 
 impl KeyHash {
+    /// None is before it in the order of names.
+    pub(crate) const FIRST: Self = Self([0; 16]);
+
     /// The first 16 octets of an HMAC-SHA-256.
     pub fn of(secret: &[u8], of: KeyOf, name: &[u8]) -> Self {
         KeySecret::new(secret).hash(of, name)
@@ -73,19 +76,70 @@ impl Digest {
     }
 }
 
+/// How much may go to a mailbox.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BudgetLimit {
+    /// So many places, as it is told to who is refused. A mailbox that has had them is not forgotten before others.
+    pub count: u32,
+    /// So many places where this message asks: some lanes have more.
+    pub most: u32,
+    /// How long a place counts.
+    pub span: Duration,
+}
+
 /// Places in a budget that a message needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct BudgetAsk {
-    /// Which budget.
+    /// Of which mailbox.
     pub key: KeyHash,
+    /// Who takes them: the name of a user in this mailbox.
+    pub whose: KeyHash,
     /// Which of the recipients need a place in it.
     pub entries: Vec<u16>,
-    /// Places in all.
-    pub most: u32,
-    /// How long a place is taken.
-    pub span: Duration,
+    /// What this user may send there.
+    pub own: Option<BudgetLimit>,
+    /// What all users together may.
+    pub total: Option<BudgetLimit>,
+    /// So many of a user's places the limit over all users never refuses.
+    pub own_min: u32,
     /// Whether the message may be asked for again under its idempotency key, which takes no place.
     pub is_repeatable: bool,
+}
+
+impl BudgetAsk {
+    /// How long a place counts for anything.
+    pub(crate) fn longest(&self) -> Duration {
+        self.own.into_iter().chain(self.total).map(|limit| limit.span).max().unwrap_or_default()
+    }
+}
+
+/// Places that another message of the same node is about to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ahead {
+    /// In which mailbox.
+    pub key: KeyHash,
+    /// For whom.
+    pub whose: KeyHash,
+    /// By which message: what it has taken already counts once.
+    pub message: MessageId,
+    /// So many.
+    pub count: u32,
+}
+
+/// Why a message has no place in a budget.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoRoom {
+    /// The recipient has had what this user may send to it.
+    Own {
+        /// So many may go to it.
+        count: u32,
+        /// Within this time.
+        span: Duration,
+        /// When there is room for this message.
+        again_at: Timestamp,
+    },
+    /// It has had what all users together may send to it.
+    Total,
 }
 
 /// An entry that cannot be expected to arrive in time.
@@ -216,14 +270,7 @@ pub enum Refused {
     /// A recipient is not sent to, by this row; until when, as it stands.
     Suppressed(Box<Suppression>),
     /// A recipient has had too many.
-    Budget {
-        /// So many may go to it.
-        count: u32,
-        /// Within this time.
-        span: Duration,
-        /// When there is room for this message.
-        again_at: Timestamp,
-    },
+    Budget(NoRoom),
     /// `queue.entries_max` is reached, or the disk is full.
     Full,
     /// The ledger failed, and nothing of it is stored.
@@ -250,6 +297,17 @@ pub struct Precheck {
     pub recipient: Mailbox,
     /// The places that it would need.
     pub budgets: Vec<BudgetAsk>,
+    /// Those that others are about to take.
+    pub ahead: Vec<Ahead>,
+}
+
+/// A budget has no room for a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverBudget {
+    /// Which.
+    pub why: NoRoom,
+    /// Whether it may be a repeat, which takes no place.
+    pub may_repeat: bool,
 }
 
 /// What would stand in its way.
@@ -259,8 +317,8 @@ pub struct Obstacles {
     pub suppression: Option<Suppression>,
     /// Until when it is not, by all that is known of it and of its domain.
     pub standing: Standing,
-    /// The recipient has had too many: until when.
-    pub budget: Option<Timestamp>,
+    /// The recipient has had too many.
+    pub budget: Option<OverBudget>,
     /// Its triplet waits.
     pub wait: Option<KnownWait>,
 }

@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod authors;
+pub(crate) mod budget_form;
 pub mod envelope;
 pub mod id;
 pub(crate) mod long_lines;

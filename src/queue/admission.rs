@@ -14,8 +14,8 @@ use super::{AppendError, Queue};
 use crate::base::clock::Timestamp;
 use crate::base::shares::Beyond;
 use crate::event::{Attempted, Event, Happened, Kind};
-use crate::ledger::accept::{Accepted, KeyOf, MayHaveArrived, NewMessage, Refused, Risk, slots_of};
-use crate::ledger::attempt::{self, Attempt, Epoch, Settled};
+use crate::ledger::accept::{Accepted, KeyHash, KeyOf, MayHaveArrived, NewMessage, Refused, Risk, slots_of};
+use crate::ledger::attempt::{self, Attempt, Epoch, Settled, Side};
 use crate::ledger::entry::{Message, SignedContent};
 use crate::mail::id::EntryId;
 use crate::mail::message::Content;
@@ -33,6 +33,8 @@ pub struct Acceptance {
     queue: Arc<Queue>,
     message: Arc<Message>,
     what: Happened,
+    /// The budgets in which it has places.
+    budgets: Vec<KeyHash>,
     /// Under which it was asked for.
     epoch: Epoch,
     accepting: BoxFuture<'static, Result<Accepted, Refused>>,
@@ -88,7 +90,8 @@ impl Drop for Acceptance {
         for entry in self.entries() {
             let end = attempt::End { kind: Kind::Cancelled, left: None };
             let events = vec![given_up(message, entry.index, now)];
-            let settled = Settled::End { end, events, side: Vec::new(), notification: None };
+            let side = self.budgets.iter().map(|budget| Side::GivesBack(*budget)).collect();
+            let settled = Settled::End { end, events, side, notification: None };
             queue.settle(Attempt { entry, number: 0 }, settled);
         }
     }
@@ -101,11 +104,16 @@ impl Queue {
         NewMessage::plain(message, content, event)
     }
 
+    /// A name under the secret of all nodes, as the ledger knows it.
+    pub(crate) fn key_hash(&self, of: KeyOf, name: &[u8]) -> KeyHash {
+        self.ledger.key_hash(of, name)
+    }
+
     /// Starts storing a message; [`Acceptance::stored`] says when it is durable, then [`Queue::admit`] brings it to life. A
     /// caller that is busy meanwhile lets it wait for others (not `at_once`), so that fewer syncs serve more messages.
     ///
     /// # Errors
-    /// When there are too many entries already, in all or of the message's user.
+    /// When there are too many entries already, in all or of the message's user, or the ledger refuses it at once.
     pub fn begin(self: &Arc<Self>, mut new: NewMessage) -> Result<Acceptance, AppendError> {
         let message = new.message.clone();
         new.slots = slots_of(&message, |name| self.ledger.key_hash(KeyOf::Slot, name));
@@ -117,6 +125,7 @@ impl Queue {
             Beyond::Share => AppendError::ShareFull(portion),
         })?;
         let (what, epoch) = (new.event.what.clone(), self.ledger.lease().epoch);
+        let budgets = new.budgets.iter().map(|ask| ask.key).collect();
         let ledger = self.ledger.clone();
         let mut accepting: BoxFuture<'static, _> = Box::pin(async move { ledger.accept(new).await });
         // Now it has its place.
@@ -124,7 +133,10 @@ impl Queue {
             Poll::Ready(answer) => Some(answer),
             Poll::Pending => None,
         };
-        Ok(Acceptance { queue: self.clone(), message, what, epoch, accepting, answer, is_over: false })
+        let refused = answer.as_ref().and_then(|answer| answer.as_ref().err()).cloned();
+        let queue = self.clone();
+        let acceptance = Acceptance { queue, message, what, budgets, epoch, accepting, answer, is_over: false };
+        refused.map_or(Ok(acceptance), |refused| Err(AppendError::Refused(refused)))
     }
 
     /// Brings a stored message to life: its entries are offered to the workers, also those at risk. One that is not stored is

@@ -62,6 +62,8 @@ pub enum Telling {
 pub struct Consequences {
     /// What changes besides.
     pub(crate) side: Vec<Side>,
+    /// The name of the budget in which the entry gives its place back.
+    pub(crate) gives_back: Option<String>,
     /// A message to somebody who wants to know.
     pub notification: Option<(Arc<Message>, Content)>,
 }

@@ -4,10 +4,10 @@
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use super::Queue;
 use super::ending::End;
 use super::outbox::Patience;
 use super::schedule::Again;
+use super::{AppendError, Queue};
 use crate::event::Kind;
 use crate::ledger::LedgerError;
 use crate::ledger::accept::{Accepted, NewMessage, Refused};
@@ -75,7 +75,10 @@ impl Queue {
     /// Why it was not accepted.
     pub async fn accept(self: &Arc<Self>, new: NewMessage) -> Result<Accepted, Refused> {
         let content = SignedContent { signatures: bytes::Bytes::new(), content: new.content.clone() };
-        let mut acceptance = self.begin(new).map_err(|_| Refused::Full)?;
+        let mut acceptance = self.begin(new).map_err(|error| match error {
+            AppendError::Refused(refused) => refused,
+            AppendError::QueueFull { .. } | AppendError::ShareFull(_) => Refused::Full,
+        })?;
         let accepted = acceptance.answered().await?;
         drop(self.admit(acceptance, content, &[]));
         Ok(accepted)

@@ -20,7 +20,7 @@ use super::offers::Offered;
 use super::schedule::Schedule;
 use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
-use crate::ledger::accept::NewMessage;
+use crate::ledger::accept::{KeyOf, NewMessage};
 use crate::ledger::attempt::{Attempt, End, Settled, Side};
 use crate::ledger::entry::{Message, Progress};
 
@@ -163,7 +163,8 @@ impl Queue {
 
     /// The ledger has ended an entry: what that entails is stored behind it.
     fn follow_up(&self, ending: Ending) -> Offered {
-        let Consequences { side, notification } = (self.entail)(&ending);
+        // Its place in a budget stays taken: its row, by which it was known, is gone.
+        let Consequences { side, notification, gives_back: _ } = (self.entail)(&ending);
         let row = |side| if let Side::Row(row) = side { Some(row) } else { None };
         let rows: Vec<_> = side.into_iter().filter_map(row).collect();
         if !rows.is_empty() {
@@ -193,6 +194,8 @@ impl Queue {
         if let Some(ending) = &ending {
             let consequences = (self.entail)(ending);
             side = consequences.side;
+            let budget = consequences.gives_back.map(|name| self.key_hash(KeyOf::Budget, name.as_bytes()));
+            side.extend(budget.map(Side::GivesBack));
             if let Some((message, content)) = consequences.notification {
                 let event = accepted(&message, None, ending.now());
                 notification = Some(Box::new(NewMessage::plain(message.clone(), content, event)));

@@ -11,6 +11,7 @@ use crate::base::files::faults::{Use, explain};
 use crate::dkim::Keys;
 use crate::dkim::folder::Folder;
 use crate::ledger::embedded::key_ring::KeyRing;
+use crate::ledger::embedded::node;
 use crate::ledger::embedded::store::sled::verify::{self as database, Contents};
 use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::suppression;
@@ -112,7 +113,8 @@ fn look_at_queue(path: &Path, report: &mut Report) -> anyhow::Result<()> {
 }
 
 fn reads(table: SideTable, row: &SideRow) -> bool {
-    intake::reads(table, row).unwrap_or_else(|| match table {
+    let known = intake::reads(table, row).or_else(|| node::reads(table, row));
+    known.unwrap_or_else(|| match table {
         SideTable::Greylist => greylist::table::reads(row),
         SideTable::Suppression => suppression::reads(row),
         SideTable::Idempotency | SideTable::Budget | SideTable::Verification | SideTable::Meta | SideTable::Ledger => {

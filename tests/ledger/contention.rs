@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyOf, NewMessage, Refused, Stored};
+use otp_relay::testing::ledger::accept::{BudgetAsk, BudgetLimit, Digest, KeyOf, NewMessage, Refused, Stored};
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::read::Page;
 use otp_relay::testing::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
-use super::{Engine, World, attempt, key};
+use super::{Engine, World, attempt, budget_ask, key};
 use crate::support::random::Random;
 
 const WRITERS: u64 = 8;
@@ -33,13 +33,8 @@ struct Seen {
 fn message(world: &World, random: &mut Random) -> (NewMessage, [u64; 3]) {
     let [once, budget, slot] = [random.below(KEYS * 8), random.below(KEYS), random.below(KEYS)];
     let address = format!("user{slot}@one.test");
-    let ask = BudgetAsk {
-        key: key(KeyOf::Budget, &budget.to_string()),
-        entries: vec![0],
-        most: BUDGET,
-        span: Duration::from_secs(86_400),
-        is_repeatable: true,
-    };
+    let own = Some(BudgetLimit { count: BUDGET, most: BUDGET, span: Duration::from_secs(86_400) });
+    let ask = BudgetAsk { own, is_repeatable: true, ..budget_ask(key(KeyOf::Budget, &budget.to_string())) };
     let new = NewMessage {
         idempotency: Some((key(KeyOf::Idempotency, &once.to_string()), Digest { day: 1, octets: [1; 32] })),
         budgets: vec![ask],
@@ -73,7 +68,7 @@ async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64, rounds: u
             Err(refused) => {
                 let name = match refused {
                     Refused::Repeat(_) => "repeat",
-                    Refused::Budget { .. } => "budget",
+                    Refused::Budget(_) => "budget",
                     Refused::Conflict
                     | Refused::Suppressed(_)
                     | Refused::Full

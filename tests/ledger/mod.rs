@@ -16,7 +16,9 @@ use std::time::Duration;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Event, Happened, Kind};
 use otp_relay::testing::ledger::Ledger;
-use otp_relay::testing::ledger::accept::{Accepted, BudgetAsk, Digest, KeyHash, KeyOf, NewMessage, slots_of};
+use otp_relay::testing::ledger::accept::{
+    Accepted, BudgetAsk, BudgetLimit, Digest, KeyHash, KeyOf, NewMessage, slots_of,
+};
 use otp_relay::testing::ledger::attempt::{Attempt, End, Settled, Side};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::embedded::key_ring::KeyRing;
@@ -99,6 +101,12 @@ pub fn key(of: KeyOf, name: &str) -> KeyHash {
     KeyHash::of(&SECRET, of, name.as_bytes())
 }
 
+/// For the first recipient, of one user, without a limit.
+pub fn budget_ask(key: KeyHash) -> BudgetAsk {
+    let whose = KeyHash([1; 16]);
+    BudgetAsk { key, whose, entries: vec![0], own: None, total: None, own_min: 2, is_repeatable: false }
+}
+
 pub fn first(message: &NewMessage) -> EntryId {
     EntryId { message: message.message.id, index: 0 }
 }
@@ -149,8 +157,8 @@ impl World {
     /// The same, with a place for each recipient in one budget.
     pub fn within(&self, budget: &str, most: u32, recipients: &[&str]) -> NewMessage {
         let entries = (0..).zip(recipients).map(|(index, _)| index).collect();
-        let span = Duration::from_secs(60);
-        let ask = BudgetAsk { key: key(KeyOf::Budget, budget), entries, most, span, is_repeatable: false };
+        let own = Some(BudgetLimit { count: most, most, span: Duration::from_secs(60) });
+        let ask = BudgetAsk { entries, own, ..budget_ask(key(KeyOf::Budget, budget)) };
         NewMessage { budgets: vec![ask], ..self.message(recipients) }
     }
 

@@ -33,7 +33,10 @@ fn change(address: &str, entry: Option<&[u8]>, from: Version) -> RowChange {
 impl World {
     async fn obstacles(&self, recipient: &str) -> Obstacles {
         let recipient = Mailbox::parse(recipient).unwrap();
-        self.ledger.precheck(Precheck { sender: Box::default(), recipient, budgets: Vec::new() }).await.unwrap()
+        self.ledger
+            .precheck(Precheck { sender: Box::default(), recipient, budgets: Vec::new(), ahead: Vec::new() })
+            .await
+            .unwrap()
     }
 
     /// A message to this recipient ends so.

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::ledger::IDEMPOTENCY_MEMORY;
-use otp_relay::testing::ledger::accept::{Accepted, KeyOf, KnownWait, MayHaveArrived, Precheck, Refused, Stored};
+use otp_relay::testing::ledger::accept::{
+    Accepted, Ahead, BudgetAsk, BudgetLimit, KeyHash, KeyOf, KnownWait, MayHaveArrived, NewMessage, NoRoom, OverBudget,
+    Precheck, Refused, Stored,
+};
 use otp_relay::testing::ledger::attempt::{Lost, Mark, Settled, Side, Target};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::entry::State;
@@ -15,7 +18,7 @@ use otp_relay::testing::ledger::suppression::Bounce;
 use otp_relay::testing::mail::address::Mailbox;
 use otp_relay::testing::mail::id::EntryId;
 
-use super::{Engine, World, attempt, first, key};
+use super::{Engine, World, attempt, budget_ask, first, key};
 
 /// Each is run on every implementation.
 macro_rules! suite {
@@ -52,7 +55,12 @@ fn refused(result: Result<Accepted, Refused>) -> Refused {
 }
 
 fn ask(recipient: &str) -> Precheck {
-    Precheck { sender: "otp@app.test".into(), recipient: Mailbox::parse(recipient).unwrap(), budgets: Vec::new() }
+    Precheck {
+        sender: "otp@app.test".into(),
+        recipient: Mailbox::parse(recipient).unwrap(),
+        budgets: Vec::new(),
+        ahead: Vec::new(),
+    }
 }
 
 suite! {
@@ -108,20 +116,71 @@ suite! {
         // One place is enough for one, none for two.
         let span = Duration::from_secs(60);
         let again_at = start.plus(span);
-        let no_room = Refused::Budget { count: 3, span, again_at };
-        assert_eq!(refused(world.ledger.accept(world.within("b", 3, &["a@one.test"])).await), no_room);
+        let no_room = NoRoom::Own { count: 3, span, again_at };
+        let refusal = Refused::Budget(no_room);
+        assert_eq!(refused(world.ledger.accept(world.within("b", 3, &["a@one.test"])).await), refusal);
         let end = world.end(&new.message, 1, Kind::Failed, vec![Side::GivesBack(key(KeyOf::Budget, "b"))]);
         let second = EntryId { message: new.message.id, index: 1 };
         world.ledger.settle(attempt(second, 1), end).await.unwrap();
         let two = world.within("b", 3, &["a@one.test", "b@one.test"]);
-        assert_eq!(refused(world.ledger.accept(two).await), no_room, "all or none");
+        assert_eq!(refused(world.ledger.accept(two).await), refusal, "all or none");
         let mut ask = ask("a@one.test");
         ask.budgets = world.within("b", 3, &["a@one.test"]).budgets;
         assert_eq!(world.ledger.precheck(ask.clone()).await.unwrap().budget, None);
         world.accept(&world.within("b", 3, &["c@one.test"])).await;
-        assert_eq!(world.ledger.precheck(ask).await.unwrap().budget, Some(again_at));
+        let over = Some(OverBudget { why: no_room, may_repeat: false });
+        assert_eq!(world.ledger.precheck(ask).await.unwrap().budget, over);
         tokio::time::sleep(span).await;
         world.accept(&world.within("b", 3, &["a@one.test", "b@one.test"])).await;
+    }
+
+    async fn a_budget_over_all_users_leaves_each_its_first_two(world: &World) {
+        let limit = |count, span_s| Some(BudgetLimit { count, most: count, span: Duration::from_secs(span_s) });
+        let ask = |user: u8| BudgetAsk {
+            whose: KeyHash([user; 16]),
+            own: limit(3, 60),
+            total: limit(4, 100),
+            ..budget_ask(key(KeyOf::Budget, "b"))
+        };
+        let by = |user| NewMessage { budgets: vec![ask(user)], ..world.message(&["a@one.test"]) };
+        let start = world.ledger.now();
+        for user in [1, 1, 1, 2, 2] {
+            world.accept(&by(user)).await;
+        }
+        let own = NoRoom::Own { count: 3, span: Duration::from_secs(60), again_at: start.plus(Duration::from_secs(60)) };
+        assert_eq!(refused(world.ledger.accept(by(1)).await), Refused::Budget(own), "its own is told first");
+        assert_eq!(refused(world.ledger.accept(by(2)).await), Refused::Budget(NoRoom::Total));
+        let mut precheck = Precheck { budgets: vec![ask(2)], ..self::ask("a@one.test") };
+        let over = Some(OverBudget { why: NoRoom::Total, may_repeat: false });
+        assert_eq!(world.ledger.precheck(precheck.clone()).await.unwrap().budget, over);
+        precheck.budgets = vec![ask(3)];
+        assert_eq!(world.ledger.precheck(precheck.clone()).await.unwrap().budget, None);
+        tokio::time::sleep(Duration::from_secs(60)).await;
+        assert_eq!(refused(world.ledger.accept(by(1)).await), Refused::Budget(NoRoom::Total), "its places still count");
+        world.accept(&by(3)).await;
+        tokio::time::sleep(Duration::from_secs(40)).await;
+        world.accept(&by(1)).await;
+    }
+
+    async fn what_may_be_a_repeat_and_what_is_ahead_are_told_of_a_budget(world: &World) {
+        let keyed = world.keyed("once", 1);
+        let own = Some(BudgetLimit { count: 1, most: 1, span: Duration::from_secs(60) });
+        let repeatable = BudgetAsk { own, is_repeatable: true, ..budget_ask(key(KeyOf::Budget, "b")) };
+        let ahead = Ahead { key: repeatable.key, whose: repeatable.whose, message: keyed.message.id, count: 1 };
+        let mut precheck = Precheck { budgets: vec![repeatable.clone()], ..ask("a@one.test") };
+        assert_eq!(world.ledger.precheck(precheck.clone()).await.unwrap().budget, None);
+        precheck.ahead = vec![ahead];
+        let over = |may_repeat, again_at| {
+            let why = NoRoom::Own { count: 1, span: Duration::from_secs(60), again_at };
+            Some(OverBudget { why, may_repeat })
+        };
+        let again_at = world.ledger.now().plus(Duration::from_secs(60));
+        assert_eq!(world.ledger.precheck(precheck.clone()).await.unwrap().budget, over(false, again_at));
+        world.accept(&NewMessage { budgets: vec![repeatable.clone()], ..keyed }).await;
+        precheck.budgets[0].own = Some(BudgetLimit { count: 1, most: 2, span: Duration::from_secs(60) });
+        assert_eq!(world.ledger.precheck(precheck.clone()).await.unwrap().budget, None, "it counts once");
+        precheck.budgets = vec![repeatable];
+        assert_eq!(world.ledger.precheck(precheck).await.unwrap().budget, over(true, again_at));
     }
 
     async fn who_is_suppressed_is_not_sent_to(world: &World) {

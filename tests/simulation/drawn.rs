@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::Timestamp;
 use otp_relay::testing::event::{Event, Happened};
-use otp_relay::testing::ledger::accept::{BudgetAsk, Digest, KeyHash, KeyOf, NewMessage, slots_of};
+use otp_relay::testing::ledger::accept::{BudgetAsk, BudgetLimit, Digest, KeyHash, KeyOf, NewMessage, slots_of};
 use otp_relay::testing::ledger::entry::Message;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -46,7 +46,9 @@ pub fn message(random: &mut Random, ids: &IdSource, now: Timestamp) -> NewMessag
     if random.below(3) == 0 {
         let key = hash(KeyOf::Budget, random.below(KEYS));
         let (entries, span) = ((0..).zip(0..count).map(|(index, _)| index).collect(), Duration::from_secs(86_400));
-        new.budgets.push(BudgetAsk { key, entries, most: BUDGET_MOST, span, is_repeatable: true });
+        let own = Some(BudgetLimit { count: BUDGET_MOST, most: BUDGET_MOST, span });
+        let whose = KeyHash([1; 16]);
+        new.budgets.push(BudgetAsk { key, whose, entries, own, total: None, own_min: 2, is_repeatable: true });
     }
     new.slots = slots_of(&new.message, |name| KeyHash::of(&[1; 32], KeyOf::Slot, name));
     new

@@ -46,6 +46,7 @@ impl World {
         let learning = all.clone();
         let entail = Box::new(move |ending: &Ending| Consequences {
             side: learning.learn(ending, Step::NONE).into_iter().map(Side::Row).collect(),
+            gives_back: None,
             notification: None,
         });
         let settings = Settings { entries_max: 10_000, ..Settings::default() };

@@ -2,12 +2,12 @@
 
 use litemap::LiteMap;
 
-use super::state::{EntryRow, KeyRow, MessageRow, Place, SlotRow, State, Touched};
+use super::state::{EntryRow, KeyRow, MessageRow, SlotRow, State, Touched};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
 use crate::ledger::IDEMPOTENCY_MEMORY;
 use crate::ledger::accept::{
-    Accepted, BudgetAsk, KeyHash, KnownWait, NewMessage, Obstacles, Precheck, Refused, Stored,
+    Accepted, KeyHash, KnownWait, NewMessage, Obstacles, OverBudget, Precheck, Refused, Stored,
 };
 use crate::ledger::attempt::Epoch;
 use crate::ledger::entry::{Message, Progress};
@@ -74,7 +74,8 @@ impl State {
         }
         self.check_key(new, now)?;
         let tries = self.suppressions.admit(message, now).map_err(Refused::Suppressed)?;
-        new.budgets.iter().try_for_each(|ask| self.check_budget(ask, now))?;
+        let has_room = |ask| self.budgets.room(ask, &[], now).map_err(Refused::Budget);
+        new.budgets.iter().try_for_each(has_room)?;
         if self.live + message.envelope.recipients.len() > by.entries_max {
             return Err(Refused::Full);
         }
@@ -105,7 +106,10 @@ impl State {
             self.keys.insert(key, KeyRow { digest, message: message.id, at: now });
             self.touched.push(Touched::Key(key));
         }
-        new.budgets.iter().for_each(|ask| self.take_places(ask, message.id, now));
+        for ask in &new.budgets {
+            let changed = self.budgets.take(ask, message.id, now);
+            self.touched.extend(changed.into_iter().map(Touched::Budget));
+        }
         self.touched.extend(new.rows.iter().cloned().map(Touched::Side));
         sequence
     }
@@ -146,9 +150,7 @@ impl State {
             self.end_by(me, EntryId { message: id, index }, Kind::Cancelled, attempted, now);
         }
         let keys: Vec<KeyHash> = self.keys.iter().filter(|(_, row)| row.message == id).map(|(key, _)| *key).collect();
-        let has_place = |places: &Vec<Place>| places.iter().any(|place| place.entry.message == id);
-        let budgets = self.budgets.iter().filter(|(_, places)| has_place(places)).map(|(key, _)| *key);
-        let budgets: Vec<KeyHash> = budgets.collect();
+        let budgets = self.budgets.of_message(id);
         self.forget_claims(&message, keys, budgets.into_iter());
     }
 
@@ -163,10 +165,9 @@ impl State {
             self.touched.push(Touched::Key(key));
         }
         for key in budgets {
-            if let Some(places) = self.budgets.get_mut(&key) {
-                places.retain(|place| place.entry.message != message.id);
+            if self.budgets.give_back_of(key, message.id) {
+                self.touched.push(Touched::Budget(key));
             }
-            self.touched.push(Touched::Budget(key));
         }
         for recipient in &message.envelope.recipients {
             self.suppressions.end_try(&recipient.mailbox, message.id);
@@ -247,30 +248,10 @@ impl State {
         }
     }
 
-    fn check_budget(&self, ask: &BudgetAsk, now: Timestamp) -> Result<(), Refused> {
-        match self.room(ask, now) {
-            None => Ok(()),
-            Some(again_at) => Err(Refused::Budget { count: ask.most, span: ask.span, again_at }),
-        }
-    }
-
-    /// None: there is room; else when there will be.
-    fn room(&self, ask: &BudgetAsk, now: Timestamp) -> Option<Timestamp> {
-        let known = self.budgets.get(&ask.key).map_or(&[][..], Vec::as_slice);
-        let taken: Vec<&Place> = known.iter().filter(|place| place.counts(now)).collect();
-        let most = usize::try_from(ask.most).unwrap_or(usize::MAX);
-        let too_many = (taken.len() + ask.entries.len()).checked_sub(most).filter(|too_many| *too_many > 0)?;
-        let last_to_go = taken.get(too_many - 1);
-        Some(last_to_go.map_or(now.plus(ask.span), |place| place.at.plus(place.span)))
-    }
-
-    fn take_places(&mut self, ask: &BudgetAsk, message: MessageId, now: Timestamp) {
-        let taken = self.budgets.entry(ask.key).or_default();
-        taken.retain(|place| place.counts(now));
-        let entries = ask.entries.iter().map(|index| EntryId { message, index: *index });
-        let place = |entry| Place { at: now, span: ask.span, entry, is_repeatable: ask.is_repeatable };
-        taken.extend(entries.map(place));
-        self.touched.push(Touched::Budget(ask.key));
+    /// Forgets some of the places that count no more.
+    pub(in crate::ledger) fn sweep_budgets(&mut self, now: Timestamp) {
+        let over = self.budgets.sweep(now);
+        self.touched.extend(over.into_iter().map(Touched::Budget));
     }
 
     fn known_waits(&self, new: &NewMessage) -> Vec<(u16, KnownWait)> {
@@ -285,19 +266,13 @@ impl State {
     /// What would stand in the way.
     pub(in crate::ledger) fn precheck(&self, ask: &Precheck, now: Timestamp) -> Obstacles {
         let (suppression, standing) = self.suppressions.against(&ask.recipient, now);
-        let mut obstacles = Obstacles { suppression, standing, budget: None, wait: None };
-        // Names need not be made where there are none.
-        if !self.waits.is_empty() {
-            let waiting = (ask.sender.clone(), ask.recipient.plain_key().into());
-            obstacles.wait = self.waits.get(&waiting).cloned();
-        }
-        for budget in &ask.budgets {
-            let again_at = self.room(budget, now);
-            let taken = self.budgets.get(&budget.key).map_or(&[][..], Vec::as_slice);
-            // Under its key it may be asked for again.
-            let may_repeat = taken.iter().any(|place| place.counts(now) && place.is_repeatable);
-            obstacles.budget = obstacles.budget.max(again_at.filter(|_| !may_repeat));
-        }
-        obstacles
+        let budget = ask.budgets.iter().find_map(|budget| {
+            let why = self.budgets.room(budget, &ask.ahead, now).err()?;
+            Some(OverBudget { why, may_repeat: self.budgets.may_repeat(budget, now) })
+        });
+        // Names need not be made where nobody waits.
+        let waiting = (!self.waits.is_empty()).then(|| (ask.sender.clone(), ask.recipient.plain_key().into()));
+        let wait = waiting.and_then(|waiting| self.waits.get(&waiting).cloned());
+        Obstacles { suppression, standing, budget, wait }
     }
 }

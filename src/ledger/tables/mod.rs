@@ -3,6 +3,7 @@
 //! `memory` keeps the value as it is, `embedded` makes rows of what was touched.
 
 pub(in crate::ledger) mod accept;
+pub(in crate::ledger) mod budgets;
 mod learning;
 mod look;
 pub(in crate::ledger) mod settle;

@@ -114,10 +114,9 @@ impl State {
         for change in side {
             match change {
                 Side::GivesBack(key) => {
-                    if let Some(places) = self.budgets.get_mut(&key) {
-                        places.retain(|place| place.entry != entry);
+                    if self.budgets.give_back(key, entry) {
+                        self.touched.push(Touched::Budget(key));
                     }
-                    self.touched.push(Touched::Budget(key));
                 }
                 Side::Bounced { bounce, reason } => {
                     let cause = events.last().and_then(Event::cause);

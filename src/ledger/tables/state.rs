@@ -2,10 +2,10 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::Duration;
 
 use litemap::LiteMap;
 
+use super::budgets::Budgets;
 use super::suppressions::Suppressions;
 use super::versioned::Versioned;
 use crate::base::clock::Timestamp;
@@ -77,20 +77,6 @@ pub(in crate::ledger) struct KeyRow {
     pub(in crate::ledger) at: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(in crate::ledger) struct Place {
-    pub(in crate::ledger) at: Timestamp,
-    pub(in crate::ledger) span: Duration,
-    pub(in crate::ledger) entry: EntryId,
-    pub(in crate::ledger) is_repeatable: bool,
-}
-
-impl Place {
-    pub(in crate::ledger) fn counts(&self, now: Timestamp) -> bool {
-        now.since(self.at) < self.span
-    }
-}
-
 /// A supersession slot that entries live in.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct SlotRow {
@@ -149,7 +135,7 @@ pub(in crate::ledger) struct State {
     /// What the statements since the last look have changed.
     pub(in crate::ledger) touched: Vec<Touched>,
     pub(in crate::ledger) keys: HashMap<KeyHash, KeyRow>,
-    pub(in crate::ledger) budgets: HashMap<KeyHash, Vec<Place>>,
+    pub(in crate::ledger) budgets: Budgets,
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
     pub(in crate::ledger) suppressions: Suppressions,
     pub(in crate::ledger) facts: Versioned<Box<[u8]>>,

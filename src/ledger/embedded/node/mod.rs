@@ -5,6 +5,7 @@
 //! had taken. All else is decided at once and never taken back: the journal keeps it, in its order, until it can be written.
 
 mod accepting;
+mod former;
 mod rows;
 mod verbs;
 
@@ -29,6 +30,7 @@ use crate::ledger::tables::state::{NodeRow, State, Touched, Waiting};
 use crate::ledger::{IDEMPOTENCY_MEMORY, NOTICES_MAX};
 use crate::mail::id::{EntryId, MessageId};
 use rows::Found;
+pub(crate) use rows::reads;
 
 /// How long what has ended is known, so that a repeat finds it, and how many of those at most.
 const ENDED_KNOWN_FOR: Duration = Duration::from_secs(600);
@@ -53,7 +55,6 @@ pub struct Settings {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fading {
     Key(KeyHash),
-    Budget(KeyHash),
     Wait(Waiting),
 }
 
@@ -156,16 +157,9 @@ impl Node {
         };
         let row = NodeRow { id: 0, name: name.clone(), egress: egress.clone(), beat: 1, revoked_at: None };
         found.state.nodes.insert(me, row);
-        let mut changes = vec![rows::epoch_row(me)];
-        let secret = match found.secret {
-            Some(secret) => secret,
-            None => {
-                let secret = rows::new_secret()?;
-                changes.push(rows::secret_row(&secret));
-                secret
-            }
-        };
-        let key_secret = KeySecret::new(&secret);
+        let (key_secret, mut changes) = found.secret_of_names()?;
+        changes.push(rows::epoch_row(me));
+        changes.extend(found.take_up_former(&key_secret, now));
         changes.extend(found.give_to(by, &key_secret, now));
         let outlived = std::mem::take(&mut found.outlived);
         let side = std::mem::take(&mut found.side);
@@ -202,10 +196,6 @@ impl Tables {
     fn fade_all(&mut self) {
         let Self { state, fading, .. } = self;
         fading.extend(state.keys.iter().map(|(key, row)| (row.at.plus(IDEMPOTENCY_MEMORY), Fading::Key(*key))));
-        fading.extend(state.budgets.iter().filter_map(|(key, places)| {
-            let last = places.iter().map(|place| place.at.plus(place.span)).max()?;
-            Some((last, Fading::Budget(*key)))
-        }));
         fading.extend(state.waits.iter().map(|(waiting, wait)| (wait.until, Fading::Wait(waiting.clone()))));
     }
 
@@ -214,11 +204,6 @@ impl Tables {
         let state = &self.state;
         let fading = match touched {
             Touched::Key(key) => state.keys.get(key).map(|row| (row.at.plus(IDEMPOTENCY_MEMORY), Fading::Key(*key))),
-            Touched::Budget(key) => {
-                let places = state.budgets.get(key).map_or(&[][..], Vec::as_slice);
-                let last = places.iter().map(|place| place.at.plus(place.span)).max();
-                last.map(|last| (last, Fading::Budget(*key)))
-            }
             Touched::Wait(waiting) => state.waits.get(waiting).map(|wait| (wait.until, Fading::Wait(waiting.clone()))),
             Touched::Entry(id) if state.ended.contains_key(id) => {
                 self.ended.push_back(Ended { at: now, entry: *id, is_last: false });
@@ -232,6 +217,7 @@ impl Tables {
             | Touched::Event(_)
             | Touched::Entry(_)
             | Touched::Gated(..)
+            | Touched::Budget(_)
             | Touched::Suppression(_)
             | Touched::Side(_)
             | Touched::Fact(_) => None,
@@ -256,6 +242,7 @@ impl Tables {
     /// Forgets some of what counts no more.
     fn forget(&mut self, now: Timestamp) {
         self.forget_ended(now);
+        self.state.sweep_budgets(now);
         for _ in 0..FADED_AT_ONCE {
             let Some((_, fading)) = self.fading.first().filter(|(at, _)| *at <= now) else { return };
             let fading = fading.clone();
@@ -266,12 +253,6 @@ impl Tables {
                     if state.keys.get(&key).is_some_and(|row| now.since(row.at) >= IDEMPOTENCY_MEMORY) {
                         state.keys.remove(&key);
                         state.touched.push(Touched::Key(key));
-                    }
-                }
-                Fading::Budget(key) => {
-                    if state.budgets.get(&key).is_some_and(|places| !places.iter().any(|place| place.counts(now))) {
-                        state.budgets.remove(&key);
-                        state.touched.push(Touched::Budget(key));
                     }
                 }
                 Fading::Wait(waiting) => {

@@ -12,6 +12,7 @@ use litemap::LiteMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::former;
 use crate::base::clock::{Step, Timestamp};
 use crate::ledger::accept::{Accepted, Digest, KeyHash, KeyOf, KeySecret, KnownWait, slots_of};
 use crate::ledger::attempt::Epoch;
@@ -22,11 +23,15 @@ use crate::ledger::rules::{Delivery, Standing};
 use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::suppression::Suppression;
 use crate::ledger::tables::accept::Accepting;
-use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, Place, State, Touched, Waiting};
+use crate::ledger::tables::budgets::Place;
+use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, State, Touched, Waiting};
 use crate::mail::id::{EntryId, MessageId};
 
 /// Version of the rows.
 const VERSION: u8 = 1;
+/// Version of the rows of budgets, which are not JSON: most messages write one.
+const VERSION_OF_PLACES: u8 = 2;
+const PLACE_LEN: usize = 16 + 8 + 16 + 2 + 1;
 /// Places in the order of messages for each millisecond of the clock.
 const PLACES_PER_MS: u64 = 1 << 12;
 
@@ -36,15 +41,6 @@ struct KeyJson {
     digest: [u8; 32],
     message: MessageId,
     at: Timestamp,
-}
-
-#[derive(Serialize, Deserialize)]
-struct PlaceJson {
-    at: Timestamp,
-    span_ms: u64,
-    message: MessageId,
-    index: u16,
-    is_repeatable: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -87,7 +83,7 @@ pub(super) fn epoch_row(epoch: Epoch) -> Change {
 }
 
 /// The secret under which names are hashed, as long as the data folder lives.
-pub(super) fn secret_row(secret: &[u8; 32]) -> Change {
+fn secret_row(secret: &[u8; 32]) -> Change {
     row(name(b'h', b""), Some(secret))
 }
 
@@ -95,7 +91,7 @@ pub(super) fn secret_row(secret: &[u8; 32]) -> Change {
 ///
 /// # Errors
 /// When the system has no random octets.
-pub(super) fn new_secret() -> Result<[u8; 32], StoreError> {
+fn new_secret() -> Result<[u8; 32], StoreError> {
     let mut secret = [0; 32];
     aws_lc_rs::rand::fill(&mut secret).map_err(|_| StoreError::Failed("no random octets".into()))?;
     Ok(secret)
@@ -121,10 +117,8 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
                 changes.push(row(name(b'k', &key.0), json.as_ref()));
             }
             Touched::Budget(key) => {
-                let places = state.budgets.get(&key).filter(|places| !places.is_empty());
-                let json: Option<Vec<_>> =
-                    places.map(|places| places.iter().map(|place| json_of(place, step)).collect());
-                changes.push(row(name(b'b', &key.0), json.as_ref()));
+                let value = state.budgets.row(&key).map(|(span, places)| encode_places(span, places, step));
+                changes.push(Change::Side(Table::Ledger, name(b'b', &key.0), value));
             }
             Touched::Suppression(address) => {
                 let value = state.suppressions.get(&address).map(Suppression::encode);
@@ -148,13 +142,51 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
     changes
 }
 
-fn json_of(place: &Place, step: Step) -> PlaceJson {
-    PlaceJson {
-        at: step.wall(place.at),
-        span_ms: u64::try_from(place.span.as_millis()).unwrap_or(u64::MAX),
-        message: place.entry.message,
-        index: place.entry.index,
-        is_repeatable: place.is_repeatable,
+/// How long the places in a mailbox count, and the places.
+fn encode_places(span: Duration, places: &[Place], step: Step) -> Box<[u8]> {
+    let mut value = Vec::with_capacity(1 + 8 + places.len() * PLACE_LEN);
+    value.push(VERSION_OF_PLACES);
+    let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+    value.extend_from_slice(&span_ms.to_be_bytes());
+    for place in places {
+        value.extend_from_slice(&place.whose.0);
+        value.extend_from_slice(&step.wall(place.at).as_millis().to_be_bytes());
+        value.extend_from_slice(&place.entry.message.to_bytes());
+        value.extend_from_slice(&place.entry.index.to_be_bytes());
+        value.push(u8::from(place.is_repeatable));
+    }
+    value.into()
+}
+
+fn decode_places(value: &[u8]) -> Option<(Duration, Vec<Place>)> {
+    let (&version, rest) = value.split_first()?;
+    let (span_ms, places) = rest.split_first_chunk::<8>()?;
+    if version != VERSION_OF_PLACES || !places.len().is_multiple_of(PLACE_LEN) {
+        return None;
+    }
+    let place = |raw: &[u8]| {
+        let (whose, raw) = raw.split_first_chunk::<16>()?;
+        let (at, raw) = raw.split_first_chunk::<8>()?;
+        let (message, raw) = raw.split_first_chunk::<16>()?;
+        let (index, raw) = raw.split_first_chunk::<2>()?;
+        let entry = EntryId { message: MessageId::from_bytes(*message), index: u16::from_be_bytes(*index) };
+        let (at, is_repeatable) = (Timestamp::from_millis(u64::from_be_bytes(*at)), *raw.first()? != 0);
+        Some(Place { at, whose: KeyHash(*whose), entry, is_repeatable })
+    };
+    let places: Option<Vec<Place>> = places.chunks(PLACE_LEN).map(place).collect();
+    Some((Duration::from_millis(u64::from_be_bytes(*span_ms)), places?))
+}
+
+/// Whether a stored row can be read; none: whoever is above reads it.
+pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
+    match table {
+        SideTable::Ledger => Some(Found::default().take_up_side(&row.0, &row.1, Timestamp::MAX).is_some()),
+        SideTable::Budget => Some(former::reads_budget(row)),
+        SideTable::Idempotency
+        | SideTable::Greylist
+        | SideTable::Suppression
+        | SideTable::Meta
+        | SideTable::Verification => None,
     }
 }
 
@@ -177,13 +209,15 @@ fn ended() -> Progress {
 pub(super) struct Found {
     pub(super) state: State,
     pub(super) last_epoch: Epoch,
-    pub(super) secret: Option<[u8; 32]>,
+    secret: Option<[u8; 32]>,
     /// Messages all of whose entries had ended.
     empty: Vec<MessageId>,
     /// Entries beside which a newer message lives, and which.
     pub(super) outlived: BTreeMap<EntryId, MessageId>,
     /// Rows that count no more.
     leftovers: Vec<Change>,
+    /// Rows of budgets that a former version wrote.
+    budgets: Vec<SideRow>,
     /// Rows of whoever is above.
     pub(super) side: Vec<(SideTable, SideRow)>,
     common: Common,
@@ -241,11 +275,10 @@ impl Found {
                     self.leftovers.push(Change::Side(table, row.0, None));
                 }
             }
-            SideTable::Idempotency
-            | SideTable::Budget
-            | SideTable::Greylist
-            | SideTable::Meta
-            | SideTable::Verification => self.side.push((table, row)),
+            SideTable::Budget => self.budgets.push(row),
+            SideTable::Idempotency | SideTable::Greylist | SideTable::Meta | SideTable::Verification => {
+                self.side.push((table, row))
+            }
         }
     }
 
@@ -261,13 +294,8 @@ impl Found {
                 self.state.keys.insert(hash(rest)?, KeyRow { digest, message, at: at.min(now) });
             }
             b'b' => {
-                let places = read::<Vec<PlaceJson>>(value)?.into_iter().map(|place| Place {
-                    at: place.at.min(now),
-                    span: Duration::from_millis(place.span_ms),
-                    entry: EntryId { message: place.message, index: place.index },
-                    is_repeatable: place.is_repeatable,
-                });
-                self.state.budgets.insert(hash(rest)?, places.collect());
+                let (span, places) = decode_places(value)?;
+                self.state.budgets.take_up(hash(rest)?, span, places, now);
             }
             b'f' => {
                 let version = self.state.next_version();
@@ -281,6 +309,23 @@ impl Found {
             _ => {}
         }
         Some(())
+    }
+
+    /// The secret under which names are hashed, made where there is none; and its row then.
+    ///
+    /// # Errors
+    /// When the system has no random octets.
+    pub(super) fn secret_of_names(&self) -> Result<(KeySecret, Vec<Change>), StoreError> {
+        if let Some(secret) = self.secret {
+            return Ok((KeySecret::new(&secret), Vec::new()));
+        }
+        let secret = new_secret()?;
+        Ok((KeySecret::new(&secret), vec![secret_row(&secret)]))
+    }
+
+    /// Takes up what former versions wrote. Returns what becomes of that.
+    pub(super) fn take_up_former(&mut self, secret: &KeySecret, now: Timestamp) -> Vec<Change> {
+        former::take_up_budgets(&mut self.state, std::mem::take(&mut self.budgets), secret, now)
     }
 
     /// Gives all that lives to whoever takes it up, the older first: a newer message has the slots. What may have left and must

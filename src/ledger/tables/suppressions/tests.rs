@@ -108,7 +108,7 @@ impl World {
     }
 
     fn standing(&self, text: &str, now: Timestamp) -> Standing {
-        let ask = Precheck { sender: Box::default(), recipient: mailbox(text), budgets: Vec::new() };
+        let ask = Precheck { sender: Box::default(), recipient: mailbox(text), budgets: Vec::new(), ahead: Vec::new() };
         let obstacles = self.state.precheck(&ask, now);
         assert_eq!(obstacles.suppression.is_none(), obstacles.standing == Standing::Open);
         obstacles.standing

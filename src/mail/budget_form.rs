@@ -72,7 +72,7 @@ impl Providers {
 }
 
 /// Reads the data, so that no recipient has to wait for it.
-pub(super) fn prepare() {
+pub(crate) fn prepare() {
     LazyLock::force(&PROVIDERS);
 }
 
@@ -82,7 +82,7 @@ pub(crate) fn budget_form(mailbox: &Mailbox) -> String {
 }
 
 /// The same, of a local part without quotes and a domain in A-labels.
-pub(super) fn form_of(local: &str, domain: &str) -> String {
+pub(crate) fn form_of(local: &str, domain: &str) -> String {
     if let Some((provider, name)) = PROVIDERS.of_subdomain(domain) {
         return format!("{}@{}", provider.name(name), provider.domains[0]);
     }
