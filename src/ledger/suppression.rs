@@ -264,3 +264,40 @@ pub(crate) fn keys(mailbox: &Mailbox) -> [String; 2] {
 pub(crate) fn teaches(mailbox: &Mailbox) -> bool {
     mailbox.is_plain() && !mailbox.is_routed()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+    use crate::mail::id::IdSource;
+
+    #[derive(Clone, Default)]
+    struct Line(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Line {
+        fn write(&mut self, part: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().write(part)
+        }
+
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn the_operator_hears_of_it_by_the_wall_clock() {
+        let (now, line) = (Timestamp::from_millis(1_795_255_200_000), Line::default());
+        let writer = line.clone();
+        let subscriber = tracing_subscriber::fmt().json().with_writer(move || writer.clone()).finish();
+        let id = IdSource::with_random(|| 3).next(now);
+        let learned = Learned { id, cause: Some(Cause::BadMailbox), until: Some(now.plus(HOUR)), bounces: 2 };
+        let step = Step::ahead_by_millis(86_400_000);
+        tracing::subscriber::with_default(subscriber, || learned.tell(step));
+        let line: serde_json::Value = serde_json::from_slice(&line.0.lock().unwrap()).unwrap();
+        let expected = serde_json::json!({"message": "recipient suppressed", "id": id.to_string(), "cause": "bad_mailbox",
+            "until": "2026-11-22T11:00:00.000Z", "bounces": 2});
+        assert_eq!((&line["level"], &line["fields"]), (&"INFO".into(), &expected));
+    }
+}

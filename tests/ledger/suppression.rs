@@ -13,6 +13,7 @@ use otp_relay::testing::mail::address::Mailbox;
 
 use super::cluster::{Cluster, pass};
 use super::{Engine, World, attempt, first};
+use crate::support::lines::Lines;
 
 const HOUR: Duration = Duration::from_secs(3600);
 /// How long others wait for a try.
@@ -77,6 +78,39 @@ async fn a_try_is_over_with_its_message() {
         world.bounce("a@one.test", Bounce::Hard).await;
         let until = world.ledger.now().plus(7 * 24 * HOUR);
         assert_eq!(world.obstacles("a@one.test").await.standing, Standing::Suppressed { until: Some(until) });
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_operator_hears_of_each_suppression_once() {
+    for engine in ENGINES {
+        let world = engine.begin(100).await;
+        let lines = Lines::default();
+        let _guard = lines.gather();
+        let new = world.message(&["a@one.test"]);
+        let id = world.accept(&new).await;
+        let bounced = Side::Bounced { bounce: Bounce::Hard, reason: "550 no".into() };
+        let end = world.end(&new.message, 0, Kind::Failed, vec![bounced]);
+        world.ledger.settle(attempt(id, 1), end.clone()).await.unwrap();
+        world.ledger.settle(attempt(id, 1), end).await.unwrap();
+        world.bounce("b@one.test", Bounce::Soft).await;
+        let [line] = &lines.with("recipient suppressed")[..] else { panic!("{engine:?}: {}", lines.text()) };
+        assert!(line.contains(&format!("id={} until=\"2026-11-21T11:00:00.000Z\" bounces=1", id.message)), "{line}");
+    }
+}
+
+/// However many ask at once.
+#[tokio::test(start_paused = true)]
+async fn there_is_one_try_at_a_time() {
+    for engine in ENGINES {
+        let world = engine.begin(100).await;
+        world.bounce("a@one.test", Bounce::Hard).await;
+        tokio::time::sleep(HOUR).await;
+        let asked = (0..20).map(|_| world.ledger.accept(world.message(&["b@one.test", "a@one.test"])));
+        let answers = futures_util::future::join_all(asked).await;
+        let (accepted, refused): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+        assert_eq!((accepted.len(), refused.len()), (1, 19), "{engine:?}");
+        refused.into_iter().for_each(|refused| assert_eq!(suppressed(refused).address, "a@one.test"));
     }
 }
 
