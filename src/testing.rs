@@ -67,7 +67,9 @@ pub mod policy {
 }
 
 pub mod queue {
-    pub use crate::queue::{Acceptance, Consequences, Ending, Offer, Offers, Queue, Settings, Telling, claim, inspect};
+    pub use crate::queue::{
+        Acceptance, Consequences, Ending, Offer, Offers, Queue, Reporting, Settings, claim, inspect,
+    };
 }
 
 pub mod relay {

@@ -26,7 +26,7 @@ pub(super) fn compare(look: &Look<'_>, whose: &str, theirs: u64) {
 }
 
 /// Where nobody told the time, that is said; last of all.
-pub(super) fn untold(look: &Look<'_>) {
+pub(super) fn unasked(look: &Look<'_>) {
     if look.knows_time() || Path::new(SYNCHRONIZED).exists() {
         return;
     }

@@ -39,8 +39,8 @@ pub(crate) struct Look<'a> {
     found: Mutex<Vec<Finding>>,
     /// Names for which nobody answered, and why.
     unanswered: Mutex<BTreeMap<String, DnsError>>,
-    /// Domains whose trouble is told by itself.
-    told: Mutex<BTreeSet<String>>,
+    /// Domains whose trouble is reported by itself.
+    reported: Mutex<BTreeSet<String>>,
     answered: AtomicUsize,
     /// Somebody said what time it is.
     knows_time: AtomicBool,
@@ -70,7 +70,7 @@ impl<'a> Look<'a> {
             domains: domains.into_iter().take(DOMAINS_MAX).collect(),
             found: Mutex::default(),
             unanswered: Mutex::default(),
-            told: Mutex::default(),
+            reported: Mutex::default(),
             answered: AtomicUsize::new(0),
             knows_time: AtomicBool::new(false),
         }
@@ -133,7 +133,7 @@ impl<'a> Look<'a> {
         !is_private_world && !self.own.iter().any(|address| is_public(*address))
     }
 
-    /// Records; an empty list where there are none, and none where nobody answers, which is told once at the end.
+    /// Records; an empty list where there are none, and none where nobody answers, which is reported once at the end.
     pub(super) async fn ask(&self, name: &str, kind: Kind) -> Option<Vec<String>> {
         let answer = self.names.ask(name, kind).await;
         if !answer.as_ref().is_err_and(|error| !error.is_answer()) {
@@ -156,16 +156,16 @@ impl<'a> Look<'a> {
         Some(both.iter().filter_map(|text| text.parse().ok()).collect())
     }
 
-    /// The trouble of this domain's name servers is told by itself.
+    /// The trouble of this domain's name servers is reported by itself.
     pub(super) fn is_told(&self, domain: &str) {
-        self.told.lock().insert(domain.to_owned());
+        self.reported.lock().insert(domain.to_owned());
     }
 
-    /// Names for which nobody answered, without those whose trouble is told.
+    /// Names for which nobody answered, without those whose trouble is reported.
     pub(super) fn unanswered(&self) -> BTreeMap<String, DnsError> {
-        let told = self.told.lock();
+        let reported = self.reported.lock();
         let is_told = |name: &str| {
-            told.iter().any(|domain| {
+            reported.iter().any(|domain| {
                 name.strip_suffix(domain.as_str()).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
             })
         };
@@ -184,7 +184,7 @@ impl<'a> Look<'a> {
 
     /// Whether everything was answered.
     pub(super) fn was_answered(&self) -> bool {
-        self.unanswered.lock().is_empty() && self.told.lock().is_empty()
+        self.unanswered.lock().is_empty() && self.reported.lock().is_empty()
     }
 
     /// Whether anybody answered anything.

@@ -75,7 +75,7 @@ pub(crate) async fn online(look: &Look<'_>, extent: Extent) -> Vec<Finding> {
         let outward = look.until(deadline, Check::Port25, outward);
         tokio::join!(outward, of_dns(look, deadline), beside(look, extent, deadline));
     }
-    clock::untold(look);
+    clock::unasked(look);
     demands::look(look);
     look.findings()
 }

@@ -101,7 +101,7 @@ fn records(file: Option<&Path>, domain: &str) -> anyhow::Result<()> {
     for key in keys.iter() {
         say(&record::zone_line(&domain, key.selector(), key.record()));
     }
-    rotate::tell_of_others(&config, &domain)
+    rotate::show_others(&config, &domain)
 }
 
 #[cfg(test)]

@@ -48,7 +48,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
 }
 
 /// Lines that are not blank, none read beyond the length of a reply.
-fn each_line(mut input: impl BufRead, mut tell: impl FnMut(&str)) -> anyhow::Result<()> {
+fn each_line(mut input: impl BufRead, mut show: impl FnMut(&str)) -> anyhow::Result<()> {
     let mut line = Vec::new();
     loop {
         line.clear();
@@ -60,7 +60,7 @@ fn each_line(mut input: impl BufRead, mut tell: impl FnMut(&str)) -> anyhow::Res
         ensure!(line.ends_with(b"\n") || read < REPLY_MAX, "a line is longer than {REPLY_MAX} bytes; no reply is");
         let text = String::from_utf8_lossy(&line);
         if !text.trim().is_empty() {
-            tell(&text);
+            show(&text);
         }
     }
 }

@@ -165,7 +165,7 @@ fn read_config(named: Option<&Path>) -> anyhow::Result<(Option<Config>, crate::c
     }
 }
 
-/// Whether any finding is worth telling before serving.
+/// Whether any finding is worth a word before serving.
 fn is_worth_telling(severity: Severity) -> bool {
     severity >= Severity::Warning
 }

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::client::{ApiOptions, Client, encoded, wait_for};
 use super::say;
 use super::timeline::{Entry, Message, clock_time};
-use super::trace::{story, tell};
+use super::trace::{show, story};
 
 /// Options of `queue`.
 pub(super) type Options = ApiOptions<Command>;
@@ -61,7 +61,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
     }
     match &options.command {
         Command::List { .. } => list(answer)?,
-        Command::Show { .. } => tell(answer)?,
+        Command::Show { .. } => show(answer)?,
         Command::Cancel { .. } => cancelled(&answer),
         Command::Retry { .. } => {
             let retried = answer["retried"].as_array().map_or(0, Vec::len);

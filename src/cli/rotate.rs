@@ -34,7 +34,7 @@ pub(super) fn run(file: Option<&Path>, domain: &str) -> anyhow::Result<()> {
         say(&format!("; The next keys of {domain} wait. Their records:\n"));
     }
     print_next(&folder, &rotation)?;
-    tell(&rotation, now);
+    show(&rotation, now);
     Ok(())
 }
 
@@ -60,18 +60,18 @@ fn print_next(folder: &Folder, rotation: &Rotation) -> anyhow::Result<()> {
 }
 
 /// What `dkim record` says beside the keys that sign.
-pub(super) fn tell_of_others(config: &Config, domain: &str) -> anyhow::Result<()> {
+pub(super) fn show_others(config: &Config, domain: &str) -> anyhow::Result<()> {
     let folder = Folder::of(&config.data_dir);
     let rotation = folder.rotation(domain).map_err(anyhow::Error::msg)?;
     if rotation.next.is_some() {
         say("\n; The next keys:\n");
         print_next(&folder, &rotation)?;
     }
-    tell(&rotation, SystemClock::default().wall());
+    show(&rotation, SystemClock::default().wall());
     Ok(())
 }
 
-fn tell(rotation: &Rotation, now: Timestamp) {
+fn show(rotation: &Rotation, now: Timestamp) {
     let domain = &rotation.domain;
     match rotation.next.as_ref().map(|next| next.seen_since) {
         Some(None) => say(

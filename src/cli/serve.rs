@@ -108,7 +108,7 @@ async fn serve(config: Config, path: Option<&Path>, output: Output) -> anyhow::R
                 manager.ready(relay.queue().depth(), Some(note));
             }
             Ok(SignalRequest::Stop) => break,
-            Err(_) => manager.tell(relay.queue().depth(), relay.queue().storage_activity()),
+            Err(_) => manager.notify(relay.queue().depth(), relay.queue().storage_activity()),
         }
     }
     manager.stopping();

@@ -24,7 +24,7 @@ pub(super) struct Manager {
     /// What is worth knowing beside the queue.
     note: Option<String>,
     /// The line that it has.
-    told: String,
+    last_sent: String,
     storage: Storage,
 }
 
@@ -54,14 +54,14 @@ impl Manager {
     }
 
     fn new(notify: Box<Notify>, watchdog: Option<Duration>) -> Self {
-        Self { notify, watchdog, note: None, told: String::new(), storage: Storage::Works }
+        Self { notify, watchdog, note: None, last_sent: String::new(), storage: Storage::Works }
     }
 
     /// Clients can connect, at first and after each reload.
     pub(super) fn ready(&mut self, depth: Depth, note: Option<String>) {
         self.note = note;
-        self.told = self.line(depth);
-        (self.notify)(&[NotifyState::Ready, NotifyState::Status(&self.told)]);
+        self.last_sent = self.line(depth);
+        (self.notify)(&[NotifyState::Ready, NotifyState::Status(&self.last_sent)]);
     }
 
     /// A reload begins. The manager tells by the time whether the `ready` that follows belongs to the reload that it asked for.
@@ -75,10 +75,10 @@ impl Manager {
         (self.notify)(&[NotifyState::Stopping, NotifyState::Status("stopping; attempts under way get their time")]);
     }
 
-    /// Tells how the queue is, if that has changed, and that the process works. A disk that hangs is told and nothing is killed:
+    /// Tells how the queue is, if that has changed, and that the process works. A disk that hangs is reported and nothing is killed:
     /// what was accepted is in memory, and a restart would wait for the same disk. Without a storage thread a restart helps, so
     /// the watchdog hears nothing any more.
-    pub(super) fn tell(&mut self, depth: Depth, activity: Activity) {
+    pub(super) fn notify(&mut self, depth: Depth, activity: Activity) {
         let before = std::mem::replace(&mut self.storage, Storage::of(activity));
         match (before, self.storage) {
             (Storage::Works, Storage::Hangs(busy)) => {
@@ -91,9 +91,9 @@ impl Manager {
             (_, _) => {}
         }
         let line = self.line(depth);
-        if line != self.told {
+        if line != self.last_sent {
             (self.notify)(&[NotifyState::Status(&line)]);
-            self.told = line;
+            self.last_sent = line;
         }
         if self.watchdog.is_some() && self.storage != Storage::Panicked {
             (self.notify)(&[NotifyState::Watchdog]);
@@ -126,7 +126,7 @@ impl Manager {
 
 fn notify(states: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(states) {
-        tracing::debug!(%error, "the service manager cannot be told");
+        tracing::debug!(%error, "the service manager cannot be notified");
     }
 }
 
@@ -196,8 +196,8 @@ mod tests {
         let (mut manager, heard) = manager(Some(Duration::from_secs(60)));
         assert_eq!(manager.pause(), STATUS_PAUSE);
         let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-        let mut tell = || {
-            manager.tell(Depth::default(), journal.activity(clock.instant()));
+        let mut notified = || {
+            manager.notify(Depth::default(), journal.activity(clock.instant()));
             heard()
         };
         let change =
@@ -205,21 +205,21 @@ mod tests {
 
         let mut pending = journal.begin_commit(Lane::Otp, change(), true);
         has_begun.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(tell(), "STATUS=no live entries|WATCHDOG=1");
+        assert_eq!(notified(), "STATUS=no live entries|WATCHDOG=1");
         clock.advance(Duration::from_secs(9));
-        assert_eq!(tell(), "WATCHDOG=1", "a slow disk is none that hangs");
+        assert_eq!(notified(), "WATCHDOG=1", "a slow disk is none that hangs");
         clock.advance(Duration::from_secs(2));
-        assert_eq!(tell(), "STATUS=no live entries; the disk hangs for 11 s|WATCHDOG=1");
+        assert_eq!(notified(), "STATUS=no live entries; the disk hangs for 11 s|WATCHDOG=1");
         // However long: nothing is killed.
         clock.advance(Duration::from_secs(600));
-        assert_eq!(tell(), "STATUS=no live entries; the disk hangs for 611 s|WATCHDOG=1");
+        assert_eq!(notified(), "STATUS=no live entries; the disk hangs for 611 s|WATCHDOG=1");
 
         go.send(()).unwrap();
         assert_eq!(runtime.block_on(journal.finish(&mut pending)), Ok(()));
         // The next commit has begun, so the one before is over.
         let mut pending = journal.begin_commit(Lane::Otp, change(), true);
         has_begun.recv_timeout(PATIENCE).unwrap();
-        assert_eq!(tell(), "STATUS=no live entries|WATCHDOG=1");
+        assert_eq!(notified(), "STATUS=no live entries|WATCHDOG=1");
 
         // Without the thread there is nothing to wait for.
         drop(go);
@@ -227,8 +227,8 @@ mod tests {
         while journal.activity(clock.instant()) != Activity::Panicked {
             std::thread::yield_now();
         }
-        assert_eq!(tell(), "STATUS=no live entries; the storage thread panicked, no mail is taken until a restart");
-        assert_eq!(tell(), "");
+        assert_eq!(notified(), "STATUS=no live entries; the storage thread panicked, no mail is taken until a restart");
+        assert_eq!(notified(), "");
     }
 
     #[test]
@@ -236,14 +236,15 @@ mod tests {
         let (mut manager, heard) = manager(None);
         manager.ready(Depth::default(), None);
         assert_eq!(heard(), "READY=1|STATUS=no live entries");
-        manager.tell(Depth::default(), Activity::Rests);
+        manager.notify(Depth::default(), Activity::Rests);
         assert_eq!(heard(), "");
-        manager.tell(Depth { queued: 1, ..Depth::default() }, Activity::Rests);
+        manager.notify(Depth { queued: 1, ..Depth::default() }, Activity::Rests);
         assert_eq!(heard(), "STATUS=1 live entry");
         manager.reloading();
-        let told = heard();
+        let last_sent = heard();
         assert!(
-            told.starts_with("RELOADING=1|MONOTONIC_USEC=") && told.ends_with("|STATUS=reloading the configuration")
+            last_sent.starts_with("RELOADING=1|MONOTONIC_USEC=")
+                && last_sent.ends_with("|STATUS=reloading the configuration")
         );
         manager.stopping();
         assert_eq!(heard(), "STOPPING=1|STATUS=stopping; attempts under way get their time");

@@ -57,7 +57,7 @@ pub(super) fn run(file: Option<&Path>, options: &Options) -> anyhow::Result<Exit
         if index > 0 {
             say("");
         }
-        tell(story)?;
+        show(story)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -69,7 +69,7 @@ pub(super) async fn story(client: &Client, id: &str) -> anyhow::Result<Value> {
 }
 
 /// Prints the timeline of a message.
-pub(super) fn tell(story: Value) -> anyhow::Result<()> {
+pub(super) fn show(story: Value) -> anyhow::Result<()> {
     let message: Message = serde_json::from_value(story).context("what answers is no relay")?;
     message.lines().iter().for_each(|line| say(line));
     Ok(())

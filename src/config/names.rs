@@ -16,7 +16,7 @@ pub(super) fn advise(config: &Config, source: &Source<'_>) {
         ));
     }
     let Some((path, _)) = config.certificate.files() else { return };
-    // What is wrong with the file itself is told where it is read.
+    // What is wrong with the file itself is reported where it is read.
     let own = read_certificates(path).ok().and_then(|chain| chain.into_iter().next());
     if own.is_some_and(|own| !self_signed::is_for(&own, name)) {
         let path = absolute(path);
@@ -42,7 +42,7 @@ mod tests {
     use super::*;
     use crate::base::clock::Timestamp;
 
-    fn told(text: &str, folder: &Path) -> Vec<String> {
+    fn mistakes(text: &str, folder: &Path) -> Vec<String> {
         let (_, findings) = Config::from_text(text, folder, Some(Path::new("relay.toml")));
         let is_of_names = |text: &String| text.contains("EHLO") || text.contains("certificate");
         findings.0.into_iter().map(|finding| finding.text).filter(is_of_names).collect()
@@ -50,7 +50,7 @@ mod tests {
 
     #[test]
     fn names_that_mail_hosts_refuse_are_told() {
-        let count = |name: &str| told(&format!("hostname = \"{name}\"\n"), Path::new("")).len();
+        let count = |name: &str| mistakes(&format!("hostname = \"{name}\"\n"), Path::new("")).len();
         for (name, expected) in
             [("relay.example.com", 0), ("[192.0.2.1]", 0), ("localhost", 1), ("relay", 1), ("localhost.localdomain", 1)]
         {
@@ -65,7 +65,7 @@ mod tests {
         let now = Timestamp::from_millis(1_795_000_000_000);
         self_signed::ensure(&certificate, &key, "relay.example.com", now).unwrap();
         let of = |name: &str| {
-            told(
+            mistakes(
                 &format!("hostname = \"{name}\"\n[tls]\ncertificate = \"c.pem\"\nprivate_key = \"c.key\"\n"),
                 folder.path(),
             )

@@ -139,7 +139,7 @@ impl Dial {
             (_, Ok(_)) => dialer.address_health.answered(ip),
         }
         if connected.is_ok() {
-            self.pulse.tell(News::Connected);
+            self.pulse.announce(News::Connected);
         }
         let result = match &connected {
             Err(Fault::Ours(what)) => format!("{address} {result}: {what}"),

@@ -62,7 +62,7 @@ impl Dialer {
     }
 
     /// Tells once a day of a host that breaks the form of replies. It is asked one thing at a time from then on.
-    pub(super) fn note_sloppiness(&self, connection: &Connection) {
+    pub(super) fn record_sloppiness(&self, connection: &Connection) {
         let Some(sloppiness) = connection.sloppiness() else { return };
         let (host, address, now) = (&connection.host, connection.address, self.instant());
         let features = Features::from(Feature::Pipelining).and(Feature::Chunking);

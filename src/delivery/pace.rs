@@ -127,7 +127,7 @@ pub(super) struct Pulse {
 }
 
 impl Pulse {
-    pub(super) fn tell(&self, news: News) {
+    pub(super) fn announce(&self, news: News) {
         // Nobody hears it when the race is over.
         let _ = self.news.send((self.number, news));
     }
@@ -144,7 +144,7 @@ impl Pulse {
         tokio::select! {
             biased;
             done = &mut work => return done,
-            () = tokio::time::sleep(self.paces.patience(host, stage, now)) => self.tell(News::Slow(stage)),
+            () = tokio::time::sleep(self.paces.patience(host, stage, now)) => self.announce(News::Slow(stage)),
         }
         work.await
     }

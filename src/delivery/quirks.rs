@@ -36,7 +36,7 @@ struct HostQuirks {
     /// Until when each is left out.
     avoided: Vec<(Feature, Instant)>,
     tls_failed: Option<(Instant, Arc<str>)>,
-    told_at: Option<Instant>,
+    logged_at: Option<Instant>,
     used_at: Instant,
 }
 
@@ -52,13 +52,13 @@ pub(super) enum TlsHistory {
 
 impl HostQuirks {
     fn new(now: Instant) -> Self {
-        Self { avoided: Vec::new(), tls_failed: None, told_at: None, used_at: now }
+        Self { avoided: Vec::new(), tls_failed: None, logged_at: None, used_at: now }
     }
 
     fn is_over(&self, now: Instant) -> bool {
         self.avoided.iter().all(|(_, until)| *until <= now)
             && self.tls_failed.as_ref().is_none_or(|(until, _)| *until <= now)
-            && self.told_at.is_none_or(|at| at + TOLD_EVERY <= now)
+            && self.logged_at.is_none_or(|at| at + TOLD_EVERY <= now)
     }
 }
 
@@ -128,9 +128,9 @@ impl Quirks {
     /// Whether the log is to tell that a host breaks the form of replies.
     pub(super) fn tells(&self, host: &Arc<str>, address: SocketAddr, now: Instant) -> bool {
         self.with(host, address, now, |known| {
-            let is_due = known.told_at.is_none_or(|at| at + TOLD_EVERY <= now);
+            let is_due = known.logged_at.is_none_or(|at| at + TOLD_EVERY <= now);
             if is_due {
-                known.told_at = Some(now);
+                known.logged_at = Some(now);
             }
             is_due
         })

@@ -80,7 +80,7 @@ impl Steps {
     }
 
     /// Takes down the replies that a session has heard.
-    pub(super) fn add_heard(&mut self, session: &mut ClientSession, host: &Arc<str>, now: Instant) {
+    pub(super) fn add_replies(&mut self, session: &mut ClientSession, host: &Arc<str>, now: Instant) {
         for (stage, reply) in session.take_heard() {
             self.add(stage, host, reply.line(), now);
         }

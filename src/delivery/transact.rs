@@ -55,7 +55,7 @@ pub(super) struct Connection {
     /// The race that it is in, if it is in one.
     pulse: Option<Pulse>,
     /// Since when was waited for what its race was told to be slow.
-    told_slow: Option<Instant>,
+    logged_slow: Option<Instant>,
     clock: Arc<dyn Clock>,
 }
 
@@ -128,7 +128,7 @@ impl Connection {
             held: None,
             opening: None,
             pulse: Some(pulse),
-            told_slow: None,
+            logged_slow: None,
             clock,
         }
     }
@@ -357,7 +357,7 @@ impl Connection {
             let has_spoken = matches!(event, Event::Received(_));
             let now = self.clock.instant();
             let step = self.session.handle(event, now);
-            steps.add_heard(&mut self.session, &self.host, now);
+            steps.add_replies(&mut self.session, &self.host, now);
             if let (Some((stage, since)), Some(pulse), true) = (awaited, &self.pulse, has_spoken)
                 && self.session.awaited() != awaited
             {
@@ -373,7 +373,7 @@ impl Connection {
     async fn receive(&mut self, awaited: Option<(Stage, Instant)>) -> Input {
         let deadline = self.session.deadline().unwrap_or_else(|| self.clock.instant() + WRITE_TIMEOUT);
         loop {
-            let untold = awaited.filter(|(_, since)| self.told_slow != Some(*since));
+            let untold = awaited.filter(|(_, since)| self.logged_slow != Some(*since));
             let slow = untold.zip(self.pulse.as_ref()).map(|((stage, since), pulse)| {
                 (since + pulse.paces.patience(&self.host, stage, since), stage, since, pulse.clone())
             });
@@ -386,8 +386,8 @@ impl Connection {
             };
             match (read, slow) {
                 (Err(_), Some((_, stage, since, pulse))) if until < deadline => {
-                    self.told_slow = Some(since);
-                    pulse.tell(News::Slow(stage));
+                    self.logged_slow = Some(since);
+                    pulse.announce(News::Slow(stage));
                 }
                 (Err(_), _) => return Input::Timeout,
                 (Ok(heard), _) => return heard,

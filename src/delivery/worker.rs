@@ -17,7 +17,7 @@ use super::transact::Connection;
 use crate::base::lane::Lane;
 
 /// How long an idle session is left alone before it is asked whether it is still there. Some firewalls forget silent
-/// connections without telling anybody.
+/// connections without announcing it.
 const PROBE_EVERY: Duration = Duration::from_secs(20);
 
 /// How a session's rest ended.

@@ -101,7 +101,7 @@ pub(crate) fn run(options: &Options) -> anyhow::Result<ExitCode> {
         }
         let played = async {
             if options.tells_story() {
-                story::tell(&mut stage).await?;
+                story::play(&mut stage).await?;
             }
             if options.once {
                 return Ok(());

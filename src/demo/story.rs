@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the sample message is not delivered, or its signatures are not good.
-pub(super) async fn tell(stage: &mut Stage) -> anyhow::Result<()> {
+pub(super) async fn play(stage: &mut Stage) -> anyhow::Result<()> {
     say("otp-relay demo. Everything happens on this machine; nothing leaves it.\n");
     say(&format!("  the relay      {}   where an app would send its codes", stage.smtp()));
     let greylist = stage.greylist;

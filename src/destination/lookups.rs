@@ -203,29 +203,29 @@ mod tests {
         #[derive(Default)]
         struct RecordedDns(parking_lot::Mutex<Vec<&'static str>>);
         impl RecordedDns {
-            fn note<T: Send>(&self, what: &'static str) -> Answer<'_, T> {
+            fn record<T: Send>(&self, what: &'static str) -> Answer<'_, T> {
                 self.0.lock().push(what);
                 Box::pin(async { Err(DnsError::Timeout) })
             }
         }
         impl Dns for RecordedDns {
             fn mx<'a>(&'a self, _: &'a str) -> Answer<'a, MxRecord> {
-                self.note("mx")
+                self.record("mx")
             }
             fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-                self.note("ipv4")
+                self.record("ipv4")
             }
             fn ipv6<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-                self.note("ipv6")
+                self.record("ipv6")
             }
             fn txt<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
-                self.note("txt")
+                self.record("txt")
             }
             fn tlsa<'a>(&'a self, _: &'a str) -> Answer<'a, TlsaRecord> {
-                self.note("tlsa")
+                self.record("tlsa")
             }
             fn alias<'a>(&'a self, _: &'a str) -> Answer<'a, String> {
-                self.note("alias")
+                self.record("alias")
             }
             fn forget(&self, _: &str) {
                 self.0.lock().push("forget");

@@ -24,7 +24,7 @@ impl Api {
     pub(super) fn refused(&self, origin: Origin, endpoint: Endpoint, asker: Option<&str>, response: &Response) {
         let status = response.status();
         let why = response.extensions().get::<Problem>().map(Problem::why);
-        self.parts.refusals.tell(&Refused {
+        self.parts.refusals.report(&Refused {
             door: Door::Http,
             peer: origin.peer.ip(),
             listener: origin.listener,
@@ -58,7 +58,7 @@ impl Api {
 
     /// Tells of a stream that ends before its time.
     pub(super) fn stream_ended(&self, origin: Origin, asker: &str, reason: Reason, text: &str) {
-        self.parts.refusals.tell(&Refused {
+        self.parts.refusals.report(&Refused {
             user: Some(asker),
             ..without_answer(origin, Stage::Http(Endpoint::Events), reason, text)
         });
@@ -66,7 +66,7 @@ impl Api {
 
     /// Tells of a connection that did not come to a request; no code: it was closed without an answer.
     pub(super) fn broken_off(&self, origin: Origin, stage: Stage, (code, reason): (Option<u16>, Reason), text: &str) {
-        self.parts.refusals.tell(&Refused { code, ..without_answer(origin, stage, reason, text) });
+        self.parts.refusals.report(&Refused { code, ..without_answer(origin, stage, reason, text) });
     }
 }
 

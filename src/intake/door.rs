@@ -346,7 +346,7 @@ impl Door {
         allowance.keep();
         if message.signing_domain.is_none() {
             let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
-            self.tell_unsigned(author, id, message.accepted_at);
+            self.log_unsigned(author, id, message.accepted_at);
         }
         if let Some(reservation) = reservation {
             reservation.taken(id);
@@ -370,9 +370,9 @@ impl Door {
     }
 
     /// A message goes unsigned, for want of a key for its author's domain.
-    fn tell_unsigned(&self, author: Option<&Mailbox>, id: MessageId, now: Timestamp) {
+    fn log_unsigned(&self, author: Option<&Mailbox>, id: MessageId, now: Timestamp) {
         let domain = author.map_or_else(String::new, Mailbox::domain_key);
-        if let Some((domain, messages)) = self.unsigned.note(&domain, now) {
+        if let Some((domain, messages)) = self.unsigned.count(&domain, now) {
             tracing::warn!(%id, domain, messages, "no DKIM key for the sender's domain; messages go unsigned");
         }
     }

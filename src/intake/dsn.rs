@@ -1,4 +1,4 @@
-//! Delivery status notifications (RFC 3464): what the reverse-path is told of entries that failed, expired, are late or,
+//! Delivery status notifications (RFC 3464): what the reverse-path receives about entries that failed, expired, are late or,
 //! if asked for, arrived. One tells of a whole message.
 
 mod fields;
@@ -21,7 +21,7 @@ use crate::mail::envelope::{Envelope, MailParameters, Notify, Recipient};
 use crate::mail::id::MessageId;
 use crate::mail::long_lines::quoted_printable;
 use crate::mail::message::{Content, fields};
-use crate::queue::{Ending, Telling};
+use crate::queue::{Ending, Reporting};
 use fields::{decoded, folded};
 
 /// Fields of the original that are returned; its subject is none of them.
@@ -29,7 +29,7 @@ const RETURNED: [&str; 4] = ["Date", "From", "To", "Message-ID"];
 /// Longest field that is returned.
 const FIELD_LEN_MAX: usize = 998;
 /// Recipients that one notification tells of.
-const TOLD_MAX: usize = 100;
+const STATUSES_MAX: usize = 100;
 
 /// What becomes of an entry, in the words of RFC 3464 section 2.3.3.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -83,10 +83,10 @@ pub(super) struct Report<'a> {
     ending: &'a Ending,
     sender: &'a Mailbox,
     /// In the order of the recipients.
-    told: Vec<RecipientStatus<'a>>,
+    statuses: Vec<RecipientStatus<'a>>,
     /// Recipients beyond those.
     more: usize,
-    /// By which its times are told by the wall clock.
+    /// By which its times are shown by the wall clock.
     step: Step,
 }
 
@@ -94,7 +94,7 @@ impl<'a> Report<'a> {
     /// What an ending calls for, if anything.
     pub(super) fn of(ending: &'a Ending, step: Step) -> Option<Self> {
         let sender = ending.message.envelope.reverse_path.mailbox()?;
-        let Telling::Now(others) = &ending.telling else { return None };
+        let Reporting::Now(others) = &ending.reporting else { return None };
         let own = Outcome {
             kind: ending.event.kind(),
             at: ending.now(),
@@ -104,18 +104,18 @@ impl<'a> Report<'a> {
         };
         let index = ending.entry().index;
         let said = (ending.event.reply(), ending.event.destination());
-        let own = told(ending, index, &own, said);
+        let own = status(ending, index, &own, said);
         let other = |(index, outcome): &'a (u16, Outcome)| {
-            let told = told(ending, *index, outcome, (outcome.reply.as_deref(), outcome.destination.as_deref()));
-            Some((*index, told?))
+            let status = status(ending, *index, outcome, (outcome.reply.as_deref(), outcome.destination.as_deref()));
+            Some((*index, status?))
         };
-        let mut told: Vec<(u16, RecipientStatus<'a>)> =
+        let mut statuses: Vec<(u16, RecipientStatus<'a>)> =
             own.map(|own| (index, own)).into_iter().chain(others.iter().filter_map(other)).collect();
-        told.sort_by_key(|(index, _)| *index);
-        let more = told.len().saturating_sub(TOLD_MAX);
-        told.truncate(TOLD_MAX);
-        let told: Vec<RecipientStatus<'a>> = told.into_iter().map(|(_, told)| told).collect();
-        (!told.is_empty()).then_some(Self { ending, sender, told, more, step })
+        statuses.sort_by_key(|(index, _)| *index);
+        let more = statuses.len().saturating_sub(STATUSES_MAX);
+        statuses.truncate(STATUSES_MAX);
+        let statuses: Vec<RecipientStatus<'a>> = statuses.into_iter().map(|(_, status)| status).collect();
+        (!statuses.is_empty()).then_some(Self { ending, sender, statuses, more, step })
     }
 
     /// The notification, as a message of its own.
@@ -131,7 +131,7 @@ impl<'a> Report<'a> {
     }
 
     fn content(&self, hostname: &str, id: MessageId) -> Option<Content> {
-        let is_utf8 = self.told.iter().any(|told| !told.recipient.mailbox.has_ascii_local_part());
+        let is_utf8 = self.statuses.iter().any(|status| !status.recipient.mailbox.has_ascii_local_part());
         let part = |content_type: &'static str, text: String| {
             let (encoding, text) = if text.is_ascii() { ("7bit", text) } else { ("quoted-printable", encoded(&text)) };
             MimePart::raw("").header("Content-Type", Raw::new(content_type)).transfer_encoding(encoding).body_text(text)
@@ -157,9 +157,9 @@ impl<'a> Report<'a> {
 
     /// Of what is worst.
     fn subject(&self) -> String {
-        let worst = self.told.iter().map(|told| told.action).min().unwrap_or(Action::Failed);
-        let mut of_worst = self.told.iter().filter(|told| told.action == worst);
-        let recipient = of_worst.next().map_or_else(String::new, |told| told.recipient.mailbox.to_string());
+        let worst = self.statuses.iter().map(|status| status.action).min().unwrap_or(Action::Failed);
+        let mut of_worst = self.statuses.iter().filter(|status| status.action == worst);
+        let recipient = of_worst.next().map_or_else(String::new, |status| status.recipient.mailbox.to_string());
         let others = match of_worst.count() {
             0 => String::new(),
             others => format!(" and {others} more"),
@@ -173,10 +173,10 @@ impl<'a> Report<'a> {
 
     fn explanation(&self, hostname: &str) -> String {
         let mut text = format!("This is {hostname}.\r\n");
-        for told in &self.told {
-            text.push_str(&format!("\r\nThe message for {} {}.\r\n", told.recipient.mailbox, told.what()));
-            if let Some(reply) = told.reply() {
-                let host = told.destination.unwrap_or("the mail host");
+        for status in &self.statuses {
+            text.push_str(&format!("\r\nThe message for {} {}.\r\n", status.recipient.mailbox, status.what()));
+            if let Some(reply) = status.reply() {
+                let host = status.destination.unwrap_or("the mail host");
                 text.push_str(&format!("\r\nWhat {host} said last:\r\n    {reply}\r\n"));
             }
         }
@@ -194,17 +194,17 @@ impl<'a> Report<'a> {
         fields
             .extend(message.envelope.parameters.envid.as_deref().map(|envid| ("Original-Envelope-Id", decoded(envid))));
         fields.push(("Arrival-Date", self.step.wall(message.accepted_at).rfc5322()));
-        for told in &self.told {
+        for status in &self.statuses {
             fields.push(("", String::new()));
-            fields.extend(told.status_fields(message, self.step));
+            fields.extend(status.status_fields(message, self.step));
         }
         let line = |(name, value): (&str, String)| if name.is_empty() { "\r\n".into() } else { folded(name, &value) };
         fields.into_iter().map(line).collect()
     }
 }
 
-/// What is told of one recipient, if it is to be.
-fn told<'a>(
+/// The status of one recipient, if it is to be sent.
+fn status<'a>(
     ending: &'a Ending,
     index: u16,
     outcome: &Outcome,

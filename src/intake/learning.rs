@@ -32,7 +32,7 @@ mod tests {
     use crate::mail::address::{Mailbox, ReversePath};
     use crate::mail::envelope::{Envelope, MailParameters, Recipient};
     use crate::mail::id::IdSource;
-    use crate::queue::Telling;
+    use crate::queue::Reporting;
 
     fn ending(kind: Kind, suppress: Suppress, attempted: Attempted) -> Ending {
         let now = Timestamp::from_millis(1_795_255_200_000);
@@ -50,7 +50,7 @@ mod tests {
             was_sent: false,
             is_passed_on: false,
             is_late: false,
-            telling: Telling::Not,
+            reporting: Reporting::Not,
         }
     }
 

@@ -300,7 +300,7 @@ pub struct Outcome {
     /// The host that said it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub destination: Option<Arc<str>>,
-    /// Whether the host that took it sees to telling the sender.
+    /// Whether the host that took it notifies the sender.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub is_passed_on: bool,
 }

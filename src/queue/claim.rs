@@ -98,7 +98,7 @@ impl Claim {
 
     /// Tells that the attempt begins.
     pub fn begins(&self, destination: Option<Arc<str>>, now: Timestamp) {
-        self.queue.tell(self.hold.event(Happened::Attempted { destination }, now));
+        self.queue.publish(self.hold.event(Happened::Attempted { destination }, now));
     }
 
     /// The content with its signatures, if it is still in memory.
@@ -146,7 +146,7 @@ impl Claim {
         let hold = &mut self.hold;
         let mark = match queue.settings.delivery() {
             Delivery::AtMostOnce => {
-                queue.outbox.schedule(|schedule| schedule.note_content(hold)).map_err(NotReleased::LostClaim)?;
+                queue.outbox.schedule(|schedule| schedule.record_content(hold)).map_err(NotReleased::LostClaim)?;
                 Some(Mark::Durable)
             }
             Delivery::AtLeastOnce => {

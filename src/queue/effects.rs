@@ -44,7 +44,7 @@ pub(super) enum Occurrence {
     /// A message is accepted, and that is stored, or on its way there, already.
     Accepted(Box<Event>),
     /// Something informative.
-    Told(Box<Event>),
+    Informed(Box<Event>),
     /// An attempt has come to nothing yet, by which the entry may be at risk.
     Deferred(Box<Progress>, Box<Event>, Option<Box<Ending>>),
     /// An entry is at risk, or late, and goes on.
@@ -79,8 +79,8 @@ impl Effects {
         self.happened.push(Occurrence::Accepted(Box::new(event)));
     }
 
-    pub(super) fn tell(&mut self, event: Event) {
-        self.happened.push(Occurrence::Told(Box::new(event)));
+    pub(super) fn publish(&mut self, event: Event) {
+        self.happened.push(Occurrence::Informed(Box::new(event)));
     }
 
     pub(super) fn defer(&mut self, progress: &Progress, event: Event, at_risk: Option<Ending>) {
@@ -88,7 +88,7 @@ impl Effects {
         self.happened.push(deferred);
     }
 
-    pub(super) fn note(&mut self, progress: &Progress, ending: Ending) {
+    pub(super) fn keep(&mut self, progress: &Progress, ending: Ending) {
         self.happened.push(Occurrence::Noted(Box::new(progress.clone()), Box::new(ending)));
     }
 

@@ -22,12 +22,12 @@ pub struct Ending {
     pub suppress: Suppress,
     /// Whether the content was sent, in any attempt.
     pub was_sent: bool,
-    /// Whether the host that took it sees to telling the sender.
+    /// Whether the host that took it notifies the sender.
     pub is_passed_on: bool,
     /// Whether the time of `BY=` is over, while the entry lives on.
     pub is_late: bool,
     /// Whether the sender is told now.
-    pub telling: Telling,
+    pub reporting: Reporting,
 }
 
 impl Ending {
@@ -49,7 +49,7 @@ impl Ending {
 
 /// One notification tells of a message: of its ends when the last entry has ended, and once that it is late.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub enum Telling {
+pub enum Reporting {
     /// With the end of another entry, or it was told already.
     #[default]
     Not,

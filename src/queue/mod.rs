@@ -51,7 +51,7 @@ pub use admission::Acceptance;
 use claim::Claim;
 pub use effects::Offer;
 pub(crate) use ending::Entail;
-pub use ending::{Consequences, Ending, Telling};
+pub use ending::{Consequences, Ending, Reporting};
 use offers::OfferQueue;
 pub(crate) use offers::Offered;
 pub use offers::Offers;
@@ -235,11 +235,11 @@ impl Queue {
         });
         let Some((head, reply)) = known else { return };
         let attempted = Attempted { destination: Some(destination), reply, ..Attempted::default() };
-        self.tell(Event { head, what: Happened::Queued(attempted) });
+        self.publish(Event { head, what: Happened::Queued(attempted) });
     }
 
     /// Tells what is only informative: it is stored soon, along with what else changes.
-    pub(crate) fn tell(&self, event: Event) {
+    pub(crate) fn publish(&self, event: Event) {
         self.ledger.tell(event.clone());
         self.events.emit(event);
     }

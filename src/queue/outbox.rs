@@ -130,7 +130,7 @@ impl Queue {
         for occurrence in happened {
             match occurrence {
                 Occurrence::Accepted(event) => self.events.emit(*event),
-                Occurrence::Told(event) => self.tell(*event),
+                Occurrence::Informed(event) => self.publish(*event),
                 Occurrence::Deferred(progress, event, at_risk) => {
                     offered.and(self.conclude(Change::Deferred(progress), Some(*event), at_risk));
                 }

@@ -128,7 +128,7 @@ impl Relay {
         let (verifying, digesting, refusals) = (core.door.clone(), core.door.clone(), refusals.clone());
         self.spawn(async move { verifying.run_verifications().await });
         self.spawn(async move { digesting.run_digests().await });
-        self.spawn(async move { refusals.tell_what_was_left_out().await });
+        self.spawn(async move { refusals.report_left_out().await });
         if let Some(policies) = core.policies.clone() {
             self.spawn(async move { policies.keep_fresh().await });
         }

@@ -40,7 +40,7 @@ impl UpkeepTask {
             let mut now = Config::clone(&self.config.load());
             now.keys = Keys::clone(&self.keys.load());
             let dns = if look % LOOKS == 0 { self.dns(&now).await } else { None };
-            self.tell(&now, dns);
+            self.log(&now, dns);
             look += 1;
             if tokio::time::timeout(HOUR, self.changed.notified()).await.is_ok() {
                 look = 0;
@@ -62,7 +62,7 @@ impl UpkeepTask {
         Some(found.collect())
     }
 
-    fn tell(&self, config: &Config, dns: Option<Vec<UpkeepFinding>>) {
+    fn log(&self, config: &Config, dns: Option<Vec<UpkeepFinding>>) {
         let before = self.upkeep.state();
         let keys = config
             .keys

@@ -37,7 +37,7 @@ pub(crate) struct Row {
     /// The last attempt that was refused or came to nothing.
     pub(crate) last_refusal: Option<LastRefusal>,
     times: [u32; BUCKETS],
-    heard_at: Timestamp,
+    updated_at: Timestamp,
 }
 
 /// What was wrong last.
@@ -56,8 +56,8 @@ pub(crate) struct LastRefusal {
 impl Default for Row {
     fn default() -> Self {
         let (sent, waiting, failed, expired) = (0, 0, 0, 0);
-        let heard_at = Timestamp::default();
-        Self { sent, waiting, failed, expired, last_refusal: None, times: [0; BUCKETS], heard_at }
+        let updated_at = Timestamp::default();
+        Self { sent, waiting, failed, expired, last_refusal: None, times: [0; BUCKETS], updated_at }
     }
 }
 
@@ -119,7 +119,7 @@ impl Destinations {
 impl Table {
     fn row(&mut self, domain: &str) -> &mut Row {
         if !self.rows.contains_key(domain) && self.rows.len() >= ROWS_MAX {
-            let quiet = self.rows.iter().filter(|(_, row)| row.waiting == 0).min_by_key(|(_, row)| row.heard_at);
+            let quiet = self.rows.iter().filter(|(_, row)| row.waiting == 0).min_by_key(|(_, row)| row.updated_at);
             match quiet.map(|(domain, _)| domain.clone()) {
                 Some(quiet) => self.rows.remove(&quiet),
                 None => return self.rows.entry(OTHERS.into()).or_default(),
@@ -153,7 +153,7 @@ impl Listener for Destinations {
             table.waits(entry, &domain);
         }
         let row = table.row(&domain);
-        row.heard_at = event.head.time;
+        row.updated_at = event.head.time;
         match kind {
             Kind::Delivered => {
                 row.sent += 1;
@@ -200,7 +200,7 @@ mod tests {
             Self { destinations, ids: IdSource::with_random(|| 7), now }
         }
 
-        fn hear(&mut self, kind: Kind, id: MessageId, domain: &str, ms: u64) {
+        fn on_event(&mut self, kind: Kind, id: MessageId, domain: &str, ms: u64) {
             self.now = self.now.plus(Duration::from_millis(1));
             let head = Head {
                 recipient: Some(Mailbox::parse(&format!("alice@{domain}")).unwrap()),
@@ -218,7 +218,7 @@ mod tests {
 
         fn message(&mut self, kinds: &[Kind], domain: &str, ms: u64) -> MessageId {
             let id = self.ids.next(self.now);
-            kinds.iter().for_each(|kind| self.hear(*kind, id, domain, ms));
+            kinds.iter().for_each(|kind| self.on_event(*kind, id, domain, ms));
             id
         }
 
@@ -242,7 +242,7 @@ mod tests {
         assert!((20.0..24.0).contains(&ms(0.5)) && (2000.0..2400.0).contains(&ms(0.99)), "{} {}", ms(0.5), ms(0.99));
         let last = row.last_refusal.unwrap();
         assert_eq!((last.cause, last.reply.as_deref()), (Some(Cause::Greylisted), Some("450 later")));
-        world.hear(Kind::Cancelled, waits, "example.com", 5);
+        world.on_event(Kind::Cancelled, waits, "example.com", 5);
         assert_eq!(world.row("example.com").unwrap().waiting, 0);
         assert_eq!(Row::default().quantile(0.5), None);
     }
@@ -262,7 +262,7 @@ mod tests {
         }
         assert_eq!(world.destinations.rows().len(), ROWS_MAX + 1);
         assert_eq!(world.row(OTHERS).unwrap().waiting, 11);
-        world.hear(Kind::Delivered, waits, "first.example", 5);
+        world.on_event(Kind::Delivered, waits, "first.example", 5);
         assert_eq!(world.row("first.example").unwrap().waiting, 0);
     }
 }

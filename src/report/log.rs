@@ -106,9 +106,9 @@ impl EventLog {
     /// The line of an event.
     pub fn line(&self, event: &Event) -> String {
         let (recipient, time) = (event.head.recipient.as_ref(), event.head.time);
-        let told = |text: &Arc<str>| Arc::from(self.recipients.tell_in(text, recipient, time));
+        let told = |text: &Arc<str>| Arc::from(self.recipients.render_in(text, recipient, time));
         let mut json = EventJson::alone(event);
-        json.recipient = recipient.map(|mailbox| self.recipients.tell(mailbox, time));
+        json.recipient = recipient.map(|mailbox| self.recipients.render(mailbox, time));
         json.reply = json.reply.as_ref().map(told);
         json.note = json.note.as_ref().map(told);
         match self.format {
@@ -227,7 +227,7 @@ where
         }
         let now = self.clock.wall();
         // An error's text may quote what somebody else has said.
-        collected.tell(&self.recipients, now);
+        collected.write(&self.recipients, now);
         if self.has_levels {
             write!(writer, "<{priority}>")?;
         }
@@ -276,13 +276,13 @@ struct LineFields {
 }
 
 impl LineFields {
-    fn tell(&mut self, recipients: &Recipients, now: Timestamp) {
+    fn write(&mut self, recipients: &Recipients, now: Timestamp) {
         let texts = self.fields.iter_mut().filter_map(|(_, value)| match value {
             Value::String(text) => Some(text),
             Value::Null | Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_) => None,
         });
         for text in texts.chain([&mut self.message]) {
-            if let Cow::Owned(told) = recipients.tell_in(text, None, now) {
+            if let Cow::Owned(told) = recipients.render_in(text, None, now) {
                 *text = told;
             }
         }

@@ -49,7 +49,7 @@ impl Recipients {
     }
 
     /// The address as it may be told.
-    pub(crate) fn tell(&self, mailbox: &Mailbox, now: Timestamp) -> String {
+    pub(crate) fn render(&self, mailbox: &Mailbox, now: Timestamp) -> String {
         match self.disclosure {
             Disclosure::Masked => mailbox.masked(),
             Disclosure::Full => mailbox.as_str().to_owned(),
@@ -59,14 +59,14 @@ impl Recipients {
 
     /// Somebody's words with the addresses in them as they may be told: every one, also those that are not the
     /// recipient's, and the recipient's local part where it stands alone.
-    pub(crate) fn tell_in<'a>(&self, text: &'a str, recipient: Option<&Mailbox>, now: Timestamp) -> Cow<'a, str> {
+    pub(crate) fn render_in<'a>(&self, text: &'a str, recipient: Option<&Mailbox>, now: Timestamp) -> Cow<'a, str> {
         if self.disclosure == Disclosure::Full {
             return Cow::Borrowed(text);
         }
         let parts = AddressesIn::new(text, recipient);
         let told = |mailbox: Option<Mailbox>, domain: &str| match (mailbox, self.disclosure) {
             (Some(mailbox), _) if mailbox.local_part().contains(MASK) => mailbox.to_string(),
-            (Some(mailbox), _) => self.tell(&mailbox, now),
+            (Some(mailbox), _) => self.render(&mailbox, now),
             (None, Disclosure::Hashed) => MASK.to_owned(),
             (None, Disclosure::Masked | Disclosure::Full) => format!("{MASK}@{domain}"),
         };
@@ -101,14 +101,14 @@ mod tests {
     fn addresses_are_told_as_configured() {
         let mailbox = Mailbox::parse("alice@example.com").unwrap();
         let now = Timestamp::from_millis(1_795_255_200_000);
-        assert_eq!(Recipients::new(Disclosure::Masked).tell(&mailbox, now), "a***e@example.com");
-        assert_eq!(Recipients::new(Disclosure::Full).tell(&mailbox, now), "alice@example.com");
+        assert_eq!(Recipients::new(Disclosure::Masked).render(&mailbox, now), "a***e@example.com");
+        assert_eq!(Recipients::new(Disclosure::Full).render(&mailbox, now), "alice@example.com");
         let hashed = Recipients::new(Disclosure::Hashed);
-        let first = hashed.tell(&mailbox, now);
+        let first = hashed.render(&mailbox, now);
         assert_eq!(first.len(), 12);
-        assert_eq!(hashed.tell(&Mailbox::parse("ALICE@example.com").unwrap(), now), first);
+        assert_eq!(hashed.render(&Mailbox::parse("ALICE@example.com").unwrap(), now), first);
         let tomorrow = now.plus(std::time::Duration::from_secs(DAY_S));
-        assert_ne!(hashed.tell(&mailbox, tomorrow), first);
+        assert_ne!(hashed.render(&mailbox, tomorrow), first);
     }
 
     #[test]
@@ -116,14 +116,14 @@ mod tests {
         let now = Timestamp::from_millis(1_795_255_200_000);
         let check = |recipient: &str, reply: &str, expected: &str| {
             let recipient = Mailbox::parse(recipient).unwrap();
-            let told = Recipients::new(Disclosure::Masked).tell_in(reply, Some(&recipient), now).into_owned();
+            let told = Recipients::new(Disclosure::Masked).render_in(reply, Some(&recipient), now).into_owned();
             assert_eq!(told, expected, "{reply}");
-            let again = Recipients::new(Disclosure::Masked).tell_in(&told, Some(&recipient), now).into_owned();
+            let again = Recipients::new(Disclosure::Masked).render_in(&told, Some(&recipient), now).into_owned();
             assert_eq!(again, expected, "a second time");
             let local = recipient.local_part().trim_matches('"').to_lowercase();
-            let hashed = Recipients::new(Disclosure::Hashed).tell_in(reply, Some(&recipient), now).to_lowercase();
+            let hashed = Recipients::new(Disclosure::Hashed).render_in(reply, Some(&recipient), now).to_lowercase();
             assert!(!hashed[3..].contains(&local), "{hashed}");
-            assert_eq!(Recipients::new(Disclosure::Full).tell_in(reply, Some(&recipient), now), reply);
+            assert_eq!(Recipients::new(Disclosure::Full).render_in(reply, Some(&recipient), now), reply);
         };
         let alice = "alice@example.net";
         check(alice, "550 5.1.1 <alice@example.net>: unknown", "550 5.1.1 <a***e@example.net>: unknown");
@@ -157,12 +157,12 @@ mod tests {
     fn short_local_parts_are_looked_for_beside_their_domain_only() {
         let now = Timestamp::from_millis(1_795_255_200_000);
         let a = Mailbox::parse("a@example.net").unwrap();
-        let tell = |reply: &str| Recipients::default().tell_in(reply, Some(&a), now).into_owned();
-        assert_eq!(tell("not a mailbox"), "not a mailbox");
+        let render = |reply: &str| Recipients::default().render_in(reply, Some(&a), now).into_owned();
+        assert_eq!(render("not a mailbox"), "not a mailbox");
         let bob = Mailbox::parse("bob@example.net").unwrap();
-        assert_eq!(Recipients::default().tell_in("bobby, kebob", Some(&bob), now), "bobby, kebob", "other words");
-        assert_eq!(tell("mailbox a at EXAMPLE.net"), "mailbox *** at EXAMPLE.net");
-        assert_eq!(tell("a@example.net, @, b@, x @ y"), "***@example.net, @, ***@, x @ y");
+        assert_eq!(Recipients::default().render_in("bobby, kebob", Some(&bob), now), "bobby, kebob", "other words");
+        assert_eq!(render("mailbox a at EXAMPLE.net"), "mailbox *** at EXAMPLE.net");
+        assert_eq!(render("a@example.net, @, b@, x @ y"), "***@example.net, @, ***@, x @ y");
     }
 
     #[test]
@@ -170,10 +170,10 @@ mod tests {
         let now = Timestamp::from_millis(1_795_255_200_000);
         let alice = Mailbox::parse("alice@b\u{fc}cher.test").unwrap();
         let hashed = Recipients::new(Disclosure::Hashed);
-        let hash = hashed.tell(&alice, now);
+        let hash = hashed.render(&alice, now);
         let told = hashed
             .clone()
-            .tell_in("<Alice@xn--bcher-kva.test> and \"alice\"@B\u{dc}CHER.test", Some(&alice), now)
+            .render_in("<Alice@xn--bcher-kva.test> and \"alice\"@B\u{dc}CHER.test", Some(&alice), now)
             .into_owned();
         assert_eq!(told, format!("<{hash}> and {hash}"));
     }

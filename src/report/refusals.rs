@@ -70,17 +70,17 @@ impl Refusals {
     }
 
     /// Counts a refusal and tells it, unless that was done a moment ago.
-    pub(crate) fn tell(&self, refused: &Refused<'_>) {
+    pub(crate) fn report(&self, refused: &Refused<'_>) {
         *self.counts.lock().entry((refused.door, refused.stage, refused.reason)).or_default() += 1;
-        let is_first = self.spans.lock().note(refused, self.clock.instant());
+        let is_first = self.spans.lock().count(refused, self.clock.instant());
         if !is_first {
             return;
         }
         self.news.notify_one();
         let now = self.clock.wall();
-        let recipient = refused.recipient.map(|mailbox| self.recipients.tell(mailbox, now));
+        let recipient = refused.recipient.map(|mailbox| self.recipients.render(mailbox, now));
         let more_recipients = (refused.more_recipients > 0).then_some(refused.more_recipients);
-        let text = self.recipients.tell_in(refused.text, refused.recipient, now);
+        let text = self.recipients.render_in(refused.text, refused.recipient, now);
         tracing::info!(
             door = refused.door.name(),
             peer = %refused.peer,
@@ -99,13 +99,13 @@ impl Refusals {
     }
 
     /// Tells from time to time what was left out.
-    pub(crate) async fn tell_what_was_left_out(&self) {
+    pub(crate) async fn report_left_out(&self) {
         loop {
             self.news.notified().await;
             while !self.spans.lock().of.is_empty() {
                 tokio::time::sleep(LOOK_EVERY).await;
                 let ended = self.spans.lock().ended(self.clock.instant());
-                ended.iter().for_each(tell_left_out);
+                ended.iter().for_each(log_left_out);
             }
         }
     }
@@ -113,7 +113,7 @@ impl Refusals {
     /// Tells what was left out up to now, at the end.
     pub fn close(&self) {
         let ended = self.spans.lock().ended(self.clock.instant() + SPAN);
-        ended.iter().for_each(tell_left_out);
+        ended.iter().for_each(log_left_out);
     }
 
     /// The counters, in the text format of Prometheus.
@@ -130,7 +130,7 @@ impl Refusals {
     }
 }
 
-fn tell_left_out(left: &LeftOut) {
+fn log_left_out(left: &LeftOut) {
     let LeftOut { of: Of { peer, door, reason }, count } = left;
     let peer = peer.map_or_else(|| "other peers".to_owned(), |peer| peer.to_string());
     let (door, reason, seconds) = (door.name(), reason.name(), SPAN.as_secs());
@@ -166,7 +166,7 @@ struct Spans {
 
 impl Spans {
     /// Whether a refusal gets a line.
-    fn note(&mut self, refused: &Refused<'_>, now: Instant) -> bool {
+    fn count(&mut self, refused: &Refused<'_>, now: Instant) -> bool {
         let peer = Some(network(refused.peer));
         let mut of = Of { peer, door: refused.door, reason: refused.reason };
         if self.of.len() >= SPANS_MAX && !self.of.contains_key(&of) {
@@ -223,24 +223,24 @@ mod tests {
         let start = SystemClock::default().instant();
         let at = |s: u64| start + Duration::from_secs(s);
         let (budget, size) = (refused("192.0.2.7", Reason::Budget), refused("192.0.2.7", Reason::Size));
-        assert!(spans.note(&budget, at(0)));
-        assert!(spans.note(&size, at(1)), "another reason");
-        assert!(spans.note(&refused("192.0.2.8", Reason::Budget), at(1)), "another peer");
-        (0..41).for_each(|_| assert!(!spans.note(&budget, at(9))));
+        assert!(spans.count(&budget, at(0)));
+        assert!(spans.count(&size, at(1)), "another reason");
+        assert!(spans.count(&refused("192.0.2.8", Reason::Budget), at(1)), "another peer");
+        (0..41).for_each(|_| assert!(!spans.count(&budget, at(9))));
         assert_eq!(spans.ended(at(9)), []);
         let ended = spans.ended(at(11));
         assert_eq!(ended.iter().map(|left| left.count).collect::<Vec<_>>(), [41], "the others left nothing out");
         assert!(spans.of.is_empty());
-        assert!(spans.note(&budget, at(12)), "a new span");
+        assert!(spans.count(&budget, at(12)), "a new span");
     }
 
     #[test]
     fn an_ipv6_customer_is_one_peer() {
         let mut spans = Spans::default();
         let now = SystemClock::default().instant();
-        assert!(spans.note(&refused("2001:db8::1", Reason::Budget), now));
-        assert!(!spans.note(&refused("2001:db8::2", Reason::Budget), now));
-        assert!(spans.note(&refused("2001:db8:0:1::1", Reason::Budget), now));
+        assert!(spans.count(&refused("2001:db8::1", Reason::Budget), now));
+        assert!(!spans.count(&refused("2001:db8::2", Reason::Budget), now));
+        assert!(spans.count(&refused("2001:db8:0:1::1", Reason::Budget), now));
     }
 
     #[test]
@@ -249,7 +249,7 @@ mod tests {
         let now = SystemClock::default().instant();
         let peer = |number: usize| format!("10.0.{}.{}", number / 250, number % 250);
         let lines =
-            (0..SPANS_MAX + 500).filter(|number| spans.note(&refused(&peer(*number), Reason::Size), now)).count();
+            (0..SPANS_MAX + 500).filter(|number| spans.count(&refused(&peer(*number), Reason::Size), now)).count();
         assert_eq!(lines, SPANS_MAX + 1);
         assert!(spans.of.len() <= SPANS_MAX + 1);
         let ended = spans.ended(now + SPAN);
@@ -260,8 +260,8 @@ mod tests {
     #[test]
     fn counters_are_labelled() {
         let refusals = Refusals::new(Arc::new(SystemClock::default()), Recipients::default());
-        refusals.tell(&refused("192.0.2.7", Reason::Size));
-        refusals.tell(&refused("192.0.2.8", Reason::Size));
+        refusals.report(&refused("192.0.2.7", Reason::Size));
+        refusals.report(&refused("192.0.2.8", Reason::Size));
         let mut out = Exposition::new(Format::Prometheus);
         refusals.write_metrics(&mut out);
         let text = out.finish();

@@ -220,7 +220,7 @@ impl Connection {
         if reason == Reason::Timeout && user.is_none() {
             reason = Reason::LoginTimeout;
         }
-        self.shared.refusals.tell(&Refused {
+        self.shared.refusals.report(&Refused {
             door: DoorName::Smtp,
             peer: self.peer.ip(),
             listener: self.listener,
@@ -239,7 +239,7 @@ impl Connection {
     fn report_end(&self, stage: Stage, reason: Reason, text: &str) {
         let (recipient, more_recipients) =
             if self.session.left_undone().is_some() { self.session.meant_for() } else { (None, 0) };
-        self.shared.refusals.tell(&Refused {
+        self.shared.refusals.report(&Refused {
             door: DoorName::Smtp,
             peer: self.peer.ip(),
             listener: self.listener,

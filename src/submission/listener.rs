@@ -322,7 +322,7 @@ impl Submission {
     fn refused(&self, listener: &ListenerSettings, peer: SocketAddr, stage: Stage, reason: Reason, text: &str) {
         let reply = matches!(reason, Reason::Connections | Reason::ConnectionsOfAddress | Reason::Share)
             .then_some(&reply::TOO_MANY_CONNECTIONS);
-        self.shared.refusals.tell(&Refused {
+        self.shared.refusals.report(&Refused {
             door: DoorName::Smtp,
             peer: peer.ip(),
             listener: listener.address,

@@ -20,7 +20,7 @@ pub(crate) enum Use {
 pub(crate) fn explain(path: &Path, wanted: Use, error: &io::Error) -> String {
     let path = absolute(path);
     let shown = path.display();
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are told in the system's words")]
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the others are described in the system's words")]
     match error.kind() {
         io::ErrorKind::NotFound => format!("{shown}: No such file or directory"),
         io::ErrorKind::ReadOnlyFilesystem => {
@@ -122,19 +122,19 @@ mod tests {
 
     use super::*;
 
-    fn told(path: &Path, kind: io::ErrorKind) -> String {
+    fn described(path: &Path, kind: io::ErrorKind) -> String {
         explain(path, Use::Read, &kind.into())
     }
 
     #[test]
     fn the_whole_path_is_told() {
-        let text = told(Path::new("certs/relay.key"), io::ErrorKind::NotFound);
+        let text = described(Path::new("certs/relay.key"), io::ErrorKind::NotFound);
         assert_eq!(
             text,
             format!("{}/certs/relay.key: No such file or directory", std::env::current_dir().unwrap().display())
         );
-        assert!(told(Path::new("/x"), io::ErrorKind::ReadOnlyFilesystem).starts_with("/x is on a file system"));
-        assert_eq!(told(Path::new("/x"), io::ErrorKind::StorageFull), "/x: no storage space");
+        assert!(described(Path::new("/x"), io::ErrorKind::ReadOnlyFilesystem).starts_with("/x is on a file system"));
+        assert_eq!(described(Path::new("/x"), io::ErrorKind::StorageFull), "/x: no storage space");
     }
 
     #[test]
@@ -143,7 +143,7 @@ mod tests {
         let file = folder.path().join("a key");
         fs::write(&file, "").unwrap();
         fs::set_permissions(&file, fs::Permissions::from_mode(0o000)).unwrap();
-        let text = told(&file, io::ErrorKind::PermissionDenied);
+        let text = described(&file, io::ErrorKind::PermissionDenied);
         let me = user_name(geteuid());
         assert!(text.contains(&format!("belongs to {me}:")) && text.contains("(mode 0000)"), "{text}");
         assert!(geteuid().is_root() || text.ends_with(&format!("`chmod u+rw '{}'`", file.display())), "{text}");

@@ -260,7 +260,7 @@ impl<'a> Attempt<'a> {
         self.loaded.claimed.claim.renew(clock.now(), self.loaded.final_timeout(clock.now()));
         match runner.connection.finish(framing, &self.loaded.content, &mut runner.steps, self.at.held).await {
             Ok(reply) => {
-                self.at.env.dialer.note_sloppiness(&runner.connection);
+                self.at.env.dialer.record_sloppiness(&runner.connection);
                 if self.candidates.turns().is_some() {
                     self.at.site.rotation(|rotation| rotation.took(runner.connection.address));
                 }
@@ -282,7 +282,7 @@ impl<'a> Attempt<'a> {
         let now = self.at.env.clock.instant();
         let (host, address) = (runner.connection.host.clone(), runner.connection.address);
         runner.steps.add_failure(&failure, &host, now);
-        self.at.env.dialer.note_sloppiness(&runner.connection);
+        self.at.env.dialer.record_sloppiness(&runner.connection);
         let judged = JudgedFailure::from(failure);
         if self.at.held.has_to_go() {
             let (from, at) = (self.loaded.peer(self.at.env, &runner).with_note(GAVE_WAY), self.at.env.clock.now());

@@ -127,10 +127,10 @@ enum Way {
 /// By TLS where the listener speaks it; else as the browser names the page's origin, or a proxy the scheme. A client that is
 /// wrong about it loses its own cookie, and nothing else: the word of anybody is good enough.
 fn came_by(api: &Api, headers: &HeaderMap) -> Way {
-    if api.settings.load().tls { Way::Tls } else { told_way(headers) }
+    if api.settings.load().tls { Way::Tls } else { named_way(headers) }
 }
 
-fn told_way(headers: &HeaderMap) -> Way {
+fn named_way(headers: &HeaderMap) -> Way {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let scheme = text("x-forwarded-proto").split(',').next().unwrap_or_default().trim();
     let is_tls = text("origin").starts_with("https://") || scheme.eq_ignore_ascii_case("https");
@@ -158,14 +158,14 @@ mod tests {
     fn the_cookie_stays_on_encrypted_ways() {
         let check = |name: &'static str, value: &str, expected: Way| {
             let headers = [(HeaderName::from_static(name), value.parse().unwrap())].into_iter().collect();
-            assert_eq!(told_way(&headers), expected, "{name}: {value}");
+            assert_eq!(named_way(&headers), expected, "{name}: {value}");
         };
         check("origin", "https://relay.example.com", Way::Tls);
         check("origin", "http://127.0.0.1:8587", Way::Clear);
         check("origin", "null", Way::Clear);
         check("x-forwarded-proto", "HTTPS, http", Way::Tls);
         check("x-forwarded-proto", "http, https", Way::Clear);
-        assert_eq!(told_way(&HeaderMap::new()), Way::Clear);
+        assert_eq!(named_way(&HeaderMap::new()), Way::Clear);
         let set = |way| with_cookie("t", 9, way).headers()[header::SET_COOKIE].to_str().unwrap().to_owned();
         assert!(set(Way::Tls).ends_with("; SameSite=Strict; Secure") && set(Way::Clear).ends_with("; SameSite=Strict"));
     }

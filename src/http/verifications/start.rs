@@ -341,6 +341,6 @@ impl Api {
         };
         let note: Arc<str> = format!("not sent: {}", problem.why().text).into();
         let attempted = Attempted { cause: Some(Cause::PolicyRejected), note: Some(note), ..Attempted::default() };
-        self.parts.queue.tell(Event { head: message.entry_head(0, 0, now), what: Happened::Failed(attempted) });
+        self.parts.queue.publish(Event { head: message.entry_head(0, 0, now), what: Happened::Failed(attempted) });
     }
 }

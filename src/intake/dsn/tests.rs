@@ -39,27 +39,27 @@ fn ending_of(message: &Arc<Message>, kind: Kind, reply: Option<&str>) -> Ending 
         was_sent: false,
         is_passed_on: false,
         is_late: false,
-        telling: Telling::Now(Vec::new()),
+        reporting: Reporting::Now(Vec::new()),
     }
 }
 
-fn told(kind: Kind, notify: Option<Notify>, reply: Option<&str>) -> Option<String> {
-    told_of(kind, notify, reply, false)
+fn reported(kind: Kind, notify: Option<Notify>, reply: Option<&str>) -> Option<String> {
+    reported_of(kind, notify, reply, false)
 }
 
-fn told_of(kind: Kind, notify: Option<Notify>, reply: Option<&str>, is_late: bool) -> Option<String> {
-    told_with(original(notify), kind, reply, is_late, Vec::new())
+fn reported_of(kind: Kind, notify: Option<Notify>, reply: Option<&str>, is_late: bool) -> Option<String> {
+    reported_with(original(notify), kind, reply, is_late, Vec::new())
 }
 
-fn told_with(
+fn reported_with(
     message: Arc<Message>,
     kind: Kind,
     reply: Option<&str>,
     is_late: bool,
     others: Vec<(u16, Outcome)>,
 ) -> Option<String> {
-    let telling = Telling::Now(others);
-    let ending = Ending { is_late, telling, ..ending_of(&message, kind, reply) };
+    let reporting = Reporting::Now(others);
+    let ending = Ending { is_late, reporting, ..ending_of(&message, kind, reply) };
     let id = IdSource::with_random(|| 2).next(ending.now());
     let (notification, content) = Report::of(&ending, Step::NONE)?.notification("relay.example.com", id, None)?;
     assert_eq!(notification.envelope.reverse_path, ReversePath::NULL);
@@ -69,7 +69,7 @@ fn told_with(
 
 #[test]
 fn a_failure_is_told_in_full() {
-    let text = told(Kind::Failed, None, Some("550 5.1.1 no such user")).unwrap();
+    let text = reported(Kind::Failed, None, Some("550 5.1.1 no such user")).unwrap();
     let message = MessageParser::default().parse(&text).unwrap();
     let report = message.content_type().unwrap();
     assert_eq!((report.ctype(), report.subtype()), ("multipart", Some("report")));
@@ -96,7 +96,7 @@ fn a_failure_is_told_in_full() {
 fn notify_decides() {
     let notify = |success, failure, delay| Some(Notify { success, failure, delay });
     let status = |kind, notify, reply| {
-        told(kind, notify, reply).map(|text| {
+        reported(kind, notify, reply).map(|text| {
             let at = text.find("Status: ").unwrap() + 8;
             text[at..at + 5].to_owned()
         })
@@ -121,9 +121,9 @@ fn notify_decides() {
 #[test]
 fn who_asked_for_a_time_is_told_when_it_is_over() {
     let notify = |failure, delay| Some(Notify { success: false, failure, delay });
-    let late = |notify| told_of(Kind::AtRisk, notify, Some("450 4.2.0 Greylisted"), true);
-    for told in [late(None), late(notify(true, true))] {
-        let text = told.unwrap();
+    let late = |notify| reported_of(Kind::AtRisk, notify, Some("450 4.2.0 Greylisted"), true);
+    for reported in [late(None), late(notify(true, true))] {
+        let text = reported.unwrap();
         for line in ["Action: delayed\r\n", "Status: 4.4.7\r\n", "Will-Retry-Until: ", "the time that was asked for"] {
             assert!(text.contains(line), "{line} is missing in {text}");
         }
@@ -151,7 +151,7 @@ fn one_notification_tells_of_a_whole_message() {
         (2, outcome(Kind::Expired, "450 4.2.0 Greylisted")),
     ];
     let message = Arc::new(message);
-    let text = told_with(message.clone(), Kind::Failed, Some("552 5.2.2 full"), false, others.clone()).unwrap();
+    let text = reported_with(message.clone(), Kind::Failed, Some("552 5.2.2 full"), false, others.clone()).unwrap();
     let at = |what: &str| text.find(what).unwrap_or_else(|| panic!("{what} is missing in {text}"));
     assert!(at("Final-Recipient: rfc822; a@example.org\r\n") < at("Status: 5.2.2\r\n"));
     assert!(at("Status: 5.2.2\r\n") < at("\r\n\r\nFinal-Recipient: rfc822; c@example.org\r\n"));
@@ -160,7 +160,7 @@ fn one_notification_tells_of_a_whole_message() {
     assert!(text.contains("Subject: Not delivered to a@example.org and 2 more\r\n"), "{text}");
     assert!(!text.contains("b@example.org"), "its arrival was not asked for: {text}");
     // The last of them may arrive.
-    let text = told_with(message, Kind::Delivered, Some("250 2.0.0 ok"), false, others).unwrap();
+    let text = reported_with(message, Kind::Delivered, Some("250 2.0.0 ok"), false, others).unwrap();
     assert!(text.contains("Subject: Not delivered to c@example.org and 1 more\r\n"), "{text}");
     assert_eq!(text.matches("Action: failed\r\n").count(), 2);
 }
@@ -180,7 +180,7 @@ fn a_notification_has_a_bound() {
         is_passed_on: false,
     };
     let others = (1..1000).map(|index| (index, outcome.clone())).collect();
-    let text = told_with(Arc::new(message), Kind::Failed, None, false, others).unwrap();
+    let text = reported_with(Arc::new(message), Kind::Failed, None, false, others).unwrap();
     assert_eq!(text.matches("Action: failed\r\n").count(), 100);
     assert!(text.contains("There are 900 more recipients") && text.len() < 200_000, "{}", text.len());
 }
@@ -213,7 +213,7 @@ fn a_digest_lists_what_was_gathered() {
 #[test]
 fn no_line_is_too_long_whatever_the_host_said() {
     let reply = format!("550 5.1.1 {}\u{fc}{}", "x".repeat(489), "y".repeat(8000));
-    let text = told(Kind::Failed, None, Some(&reply)).unwrap();
+    let text = reported(Kind::Failed, None, Some(&reply)).unwrap();
     assert!(
         text.lines().all(|line| line.len() <= 998)
             && text.contains("xxxx")

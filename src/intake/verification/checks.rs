@@ -59,7 +59,7 @@ impl Verifications {
         let checked = CheckResult { answer: spent.answer, approved: spent.approved };
         match which {
             Selector::Id(_) => Ok(checked),
-            Selector::Address(..) => told_by_address(checked, spent.blocked),
+            Selector::Address(..) => blind_to_user(checked, spent.blocked),
         }
     }
 
@@ -195,7 +195,7 @@ impl CountedCheck {
 }
 
 /// By address, whatever is not right is told alike.
-fn told_by_address(checked: CheckResult, blocked: Option<Duration>) -> Result<CheckResult, CheckError> {
+fn blind_to_user(checked: CheckResult, blocked: Option<Duration>) -> Result<CheckResult, CheckError> {
     match blocked {
         _ if checked.answer.valid => Ok(checked),
         Some(wait) => Err(CheckError::Guessed(wait)),

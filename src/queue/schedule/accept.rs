@@ -48,7 +48,7 @@ impl Schedule {
     fn foresee(&mut self, message: &Arc<Message>, risk: &Risk, now: Timestamp, effects: &mut Effects) {
         let id = EntryId { message: message.id, index: risk.index };
         let Some(held) = self.held.get_mut(&message.id) else { return };
-        let telling = held.telling_of_delay(risk.index, Delay::AtRisk, now);
+        let reporting = held.reporting_of_delay(risk.index, Delay::AtRisk, now);
         let Some(entry) = held.entries.get_mut(usize::from(risk.index)) else { return };
         entry.progress.at_risk = true;
         entry.count_risk(&mut self.counts);
@@ -60,9 +60,9 @@ impl Schedule {
             was_sent: false,
             is_passed_on: false,
             is_late: false,
-            telling,
+            reporting,
         };
-        effects.note(&entry.progress, ending);
+        effects.keep(&entry.progress, ending);
     }
 
     /// A message that the relay itself has to send. It counts for the user whose message it is about, and is never refused.

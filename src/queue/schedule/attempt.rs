@@ -78,7 +78,7 @@ impl Schedule {
 
     /// The note that the content goes is about to be stored; whatever else is stored of the entry before the attempt ends has to
     /// say so too.
-    pub(in crate::queue) fn note_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
+    pub(in crate::queue) fn record_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
         let entry = self.leased(hold).ok_or(LostClaim::Ended)?;
         entry.progress.content_sent = true;
         hold.progress.late |= entry.progress.late;
@@ -170,7 +170,7 @@ impl Schedule {
         let next_attempt_at = (at < hold.message.expires_at).then_some(at);
         let at_risk = is_news.then(|| {
             let held = self.held.get(&hold.id.message);
-            let telling = held.map(|held| held.telling_of_delay(hold.id.index, Delay::AtRisk, now));
+            let reporting = held.map(|held| held.reporting_of_delay(hold.id.index, Delay::AtRisk, now));
             let attempted = Attempted { note: None, steps: None, ..attempted.clone() };
             Ending {
                 message: hold.message.clone(),
@@ -179,7 +179,7 @@ impl Schedule {
                 was_sent: hold.progress.was_sent,
                 is_passed_on: false,
                 is_late: false,
-                telling: telling.unwrap_or_default(),
+                reporting: reporting.unwrap_or_default(),
             }
         });
         effects.defer(&hold.progress, hold.event(Happened::Deferred { attempted, next_attempt_at }, now), at_risk);
@@ -192,7 +192,7 @@ impl Schedule {
         self.put_back(hold, State::Queued);
         self.add_timer(hold.message.expires_at, hold.id, Timer::Expiry, effects);
         if attempted.note.is_some() {
-            effects.tell(hold.event(Happened::Queued(attempted), now));
+            effects.publish(hold.event(Happened::Queued(attempted), now));
         }
         effects.offer(hold.id, hold.message.clone());
     }

@@ -49,20 +49,20 @@ impl Schedule {
             }
             // The attempt's end decides whether it is late.
             (Timer::Late, State::Sending) if entry.is_out => {}
-            (Timer::Late, _) => self.tell_late(id, now, effects),
+            (Timer::Late, _) => self.report_late(id, now, effects),
             (Timer::Due, State::Queued | State::Sending) | (Timer::Lease, State::Queued | State::Deferred) => {}
         }
     }
 
     /// The time of `BY=;N` is over, and the entry goes on (RFC 2852 section 4): the sender is told, once.
-    fn tell_late(&mut self, id: EntryId, now: Timestamp, effects: &mut Effects) {
+    fn report_late(&mut self, id: EntryId, now: Timestamp, effects: &mut Effects) {
         let Some(held) = self.held.get_mut(&id.message) else { return };
         let entry = &mut held.entries[usize::from(id.index)];
         if std::mem::replace(&mut entry.progress.late, true) {
             return;
         }
         let (state, progress) = (entry.state, entry.progress.clone());
-        let telling = held.telling_of_delay(id.index, Delay::Late, now);
+        let reporting = held.reporting_of_delay(id.index, Delay::Late, now);
         let attempted = Attempted {
             cause: progress.cause,
             reply: progress.last_reply.clone(),
@@ -78,8 +78,8 @@ impl Schedule {
             was_sent: progress.was_sent,
             is_passed_on: false,
             is_late: true,
-            telling,
+            reporting,
         };
-        effects.note(&progress, ending);
+        effects.keep(&progress, ending);
     }
 }

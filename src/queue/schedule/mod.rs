@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use super::effects::Effects;
-use super::ending::{End, Ending, Telling};
+use super::ending::{End, Ending, Reporting};
 use super::index::Index;
 use crate::base::clock::Timestamp;
 use crate::base::shares::Shares;
@@ -292,12 +292,12 @@ impl Schedule {
         let head = message.entry_head(id.index, progress.attempts, now);
         let event = Event { head, what: Happened::of(kind, attempted, None) };
         let was_sent = progress.was_sent || may_have_arrived || kind == Kind::Delivered;
-        let (left, telling) = if is_last {
-            (None, Telling::Now(self.let_go(id.message)))
+        let (left, reporting) = if is_last {
+            (None, Reporting::Now(self.let_go(id.message)))
         } else {
-            (Some(self.remember(id, &event, progress, notifies)), Telling::Not)
+            (Some(self.remember(id, &event, progress, notifies)), Reporting::Not)
         };
-        let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, telling };
+        let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, reporting };
         Some((left, ending, if may_have_arrived { Content::MayHaveArrived } else { Content::Kept }))
     }
 
@@ -351,7 +351,7 @@ impl LiveMessage {
     }
 
     /// Whether the sender is told that an entry is late or at risk: with all that are late at this moment, once.
-    fn telling_of_delay(&self, index: u16, delay: Delay, now: Timestamp) -> Telling {
+    fn reporting_of_delay(&self, index: u16, delay: Delay, now: Timestamp) -> Reporting {
         let others = || self.entries.iter().zip(0..).filter(move |(_, other)| *other != index);
         let is_wanted = |other: u16| {
             let notify = self.message.recipient(other).notify;
@@ -362,14 +362,14 @@ impl LiveMessage {
             Delay::AtRisk => progress.at_risk,
         };
         if others().any(|(entry, other)| is_told(&entry.progress) && is_wanted(other)) {
-            return Telling::Not;
+            return Reporting::Not;
         }
         let is_late_too = |entry: &Entry| delay == Delay::Late && entry.state.is_some() && !entry.is_out;
         let outcome = |(entry, other): (&Entry, u16)| {
             let reply = entry.progress.last_reply.clone();
             (other, Outcome { kind: Kind::AtRisk, at: now, reply, destination: None, is_passed_on: false })
         };
-        Telling::Now(others().filter(|(entry, _)| is_late_too(entry)).map(outcome).collect())
+        Reporting::Now(others().filter(|(entry, _)| is_late_too(entry)).map(outcome).collect())
     }
 }
 

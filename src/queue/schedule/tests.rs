@@ -85,7 +85,7 @@ impl World {
     fn told(&mut self) -> Vec<Kind> {
         let happened = std::mem::take(&mut self.effects).happened;
         let kinds = |occurrence| match occurrence {
-            Occurrence::Accepted(event) | Occurrence::Told(event) => vec![event.kind()],
+            Occurrence::Accepted(event) | Occurrence::Informed(event) => vec![event.kind()],
             Occurrence::Deferred(_, event, at_risk) => {
                 std::iter::once(event.kind()).chain(at_risk.map(|ending| ending.event.kind())).collect()
             }
@@ -198,9 +198,11 @@ fn what_ends_is_stored_with_its_end_and_the_last_takes_the_message_along() {
     let [Occurrence::Ended(first, failed), Occurrence::Ended(second, cancelled)] = &world.effects.happened[..] else {
         panic!("{:?}", world.effects)
     };
-    assert!(first.as_ref().is_some_and(|left| left.ended && left.outcome.is_some()) && failed.telling == Telling::Not);
+    assert!(
+        first.as_ref().is_some_and(|left| left.ended && left.outcome.is_some()) && failed.reporting == Reporting::Not
+    );
     assert!(second.is_none(), "the message goes with it");
-    let Telling::Now(others) = &cancelled.telling else { panic!("{cancelled:?}") };
+    let Reporting::Now(others) = &cancelled.reporting else { panic!("{cancelled:?}") };
     assert_eq!(others.iter().map(|(index, outcome)| (*index, outcome.kind)).collect::<Vec<_>>(), [(0, Kind::Failed)]);
     world.check();
 }
@@ -215,7 +217,7 @@ fn a_newer_one_ends_the_older_and_content_that_is_out_may_arrive() {
     let ended = world.effects.happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Ended(_, ending) => Some(ending),
         Occurrence::Accepted(_)
-        | Occurrence::Told(_)
+        | Occurrence::Informed(_)
         | Occurrence::Deferred(..)
         | Occurrence::Noted(..)
         | Occurrence::EndedElsewhere(_) => None,
@@ -255,7 +257,7 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
     held.message = Arc::new(message);
     world.schedule.timers.insert(world.now.plus(Duration::from_secs(60)), first(id), Timer::Late);
     let mut hold = world.claim(first(id)).unwrap();
-    world.schedule.note_content(&mut hold).unwrap();
+    world.schedule.record_content(&mut hold).unwrap();
     world.effects = Effects::default();
     world.now = at(61);
     world.schedule.fire(10, world.now, &mut world.effects);
@@ -263,7 +265,7 @@ fn what_is_stored_beside_the_note_of_an_attempt_keeps_it() {
     let stored = happened.iter().find_map(|occurrence| match occurrence {
         Occurrence::Noted(progress, ending) if ending.is_late => Some(progress),
         Occurrence::Accepted(_)
-        | Occurrence::Told(_)
+        | Occurrence::Informed(_)
         | Occurrence::Deferred(..)
         | Occurrence::Noted(..)
         | Occurrence::Ended(..)

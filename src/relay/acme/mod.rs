@@ -326,12 +326,12 @@ impl Acme {
         let text = zeroize::Zeroizing::new(serde_json::to_vec(&AccountFile { directory, credentials })?);
         self.folder.write(ACCOUNT, &text).context("the account cannot be written down")?;
         tracing::info!(account = account.id(), directory = self.settings.directory, "an account was made with the CA");
-        self.tell_records(&account, &web).await?;
+        self.log_records(&account, &web).await?;
         Ok(account)
     }
 
     /// What DNS must have for dns-persist-01: bound to the account, it stays.
-    async fn tell_records(&self, account: &Account, web: &Web) -> anyhow::Result<()> {
+    async fn log_records(&self, account: &Account, web: &Web) -> anyhow::Result<()> {
         if self.settings.challenge != Challenge::DnsPersist {
             return Ok(());
         }

@@ -34,7 +34,7 @@ fn open(folder: &Path, limits: Limits) -> Arc<Traces> {
 }
 
 impl Traces {
-    fn tell(&self, event: &Arc<Event>) {
+    fn record(&self, event: &Arc<Event>) {
         let at = self.shared.folded.borrow().plus(1);
         self.shared.add(at, event);
         self.shared.folded.send_replace(at);
@@ -50,7 +50,7 @@ fn traces_outlive_the_process() {
     let id = ids.next(SystemClock::default().now());
     let traces = open(folder.path(), Limits::of(WEEK));
     for kind in [Kind::Accepted, Kind::Attempted, Kind::Delivered] {
-        traces.tell(&event(kind, id, "Alice@Example.com"));
+        traces.record(&event(kind, id, "Alice@Example.com"));
     }
     let before = traces.get(id).unwrap();
     assert_eq!(before.events.len(), 3);
@@ -58,11 +58,11 @@ fn traces_outlive_the_process() {
     traces.close();
     let traces = open(folder.path(), Limits::of(WEEK));
     assert_eq!(traces.get(id).unwrap(), before);
-    traces.tell(&event(Kind::Delivered, id, "alice@example.com"));
+    traces.record(&event(Kind::Delivered, id, "alice@example.com"));
     assert_eq!(traces.get(id).unwrap(), before, "it has been told up to there");
     let stored = traces.shared.stored(|records| Ok(records.cursor())).flatten();
     traces.shared.folded.send_replace(stored.unwrap());
-    traces.tell(&event(Kind::Verified, id, "alice@example.com"));
+    traces.record(&event(Kind::Verified, id, "alice@example.com"));
     assert_eq!(traces.get(id).unwrap().events.len(), 4);
     assert_eq!(of_recipient(&traces, "alice@example.com")[0].events.len(), 4);
     assert!(of_recipient(&traces, "alice@example.co").is_empty());
@@ -77,12 +77,12 @@ fn a_recipient_is_erased() {
     let [alone, shared, new] = [(); 3].map(|()| ids.next(SystemClock::default().now()));
     let (alice, bob) = ("alice@example.com", "bob@example.com");
     let traces = open(folder.path(), Limits::of(WEEK));
-    traces.tell(&event(Kind::Accepted, alone, alice));
-    traces.tell(&event(Kind::Delivered, shared, alice));
-    traces.tell(&event(Kind::Delivered, shared, bob));
+    traces.record(&event(Kind::Accepted, alone, alice));
+    traces.record(&event(Kind::Delivered, shared, alice));
+    traces.record(&event(Kind::Delivered, shared, bob));
     traces.close();
     let traces = open(folder.path(), Limits::of(WEEK));
-    traces.tell(&event(Kind::Accepted, new, alice));
+    traces.record(&event(Kind::Accepted, new, alice));
     assert_eq!((traces.erase(alice), traces.erase(alice)), (3, 0));
     assert!(traces.get(alone).is_none() && traces.get(new).is_none());
     assert!(of_recipient(&traces, alice).is_empty());
@@ -97,7 +97,7 @@ fn damaged_traces_are_begun_anew() {
     let ids = IdSource::new();
     let written: Vec<MessageId> = (0..400).map(|_| ids.next(SystemClock::default().now())).collect();
     let traces = open(&path, Limits::of(WEEK));
-    written.iter().for_each(|id| traces.tell(&event(Kind::Accepted, *id, "alice@example.com")));
+    written.iter().for_each(|id| traces.record(&event(Kind::Accepted, *id, "alice@example.com")));
     traces.close();
     for (file, is_set_aside) in [("db", false), ("conf", true), ("db", true)] {
         let mut octets = std::fs::read(path.join(file)).unwrap();
@@ -108,7 +108,7 @@ fn damaged_traces_are_begun_anew() {
         // All that is asked of the old ones is that they do no harm.
         let _: Vec<_> = written.iter().map(|id| traces.get(*id)).collect();
         let id = ids.next(SystemClock::default().now());
-        traces.tell(&event(Kind::Accepted, id, "bob@example.com"));
+        traces.record(&event(Kind::Accepted, id, "bob@example.com"));
         assert!(traces.get(id).is_some());
         traces.close();
         assert_eq!(folder.path().join("traces.damaged").exists(), is_set_aside, "{file}");
@@ -124,9 +124,9 @@ fn the_oldest_go_first() {
     let young: Vec<MessageId> = (0..5).map(|_| ids.next(now)).collect();
     let limits = Limits { messages_max: 3, ..Limits::of(WEEK) };
     let traces = open(folder.path(), limits);
-    traces.tell(&event(Kind::Accepted, old, "alice@example.com"));
+    traces.record(&event(Kind::Accepted, old, "alice@example.com"));
     for id in &young {
-        traces.tell(&event(Kind::Accepted, *id, "alice@example.com"));
+        traces.record(&event(Kind::Accepted, *id, "alice@example.com"));
     }
     traces.close();
     let traces = open(folder.path(), limits);
