@@ -1,4 +1,4 @@
-//! What each version left in its data folder is taken up: live messages, side tables, traces, tokens, and of this version's also what
+//! What each version left in its data directory is taken up: live messages, side tables, traces, tokens, and of this version's also what
 //! it added: verifications, statistics, webhooks.
 
 use std::collections::BTreeSet;

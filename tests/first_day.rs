@@ -223,7 +223,7 @@ fn folders_and_files_of_others_say_whose_they_are() {
         format!("{what}: {} belongs to root:root (mode {mode}), {mend}", shown(name))
     };
     let serve = ["serve", "-c", "relay.toml"];
-    let (unread, unusable) = ("the configuration cannot be read", "the data folder cannot be used");
+    let (unread, unusable) = ("the configuration cannot be read", "the data directory cannot be used");
     told(&serve, 77, &of_root(unread, "relay.toml", "0600", &chown("relay.toml")));
     open(&config, 0o644);
     // A check finds the same.

@@ -1,4 +1,4 @@
-//! Content at rest: never in plain anywhere in the data folder, and beyond anybody's reach once its key is gone.
+//! Content at rest: never in plain anywhere in the data directory, and beyond anybody's reach once its key is gone.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -124,7 +124,7 @@ async fn the_service_manager_hears_of_start_reload_and_stop() {
     let file = managed.folder.path().join("relay.toml");
     let checked = Command::new(env!("CARGO_BIN_EXE_otp-relay")).args(["check", "-c"]).arg(file).output().unwrap();
     let text = String::from_utf8(checked.stdout).unwrap();
-    assert!(text.contains("a relay runs with this data folder"), "{text}");
+    assert!(text.contains("a relay runs with this data directory"), "{text}");
 
     managed.signal(Signal::SIGTERM);
     assert_eq!(managed.told()[0], "STOPPING=1");

@@ -1,4 +1,4 @@
-//! Commands that look after the data folder: verify, backup, restore, erase, and the change of DKIM keys.
+//! Commands that look after the data directory: verify, backup, restore, erase, and the change of DKIM keys.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -89,7 +89,7 @@ fn damage_and_newer_folders_are_told() {
     let (status, _, err) = run(&["data", "verify", text_of(&data)]);
     assert!(status == 1 && err.contains("it has format 99, which a newer otp-relay wrote"), "{status} {err}");
     let (status, _, err) = run(&["data", "verify", text_of(folder.path())]);
-    assert!(status == 1 && err.contains("is no data folder"), "{status} {err}");
+    assert!(status == 1 && err.contains("is no data directory"), "{status} {err}");
 }
 
 /// A relay in a folder with its configuration file, whose API and DKIM key are of use to the commands.
@@ -168,7 +168,7 @@ async fn a_backup_comes_back_on_an_empty_machine() {
     relay.shut_down().await;
 }
 
-/// What a data folder that no relay uses says of anybody, by the kind of record; but for what counts against too many codes, which
+/// What a data directory that no relay uses says of anybody, by the kind of record; but for what counts against too many codes, which
 /// is kept for its time.
 fn decoded(data: &Path) -> BTreeMap<&'static str, String> {
     let mut said: BTreeMap<&'static str, String> = BTreeMap::new();

@@ -1,4 +1,4 @@
-//! The one number for the form of everything in the data folder: the file `format`, the database and the stored traces carry it.
+//! The one number for the form of everything in the data directory: the file `format`, the database and the stored traces carry it.
 //!
 //! 1: what version 0.1 wrote, which carried no number. 2: this number, and a version before each stored suppression.
 //! Whoever changes a stored form adds one here, keeps what reads the form before, and a folder of it under `tests/data`.

@@ -41,30 +41,30 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
         found.push(Finding::new(severity, Check::DataFolder, &shown, text).mend(mend));
     };
     let Ok(meta) = std::fs::metadata(folder) else {
-        add(Severity::Note, "the data folder is not there yet, so how quickly it stores was not looked at".into(), "");
+        add(Severity::Note, "the data directory is not there yet, so how quickly it stores was not looked at".into(), "");
         return found;
     };
     if meta.mode() & 0o077 != 0 {
-        let text = format!("others may look into the data folder (mode {:04o})", meta.mode() & 0o7777);
+        let text = format!("others may look into the data directory (mode {:04o})", meta.mode() & 0o7777);
         add(Severity::Warning, text, "run `chmod 700` on it; the relay does so at its start");
     }
     let own = nix::unistd::geteuid();
     if !own.is_root() && meta.uid() != own.as_raw() {
-        let text = format!("the data folder belongs to another user ({})", meta.uid());
+        let text = format!("the data directory belongs to another user ({})", meta.uid());
         add(Severity::Warning, text, "run the check as the user of the service, or give the folder to that user");
     }
     if let Ok(system) = statfs(folder) {
         if let Some((name, what)) = short_lived(system.filesystem_type()) {
             add(
                 Severity::Warning,
-                format!("the data folder is on {name}, which {what}"),
+                format!("the data directory is on {name}, which {what}"),
                 "put it on a disk of this machine",
             );
         }
         let room = system.blocks_available().saturating_mul(u64::try_from(system.block_size()).unwrap_or(1));
         if room < ROOM_MIN.0 {
             let severity = if room < ROOM_MIN.1 { Severity::Error } else { Severity::Warning };
-            add(severity, format!("there are {} MiB left for the data folder", room >> 20), "make room");
+            add(severity, format!("there are {} MiB left for the data directory", room >> 20), "make room");
         }
     }
     if let Some((p50, p99)) = timed(folder).filter(|(_, p99)| *p99 > SLOW) {
@@ -73,7 +73,7 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
             p50.as_millis(),
             p99.as_millis()
         );
-        add(Severity::Warning, text, "put the data folder on a faster disk, or one with a battery behind its cache");
+        add(Severity::Warning, text, "put the data directory on a faster disk, or one with a battery behind its cache");
     }
     found
 }

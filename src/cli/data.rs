@@ -1,4 +1,4 @@
-//! `data`: the data folder, looked at without a relay.
+//! `data`: the data directory, looked at without a relay.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,7 +12,7 @@ use crate::relay::verify;
 /// Subcommands of `data`.
 #[derive(Debug, Subcommand)]
 pub(super) enum Command {
-    /// Read a data folder that no relay uses, or a copy of one, but for statistics and webhooks; change nothing, and say what was found
+    /// Read a data directory that no relay uses, or a copy of one, but for statistics and webhooks; change nothing, and say what was found
     Verify {
         /// The folder
         dir: PathBuf,

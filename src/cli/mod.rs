@@ -80,7 +80,7 @@ enum Command {
     Suppression(suppression::Options),
     /// Forget a person
     Recipient(recipient::Options),
-    /// Look into a data folder that no relay uses
+    /// Look into a data directory that no relay uses
     #[command(subcommand)]
     Data(data::Command),
     /// Write configuration, keys, certificates, tokens, suppressions and what was learned of destinations into a file

@@ -18,7 +18,7 @@ use crate::relay::data_dir::{DataDir, keep_files_private};
 
 /// Rows that are stored at once.
 const ROWS_AT_ONCE: usize = 500;
-/// The modes of folders that are made: whoever may read a file has to come to it; the data folder is the relay's alone.
+/// The modes of folders that are made: whoever may read a file has to come to it; the data directory is the relay's alone.
 const OPEN: u32 = 0o750;
 const CLOSED: u32 = 0o700;
 
@@ -40,7 +40,7 @@ pub(super) fn run(configuration: Option<&Path>, options: &Options) -> anyhow::Re
     if !options.force {
         refuse_to_overwrite(&backup)?;
     }
-    // Before the data folder, which may be below that of the configuration.
+    // Before the data directory, which may be below that of the configuration.
     if let Some(file) = backup.files.first() {
         make_folders_of(&file.path, OPEN, file.owner.as_ref())?;
     }
@@ -115,7 +115,7 @@ fn store(folder: &DataDir, rows: Vec<(Table, Row)>) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What root restored belongs to whoever has the data folder.
+/// What root restored belongs to whoever has the data directory.
 fn hand_over(data_dir: &Path) -> anyhow::Result<()> {
     let owner = fs::metadata(data_dir)?;
     if nix::unistd::geteuid().is_root() && owner.uid() != 0 {

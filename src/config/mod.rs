@@ -75,7 +75,7 @@ pub struct Config {
     pub intake: intake::door::Settings,
     /// The DKIM keys of the file, read.
     pub(crate) configured_keys: Keys,
-    /// The DKIM keys that sign: those, and over them those of changes in the data folder.
+    /// The DKIM keys that sign: those, and over them those of changes in the data directory.
     pub keys: Keys,
     /// How entries are kept.
     pub queue: queue::Settings,
@@ -209,7 +209,7 @@ impl Config {
         named.unwrap_or_else(|| data_dir(Some(path), &source))
     }
 
-    /// Signs with these keys, and over them those of changes in the data folder. Returns sentences about what cannot be used.
+    /// Signs with these keys, and over them those of changes in the data directory. Returns sentences about what cannot be used.
     pub(crate) fn sign_with(&mut self, keys: Keys) -> Vec<String> {
         self.configured_keys = keys.clone();
         self.keys = keys;

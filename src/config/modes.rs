@@ -33,7 +33,7 @@ pub(super) struct Own {
 }
 
 impl Own {
-    /// The groups of this process, and the one of the data folder, for whoever checks the configuration as another user.
+    /// The groups of this process, and the one of the data directory, for whoever checks the configuration as another user.
     pub(super) fn new(data_dir: &Path, variable: fn(&str) -> Option<String>) -> Self {
         let mut groups = vec![nix::unistd::getegid().as_raw()];
         groups.extend(nix::unistd::getgroups().unwrap_or_default().into_iter().map(nix::unistd::Gid::as_raw));

@@ -66,7 +66,7 @@ impl Folder {
         files::replace(&self.state_file(&rotation.domain), rotation.to_json().as_bytes())
     }
 
-    /// Gives what root has just made to the owner of the data folder, who is to use it.
+    /// Gives what root has just made to the owner of the data directory, who is to use it.
     pub(crate) fn hand_over(&self) -> io::Result<()> {
         if !nix::unistd::geteuid().is_root() {
             return Ok(());

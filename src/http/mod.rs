@@ -121,7 +121,7 @@ pub struct Settings {
     pub address: Option<SocketAddr>,
     /// Whether it speaks TLS.
     pub tls: bool,
-    /// Where the operator's token is, in the data folder.
+    /// Where the operator's token is, in the data directory.
     pub token_file: PathBuf,
     /// The relay's own name, in lower case.
     pub hostname: String,

@@ -1,4 +1,4 @@
-//! A backup: a tar archive with the configuration, the files that it names, what the data folder holds of keys and tokens, and
+//! A backup: a tar archive with the configuration, the files that it names, what the data directory holds of keys and tokens, and
 //! rows of the database. Never the queue, the keys of content, or traces.
 
 use std::collections::BTreeMap;
@@ -19,7 +19,7 @@ use crate::base::format::{self, FORMAT};
 use crate::config::Config;
 use crate::ledger::side::{SideRow, SideTable};
 
-/// What is taken of the data folder: files, and whole folders.
+/// What is taken of the data directory: files, and whole folders.
 const OF_DATA: [&str; 8] =
     ["api.token", "app.password-hash", "secret", "self-signed.pem", "self-signed.key", "dkim", "acme", "mta-sts"];
 /// Octets of one file, and files in all.
@@ -40,7 +40,7 @@ pub(crate) struct About {
     format: u32,
     version: String,
     pub configuration: PathBuf,
-    /// Whose the data folder was; none where it has no name.
+    /// Whose the data directory was; none where it has no name.
     #[serde(default)]
     data_owner: Option<Owner>,
 }
@@ -157,7 +157,7 @@ pub(crate) struct UnpackedFile {
 /// An archive that was read as a whole.
 #[derive(Debug)]
 pub(crate) struct Backup {
-    /// Where the data folder is to be.
+    /// Where the data directory is to be.
     pub(crate) data_dir: PathBuf,
     pub(crate) data_owner: Option<Owner>,
     /// The configuration and all other files.

@@ -1,4 +1,4 @@
-//! The certificates shown to clients: the configured one, the one that a CA gave, or one generated and kept in the data folder;
+//! The certificates shown to clients: the configured one, the one that a CA gave, or one generated and kept in the data directory;
 //! and more of them by name. Which it is stands in the log, with the fingerprint that clients can be given. Files are watched.
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! The data folder: one process at a time, readable by its owner only.
+//! The data directory: one process at a time, readable by its owner only.
 
 use std::fs::{self, File, Permissions, TryLockError};
 use std::io;
@@ -29,7 +29,7 @@ const TOKEN_LEN: usize = 32;
 const WRITTEN: [&str; 9] =
     ["lock", "queue", "keys", "code-keys", "traces", "stats", "webhooks", "secret", "daily-secrets"];
 
-/// A data folder that is ours.
+/// A data directory that is ours.
 #[derive(Debug)]
 pub(crate) struct DataDir {
     path: PathBuf,
@@ -50,7 +50,7 @@ impl DataDir {
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(told)?;
         let lock = private_file(&path.join("lock")).map_err(told)?;
         if !wait_for_lock(&lock).with_context(|| format!("{shown}/lock cannot be locked"))? {
-            bail!("another otp-relay uses the data folder {shown}; stop it, or set another data_dir");
+            bail!("another otp-relay uses the data directory {shown}; stop it, or set another data_dir");
         }
         take_on_format(path)?;
         Ok(Self { path: path.to_owned(), _lock: lock })
@@ -113,7 +113,7 @@ impl DataDir {
     }
 }
 
-/// Where the made-up certificate and its key are in a data folder.
+/// Where the made-up certificate and its key are in a data directory.
 pub(crate) fn self_signed_files(data_dir: &Path) -> (PathBuf, PathBuf) {
     (data_dir.join(SELF_SIGNED), data_dir.join("self-signed.key"))
 }
@@ -125,7 +125,7 @@ const FORMAT_FILE: &str = "format";
 /// # Errors
 /// When a newer program wrote it, or it cannot be read.
 pub(crate) fn format_of(path: &Path) -> anyhow::Result<Option<u32>> {
-    let newer = |newer: Newer| anyhow::anyhow!("the data folder {} cannot be used: {newer}", path.display());
+    let newer = |newer: Newer| anyhow::anyhow!("the data directory {} cannot be used: {newer}", path.display());
     match fs::read(path.join(FORMAT_FILE)) {
         Ok(text) => Ok(Some(format::check(Some(&text)).map_err(newer)?)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -143,7 +143,7 @@ fn take_on_format(path: &Path) -> anyhow::Result<()> {
     }
     if let Some(found) = found {
         tracing::warn!(
-            "the data folder {} has format {found} and gets format {FORMAT}: an earlier otp-relay cannot use it from now on",
+            "the data directory {} has format {found} and gets format {FORMAT}: an earlier otp-relay cannot use it from now on",
             path.display()
         );
     }
@@ -154,9 +154,9 @@ fn take_on_format(path: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// What keeps the data folder from being used. What the system says stands in the words; its kind tells how the command ends.
+/// What keeps the data directory from being used. What the system says stands in the words; its kind tells how the command ends.
 pub(super) fn in_data_dir(path: &Path, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("the data folder cannot be used: {}", explain(path, Use::Write, error)))
+    io::Error::new(error.kind(), format!("the data directory cannot be used: {}", explain(path, Use::Write, error)))
 }
 
 /// Whether the folder, or what the relay has to write in it, is another user's. Root can work in it all the same, but the other
@@ -175,9 +175,9 @@ fn foreign_inside(path: &Path) -> io::Result<Option<String>> {
         return Ok(None);
     };
     if geteuid().is_root() {
-        return Ok(Some(format!("the data folder is not the relay's: {text}")));
+        return Ok(Some(format!("the data directory is not the relay's: {text}")));
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the data folder cannot be used: {text}")))
+    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("the data directory cannot be used: {text}")))
 }
 
 /// What [`DataDir::open`] would say of the folder, but for another process that uses it, without making it; a warning, if
@@ -302,7 +302,7 @@ mod tests {
         let path = parent.path().join("data");
         let folder = DataDir::open(&path).unwrap();
         let error = DataDir::open(&path).unwrap_err().to_string();
-        assert!(error.contains("another otp-relay uses the data folder"), "{error}");
+        assert!(error.contains("another otp-relay uses the data directory"), "{error}");
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(&path), 0o700);
         let secret = folder.secret().unwrap();

@@ -34,7 +34,7 @@ pub struct Environment {
     pub dns: Option<Arc<dyn Dns>>,
     /// Where web servers have their MTA-STS policies.
     pub policy_port: u16,
-    /// What keeps the queue, if not the database in the data folder.
+    /// What keeps the queue, if not the database in the data directory.
     pub store: Option<MemoryStore>,
     /// Somebody else who wants to hear of events, after log and counters.
     pub events: Option<Arc<dyn Sink>>,
@@ -63,7 +63,7 @@ impl Default for Environment {
 }
 
 impl Environment {
-    /// The way of mail, with what it keeps in the data folder.
+    /// The way of mail, with what it keeps in the data directory.
     pub(super) fn core(&self, config: &Config, folder: &DataDir, draining: &CancellationToken) -> anyhow::Result<Core> {
         let now = self.clock.now();
         let dns = match &self.dns {

@@ -1,5 +1,5 @@
 //! What a relay without a configuration file needs to be of use at once: a user and DKIM keys, made at the first start
-//! and kept in the data folder.
+//! and kept in the data directory.
 
 use std::fs;
 use std::io;

@@ -40,7 +40,7 @@ fn look_at_addresses(config: &Config, add: &mut impl FnMut(Severity, Check, Stri
         let Err(error) = listener::try_out(*address, &all) else { continue };
         if error.kind() == io::ErrorKind::AddrInUse && data_dir::is_in_use(&config.data_dir) {
             let text =
-                "a relay runs with this data folder: whether its addresses could be listened at was not looked at";
+                "a relay runs with this data directory: whether its addresses could be listened at was not looked at";
             return add(Severity::Note, Check::Limits, text.to_owned());
         }
         add(Severity::Error, Check::Limits, error.to_string());

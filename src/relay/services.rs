@@ -36,7 +36,7 @@ pub(super) struct Services {
 }
 
 impl Services {
-    /// Opens what is in the data folder and starts the readers of events; from then on events may go that all have read.
+    /// Opens what is in the data directory and starts the readers of events; from then on events may go that all have read.
     pub(super) fn start(
         config: &Config,
         folder: &DataDir,

@@ -1,4 +1,4 @@
-//! Reads all that a data folder holds, without a relay and without changing an octet.
+//! Reads all that a data directory holds, without a relay and without changing an octet.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -35,7 +35,7 @@ pub(crate) fn look(path: &Path) -> anyhow::Result<Report> {
     if is_in_use(path) {
         bail!("a relay uses {shown}: stop it, or verify a copy of the folder");
     }
-    let Some(format) = format_of(path)? else { bail!("{shown} is no data folder: it has neither format nor queue") };
+    let Some(format) = format_of(path)? else { bail!("{shown} is no data directory: it has neither format nor queue") };
     let mut report = Report::default();
     report.found.push(format!("format {format}"));
     look_at_queue(path, &mut report)?;

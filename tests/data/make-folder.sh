@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Makes tests/data/X.Y: what the release program of version X.Y leaves in its data folder when it is stopped, and beside it made.json,
+# Makes tests/data/X.Y: what the release program of version X.Y leaves in its data directory when it is stopped, and beside it made.json,
 # what the tests have to know of it. tests/data/0.2/README.md says what the relay is given. Until X.Y is released its folder is made anew
 # whenever something is stored in another form; from then on it stays as it is.
 #   usage: make-folder.sh path/to/otp-relay

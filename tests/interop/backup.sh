@@ -125,7 +125,7 @@ grep -qE '^data/(queue|keys|traces|stats|webhooks|lock|daily-secrets|code-keys)'
 tar -tf "$work/stopped.tar" | sort | diff "$work/names" - >"$work/diff.log" || fail "the same from a stopped relay" "$(cat "$work/diff.log")"
 ok "backup: mode 600, $(wc -l <"$work/names") files, none of the queue; from a running relay and a stopped one"
 number=7002 unshare -m bash "$work/second" >"$work/second.log" 2>&1 || fail "a restored relay" "$(tail -n 3 "$work/second.log")"
-[ ! -s "$work/foreign" ] || fail "all of the data folder to be the relay's" "$(cat "$work/foreign")"
+[ ! -s "$work/foreign" ] || fail "all of the data directory to be the relay's" "$(cat "$work/foreign")"
 [ "$(head -n 2 "$work/owners")" = $'root:otp-relay 750 /opt/relay\nroot:otp-relay 640 /opt/relay/relay.toml' ] || fail "owners as they were" "$(cat "$work/owners")"
 [ "$(tail -n +3 "$work/owners" | cut -d ' ' -f 1 | sort -u)" = otp-relay:otp-relay ] || fail "keys of the relay's user" "$(cat "$work/owners")"
 ok "restore on an empty machine, where the user has another number: files are of the same names, with the same modes"

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The data folder's disk hangs, fills up, and breaks. New mail is refused with a reply that says to come back, what was
+# The data directory's disk hangs, fills up, and breaks. New mail is refused with a reply that says to come back, what was
 # accepted leaves all the same, and the relay goes on by itself where the disk does. A service manager that watches is told of
 # the disk that hangs, and is given no reason to kill the relay.
 #   usage: disk.sh path/to/otp-relay

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The relay is killed by SIGKILL under load, again and again, and started on the same data folder. Everything it has said
+# The relay is killed by SIGKILL under load, again and again, and started on the same data directory. Everything it has said
 # 250 to arrives, with its content; and a reader of its events that keeps its cursor sees every end once and in order.
 #   usage: kill-rounds.sh path/to/otp-relay [ROUNDS] [at-most-once]        (default: 20; the last switches
 #   `deliver_at_most_once` on: then nothing arrives twice, and what may have arrived ends with its outcome unknown)

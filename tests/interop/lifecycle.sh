@@ -40,8 +40,8 @@ NOTIFY_SOCKET=$work/notify start_relay
 wait_for 5 "READY=1" grep -q READY=1 "$work/notify.log"
 ok "sd_notify: READY=1 when clients can connect"
 
-refuses "a second process" "another otp-relay uses the data folder" "$config"
-ok "second process on the same data folder: exit 1, $(tail -n 1 <<<"$seen")"
+refuses "a second process" "another otp-relay uses the data directory" "$config"
+ok "second process on the same data directory: exit 1, $(tail -n 1 <<<"$seen")"
 
 sed "s|^data_dir = .*|data_dir = \"$work/other-data\"|" "$config" >"$work/same-port.toml"
 refuses "a port in use" "127.0.0.1:$smtp_port: .*in use" "$work/same-port.toml"
@@ -193,8 +193,8 @@ stop relay || true
 
 # --- What stays
 modes=$(find "$work/data" \( -type d ! -perm 0700 \) -o \( -type f ! -perm 0600 \) | head -n 3)
-[ -z "$modes" ] || fail "0700 and 0600 everywhere in the data folder" "$(xargs ls -ld <<<"$modes")"
-ok "data folder: $(find "$work/data" -type d | wc -l) folders 0700, $(find "$work/data" -type f | wc -l) files 0600"
+[ -z "$modes" ] || fail "0700 and 0600 everywhere in the data directory" "$(xargs ls -ld <<<"$modes")"
+ok "data directory: $(find "$work/data" -type d | wc -l) folders 0700, $(find "$work/data" -type f | wc -l) files 0600"
 
 : >"$work/relay.log"
 start_relay

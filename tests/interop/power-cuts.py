@@ -4,8 +4,8 @@
     power-cuts.py load PORT COUNT ACKNOWLEDGED       submits COUNT messages over 8 connections; each that got its 250
                                                      becomes a line of ACKNOWLEDGED: time, id, local part
     power-cuts.py replay FOLDER DATA CUTS SEED RELAY MODE
-        FOLDER holds what was recorded of a relay whose data folder was DATA: `trace` by strace, `acknowledged`,
-        `relay.log`, `sink/index`, and `events` by events_reader.py; and `cut.toml`, a configuration for the relay whose data folder is FOLDER/cut. For
+        FOLDER holds what was recorded of a relay whose data directory was DATA: `trace` by strace, `acknowledged`,
+        `relay.log`, `sink/index`, and `events` by events_reader.py; and `cut.toml`, a configuration for the relay whose data directory is FOLDER/cut. For
         each of CUTS moments the disk is made up as a power cut at that moment could have left it, the relay is started
         on it, and everything acknowledged before and not delivered before has to be in its queue. What had arrived and
         is in the queue again is counted; with the MODE `at-most-once` there must be no such thing, and a message whose

@@ -1,4 +1,4 @@
-//! The ledger of one node: one lock over the tables decides, the journal commits. The lock of the data folder is the lease, so
+//! The ledger of one node: one lock over the tables decides, the journal commits. The lock of the data directory is the lease, so
 //! nobody else ever owns anything here; an epoch is given at each opening all the same, and who has left may do nothing.
 //!
 //! What is to be accepted waits for its commit before its entries are there, and where the commit fails it gives back what it

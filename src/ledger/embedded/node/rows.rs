@@ -82,7 +82,7 @@ pub(super) fn epoch_row(epoch: Epoch) -> Change {
     row(name(b'e', b""), Some(&epoch.0))
 }
 
-/// The secret under which names are hashed, as long as the data folder lives.
+/// The secret under which names are hashed, as long as the data directory lives.
 fn secret_row(secret: &[u8; 32]) -> Change {
     row(name(b'h', b""), Some(secret))
 }

@@ -64,7 +64,7 @@ pub enum StoreError {
     #[error("no room left on the disk")]
     Full,
     /// Another process has it open.
-    #[error("another process uses the data folder {0}")]
+    #[error("another process uses the data directory {0}")]
     InUse(String),
     /// What is stored is not what was written.
     #[error("what is stored is damaged: {0}")]
