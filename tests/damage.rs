@@ -57,7 +57,7 @@ fn fill(count: usize) -> Filled {
         let message = message(&ids);
         store.commit(&[&[Change::Accept(message.clone(), content(number))]]).unwrap();
         let entry = EntryId { message: message.id, index: 0 };
-        store.commit(&[&[Change::Update(entry, Box::default())]]).unwrap();
+        store.commit(&[&[Change::Update(entry, Arc::default())]]).unwrap();
         live.push(message.id);
         if number % 2 == 1 {
             let gone = live.remove(number * 31 % live.len());

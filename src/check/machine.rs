@@ -41,7 +41,11 @@ fn of_folder(folder: &Path) -> Vec<Finding> {
         found.push(Finding::new(severity, Check::DataFolder, &shown, text).mend(mend));
     };
     let Ok(meta) = std::fs::metadata(folder) else {
-        add(Severity::Note, "the data directory is not there yet, so how quickly it stores was not looked at".into(), "");
+        add(
+            Severity::Note,
+            "the data directory is not there yet, so how quickly it stores was not looked at".into(),
+            "",
+        );
         return found;
     };
     if meta.mode() & 0o077 != 0 {

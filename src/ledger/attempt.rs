@@ -72,7 +72,7 @@ pub enum Settled {
     /// There will be another attempt.
     Deferred {
         /// How far it got, with the time of the next attempt.
-        progress: Box<Progress>,
+        progress: Arc<Progress>,
         /// What happened, in order.
         events: Vec<Event>,
         /// What else changes.
@@ -83,7 +83,7 @@ pub enum Settled {
     /// Nothing has become of an attempt, but it was told that the entry is at risk or late.
     Noted {
         /// How far it got, with that it was told.
-        progress: Box<Progress>,
+        progress: Arc<Progress>,
         /// What happened, in order.
         events: Vec<Event>,
         /// What else changes.
@@ -158,7 +158,7 @@ pub struct Held {
     /// Their message.
     pub message: Arc<Message>,
     /// Which, and how far they got.
-    pub entries: Vec<(u16, Progress)>,
+    pub entries: Vec<(u16, Arc<Progress>)>,
     /// What is known of others of its entries that ended, for the notification that tells of all.
     pub ended: Vec<(u16, Progress)>,
     /// Those of them that are of no use beside a newer message, which is named: their owner ends them.

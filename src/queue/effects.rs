@@ -46,9 +46,9 @@ pub(super) enum Occurrence {
     /// Something informative.
     Informed(Box<Event>),
     /// An attempt has come to nothing yet, by which the entry may be at risk.
-    Deferred(Box<Progress>, Box<Event>, Option<Box<Ending>>),
+    Deferred(Arc<Progress>, Box<Event>, Option<Box<Ending>>),
     /// An entry is at risk, or late, and goes on.
-    Noted(Box<Progress>, Box<Ending>),
+    Noted(Arc<Progress>, Box<Ending>),
     /// An entry has ended; what is known of it while others of its message live.
     Ended(Option<Box<Progress>>, Box<Ending>),
     /// The ledger has ended an entry.
@@ -83,13 +83,13 @@ impl Effects {
         self.happened.push(Occurrence::Informed(Box::new(event)));
     }
 
-    pub(super) fn defer(&mut self, progress: &Progress, event: Event, at_risk: Option<Ending>) {
-        let deferred = Occurrence::Deferred(Box::new(progress.clone()), Box::new(event), at_risk.map(Box::new));
+    pub(super) fn defer(&mut self, progress: &Arc<Progress>, event: Event, at_risk: Option<Ending>) {
+        let deferred = Occurrence::Deferred(progress.clone(), Box::new(event), at_risk.map(Box::new));
         self.happened.push(deferred);
     }
 
-    pub(super) fn keep(&mut self, progress: &Progress, ending: Ending) {
-        self.happened.push(Occurrence::Noted(Box::new(progress.clone()), Box::new(ending)));
+    pub(super) fn keep(&mut self, progress: &Arc<Progress>, ending: Ending) {
+        self.happened.push(Occurrence::Noted(progress.clone(), Box::new(ending)));
     }
 
     pub(super) fn end(&mut self, left: Option<Box<Progress>>, ending: Ending) {

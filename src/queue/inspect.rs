@@ -52,7 +52,7 @@ impl Queue {
 
     /// How far a live entry got.
     pub fn progress(&self, id: EntryId) -> Option<Progress> {
-        self.outbox.schedule(|schedule| schedule.progress(id).map(|(_, progress)| progress.clone()))
+        self.outbox.schedule(|schedule| schedule.progress(id).map(|(_, progress)| Progress::clone(progress)))
     }
 
     /// Whether an entry of the message lives. Where none does, the ends of all have been told.

@@ -214,8 +214,8 @@ impl Queue {
 
 /// What becomes of an entry in the ledger.
 enum Change {
-    Deferred(Box<Progress>),
-    Noted(Box<Progress>),
+    Deferred(Arc<Progress>),
+    Noted(Arc<Progress>),
     Ended(Option<Box<Progress>>),
 }
 

@@ -108,7 +108,9 @@ fn held(world: &World) -> Vec<Held> {
 fn acquired(world: &World) -> Vec<(EntryId, Progress)> {
     let entries = held(world).into_iter().flat_map(|one| {
         let id = one.message.id;
-        one.entries.into_iter().map(move |(index, progress)| (EntryId { message: id, index }, progress))
+        one.entries
+            .into_iter()
+            .map(move |(index, progress)| (EntryId { message: id, index }, Progress::clone(&progress)))
     });
     entries.collect()
 }
@@ -141,7 +143,7 @@ async fn what_was_decided_holds_over_a_crash() {
     let Settled::Deferred { progress, .. } = deferred else { panic!() };
     let held = acquired(&world);
     assert_eq!(held.len(), 3);
-    assert_eq!(held[0], (id, *progress));
+    assert_eq!(held[0], (id, Progress::clone(&progress)));
     assert_eq!(world.ledger.content(id.message, once.message.expires_at).await.unwrap(), Some(once.content));
     assert_eq!(world.ledger.accept(world.keyed("once", 1)).await, Err(Refused::Repeat(id.message)));
     assert_eq!(world.ledger.accept(world.keyed("once", 2)).await, Err(Refused::Conflict));

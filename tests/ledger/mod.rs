@@ -196,7 +196,7 @@ impl World {
         let progress = Progress { attempts: number, next_attempt_at: at, ..Progress::default() };
         let what = Happened::Deferred { attempted: Attempted::default(), next_attempt_at: Some(at) };
         let event = Event { head: message.entry_head(0, number, self.ledger.now()), what };
-        Settled::Deferred { progress: Box::new(progress), events: vec![event], side, notification: None }
+        Settled::Deferred { progress: Arc::new(progress), events: vec![event], side, notification: None }
     }
 
     /// All that happened, in order.

@@ -261,7 +261,7 @@ impl Copies {
                 content: content.clone(),
                 sequence,
                 slots,
-                progress: progress.clone(),
+                progress: Progress::clone(progress),
             };
             let entry = EntryId { message: id, index: *index };
             self.parted.remove(&entry);

@@ -247,7 +247,7 @@ impl State {
         };
         let held = self.messages.entry(id.message).or_insert_with(new);
         held.entries
-            .insert(id.index, EntryRow { standing, slots: slots.clone().into(), progress: Some(Box::new(progress)) });
+            .insert(id.index, EntryRow { standing, slots: slots.clone().into(), progress: Some(Arc::new(progress)) });
         self.live += 1;
         self.signal(owner, me, Signal::Yours(id));
         for slot in slots {

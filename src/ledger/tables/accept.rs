@@ -1,5 +1,7 @@
 //! A message comes in: one statement decides on all that could stand in its way.
 
+use std::sync::Arc;
+
 use litemap::LiteMap;
 
 use super::state::{EntryRow, KeyRow, MessageRow, SlotRow, State, Touched};
@@ -182,7 +184,7 @@ impl State {
             let at_risk = new.risks.iter().any(|risk| risk.index == index);
             let slots = new.slots.iter().filter(|(of, _)| *of == index).map(|(_, slot)| *slot).collect();
             let standing = Standing::accepted(by.me, by.delivery);
-            let progress = at_risk.then(|| Box::new(Progress { at_risk, ..Progress::default() }));
+            let progress = at_risk.then(|| Arc::new(Progress { at_risk, ..Progress::default() }));
             EntryRow { standing, slots, progress }
         };
         // In as much memory as they need.

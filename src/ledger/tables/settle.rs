@@ -72,11 +72,11 @@ impl State {
                 let why = self.why_gone(attempt.entry);
                 let row = self.entry_mut(attempt.entry).ok_or(why)?;
                 row.standing.end(by.me).map_err(lost)?;
-                let known = row.progress_mut();
+                let known = row.progress.get_or_insert_default();
                 if (known.at_risk, known.late) == (progress.at_risk, progress.late) {
                     return Ok(None);
                 }
-                *known = *progress;
+                *known = progress;
                 self.touched.push(Touched::Entry(attempt.entry));
                 learned = self.change_side(attempt.entry, side, &events, now);
                 self.tell_with(events, notification, by, now);

@@ -48,7 +48,8 @@ pub(in crate::ledger) struct EntryRow {
     pub(in crate::ledger) standing: Standing,
     pub(in crate::ledger) slots: Box<[KeyHash]>,
     /// None: it is fresh.
-    pub(in crate::ledger) progress: Option<Box<Progress>>,
+    /// Shared with whoever is above, as long as both say the same.
+    pub(in crate::ledger) progress: Option<Arc<Progress>>,
 }
 
 impl EntryRow {
@@ -58,7 +59,7 @@ impl EntryRow {
     }
 
     pub(in crate::ledger) fn progress_mut(&mut self) -> &mut Progress {
-        self.progress.get_or_insert_default()
+        Arc::make_mut(self.progress.get_or_insert_default())
     }
 }
 
@@ -177,7 +178,10 @@ impl MessageRow {
     /// Some of its entries, as their new owner sees them.
     pub(in crate::ledger) fn taken(&self, indices: &[u16]) -> Taken {
         let rows = || self.entries.iter().filter(|(index, _)| indices.contains(index));
-        let progress = |row: &EntryRow| Progress { attempts: row.standing.attempt, ..row.progress() };
+        let progress = |row: &EntryRow| match &row.progress {
+            Some(progress) if progress.attempts == row.standing.attempt => progress.clone(),
+            Some(_) | None => Arc::new(Progress { attempts: row.standing.attempt, ..row.progress() }),
+        };
         let held = Held {
             message: self.message.clone(),
             entries: rows().map(|(index, row)| (*index, progress(row))).collect(),

@@ -27,7 +27,7 @@ impl Schedule {
         effects: &mut Effects,
     ) {
         let now = acceptance.head.time;
-        let fresh = || Entry { fresh_until: now.plus(FRESH), ..Entry::new(Progress::default()) };
+        let fresh = || Entry { fresh_until: now.plus(FRESH), ..Entry::new(Arc::default()) };
         let keep = self.content_len + content.len() <= CONTENT_IN_MEMORY_MAX;
         let entries = entries_of(message).map(|_| (Some(State::Queued), fresh())).collect();
         self.hold(message.clone(), keep.then(|| Arc::new(content)), entries);
@@ -50,7 +50,7 @@ impl Schedule {
         let Some(held) = self.held.get_mut(&message.id) else { return };
         let reporting = held.reporting_of_delay(risk.index, Delay::AtRisk, now);
         let Some(entry) = held.entries.get_mut(usize::from(risk.index)) else { return };
-        entry.progress.at_risk = true;
+        entry.progress_mut().at_risk = true;
         entry.count_risk(&mut self.counts);
         let head = message.entry_head(id.index, entry.progress.attempts, now);
         let ending = Ending {
@@ -76,16 +76,16 @@ impl Schedule {
     pub(super) fn take_up(
         &mut self,
         message: Arc<Message>,
-        stored: Vec<(u16, Progress)>,
+        stored: Vec<(u16, Arc<Progress>)>,
         now: Timestamp,
         effects: &mut Effects,
     ) -> usize {
-        let fresh = |_| (Some(State::Deferred), Entry::new(Progress::default()));
+        let fresh = |_| (Some(State::Deferred), Entry::new(Arc::default()));
         let mut entries: Vec<(Option<State>, Entry)> = entries_of(&message).map(fresh).collect();
         for (index, progress) in stored {
             if let Some((state, entry)) = entries.get_mut(usize::from(index)) {
                 *state = (!progress.ended).then_some(State::Deferred);
-                entry.progress = Progress { lease: None, ..progress };
+                entry.take_up(progress);
             }
         }
         let live = entries.iter().filter(|(state, _)| state.is_some()).count();
@@ -110,7 +110,9 @@ impl Schedule {
         } else if message.expires_at <= now {
             self.doomed.push_back((id, End::of(Kind::Expired)));
         } else {
-            entry.progress.next_attempt_at = entry.progress.next_attempt_at.max(now);
+            if entry.progress.next_attempt_at < now {
+                entry.progress_mut().next_attempt_at = now;
+            }
             let (due_at, is_late) = (entry.progress.next_attempt_at, entry.progress.late);
             self.add_timer(due_at, id, Timer::Due, effects);
             self.add_timers_of_life(message, id, is_late, effects);

@@ -55,9 +55,10 @@ impl Schedule {
         let lease = Lease { owner: self.owner.0, token: self.next_token, ends_at: now.plus(LEASE) };
         entry.turn(Some(State::Sending), &mut self.counts);
         entry.is_out = false;
-        entry.progress.lease = Some(lease);
-        entry.progress.attempts = entry.progress.attempts.saturating_add(1);
-        let progress = entry.progress.clone();
+        let progress = entry.progress_mut();
+        progress.lease = Some(lease);
+        progress.attempts = progress.attempts.saturating_add(1);
+        let progress = progress.clone();
         self.add_timer(lease.ends_at, id, Timer::Lease, effects);
         Ok((Hold { id, lease, message, progress }, content))
     }
@@ -72,7 +73,7 @@ impl Schedule {
         let lease = Lease { ends_at, ..hold.lease };
         if let Some(entry) = self.leased(hold) {
             // Its timer rings at the old end, sees the new one, and is set again.
-            entry.progress.lease = Some(lease);
+            entry.progress_mut().lease = Some(lease);
         }
     }
 
@@ -80,7 +81,7 @@ impl Schedule {
     /// say so too.
     pub(in crate::queue) fn record_content(&mut self, hold: &mut Hold) -> Result<(), LostClaim> {
         let entry = self.leased(hold).ok_or(LostClaim::Ended)?;
-        entry.progress.content_sent = true;
+        entry.progress_mut().content_sent = true;
         hold.progress.late |= entry.progress.late;
         hold.progress.content_sent = true;
         Ok(())
@@ -136,7 +137,7 @@ impl Schedule {
                 if let Some(entry) = self.leased(hold) {
                     // What became of the content is known now, or the settlement says that it is not.
                     entry.is_out = false;
-                    entry.progress = Progress { lease: entry.progress.lease, ..hold.progress.clone() };
+                    entry.progress = Arc::new(Progress { lease: entry.progress.lease, ..hold.progress.clone() });
                 }
                 self.end(hold.id, End::from(settlement), now, effects);
             }
@@ -161,7 +162,7 @@ impl Schedule {
         hold.progress.first_deferred_at.get_or_insert(now);
         hold.progress.lease = None;
         hold.progress.content_sent = false;
-        self.put_back(hold, State::Deferred);
+        let progress = self.put_back(hold, State::Deferred);
         if at < hold.message.expires_at {
             self.add_timer(at, hold.id, Timer::Due, effects);
         }
@@ -182,7 +183,7 @@ impl Schedule {
                 reporting: reporting.unwrap_or_default(),
             }
         });
-        effects.defer(&hold.progress, hold.event(Happened::Deferred { attempted, next_attempt_at }, now), at_risk);
+        effects.defer(&progress, hold.event(Happened::Deferred { attempted, next_attempt_at }, now), at_risk);
     }
 
     /// The attempt does not count, and the entry is ready again.
@@ -198,16 +199,18 @@ impl Schedule {
     }
 
     /// Writes state and progress back; content that no attempt needs soon leaves memory.
-    fn put_back(&mut self, hold: &Hold, state: State) {
+    fn put_back(&mut self, hold: &Hold, state: State) -> Arc<Progress> {
         self.timers.remove(hold.lease.ends_at, hold.id, Timer::Lease);
-        let Some(held) = self.held.get_mut(&hold.id.message) else { return };
+        let progress = Arc::new(hold.progress.clone());
+        let Some(held) = self.held.get_mut(&hold.id.message) else { return progress };
         let entry = &mut held.entries[usize::from(hold.id.index)];
-        entry.progress = hold.progress.clone();
+        entry.progress = progress.clone();
         entry.turn(Some(state), &mut self.counts);
         entry.is_out = false;
         if held.entries.iter().all(|entry| matches!(entry.state, None | Some(State::Deferred))) {
             self.content_len -= held.content.take().map_or(0, |content| content.len());
         }
+        progress
     }
 
     /// The entry, while this claim holds it.

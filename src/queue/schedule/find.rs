@@ -8,7 +8,7 @@ use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Kind;
 use crate::event::cause::Cause;
-use crate::ledger::entry::State;
+use crate::ledger::entry::{Progress, State};
 use crate::ledger::filter::Filter;
 pub use crate::ledger::listing::Cancelled;
 pub(crate) use crate::ledger::listing::{EntrySnapshot, Snapshot};
@@ -40,7 +40,7 @@ impl LiveMessage {
         let entries = entries_of(&self.message).zip(&self.entries).filter(|(id, entry)| covers(id.index, entry));
         let entries = entries.map(|(id, entry)| {
             let may_have_arrived = entry.is_out || entry.may_have_arrived;
-            EntrySnapshot { id, state: entry.state, progress: entry.progress.clone(), may_have_arrived }
+            EntrySnapshot { id, state: entry.state, progress: Progress::clone(&entry.progress), may_have_arrived }
         });
         Snapshot { message: self.message.clone(), entries: entries.collect() }
     }
@@ -168,7 +168,7 @@ impl Schedule {
                 }
                 None => continue,
             }
-            let was_due = std::mem::replace(&mut entry.progress.next_attempt_at, now);
+            let was_due = std::mem::replace(&mut entry.progress_mut().next_attempt_at, now);
             entry.turn(Some(State::Queued), &mut self.counts);
             effects.offer(*id, held.message.clone());
             self.timers.remove(was_due, *id, Timer::Due);

@@ -40,8 +40,10 @@ impl Schedule {
                     self.timers.insert(lease.ends_at, id, Timer::Lease);
                     return;
                 }
-                entry.progress.lease = None;
-                entry.progress.content_sent &= entry.is_out;
+                let is_out = entry.is_out;
+                let progress = entry.progress_mut();
+                progress.lease = None;
+                progress.content_sent &= is_out;
                 entry.may_have_arrived |= std::mem::take(&mut entry.is_out);
                 entry.turn(Some(State::Queued), &mut self.counts);
                 effects.lost.push(id);
@@ -58,7 +60,7 @@ impl Schedule {
     fn report_late(&mut self, id: EntryId, now: Timestamp, effects: &mut Effects) {
         let Some(held) = self.held.get_mut(&id.message) else { return };
         let entry = &mut held.entries[usize::from(id.index)];
-        if std::mem::replace(&mut entry.progress.late, true) {
+        if std::mem::replace(&mut entry.progress_mut().late, true) {
             return;
         }
         let (state, progress) = (entry.state, entry.progress.clone());

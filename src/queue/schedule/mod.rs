@@ -79,7 +79,8 @@ pub(super) struct LiveMessage {
 pub(super) struct Entry {
     /// None: it has ended. Changed by [`Entry::turn`] only, which counts.
     state: Option<State>,
-    progress: Progress,
+    /// Shared with the ledger, as long as both say the same.
+    progress: Arc<Progress>,
     /// The running attempt has sent the content.
     is_out: bool,
     /// An earlier attempt sent it and got no answer; known to this process only.
@@ -93,7 +94,7 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    fn new(progress: Progress) -> Self {
+    fn new(progress: Arc<Progress>) -> Self {
         Self {
             state: None,
             progress,
@@ -102,6 +103,18 @@ impl Entry {
             counts_as_at_risk: false,
             retried_at: None,
             fresh_until: Timestamp::default(),
+        }
+    }
+
+    fn progress_mut(&mut self) -> &mut Progress {
+        Arc::make_mut(&mut self.progress)
+    }
+
+    /// How far it got in another process.
+    fn take_up(&mut self, progress: Arc<Progress>) {
+        self.progress = progress;
+        if self.progress.lease.is_some() {
+            self.progress_mut().lease = None;
         }
     }
 
@@ -185,7 +198,7 @@ impl Schedule {
     }
 
     /// The message of a live entry, and how far that got.
-    pub(super) fn progress(&self, id: EntryId) -> Option<(&Arc<Message>, &Progress)> {
+    pub(super) fn progress(&self, id: EntryId) -> Option<(&Arc<Message>, &Arc<Progress>)> {
         let held = self.held.get(&id.message)?;
         let entry = held.entries.get(usize::from(id.index))?;
         entry.state.map(|_| (&held.message, &entry.progress))
@@ -295,7 +308,7 @@ impl Schedule {
         let (left, reporting) = if is_last {
             (None, Reporting::Now(self.let_go(id.message)))
         } else {
-            (Some(self.remember(id, &event, progress, notifies)), Reporting::Not)
+            (Some(self.remember(id, &event, &progress, notifies)), Reporting::Not)
         };
         let ending = Ending { message, event, suppress, was_sent, is_passed_on: notifies, is_late: false, reporting };
         Some((left, ending, if may_have_arrived { Content::MayHaveArrived } else { Content::Kept }))
@@ -314,8 +327,8 @@ impl Schedule {
     }
 
     /// An entry has ended while others of its message live: how is kept for the notification that tells of all.
-    fn remember(&mut self, id: EntryId, event: &Event, progress: Progress, notifies: bool) -> Box<Progress> {
-        let Progress { at_risk, late, .. } = progress;
+    fn remember(&mut self, id: EntryId, event: &Event, progress: &Progress, notifies: bool) -> Box<Progress> {
+        let Progress { at_risk, late, .. } = *progress;
         let mut ended = Progress { ended: true, at_risk, late, ..Progress::default() };
         if let Some(held) = self.held.get_mut(&id.message) {
             if held.message.may_tell(id.index, event.kind()) && self.outcomes < OUTCOMES_MAX {
@@ -328,7 +341,7 @@ impl Schedule {
                     is_passed_on: notifies,
                 }));
             }
-            held.entries[usize::from(id.index)].progress = ended.clone();
+            held.entries[usize::from(id.index)].progress = Arc::new(ended.clone());
         }
         Box::new(ended)
     }
@@ -347,7 +360,7 @@ impl LiveMessage {
     /// How the entries ended that are to be told of.
     fn take_outcomes(&mut self) -> Vec<(u16, Outcome)> {
         let outcomes = self.entries.iter_mut().zip(0..);
-        outcomes.filter_map(|(entry, index)| Some((index, *entry.progress.outcome.take()?))).collect()
+        outcomes.filter_map(|(entry, index)| Some((index, *entry.progress_mut().outcome.take()?))).collect()
     }
 
     /// Whether the sender is told that an entry is late or at risk: with all that are late at this moment, once.

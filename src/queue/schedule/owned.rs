@@ -25,7 +25,7 @@ impl Schedule {
         let left_of = |index| ended.iter().find(|(of, _)| *of == index).map(|(_, left): &(u16, Progress)| left.clone());
         let others = entries_of(&message).map(|id| id.index);
         let others = others.filter(|index| !entries.iter().any(|(own, _)| own == index));
-        let left = |index| Progress { ended: true, ..left_of(index).unwrap_or_default() };
+        let left = |index| Arc::new(Progress { ended: true, ..left_of(index).unwrap_or_default() });
         let mut stored: Vec<_> = others.map(|index| (index, left(index))).collect();
         stored.extend(entries);
         let user = message.user.clone();
@@ -38,7 +38,7 @@ impl Schedule {
         &mut self,
         message: &Arc<Message>,
         index: u16,
-        progress: Progress,
+        progress: Arc<Progress>,
         now: Timestamp,
         effects: &mut Effects,
     ) {
@@ -47,7 +47,7 @@ impl Schedule {
         let Some(entry) = held.entries.get_mut(usize::from(index)).filter(|entry| entry.state.is_none()) else {
             return;
         };
-        entry.progress = Progress { lease: None, ..progress };
+        entry.take_up(progress);
         entry.turn(Some(State::Deferred), &mut self.counts);
         held.live += 1;
         self.index.add_entry(&message.recipient(index).mailbox, id);
@@ -69,7 +69,8 @@ impl Schedule {
             return;
         };
         entry.turn(None, &mut self.counts);
-        let progress = std::mem::replace(&mut entry.progress, Progress { ended: true, ..Progress::default() });
+        let progress =
+            std::mem::replace(&mut entry.progress, Arc::new(Progress { ended: true, ..Progress::default() }));
         held.live -= 1;
         let (message, is_last) = (held.message.clone(), held.live == 0);
         self.shares.give_back(&message.user, 1);

@@ -303,7 +303,7 @@ fn what_has_no_future_at_a_start_is_ended_a_part_at_a_time() {
     world.schedule = Schedule::new(Epoch(1));
     world.effects = Effects::default();
     for message in messages {
-        let held = Held { message, entries: vec![(0, Progress::default())], ended: Vec::new(), outlived: Vec::new() };
+        let held = Held { message, entries: vec![(0, Arc::default())], ended: Vec::new(), outlived: Vec::new() };
         world.schedule.acquire(held, at(601), &mut world.effects);
     }
     assert!(world.schedule.end_doomed(3, at(601), &mut world.effects));

@@ -377,7 +377,7 @@ pub(super) fn moved_to_wall(groups: &[&[Change]], step: Step) -> Option<Vec<Vec<
 fn moved(change: &Change, step: Step) -> Change {
     match change {
         Change::Accept(message, content) => Change::Accept(Arc::new(message.moved(step)), content.clone()),
-        Change::Update(entry, progress) => Change::Update(*entry, Box::new(progress.moved(step))),
+        Change::Update(entry, progress) => Change::Update(*entry, Arc::new(progress.moved(step))),
         Change::Event(event) if step != Step::NONE => Change::Event(Arc::new(Event::clone(event).by_wall(step))),
         Change::Remove(_) | Change::Side(..) | Change::Event(_) => change.clone(),
     }

@@ -191,10 +191,10 @@ pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
 }
 
 /// How far an entry got, or how it ended while others of its message live. None: its message is gone too.
-fn progress_of(state: &State, id: EntryId) -> Option<Box<Progress>> {
+fn progress_of(state: &State, id: EntryId) -> Option<Arc<Progress>> {
     let held = state.messages.get(&id.message)?;
-    Some(Box::new(match held.entries.get(&id.index) {
-        Some(row) => row.progress(),
+    Some(Arc::new(match held.entries.get(&id.index) {
+        Some(row) => return Some(row.progress.clone().unwrap_or_default()),
         None => held.left().find(|(index, _)| **index == id.index).map_or_else(ended, |(_, left)| left.clone()),
     }))
 }
@@ -245,16 +245,16 @@ impl Found {
         let recipients = message.envelope.recipients.len();
         let (mut entries, mut ended) = (LiteMap::with_capacity(recipients), None::<Box<LiteMap<_, _>>>);
         for (index, _) in (0..).zip(&message.envelope.recipients) {
-            let progress = progress.remove(&index).map(Box::new);
+            let progress = progress.remove(&index);
             let (number, content_sent) = progress.as_ref().map_or((0, false), |of| (of.attempts, of.content_sent));
             if let Some(left) = progress.as_ref().filter(|of| of.ended) {
-                ended.get_or_insert_default().insert(index, left.clone());
+                ended.get_or_insert_default().insert(index, Box::new(left.clone()));
                 continue;
             }
             let is_out = delivery == Delivery::AtLeastOnce || content_sent;
             let settled = if content_sent { number.saturating_sub(1) } else { number };
             let standing = Standing { owner: Epoch::UNOWNED, attempt: number, settled, is_out };
-            entries.insert(index, EntryRow { standing, slots: Box::default(), progress });
+            entries.insert(index, EntryRow { standing, slots: Box::default(), progress: progress.map(Arc::new) });
         }
         if entries.is_empty() {
             self.empty.push(message.id);

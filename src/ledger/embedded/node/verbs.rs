@@ -73,7 +73,7 @@ impl Inner {
                 let progress = row.progress_mut();
                 progress.attempts = attempt.number;
                 progress.content_sent = true;
-                let change = Change::Update(attempt.entry, Box::new(progress.clone()));
+                let change = Change::Update(attempt.entry, Arc::new(progress.clone()));
                 self.journal.begin_commit(lane, vec![change], true)
             })
         };

@@ -22,7 +22,7 @@ pub enum Change {
     /// A new message with its content; its entries are those of its recipients, fresh.
     Accept(Arc<Message>, Content),
     /// How far an entry got.
-    Update(EntryId, Box<Progress>),
+    Update(EntryId, Arc<Progress>),
     /// A message and all that belongs to it goes.
     Remove(MessageId),
     /// A row of a side table is written, or removed.

@@ -66,7 +66,7 @@ fn what_is_committed_is_found_after_opening_again() {
                 &[Change::Accept(small.clone(), content(100))],
                 &[
                     Change::Accept(large.clone(), content(1 << 20)),
-                    Change::Update(entry, Box::new(progress.clone())),
+                    Change::Update(entry, Arc::new(progress.clone())),
                     Change::Side(Table::Budget, b"k".as_slice().into(), Some(b"v".as_slice().into())),
                 ],
             ])
@@ -115,7 +115,7 @@ fn what_a_group_adds_and_removes_is_not_there() {
     let mut store = open(folder.path()).unwrap();
     let (kept, gone, old) = (message(1), message(1), message(1));
     store.commit(&[&[Change::Accept(old.clone(), content(9000))]]).unwrap();
-    let progress = Box::<Progress>::default();
+    let progress = Arc::<Progress>::default();
     store
         .commit(&[&[
             Change::Accept(gone.clone(), content(9000)),
@@ -272,7 +272,7 @@ fn a_removed_message_leaves_no_row() {
     let entry = EntryId { message: message.id, index: 1 };
     let before = store.db().unwrap().len();
     store.commit(&[&[Change::Accept(message.clone(), content(20_000))]]).unwrap();
-    store.commit(&[&[Change::Update(entry, Box::default())]]).unwrap();
+    store.commit(&[&[Change::Update(entry, Arc::default())]]).unwrap();
     store.commit(&[&[Change::Remove(message.id)]]).unwrap();
     assert_eq!(store.db().unwrap().len(), before);
 }
