@@ -30,9 +30,8 @@ use crate::dkim::pool::SigningPool;
 use crate::event::usual_message_id;
 use crate::greylist::facts::Facts;
 use crate::ledger::LedgerError;
-use crate::ledger::accept::{NewMessage, Refused};
+use crate::ledger::accept::{NewMessage, Refused, Repeated};
 use crate::ledger::entry::{Message, SignedContent, State};
-use crate::ledger::side::{SideChange, SideTable};
 use crate::mail::address::{Mailbox, ReversePath};
 use crate::mail::budget_form;
 use crate::mail::envelope::Envelope;
@@ -101,7 +100,7 @@ pub struct Ready<'a> {
     message: Arc<Message>,
     content: Content,
     allowance: Allowance<'a>,
-    reservation: Option<Reservation<'a>>,
+    reservation: Option<Box<Reservation<'a>>>,
     /// For want of a key nobody signs for it.
     author: Option<Mailbox>,
     is_encoded: bool,
@@ -114,9 +113,8 @@ impl Door {
     /// A door to the queue. What is stored of budgets and keys counts from here on.
     pub fn new(parts: Parts) -> Arc<Self> {
         budget_form::prepare();
-        let (queue, now) = (&parts.queue, parts.clock.now());
-        parts.aftermath.take_up(queue, now);
-        let idempotency = idempotency::Keys::new(queue.take_side(SideTable::Idempotency), parts.secrets.clone(), now);
+        parts.aftermath.take_up(&parts.queue, parts.clock.now());
+        let idempotency = idempotency::Keys::new(parts.secrets.clone());
         let forecasts = Forecasts {
             queue: parts.queue.clone(),
             router: parts.router.clone(),
@@ -291,7 +289,8 @@ impl Door {
         let life = terms::expires_at(user, &options, &envelope, &content, today)?.since(today);
         let life = now..now.plus(life);
         let key = options.idempotency_key.as_deref();
-        let reservation = match self.idempotency.ask(user, key, (&envelope, &content), in_work, now).await? {
+        let asking = (&*self.parts.queue, user);
+        let reservation = match self.idempotency.ask(asking, key, (&envelope, &content), in_work, now).await? {
             Some(Lookup::Repeat(id)) => return Ok(PreparedSubmission::Repeat(self.repeat(id))),
             Some(Lookup::First(reservation)) => Some(reservation),
             None => None,
@@ -334,22 +333,28 @@ impl Door {
     pub(crate) async fn accept(&self, ready: Ready<'_>) -> Result<Receipt, Refusal> {
         let Ready { message, content, mut allowance, reservation, author, is_encoded, is_lowered, slot } = ready;
         let id = message.id;
-        let side = reservation.iter().flat_map(|reservation| reservation.changes(id));
-        let mut side: Vec<SideChange> = side.collect();
         let step = self.parts.clock.step();
-        side.extend(slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)));
+        let side = slot.into_iter().flat_map(|slot| self.verifications().sent(slot, &message, step)).collect();
+        let idempotency = reservation.as_ref().map(|reservation| reservation.known_by.clone());
         let queue = &self.parts.queue;
         let note = is_encoded.then_some(ENCODED);
         let budgets = allowance.budgets();
-        let new = NewMessage { rows: side, budgets, ..queue.new_message(message.clone(), content, note) };
-        let offered = self.store(new).await?;
+        let new = NewMessage { rows: side, budgets, idempotency, ..queue.new_message(message.clone(), content, note) };
+        let offered = match (self.store(new).await, &reservation) {
+            (Ok(offered), _) => offered,
+            // Another node was faster.
+            (Err(NotStored::Repeats(repeated)), Some(reservation)) => {
+                let (envelope, now) = (&message.envelope, self.parts.clock.now());
+                let first = self.idempotency.resolve(queue, repeated, reservation, envelope, now).await?;
+                return Ok(self.repeat(first));
+            }
+            (Err(NotStored::Repeats(_)), None) => return Err(Refusal::Internal),
+            (Err(NotStored::Refused(refusal)), _) => return Err(refusal),
+        };
         allowance.keep();
         if message.signing_domain.is_none() {
             let author = author.as_ref().or_else(|| message.envelope.reverse_path.mailbox());
             self.log_unsigned(author, id, message.accepted_at);
-        }
-        if let Some(reservation) = reservation {
-            reservation.taken(id);
         }
         Ok(Receipt { id, repeat_of: None, is_lowered, offered })
     }
@@ -384,10 +389,10 @@ impl Door {
     }
 
     /// Storing and signing take about as long as each other; they go side by side.
-    async fn store(&self, new: NewMessage) -> Result<Offered, Refusal> {
+    async fn store(&self, new: NewMessage) -> Result<Offered, NotStored> {
         let Parts { queue, keys, signing, .. } = &self.parts;
         let (message, content) = (new.message.clone(), new.content.clone());
-        let refused = |error| self.by_wall(Refusal::of_append(error, &message.user, self.parts.clock.now()));
+        let refused = |error| NotStored::of(error, &message.user, &*self.parts.clock);
         let acceptance = queue.begin(NewMessage { at_once: !signing.is_busy(), ..new });
         let mut acceptance = acceptance.map_err(refused)?;
         let terms = message.signature_terms(self.parts.clock.step());
@@ -397,7 +402,7 @@ impl Door {
             None => Some(bytes::Bytes::new()),
         };
         acceptance.stored().await.map_err(refused)?;
-        let signatures = signatures.ok_or(Refusal::Internal)?;
+        let signatures = signatures.ok_or(NotStored::Refused(Refusal::Internal))?;
         let risks = self.forecasts.risks(&message, self.parts.clock.now());
         Ok(queue.admit(acceptance, SignedContent { signatures, content }, &risks))
     }
@@ -409,17 +414,27 @@ fn unusual(message_id: Arc<str>, id: MessageId, envelope: &Envelope) -> Option<A
     (usual.as_deref() != Some(&*message_id)).then_some(message_id)
 }
 
-impl Refusal {
-    fn of_append(error: AppendError, user: &str, now: Timestamp) -> Self {
-        match error {
-            AppendError::QueueFull { entries_max } => Self::QueueFull { entries_max },
-            AppendError::ShareFull(portion) => Self::Share(portion),
-            AppendError::Refused(Refused::Full) => Self::DiskFull,
-            AppendError::Refused(Refused::Unavailable(_)) => Self::ShuttingDown,
-            AppendError::Refused(Refused::Budget(why)) => Self::over_budget(why, now),
-            AppendError::Refused(Refused::Suppressed(found)) => Self::suppressed(&found, user),
-            AppendError::Refused(Refused::Failed | Refused::Repeat(_) | Refused::Conflict) => Self::Internal,
-        }
+/// Why a message was not stored.
+enum NotStored {
+    /// The same is known to the ledger.
+    Repeats(Repeated),
+    /// For a reason that its client hears.
+    Refused(Refusal),
+}
+
+impl NotStored {
+    fn of(error: AppendError, user: &str, clock: &dyn Clock) -> Self {
+        let refusal = match error {
+            AppendError::QueueFull { entries_max } => Refusal::QueueFull { entries_max },
+            AppendError::ShareFull(portion) => Refusal::Share(portion),
+            AppendError::Refused(Refused::Repeats(repeated)) => return Self::Repeats(repeated),
+            AppendError::Refused(Refused::Budget(why)) => Refusal::over_budget(why, clock.now()),
+            AppendError::Refused(Refused::Suppressed(found)) => Refusal::suppressed(&found, user),
+            AppendError::Refused(Refused::Full) => Refusal::DiskFull,
+            AppendError::Refused(Refused::Unavailable(_)) => Refusal::ShuttingDown,
+            AppendError::Refused(Refused::Failed) => Refusal::Internal,
+        };
+        Self::Refused(refusal.by_wall(clock.step()))
     }
 }
 

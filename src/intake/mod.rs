@@ -27,8 +27,12 @@ use crate::ledger::side::{SideRow, SideTable};
 /// Whether a row of one of the tables kept here can be read; none: another room reads it.
 pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
     match table {
-        SideTable::Idempotency => Some(idempotency::reads(row)),
         SideTable::Verification => Some(verification::reads(row)),
-        SideTable::Budget | SideTable::Greylist | SideTable::Suppression | SideTable::Meta | SideTable::Ledger => None,
+        SideTable::Idempotency
+        | SideTable::Budget
+        | SideTable::Greylist
+        | SideTable::Suppression
+        | SideTable::Meta
+        | SideTable::Ledger => None,
     }
 }

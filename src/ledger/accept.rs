@@ -69,11 +69,34 @@ pub struct Digest {
     pub octets: [u8; 32],
 }
 
-impl Digest {
-    /// Whether it cannot be the digest of the same message. Under the secrets of two days nobody can tell.
-    pub fn differs(&self, other: &Self) -> bool {
-        self.day == other.day && self.octets != other.octets
-    }
+/// By what a repeat of a message is known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Idempotency {
+    /// Its name.
+    pub key: KeyHash,
+    /// What it was; none: the name says so.
+    pub digest: Option<Digest>,
+    /// How long it is known.
+    pub span: Duration,
+    /// The names under which the same would have been accepted on the days before.
+    pub also: Vec<KeyHash>,
+}
+
+/// What was accepted before under a name of a message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Repeated {
+    /// The same, as this message.
+    Same(MessageId),
+    /// Another one.
+    Other,
+    /// This message. What it was is known under the secret of another day; asked with a digest of that day, the ledger can
+    /// tell.
+    OtherDay {
+        /// The day of the secret, since 1970.
+        day: u64,
+        /// What was accepted.
+        message: MessageId,
+    },
 }
 
 /// How much may go to a mailbox.
@@ -174,7 +197,7 @@ pub struct NewMessage {
     /// Its content.
     pub content: Content,
     /// By what a repeat of it is known, and what it was.
-    pub idempotency: Option<(KeyHash, Digest)>,
+    pub idempotency: Option<Idempotency>,
     /// The places it needs: all of them or none.
     pub budgets: Vec<BudgetAsk>,
     /// The supersession slots that its entries take, as [`slots_of`] finds them.
@@ -263,10 +286,8 @@ pub struct Accepted {
 /// Why a message was not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refused {
-    /// The same was accepted before, as this message.
-    Repeat(MessageId),
-    /// Another message was accepted under its idempotency key.
-    Conflict,
+    /// A message was accepted before under one of its names.
+    Repeats(Repeated),
     /// A recipient is not sent to, by this row; until when, as it stands.
     Suppressed(Box<Suppression>),
     /// A recipient has had too many.
@@ -333,13 +354,5 @@ mod tests {
         assert_eq!(hash, KeyHash::of(&[1; 32], KeyOf::Slot, b"shop\na@example.com\nlogin"));
         assert_ne!(hash, KeyHash::of(&[1; 32], KeyOf::Budget, b"shop\na@example.com\nlogin"));
         assert_ne!(hash, KeyHash::of(&[2; 32], KeyOf::Slot, b"shop\na@example.com\nlogin"));
-    }
-
-    #[test]
-    fn digests_of_two_days_say_nothing_of_each_other() {
-        let digest = |day, octet| Digest { day, octets: [octet; 32] };
-        assert!(digest(1, 1).differs(&digest(1, 2)));
-        assert!(!digest(1, 1).differs(&digest(1, 1)));
-        assert!(!digest(1, 1).differs(&digest(2, 2)));
     }
 }

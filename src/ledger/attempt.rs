@@ -98,6 +98,8 @@ pub enum Settled {
 pub enum Side {
     /// The entry's place in this budget is given back.
     GivesBack(KeyHash),
+    /// Nobody was told that its message was accepted: it is not known by this name.
+    Unknown(KeyHash),
     /// The recipient's mail host refused it for good.
     Bounced {
         /// For certain, or not.

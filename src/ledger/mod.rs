@@ -32,7 +32,7 @@ use tokio::sync::mpsc;
 use crate::base::clock::Timestamp;
 use crate::mail::id::{EntryId, MessageId};
 use crate::mail::message::Content;
-use accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused};
+use accept::{Accepted, Idempotency, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused, Repeated};
 use attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use filter::Filter;
 use listing::{Cancelled, Listing};
@@ -46,6 +46,8 @@ pub const FRESH: Duration = Duration::from_millis(250);
 pub(crate) const NOTICES_MAX: usize = 1024;
 /// How long a message is known by its idempotency key.
 pub const IDEMPOTENCY_MEMORY: Duration = Duration::from_secs(86_400);
+/// What was accepted later than this from now was accepted by a clock that was ahead, and no repeat is known by it.
+pub(crate) const IDEMPOTENCY_AHEAD_MAX: Duration = Duration::from_secs(3600);
 
 /// The right to work on what is ours.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -103,6 +105,9 @@ pub trait Ledger: SideTables + Outbox {
 
     /// What would stand in the way of a message to this recipient: suppression, budget, a wait of its triplet. Decides nothing.
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles>;
+
+    /// What was accepted before that is known by these names. Decides nothing; of what is not durable yet it says nothing.
+    fn recall(&self, of: Idempotency) -> Answer<'_, Option<Repeated>>;
 
     /// Asked before an attempt's content goes, unless it was accepted or gated within [`FRESH`]. A durable mark is on disk when
     /// it returns.

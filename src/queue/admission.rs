@@ -33,8 +33,8 @@ pub struct Acceptance {
     queue: Arc<Queue>,
     message: Arc<Message>,
     what: Happened,
-    /// The budgets in which it has places.
-    budgets: Vec<KeyHash>,
+    /// What is given back with each of its entries: places in budgets, and the name by which a repeat would be taken for done.
+    claims: Vec<Side>,
     /// Under which it was asked for.
     epoch: Epoch,
     accepting: BoxFuture<'static, Result<Accepted, Refused>>,
@@ -90,8 +90,7 @@ impl Drop for Acceptance {
         for entry in self.entries() {
             let end = attempt::End { kind: Kind::Cancelled, left: None };
             let events = vec![given_up(message, entry.index, now)];
-            let side = self.budgets.iter().map(|budget| Side::GivesBack(*budget)).collect();
-            let settled = Settled::End { end, events, side, notification: None };
+            let settled = Settled::End { end, events, side: self.claims.clone(), notification: None };
             queue.settle(Attempt { entry, number: 0 }, settled);
         }
     }
@@ -125,7 +124,8 @@ impl Queue {
             Beyond::Share => AppendError::ShareFull(portion),
         })?;
         let (what, epoch) = (new.event.what.clone(), self.ledger.lease().epoch);
-        let budgets = new.budgets.iter().map(|ask| ask.key).collect();
+        let name = new.idempotency.iter().map(|known| Side::Unknown(known.key));
+        let claims = new.budgets.iter().map(|ask| Side::GivesBack(ask.key)).chain(name).collect();
         let ledger = self.ledger.clone();
         let mut accepting: BoxFuture<'static, _> = Box::pin(async move { ledger.accept(new).await });
         // Now it has its place.
@@ -135,7 +135,7 @@ impl Queue {
         };
         let refused = answer.as_ref().and_then(|answer| answer.as_ref().err()).cloned();
         let queue = self.clone();
-        let acceptance = Acceptance { queue, message, what, budgets, epoch, accepting, answer, is_over: false };
+        let acceptance = Acceptance { queue, message, what, claims, epoch, accepting, answer, is_over: false };
         refused.map_or(Ok(acceptance), |refused| Err(AppendError::Refused(refused)))
     }
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::Queue;
 use crate::base::clock::Timestamp;
 use crate::ledger::LedgerError;
-use crate::ledger::accept::{Obstacles, Precheck};
+use crate::ledger::accept::{Idempotency, Obstacles, Precheck, Repeated};
 use crate::ledger::read::{Put, RowChange, Table, Version};
 use crate::ledger::side::SideRow;
 
@@ -24,6 +24,14 @@ impl Queue {
     /// When the ledger does not answer.
     pub(crate) async fn precheck(&self, ask: Precheck) -> Result<Obstacles, LedgerError> {
         self.ledger.precheck(ask).await
+    }
+
+    /// What was accepted before that is known by these names. Decides nothing.
+    ///
+    /// # Errors
+    /// When the ledger does not answer.
+    pub(crate) async fn recall(&self, of: Idempotency) -> Result<Option<Repeated>, LedgerError> {
+        self.ledger.recall(of).await
     }
 
     /// What a row says, where there is one.

@@ -9,8 +9,8 @@ use otp_relay::testing::base::lane::Lane;
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::event::cause::Cause;
 use otp_relay::testing::ledger::Ledger;
-use otp_relay::testing::ledger::accept::{NewMessage, Refused, Stored};
-use otp_relay::testing::ledger::attempt::{Lost, Mark, Notice, Target};
+use otp_relay::testing::ledger::accept::{NewMessage, NoRoom, Refused, Repeated, Stored};
+use otp_relay::testing::ledger::attempt::{Lost, Mark, Notice, Side, Target};
 use otp_relay::testing::ledger::entry::Message;
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::memory::{Database, Faults, JoinError, Node, Replication, Settings};
@@ -300,4 +300,22 @@ async fn who_leaves_hands_everything_over() {
     assert_eq!(b.node.peers().len(), 1);
     let refused = a.node.accept(a.world.message(&["b@one.test"])).await.unwrap_err();
     assert_eq!(refused, Refused::Unavailable(Stored::No));
+}
+
+#[tokio::test(start_paused = true)]
+async fn keys_and_budgets_hold_over_nodes() {
+    let cluster = Cluster::new(Replication::Synchronous);
+    let (a, b) = (cluster.join(1).await, cluster.join(2).await);
+    let (keyed, counted) = (a.world.keyed("once", 1), a.world.within("b", 1, &["a@one.test"]));
+    a.world.accept(&keyed).await;
+    let id = a.world.accept(&counted).await;
+    let repeat = b.node.accept(b.world.keyed("once", 1)).await;
+    assert_eq!(repeat, Err(Refused::Repeats(Repeated::Same(keyed.message.id))));
+    assert_eq!(b.node.accept(b.world.keyed("once", 2)).await, Err(Refused::Repeats(Repeated::Other)));
+    let next = || b.world.within("b", 1, &["a@one.test"]);
+    assert!(matches!(b.node.accept(next()).await, Err(Refused::Budget(NoRoom::Own { count: 1, .. }))));
+    let budget = counted.budgets[0].key;
+    let end = a.world.end(&counted.message, 0, Kind::Failed, vec![Side::GivesBack(budget)]);
+    a.node.settle(attempt(id, 1), end).await.unwrap();
+    b.world.accept(&next()).await;
 }

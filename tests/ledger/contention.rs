@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::ledger::accept::{BudgetAsk, BudgetLimit, Digest, KeyOf, NewMessage, Refused, Stored};
+use otp_relay::testing::ledger::accept::{BudgetAsk, BudgetLimit, KeyOf, NewMessage, Refused, Repeated, Stored};
 use otp_relay::testing::ledger::filter::Filter;
 use otp_relay::testing::ledger::read::Page;
 use otp_relay::testing::mail::id::{EntryId, MessageId};
 use parking_lot::Mutex;
 
-use super::{Engine, World, attempt, budget_ask, key};
+use super::{Engine, World, attempt, budget_ask, key, known_by};
 use crate::support::random::Random;
 
 const WRITERS: u64 = 8;
@@ -36,7 +36,7 @@ fn message(world: &World, random: &mut Random) -> (NewMessage, [u64; 3]) {
     let own = Some(BudgetLimit { count: BUDGET, most: BUDGET, span: Duration::from_secs(86_400) });
     let ask = BudgetAsk { own, is_repeatable: true, ..budget_ask(key(KeyOf::Budget, &budget.to_string())) };
     let new = NewMessage {
-        idempotency: Some((key(KeyOf::Idempotency, &once.to_string()), Digest { day: 1, octets: [1; 32] })),
+        idempotency: Some(known_by(key(KeyOf::Idempotency, &once.to_string()), 1, 1)),
         budgets: vec![ask],
         ..world.message(&[address.as_str()])
     };
@@ -67,9 +67,9 @@ async fn write(world: Arc<World>, seen: Arc<Mutex<Seen>>, writer: u64, rounds: u
             }
             Err(refused) => {
                 let name = match refused {
-                    Refused::Repeat(_) => "repeat",
+                    Refused::Repeats(Repeated::Same(_)) => "repeat",
                     Refused::Budget(_) => "budget",
-                    Refused::Conflict
+                    Refused::Repeats(Repeated::Other | Repeated::OtherDay { .. })
                     | Refused::Suppressed(_)
                     | Refused::Full
                     | Refused::Failed

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock, ManualClock};
 use otp_relay::testing::event::Kind;
-use otp_relay::testing::ledger::accept::{KnownWait, NewMessage, Refused};
+use otp_relay::testing::ledger::accept::{KnownWait, NewMessage, Refused, Repeated};
 use otp_relay::testing::ledger::attempt::{Held, Lost, Mark, Notice, Settled, Side, Target};
 use otp_relay::testing::ledger::cursor::Cursor;
 use otp_relay::testing::ledger::embedded::node::{Node, Settings, Storage};
@@ -145,8 +145,8 @@ async fn what_was_decided_holds_over_a_crash() {
     assert_eq!(held.len(), 3);
     assert_eq!(held[0], (id, Progress::clone(&progress)));
     assert_eq!(world.ledger.content(id.message, once.message.expires_at).await.unwrap(), Some(once.content));
-    assert_eq!(world.ledger.accept(world.keyed("once", 1)).await, Err(Refused::Repeat(id.message)));
-    assert_eq!(world.ledger.accept(world.keyed("once", 2)).await, Err(Refused::Conflict));
+    assert_eq!(world.ledger.accept(world.keyed("once", 1)).await, Err(Refused::Repeats(Repeated::Same(id.message))));
+    assert_eq!(world.ledger.accept(world.keyed("once", 2)).await, Err(Refused::Repeats(Repeated::Other)));
     let more = world.ledger.accept(world.within("b", 2, &["x@one.test"])).await;
     assert!(matches!(more, Err(Refused::Budget(_))), "{more:?}");
     let bounced = world.ledger.accept(world.message(&["e@one.test"])).await;

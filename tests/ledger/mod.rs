@@ -15,9 +15,10 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Event, Happened, Kind};
+use otp_relay::testing::ledger::IDEMPOTENCY_MEMORY;
 use otp_relay::testing::ledger::Ledger;
 use otp_relay::testing::ledger::accept::{
-    Accepted, BudgetAsk, BudgetLimit, Digest, KeyHash, KeyOf, NewMessage, slots_of,
+    Accepted, BudgetAsk, BudgetLimit, Digest, Idempotency, KeyHash, KeyOf, NewMessage, slots_of,
 };
 use otp_relay::testing::ledger::attempt::{Attempt, End, Settled, Side};
 use otp_relay::testing::ledger::cursor::Cursor;
@@ -101,6 +102,12 @@ pub fn key(of: KeyOf, name: &str) -> KeyHash {
     KeyHash::of(&SECRET, of, name.as_bytes())
 }
 
+/// For a day, by the digest of a message.
+pub fn known_by(key: KeyHash, day: u64, octet: u8) -> Idempotency {
+    let digest = Some(Digest { day, octets: [octet; 32] });
+    Idempotency { key, digest, span: IDEMPOTENCY_MEMORY, also: Vec::new() }
+}
+
 /// For the first recipient, of one user, without a limit.
 pub fn budget_ask(key: KeyHash) -> BudgetAsk {
     let whose = KeyHash([1; 16]);
@@ -137,8 +144,7 @@ impl World {
 
     /// The same, under an idempotency key.
     pub fn keyed(&self, name: &str, octet: u8) -> NewMessage {
-        let digest = Digest { day: 1, octets: [octet; 32] };
-        let idempotency = Some((key(KeyOf::Idempotency, name), digest));
+        let idempotency = Some(known_by(key(KeyOf::Idempotency, name), 1, octet));
         NewMessage { idempotency, ..self.message(&["a@one.test"]) }
     }
 

@@ -6,7 +6,7 @@ use std::time::Duration;
 use otp_relay::testing::base::clock::{Clock, ManualClock, Timestamp};
 use otp_relay::testing::event::{Attempted, Kind, NoSink};
 use otp_relay::testing::ledger::Ledger;
-use otp_relay::testing::ledger::accept::NewMessage;
+use otp_relay::testing::ledger::accept::{NewMessage, Refused, Repeated};
 use otp_relay::testing::ledger::attempt::Target;
 use otp_relay::testing::ledger::embedded::node::{Node as OneNode, Storage};
 use otp_relay::testing::ledger::embedded::store::memory::MemoryStore;
@@ -268,4 +268,27 @@ async fn one_node_goes_on_with_what_a_crash_left() {
     let expected = [Kind::Accepted, Kind::Accepted, Kind::Superseded, Kind::Deferred, Kind::Delivered];
     assert_eq!(kinds, expected);
     assert!(disk.is_empty());
+}
+
+/// As where nobody can sign it.
+#[tokio::test(start_paused = true)]
+async fn what_is_given_up_after_it_was_stored_counts_for_nothing() {
+    let cluster = Cluster::new(Replication::Synchronous);
+    let bench = Bench::join(&cluster, 1).await;
+    let clock: Arc<dyn Clock> = Arc::new(ManualClock::new(START));
+    let disk = Box::new(MemoryStore::default());
+    let node = Arc::new(OneNode::open(disk, Storage::Inline, clock.clone(), embedded_settings(100)).unwrap());
+    let world = World::of(node.clone(), Arc::new(IdSource::new()));
+    let of_one_node = queue_over(node, clock, Settings::default());
+    for (world, owned) in [(&bench.world, &bench.owned), (&world, &of_one_node)] {
+        let new = || NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+        let mut acceptance = owned.begin(new()).unwrap();
+        acceptance.stored().await.unwrap();
+        drop(acceptance);
+        let again = new();
+        owned.accept(again.clone()).await.unwrap();
+        let repeat = owned.accept(new()).await;
+        assert_eq!(repeat, Err(Refused::Repeats(Repeated::Same(again.message.id))));
+        assert_eq!(world.kinds().await, [Kind::Accepted, Kind::Cancelled, Kind::Accepted]);
+    }
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use otp_relay::testing::event::Kind;
 use otp_relay::testing::ledger::IDEMPOTENCY_MEMORY;
 use otp_relay::testing::ledger::accept::{
-    Accepted, Ahead, BudgetAsk, BudgetLimit, KeyHash, KeyOf, KnownWait, MayHaveArrived, NewMessage, NoRoom, OverBudget,
-    Precheck, Refused, Stored,
+    Accepted, Ahead, BudgetAsk, BudgetLimit, Idempotency, KeyHash, KeyOf, KnownWait, MayHaveArrived, NewMessage,
+    NoRoom, OverBudget, Precheck, Refused, Repeated, Stored,
 };
 use otp_relay::testing::ledger::attempt::{Lost, Mark, Settled, Side, Target};
 use otp_relay::testing::ledger::cursor::Cursor;
@@ -18,7 +18,7 @@ use otp_relay::testing::ledger::suppression::Bounce;
 use otp_relay::testing::mail::address::Mailbox;
 use otp_relay::testing::mail::id::EntryId;
 
-use super::{Engine, World, attempt, budget_ask, first, key};
+use super::{Engine, World, attempt, budget_ask, first, key, known_by};
 
 /// Each is run on every implementation.
 macro_rules! suite {
@@ -52,6 +52,10 @@ const ALL: Page = Page { after: None, most: usize::MAX };
 
 fn refused(result: Result<Accepted, Refused>) -> Refused {
     result.unwrap_err()
+}
+
+fn repeat(first: &NewMessage) -> Refused {
+    Refused::Repeats(Repeated::Same(first.message.id))
 }
 
 fn ask(recipient: &str) -> Precheck {
@@ -99,12 +103,58 @@ suite! {
     async fn a_key_is_taken_once_a_day(world: &World) {
         let new = world.keyed("once", 1);
         world.accept(&new).await;
-        assert_eq!(refused(world.ledger.accept(world.keyed("once", 1)).await), Refused::Repeat(new.message.id));
-        assert_eq!(refused(world.ledger.accept(world.keyed("once", 2)).await), Refused::Conflict);
+        assert_eq!(refused(world.ledger.accept(world.keyed("once", 1)).await), repeat(&new));
+        assert_eq!(refused(world.ledger.accept(world.keyed("once", 2)).await), Refused::Repeats(Repeated::Other));
         world.accept(&world.keyed("another", 1)).await;
         tokio::time::sleep(IDEMPOTENCY_MEMORY).await;
         world.accept(&world.keyed("once", 2)).await;
         assert_eq!(world.kinds().await, [Kind::Accepted; 3]);
+    }
+
+    async fn what_was_accepted_can_be_recalled(world: &World) {
+        let asked = |name, day, octet| known_by(key(KeyOf::Idempotency, name), day, octet);
+        assert_eq!(world.ledger.recall(asked("once", 1, 1)).await, Ok(None));
+        let new = world.keyed("once", 1);
+        let message = world.accept(&new).await.message;
+        assert_eq!(world.ledger.recall(asked("once", 1, 1)).await, Ok(Some(Repeated::Same(message))));
+        assert_eq!(world.ledger.recall(asked("once", 1, 2)).await, Ok(Some(Repeated::Other)));
+        // Whoever has the secret of that day makes the digest of that day.
+        let of_that_day = Repeated::OtherDay { day: 1, message };
+        assert_eq!(world.ledger.recall(asked("once", 2, 1)).await, Ok(Some(of_that_day)));
+        let later = NewMessage { idempotency: Some(asked("once", 2, 1)), ..world.message(&["a@one.test"]) };
+        assert_eq!(refused(world.ledger.accept(later).await), Refused::Repeats(of_that_day));
+        assert_eq!(world.ledger.recall(asked("another", 1, 1)).await, Ok(None), "it decided nothing");
+    }
+
+    async fn a_content_is_known_within_its_window(world: &World) {
+        let window = Duration::from_secs(30);
+        let name = |name: &str| key(KeyOf::Idempotency, name);
+        let known_by = |today, also: &[&str]| {
+            let also = also.iter().map(|of| name(of)).collect();
+            Idempotency { key: name(today), digest: None, span: window, also }
+        };
+        let new = |idempotency| NewMessage { idempotency: Some(idempotency), ..world.message(&["a@one.test"]) };
+        let first = new(known_by("monday", &[]));
+        world.accept(&first).await;
+        tokio::time::sleep(Duration::from_secs(29)).await;
+        let after_midnight = known_by("tuesday", &["sunday", "monday"]);
+        assert_eq!(world.ledger.recall(after_midnight.clone()).await, Ok(Some(Repeated::Same(first.message.id))));
+        assert_eq!(refused(world.ledger.accept(new(after_midnight.clone())).await), repeat(&first));
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        world.accept(&new(after_midnight)).await;
+    }
+
+    async fn what_nobody_was_told_of_is_not_known(world: &World) {
+        let new = NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 1) };
+        let id = world.accept(&new).await;
+        let side = vec![
+            Side::GivesBack(key(KeyOf::Budget, "b")),
+            Side::Unknown(key(KeyOf::Idempotency, "another")),
+            Side::Unknown(key(KeyOf::Idempotency, "once")),
+        ];
+        world.ledger.settle(attempt(id, 0), world.end(&new.message, 0, Kind::Cancelled, side)).await.unwrap();
+        let again = NewMessage { budgets: world.within("b", 1, &["a@one.test"]).budgets, ..world.keyed("once", 2) };
+        world.accept(&again).await;
     }
 
     async fn a_budget_is_never_exceeded(world: &World) {

@@ -5,7 +5,10 @@ use std::time::Duration;
 
 use otp_relay::testing::base::clock::Timestamp;
 use otp_relay::testing::event::{Event, Happened};
-use otp_relay::testing::ledger::accept::{BudgetAsk, BudgetLimit, Digest, KeyHash, KeyOf, NewMessage, slots_of};
+use otp_relay::testing::ledger::IDEMPOTENCY_MEMORY;
+use otp_relay::testing::ledger::accept::{
+    BudgetAsk, BudgetLimit, Digest, Idempotency, KeyHash, KeyOf, NewMessage, slots_of,
+};
 use otp_relay::testing::ledger::entry::Message;
 use otp_relay::testing::mail::address::{Mailbox, ReversePath};
 use otp_relay::testing::mail::envelope::{Envelope, MailParameters, Recipient};
@@ -41,7 +44,8 @@ pub fn message(random: &mut Random, ids: &IdSource, now: Timestamp) -> NewMessag
     let mut new = NewMessage::plain(message, content, event);
     if random.below(3) == 0 {
         let once = hash(KeyOf::Idempotency, random.below(KEYS));
-        new.idempotency = Some((once, Digest { day: 1, octets: [1; 32] }));
+        let digest = Some(Digest { day: 1, octets: [1; 32] });
+        new.idempotency = Some(Idempotency { key: once, digest, span: IDEMPOTENCY_MEMORY, also: Vec::new() });
     }
     if random.below(3) == 0 {
         let key = hash(KeyOf::Budget, random.below(KEYS));

@@ -221,8 +221,8 @@ impl World {
         let mut known = self.known.lock();
         let count = u16::try_from(new.message.envelope.recipients.len()).unwrap();
         known.acknowledged.insert(new.message.id, count);
-        if let Some((key, _)) = new.idempotency {
-            *known.keys.entry(key).or_default() += 1;
+        if let Some(known_by) = &new.idempotency {
+            *known.keys.entry(known_by.key).or_default() += 1;
         }
         for ask in &new.budgets {
             *known.budgets.entry(ask.key).or_default() += u32::from(count);

@@ -38,7 +38,7 @@ const FIELDS: [&str; 10] = [
 ];
 
 /// HMAC-SHA-256.
-pub(super) type Digest = [u8; DIGEST_LEN];
+type Digest = [u8; DIGEST_LEN];
 
 /// How much has to be equal.
 #[derive(Debug, Clone)]

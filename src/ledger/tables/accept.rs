@@ -4,10 +4,9 @@ use std::sync::Arc;
 
 use litemap::LiteMap;
 
-use super::state::{EntryRow, KeyRow, MessageRow, SlotRow, State, Touched};
+use super::state::{EntryRow, MessageRow, SlotRow, State, Touched};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Kind};
-use crate::ledger::IDEMPOTENCY_MEMORY;
 use crate::ledger::accept::{
     Accepted, KeyHash, KnownWait, NewMessage, Obstacles, OverBudget, Precheck, Refused, Stored,
 };
@@ -74,7 +73,10 @@ impl State {
             let accepted = Accepted { sequence, waits: self.known_waits(new), ..Accepted::default() };
             return Ok(Reserved::Known(accepted));
         }
-        self.check_key(new, now)?;
+        let repeated = new.idempotency.as_ref().and_then(|asked| self.keys.find(asked, now));
+        if let Some(repeated) = repeated {
+            return Err(Refused::Repeats(repeated));
+        }
         let tries = self.suppressions.admit(message, now).map_err(Refused::Suppressed)?;
         let has_room = |ask| self.budgets.room(ask, &[], now).map_err(Refused::Budget);
         new.budgets.iter().try_for_each(has_room)?;
@@ -104,9 +106,9 @@ impl State {
         self.live += message.envelope.recipients.len();
         self.touched.push(Touched::Accepted(message.clone(), new.content.clone()));
         new.events(now).into_iter().for_each(|event| self.tell(event));
-        if let Some((key, digest)) = new.idempotency {
-            self.keys.insert(key, KeyRow { digest, message: message.id, at: now });
-            self.touched.push(Touched::Key(key));
+        if let Some(asked) = &new.idempotency {
+            let changed = self.keys.take(asked, message.id, now);
+            self.touched.extend(changed.into_iter().map(Touched::Key));
         }
         for ask in &new.budgets {
             let changed = self.budgets.take(ask, message.id, now);
@@ -135,7 +137,11 @@ impl State {
         let message = &new.message;
         self.accepted.remove(&message.id);
         self.live -= message.envelope.recipients.len();
-        self.forget_claims(message, new.idempotency.map(|(key, _)| key), new.budgets.iter().map(|ask| ask.key));
+        self.forget_claims(
+            message,
+            new.idempotency.as_ref().map(|asked| asked.key),
+            new.budgets.iter().map(|ask| ask.key),
+        );
     }
 
     /// A message that nobody knows to be accepted: its entries end, and it counts for nothing.
@@ -151,7 +157,7 @@ impl State {
             let attempted = Attempted { note: Some(why.into()), ..Attempted::default() };
             self.end_by(me, EntryId { message: id, index }, Kind::Cancelled, attempted, now);
         }
-        let keys: Vec<KeyHash> = self.keys.iter().filter(|(_, row)| row.message == id).map(|(key, _)| *key).collect();
+        let keys = self.keys.of_message(id);
         let budgets = self.budgets.of_message(id);
         self.forget_claims(&message, keys, budgets.into_iter());
     }
@@ -163,8 +169,9 @@ impl State {
         budgets: impl Iterator<Item = KeyHash>,
     ) {
         for key in keys {
-            self.keys.remove(&key);
-            self.touched.push(Touched::Key(key));
+            if self.keys.give_back(key, message.id) {
+                self.touched.push(Touched::Key(key));
+            }
         }
         for key in budgets {
             if self.budgets.give_back_of(key, message.id) {
@@ -240,20 +247,11 @@ impl State {
         (id.message, older.copied().collect())
     }
 
-    fn check_key(&self, new: &NewMessage, now: Timestamp) -> Result<(), Refused> {
-        let Some((key, digest)) = &new.idempotency else { return Ok(()) };
-        match self.keys.get(key) {
-            Some(row) if now.since(row.at) >= IDEMPOTENCY_MEMORY => Ok(()),
-            Some(row) if row.digest.differs(digest) => Err(Refused::Conflict),
-            Some(row) => Err(Refused::Repeat(row.message)),
-            None => Ok(()),
-        }
-    }
-
-    /// Forgets some of the places that count no more.
-    pub(in crate::ledger) fn sweep_budgets(&mut self, now: Timestamp) {
-        let over = self.budgets.sweep(now);
-        self.touched.extend(over.into_iter().map(Touched::Budget));
+    /// Forgets some of the places and names that count no more.
+    pub(in crate::ledger) fn sweep(&mut self, now: Timestamp) {
+        let (budgets, keys) = (self.budgets.sweep(now), self.keys.sweep(now));
+        self.touched.extend(budgets.into_iter().map(Touched::Budget));
+        self.touched.extend(keys.into_iter().map(Touched::Key));
     }
 
     fn known_waits(&self, new: &NewMessage) -> Vec<(u16, KnownWait)> {

@@ -4,6 +4,7 @@
 
 pub(in crate::ledger) mod accept;
 pub(in crate::ledger) mod budgets;
+pub(in crate::ledger) mod keys;
 mod learning;
 mod look;
 pub(in crate::ledger) mod settle;

@@ -118,6 +118,11 @@ impl State {
                         self.touched.push(Touched::Budget(key));
                     }
                 }
+                Side::Unknown(key) => {
+                    if self.keys.give_back(key, entry.message) {
+                        self.touched.push(Touched::Key(key));
+                    }
+                }
                 Side::Bounced { bounce, reason } => {
                     let cause = events.last().and_then(Event::cause);
                     learned = self.count_bounce(&message, mailbox, (bounce, cause, &reason), now);

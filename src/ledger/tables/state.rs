@@ -6,11 +6,12 @@ use std::sync::Arc;
 use litemap::LiteMap;
 
 use super::budgets::Budgets;
+use super::keys::Keys;
 use super::suppressions::Suppressions;
 use super::versioned::Versioned;
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened, Kind};
-use crate::ledger::accept::{Digest, KeyHash, KnownWait, MayHaveArrived};
+use crate::ledger::accept::{KeyHash, KnownWait, MayHaveArrived};
 use crate::ledger::attempt::{Attempt, Epoch, Held, NodeName};
 use crate::ledger::entry::{Message, Progress};
 use crate::ledger::read::Version;
@@ -71,13 +72,6 @@ pub(in crate::ledger) struct EndRow {
     pub(in crate::ledger) at: Timestamp,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub(in crate::ledger) struct KeyRow {
-    pub(in crate::ledger) digest: Digest,
-    pub(in crate::ledger) message: MessageId,
-    pub(in crate::ledger) at: Timestamp,
-}
-
 /// A supersession slot that entries live in.
 #[derive(Clone, Debug)]
 pub(in crate::ledger) struct SlotRow {
@@ -135,7 +129,7 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) events: Vec<Arc<Event>>,
     /// What the statements since the last look have changed.
     pub(in crate::ledger) touched: Vec<Touched>,
-    pub(in crate::ledger) keys: HashMap<KeyHash, KeyRow>,
+    pub(in crate::ledger) keys: Keys,
     pub(in crate::ledger) budgets: Budgets,
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
     pub(in crate::ledger) suppressions: Suppressions,

@@ -98,8 +98,8 @@ impl Laws {
         }
         let count = u16::try_from(new.message.envelope.recipients.len()).unwrap();
         known.acknowledged.insert(new.message.id, (count, place));
-        if let Some((key, _)) = new.idempotency {
-            known.keys.entry(key).or_default().push(new.message.id);
+        if let Some(known_by) = &new.idempotency {
+            known.keys.entry(known_by.key).or_default().push(new.message.id);
         }
         for ask in &new.budgets {
             *known.budgets.entry(ask.key).or_default() += u32::from(count);

@@ -12,7 +12,7 @@ use crate::base::telemetry;
 use crate::event::Event;
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::inbox::{Inbox, Waited};
-use crate::ledger::embedded::store::{Change, ReadEvents, Store, StoreError, Table};
+use crate::ledger::embedded::store::{Change, ReadEvents, Store, StoreError};
 use crate::ledger::latest::Latest;
 use crate::mail::id::MessageId;
 use crate::mail::message::Content;
@@ -387,12 +387,10 @@ fn events_of(changes: &[Change]) -> impl Iterator<Item = Arc<Event>> {
     changes.iter().filter_map(|change| if let Change::Event(event) = change { Some(event.clone()) } else { None })
 }
 
-/// What undoes an acceptance: the message goes, and with it the key by which a repeat would be taken for done. Other rows
-/// count a little too much for a while.
+/// What undoes an acceptance: the message goes. Of what it had taken, whoever decided on it says what becomes.
 pub(super) fn undoing(changes: &[Change]) -> Vec<Change> {
     let undo = |change: &Change| match change {
         Change::Accept(message, _) => Some(Change::Remove(message.id)),
-        Change::Side(Table::Idempotency, key, Some(_)) => Some(Change::Side(Table::Idempotency, key.clone(), None)),
         Change::Side(..) | Change::Update(..) | Change::Remove(_) | Change::Event(_) => None,
     };
     changes.iter().filter_map(undo).collect()

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::{Inner, Tables};
 use crate::base::clock::Timestamp;
 use crate::event::{Attempted, Event, Happened};
-use crate::ledger::accept::{Accepted, NewMessage, Refused, Stored};
+use crate::ledger::accept::{Accepted, NewMessage, Refused, Repeated, Stored};
 use crate::ledger::embedded::journal::{JournalError, PendingCommit};
 use crate::ledger::embedded::store::Change;
 use crate::ledger::entry::Message;
@@ -70,7 +70,11 @@ impl Inner {
         let mut tables = self.tables().ok_or(Refused::Unavailable(Stored::No))?;
         let is_under_way = |tables: &Tables, id| tables.under_way.contains(&id);
         match tables.state.reserve(self.by, &new, self.clock.now()) {
-            Err(Refused::Repeat(first)) if is_under_way(&tables, first) => Ok(Begun::RepeatsUnderWay(Box::new(new))),
+            Err(Refused::Repeats(Repeated::Same(first) | Repeated::OtherDay { message: first, .. }))
+                if is_under_way(&tables, first) =>
+            {
+                Ok(Begun::RepeatsUnderWay(Box::new(new)))
+            }
             Err(refused) => Err(refused),
             Ok(Reserved::Known(_)) if is_under_way(&tables, new.message.id) => {
                 Ok(Begun::RepeatsUnderWay(Box::new(new)))

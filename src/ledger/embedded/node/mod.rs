@@ -6,6 +6,7 @@
 
 mod accepting;
 mod former;
+mod forms;
 mod rows;
 mod verbs;
 
@@ -20,14 +21,14 @@ use tokio::sync::{Notify, mpsc};
 use super::journal::Journal;
 use super::store::{self, Change, Store, StoreError};
 use crate::base::clock::{Clock, Timestamp};
-use crate::ledger::accept::{KeyHash, KeySecret};
+use crate::ledger::NOTICES_MAX;
+use crate::ledger::accept::KeySecret;
 use crate::ledger::attempt::{Epoch, Held, NodeName, Notice};
 use crate::ledger::read::Peer;
 use crate::ledger::rules::Delivery;
 use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::tables::accept::{Accepting, Supersession};
 use crate::ledger::tables::state::{NodeRow, State, Touched, Waiting};
-use crate::ledger::{IDEMPOTENCY_MEMORY, NOTICES_MAX};
 use crate::mail::id::{EntryId, MessageId};
 use rows::Found;
 pub(crate) use rows::reads;
@@ -54,7 +55,6 @@ pub struct Settings {
 /// What may be forgotten at some time.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Fading {
-    Key(KeyHash),
     Wait(Waiting),
 }
 
@@ -195,7 +195,6 @@ impl Tables {
     /// Notes when what was found may go.
     fn fade_all(&mut self) {
         let Self { state, fading, .. } = self;
-        fading.extend(state.keys.iter().map(|(key, row)| (row.at.plus(IDEMPOTENCY_MEMORY), Fading::Key(*key))));
         fading.extend(state.waits.iter().map(|(waiting, wait)| (wait.until, Fading::Wait(waiting.clone()))));
     }
 
@@ -203,7 +202,6 @@ impl Tables {
     fn fade(&mut self, touched: &Touched, now: Timestamp) {
         let state = &self.state;
         let fading = match touched {
-            Touched::Key(key) => state.keys.get(key).map(|row| (row.at.plus(IDEMPOTENCY_MEMORY), Fading::Key(*key))),
             Touched::Wait(waiting) => state.waits.get(waiting).map(|wait| (wait.until, Fading::Wait(waiting.clone()))),
             Touched::Entry(id) if state.ended.contains_key(id) => {
                 self.ended.push_back(Ended { at: now, entry: *id, is_last: false });
@@ -217,6 +215,7 @@ impl Tables {
             | Touched::Event(_)
             | Touched::Entry(_)
             | Touched::Gated(..)
+            | Touched::Key(_)
             | Touched::Budget(_)
             | Touched::Suppression(_)
             | Touched::Side(_)
@@ -242,19 +241,13 @@ impl Tables {
     /// Forgets some of what counts no more.
     fn forget(&mut self, now: Timestamp) {
         self.forget_ended(now);
-        self.state.sweep_budgets(now);
+        self.state.sweep(now);
         for _ in 0..FADED_AT_ONCE {
             let Some((_, fading)) = self.fading.first().filter(|(at, _)| *at <= now) else { return };
             let fading = fading.clone();
             self.fading.pop_first();
             let state = &mut self.state;
             match fading {
-                Fading::Key(key) => {
-                    if state.keys.get(&key).is_some_and(|row| now.since(row.at) >= IDEMPOTENCY_MEMORY) {
-                        state.keys.remove(&key);
-                        state.touched.push(Touched::Key(key));
-                    }
-                }
                 Fading::Wait(waiting) => {
                     if state.waits.get(&waiting).is_some_and(|wait| wait.until <= now) {
                         state.waits.remove(&waiting);

@@ -6,15 +6,15 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::Duration;
 
 use litemap::LiteMap;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::former;
+use super::former::{self, Former};
+use super::forms;
 use crate::base::clock::{Step, Timestamp};
-use crate::ledger::accept::{Accepted, Digest, KeyHash, KeyOf, KeySecret, KnownWait, slots_of};
+use crate::ledger::accept::{Accepted, KeyHash, KeyOf, KeySecret, KnownWait, slots_of};
 use crate::ledger::attempt::Epoch;
 use crate::ledger::common::Common;
 use crate::ledger::embedded::store::{Change, StoreError, Table};
@@ -23,25 +23,13 @@ use crate::ledger::rules::{Delivery, Standing};
 use crate::ledger::side::{SideRow, SideTable};
 use crate::ledger::suppression::Suppression;
 use crate::ledger::tables::accept::Accepting;
-use crate::ledger::tables::budgets::Place;
-use crate::ledger::tables::state::{EntryRow, KeyRow, MessageRow, State, Touched, Waiting};
+use crate::ledger::tables::state::{EntryRow, MessageRow, State, Touched, Waiting};
 use crate::mail::id::{EntryId, MessageId};
 
 /// Version of the rows.
 const VERSION: u8 = 1;
-/// Version of the rows of budgets, which are not JSON: most messages write one.
-const VERSION_OF_PLACES: u8 = 2;
-const PLACE_LEN: usize = 16 + 8 + 16 + 2 + 1;
 /// Places in the order of messages for each millisecond of the clock.
 const PLACES_PER_MS: u64 = 1 << 12;
-
-#[derive(Serialize, Deserialize)]
-struct KeyJson {
-    day: u64,
-    digest: [u8; 32],
-    message: MessageId,
-    at: Timestamp,
-}
 
 #[derive(Serialize, Deserialize)]
 struct WaitJson {
@@ -108,16 +96,11 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
             Touched::Entry(id) => changes.extend(progress_of(state, id).map(|progress| Change::Update(id, progress))),
             Touched::Gone(id) => changes.push(Change::Remove(id.message)),
             Touched::Key(key) => {
-                let json = state.keys.get(&key).map(|known| KeyJson {
-                    day: known.digest.day,
-                    digest: known.digest.octets,
-                    message: known.message,
-                    at: step.wall(known.at),
-                });
-                changes.push(row(name(b'k', &key.0), json.as_ref()));
+                let value = state.keys.row(&key).map(|known| forms::encode_key(known, step));
+                changes.push(Change::Side(Table::Ledger, name(b'k', &key.0), value));
             }
             Touched::Budget(key) => {
-                let value = state.budgets.row(&key).map(|(span, places)| encode_places(span, places, step));
+                let value = state.budgets.row(&key).map(|(span, places)| forms::encode_places(span, places, step));
                 changes.push(Change::Side(Table::Ledger, name(b'b', &key.0), value));
             }
             Touched::Suppression(address) => {
@@ -142,51 +125,13 @@ pub(super) fn changes(state: &State, touched: Vec<Touched>, step: Step) -> Vec<C
     changes
 }
 
-/// How long the places in a mailbox count, and the places.
-fn encode_places(span: Duration, places: &[Place], step: Step) -> Box<[u8]> {
-    let mut value = Vec::with_capacity(1 + 8 + places.len() * PLACE_LEN);
-    value.push(VERSION_OF_PLACES);
-    let span_ms = u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-    value.extend_from_slice(&span_ms.to_be_bytes());
-    for place in places {
-        value.extend_from_slice(&place.whose.0);
-        value.extend_from_slice(&step.wall(place.at).as_millis().to_be_bytes());
-        value.extend_from_slice(&place.entry.message.to_bytes());
-        value.extend_from_slice(&place.entry.index.to_be_bytes());
-        value.push(u8::from(place.is_repeatable));
-    }
-    value.into()
-}
-
-fn decode_places(value: &[u8]) -> Option<(Duration, Vec<Place>)> {
-    let (&version, rest) = value.split_first()?;
-    let (span_ms, places) = rest.split_first_chunk::<8>()?;
-    if version != VERSION_OF_PLACES || !places.len().is_multiple_of(PLACE_LEN) {
-        return None;
-    }
-    let place = |raw: &[u8]| {
-        let (whose, raw) = raw.split_first_chunk::<16>()?;
-        let (at, raw) = raw.split_first_chunk::<8>()?;
-        let (message, raw) = raw.split_first_chunk::<16>()?;
-        let (index, raw) = raw.split_first_chunk::<2>()?;
-        let entry = EntryId { message: MessageId::from_bytes(*message), index: u16::from_be_bytes(*index) };
-        let (at, is_repeatable) = (Timestamp::from_millis(u64::from_be_bytes(*at)), *raw.first()? != 0);
-        Some(Place { at, whose: KeyHash(*whose), entry, is_repeatable })
-    };
-    let places: Option<Vec<Place>> = places.chunks(PLACE_LEN).map(place).collect();
-    Some((Duration::from_millis(u64::from_be_bytes(*span_ms)), places?))
-}
-
 /// Whether a stored row can be read; none: whoever is above reads it.
 pub(crate) fn reads(table: SideTable, row: &SideRow) -> Option<bool> {
     match table {
         SideTable::Ledger => Some(Found::default().take_up_side(&row.0, &row.1, Timestamp::MAX).is_some()),
         SideTable::Budget => Some(former::reads_budget(row)),
-        SideTable::Idempotency
-        | SideTable::Greylist
-        | SideTable::Suppression
-        | SideTable::Meta
-        | SideTable::Verification => None,
+        SideTable::Idempotency => Some(former::reads_key(row)),
+        SideTable::Greylist | SideTable::Suppression | SideTable::Meta | SideTable::Verification => None,
     }
 }
 
@@ -216,8 +161,7 @@ pub(super) struct Found {
     pub(super) outlived: BTreeMap<EntryId, MessageId>,
     /// Rows that count no more.
     leftovers: Vec<Change>,
-    /// Rows of budgets that a former version wrote.
-    budgets: Vec<SideRow>,
+    former: Former,
     /// Rows of whoever is above.
     pub(super) side: Vec<(SideTable, SideRow)>,
     common: Common,
@@ -275,10 +219,9 @@ impl Found {
                     self.leftovers.push(Change::Side(table, row.0, None));
                 }
             }
-            SideTable::Budget => self.budgets.push(row),
-            SideTable::Idempotency | SideTable::Greylist | SideTable::Meta | SideTable::Verification => {
-                self.side.push((table, row))
-            }
+            SideTable::Budget => self.former.budgets.push(row),
+            SideTable::Idempotency => self.former.keys.push(row),
+            SideTable::Greylist | SideTable::Meta | SideTable::Verification => self.side.push((table, row)),
         }
     }
 
@@ -288,13 +231,14 @@ impl Found {
             b'e' => self.last_epoch = Epoch(read(value)?),
             b'h' => self.secret = Some(read(value)?),
             b'k' => {
-                let KeyJson { day, digest, message, at } = read(value)?;
-                let digest = Digest { day, octets: digest };
-                // What a clock wrote that was ahead counts from now on.
-                self.state.keys.insert(hash(rest)?, KeyRow { digest, message, at: at.min(now) });
+                let (name, row) = (hash(rest)?, forms::decode_key(value)?);
+                if !self.state.keys.take_up(name, row, now) {
+                    // A clock wrote it that was ahead.
+                    self.state.touched.push(Touched::Key(name));
+                }
             }
             b'b' => {
-                let (span, places) = decode_places(value)?;
+                let (span, places) = forms::decode_places(value)?;
                 self.state.budgets.take_up(hash(rest)?, span, places, now);
             }
             b'f' => {
@@ -325,7 +269,7 @@ impl Found {
 
     /// Takes up what former versions wrote. Returns what becomes of that.
     pub(super) fn take_up_former(&mut self, secret: &KeySecret, now: Timestamp) -> Vec<Change> {
-        former::take_up_budgets(&mut self.state, std::mem::take(&mut self.budgets), secret, now)
+        std::mem::take(&mut self.former).take_up(&mut self.state, secret, now)
     }
 
     /// Gives all that lives to whoever takes it up, the older first: a newer message has the slots. What may have left and must

@@ -12,7 +12,9 @@ use super::{Inner, Node};
 use crate::base::clock::Timestamp;
 use crate::base::lane::Lane;
 use crate::event::Event;
-use crate::ledger::accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused};
+use crate::ledger::accept::{
+    Accepted, Idempotency, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused, Repeated,
+};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::embedded::journal::JournalError;
@@ -57,6 +59,15 @@ impl Inner {
     fn look<T>(&self, look: impl FnOnce(&State, Timestamp) -> T) -> Result<T, LedgerError> {
         let tables = self.tables().ok_or(LedgerError::Unavailable)?;
         Ok(look(&tables.state, self.clock.now()))
+    }
+
+    fn recall(&self, of: &Idempotency) -> Result<Option<Repeated>, LedgerError> {
+        let tables = self.tables().ok_or(LedgerError::Unavailable)?;
+        let found = tables.state.keys.find(of, self.clock.now());
+        Ok(found.filter(|found| match found {
+            Repeated::Same(message) | Repeated::OtherDay { message, .. } => !tables.under_way.contains(message),
+            Repeated::Other => true,
+        }))
     }
 
     async fn gate(&self, attempt: Attempt, mark: Mark) -> Result<(), Lost> {
@@ -199,6 +210,10 @@ impl Ledger for Node {
 
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles> {
         Box::pin(async move { self.0.look(|state, now| state.precheck(&ask, now)) })
+    }
+
+    fn recall(&self, of: Idempotency) -> Answer<'_, Option<Repeated>> {
+        Box::pin(std::future::ready(self.0.recall(&of)))
     }
 
     fn gate(&self, attempt: Attempt, mark: Mark) -> BoxFuture<'_, Result<(), Lost>> {

@@ -11,7 +11,9 @@ use super::super::parting::Parting;
 use super::{Inner, Node, PATIENCE};
 use crate::base::clock::Timestamp;
 use crate::event::{Event, Kind};
-use crate::ledger::accept::{Accepted, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused, Stored};
+use crate::ledger::accept::{
+    Accepted, Idempotency, KeyHash, KeyOf, NewMessage, Obstacles, Precheck, Refused, Repeated, Stored,
+};
 use crate::ledger::attempt::{Attempt, Epoch, Lost, Mark, Notice, Settled, Target};
 use crate::ledger::cursor::Cursor;
 use crate::ledger::entry::Message;
@@ -246,6 +248,10 @@ impl Ledger for Node {
 
     fn precheck(&self, ask: Precheck) -> Answer<'_, Obstacles> {
         Box::pin(self.inner.look(move |state, now| state.precheck(&ask, now)))
+    }
+
+    fn recall(&self, of: Idempotency) -> Answer<'_, Option<Repeated>> {
+        Box::pin(self.inner.look(move |state, now| state.keys.find(&of, now)))
     }
 
     fn gate(&self, attempt: Attempt, _: Mark) -> BoxFuture<'_, Result<(), Lost>> {
