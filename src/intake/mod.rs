@@ -19,6 +19,8 @@ mod settings;
 pub(crate) mod stamp;
 pub mod suppression;
 mod terms;
+#[cfg(test)]
+mod testing;
 mod unsigned;
 pub(crate) mod verification;
 

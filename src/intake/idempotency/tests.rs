@@ -1,6 +1,8 @@
 use super::*;
 use crate::base::clock::{Clock as _, ManualClock};
 use crate::event::NoSink;
+use crate::intake::options::Options;
+use crate::intake::testing;
 use crate::ledger::accept::NewMessage;
 use crate::ledger::embedded::node::{Node, Storage};
 use crate::ledger::embedded::store::memory::MemoryStore;
@@ -283,4 +285,22 @@ async fn the_rows_of_former_versions_still_count() {
         let rows = again.disk.rows();
         assert!(rows.iter().all(|(table, _)| *table != Table::Idempotency), "under a name of the ledger's own");
     }
+}
+
+/// Each was found new by its node; the ledger takes one, and the others hear what became of that.
+#[tokio::test(start_paused = true)]
+async fn of_those_that_two_nodes_found_new_the_ledger_takes_one() {
+    let door = testing::door();
+    let other = testing::beside(&door);
+    let key = || Options { idempotency_key: Some("7f3a".into()), ..Options::default() };
+    let first = testing::prepared(&door, key(), "123456").await.unwrap();
+    let second = testing::prepared(&other, key(), "123456").await.unwrap();
+    let third_node = testing::beside(&door);
+    let third = testing::prepared(&third_node, key(), "654321").await.unwrap();
+    let accepted = door.accept(*first).await.unwrap();
+    assert_eq!(accepted.repeat_of, None);
+    let repeat = other.accept(*second).await.unwrap();
+    assert_eq!((repeat.id, repeat.repeat_of), (accepted.id, Some("queued")));
+    assert_eq!(third_node.accept(*third).await.err(), Some(Refusal::IdempotencyConflict));
+    assert_eq!(door.parts.queue.depth().messages, 1);
 }

@@ -1,28 +1,15 @@
 //! What users and operators are told of the list, and what the door makes of it.
 
-use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::accounts::user::{Senders, User};
-use crate::base::clock::ManualClock;
-use crate::config::Config;
-use crate::destination::resolver::{Answer, Dns, DnsError, MxRecord};
-use crate::intake::door::{InWork, PreparedSubmission, Ready};
-use crate::intake::idempotency::RotatingSecrets;
+use crate::intake::door::Ready;
 use crate::intake::options::Options;
 use crate::intake::recipient::RecipientCheck;
-use crate::ledger::embedded::store::memory::MemoryStore;
+use crate::intake::testing::{self, ALICE, NOW, door, user};
 use crate::ledger::suppression::{Bounce, Counted, TRY_MAX};
-use crate::mail::address::ReversePath;
-use crate::mail::envelope::{Envelope, MailParameters, Recipient};
-use crate::relay::builder::{Builder, Core};
-use crate::smtp::server_session::{Protocol, Submission};
 
-const NOW: Timestamp = Timestamp::from_millis(1_795_255_200_000);
 const HOUR: Duration = Duration::from_secs(3600);
-const ALICE: &str = "alice@example.com";
 
 /// One of which a message of `shop` bounced.
 fn bounced() -> Suppression {
@@ -61,52 +48,8 @@ fn an_address_or_a_domain_is_read_as_it_is_kept() {
     assert_eq!(suppression_key("nobody"), None);
 }
 
-struct NoDns;
-
-impl Dns for NoDns {
-    fn mx<'a>(&'a self, _: &'a str) -> Answer<'a, MxRecord> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
-
-    fn ipv4<'a>(&'a self, _: &'a str) -> Answer<'a, IpAddr> {
-        Box::pin(async { Err(DnsError::NoRecords) })
-    }
-}
-
-struct Secrets;
-
-impl RotatingSecrets for Secrets {
-    fn of(&self, _: u64) -> Option<[u8; 32]> {
-        Some([7; 32])
-    }
-}
-
-fn door() -> Arc<Door> {
-    let builder = Builder::new(&Config::default()).clock(Arc::new(ManualClock::new(NOW))).dns(Arc::new(NoDns)).idle();
-    let builder = builder.store_inline(Box::new(MemoryStore::default())).secrets(Arc::new(Secrets));
-    let Core { door, .. } = builder.build().unwrap();
-    door
-}
-
-fn user() -> User {
-    User { senders: Senders::Patterns(vec!["*@app.test".to_owned()]), ..User::unlimited("shop") }
-}
-
 async fn prepared(door: &Door) -> Result<Box<Ready<'_>>, Refusal> {
-    let submission = Submission {
-        envelope: Envelope {
-            reverse_path: ReversePath::parse("<otp@app.test>").unwrap(),
-            parameters: MailParameters::default(),
-            recipients: vec![Recipient::new(Mailbox::parse(ALICE).unwrap())],
-        },
-        content: "From: otp@app.test\r\n\r\nhello\r\n".into(),
-        client_name: "app.test".into(),
-        protocol: Protocol { extended: true, utf8: false, encrypted: false, authenticated: true, http: false },
-    };
-    match door.prepare(&user(), submission, Options::default(), None, InWork::Wait).await? {
-        PreparedSubmission::Ready(ready) => Ok(ready),
-        PreparedSubmission::Repeat(receipt) => panic!("{receipt:?}"),
-    }
+    testing::prepared(door, Options::default(), "hello").await
 }
 
 async fn check(door: &Door) -> RecipientCheck {
