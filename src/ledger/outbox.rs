@@ -27,8 +27,8 @@ pub trait Outbox: Send + Sync {
     /// The latest of them in memory, and who reads them.
     fn latest(&self) -> &Arc<Latest>;
 
-    /// Tells what is only informative: at once, and stored with what else changes. A crash may lose it.
-    fn tell(&self, event: Event);
+    /// Publishes an event that is only informative: at once, and stored with what else changes. A crash may lose it.
+    fn publish(&self, event: Event);
 
     /// Commits an event that changes nothing else; durable when it returns `Ok`.
     fn record(&self, event: Event) -> Answer<'_, ()>;

@@ -62,7 +62,7 @@ impl MessageStatus {
     pub fn of<'a>(message: Option<&Message>, events: impl Iterator<Item = &'a Event>) -> Option<Self> {
         let mut status: Option<Self> = None;
         for event in events {
-            status.get_or_insert_with(|| Self::begin(event)).tell(message, event);
+            status.get_or_insert_with(|| Self::begin(event)).apply(message, event);
         }
         status
     }
@@ -74,12 +74,12 @@ impl MessageStatus {
     }
 
     /// What happened next. `message` as in [`MessageStatus::of`].
-    pub(crate) fn tell(&mut self, message: Option<&Message>, event: &Event) {
+    pub(crate) fn apply(&mut self, message: Option<&Message>, event: &Event) {
         match (event.head.entry, message) {
-            (Some(index), _) => self.note(index, event),
+            (Some(index), _) => self.apply_to(index, event),
             (None, Some(message)) => {
                 for (index, recipient) in (0..).zip(&message.envelope.recipients) {
-                    self.note(index, event);
+                    self.apply_to(index, event);
                     if let Some(entry) = self.entries.get_mut(&index) {
                         entry.recipient = Some(recipient.mailbox.as_str().into());
                     }
@@ -89,7 +89,7 @@ impl MessageStatus {
         }
     }
 
-    fn note(&mut self, index: u16, event: &Event) {
+    fn apply_to(&mut self, index: u16, event: &Event) {
         let known = self.entries.get(&index);
         if known.is_some_and(|known| known.kind.is_end() && !event.kind().is_end()) {
             return;

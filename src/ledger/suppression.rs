@@ -242,7 +242,7 @@ pub(crate) struct Learned {
 
 impl Learned {
     /// Tells the operator.
-    pub(crate) fn tell(self, step: Step) {
+    pub(crate) fn log(self, step: Step) {
         let Self { id, cause, until, bounces } = self;
         let (cause, until) = (cause.map(Cause::name), until.map(|until| step.wall(until).rfc3339()));
         tracing::info!(%id, cause, until, bounces, "recipient suppressed");
@@ -294,7 +294,7 @@ mod tests {
         let id = IdSource::with_random(|| 3).next(now);
         let learned = Learned { id, cause: Some(Cause::BadMailbox), until: Some(now.plus(HOUR)), bounces: 2 };
         let step = Step::ahead_by_millis(86_400_000);
-        tracing::subscriber::with_default(subscriber, || learned.tell(step));
+        tracing::subscriber::with_default(subscriber, || learned.log(step));
         let line: serde_json::Value = serde_json::from_slice(&line.0.lock().unwrap()).unwrap();
         let expected = serde_json::json!({"message": "recipient suppressed", "id": id.to_string(), "cause": "bad_mailbox",
             "until": "2026-11-22T11:00:00.000Z", "bounces": 2});

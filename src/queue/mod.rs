@@ -240,7 +240,7 @@ impl Queue {
 
     /// Tells what is only informative: it is stored soon, along with what else changes.
     pub(crate) fn publish(&self, event: Event) {
-        self.ledger.tell(event.clone());
+        self.ledger.publish(event.clone());
         self.events.emit(event);
     }
 

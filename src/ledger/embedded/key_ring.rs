@@ -293,7 +293,7 @@ mod tests {
         start().plus(MINUTE * minutes)
     }
 
-    fn ring(folder: &Path, now: Timestamp) -> KeyRing {
+    fn key_ring(folder: &Path, now: Timestamp) -> KeyRing {
         KeyRing::open(folder, Sealing::On, now).unwrap()
     }
 
@@ -319,7 +319,7 @@ mod tests {
     fn keys_are_there_ahead_of_need_and_stay_over_a_restart() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("keys");
-        let mut first = ring(&folder, at(0));
+        let mut first = key_ring(&folder, at(0));
         assert_eq!(names(&folder), [0, 1, 2]);
         let far = Bucket::of(at(45));
         let (near_sealed, far_sealed) = (sealed(&mut first, Bucket::of(at(10))), sealed(&mut first, far));
@@ -327,7 +327,7 @@ mod tests {
         for entry in fs::read_dir(&folder).unwrap() {
             assert_eq!(entry.unwrap().metadata().unwrap().permissions().mode() & 0o777, 0o600);
         }
-        let second = ring(&folder, at(5));
+        let second = key_ring(&folder, at(5));
         assert!(opens(&second, Bucket::of(at(10)), &near_sealed));
         assert!(opens(&second, far, &far_sealed));
         let without = KeyRing::open(&folder, Sealing::Off, at(35)).unwrap();
@@ -339,7 +339,7 @@ mod tests {
     #[test]
     fn a_key_goes_when_its_bucket_is_past() {
         let folder = tempfile::tempdir().unwrap();
-        let mut ring = ring(folder.path(), at(0));
+        let mut ring = key_ring(folder.path(), at(0));
         let bucket = Bucket::of(at(9));
         let content = sealed(&mut ring, bucket);
         ring.housekeep(at(9));
@@ -353,7 +353,7 @@ mod tests {
     #[test]
     fn a_key_goes_a_minute_after_the_last_of_its_content() {
         let folder = tempfile::tempdir().unwrap();
-        let mut ring = ring(folder.path(), at(0));
+        let mut ring = key_ring(folder.path(), at(0));
         let bucket = Bucket::of(at(10));
         let (one, _) = (sealed(&mut ring, bucket), sealed(&mut ring, bucket));
         ring.removed(bucket);
@@ -376,13 +376,13 @@ mod tests {
     fn after_a_restart_keys_without_content_go() {
         let folder = tempfile::tempdir().unwrap();
         let bucket = Bucket::of(at(10));
-        let content = sealed(&mut ring(folder.path(), at(0)), bucket);
-        let mut again = ring(folder.path(), at(1));
+        let content = sealed(&mut key_ring(folder.path(), at(0)), bucket);
+        let mut again = key_ring(folder.path(), at(1));
         again.found(bucket);
         again.housekeep(at(2));
         again.housekeep(at(3));
         assert!(opens(&again, bucket, &content));
-        let mut empty = ring(folder.path(), at(4));
+        let mut empty = key_ring(folder.path(), at(4));
         empty.housekeep(at(5));
         assert!(!opens(&empty, bucket, &content));
     }
@@ -390,12 +390,12 @@ mod tests {
     #[test]
     fn what_a_crash_leaves_is_cleared_away_and_damage_is_told() {
         let folder = tempfile::tempdir().unwrap();
-        drop(ring(folder.path(), at(0)));
+        drop(key_ring(folder.path(), at(0)));
         let path = |minutes| folder.path().join(Bucket::of(at(minutes)).0.to_string());
         fs::write(path(0), [0; FILE_LEN]).unwrap();
         fs::write(path(10), b"half").unwrap();
         fs::write(folder.path().join("1.unfinished"), b"half").unwrap();
-        let ring = ring(folder.path(), at(0));
+        let ring = key_ring(folder.path(), at(0));
         assert_eq!(names(folder.path()), [0, 1, 2]);
         assert_eq!(fs::metadata(path(10)).unwrap().len(), FILE_LEN as u64, "made anew");
         assert!(ring.key(Bucket::of(at(20))).is_some());
@@ -405,7 +405,7 @@ mod tests {
     fn a_folder_that_cannot_be_written_gives_no_key() {
         let parent = tempfile::tempdir().unwrap();
         let folder = parent.path().join("keys");
-        let mut ring = ring(&folder, at(0));
+        let mut ring = key_ring(&folder, at(0));
         fs::rename(&folder, parent.path().join("elsewhere")).unwrap();
         assert!(ring.key_for(Bucket::of(at(45))).is_err());
         assert!(ring.key_for(Bucket::of(at(10))).is_ok(), "it is there");

@@ -105,7 +105,7 @@ impl State {
         self.accepted.insert(message.id, sequence);
         self.live += message.envelope.recipients.len();
         self.touched.push(Touched::Accepted(message.clone(), new.content.clone()));
-        new.events(now).into_iter().for_each(|event| self.tell(event));
+        new.events(now).into_iter().for_each(|event| self.publish(event));
         if let Some(asked) = &new.idempotency {
             let changed = self.keys.take(asked, message.id, now);
             self.touched.extend(changed.into_iter().map(Touched::Key));

@@ -21,7 +21,7 @@ pub(in crate::ledger) enum Verdict {
 }
 
 impl State {
-    fn why_gone(&self, entry: EntryId) -> Verdict {
+    fn why_lost(&self, entry: EntryId) -> Verdict {
         self.ended.get(&entry).map_or(Verdict::Missing, |end| Verdict::Lost(Lost::Ended(end.kind)))
     }
 
@@ -29,7 +29,7 @@ impl State {
     /// Where the content must not go.
     pub(in crate::ledger) fn gate(&mut self, me: Epoch, attempt: Attempt) -> Result<(), Verdict> {
         self.living(me).map_err(|_| Verdict::Lost(Lost::Fenced))?;
-        let why = self.why_gone(attempt.entry);
+        let why = self.why_lost(attempt.entry);
         let row = self.entry_mut(attempt.entry).ok_or(why)?;
         row.standing = row.standing.gate(me, attempt.number).map_err(lost)?;
         self.touched.push(Touched::Gated(me, attempt));
@@ -54,7 +54,7 @@ impl State {
                 if self.is_repeat(by.me, attempt, end.kind) {
                     return Ok(None);
                 }
-                let why = self.why_gone(attempt.entry);
+                let why = self.why_lost(attempt.entry);
                 let row = self.entry(attempt.entry).ok_or(why)?;
                 row.standing.end(by.me).map_err(lost)?;
                 learned = self.change_side(attempt.entry, side, &events, now);
@@ -66,10 +66,10 @@ impl State {
                 let by_attempt = Some((by.me, attempt.number));
                 self.remove(attempt.entry, EndRow { kind: end.kind, by: by_attempt, at: now });
                 debug_assert_eq!(events.iter().filter(|event| is_end_of(event, attempt.entry)).count(), 1);
-                self.tell_with(events, notification, by, now);
+                self.publish_with(events, notification, by, now);
             }
             Settled::Noted { progress, events, side, notification } => {
-                let why = self.why_gone(attempt.entry);
+                let why = self.why_lost(attempt.entry);
                 let row = self.entry_mut(attempt.entry).ok_or(why)?;
                 row.standing.end(by.me).map_err(lost)?;
                 let known = row.progress.get_or_insert_default();
@@ -79,10 +79,10 @@ impl State {
                 *known = progress;
                 self.touched.push(Touched::Entry(attempt.entry));
                 learned = self.change_side(attempt.entry, side, &events, now);
-                self.tell_with(events, notification, by, now);
+                self.publish_with(events, notification, by, now);
             }
             Settled::Deferred { progress, events, side, notification } => {
-                let why = self.why_gone(attempt.entry);
+                let why = self.why_lost(attempt.entry);
                 let row = self.entry_mut(attempt.entry).ok_or(why)?;
                 match row.standing.defer(by.me, attempt.number).map_err(lost)? {
                     Deferral::Repeat => return Ok(None),
@@ -91,17 +91,23 @@ impl State {
                 row.progress = Some(progress);
                 self.touched.push(Touched::Entry(attempt.entry));
                 learned = self.change_side(attempt.entry, side, &events, now);
-                self.tell_with(events, notification, by, now);
+                self.publish_with(events, notification, by, now);
             }
         }
         Ok(learned)
     }
 
-    fn tell_with(&mut self, events: Vec<Event>, notification: Option<Box<NewMessage>>, by: Accepting, now: Timestamp) {
+    fn publish_with(
+        &mut self,
+        events: Vec<Event>,
+        notification: Option<Box<NewMessage>>,
+        by: Accepting,
+        now: Timestamp,
+    ) {
         if let Some(new) = notification {
             self.adopt(by, &new, now);
         }
-        events.into_iter().for_each(|event| self.tell(event));
+        events.into_iter().for_each(|event| self.publish(event));
     }
 
     fn change_side(&mut self, entry: EntryId, side: Vec<Side>, events: &[Event], now: Timestamp) -> Option<Learned> {

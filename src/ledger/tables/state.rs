@@ -226,7 +226,7 @@ impl State {
         Version(self.version)
     }
 
-    pub(in crate::ledger) fn tell(&mut self, event: Event) {
+    pub(in crate::ledger) fn publish(&mut self, event: Event) {
         self.touched.push(Touched::Event(Arc::new(event)));
     }
 
@@ -287,7 +287,7 @@ impl State {
         let may_have_arrived = attempted.may_have_arrived || row.standing.is_out;
         let attempted = Attempted { may_have_arrived, ..attempted };
         let head = message.entry_head(id.index, row.standing.attempt, now);
-        self.tell(Event { head, what: Happened::of(kind, attempted, None) });
+        self.publish(Event { head, what: Happened::of(kind, attempted, None) });
         self.signal(row.standing.owner, by, Signal::Ended(id, kind));
         Some(if may_have_arrived { MayHaveArrived::Yes } else { MayHaveArrived::No })
     }

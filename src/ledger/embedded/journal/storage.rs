@@ -86,16 +86,16 @@ impl StorageThread {
     }
 
     pub(super) fn run(&mut self, jobs: &Inbox<Job>) {
-        self.note_tending();
+        self.record_housekeeping();
         if !self.store.has_room() {
-            self.note_failure(JournalError::Full, NEARLY_FULL);
+            self.record_failure(JournalError::Full, NEARLY_FULL);
         }
         loop {
             match jobs.wait(self.revive_at.into_iter().chain(self.tend_at).min(), gather) {
                 Waited::Batch(batch) => {
                     *self.health.busy_since.lock() = Some(self.clock.instant());
                     self.work(batch);
-                    self.note_tending();
+                    self.record_housekeeping();
                     self.housekeep(HOUSEKEEPING_PATIENCE);
                     *self.health.busy_since.lock() = None;
                 }
@@ -123,11 +123,11 @@ impl StorageThread {
             self.commit_later_changes();
             self.events.wake();
         } else if self.recover().is_ok() {
-            self.note_success();
+            self.record_success();
         }
     }
 
-    fn note_tending(&mut self) {
+    fn record_housekeeping(&mut self) {
         let now = self.store_time();
         self.tend_at = self.store.due_at(now).map(|at| self.clock.instant() + at.since(now));
     }
@@ -136,7 +136,7 @@ impl StorageThread {
     fn housekeep(&mut self, patience: Duration) {
         if self.tend_at.is_some_and(|at| at + patience <= self.clock.instant()) {
             self.store.housekeep(self.store_time());
-            self.note_tending();
+            self.record_housekeeping();
         }
     }
 
@@ -251,7 +251,7 @@ impl StorageThread {
         self.recover()?;
         let accepts = |changes: &Vec<Change>| changes.iter().any(|change| matches!(change, Change::Accept(..)));
         if waiting.iter().any(|(changes, _)| accepts(changes)) && !self.store.has_room() {
-            self.note_failure(JournalError::Full, NEARLY_FULL);
+            self.record_failure(JournalError::Full, NEARLY_FULL);
             return Err(JournalError::Full);
         }
         let groups: Vec<&[Change]> =
@@ -281,7 +281,7 @@ impl StorageThread {
                 self.is_first_whole = false;
                 self.health.kept.store(0, Ordering::Relaxed);
                 self.sweep();
-                self.note_success();
+                self.record_success();
                 Ok(())
             }
             Err(error) => {
@@ -301,7 +301,7 @@ impl StorageThread {
                         JournalError::Failed
                     }
                 };
-                self.note_failure(kind, &error.to_string());
+                self.record_failure(kind, &error.to_string());
                 Err(kind)
             }
         }
@@ -318,14 +318,14 @@ impl StorageThread {
             }
             Err(error) => {
                 self.retry_at = Some(self.clock.instant() + RECOVERY_PAUSE);
-                self.note_failure(JournalError::Failed, &error.to_string());
+                self.record_failure(JournalError::Failed, &error.to_string());
                 Err(JournalError::Full)
             }
         }
     }
 
     /// What works without room for new mail is no sign that there is some again.
-    fn note_success(&mut self) {
+    fn record_success(&mut self) {
         if self.revive_at.is_none() {
             return;
         }
@@ -339,7 +339,7 @@ impl StorageThread {
         tracing::info!("storage works again");
     }
 
-    fn note_failure(&mut self, kind: JournalError, what: &str) {
+    fn record_failure(&mut self, kind: JournalError, what: &str) {
         self.revive_at = Some(self.clock.instant() + RECOVERY_PAUSE);
         self.health.kept.store(self.later.iter().map(Vec::len).sum(), Ordering::Relaxed);
         *self.health.fault.lock() = Some(what.into());

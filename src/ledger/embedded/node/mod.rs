@@ -166,7 +166,7 @@ impl Node {
         let (notices, receiving) = mpsc::channel(NOTICES_MAX);
         let mut tables = Tables::new(found.state);
         tables.fade_all();
-        tell_what_lives(&notices, &tables.state, &outlived);
+        announce_what_lives(&notices, &tables.state, &outlived);
         let inner = Inner {
             journal,
             by,
@@ -283,7 +283,7 @@ impl Inner {
 }
 
 /// All that lives, in as many notices as there is room for.
-fn tell_what_lives(notices: &mpsc::Sender<Notice>, state: &State, outlived: &BTreeMap<EntryId, MessageId>) {
+fn announce_what_lives(notices: &mpsc::Sender<Notice>, state: &State, outlived: &BTreeMap<EntryId, MessageId>) {
     let some = (state.messages.len() / (NOTICES_MAX / 2)).max(1);
     let mut waiting = state.messages.values();
     loop {

@@ -101,7 +101,7 @@ impl Inner {
             learned
         };
         if let Some(learned) = learned {
-            learned.tell(self.clock.step());
+            learned.log(self.clock.step());
         }
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Inner {
         loop {
             let read = self.journal.events_after(at, usize::MAX).await.map_err(fault)?;
             for (_, event) in read.events.iter().filter(|(_, event)| event.head.id == id) {
-                status.get_or_insert_with(|| MessageStatus::begin(event)).tell(message.as_deref(), event);
+                status.get_or_insert_with(|| MessageStatus::begin(event)).apply(message.as_deref(), event);
             }
             if read.at == at {
                 return Ok(status);
@@ -302,7 +302,7 @@ impl Outbox for Node {
         self.0.journal.events()
     }
 
-    fn tell(&self, event: Event) {
+    fn publish(&self, event: Event) {
         self.0.journal.commit_later(vec![Change::Event(Arc::new(event))]);
     }
 

@@ -116,17 +116,17 @@ impl Inner {
         let Kept { attempt, settled, copy } = kept;
         let first = settled.clone();
         let done = self.ask(PATIENCE, move |state, now| state.settle(by, attempt, first, now)).await?;
-        let (Err(Verdict::Missing), Some(copy)) = (done, copy) else { return Ok(self.told(done)) };
+        let (Err(Verdict::Missing), Some(copy)) = (done, copy) else { return Ok(self.logged(done)) };
         let again = move |state: &mut super::State, now| {
             state.insert_again(me, attempt.entry, &copy, now);
             state.settle(by, attempt, settled, now)
         };
-        Ok(self.told(self.ask(PATIENCE, again).await?))
+        Ok(self.logged(self.ask(PATIENCE, again).await?))
     }
 
     /// Tells the operator what a settlement taught.
-    fn told(&self, done: Result<Option<Learned>, Verdict>) -> Result<(), Verdict> {
-        done.map(|learned| learned.into_iter().for_each(|learned| learned.tell(self.clock.step())))
+    fn logged(&self, done: Result<Option<Learned>, Verdict>) -> Result<(), Verdict> {
+        done.map(|learned| learned.into_iter().for_each(|learned| learned.log(self.clock.step())))
     }
 
     /// Settlements that were kept go first, in their order.

@@ -338,12 +338,12 @@ impl Outbox for Node {
         &self.inner.latest
     }
 
-    fn tell(&self, event: Event) {
-        self.inner.ask_soon(move |state, _| state.tell(event));
+    fn publish(&self, event: Event) {
+        self.inner.ask_soon(move |state, _| state.publish(event));
     }
 
     fn record(&self, event: Event) -> Answer<'_, ()> {
-        Box::pin(self.inner.look(move |state, _| state.tell(event)))
+        Box::pin(self.inner.look(move |state, _| state.publish(event)))
     }
 
     fn erase(&self, plain: Arc<str>) -> Answer<'_, usize> {

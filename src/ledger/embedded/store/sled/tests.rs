@@ -26,12 +26,12 @@ fn message(recipients: usize) -> Arc<Message> {
     Arc::new(Message::new(id, "shop".into(), envelope, life))
 }
 
-fn ring(folder: &Path, sealing: Sealing) -> KeyRing {
+fn key_ring(folder: &Path, sealing: Sealing) -> KeyRing {
     KeyRing::open(&folder.join("keys"), sealing, Timestamp::from_millis(1_795_255_200_000)).unwrap()
 }
 
 fn open(folder: &Path) -> Result<SledStore, StoreError> {
-    SledStore::open(&folder.join("queue"), ring(folder, Sealing::On))
+    SledStore::open(&folder.join("queue"), key_ring(folder, Sealing::On))
 }
 
 fn content(len: usize) -> Content {
