@@ -23,6 +23,15 @@ pub(super) struct Allowance<'a> {
     is_kept: bool,
 }
 
+/// When a message is accepted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Pace {
+    /// Next: what stands in its way, the ledger says then.
+    AtOnce,
+    /// When others of its request are ready too: what is known to stand in its way is said before any of them is stored.
+    WithOthers,
+}
+
 impl<'a> Allowance<'a> {
     /// Takes all of it, or nothing; of places in budgets it only makes sure that there are enough.
     ///
@@ -33,12 +42,16 @@ impl<'a> Allowance<'a> {
         user: &User,
         message: &Arc<Message>,
         is_repeatable: bool,
+        pace: Pace,
     ) -> Result<Self, Refusal> {
         let request = Request { user: &message.user, lane: message.lane, is_repeatable };
         let recipients = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox);
         let limits = aftermath.settings.load().budgets;
         let budgets = limits.asks(request, recipients.clone(), |name| queue.key_hash(KeyOf::Budget, name));
-        let (expectation, ahead) = aftermath.expected.expect(message.id, &budgets);
+        let (expectation, ahead) = match pace {
+            Pace::AtOnce => (Expectation::none(&aftermath.expected, message.id), aftermath.expected.ahead(&budgets)),
+            Pace::WithOthers => aftermath.expected.expect(message.id, &budgets),
+        };
         let mut taken = Self {
             buckets,
             message: message.clone(),
@@ -47,7 +60,9 @@ impl<'a> Allowance<'a> {
             counts_for_rate: false,
             is_kept: false,
         };
-        taken.check(queue, &ahead).await?;
+        if pace == Pace::WithOthers || !ahead.is_empty() {
+            taken.check(queue, &ahead).await?;
+        }
         buckets.take(user, message.envelope.recipients.len(), message.accepted_at)?;
         taken.counts_for_rate = true;
         Ok(taken)

@@ -104,6 +104,13 @@ pub(super) struct Expectation<'a> {
     keys: Vec<KeyHash>,
 }
 
+impl<'a> Expectation<'a> {
+    /// Nothing.
+    pub(super) fn none(expected: &'a Expected, message: MessageId) -> Self {
+        Self { expected, message, keys: Vec::new() }
+    }
+}
+
 impl Drop for Expectation<'_> {
     fn drop(&mut self) {
         if self.keys.is_empty() {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use super::aftermath::Aftermath;
-use super::allowance::Allowance;
+use super::allowance::{Allowance, Pace};
 use super::buckets::Buckets;
 use super::forecasts::Forecasts;
 pub(crate) use super::idempotency::InWork;
@@ -228,7 +228,7 @@ impl Door {
         options: Options,
         client: Option<IpAddr>,
     ) -> Result<Receipt, Refusal> {
-        match self.prepare(user, submission, options, client, InWork::Wait).await? {
+        match self.prepare_for((None, Pace::AtOnce), user, (submission, options), client, InWork::Wait).await? {
             PreparedSubmission::Repeat(receipt) => Ok(receipt),
             PreparedSubmission::Ready(ready) => self.accept(*ready).await,
         }
@@ -245,7 +245,7 @@ impl Door {
         submission: Submission,
         options: Options,
     ) -> Result<Receipt, Refusal> {
-        match self.prepare_for(Some(slot), user, (submission, options), None, InWork::Wait).await? {
+        match self.prepare_for((Some(slot), Pace::AtOnce), user, (submission, options), None, InWork::Wait).await? {
             PreparedSubmission::Repeat(receipt) => Ok(receipt),
             PreparedSubmission::Ready(ready) => self.accept(*ready).await,
         }
@@ -264,12 +264,12 @@ impl Door {
         client: Option<IpAddr>,
         in_work: InWork,
     ) -> Result<PreparedSubmission<'_>, Refusal> {
-        self.prepare_for(None, user, (submission, options), client, in_work).await
+        self.prepare_for((None, Pace::WithOthers), user, (submission, options), client, in_work).await
     }
 
     async fn prepare_for<'a>(
         &'a self,
-        slot: Option<&'a Slot>,
+        (slot, pace): (Option<&'a Slot>, Pace),
         user: &User,
         (submission, options): (Submission, Options),
         client: Option<IpAddr>,
@@ -311,7 +311,7 @@ impl Door {
         };
         let message = Arc::new(message);
         let limits = (&*self.parts.aftermath, &self.buckets, &*self.parts.queue);
-        let allowance = Allowance::take(limits, user, &message, reservation.is_some()).await;
+        let allowance = Allowance::take(limits, user, &message, reservation.is_some(), pace).await;
         let allowance = allowance.map_err(|refusal| self.by_wall(refusal))?;
         let author = header.from.mailboxes.into_iter().next();
         Ok(PreparedSubmission::Ready(Box::new(Ready {
