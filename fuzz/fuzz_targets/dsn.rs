@@ -12,7 +12,7 @@ use otp_relay::testing::intake::options::Options;
 use otp_relay::testing::ledger::entry::Message;
 use otp_relay::testing::mail::envelope::Envelope;
 use otp_relay::testing::mail::message::fields;
-use otp_relay::testing::queue::{Ending, Telling};
+use otp_relay::testing::queue::{Ending, Reporting};
 use otp_relay::testing::smtp::command::Command;
 use otp_relay::testing::smtp::data::line_fault;
 use otp_relay::testing::smtp::reply::parse_reply;
@@ -115,7 +115,7 @@ fuzz_target!(|input: &[u8]| {
         was_sent: true,
         is_passed_on: choice & 4 != 0,
         is_late: choice & 8 != 0,
-        telling: Telling::Now(Vec::new()),
+        reporting: Reporting::Now(Vec::new()),
     };
     let notification = relay.door.aftermath().entailed(&ending).notification;
     relay.forget(receipt.id);
