@@ -114,7 +114,7 @@ pub trait Ledger: SideTables + Outbox {
     fn gate(&self, attempt: Attempt, mark: Mark) -> BoxFuture<'_, Result<(), Lost>>;
 
     /// How an attempt ended, with all that follows from it, in one transaction: end or new due time, events, side rows, a
-    /// notification. It is decided when it returns `Ok`, and never taken back; a crash may lose it, and then the entry is as it
+    /// notification. It is decided when it returns `Ok`, and never undone; a crash may lose it, and then the entry is as it
     /// was before.
     fn settle(&self, attempt: Attempt, settled: Settled) -> BoxFuture<'_, Result<(), Lost>>;
 

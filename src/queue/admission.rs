@@ -28,7 +28,7 @@ fn given_up(message: &Message, index: u16, now: Timestamp) -> Event {
 
 /// A message on its way into the ledger. If it gets no further, because something failed or nobody waits for it any more, its
 /// places are given back and what was stored of it goes; where its acceptance was told, its end is told too.
-#[must_use = "a message that is not admitted is taken back"]
+#[must_use = "a message that is not admitted is cancelled"]
 pub struct Acceptance {
     queue: Arc<Queue>,
     message: Arc<Message>,
@@ -82,7 +82,7 @@ impl Drop for Acceptance {
         let (queue, message) = (&self.queue, &self.message);
         let count = message.envelope.recipients.len();
         queue.outbox.schedule(|schedule| schedule.shares().give_back(&message.user, count));
-        // What the ledger has not answered yet it takes back itself.
+        // What the ledger has not answered yet it undoes itself.
         if !matches!(self.answer, Some(Ok(_))) {
             return;
         }
@@ -140,7 +140,7 @@ impl Queue {
     }
 
     /// Brings a stored message to life: its entries are offered to the workers, also those at risk. One that is not stored is
-    /// taken back.
+    /// undone.
     pub fn admit(&self, mut acceptance: Acceptance, content: SignedContent, risks: &[Risk]) -> Offered {
         let Some(Ok(stored)) = acceptance.answer.take() else { return Offered::default() };
         acceptance.is_over = true;

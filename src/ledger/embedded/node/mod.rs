@@ -2,7 +2,7 @@
 //! nobody else ever owns anything here; an epoch is given at each opening all the same, and who has left may do nothing.
 //!
 //! What is to be accepted waits for its commit before its entries are there, and where the commit fails it gives back what it
-//! had taken. All else is decided at once and never taken back: the journal keeps it, in its order, until it can be written.
+//! had taken. All else is decided at once and never undone: the journal keeps it, in its order, until it can be written.
 
 mod accepting;
 mod former;

@@ -32,7 +32,7 @@ use crate::mail::message::Content;
 /// How often a node that leaves looks whether its last attempts are over.
 const LEAVE_LOOK: Duration = Duration::from_millis(50);
 
-/// An acceptance under way. Where nobody waits for it any more, it is taken back.
+/// An acceptance under way. Where nobody waits for it any more, it is undone.
 struct UnderWay<'a> {
     inner: &'a Inner,
     message: Arc<Message>,

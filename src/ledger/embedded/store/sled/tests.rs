@@ -108,7 +108,7 @@ fn a_message_that_comes_and_goes_writes_no_events_anew() {
     assert!(parted * 2 < together, "{parted} and {together} octets");
 }
 
-/// What a failed commit left is set right by one group, which may take back what it adds itself.
+/// What a failed commit left is set right by one group, which may undo what it adds itself.
 #[test]
 fn what_a_group_adds_and_removes_is_not_there() {
     let folder = tempfile::tempdir().unwrap();
