@@ -103,6 +103,7 @@ impl State {
         self.sequence += 1;
         let sequence = self.sequence;
         self.accepted.insert(message.id, sequence);
+        self.under_way.insert(sequence);
         self.live += message.envelope.recipients.len();
         self.touched.push(Touched::Accepted(message.clone(), new.content.clone()));
         new.events(now).into_iter().for_each(|event| self.publish(event));
@@ -129,13 +130,22 @@ impl State {
         self.insert(by, new, sequence);
         let mut accepted = Accepted { sequence, waits: self.known_waits(new), ..Accepted::default() };
         self.take_slots(by, new.message.id, &new.slots, &mut accepted, now);
+        self.came(sequence);
         accepted
+    }
+
+    /// A message is not under way any more.
+    fn came(&mut self, sequence: u64) {
+        self.under_way.remove(&sequence);
+        self.forget_slots();
     }
 
     /// Gives back what [`State::reserve`] took for a message that was not stored.
     pub(in crate::ledger) fn release(&mut self, new: &NewMessage) {
         let message = &new.message;
-        self.accepted.remove(&message.id);
+        if let Some(sequence) = self.accepted.remove(&message.id) {
+            self.came(sequence);
+        }
         self.live -= message.envelope.recipients.len();
         self.forget_claims(
             message,
@@ -274,5 +284,66 @@ impl State {
         let waiting = (!self.waits.is_empty()).then(|| (ask.sender.clone(), ask.recipient.plain_key().into()));
         let wait = waiting.and_then(|waiting| self.waits.get(&waiting).cloned());
         Obstacles { suppression, standing, budget, wait }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::event::{Event, Happened};
+    use crate::ledger::tables::state::{EndRow, NodeRow};
+    use crate::mail::address::{Mailbox, ReversePath};
+    use crate::mail::envelope::{Envelope, MailParameters, Recipient};
+    use crate::mail::id::IdSource;
+    use crate::mail::message::Content;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_795_255_200_000);
+    const SLOT: KeyHash = KeyHash([1; 16]);
+    const BY: Accepting = Accepting {
+        me: Epoch(1),
+        delivery: Delivery::AtLeastOnce,
+        entries_max: 100,
+        supersession: Supersession::ByOwner,
+    };
+
+    fn in_slot(ids: &IdSource) -> NewMessage {
+        let envelope = Envelope {
+            reverse_path: ReversePath::NULL,
+            parameters: MailParameters::default(),
+            recipients: vec![Recipient::new(Mailbox::parse("a@one.test").unwrap())],
+        };
+        let life = NOW..NOW.plus(Duration::from_secs(600));
+        let message = Arc::new(Message::new(ids.next(NOW), "shop".into(), envelope, life));
+        let event = Event { head: message.head(NOW), what: Happened::Accepted { note: None, others: Arc::default() } };
+        NewMessage { slots: vec![(0, SLOT)], ..NewMessage::plain(message, Content::default(), event) }
+    }
+
+    /// The newer one is stored sooner, and has ended when the older one comes: that is of no use all the same. Then the slot is
+    /// forgotten.
+    #[test]
+    fn an_older_message_that_comes_late_is_outlived_by_one_that_has_ended() {
+        let (mut state, ids) = (State::default(), IdSource::with_random(|| 3));
+        let row = NodeRow { id: 0, name: "node".into(), egress: "node".into(), beat: 1, revoked_at: None };
+        state.nodes.insert(BY.me, row);
+        let (older, newer) = (in_slot(&ids), in_slot(&ids));
+        let id = |new: &NewMessage| EntryId { message: new.message.id, index: 0 };
+        let end = |kind| EndRow { kind, by: None, at: NOW };
+        let Ok(Reserved::New(first)) = state.reserve(BY, &older, NOW) else { panic!() };
+        assert_eq!(state.accept(BY, &newer, NOW).unwrap().outlived, []);
+        state.remove(id(&newer), end(Kind::Delivered));
+        assert_eq!(state.admit(BY, &older, first, NOW).outlived, [(id(&older), newer.message.id)]);
+        assert_eq!(state.slots.len(), 1);
+        state.remove(id(&older), end(Kind::Superseded));
+        assert!(state.slots.is_empty() && state.emptied.is_empty());
+        // So is it when the older one is given up.
+        let (older, newer) = (in_slot(&ids), in_slot(&ids));
+        assert!(matches!(state.reserve(BY, &older, NOW), Ok(Reserved::New(_))));
+        state.accept(BY, &newer, NOW).unwrap();
+        state.remove(id(&newer), end(Kind::Delivered));
+        assert_eq!(state.slots.len(), 1, "the older one may come yet");
+        state.release(&older);
+        assert!(state.slots.is_empty());
     }
 }

@@ -139,6 +139,8 @@ impl Budgets {
         account.places.retain(|place| now.since(place.at) < self.longest);
         let entries = ask.entries.iter().map(|index| EntryId { message, index: *index });
         let place = |entry| Place { at: now, whose: ask.whose, entry, is_repeatable: ask.is_repeatable };
+        // Most mailboxes have one place.
+        account.places.reserve_exact(ask.entries.len());
         account.places.extend(entries.map(place));
         let is_used_up = are_used_up(&account.places, ask, now);
         self.file(ask.key, if is_used_up { Force::InForce } else { Force::Idle });
@@ -194,6 +196,7 @@ impl Budgets {
         self.longest = self.longest.max(span);
         let account = self.accounts.entry(key).or_default();
         account.span = account.span.max(span);
+        account.places.reserve_exact(places.len());
         account.places.extend(places.into_iter().map(|place| Place { at: place.at.min(now), ..place }));
         account.places.sort_by_key(|place| place.at);
         self.file(key, Force::Idle);

@@ -1,6 +1,6 @@
 //! What the database holds: rows, and the one place where an entry ends.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use litemap::LiteMap;
@@ -132,6 +132,10 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) keys: Keys,
     pub(in crate::ledger) budgets: Budgets,
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
+    /// Places of messages that are about to come.
+    pub(in crate::ledger) under_way: BTreeSet<u64>,
+    /// Slots that nobody lives in any more, by the latest place then: they are known until all before that have come.
+    pub(in crate::ledger) emptied: VecDeque<(u64, KeyHash)>,
     pub(in crate::ledger) suppressions: Suppressions,
     pub(in crate::ledger) facts: Versioned<Box<[u8]>>,
     pub(in crate::ledger) waits: HashMap<Waiting, KnownWait>,
@@ -266,11 +270,24 @@ impl State {
             if let Some(place) = self.slots.get_mut(slot) {
                 place.holders.retain(|holder| *holder != id);
                 if place.holders.is_empty() {
-                    self.slots.remove(slot);
+                    self.emptied.push_back((self.sequence, *slot));
                 }
             }
         }
+        self.forget_slots();
         Some(row)
+    }
+
+    /// Forgets slots that nobody lives in, and that no older message can come to any more.
+    pub(in crate::ledger) fn forget_slots(&mut self) {
+        while let Some((latest, slot)) = self.emptied.front().copied()
+            && self.under_way.first().is_none_or(|first| *first > latest)
+        {
+            self.emptied.pop_front();
+            if self.slots.get(&slot).is_some_and(|place| place.holders.is_empty()) {
+                self.slots.remove(&slot);
+            }
+        }
     }
 
     /// Ends an entry whoever owns it. None where it has ended.
