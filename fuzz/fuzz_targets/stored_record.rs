@@ -20,16 +20,6 @@ use otp_relay::testing::report::trace::{decode, encode};
 use otp_relay_fuzz::choice;
 use otp_relay_fuzz::relay::{NOW, Relay, runtime, user};
 
-const TABLES: [Table; 7] = [
-    Table::Idempotency,
-    Table::Budget,
-    Table::Greylist,
-    Table::Suppression,
-    Table::Verification,
-    Table::Meta,
-    Table::Ledger,
-];
-
 fn message(record: &[u8]) -> Option<Message> {
     let (message, content) = read_message(record)?;
     let written = write_message(&message, &content).expect("it was read");
@@ -114,7 +104,7 @@ fuzz_target!(|input: &[u8]| {
         b'p' => drop(progress(input)),
         b't' => traces(input),
         kind => {
-            let table = TABLES[usize::from(kind) % TABLES.len()];
+            let table = Table::ALL[usize::from(kind) % Table::ALL.len()];
             // Some keys have line ends in them.
             let key = first.iter().map(|octet| if *octet == b'\t' { b'\n' } else { *octet }).collect();
             start(vec![Found::Side(table, (key, rest.into()))], None);

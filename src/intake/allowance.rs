@@ -26,9 +26,9 @@ pub(super) struct Allowance<'a> {
 /// When a message is accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// Next: what stands in its way, the ledger says then.
+    /// Next. The ledger says then what stands in its way.
     AtOnce,
-    /// When others of its request are ready too: what is known to stand in its way is said before any of them is stored.
+    /// When the others of its request are ready too. What is known to stand in its way is said before any of them is stored.
     WithOthers,
 }
 
@@ -47,7 +47,7 @@ impl<'a> Allowance<'a> {
         let request = Request { user: &message.user, lane: message.lane, is_repeatable };
         let recipients = message.envelope.recipients.iter().map(|recipient| &recipient.mailbox);
         let limits = aftermath.settings.load().budgets;
-        let budgets = limits.asks(request, recipients.clone(), |name| queue.key_hash(KeyOf::Budget, name));
+        let budgets = limits.asks(request, recipients, |name| queue.key_hash(KeyOf::Budget, name));
         let (expectation, ahead) = match pace {
             Pace::AtOnce => (Expectation::none(&aftermath.expected, message.id), aftermath.expected.ahead(&budgets)),
             Pace::WithOthers => aftermath.expected.expect(message.id, &budgets),
@@ -68,7 +68,8 @@ impl<'a> Allowance<'a> {
         Ok(taken)
     }
 
-    /// Whether nothing is known to stand in its way, behind what others of this node are about to ask for. Its acceptance decides.
+    /// Asks what is known to stand in its way, places that other messages of this node are about to take included. Only its
+    /// acceptance decides.
     async fn check(&self, queue: &Queue, ahead: &[Ahead]) -> Result<(), Refusal> {
         let message = &self.message;
         let mut over_budget = None;

@@ -93,7 +93,7 @@ impl Settings {
         }
     }
 
-    /// Which newer message takes a message's place, where its user says this; as that is kept, by-key is none.
+    /// The supersession rule to keep with a message: its user's own, else `otp.supersede`. By-key is kept as none.
     pub(super) fn rule_of(&self, own: Option<Supersede>) -> Option<Supersede> {
         Some(own.unwrap_or(self.supersede)).filter(|rule| *rule != Supersede::default())
     }

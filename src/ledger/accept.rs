@@ -273,8 +273,8 @@ pub struct Accepted {
     pub sequence: u64,
     /// Older entries whose slot it took, and which have ended by that.
     pub superseded: Vec<(EntryId, MayHaveArrived)>,
-    /// Entries of ours that are of no use beside a newer message, which is named: where a ledger leaves them to their owner,
-    /// who knows best what became of them, that ends them now.
+    /// Entries of ours that a newer message, which is named, makes useless. A ledger may leave their ends to their owner, who
+    /// knows best what became of their content; the owner ends them now.
     pub outlived: Vec<(EntryId, MessageId)>,
     /// Its entries that are not ours: a newer message has their slot already and they have ended, or our epoch was revoked
     /// meanwhile.

@@ -163,6 +163,6 @@ pub struct Held {
     pub entries: Vec<(u16, Arc<Progress>)>,
     /// What is known of others of its entries that ended, for the notification that tells of all.
     pub ended: Vec<(u16, Progress)>,
-    /// Those of them that are of no use beside a newer message, which is named: their owner ends them.
+    /// Those of them that a newer message, which is named, makes useless. Their owner ends them.
     pub outlived: Vec<(u16, MessageId)>,
 }

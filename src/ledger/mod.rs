@@ -46,7 +46,7 @@ pub const FRESH: Duration = Duration::from_millis(250);
 pub(crate) const NOTICES_MAX: usize = 1024;
 /// How long a message is known by its idempotency key.
 pub const IDEMPOTENCY_MEMORY: Duration = Duration::from_secs(86_400);
-/// What was accepted later than this from now was accepted by a clock that was ahead, and no repeat is known by it.
+/// How far ahead of now an acceptance may lie. Beyond, a clock that was ahead made it, and no repeat is recognized by it.
 pub(crate) const IDEMPOTENCY_AHEAD_MAX: Duration = Duration::from_secs(3600);
 
 /// The right to work on what is ours.
@@ -139,9 +139,9 @@ pub trait Ledger: SideTables + Outbox {
     /// A row of a shared table; none: there is none.
     fn row(&self, table: Table, key: Box<[u8]>) -> Answer<'_, Option<Row>>;
 
-    /// Rows of a shared table changed since a version, in the order of their versions, 1,000 at most; and up to which version
-    /// that is, from where one reads on until nothing comes. A row that changes meanwhile comes once more. Of rows that are gone
-    /// the latest 10,000 are told.
+    /// At most 1,000 rows of a shared table that changed since a version, in the order of their versions, and the version to
+    /// read on from; the end is reached when no row comes. A row that changes meanwhile comes once more. Of removed rows the
+    /// latest 10,000 are known.
     fn rows(&self, table: Table, since: Version) -> Answer<'_, (Vec<Row>, Version)>;
 
     /// A change that holds only if the row's version is still the one it was made from.

@@ -5,9 +5,9 @@ use super::Answer;
 /// Small tables whose rows change together with messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum SideTable {
-    /// What was accepted under an idempotency key.
+    /// Idempotency keys, as versions before the ledger's own rows wrote them.
     Idempotency,
-    /// What was accepted for a recipient lately.
+    /// Places in budgets, as versions before the ledger's own rows wrote them.
     Budget,
     /// What is known of greylisting, and who waits since when.
     Greylist,
@@ -19,6 +19,19 @@ pub enum SideTable {
     Verification,
     /// What the ledger of one node decides by itself, beside messages.
     Ledger,
+}
+
+impl SideTable {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Idempotency,
+        Self::Budget,
+        Self::Greylist,
+        Self::Suppression,
+        Self::Meta,
+        Self::Verification,
+        Self::Ledger,
+    ];
 }
 
 /// Key and value of a side table's row.

@@ -1,5 +1,5 @@
-//! What is live with any node, for those who ask this one. What is ours, the schedule knows best; where there are other nodes,
-//! the ledger is asked for what is theirs.
+//! What is live on any node, for those who ask this one. The schedule knows best what is ours; the ledger is asked for what
+//! other nodes have.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -31,7 +31,7 @@ impl Queue {
         Ok(cancelled)
     }
 
-    /// To what was made due of ours, what is due now of others'.
+    /// Makes entries of other nodes due too, and adds them to those of ours.
     ///
     /// # Errors
     /// When the ledger does not answer.
@@ -41,7 +41,7 @@ impl Queue {
         pause: Duration,
         mut ours: RetriedEntries,
     ) -> Result<RetriedEntries, LedgerError> {
-        // Whether others tried a moment ago is not known here: who has to pause is not let near theirs.
+        // This node does not know when another one last retried an entry: a user, who has to pause, retries none of theirs.
         if self.has_others() && pause.is_zero() {
             let due = self.ledger.make_due(which).await?;
             let is_new = |id: &EntryId| !ours.entries.contains(id);
@@ -51,7 +51,7 @@ impl Queue {
         Ok(ours)
     }
 
-    /// To a list of ours, what others have, the oldest first; of at most `most` messages.
+    /// Adds what other nodes have to a list of ours: the oldest first, of at most `most` messages.
     ///
     /// # Errors
     /// When the ledger does not answer.

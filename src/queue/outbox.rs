@@ -161,9 +161,9 @@ impl Queue {
         self.offering.offer(offers)
     }
 
-    /// The ledger has ended an entry: what that entails is stored behind it.
+    /// The ledger has ended an entry. What follows from that is stored behind it.
     fn follow_up(&self, ending: Ending) -> Offered {
-        // Its place in a budget stays taken: its row, by which it was known, is gone.
+        // Its place in a budget stays taken, since the row is gone by which the ledger would give it back.
         let Consequences { side, notification, gives_back: _ } = (self.entail)(&ending);
         let row = |side| if let Side::Row(row) = side { Some(row) } else { None };
         let rows: Vec<_> = side.into_iter().filter_map(row).collect();

@@ -24,12 +24,12 @@ pub(in crate::ledger) struct Accepting {
     pub(in crate::ledger) supersession: Supersession,
 }
 
-/// Who ends entries of whoever accepts a newer message for their slot.
+/// Who ends an entry of the node that accepts a newer message for its slot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::ledger) enum Supersession {
-    /// Its statement does, as it ends those of others.
+    /// The statement that accepts the newer message, which ends those of other nodes too.
     ByStatement,
-    /// Their owner is told to.
+    /// The node, which is told to.
     ByOwner,
 }
 
@@ -134,7 +134,7 @@ impl State {
         accepted
     }
 
-    /// A message is not under way any more.
+    /// A message is not under way any more: it is admitted, or given up.
     fn came(&mut self, sequence: u64) {
         self.under_way.remove(&sequence);
         self.forget_slots();
@@ -213,8 +213,8 @@ impl State {
         self.messages.insert(message.id, row);
     }
 
-    /// A message takes its slots; what had them ends, or its owner is to end it. Where a newer message has one already, that is
-    /// so of its own entry.
+    /// A message takes its slots. Older entries in them end, or their owners are told to end them; so does its own entry where
+    /// a newer message has the slot already.
     pub(in crate::ledger) fn take_slots(
         &mut self,
         by: Accepting,
@@ -320,8 +320,8 @@ mod tests {
         NewMessage { slots: vec![(0, SLOT)], ..NewMessage::plain(message, Content::default(), event) }
     }
 
-    /// The newer one is stored sooner, and has ended when the older one comes: that is of no use all the same. Then the slot is
-    /// forgotten.
+    /// The newer message is stored sooner and has ended when the older one comes, which is useless all the same. Then the slot
+    /// is forgotten.
     #[test]
     fn an_older_message_that_comes_late_is_outlived_by_one_that_has_ended() {
         let (mut state, ids) = (State::default(), IdSource::with_random(|| 3));

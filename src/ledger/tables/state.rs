@@ -49,7 +49,7 @@ pub(in crate::ledger) struct EntryRow {
     pub(in crate::ledger) standing: Standing,
     pub(in crate::ledger) slots: Box<[KeyHash]>,
     /// None: it is fresh.
-    /// Shared with whoever is above, as long as both say the same.
+    /// Shared with the queue's schedule, as long as both say the same.
     pub(in crate::ledger) progress: Option<Arc<Progress>>,
 }
 
@@ -122,7 +122,7 @@ pub(in crate::ledger) enum Touched {
 pub(in crate::ledger) struct State {
     pub(in crate::ledger) nodes: BTreeMap<Epoch, NodeRow>,
     pub(in crate::ledger) messages: BTreeMap<MessageId, MessageRow>,
-    /// Messages none of whose entries are here: that are about to come, or whose last one has ended.
+    /// Messages without entries here: those about to be admitted, and those whose last entry has ended.
     pub(in crate::ledger) accepted: HashMap<MessageId, u64>,
     pub(in crate::ledger) ended: HashMap<EntryId, EndRow>,
     /// All that happened, where they are kept here.
@@ -134,7 +134,8 @@ pub(in crate::ledger) struct State {
     pub(in crate::ledger) slots: HashMap<KeyHash, SlotRow>,
     /// Places of messages that are about to come.
     pub(in crate::ledger) under_way: BTreeSet<u64>,
-    /// Slots that nobody lives in any more, by the latest place then: they are known until all before that have come.
+    /// Slots without a live entry, each with the latest place given when its last one ended. A slot is forgotten once every
+    /// message up to that place has been admitted or given up.
     pub(in crate::ledger) emptied: VecDeque<(u64, KeyHash)>,
     pub(in crate::ledger) suppressions: Suppressions,
     pub(in crate::ledger) facts: Versioned<Box<[u8]>>,
@@ -278,7 +279,7 @@ impl State {
         Some(row)
     }
 
-    /// Forgets slots that nobody lives in, and that no older message can come to any more.
+    /// Forgets slots without a live entry that no older message can take any more.
     pub(in crate::ledger) fn forget_slots(&mut self) {
         while let Some((latest, slot)) = self.emptied.front().copied()
             && self.under_way.first().is_none_or(|first| *first > latest)

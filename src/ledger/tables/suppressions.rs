@@ -99,8 +99,8 @@ impl Suppressions {
         }
     }
 
-    /// Of a list with so many rows, some that were not confirmed for long; it is looked through again and again until none is
-    /// left, then in an hour.
+    /// Some addresses of a full list that were not confirmed for long. The list is looked through with each call until none is
+    /// left, then once an hour.
     pub(super) fn take_faded(&mut self, most: usize, now: Timestamp) -> Vec<String> {
         if self.rows.len() < most || now.since(self.swept_at) < SWEEP {
             return Vec::new();

@@ -97,7 +97,8 @@ impl<V> Versioned<V> {
         (rows, up_to)
     }
 
-    /// None: the change may be made. Where there is no row it is made from none, or from the version as which that went.
+    /// The row as it is now, where that forbids the change; none: it may be made. A row that is not there may be made from version
+    /// 0, or from the version of its removal.
     pub(super) fn raced(&self, change: &RowChange, encode: impl Fn(&V) -> Box<[u8]>) -> Option<Row> {
         let known = self.version(&change.key).unwrap_or_default();
         let is_none = self.get(&change.key).is_none();

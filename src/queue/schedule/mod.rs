@@ -278,7 +278,7 @@ impl Schedule {
         Some(content)
     }
 
-    /// The ledger has ended an entry of ours, and told that: what it entails is left to do.
+    /// The ledger has ended an entry of ours, and published the event. What follows from it is left to do.
     pub(in crate::queue) fn ended_elsewhere(&mut self, id: EntryId, end: End, now: Timestamp, effects: &mut Effects) {
         if let Some((_, ending, _)) = self.ended(id, end, now) {
             effects.ended_elsewhere(ending);

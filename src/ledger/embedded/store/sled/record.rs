@@ -83,16 +83,7 @@ fn table_number(table: Table) -> u8 {
 }
 
 pub(super) fn table_of(number: u8) -> Option<Table> {
-    const ALL: [Table; 7] = [
-        Table::Idempotency,
-        Table::Budget,
-        Table::Greylist,
-        Table::Suppression,
-        Table::Verification,
-        Table::Meta,
-        Table::Ledger,
-    ];
-    ALL.into_iter().find(|table| table_number(*table) == number)
+    Table::ALL.into_iter().find(|table| table_number(*table) == number)
 }
 
 /// Version, flags, length of the description, length of the header section, length of the whole record, and the bucket
